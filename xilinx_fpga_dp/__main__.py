@@ -1,0 +1,6 @@
+"""``python -m xilinx_fpga_dp``: the same as the ``xilinx-fpga-dp`` script."""
+
+from xilinx_fpga_dp.cli import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,197 @@
+"""The way in: commands and flags. Every setting is a flag, before or after the command."""
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from xilinx_fpga_dp import __version__
+from xilinx_fpga_dp.settings import BadSettings, Settings, variable
+
+_OK = 0
+_BAD_USE = 2
+# Seconds `list` waits for late drivers and serial numbers.
+_LIST_LIMIT = 3.0
+
+
+class _BadUse(Exception):  # noqa: N818 - the user's, not ours
+    """A command line that can't be understood."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse without its own words: what is wrong is said in ours, in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise _BadUse(message)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit code. Bad use and bad settings: 2, a line each on stderr."""
+    try:
+        options = _parsed(list(sys.argv[1:] if arguments is None else arguments))
+        flags = {
+            name: value
+            for name in Settings.model_fields
+            if (value := getattr(options, name, None)) is not None
+        }
+        settings = Settings.load(flags)
+    except BadSettings as bad:
+        print(*bad.lines, sep="\n", file=sys.stderr)
+        return _BAD_USE
+    except _BadUse as bad:
+        print(bad, file=sys.stderr)
+        return _BAD_USE
+    try:
+        return _COMMANDS[options.command](settings, options)
+    except BrokenPipeError:  # `list | head`
+        return _OK
+
+
+def _run(settings: Settings, _options: argparse.Namespace) -> int:
+    # Imported here, so that `version` or a bad setting does not pay for a gRPC stack.
+    from xilinx_fpga_dp.operate import logs  # noqa: PLC0415
+    from xilinx_fpga_dp.service import Service  # noqa: PLC0415
+
+    async def serve() -> None:
+        await Service(settings).run()
+
+    logs.set_up(settings.log_level, settings.log_format)
+    asyncio.run(serve())
+    return _OK
+
+
+def _list(settings: Settings, options: argparse.Namespace) -> int:
+    from xilinx_fpga_dp.discovery.scanner import ScanFailed, Scanner  # noqa: PLC0415
+    from xilinx_fpga_dp.model import Inventory  # noqa: PLC0415
+    from xilinx_fpga_dp.operate import listing  # noqa: PLC0415
+    from xilinx_fpga_dp.resources.naming import Naming  # noqa: PLC0415
+    from xilinx_fpga_dp.resources.offers import offers_of  # noqa: PLC0415
+
+    async def scan() -> Inventory:
+        deadline = time.monotonic() + _LIST_LIMIT
+        scanner = Scanner(settings.sysfs_root, settings.dev_root)
+        found = await scanner.scan()
+        while not scanner.complete and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+            found = await scanner.scan()
+        return found
+
+    try:
+        inventory = asyncio.run(scan())
+    except ScanFailed as error:
+        print(f"nothing found: {error}", file=sys.stderr)
+        inventory = Inventory()
+    offers = offers_of(inventory, Naming(settings.resource_prefix, settings.resource_name_template))
+    if options.output == "json":
+        print(json.dumps(listing.document(offers, expose_mgmt=settings.expose_mgmt), indent=2))
+    else:
+        print(listing.table(offers, expose_mgmt=settings.expose_mgmt))
+    return _OK
+
+
+def _simulate(settings: Settings, options: argparse.Namespace) -> int:
+    from xilinx_fpga_dp.simulate import story  # noqa: PLC0415
+
+    if options.node:
+        return story.build_node(options.node, options.board)
+    return asyncio.run(story.play(settings, options.board, once=options.once))
+
+
+def _version(_settings: Settings, _options: argparse.Namespace) -> int:
+    print(f"xilinx-fpga-dp {__version__}")
+    return _OK
+
+
+_COMMANDS: dict[str, Callable[[Settings, argparse.Namespace], int]] = {
+    "run": _run,
+    "list": _list,
+    "simulate": _simulate,
+    "version": _version,
+}
+
+
+# Options of single commands: their help, and None or the values they take.
+_OPTIONS: dict[str, tuple[tuple[str, ...], str, tuple[str, ...] | None]] = {
+    "output": (("list",), "table (default) or json", ("table", "json")),
+    "once": (("simulate",), "play the story and end", None),
+    "board": (("simulate",), "a card of the sample node; may be repeated", None),
+    "node": (("simulate",), "only build the sample node in this directory", None),
+}
+_TRUE_OR_FALSE = frozenset({"true", "false", "1", "0", "yes", "no", "on", "off"})
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    try:
+        options, unknown = _parser().parse_known_intermixed_args(_with_values(arguments))
+    except argparse.ArgumentError as error:
+        wrong = "needs a value" if "expected" in error.message else "takes no value"
+        raise _BadUse(f"{error.argument_name}: {wrong} (see --help)") from None
+    if unknown:
+        raise _BadUse(f"{unknown[0]}: no such option (see --help)")
+    words = options.words or ["run"]
+    options.command = words[0]
+    if options.command not in _COMMANDS:
+        raise _BadUse(f"{options.command!r} is no command; there are {', '.join(_COMMANDS)}")
+    if words[1:]:
+        raise _BadUse(f"{words[1]!r}: {options.command} takes no such argument (see --help)")
+    for name, (commands, _, values) in _OPTIONS.items():
+        value = getattr(options, name)
+        if value and options.command not in commands:
+            raise _BadUse(f"--{name}: only with {', '.join(commands)}")
+        if values and value and value not in values:
+            raise _BadUse(f"--{name}: must be one of {', '.join(values)} (it is {value!r})")
+    return options
+
+
+def _with_values(arguments: list[str]) -> list[str]:
+    """Give a true-or-false flag that stands alone its value, so that all flags are alike."""
+    switches = {_flag(name) for name, field in Settings.model_fields.items() if field.annotation is bool}
+    joined: list[str] = []
+    for word in arguments:
+        if joined and joined[-1] in switches:
+            joined[-1] += "=true"
+            if word.lower() in _TRUE_OR_FALSE:
+                joined[-1] = joined[-1].replace("=true", f"={word}")
+                continue
+        joined.append(word)
+    if joined and joined[-1] in switches:
+        joined[-1] += "=true"
+    return joined
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="xilinx-fpga-dp",
+        description="Kubernetes device plugin for Xilinx/AMD FPGA cards.",
+        epilog=f"commands: {', '.join(_COMMANDS)} (default: run)",
+        allow_abbrev=False,
+        exit_on_error=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("words", nargs="*", metavar="COMMAND", help="run, list, ...; default: run")
+    own = parser.add_argument_group("options of single commands")
+    own.add_argument("--output", help=_help("output"))
+    own.add_argument("--once", action="store_true", help=_help("once"))
+    own.add_argument("--board", action="append", default=[], metavar="NAME", help=_help("board"))
+    own.add_argument("--node", metavar="DIR", help=_help("node"))
+    settings = parser.add_argument_group("settings, each also an environment variable")
+    for name, field in Settings.model_fields.items():
+        settings.add_argument(
+            _flag(name),
+            dest=name,
+            metavar="VALUE",
+            help=f"{field.description} [{variable(name)}, default {field.default}]".replace("%", "%%"),
+        )
+    return parser
+
+
+def _help(option: str) -> str:
+    commands, text, _ = _OPTIONS[option]
+    return f"{', '.join(commands)}: {text}"
+
+
+def _flag(field: str) -> str:
+    return "--" + field.replace("_", "-")

@@ -1,0 +1,187 @@
+"""One resource's endpoint: bind, serve, register, list live, until something ends it; then round again."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+
+from xilinx_fpga_dp.kubelet import sockets
+from xilinx_fpga_dp.kubelet.plugin import OPTIONS, Plugin
+from xilinx_fpga_dp.kubelet.registration import register
+from xilinx_fpga_dp.kubelet.watch import KUBELET_SOCKET, Identity, Watch
+from xilinx_fpga_dp.latest import Latest
+from xilinx_fpga_dp.model import Offer
+from xilinx_fpga_dp.resources.grants import Grants
+
+log = logging.getLogger(__name__)
+
+# Seconds kubelet may take from its answer to Register until it asks for the list.
+_STREAM_LIMIT = 10.0
+# Seconds between attempts while kubelet's socket is there: doubling from the first to the last.
+_FIRST_PAUSE = 0.02
+_LAST_PAUSE = 0.5
+# Seconds; a stream that lives no longer was no success.
+_SHORT_LIFE = 1.0
+
+T = TypeVar("T")
+
+
+class _NotReached(Exception):  # noqa: N818 - a reason, not a fault
+    """Kubelet could not be reached this round; says why."""
+
+
+class Endpoint:
+    """The life of one resource at kubelet.
+
+    Args:
+        resource: its name.
+        watch: of kubelet's socket directory.
+        grants: answers what a container gets.
+        time_limit: seconds a call of kubelet's may take.
+    """
+
+    def __init__(self, resource: str, watch: Watch, grants: Grants, time_limit: float) -> None:
+        self.resource = resource
+        self.offer: Latest[Offer | None] = Latest(None)  # set by the fleet; None: the shell is gone
+        self.registered = False  # kubelet knows it and reads its list
+        self._again = asyncio.Event()
+        self._watch = watch
+        self._grants = grants
+        self._time_limit = time_limit
+        self._failures = 0  # attempts in a row
+        self._complaint: str | None = None  # the failure that was logged last
+
+    def register_again(self) -> None:
+        """Leave what is and go round again now."""
+        self._again.set()
+
+    async def run(self) -> None:
+        """Live until the offer is gone; then kubelet has been sent an empty list. Never raises."""
+        while (kubelet := await first(self._kubelet(), self._gone())) is not None:
+            self._again.clear()
+            try:
+                await self._round(kubelet)
+            except (OSError, GRPCError, StreamTerminatedError, _NotReached) as error:
+                self._complain(error)  # a TimeoutError is an OSError
+            except Exception:
+                self._failures += 1
+                log.exception("endpoint failed", extra={"resource": self.resource})
+            finally:
+                self.registered = False
+            if self._failures:
+                await self._pause(kubelet)
+
+    async def _round(self, kubelet: Identity) -> None:
+        """Serve and register once, then list until there is a reason to go round again."""
+        plugin = Plugin(self.resource, lambda: self.offer.value, self._grants, self._time_limit)
+        async with sockets.serving(plugin, self.resource, self._watch) as socket:
+            moved = self._moved(socket, kubelet)
+            if why := await first(self._register(plugin, socket), moved, self._gone()):
+                raise _NotReached(why)
+            lived_from = self._registered(socket)
+            why = await first(
+                self._moved(socket, kubelet),
+                _event(plugin.lost, "kubelet's stream ended"),
+                _event(self._again, "asked to"),
+                self._publish(plugin),
+            )
+            # What loses its stream again and again must not spin.
+            lived = asyncio.get_running_loop().time() - lived_from
+            self._failures = self._failures + 1 if lived < _SHORT_LIFE else 0
+            log.info("leaving endpoint", extra={"resource": self.resource, "why": why})
+
+    async def _kubelet(self) -> Identity | None:
+        """Kubelet's socket, as soon as there is one."""
+        return (await self._watch.directory.until(lambda seen: seen.kubelet is not None)).kubelet
+
+    async def _gone(self) -> None:
+        """Wait until the offer is gone."""
+        await self.offer.until(lambda offer: offer is None)
+
+    async def _register(self, plugin: Plugin, socket: sockets.Bound) -> None:
+        path = f"{self._watch.path}/{KUBELET_SOCKET}"
+        while True:
+            try:
+                await register(path, socket.name, self.resource, OPTIONS)
+                break
+            except (ConnectionRefusedError, FileNotFoundError) as error:
+                # Nobody listens: kubelet is dead, or between its bind and its listen. It has not heard of
+                # this socket, so the socket is as good as new.
+                self._complain(error)
+                await asyncio.sleep(self._delay())
+        async with asyncio.timeout(_STREAM_LIMIT):
+            await plugin.watched.wait()
+
+    async def _moved(self, socket: sockets.Bound, kubelet: Identity | None) -> str:
+        """Wait until the directory shows that kubelet can't reach this socket, or is another one."""
+        seen = await self._watch.directory.until(
+            lambda seen: not socket.seen_in(seen) or seen.kubelet not in (None, kubelet)
+        )
+        return "its socket is gone" if seen.kubelet in (None, kubelet) else "kubelet is new"
+
+    async def _publish(self, plugin: Plugin) -> str:
+        """Pass every new offer on to the streams, until it is gone."""
+        offer = self.offer.value
+        plugin.publish()
+        while offer is not None:
+            offer = await self.offer.other_than(offer)
+            plugin.publish()
+        return "its shell is gone from the node"
+
+    async def _pause(self, kubelet: Identity | None) -> None:
+        """Back off after a failed attempt, but not from a kubelet that is new."""
+        try:
+            async with asyncio.timeout(self._delay()):
+                await self._watch.directory.until(lambda seen: seen.kubelet not in (None, kubelet))
+        except TimeoutError:
+            return
+
+    def _delay(self) -> float:
+        # Jitter, so that the endpoints of a node do not all come at the same moment.
+        delay = min(_LAST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures, 10))
+        return delay * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+    def _registered(self, socket: sockets.Bound) -> float:
+        self.registered = True
+        self._complaint = None
+        log.info("registered", extra={"resource": self.resource, "endpoint": socket.name})
+        return asyncio.get_running_loop().time()
+
+    def _complain(self, error: Exception) -> None:
+        self._failures += 1
+        complaint = _sentence(error)
+        level = logging.DEBUG if complaint == self._complaint else logging.WARNING
+        log.log(level, "not registered yet", extra={"resource": self.resource, "error": complaint})
+        self._complaint = complaint
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, GRPCError):
+        return f"kubelet refused: {error.message or error.status.name}"
+    if isinstance(error, StreamTerminatedError):
+        return "kubelet ended the call"
+    if isinstance(error, TimeoutError):
+        return "kubelet did not answer in time"
+    if isinstance(error, OSError):
+        return f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror or error}"
+    return str(error) if isinstance(error, _NotReached) else repr(error)
+
+
+async def _event(event: asyncio.Event, why: str) -> str:
+    await event.wait()
+    return why
+
+
+async def first(*waits: Coroutine[Any, Any, T]) -> T:
+    """What the first of several waits to end returned or raised; the others are cancelled."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return next(task for task in tasks if task.done()).result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,93 @@
+"""All endpoints of the node: one for each resource there is, none for any other."""
+
+import asyncio
+import logging
+from functools import partial
+
+from xilinx_fpga_dp.kubelet.endpoint import Endpoint
+from xilinx_fpga_dp.kubelet.sockets import sweep
+from xilinx_fpga_dp.kubelet.watch import Watch
+from xilinx_fpga_dp.latest import Latest
+from xilinx_fpga_dp.model import Offers
+from xilinx_fpga_dp.reads import Reads
+from xilinx_fpga_dp.resources.grants import Grants
+
+log = logging.getLogger(__name__)
+
+_SWEEP_EVERY = 30.0  # seconds
+_SWEEP_LIMIT = 5.0  # seconds
+
+
+class Fleet:
+    """Keeps the endpoints in step with what the node offers.
+
+    Args:
+        watch: of kubelet's socket directory.
+        grants: answers what a container gets.
+        time_limit: seconds a call of kubelet's may take.
+    """
+
+    def __init__(self, watch: Watch, grants: Grants, time_limit: float) -> None:
+        self._watch = watch
+        self._grants = grants
+        self._time_limit = time_limit
+        self._endpoints: dict[str, Endpoint] = {}  # touched on the loop only
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, offers: Latest[Offers | None]) -> None:
+        """Follow the offers, for ever; when cancelled, end all streams cleanly and leave no socket.
+
+        Args:
+            offers: None as long as nothing is known of the node: nothing is said of it then.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._sweep(), name="sweep")
+                seen = None
+                while True:
+                    seen = await offers.other_than(seen)
+                    if seen is not None:
+                        self._reconcile(seen, group)
+        finally:
+            self._endpoints.clear()
+
+    def register_again(self) -> None:
+        """Let every endpoint register again now."""
+        for endpoint in self._endpoints.values():
+            endpoint.register_again()
+
+    def registered(self) -> dict[str, bool]:
+        """Whether kubelet knows each resource and reads its list."""
+        return {name: endpoint.registered for name, endpoint in self._endpoints.items()}
+
+    def _reconcile(self, offers: Offers, group: asyncio.TaskGroup) -> None:
+        for name in offers.by_resource.keys() - self._endpoints.keys():
+            self._endpoints[name] = Endpoint(name, self._watch, self._grants, self._time_limit)
+            self._endpoints[name].offer.set(offers.by_resource[name])
+            group.create_task(self._live(self._endpoints[name]), name=f"endpoint {name}")
+        for name, endpoint in self._endpoints.items():
+            endpoint.offer.set(offers.by_resource.get(name))
+
+    async def _live(self, endpoint: Endpoint) -> None:
+        # A shell that is back before its endpoint has left waits for that: kubelets up to 1.35 drop the new
+        # endpoint when the old one's stream ends after it has registered.
+        while endpoint.offer.value is not None:
+            await endpoint.run()
+        self._endpoints.pop(endpoint.resource, None)
+
+    async def _sweep(self) -> None:
+        """Remove the sockets that dead instances left, when there is a new one and now and then."""
+        reads: Reads[list[str]] = Reads()
+        seen = None
+        while True:
+            try:
+                async with asyncio.timeout(_SWEEP_EVERY):
+                    seen = await self._watch.directory.other_than(seen)
+            except TimeoutError:
+                seen = self._watch.directory.value
+            strangers = {name for name, _ in seen.ours} - self._watch.mine
+            if strangers:
+                work = {"": partial(sweep, self._watch.path, strangers)}
+                swept = (await reads.gather(work, _SWEEP_LIMIT))[""]
+                for name in swept if isinstance(swept, list) else ():
+                    log.info("swept up a dead instance's socket", extra={"socket": name})

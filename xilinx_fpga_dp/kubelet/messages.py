@@ -1,0 +1,95 @@
+"""Between the nouns and the bytes on the wire. The generated names, irregular as they are, stay in here."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from grpclib.encoding.base import CodecBase
+
+from xilinx_fpga_dp.kubelet import v1beta1
+from xilinx_fpga_dp.model import Grant, Offer
+
+API_VERSION = "v1beta1"  # exactly this, or kubelet refuses: plugin/v1beta1/server.go
+
+HEALTHY = "Healthy"
+UNHEALTHY = "Unhealthy"  # any other word than Healthy means this
+
+
+class Codec(CodecBase):
+    """Sends bytes as they are and encodes the rest, so that an answer can be encoded once and sent often."""
+
+    __content_subtype__ = "proto"
+
+    def encode(self, message: Any, message_type: Any) -> bytes:
+        """Return the message's bytes; ``message_type`` is what the method declares."""
+        del message_type
+        return message if isinstance(message, bytes) else bytes(message)
+
+    def decode(self, data: bytes, message_type: Any) -> Any:
+        """Parse a message.
+
+        Raises:
+            Exception: of many kinds, for bytes that are no such message.
+        """
+        return message_type.parse(data)
+
+
+def device_list(offer: Offer | None) -> bytes:
+    """The message of ListAndWatch: the full set, always. None: the resource is gone, the list is empty."""
+    devices = [
+        v1beta1.Device(
+            id=unit.id,
+            health=UNHEALTHY if unit.reason else HEALTHY,
+            # Absent where nothing is known: an empty topology would match no hint of the topology manager.
+            topology=v1beta1.TopologyInfo(nodes=[v1beta1.NumaNode(id=node) for node in unit.numa_nodes])
+            if unit.numa_nodes
+            else None,
+        )
+        for unit in (offer.units if offer else ())
+    ]
+    return bytes(v1beta1.ListAndWatchResponse(devices=devices))
+
+
+def allocation(grants: Sequence[Grant]) -> bytes:
+    """The answer to Allocate: what each container gets, in the order of the request."""
+    return bytes(
+        v1beta1.AllocateResponse(
+            container_responses=[
+                v1beta1.ContainerAllocateResponse(
+                    envs=dict(grant.envs),
+                    devices=[
+                        v1beta1.DeviceSpec(container_path=node, host_path=node, permissions="rw")
+                        for node in grant.nodes
+                    ],
+                )
+                for grant in grants
+            ]
+        )
+    )
+
+
+def options(*, preferred: bool, pre_start: bool) -> v1beta1.DevicePluginOptions:
+    """What kubelet is told to call; it asks for it with GetDevicePluginOptions."""
+    return v1beta1.DevicePluginOptions(
+        get_preferred_allocation_available=preferred, pre_start_required=pre_start
+    )
+
+
+def preference(choices: Sequence[Sequence[str]]) -> bytes:
+    """The answer to GetPreferredAllocation: the ids for each container, in the order of the request."""
+    return bytes(
+        v1beta1.PreferredAllocationResponse(
+            container_responses=[
+                v1beta1.ContainerPreferredAllocationResponse(device_i_ds=list(ids)) for ids in choices
+            ]
+        )
+    )
+
+
+def preferences_asked(
+    request: v1beta1.PreferredAllocationRequest,
+) -> list[tuple[list[str], list[str], int]]:
+    """For each container: the ids available, those that must be among the answer, and how many."""
+    return [
+        (each.available_deviceIDs, each.must_include_deviceIDs, each.allocation_size)
+        for each in request.container_requests
+    ]

@@ -1,0 +1,161 @@
+"""The DevicePlugin service of one resource on one socket: what kubelet calls.
+
+It answers from what it is handed; it knows no sysfs, no socket and no registration.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from functools import lru_cache
+from typing import Any
+
+import grpclib.const
+from grpclib.const import Cardinality, Status
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+from grpclib.server import Stream
+
+from xilinx_fpga_dp.kubelet import messages, v1beta1
+from xilinx_fpga_dp.latest import Closed, Latest
+from xilinx_fpga_dp.model import Device, Offer
+from xilinx_fpga_dp.resources.grants import Grants, Refusal
+from xilinx_fpga_dp.resources.placement import preferred
+
+log = logging.getLogger(__name__)
+
+_SERVICE = "/v1beta1.DevicePlugin/"
+# Answers kept encoded. A node has a few dozen devices, and pods ask for the same ones again and again.
+_KEPT_ANSWERS = 64
+
+OPTIONS = messages.options(preferred=True, pre_start=False)
+
+
+class Plugin:
+    """One resource's service, for the life of one socket.
+
+    Args:
+        resource: its name.
+        offer: what the resource advertises now; None: it is gone.
+        grants: answers what a container gets.
+        time_limit: seconds any unary call may take. kubelet itself sets none, and its whole sync loop waits
+            while it allocates.
+    """
+
+    def __init__(
+        self, resource: str, offer: Callable[[], Offer | None], grants: Grants, time_limit: float
+    ) -> None:
+        self._resource = resource
+        self._offer = offer
+        self._grants = grants
+        self._time_limit = time_limit
+        self._lists = Latest(messages.device_list(offer()))
+        self._answer = lru_cache(_KEPT_ANSWERS)(self._encoded)
+        # The first stream is kubelet's: nobody else was told this socket's name. Later ones are guests.
+        self.watched = asyncio.Event()
+        self.lost = asyncio.Event()
+
+    def publish(self) -> None:
+        """Send the device list to every stream, if it changed."""
+        self._lists.set(messages.device_list(self._offer()))
+
+    def end_streams(self) -> None:
+        """Let every stream send the last list published, then end: kubelet sees a clean end."""
+        self._lists.close()
+
+    def __mapping__(self) -> dict[str, grpclib.const.Handler]:
+        """Return grpclib's table of methods, whose names are those of protos/api.proto."""
+        return {
+            f"{_SERVICE}ListAndWatch": grpclib.const.Handler(
+                self._list_and_watch,
+                Cardinality.UNARY_STREAM,
+                v1beta1.Empty,
+                v1beta1.ListAndWatchResponse,
+            ),
+            **self._unary("GetDevicePluginOptions", self._options, v1beta1.Empty),
+            **self._unary("GetPreferredAllocation", self._preferred, v1beta1.PreferredAllocationRequest),
+            **self._unary("Allocate", self._allocate, v1beta1.AllocateRequest),
+            **self._unary("PreStartContainer", self._pre_start, v1beta1.PreStartContainerRequest),
+        }
+
+    def _unary(
+        self, method: str, answer: Callable[[Any], Awaitable[bytes]], request_type: type
+    ) -> dict[str, grpclib.const.Handler]:
+        async def handle(stream: Stream[Any, Any]) -> None:
+            await stream.send_message(await self._bounded(method, stream, answer))
+
+        return {
+            _SERVICE + method: grpclib.const.Handler(handle, Cardinality.UNARY_UNARY, request_type, bytes)
+        }
+
+    async def _bounded(
+        self, method: str, stream: Stream[Any, Any], answer: Callable[[Any], Awaitable[bytes]]
+    ) -> bytes:
+        """Turn whatever happens into an answer or a status: without either, kubelet would wait for ever."""
+        try:
+            async with asyncio.timeout(self._time_limit):
+                request = await stream.recv_message()
+                if request is None:
+                    raise GRPCError(Status.INVALID_ARGUMENT, f"{method}: the request is missing")
+                return await answer(request)
+        except (GRPCError, StreamTerminatedError):
+            raise
+        except Refusal as refusal:
+            log.warning(
+                "refused", extra={"resource": self._resource, "method": method, "why": refusal.sentence}
+            )
+            raise GRPCError(Status[refusal.code.name], refusal.sentence) from None
+        except TimeoutError:
+            raise GRPCError(
+                Status.DEADLINE_EXCEEDED,
+                f"{method} of {self._resource} took more than {self._time_limit:g} s",
+            ) from None
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise  # the stream or the server ends
+            raise GRPCError(Status.INTERNAL, f"{method} of {self._resource} was interrupted") from None
+        except Exception as error:
+            log.exception("call failed", extra={"resource": self._resource, "method": method})
+            raise GRPCError(Status.INTERNAL, f"{method} of {self._resource} failed: {error!r}") from None
+
+    async def _list_and_watch(self, stream: Stream[v1beta1.Empty, Any]) -> None:
+        kubelets = not self.watched.is_set()
+        self.watched.set()
+        try:
+            await stream.recv_message()
+            sent = None
+            while True:
+                sent = await self._lists.other_than(sent)
+                await stream.send_message(sent)
+        except Closed:
+            return
+        finally:
+            if kubelets:
+                self.lost.set()
+
+    async def _options(self, _request: v1beta1.Empty) -> bytes:
+        return bytes(OPTIONS)
+
+    async def _preferred(self, request: v1beta1.PreferredAllocationRequest) -> bytes:
+        offer = self._current()
+        return messages.preference(
+            [preferred(offer, *asked) for asked in messages.preferences_asked(request)]
+        )
+
+    async def _allocate(self, request: v1beta1.AllocateRequest) -> bytes:
+        offer = self._current()
+        answer = self._answer(
+            tuple(
+                [await self._grants.devices(offer, each.devices_ids) for each in request.container_requests]
+            )
+        )
+        for each in request.container_requests:
+            log.info("allocated", extra={"resource": self._resource, "devices": ",".join(each.devices_ids)})
+        return answer
+
+    def _encoded(self, containers: tuple[tuple[Device, ...], ...]) -> bytes:
+        return messages.allocation([self._grants.grant(self._resource, devices) for devices in containers])
+
+    async def _pre_start(self, _request: v1beta1.PreStartContainerRequest) -> bytes:
+        return bytes(v1beta1.PreStartContainerResponse())
+
+    def _current(self) -> Offer:
+        return self._offer() or Offer(self._resource, ())

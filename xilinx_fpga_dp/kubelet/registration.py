@@ -1,0 +1,35 @@
+"""One Register call to kubelet."""
+
+import asyncio
+
+from grpclib.client import Channel
+
+from xilinx_fpga_dp.kubelet import v1beta1
+from xilinx_fpga_dp.kubelet.messages import API_VERSION, Codec
+
+# kubelet dials back within the call and may take 10 s for it: plugin/v1beta1/client.go
+TIME_LIMIT = 15.0
+
+
+async def register(
+    kubelet_socket: str, endpoint: str, resource: str, options: v1beta1.DevicePluginOptions
+) -> None:
+    """Tell kubelet that ``endpoint``, a socket name in its own directory, serves ``resource``.
+
+    kubelet dials the endpoint before it answers, so it must be served already.
+
+    Raises:
+        OSError: kubelet's socket can't be connected to.
+        GRPCError: kubelet refused; its code is Unknown, its message says why.
+        StreamTerminatedError: kubelet ended meanwhile.
+        TimeoutError: it did not answer in time.
+    """
+    request = v1beta1.RegisterRequest(
+        version=API_VERSION, endpoint=endpoint, resource_name=resource, options=options
+    )
+    channel = Channel(path=kubelet_socket, codec=Codec())
+    try:
+        async with asyncio.timeout(TIME_LIMIT):
+            await v1beta1.RegistrationStub(channel).register(request)
+    finally:
+        channel.close()

@@ -1,0 +1,152 @@
+"""The unix sockets of this node's plugins: naming, serving, and sweeping up after dead instances."""
+
+import asyncio
+import logging
+import os
+import re
+import secrets
+import socket
+import weakref
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+
+from grpclib.protocol import H2Protocol
+from grpclib.server import Server
+
+from xilinx_fpga_dp.kubelet.messages import Codec
+from xilinx_fpga_dp.kubelet.plugin import Plugin
+from xilinx_fpga_dp.kubelet.watch import SUFFIX, Identity, SocketDirectory, Watch
+
+log = logging.getLogger(__name__)
+
+MAX_PATH = 107  # bytes of a unix socket's path: sizeof(sockaddr_un.sun_path) less the final zero
+_TOKEN_BYTES = 6
+SHORTEST_NAME = len("-".join(("0" * 2 * _TOKEN_BYTES, SUFFIX.removeprefix("-"))))
+
+# Seconds in which calls under way may end before their connections are closed.
+_LAST_CALLS = 0.3
+
+
+class Bound:
+    """A socket that is served. Its name was never used before, and only kubelet is told."""
+
+    def __init__(self, name: str, watch: Watch) -> None:
+        self.name = name
+        self._watch = watch
+        self._identity: Identity | None = None
+
+    async def settle(self) -> None:
+        """Look at the directory, so that what is seen of it from now on includes this socket."""
+        seen = dict((await self._watch.look()).ours)
+        self._identity = seen.get(self.name)
+
+    def seen_in(self, directory: SocketDirectory) -> bool:
+        """Whether the name leads to this socket there: kubelet removes all sockets when it starts."""
+        return self._identity is not None and (self.name, self._identity) in directory.ours
+
+
+@asynccontextmanager
+async def serving(plugin: Plugin, resource: str, watch: Watch) -> AsyncIterator[Bound]:
+    """Serve a plugin on a new socket in the watched directory; at the end its streams end cleanly.
+
+    Raises:
+        OSError: the socket can't be made.
+    """
+    name = _socket_name(watch.path, resource)
+    path = os.path.join(watch.path, name)
+    server = _Server([plugin], codec=Codec())
+    watch.mine.add(name)
+    try:
+        listener = _listen(path)
+        await server.start(sock=listener)
+        bound = Bound(name, watch)
+        await bound.settle()
+        yield bound
+    finally:
+        plugin.end_streams()
+        with suppress(OSError):  # kubelet was faster, or the directory is gone
+            os.unlink(path)
+        watch.mine.discard(name)
+        await server.end()
+
+
+class _Server(Server):
+    """grpclib's server, which can also end its connections.
+
+    Its own close() cancels the streams without trailers, and on Python 3.12 and later its wait_closed() waits
+    until the client closes the connection, which kubelet never does.
+    """
+
+    def __init__(self, handlers: list[Plugin], *, codec: Codec) -> None:
+        super().__init__(handlers, codec=codec)
+        self._protocols: weakref.WeakSet[H2Protocol] = weakref.WeakSet()
+
+    def _protocol_factory(self) -> H2Protocol:
+        protocol = super()._protocol_factory()
+        self._protocols.add(protocol)
+        return protocol
+
+    async def end(self) -> None:
+        """Take no more connections, let calls under way end for a moment, then close every connection.
+
+        grpclib tells nobody when a call ends, so that is looked for.
+        """
+        if self._server is not None:
+            self._server.close()
+        await asyncio.sleep(0)  # streams that were told to end do so now
+        deadline = asyncio.get_running_loop().time() + _LAST_CALLS
+        while self._busy() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        for protocol in list(self._protocols):
+            if hasattr(protocol, "processor"):  # connected
+                protocol.processor.close("the plugin ends")
+
+    def _busy(self) -> bool:
+        return any(not handler.check_closed() for handler in self._handlers)
+
+
+def _listen(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        listener.bind(path)
+        os.chmod(path, 0o600)  # kubelet is root
+        listener.listen(100)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _socket_name(directory: str, resource: str) -> str:
+    """A name nobody used before, which still tells the resource as far as the path's length allows."""
+    token = secrets.token_hex(_TOKEN_BYTES)
+    room = MAX_PATH - len(os.fsencode(directory)) - 1 - SHORTEST_NAME - 1
+    stem = re.sub(r"[^A-Za-z0-9_.-]", "-", resource.rpartition("/")[2])[: max(room, 0)]
+    return f"{stem}-{token}{SUFFIX}" if stem else token + SUFFIX
+
+
+def sweep(directory: str, names: Iterable[str]) -> list[str]:
+    """Remove those sockets that nobody listens on: a dead instance left them. Blocks.
+
+    A live instance between its bind and its listen could lose a socket so; it would notice and make another.
+    """
+    return [name for name in names if _dead(path := os.path.join(directory, name)) and _removed(path)]
+
+
+def _dead(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return True
+        except OSError:  # gone, not a socket, or alive and busy
+            return False
+    return False
+
+
+def _removed(path: str) -> bool:
+    try:
+        os.unlink(path)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,106 @@
+"""What the node has, for people and for programs: the table and the JSON of ``list``."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from xilinx_fpga_dp.model import Device, Offers, Unit
+from xilinx_fpga_dp.resources.grants import nodes_of
+from xilinx_fpga_dp.resources.offers import mixed_builds
+
+
+def document(
+    offers: Offers, *, expose_mgmt: bool, registered: Mapping[str, bool] | None = None
+) -> dict[str, Any]:
+    """The state as JSON. What only a running service knows is null without one.
+
+    Args:
+        offers: what one scan found.
+        expose_mgmt: whether pods get management nodes.
+        registered: whether kubelet knows each resource; None: nobody serves here.
+    """
+    rows = [
+        _device(offer.resource, unit, device, expose_mgmt)
+        for offer in offers.by_resource.values()
+        for unit in offer.units
+        for device in unit.devices
+    ]
+    return {
+        "devices": sorted(rows, key=lambda row: str(row["id"])),
+        "left_out": [{"function": entry.function, "reason": entry.reason} for entry in offers.left_out],
+        "resources": {
+            name: {
+                "devices": len(offer.units),
+                "healthy": sum(unit.reason is None for unit in offer.units),
+                "registered": None if registered is None else registered.get(name, False),
+            }
+            for name, offer in offers.by_resource.items()
+        },
+    }
+
+
+def _device(resource: str, unit: Unit, device: Device, expose_mgmt: bool) -> dict[str, Any]:
+    return {
+        "id": unit.id,
+        "resource": resource,
+        "shell": device.shell.vbnv,
+        "timestamp": device.shell.timestamp,
+        "board": device.board,
+        "serial": device.serial,
+        "logic_uuid": device.shell.logic_uuid,
+        "numa_node": device.numa_node,
+        "driver": device.driver,
+        "health": "Healthy" if unit.reason is None else "Unhealthy",
+        "reason": unit.reason,
+        "since": None,
+        "changes": None,
+        "held_by": [],
+        "nodes": list(nodes_of(device, expose_mgmt=expose_mgmt)),
+    }
+
+
+def table(offers: Offers, *, expose_mgmt: bool) -> str:
+    """The state for a terminal: devices by resource, then what is left out and why."""
+    rows = [
+        (
+            row["id"],
+            row["board"],
+            row["health"] + (f" ({row['reason']})" if row["reason"] else ""),
+            "-" if row["numa_node"] is None else str(row["numa_node"]),
+            row["serial"] or "-",
+            " ".join(row["nodes"]) or "-",
+            row["resource"],
+        )
+        for row in document(offers, expose_mgmt=expose_mgmt)["devices"]
+    ]
+    lines = columns(("DEVICE", "BOARD", "HEALTH", "NUMA", "SERIAL", "NODES", "RESOURCE"), rows)
+    if not rows:
+        lines = ["no device to offer"]
+    if offers.left_out:
+        lines += ["", "left out:"]
+        lines += [f"  {entry.function}  {_printable(entry.reason)}" for entry in offers.left_out]
+    lines += [""] * bool(warnings(offers)) + warnings(offers)
+    return "\n".join(lines)
+
+
+def warnings(offers: Offers) -> list[str]:
+    """What an operator should know although it works."""
+    return [
+        f"warning: {name} has devices of different builds (logic uuids {', '.join(uuids)}); "
+        "{uuid} in the resource name template parts them"
+        for name, offer in offers.by_resource.items()
+        if (uuids := mixed_builds(offer))
+    ]
+
+
+def columns(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Text in aligned columns."""
+    cells = [head, *[tuple(_printable(cell) for cell in row) for row in rows]]
+    widths = [max(len(row[index]) for row in cells) for index in range(len(head))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else "?" for char in text)

@@ -1,0 +1,122 @@
+"""Blocking reads that may never return, kept away from the loop and from each other."""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+# Seconds without one read returning after which a second walker takes up what is left.
+_STEP = 0.02
+# Seconds after which an answer that nobody took is too old to be taken: the device may be another one.
+_STALE = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A read that has not returned yet."""
+
+    since: float  # time.monotonic() when it was asked for
+
+
+@dataclass(slots=True, eq=False)
+class _Read(Generic[T]):  # touched on the loop only, but for the call
+    call: Callable[[], T]
+    answer: asyncio.Future[T | Exception]
+    since: float
+    waiters: int = 0
+    returned: float | None = None
+
+    @property
+    def stale(self) -> bool:
+        return self.returned is not None and time.monotonic() - self.returned > _STALE
+
+
+class Reads(Generic[T]):
+    """Reads devices on worker threads, at most one outstanding read a device.
+
+    One thread walks through the devices; one that hangs costs that thread, and another walks on with the
+    rest. A hanging read can't be ended (it sleeps in the kernel): its thread is parked until it returns, and
+    the device is not asked again before. The threads are daemons of our own: a hung one in the default
+    executor would block every other user of it and keep the process from ending.
+
+    Args:
+        wake: called on the loop when a read returns that nobody waits for any more.
+    """
+
+    def __init__(self, wake: Callable[[], None] = lambda: None) -> None:
+        self._wake = wake
+        self._outstanding: dict[str, _Read[T]] = {}  # touched on the loop only
+
+    async def gather(
+        self, calls: Mapping[str, Callable[[], T]], patience: float
+    ) -> dict[str, T | Exception | Pending]:
+        """Make the calls, by device, and return what each returned or raised within ``patience`` seconds.
+
+        A call for a device whose last read is outstanding joins it, or takes what it returned meanwhile.
+        """
+        reads: dict[str, _Read[T]] = {}
+        queue: deque[_Read[T]] = deque()
+        for device, call in calls.items():
+            if (last := self._outstanding.get(device)) is None or last.stale:
+                answer = asyncio.get_running_loop().create_future()
+                self._outstanding[device] = _Read(call, answer, time.monotonic())
+                queue.append(self._outstanding[device])
+            reads[device] = self._outstanding[device]
+            reads[device].waiters += 1
+        try:
+            await self._wait({read.answer for read in reads.values()}, queue, patience)
+        finally:
+            for read in reads.values():
+                read.waiters -= 1
+        return {device: self._take(device, read) for device, read in reads.items()}
+
+    async def _wait(
+        self,
+        answers: set[asyncio.Future[T | Exception]],
+        queue: deque[_Read[T]],
+        patience: float,
+    ) -> None:
+        """Wait for the answers, with as many walkers through the queue as hanging reads make it take."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + patience
+        before = len(answers)
+        while answers and (rest := deadline - loop.time()) > 0:
+            if queue and len(answers) == before:
+                walker = threading.Thread(target=self._walk, args=(loop, queue), name="reads", daemon=True)
+                walker.start()
+            before = len(answers)
+            _, answers = await asyncio.wait(answers, timeout=min(_STEP, rest) if queue else rest)
+
+    def _walk(self, loop: asyncio.AbstractEventLoop, queue: deque[_Read[T]]) -> None:
+        """A walker's thread."""
+        while queue:
+            try:
+                read = queue.popleft()
+            except IndexError:  # another walker was faster
+                return
+            try:
+                outcome: T | Exception = read.call()
+            except Exception as error:  # handed to whoever asked
+                outcome = error
+            try:
+                loop.call_soon_threadsafe(self._returned, read, outcome)
+            except RuntimeError:  # the loop is closed: the process is ending, nobody waits
+                return
+
+    def _returned(self, read: _Read[T], outcome: T | Exception) -> None:
+        read.returned = time.monotonic()
+        read.answer.set_result(outcome)
+        if not read.waiters:
+            self._wake()
+
+    def _take(self, device: str, read: _Read[T]) -> T | Exception | Pending:
+        if not read.answer.done():
+            return Pending(read.since)
+        if self._outstanding.get(device) is read:
+            del self._outstanding[device]
+        return read.answer.result()

@@ -1,0 +1,132 @@
+"""Names: from what is programmed on a device to the resource name that kubelet accepts. Pure."""
+
+import hashlib
+import re
+import string
+from dataclasses import dataclass
+
+from xilinx_fpga_dp.model import Device
+
+# kubelet refuses a Register with any other name: pkg/apis/core/v1/helper IsExtendedResourceName and
+# apimachinery's IsQualifiedName, called by cm/devicemanager/plugin/v1beta1/server.go.
+MAX_DOMAIN = 244  # 253 less "requests.", which a quota puts before the name
+MAX_NAME = 63
+_DOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
+
+FIELDS = ("shell", "timestamp", "board", "uuid", "device_id", "serial", "address")
+_HASH_DIGITS = 8
+_MIN_ROOM = 20  # characters a prefix must leave: a shortened name has to stay readable
+
+
+def name_problem(name: str) -> str | None:
+    """Why kubelet would refuse this resource name; None if it would take it."""
+    domain, slash, rest = name.partition("/")
+    if not slash:
+        return "it needs a domain and a '/', like xilinx.com/fpga-..."
+    if problem := _domain_problem(domain):
+        return problem
+    if len(rest) > MAX_NAME:
+        return f"the part after '/' has {len(rest)} characters, at most {MAX_NAME} are allowed"
+    if not _NAME.fullmatch(rest):
+        return (
+            "the part after '/' must be letters, digits, '-', '_' or '.', with a letter or digit at both ends"
+        )
+    return None
+
+
+def prefix_problem(prefix: str) -> str | None:
+    """Why no valid resource name can begin with this prefix; None if one can."""
+    domain, slash, rest = prefix.partition("/")
+    if not slash:
+        return "it needs a domain and a '/', like xilinx.com/fpga-"
+    if problem := _domain_problem(domain):
+        return problem
+    if rest and not _NAME.fullmatch(rest + "x"):
+        return "the part after '/' must be letters, digits, '-', '_' or '.' and begin with a letter or digit"
+    if len(rest) > MAX_NAME - _MIN_ROOM:
+        return f"the part after '/' is too long: at most {MAX_NAME - _MIN_ROOM} characters"
+    return None
+
+
+def _domain_problem(domain: str) -> str | None:
+    if domain.startswith("requests.") or "kubernetes.io" in domain:
+        return f"the domain {domain!r} is reserved by Kubernetes"
+    if len(domain) > MAX_DOMAIN:
+        return f"the domain has {len(domain)} characters, at most {MAX_DOMAIN} are allowed"
+    # Labels of a DNS name have at most 63 characters by the RFC, but kubelet does not look at that.
+    if not _DOMAIN.fullmatch(domain):
+        return f"the domain {domain!r} is not a lower-case DNS name"
+    return None
+
+
+def template_problem(template: str) -> str | None:
+    """Why this resource name template cannot be used; None if it can."""
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        return f"{error}; fields are written {{shell}}"
+    fields = [field for _, field, _, _ in parts if field is not None]
+    for _, field, spec, conversion in parts:
+        if field is not None and (field not in FIELDS or spec or conversion):
+            return f"unknown field {{{field}}}; known are {', '.join(FIELDS)}"
+    if not fields:
+        return "it has no field, so every device would get the same name; {shell} is one"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """How devices are named: ``prefix`` and ``template`` as in the settings, both checked there."""
+
+    prefix: str
+    template: str
+
+    def resource_name(self, device: Device) -> str:
+        """The resource a device belongs to; always a name that kubelet takes.
+
+        Characters a resource name cannot carry become ``-``. A name that lost a character or had to be
+        shortened ends in a hash of the original, so that two names never fall together by accident.
+
+        Raises:
+            ValueError: the template renders to nothing for this device.
+        """
+        rendered = render(self.template, device)
+        if not rendered:
+            raise ValueError(f"the template {self.template!r} gives no name: its fields are empty")
+        domain, _, stem = self.prefix.partition("/")
+        return f"{domain}/{_fitting(stem + rendered)}"
+
+
+def render(template: str, device: Device) -> str:
+    """Fill a template from a device. A field without a value takes the separator before it along.
+
+    So ``{shell}-{timestamp}`` names a device whose driver knows no timestamp by its shell alone.
+    """
+    shell = device.shell
+    values = {
+        "shell": shell.vbnv,
+        "timestamp": shell.timestamp,
+        "board": device.board,
+        "uuid": shell.logic_uuid,
+        "device_id": device.device_id,
+        "serial": device.serial,
+        "address": device.address,
+    }
+    out = ""
+    for literal, field, _, _ in string.Formatter().parse(template):
+        value = values[field] if field is not None else ""
+        if value is None:
+            out += literal.rstrip("-_.")
+        else:
+            out += literal + value
+    return out
+
+
+def _fitting(name: str) -> str:
+    clean = re.sub(r"[^A-Za-z0-9_.-]", "-", name)
+    if clean == name and _NAME.fullmatch(name) and len(name) <= MAX_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:_HASH_DIGITS]
+    kept = clean.lstrip("-_.")[: MAX_NAME - _HASH_DIGITS - 1].rstrip("-_.")
+    return f"{kept}-{digest}" if kept else digest

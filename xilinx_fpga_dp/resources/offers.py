@@ -1,0 +1,54 @@
+"""From an inventory to what each resource name advertises. Pure."""
+
+from collections import defaultdict
+
+from xilinx_fpga_dp.model import Device, Inventory, LeftOut, Offer, Offers, Unit
+from xilinx_fpga_dp.resources.naming import Naming, name_problem
+
+
+def offers_of(inventory: Inventory, naming: Naming) -> Offers:
+    """Group devices by resource name; a device that gets no valid name is left out with the reason."""
+    groups: defaultdict[str, list[Device]] = defaultdict(list)
+    left_out = list(inventory.left_out)
+    for device in inventory.devices:
+        try:
+            name = naming.resource_name(device)
+        except ValueError as error:
+            left_out.append(LeftOut(device.address, str(error)))
+            continue
+        # A last look with kubelet's own rules: nothing it would refuse is ever registered.
+        if problem := name_problem(name):
+            left_out.append(LeftOut(device.address, f"resource name {name!r}: {problem}"))
+        else:
+            groups[name].append(device)
+    return Offers(
+        {
+            name: Offer(name, _units(devices, inventory.numa_nodes))
+            for name, devices in sorted(groups.items())
+        },
+        tuple(sorted(left_out, key=lambda entry: entry.function)),
+    )
+
+
+def _units(devices: list[Device], online: tuple[int, ...]) -> tuple[Unit, ...]:
+    # As soon as one device of a resource has a topology, kubelet matches no hint for those without
+    # (cm/devicemanager/topology_hints.go), so those are near to every node beside one that knows its own.
+    known = {device.numa_node for device in devices if device.numa_node is not None}
+    anywhere = tuple(sorted({*online, *known})) if known else ()
+    return tuple(
+        Unit(
+            device.address,
+            (device,),
+            anywhere if device.numa_node is None else (device.numa_node,),
+        )
+        for device in sorted(devices, key=lambda each: each.address)
+    )
+
+
+def mixed_builds(offer: Offer) -> tuple[str, ...]:
+    """The logic uuids of a resource whose devices were built differently; empty if they agree.
+
+    They share the resource all the same, as users of the original plugin know it.
+    """
+    uuids = {device.shell.logic_uuid for device in offer.devices if device.shell.logic_uuid}
+    return tuple(sorted(uuids)) if len(uuids) > 1 else ()

@@ -1,0 +1,134 @@
+"""The settings: environment variables with one prefix, each a command-line flag too, each checked here.
+
+Only their form is checked. What the node looks like (a missing directory, no kubelet) is never a bad setting.
+"""
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from xilinx_fpga_dp.resources.naming import FIELDS, prefix_problem, template_problem
+
+PREFIX = "XILINX_FPGA_DP_"
+
+# A unix socket's path has at most 107 bytes; the shortest name of ours (kubelet/sockets.py) must fit.
+_MAX_SOCKET_DIR = 107 - len("/0123456789ab-fpga.sock")
+
+
+class BadSettings(Exception):  # noqa: N818 - the user's, not ours
+    """Settings that can't be used: one line a setting, naming its variable and what is wrong."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("\n".join(lines))
+        self.lines = lines
+
+
+def _absolute(path: str) -> str:
+    if not path.startswith("/"):
+        raise ValueError("must be an absolute path, like /var/lib/kubelet/device-plugins")
+    if "\0" in path:
+        raise ValueError("must not contain a zero byte")
+    return os.path.normpath(path)
+
+
+def _socket_directory(path: str) -> str:
+    if len(os.fsencode(path)) > _MAX_SOCKET_DIR:
+        raise ValueError(
+            f"has {len(os.fsencode(path))} bytes, at most {_MAX_SOCKET_DIR} leave room for a socket's name"
+        )
+    return path
+
+
+def _prefix(prefix: str) -> str:
+    if problem := prefix_problem(prefix):
+        raise ValueError(problem)
+    return prefix
+
+
+def _template(template: str) -> str:
+    if problem := template_problem(template):
+        raise ValueError(problem)
+    return template
+
+
+Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
+Directory = Annotated[str, AfterValidator(_absolute)]
+
+
+class Settings(BaseSettings):
+    """All settings. The descriptions are what --help and the documentation say."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", validate_default=False)
+
+    scan_interval: Seconds = Field(5.0, description="seconds between full scans; wake-ups come on top")
+    socket_dir: Annotated[Directory, AfterValidator(_socket_directory)] = Field(
+        "/var/lib/kubelet/device-plugins",
+        description="where kubelet.sock is and the plugin's sockets go",
+    )
+    resource_prefix: Annotated[str, AfterValidator(_prefix)] = Field(
+        "xilinx.com/fpga-", description="put before the name of a resource"
+    )
+    resource_name_template: Annotated[str, AfterValidator(_template)] = Field(
+        "{shell}-{timestamp}",
+        description=f"the name of a resource; fields: {', '.join(FIELDS)}",
+    )
+    sysfs_root: Directory = Field("/sys", description="where sysfs is")
+    dev_root: Directory = Field(
+        "/dev", description="where device nodes are looked for; pods get the path under /dev"
+    )
+    expose_mgmt: bool = Field(False, description="hand /dev/xclmgmt* to pods too")
+    request_timeout: Seconds = Field(5.0, description="seconds any request of the kubelet may take")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="auto: text on a terminal, else json"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, handed in as arguments, come before the environment; there is nothing else."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return init_settings, env_settings
+
+    @classmethod
+    def load(cls, flags: Mapping[str, str]) -> Self:
+        """Read the environment; flags, by field name, come first.
+
+        Raises:
+            BadSettings: some can't be used.
+        """
+        try:
+            return cls(**dict[str, Any](flags))
+        except ValidationError as error:
+            raise BadSettings([_line(each) for each in error.errors()]) from None
+
+    def environment(self) -> dict[str, str]:
+        """The settings that are not left at their default, as variables for another process."""
+        return {variable(name): str(getattr(self, name)) for name in sorted(self.model_fields_set)}
+
+
+def variable(field: str) -> str:
+    """The environment variable of a setting."""
+    return PREFIX + field.upper()
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Variables with our prefix that are no setting. Kubernetes makes such for a Service of that name."""
+    known = {variable(name) for name in Settings.model_fields}
+    return sorted(
+        name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known
+    )
+
+
+def _line(error: Any) -> str:
+    said = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+    return f"{variable(str(error['loc'][0]))}: {said} (it is {error['input']!r})"

@@ -1,0 +1,258 @@
+"""An embedded kubelet: as much of kubelet's device manager as a plugin can see, for machines without one.
+
+It does what the real one does at the socket (paths below pkg/kubelet/cm/devicemanager of k8s.io/kubernetes):
+wipes its directory at start, dials back inside Register, never re-dials, keeps grants in a checkpoint.
+"""
+
+import asyncio
+import base64
+import json
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import aiofiles
+from grpclib.client import Channel
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+from grpclib.server import Server
+
+from xilinx_fpga_dp.kubelet import v1beta1
+from xilinx_fpga_dp.kubelet.messages import API_VERSION, HEALTHY
+from xilinx_fpga_dp.latest import Latest
+from xilinx_fpga_dp.resources.naming import name_problem
+
+CHECKPOINT = "kubelet_internal_checkpoint"
+_DIAL_LIMIT = 10.0  # seconds: plugin/v1beta1/client.go
+_GRACE = 300.0  # seconds a resource without endpoint keeps its capacity: endpoint.go endpointStopGracePeriod
+
+
+class AdmissionError(Exception):
+    """A pod that kubelet rejects, as its status would say it."""
+
+
+@dataclass(slots=True, eq=False)
+class Endpoint:
+    """A plugin as kubelet knows it."""
+
+    resource: str
+    channel: Channel
+    options: v1beta1.DevicePluginOptions
+    devices: dict[str, v1beta1.Device] = field(default_factory=dict)
+    stopped: float | None = None  # time.monotonic() when its stream ended
+
+    @property
+    def stub(self) -> v1beta1.DevicePluginStub:
+        return v1beta1.DevicePluginStub(self.channel)
+
+    def healthy(self) -> set[str]:
+        """The ids a pod may get: none once the stream has ended."""
+        if self.stopped is not None:
+            return set()
+        return {each.id for each in self.devices.values() if each.health == HEALTHY}
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a container holds of one resource: kept over restarts and given again as it was."""
+
+    ids: tuple[str, ...]
+    answer: v1beta1.ContainerAllocateResponse
+
+
+class Kubelet(v1beta1.RegistrationBase):
+    """A kubelet's device manager on a socket directory.
+
+    Attributes:
+        changes: counts what happened to any resource, to wait on.
+    """
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.changes = Latest(0)
+        self._endpoints: dict[str, Endpoint] = {}
+        self._held: dict[tuple[str, str], Held] = {}  # by pod and resource
+        self._streams: set[asyncio.Task[None]] = set()
+        self._server: Server | None = None
+
+    async def start(self) -> None:
+        """Start as kubelet does: first remove every socket there is, ours and others' (manager.go)."""
+        for entry in os.scandir(self.directory):
+            if entry.name != CHECKPOINT and not entry.is_dir(follow_symlinks=False):
+                os.unlink(entry.path)
+        await self._load()
+        self._server = Server([self])
+        await self._server.start(path=os.path.join(self.directory, "kubelet.sock"))
+
+    async def stop(self) -> None:
+        """Stop as kubelet does: every stream dies and its socket's file stays behind."""
+        path = os.path.join(self.directory, "kubelet.sock")
+        kept = f"{path}.kept"
+        os.link(path, kept)  # asyncio unlinks it from Python 3.13 on
+        for task in self._streams:
+            task.cancel()
+        for endpoint in self._endpoints.values():
+            endpoint.channel.close()
+        self._endpoints.clear()
+        if self._server:
+            self._server.close()
+        await asyncio.gather(*self._streams, return_exceptions=True)
+        os.replace(kept, path)
+
+    async def register(self, message: v1beta1.RegisterRequest) -> v1beta1.Empty:
+        """Take a plugin in: its socket is dialled and asked for its options before this returns."""
+        if message.version != API_VERSION:
+            raise GRPCError(Status.UNKNOWN, f"requested API version {message.version!r} is not supported")
+        if problem := name_problem(message.resource_name):
+            raise GRPCError(
+                Status.UNKNOWN, f"the ResourceName {message.resource_name!r} is invalid: {problem}"
+            )
+        channel = Channel(path=os.path.join(self.directory, message.endpoint))
+        try:
+            await _dial(channel)
+            options = await v1beta1.DevicePluginStub(channel).get_device_plugin_options()
+        except BaseException:
+            channel.close()
+            raise
+        if before := self._endpoints.pop(message.resource_name, None):
+            before.channel.close()
+        endpoint = self._endpoints[message.resource_name] = Endpoint(message.resource_name, channel, options)
+        task = asyncio.create_task(self._follow(endpoint))
+        self._streams.add(task)
+        task.add_done_callback(self._streams.discard)
+        return v1beta1.Empty()
+
+    def capacity(self) -> dict[str, int]:
+        """Devices by resource, healthy or not, as in a node's status."""
+        return {name: len(endpoint.devices) for name, endpoint in self._alive().items()}
+
+    def allocatable(self) -> dict[str, int]:
+        """Healthy devices by resource, as in a node's status."""
+        return {name: len(endpoint.healthy()) for name, endpoint in self._alive().items()}
+
+    def health(self, resource: str) -> dict[str, str]:
+        """The last word on each device of a resource, by id."""
+        endpoint = self._endpoints.get(resource)
+        return {each.id: each.health for each in endpoint.devices.values()} if endpoint else {}
+
+    def held(self) -> dict[str, int]:
+        """Devices that pods hold, by resource."""
+        counts: dict[str, int] = {}
+        for (_, resource), held in self._held.items():
+            counts[resource] = counts.get(resource, 0) + len(held.ids)
+        return counts
+
+    async def admit(self, pod: str, requests: Mapping[str, int]) -> dict[str, Held]:
+        """Give a pod's only container what it asks for; a pod that is known gets what it had.
+
+        Raises:
+            AdmissionError: there are not enough healthy free devices, or the plugin refused.
+        """
+        for resource, count in requests.items():
+            if (pod, resource) not in self._held:
+                self._held[pod, resource] = await self._allocate(resource, count)
+        await self._save()
+        return {resource: self._held[pod, resource] for resource in requests}
+
+    async def _allocate(self, resource: str, count: int) -> Held:
+        endpoint = self._endpoints.get(resource)
+        taken = {each for (_, name), held in self._held.items() if name == resource for each in held.ids}
+        free = sorted(endpoint.healthy() - taken) if endpoint else []
+        if endpoint is None or len(free) < count:
+            raise AdmissionError(
+                "UnexpectedAdmissionError: Allocate failed due to requested number of devices unavailable "
+                f"for {resource}. Requested: {count}, Available: {len(free)}"
+            )
+        try:
+            ids = await self._preferred(endpoint, free, count)
+            answer = await endpoint.stub.allocate(
+                v1beta1.AllocateRequest(
+                    container_requests=[v1beta1.ContainerAllocateRequest(devices_ids=list(ids))]
+                )
+            )
+            if endpoint.options.pre_start_required:
+                await endpoint.stub.pre_start_container(
+                    v1beta1.PreStartContainerRequest(devices_ids=list(ids))
+                )
+        except (GRPCError, OSError, StreamTerminatedError) as error:
+            raise AdmissionError(f"UnexpectedAdmissionError: Allocate failed due to {error}") from error
+        return Held(ids, answer.container_responses[0])
+
+    async def _preferred(self, endpoint: Endpoint, free: list[str], count: int) -> tuple[str, ...]:
+        if not endpoint.options.get_preferred_allocation_available:
+            return tuple(free[:count])
+        request = v1beta1.ContainerPreferredAllocationRequest(available_deviceIDs=free, allocation_size=count)
+        answer = await endpoint.stub.get_preferred_allocation(
+            v1beta1.PreferredAllocationRequest(container_requests=[request])
+        )
+        chosen = [each for each in answer.container_responses[0].device_i_ds if each in free]
+        # A plugin's preference is a wish: what is missing is filled up (manager.go devicesToAllocate).
+        return tuple((chosen + [each for each in free if each not in chosen])[:count])
+
+    async def _follow(self, endpoint: Endpoint) -> None:
+        """Read one plugin's lists until its stream ends; then it has to register again."""
+        try:
+            async for message in endpoint.stub.list_and_watch():
+                endpoint.devices = {device.id: device for device in message.devices}
+                self._changed()
+        except (GRPCError, OSError, StreamTerminatedError):
+            pass
+        finally:
+            endpoint.stopped = time.monotonic()
+            endpoint.channel.close()
+            self._changed()
+
+    def _alive(self) -> dict[str, Endpoint]:
+        now = time.monotonic()
+        return {
+            name: endpoint
+            for name, endpoint in sorted(self._endpoints.items())
+            if endpoint.stopped is None or now - endpoint.stopped < _GRACE
+        }
+
+    def _changed(self) -> None:
+        self.changes.set(self.changes.value + 1)
+
+    async def _save(self) -> None:
+        entries = [
+            {
+                "pod": pod,
+                "resource": resource,
+                "ids": held.ids,
+                "answer": base64.b64encode(bytes(held.answer)).decode(),
+            }
+            for (pod, resource), held in self._held.items()
+        ]
+        path = os.path.join(self.directory, CHECKPOINT)
+        async with aiofiles.open(f"{path}.new", "w") as file:
+            await file.write(json.dumps(entries))
+        os.replace(f"{path}.new", path)
+
+    async def _load(self) -> None:
+        with suppress(FileNotFoundError):
+            async with aiofiles.open(os.path.join(self.directory, CHECKPOINT)) as file:
+                entries = json.loads(await file.read())
+            self._held = {
+                (entry["pod"], entry["resource"]): Held(
+                    tuple(entry["ids"]),
+                    v1beta1.ContainerAllocateResponse.parse(base64.b64decode(entry["answer"])),
+                )
+                for entry in entries
+            }
+
+
+async def _dial(channel: Channel) -> None:
+    """Connect as grpc.WithBlock does: again and again until the limit."""
+    try:
+        async with asyncio.timeout(_DIAL_LIMIT):
+            while True:
+                try:
+                    await channel.__connect__()
+                except OSError:
+                    await asyncio.sleep(0.1)
+                else:
+                    return
+    except TimeoutError:
+        raise GRPCError(Status.UNKNOWN, "failed to dial device plugin: context deadline exceeded") from None

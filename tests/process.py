@@ -1,0 +1,107 @@
+"""The real program in its own process, as an operator runs it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+PREFIX = "XILINX_FPGA_DP_"
+COMMAND = (sys.executable, "-m", "xilinx_fpga_dp")
+
+
+def clean_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return kept | {PREFIX + name: value for name, value in settings.items()}
+
+
+def cli(
+    *arguments: str, settings: Mapping[str, str] | None = None, limit: float = 30
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env=clean_environment(settings or {}),
+        capture_output=True,
+        text=True,
+        timeout=limit,
+        check=False,
+    )
+
+
+class Service:
+    """``run`` as a process of its own, its log read line by line. Ends with the ``with`` block."""
+
+    def __init__(self, settings: Mapping[str, str], *arguments: str) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.raw: list[str] = []
+        self._news = threading.Condition()
+        self.process = subprocess.Popen(
+            [*COMMAND, "run", *arguments],
+            env=clean_environment({"LOG_FORMAT": "json", **settings}),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(10)
+        self._reader.join(10)
+        if self.process.stderr:
+            self.process.stderr.close()
+        if error is not None:
+            print(*self.raw, sep="", file=sys.stderr)
+
+    def _read(self) -> None:
+        for line in self.process.stderr or ():
+            with self._news:
+                self.raw.append(line)
+                if line.startswith("{"):
+                    self.events.append(json.loads(line))
+                self._news.notify_all()
+
+    def logged(self, event: str, limit: float = 10, count: int = 1, **fields: object) -> dict[str, Any]:
+        """Wait for the count-th log event of this name that has these fields."""
+
+        def found() -> list[dict[str, Any]]:
+            return [e for e in self.events if e["event"] == event and fields.items() <= e.items()]
+
+        deadline = time.monotonic() + limit
+        with self._news:
+            while len(found()) < count:
+                if not self._news.wait(deadline - time.monotonic()):
+                    raise AssertionError(f"no event {event!r} {fields} in {limit} s: {self.events}")
+            return found()[count - 1]
+
+    def hang_up(self) -> None:
+        self.process.send_signal(signal.SIGHUP)
+
+    def terminate(self, limit: float = 2.0) -> int:
+        """Send SIGTERM; the contract allows 2 s."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(limit)
+
+
+def eventually(holds: Callable[[], Any], what: str, limit: float = 10) -> None:
+    """Wait until something is true."""
+    deadline = time.monotonic() + limit
+    while not holds():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {limit} s: {what}")
+        time.sleep(0.01)

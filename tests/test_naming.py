@@ -1,0 +1,130 @@
+"""Resource names: kubelet takes every one of them, and no two shells share one by accident."""
+
+import dataclasses
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xilinx_fpga_dp.model import Device, Shell
+from xilinx_fpga_dp.resources.naming import (
+    FIELDS,
+    Naming,
+    name_problem,
+    prefix_problem,
+    template_problem,
+)
+
+DEFAULT = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")
+
+
+def device(vbnv: str = "xilinx_u200_xdma_201820_1", timestamp: str | None = "1535712995") -> Device:
+    return Device("0000:65:00.1", Shell(vbnv, timestamp, None), "u200", "xocl", device_id="5001")
+
+
+def kubelet_takes(name: str) -> bool:
+    """kubelet's rules, written down a second time from apimachinery's validation."""
+    if name.count("/") != 1 or "kubernetes.io/" in name or name.startswith("requests."):
+        return False
+    domain, rest = name.split("/")
+    label = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+    return (
+        len("requests." + domain) <= 253
+        and re.fullmatch(rf"{label}(\.{label})*", domain) is not None
+        and 0 < len(rest) <= 63
+        and re.fullmatch(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]", rest) is not None
+    )
+
+
+def test_the_name_users_know() -> None:
+    assert DEFAULT.resource_name(device()) == "xilinx.com/fpga-xilinx_u200_xdma_201820_1-1535712995"
+
+
+def test_the_prefix_of_plugin_1_3_0() -> None:
+    naming = Naming("amd.com/", "{shell}-{timestamp}")
+    name = naming.resource_name(device("xilinx_u55c_gen3x16_xdma_base_3", "0"))
+    assert name == "amd.com/xilinx_u55c_gen3x16_xdma_base_3-0"
+
+
+def test_no_timestamp_no_dash() -> None:
+    assert DEFAULT.resource_name(device("xilinx_v80", None)) == "xilinx.com/fpga-xilinx_v80"
+
+
+@pytest.mark.parametrize(
+    ("vbnv", "like"),
+    [
+        ("xilinx u200", r"fpga-xilinx-u200-1-[0-9a-f]{8}"),
+        ("../../etc/passwd", r"fpga-..-..-etc-passwd-1-[0-9a-f]{8}"),
+        ("ünïcode", r"fpga--n-code-1-[0-9a-f]{8}"),
+        ("x" * 80, r"fpga-x{49}-[0-9a-f]{8}"),
+    ],
+)
+def test_a_name_that_lost_something_ends_in_a_hash(vbnv: str, like: str) -> None:
+    assert re.fullmatch(re.escape("xilinx.com/") + like, DEFAULT.resource_name(device(vbnv, "1")))
+
+
+def test_two_names_that_would_look_alike_do_not() -> None:
+    names = {DEFAULT.resource_name(device(vbnv)) for vbnv in ("a:b", "a/b", "a-b", "a b", "a" * 99, "a" * 98)}
+    assert len(names) == 6
+
+
+@given(st.text(min_size=1), st.one_of(st.none(), st.integers(0, 2**64 - 1).map(str)))
+def test_kubelet_takes_every_name(vbnv: str, timestamp: str | None) -> None:
+    name = DEFAULT.resource_name(device(vbnv, timestamp))
+    assert kubelet_takes(name)
+    assert name_problem(name) is None
+
+
+@given(st.text(min_size=1, max_size=90), st.text(min_size=1, max_size=90))
+def test_different_shells_have_different_names(one: str, other: str) -> None:
+    same = DEFAULT.resource_name(device(one, "1")) == DEFAULT.resource_name(device(other, "1"))
+    assert same == (one == other)
+
+
+names = st.one_of(
+    st.text(),
+    st.from_regex(r"[a-zA-Z0-9.-]{0,12}/[a-zA-Z0-9._-]{0,70}", fullmatch=True),
+    st.from_regex(r"[a-z0-9.-]{238,250}/x", fullmatch=True),
+    st.from_regex(r"(requests\.)?[a-z]{1,5}\.(kubernetes\.io|com)/[a-z]{1,3}", fullmatch=True),
+)
+
+
+@given(names)
+def test_the_check_agrees_with_kubelets_rules(name: str) -> None:
+    assert (name_problem(name) is None) <= kubelet_takes(name)
+    if "kubernetes.io" not in name:  # we refuse that domain with any ending, kubelet only before the '/'
+        assert (name_problem(name) is None) == kubelet_takes(name)
+
+
+@given(st.from_regex(r"[a-zA-Z0-9.-]{0,12}/[a-zA-Z0-9._-]{0,50}", fullmatch=True), st.text(min_size=1))
+def test_any_prefix_taken_gives_names_kubelet_takes(prefix: str, vbnv: str) -> None:
+    if prefix_problem(prefix) is None:
+        assert kubelet_takes(Naming(prefix, "{shell}").resource_name(device(vbnv)))
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["", "fpga", "Xilinx.com/fpga-", "/x", "kubernetes.io/fpga-", "requests.xilinx.com/", "a b/c",
+     "xilinx.com/-fpga", "xilinx.com/fpga/", "xilinx.com/" + "x" * 50, "x" * 245 + "/"],
+)  # fmt: skip
+def test_prefixes_kubelet_would_refuse(prefix: str) -> None:
+    assert prefix_problem(prefix)
+
+
+@pytest.mark.parametrize("template", ["", "fpga", "{}", "{nope}", "{shell", "{shell!r}", "{shell:>9}", "{0}"])
+def test_templates_that_make_no_sense(template: str) -> None:
+    assert template_problem(template)
+
+
+@given(st.lists(st.sampled_from(FIELDS), min_size=1), st.sampled_from(["-", "_", ".", ""]))
+def test_every_field_can_stand_in_a_template(fields: list[str], between: str) -> None:
+    template = between.join(f"{{{field}}}" for field in fields)
+    assert template_problem(template) is None
+    full = dataclasses.replace(device(), serial="XFL1", shell=Shell("v_b_n_v", "7", "0" * 32))
+    assert kubelet_takes(Naming("xilinx.com/", template).resource_name(full))
+
+
+def test_a_template_of_fields_that_are_all_empty_gives_no_name() -> None:
+    with pytest.raises(ValueError, match="gives no name"):
+        Naming("xilinx.com/", "{serial}").resource_name(device())

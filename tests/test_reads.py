@@ -1,0 +1,113 @@
+"""Reads that hang cost one thread each and nobody else's time."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from xilinx_fpga_dp.reads import Pending, Reads
+
+
+def _threads() -> int:
+    return sum(thread.name == "reads" for thread in threading.enumerate())
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not holds():
+            await asyncio.sleep(0.005)
+
+
+def _answer(text: str) -> str:
+    return text
+
+
+async def test_answers_and_errors_by_device() -> None:
+    def fail() -> str:
+        raise OSError("no such thing")
+
+    answers = await Reads[str]().gather({"a": partial(_answer, "A"), "b": fail}, 5)
+    assert answers["a"] == "A"
+    assert isinstance(answers["b"], OSError)
+
+
+async def test_a_hanging_read_holds_up_nobody() -> None:
+    gate = threading.Event()
+    reads: Reads[str] = Reads()
+    calls: dict[str, Callable[[], str]] = {str(i): partial(_answer, str(i)) for i in range(20)}
+    calls["3"] = lambda: str(gate.wait(30))
+    answers = await reads.gather(calls, 1.0)
+    assert isinstance(answers.pop("3"), Pending)
+    assert answers == {key: key for key in answers}
+    gate.set()
+
+
+async def test_one_parked_thread_a_hanging_device_and_no_more() -> None:
+    gate = threading.Event()
+    reads: Reads[str] = Reads()
+    calls: dict[str, Callable[[], str]] = {str(i): lambda: str(gate.wait(30)) for i in range(3)}
+    calls["well"] = partial(_answer, "well")
+    await _until(lambda: _threads() == 0)
+    since = set()
+    for _ in range(5):
+        answers = await reads.gather(calls, 0.1)
+        assert answers["well"] == "well"
+        since.add(tuple(a.since for a in answers.values() if isinstance(a, Pending)))
+    assert len(since) == 1, "the same reads are still outstanding"
+    assert _threads() == 3
+    gate.set()
+    await _until(lambda: _threads() == 0)
+
+
+async def test_what_comes_late_wakes_and_is_taken_next_time() -> None:
+    gate = threading.Event()
+    woken = asyncio.Event()
+    reads: Reads[str] = Reads(woken.set)
+    made = []
+
+    def slow() -> str:
+        made.append(1)
+        gate.wait(30)
+        return "late"
+
+    assert isinstance((await reads.gather({"a": slow}, 0.05))["a"], Pending)
+    assert not woken.is_set()
+    gate.set()
+    await asyncio.wait_for(woken.wait(), 5)
+    assert (await reads.gather({"a": slow}, 0))["a"] == "late"
+    assert len(made) == 1
+
+
+async def test_two_waiters_share_one_read() -> None:
+    gate = threading.Event()
+    reads: Reads[str] = Reads()
+    made = []
+
+    def slow() -> str:
+        made.append(1)
+        gate.wait(30)
+        return "x"
+
+    first = asyncio.create_task(reads.gather({"a": slow}, 5))
+    second = asyncio.create_task(reads.gather({"a": slow, "b": partial(_answer, "b")}, 5))
+    await asyncio.sleep(0.05)
+    gate.set()
+    assert await first == {"a": "x"}
+    assert await second == {"a": "x", "b": "b"}
+    assert len(made) == 1
+
+
+async def test_an_old_answer_is_not_taken_for_a_new_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xilinx_fpga_dp.reads._STALE", 0.05)
+    reads: Reads[str] = Reads()
+
+    def slow() -> str:
+        time.sleep(0.1)
+        return "old"
+
+    assert isinstance((await reads.gather({"a": slow}, 0.01))["a"], Pending)
+    await asyncio.sleep(0.3)
+    assert (await reads.gather({"a": partial(_answer, "new")}, 5))["a"] == "new"

@@ -1,0 +1,192 @@
+"""Grouping, grants and placement: the pure middle."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xilinx_fpga_dp.model import Device, Inventory, LeftOut, Offer, Reason, Shell, Unit
+from xilinx_fpga_dp.resources.grants import Code, Grants, Refusal
+from xilinx_fpga_dp.resources.naming import Naming
+from xilinx_fpga_dp.resources.offers import mixed_builds, offers_of
+from xilinx_fpga_dp.resources.placement import preferred
+
+NAMING = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")
+
+
+def device(address: str = "0000:65:00.1", **other: object) -> Device:
+    plain = Device(
+        address,
+        Shell("xilinx_u200_xdma_201830_2", "1561465320", None),
+        "u200",
+        "xocl",
+        numa_node=0,
+        render_node="/dev/dri/renderD128",
+    )
+    return dataclasses.replace(plain, **other)  # type: ignore[arg-type]
+
+
+def offer(*devices: Device) -> Offer:
+    [only] = offers_of(Inventory(devices), NAMING).by_resource.values()
+    return only
+
+
+async def _as_it_was(device: Device) -> Device:
+    return device
+
+
+PLAIN = Grants(_as_it_was, expose_mgmt=False, time_limit=1)
+
+
+def test_one_resource_a_shell() -> None:
+    other = Shell("xilinx_u250_xdma_201830_2", "1", None)
+    offers = offers_of(
+        Inventory((device("0000:01:00.1"), device("0000:02:00.1"), device("0000:03:00.1", shell=other))),
+        NAMING,
+    )
+    assert {name: [u.id for u in each.units] for name, each in offers.by_resource.items()} == {
+        "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320": ["0000:01:00.1", "0000:02:00.1"],
+        "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1": ["0000:03:00.1"],
+    }
+
+
+def test_a_device_that_gets_no_name_is_left_out_and_disturbs_nobody() -> None:
+    naming = Naming("xilinx.com/", "{serial}")
+    offers = offers_of(Inventory((device(serial="XFL1"), device("0000:66:00.1"))), naming)
+    assert list(offers.by_resource) == ["xilinx.com/XFL1"]
+    assert [entry.function for entry in offers.left_out] == ["0000:66:00.1"]
+
+
+def test_what_the_scan_left_out_stays_left_out() -> None:
+    entry = LeftOut("0000:01:00.0", "golden image")
+    assert offers_of(Inventory((), (entry,)), NAMING).left_out == (entry,)
+
+
+def test_builds_that_differ_share_a_resource_and_are_told() -> None:
+    shells = [Shell("xilinx_u30_gen3x4_base_1", "0", uuid * 32) for uuid in "ab"]
+    mixed = offer(device("0000:01:00.1", shell=shells[0]), device("0000:02:00.1", shell=shells[1]))
+    assert mixed_builds(mixed) == ("a" * 32, "b" * 32)
+    assert mixed_builds(offer(device())) == ()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "online", "offered"),
+    [
+        ([None, None], (0, 1), [(), ()]),  # nobody knows: no topology at all
+        ([0, 1], (0, 1), [(0,), (1,)]),
+        ([1, None], (0, 1), [(1,), (0, 1)]),  # beside one that knows: near to all of them
+        ([1, None], (), [(1,), (1,)]),
+    ],
+)
+def test_numa_nodes(nodes: list[int | None], online: tuple[int, ...], offered: list[tuple[int, ...]]) -> None:
+    devices = tuple(device(f"0000:0{i}:00.1", numa_node=node) for i, node in enumerate(nodes))
+    [only] = offers_of(Inventory(devices, numa_nodes=online), NAMING).by_resource.values()
+    assert [unit.numa_nodes for unit in only.units] == offered
+
+
+async def test_a_grant() -> None:
+    card = device(serial="XFL1", shell=Shell("xilinx_u55c_gen3x16_xdma_base_3", "0", "9" * 32))
+    held = offer(card)
+    grant = PLAIN.grant(held.resource, await PLAIN.devices(held, [card.address]))
+    variable = "PCIDEVICE_XILINX_COM_FPGA_XILINX_U55C_GEN3X16_XDMA_BASE_3_0"
+    assert grant.nodes == ("/dev/dri/renderD128",)
+    assert grant.envs.keys() == {variable, variable + "_INFO"}
+    assert grant.envs[variable] == card.address
+    assert json.loads(grant.envs[variable + "_INFO"]) == {
+        card.address: {
+            "shell": "xilinx_u55c_gen3x16_xdma_base_3",
+            "timestamp": "0",
+            "board": "u200",
+            "serial": "XFL1",
+            "logic_uuid": "9" * 32,
+            "numa_node": 0,
+            "nodes": ["/dev/dri/renderD128"],
+        }
+    }
+
+
+async def test_several_devices_come_in_order_whatever_order_was_asked() -> None:
+    held = offer(*(device(f"0000:0{i}:00.1", render_node=f"/dev/dri/renderD{140 - i}") for i in range(3)))
+    ids = ["0000:02:00.1", "0000:00:00.1", "0000:01:00.1"]
+    grant = PLAIN.grant(held.resource, await PLAIN.devices(held, ids))
+    assert next(iter(grant.envs.values())) == "0000:00:00.1,0000:01:00.1,0000:02:00.1"
+    assert grant.nodes == ("/dev/dri/renderD140", "/dev/dri/renderD139", "/dev/dri/renderD138")
+
+
+async def test_the_management_node_only_where_it_is_wanted() -> None:
+    held = offer(device(mgmt_node="/dev/xclmgmt25856", qdma_node="/dev/xfpga/dma.qdma.u25857.0"))
+    exposing = Grants(_as_it_was, expose_mgmt=True, time_limit=1)
+    devices = await PLAIN.devices(held, ["0000:65:00.1"])
+    assert PLAIN.grant("a/b", devices).nodes == ("/dev/dri/renderD128", "/dev/xfpga/dma.qdma.u25857.0")
+    assert "/dev/xclmgmt25856" in exposing.grant("a/b", devices).nodes
+
+
+@pytest.mark.parametrize(
+    ("ids", "code", "says"),
+    [
+        (["0000:99:00.1"], Code.NOT_FOUND, "0000:99:00.1"),
+        (["../../dev/sda"], Code.NOT_FOUND, "../../dev/sda"),
+        (["0000:65:00.1", "0000:65:00.1"], Code.INVALID_ARGUMENT, "twice"),
+        ([], Code.INVALID_ARGUMENT, "no device id"),
+        (["0000:66:00.1"], Code.FAILED_PRECONDITION, "Unhealthy: offline"),
+    ],
+)
+async def test_refusals(ids: list[str], code: Code, says: str) -> None:
+    held = offer(device(), device("0000:66:00.1", reason=Reason.OFFLINE))
+    with pytest.raises(Refusal) as refusal:
+        await PLAIN.devices(held, ids)
+    assert refusal.value.code is code
+    assert says in refusal.value.sentence
+
+
+@pytest.mark.parametrize(
+    ("now", "code", "says"),
+    [
+        (None, Code.NOT_FOUND, "vanished"),
+        (device(reason=Reason.NO_NODE), Code.FAILED_PRECONDITION, "no-node"),
+        (device(render_node=None), Code.FAILED_PRECONDITION, "no-node"),
+        (device(shell=Shell("other", "1", None)), Code.FAILED_PRECONDITION, "reprogrammed"),
+    ],
+)
+async def test_a_fresh_look_may_refuse(now: Device | None, code: Code, says: str) -> None:
+    async def look(_: Device) -> Device | None:
+        return now
+
+    with pytest.raises(Refusal) as refusal:
+        await Grants(look, expose_mgmt=False, time_limit=1).devices(offer(device()), ["0000:65:00.1"])
+    assert refusal.value.code is code
+    assert says in refusal.value.sentence
+
+
+async def test_a_fresh_look_may_find_another_render_node() -> None:
+    async def look(_: Device) -> Device:
+        return device(render_node="/dev/dri/renderD131")
+
+    grants = Grants(look, expose_mgmt=False, time_limit=1)
+    devices = await grants.devices(offer(device()), ["0000:65:00.1"])
+    assert grants.grant("a/b", devices).nodes == ("/dev/dri/renderD131",)
+
+
+units = st.lists(
+    st.tuples(st.integers(0, 12), st.lists(st.integers(0, 3), max_size=2)), unique_by=lambda each: each[0]
+)
+
+
+@given(units, st.data())
+def test_a_preference_holds_to_what_was_asked(each: list[tuple[int, list[int]]], data: st.DataObject) -> None:
+    held = Offer("a/b", tuple(Unit(str(i), (), tuple(sorted(set(nodes)))) for i, nodes in each))
+    ids = [unit.id for unit in held.units]
+    available = data.draw(st.lists(st.sampled_from(ids), unique=True)) if ids else []
+    must = data.draw(st.lists(st.sampled_from(available), unique=True)) if available else []
+    size = data.draw(st.integers(len(must), len(available)))
+    picked = preferred(held, available, must, size)
+    assert len(picked) == size == len(set(picked))
+    assert set(must) <= set(picked) <= set(available)
+
+
+def test_a_preference_stays_on_one_numa_node() -> None:
+    held = Offer("a/b", tuple(Unit(str(i), (), (i % 2,)) for i in range(6)))
+    assert preferred(held, ["0", "1", "3", "4", "5"], [], 3) == ["1", "3", "5"]
+    assert preferred(held, ["0", "1", "2", "3", "4", "5"], ["2"], 3) == ["2", "0", "4"]

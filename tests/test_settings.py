@@ -1,0 +1,155 @@
+"""Settings and command line, as a user meets them."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.process import cli
+from xilinx_fpga_dp.settings import BadSettings, Settings, unknown_variables, variable
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("SCAN_INTERVAL", "-1", "greater than 0"),
+        ("SCAN_INTERVAL", "0", "greater than 0"),
+        ("SCAN_INTERVAL", "nan", "finite"),
+        ("SCAN_INTERVAL", "inf", "finite"),
+        ("SCAN_INTERVAL", "soon", "number"),
+        ("SCAN_INTERVAL", "", "number"),
+        ("REQUEST_TIMEOUT", "0", "greater than 0"),
+        ("SOCKET_DIR", "device-plugins", "absolute"),
+        ("SOCKET_DIR", "/" + "x" * 100, "bytes"),
+        ("SYSFS_ROOT", "", "absolute"),
+        ("DEV_ROOT", "../dev", "absolute"),
+        ("RESOURCE_PREFIX", "Xilinx.com/", "lower-case"),
+        ("RESOURCE_PREFIX", "fpga-", "'/'"),
+        ("RESOURCE_PREFIX", "kubernetes.io/fpga-", "reserved"),
+        ("RESOURCE_NAME_TEMPLATE", "{shell}-{colour}", "unknown field {colour}"),
+        ("RESOURCE_NAME_TEMPLATE", "fpga", "no field"),
+        ("EXPOSE_MGMT", "perhaps", "boolean"),
+        ("LOG_LEVEL", "loud", "'debug'"),
+        ("LOG_FORMAT", "xml", "'json'"),
+    ],
+)
+def test_a_bad_setting_is_one_line_that_names_it(name: str, value: str, says: str) -> None:
+    with pytest.raises(BadSettings) as bad:
+        Settings.load({name.lower(): value})
+    [line] = bad.value.lines
+    assert line.startswith(f"XILINX_FPGA_DP_{name}: ")
+    assert says in line
+    assert repr(value) in line
+
+
+def test_every_bad_setting_has_its_line_and_the_exit_code_is_2() -> None:
+    done = cli("run", settings={"SCAN_INTERVAL": "-1", "SOCKET_DIR": "x", "RESOURCE_PREFIX": "A"})
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "XILINX_FPGA_DP_SCAN_INTERVAL",
+        "XILINX_FPGA_DP_SOCKET_DIR",
+        "XILINX_FPGA_DP_RESOURCE_PREFIX",
+    ]
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--nope",), "--nope: no such option"),
+        (("list", "--nope=1"), "--nope=1: no such option"),
+        (("--scan-interval",), "--scan-interval: needs a value"),
+        (("frobnicate",), "'frobnicate' is no command"),
+        (("list", "extra"), "'extra': list takes no such argument"),
+        (("list", "--output", "xml"), "--output: must be one of table, json"),
+        (("run", "--output", "json"), "--output: only with list"),
+        (("--scan-int", "5"), "--scan-int: no such option"),
+        (("simulate", "--once=yes"), "--once: takes no value"),
+    ],
+)
+def test_bad_use_is_one_line(arguments: tuple[str, ...], says: str) -> None:
+    done = cli(*arguments)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert says in done.stderr
+    for word in ("usage:", "error:", "argument", "choose from"):
+        assert word not in done.stderr.replace("takes no such argument", "")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("list", "--scan-interval", "-3"),
+        ("--scan-interval", "-3", "list"),
+        ("--scan-interval=-3",),
+        ("list", "--expose-mgmt", "--scan-interval=-3"),
+        ("--expose-mgmt", "list", "--scan-interval=-3"),
+    ],
+)
+def test_a_flag_may_stand_before_or_after_the_command(arguments: tuple[str, ...]) -> None:
+    done = cli(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("XILINX_FPGA_DP_SCAN_INTERVAL: ")
+    assert "'-3'" in done.stderr
+
+
+def test_a_flag_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XILINX_FPGA_DP_SCAN_INTERVAL", "7")
+    assert Settings.load({}).scan_interval == 7
+    assert Settings.load({"scan_interval": "8"}).scan_interval == 8
+
+
+def test_the_defaults_of_the_contract() -> None:
+    assert Settings.load({}).model_dump() == {
+        "scan_interval": 5.0,
+        "socket_dir": "/var/lib/kubelet/device-plugins",
+        "resource_prefix": "xilinx.com/fpga-",
+        "resource_name_template": "{shell}-{timestamp}",
+        "sysfs_root": "/sys",
+        "dev_root": "/dev",
+        "expose_mgmt": False,
+        "request_timeout": 5.0,
+        "log_level": "info",
+        "log_format": "auto",
+    }
+
+
+def test_a_missing_directory_is_no_bad_setting(tmp_path: Path) -> None:
+    done = cli("list", settings={"SYSFS_ROOT": str(tmp_path / "none"), "SOCKET_DIR": "/nowhere/at/all"})
+    assert done.returncode == 0
+    assert "No such file" in done.stderr
+    assert "no device" in done.stdout
+
+
+def test_unknown_variables_are_named() -> None:
+    environment = {
+        "XILINX_FPGA_DP_SERVICE_HOST": "10.0.0.1",
+        "XILINX_FPGA_DP_SCAN_INTERVAL": "5",
+        "PATH": "/",
+    }
+    assert unknown_variables(environment) == ["XILINX_FPGA_DP_SERVICE_HOST"]
+
+
+@given(st.sampled_from(sorted(Settings.model_fields)), st.text())
+def test_any_text_is_taken_or_refused_in_one_line(name: str, value: str) -> None:
+    try:
+        Settings.load({name: value})
+    except BadSettings as bad:
+        assert [line.split(": ")[0] for line in bad.lines] == [variable(name)]
+        assert "\n" not in bad.lines[0]
+
+
+def test_settings_survive_the_way_to_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings.load({"expose_mgmt": "true", "scan_interval": "2.5"})
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    assert Settings.load({}) == settings
+
+
+def test_version_and_help() -> None:
+    version = cli("version")
+    assert (version.returncode, version.stdout.split()[0]) == (0, "xilinx-fpga-dp")
+    told = cli("--help").stdout
+    assert all(variable(name) in told for name in Settings.model_fields)

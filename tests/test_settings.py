@@ -104,6 +104,9 @@ def test_a_flag_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_defaults_of_the_contract() -> None:
     assert Settings.load({}).model_dump() == {
         "scan_interval": 5.0,
+        "health_interval": 1.0,
+        "reset_grace": 900.0,
+        "recovery_checks": 3,
         "socket_dir": "/var/lib/kubelet/device-plugins",
         "resource_prefix": "xilinx.com/fpga-",
         "resource_name_template": "{shell}-{timestamp}",

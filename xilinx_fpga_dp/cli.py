@@ -64,6 +64,7 @@ def _run(settings: Settings, _options: argparse.Namespace) -> int:
 
 
 def _list(settings: Settings, options: argparse.Namespace) -> int:
+    from xilinx_fpga_dp.discovery.health import Rules  # noqa: PLC0415
     from xilinx_fpga_dp.discovery.scanner import ScanFailed, Scanner  # noqa: PLC0415
     from xilinx_fpga_dp.model import Inventory  # noqa: PLC0415
     from xilinx_fpga_dp.operate import listing  # noqa: PLC0415
@@ -72,7 +73,11 @@ def _list(settings: Settings, options: argparse.Namespace) -> int:
 
     async def scan() -> Inventory:
         deadline = time.monotonic() + _LIST_LIMIT
-        scanner = Scanner(settings.sysfs_root, settings.dev_root)
+        scanner = Scanner(
+            settings.sysfs_root,
+            settings.dev_root,
+            Rules(settings.recovery_checks, settings.reset_grace),
+        )
         found = await scanner.scan()
         while not scanner.complete and time.monotonic() < deadline:
             await asyncio.sleep(0.02)

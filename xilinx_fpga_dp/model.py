@@ -4,7 +4,7 @@ Everything here is a frozen value. Nothing here knows files, sockets or clocks.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -83,12 +83,28 @@ class LeftOut:
 
 
 @dataclass(frozen=True, slots=True)
+class History:
+    """What became of a device's health so far.
+
+    Attributes:
+        since: time of the last change, seconds of the monotonic clock.
+        changes: how often its health or its reason changed.
+        last_reason: of its last fault, over or not.
+    """
+
+    since: float
+    changes: int
+    last_reason: Reason | None
+
+
+@dataclass(frozen=True, slots=True)
 class Inventory:
     """Everything one scan found, ordered by address; ``numa_nodes`` are those online."""
 
     devices: tuple[Device, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
     numa_nodes: tuple[int, ...] = ()
+    histories: Mapping[str, History] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +142,7 @@ class Offers:
 
     by_resource: Mapping[str, Offer]
     left_out: tuple[LeftOut, ...] = ()
+    histories: Mapping[str, History] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ import signal
 from collections.abc import Awaitable, Callable
 
 from xilinx_fpga_dp import __version__
+from xilinx_fpga_dp.discovery import uevents
+from xilinx_fpga_dp.discovery.health import Rules
 from xilinx_fpga_dp.discovery.scanner import ScanFailed, Scanner
 from xilinx_fpga_dp.kubelet.fleet import Fleet
 from xilinx_fpga_dp.kubelet.watch import Watch
@@ -35,7 +37,12 @@ class Service:
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._offers: Latest[Offers | None] = Latest(None)
-        self._scanner = Scanner(settings.sysfs_root, settings.dev_root, self._wake.set)
+        self._scanner = Scanner(
+            settings.sysfs_root,
+            settings.dev_root,
+            Rules(settings.recovery_checks, settings.reset_grace),
+            self._wake.set,
+        )
         self._watch = Watch(settings.socket_dir)
         grants = Grants(
             self._scanner.refresh,
@@ -56,6 +63,7 @@ class Service:
                 group.create_task(_unending(name, part), name=name)
                 for name, part in {
                     "scan": self._scan,
+                    "uevents": lambda: uevents.listen(self._wake.set),
                     "watch": self._watch.run,
                     "fleet": lambda: self._fleet.run(self._offers),
                     "hint": self._hint,
@@ -79,29 +87,42 @@ class Service:
         self._fleet.register_again()
 
     async def _scan(self) -> None:
+        """Look at all that is on the bus and, in between, at the health of what is known."""
         failure: str | None = None
+        now = asyncio.get_running_loop().time
+        next_scan = next_check = now()
         while True:
+            woken = self._wake.is_set()
             self._wake.clear()
+            check = now() >= next_check  # only these count for a device's recovery
+            scan = woken or now() >= next_scan or not check
             try:
-                offers = offers_of(await self._scanner.scan(), self._naming)
+                found = await (self._scanner.scan(check=check) if scan else self._scanner.check())
+                failure = None
+                self._publish(offers_of(found, self._naming))
             except ScanFailed as error:
                 # What was known stays: an unreadable bus is no evidence that the cards are gone.
                 if str(error) != failure:
                     log.warning("scan failed", extra={"error": str(error)})
                 failure = str(error)
-            else:
-                failure = None
-                journal.tell(self._offers.value, offers)
-                self._offers.set(offers)
-            await self._until_due()
+            if scan:
+                next_scan = now() + self._settings.scan_interval
+            if check:
+                next_check = now() + self._settings.health_interval
+            await self._until(min(next_scan, next_check))
 
-    async def _until_due(self) -> None:
-        interval = self._settings.scan_interval
+    def _publish(self, offers: Offers) -> None:
+        journal.tell(self._offers.value, offers)
+        self._offers.set(offers)
+
+    async def _until(self, due: float) -> None:
+        """Wait for the time or a wake-up; a burst of wake-ups is folded into one."""
+        loop = asyncio.get_running_loop()
         if self._scanner.unsettled:
-            interval = min(interval, _SOON)
-        await asyncio.sleep(min(_LEAST, interval))
+            due = min(due, loop.time() + _SOON)
+        await asyncio.sleep(min(_LEAST, max(due - loop.time(), 0)))
         try:
-            async with asyncio.timeout(interval):
+            async with asyncio.timeout_at(due):
                 await self._wake.wait()
         except TimeoutError:
             return
@@ -115,14 +136,13 @@ class Service:
                 "to try without one: python -m xilinx_fpga_dp simulate",
                 extra={"path": f"{self._watch.path}/kubelet.sock"},
             )
-        await self._stop.wait()
 
 
 async def _unending(name: str, part: Callable[[], Awaitable[None]]) -> None:
-    """Run a part that should never end; if it fails all the same, say so and start it again."""
+    """Run a part; if it fails, which it should not, say so and start it again."""
     while True:
         try:
-            await part()
+            return await part()
         except Exception:
             log.exception("a part of the service failed, starting it again", extra={"part": name})
             await asyncio.sleep(1.0)

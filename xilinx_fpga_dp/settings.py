@@ -64,6 +64,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", validate_default=False)
 
     scan_interval: Seconds = Field(5.0, description="seconds between full scans; wake-ups come on top")
+    health_interval: Seconds = Field(1.0, description="seconds between health checks of known devices")
     socket_dir: Annotated[Directory, AfterValidator(_socket_directory)] = Field(
         "/var/lib/kubelet/device-plugins",
         description="where kubelet.sock is and the plugin's sockets go",
@@ -80,6 +81,12 @@ class Settings(BaseSettings):
         "/dev", description="where device nodes are looked for; pods get the path under /dev"
     )
     expose_mgmt: bool = Field(False, description="hand /dev/xclmgmt* to pods too")
+    reset_grace: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] = Field(
+        900.0, description="seconds a device that is resetting keeps its place in the list, Unhealthy"
+    )
+    recovery_checks: Annotated[int, Field(ge=1, le=1000)] = Field(
+        3, description="good health checks in a row before a device is Healthy again"
+    )
     request_timeout: Seconds = Field(5.0, description="seconds any request of the kubelet may take")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
     log_format: Literal["auto", "json", "text"] = Field(

@@ -1,11 +1,218 @@
-"""Health rules: from what was read of a device to the reason it is Unhealthy. Pure.
+"""Health: from looks at a device to the state kubelet hears of. Pure; docs/operating.md has it as a table.
 
-A missing attribute means a feature that this release of the driver does not have, never a fault.
+It knows no files, and no clock but the times it is given. A missing attribute means a feature that this
+release of the driver does not have, never a fault. One device's looks change no other device's state.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
 
-from xilinx_fpga_dp.model import Reason
+from xilinx_fpga_dp.model import Device, History, Inventory, LeftOut, Reason
+
+# A device whose shell can't be read, or that has no drm, keeps its place so long and no longer.
+_LOST: Final = frozenset({Reason.RESETTING, Reason.SHELL_UNKNOWN, Reason.NO_DRIVER})
+# A PCI function that goes away after one of these is being reset (hot reset, AFI load), not unplugged.
+_ANNOUNCED: Final = frozenset({Reason.SHUTDOWN, Reason.OFFLINE, Reason.FIREWALL, Reason.RESETTING})
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one look at a device showed.
+
+    Attributes:
+        address: of its user function.
+        device: what it is, where its shell could be read.
+        reason: the fault seen; None with a device: none; None without: no answer yet, nothing new.
+        why: for people, why it can't be offered; only without a device.
+        trip: the firewall trip on record, as text that another trip would change; None: none.
+        latched: the driver keeps a trip on record after it is over (XRT >= 2022.2, subdev/firewall.c).
+    """
+
+    address: str
+    device: Device | None = None
+    reason: Reason | None = None
+    why: str = ""
+    trip: str | None = None
+    latched: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How patient the state machine is.
+
+    Attributes:
+        recovery_checks: good checks in a row before a device is Healthy again.
+        reset_grace: seconds a device that is lost keeps its place.
+    """
+
+    recovery_checks: int
+    reset_grace: float
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One device's state between looks. ``device.reason`` is what kubelet hears.
+
+    Attributes:
+        history: for people.
+        good: good checks in a row since the last fault.
+        lost_since: when its shell, drm or function was lost; None: it is there.
+        expired: lost for longer than the grace: it is not offered any more.
+        past_trip: a firewall trip on record that is over.
+        held: a pod has it under another name or id.
+    """
+
+    device: Device
+    history: History
+    good: int = 0
+    lost_since: float | None = None
+    expired: bool = False
+    past_trip: str | None = None
+
+
+def first(look: Look, now: float) -> State | None:
+    """The state of a device never seen before; None where it has no shell: it is left out then."""
+    if look.device is None:
+        return None
+    # A trip on record beside a card in service is an old one.
+    past = look.trip if look.latched and look.reason is not Reason.OFFLINE else None
+    reason = _fault(look, past)
+    return State(
+        device=dataclasses.replace(look.device, reason=reason),
+        history=History(since=now, changes=0, last_reason=reason),
+        lost_since=now if reason in _LOST else None,
+        past_trip=past,
+    )
+
+
+def step(state: State, look: Look | None, now: float, rules: Rules, *, check: bool) -> State | None:
+    """The state after one look.
+
+    Args:
+        state: before it.
+        look: None: the function is not on the bus.
+        now: time of the look, seconds.
+        rules: how patient to be.
+        check: a look that counts for recovery, not one that something woke.
+
+    Returns:
+        None where the device is gone.
+    """
+    if look is None:
+        if state.device.reason not in _ANNOUNCED:
+            return None
+        gone = _lost(state, Reason.RESETTING, now, rules)
+        return None if gone.expired else gone
+    if look.device is None:
+        return state if look.reason is None else _lost(state, look.reason, now, rules)
+    past = state.past_trip
+    if state.lost_since is not None and look.reason not in _LOST and look.latched:
+        past = look.trip  # a reset is complete: what is on record now is over
+    elif look.trip is None:
+        past = None
+    fault = _fault(look, past)
+    if fault in _LOST:
+        return dataclasses.replace(_lost(state, fault, now, rules), past_trip=past)
+    good = 0 if fault else state.good + check
+    reason = fault
+    if fault is None and state.device.reason is not None and good < rules.recovery_checks:
+        reason = state.device.reason
+    return State(
+        device=dataclasses.replace(look.device, reason=reason),
+        history=_history(state, reason, now),
+        good=good,
+        past_trip=past,
+    )
+
+
+def _lost(state: State, reason: Reason, now: float, rules: Rules) -> State:
+    """It keeps id, name and nodes, Unhealthy, until the grace ends. An unanswered look is no loss."""
+    since = state.lost_since
+    if reason in _LOST:
+        since = now if since is None else since
+    return dataclasses.replace(
+        state,
+        device=dataclasses.replace(state.device, reason=reason),
+        history=_history(state, reason, now),
+        good=0,
+        lost_since=since,
+        expired=since is not None and now - since >= rules.reset_grace,
+    )
+
+
+def _fault(look: Look, past_trip: str | None) -> Reason | None:
+    """A new trip says more than the offline that follows it; a reset ends both."""
+    if look.trip and look.trip != past_trip and look.reason in (None, Reason.OFFLINE, Reason.NOT_READY):
+        return Reason.FIREWALL
+    return look.reason
+
+
+def _history(state: State, reason: Reason | None, now: float) -> History:
+    if reason == state.device.reason:
+        return state.history
+    return History(
+        since=now, changes=state.history.changes + 1, last_reason=reason or state.history.last_reason
+    )
+
+
+class Memory:
+    """The states of all devices, folded look by look. What was seen with a shell is not forgotten lightly."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._states: Mapping[str, State] = {}
+
+    @property
+    def known(self) -> frozenset[str]:
+        """The addresses of the devices there are, or were and may come back."""
+        return frozenset(self._states)
+
+    def step(
+        self, looks: Iterable[Look], now: float, *, check: bool, numa_nodes: tuple[int, ...] = ()
+    ) -> Inventory:
+        """Take in one scan: a look at every function there is.
+
+        Args:
+            looks: in any order; a known device without one is not on the bus.
+            now: time of the scan, seconds.
+            check: this scan counts for recovery.
+            numa_nodes: those online.
+        """
+        seen = {look.address: look for look in looks}
+        states: dict[str, State] = {}
+        left_out: list[LeftOut] = []
+        for address in sorted(seen.keys() | self._states.keys()):
+            look = seen.get(address)
+            state = self._next(address, look, now, check)
+            if state is not None:
+                states[address] = state
+            if state is not None and state.expired:
+                left_out.append(LeftOut(address, _why_expired(state, self._rules)))
+            elif state is None and look is not None:
+                left_out.append(LeftOut(address, look.why))
+        self._states = states
+        offered = {a: state for a, state in states.items() if not state.expired}
+        return Inventory(
+            devices=tuple(state.device for state in offered.values()),
+            left_out=tuple(left_out),
+            numa_nodes=numa_nodes,
+            histories={address: state.history for address, state in offered.items()},
+        )
+
+    def _next(self, address: str, look: Look | None, now: float, check: bool) -> State | None:
+        state = self._states.get(address)
+        if state is not None:
+            return step(state, look, now, self._rules, check=check)
+        return first(look, now) if look is not None else None
+
+
+def _why_expired(state: State, rules: Rules) -> str:
+    return (
+        f"{state.device.reason} for more than {rules.reset_grace:g} s: it lost its place; "
+        "it is offered again when it is back (xbutil reset, or a cold boot)"
+    )
 
 
 def xrt_reason(attributes: Mapping[str, str | None], *, renders: bool, node: bool) -> Reason | None:
@@ -16,25 +223,36 @@ def xrt_reason(attributes: Mapping[str, str | None], *, renders: bool, node: boo
         renders: a ``drm/renderD*`` is in its directory.
         node: the render node is under /dev.
     """
-    if _number(attributes.get("shutdown")) == 1:
+    if number(attributes.get("shutdown")) == 1:
         return Reason.SHUTDOWN
     # 1, or -19 (ENODEV) once drm is gone: userpf/xocl_sysfs.c dev_offline_show
-    if _number(attributes.get("dev_offline")) not in (None, 0):
+    if number(attributes.get("dev_offline")) not in (None, 0):
         return Reason.OFFLINE
     if not renders and attributes.get("ready") is None and attributes.get("dev_offline") is None:
         # A reset removes drm and these attributes first: userpf/xocl_drv.c xocl_reset_notify
         return Reason.RESETTING
     # Hexadecimal; XRT itself refuses a device that is not ready: pcie/linux/pcidrv.cpp
-    if _number(attributes.get("ready")) == 0:
+    if number(attributes.get("ready")) == 0:
         return Reason.NOT_READY
-    if _number(attributes.get("device_bad_state")) == 1:
+    if number(attributes.get("device_bad_state")) == 1:
         return Reason.BAD_STATE
     return None if renders and node else Reason.NO_NODE
 
 
-def _number(text: str | None) -> int | None:
+def number(text: str | None) -> int | None:
     """A number as a driver prints it, ``1``, ``0x1`` or ``-19``; None where it is missing or none."""
     try:
         return int(text, 0) if text is not None else None
     except ValueError:
         return None
+
+
+def xrt_trip(level: str | None, status: str | None, detected_time: str | None) -> str | None:
+    """A firewall trip on record, from the attributes of ``firewall.u.*``: subdev/firewall.c.
+
+    Not tripped is a level of -1 printed as an unsigned number, and a status of 0.
+    """
+    not_tripped = (None, 0xFFFF_FFFF_FFFF_FFFF, 0xFFFF_FFFF, -1)
+    if number(level) in not_tripped:
+        return None
+    return f"{level}/{status}/{detected_time}"

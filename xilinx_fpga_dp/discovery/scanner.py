@@ -3,13 +3,14 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 
 from xilinx_fpga_dp.discovery import xrt
-from xilinx_fpga_dp.discovery.serials import Serials
+from xilinx_fpga_dp.discovery.health import Look, Memory, Rules
+from xilinx_fpga_dp.discovery.slow import Slow
 from xilinx_fpga_dp.discovery.sysfs import Bus, Function, node_exists, read_bus
-from xilinx_fpga_dp.model import Device, Inventory, LeftOut, Reason
+from xilinx_fpga_dp.model import Device, Inventory, Reason
 from xilinx_fpga_dp.reads import Pending, Reads
 
 # Seconds a scan waits for drivers before it goes ahead without the late ones.
@@ -25,67 +26,70 @@ class ScanFailed(Exception):  # noqa: N818 - the node's state, not a fault of ou
 
 
 class Scanner:
-    """Scans a node again and again.
+    """Scans a node again and again, and remembers what it has seen.
 
     Args:
         sysfs_root: where sysfs is, ``/sys``.
         dev_root: where device nodes are looked for, ``/dev`` or the host's at ``/host/dev``.
+        rules: how patient to be with a device that is lost or on the mend.
         wake: called when an answer came in that no scan waits for any more.
     """
 
-    def __init__(self, sysfs_root: str, dev_root: str, wake: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        sysfs_root: str,
+        dev_root: str,
+        rules: Rules,
+        wake: Callable[[], None] = lambda: None,
+    ) -> None:
         self._root = sysfs_root
         self._dev_root = dev_root
+        self._memory = Memory(rules)
         self._bus_reads: Reads[Bus] = Reads(wake)
-        self._reads: Reads[xrt.Reading | LeftOut] = Reads(wake)
-        self._serials = Serials(wake)
-        self._functions: dict[str, tuple[Function, Function | None]] = {}  # user, management
-        self._known: dict[str, Device] = {}  # as last read, by address
+        self._reads: Reads[xrt.Reading | Look] = Reads(wake)
+        self._slow = Slow(wake)
+        # Of the last look at the whole bus; touched on the loop only.
+        self._bus = Bus((), ())
+        self._strangers: list[Look] = []  # at what is no device and never was
+        self._users: dict[str, Function] = {}
         self._pending = False
 
     @property
     def unsettled(self) -> bool:
-        """Whether an answer is outstanding, so that another scan soon is worth it."""
+        """Whether an answer is outstanding, so that another look soon is worth it."""
         return self._pending
 
     @property
     def complete(self) -> bool:
         """Whether nothing is outstanding at all, serial numbers included."""
-        return not self._pending and not self._serials.reading
+        return not self._pending and not self._slow.reading
 
-    async def scan(self) -> Inventory:
-        """Scan once. A device whose driver is late does not hold up the others.
+    async def scan(self, *, check: bool = False) -> Inventory:
+        """Look at the whole bus. A device whose driver is late does not hold up the others.
+
+        Args:
+            check: the look counts as a health check.
 
         Raises:
-            ScanFailed: the bus could not be listed.
+            ScanFailed: the bus could not be listed; what is known stays as it is.
         """
-        bus = await self._bus()
-        users = xrt.user_functions(bus.functions)
-        self._functions = {
-            user.address: (user, xrt.management_function(user, bus.functions)) for user in users
-        }
-        calls: dict[str, Callable[[], xrt.Reading | LeftOut]] = {
-            address: partial(xrt.read, user, mgmt, self._dev_root)
-            for address, (user, mgmt) in self._functions.items()
-        }
-        for function in xrt.bystanders(bus.functions):
-            calls[function.address] = partial(_left_out, function)
-        answers = await self._reads.gather(calls, _PATIENCE)
-        self._pending = any(isinstance(answer, Pending) for answer in answers.values())
-        self._serials.keep(self._functions)
-        verdicts = [self._verdict(address, answer) for address, answer in answers.items()]
-        devices = {verdict.address: verdict for verdict in verdicts if isinstance(verdict, Device)}
-        self._known = devices
-        return Inventory(
-            devices=tuple(devices[address] for address in sorted(devices)),
-            left_out=tuple(
-                sorted(
-                    (verdict for verdict in verdicts if isinstance(verdict, LeftOut)),
-                    key=lambda entry: entry.function,
-                )
-            ),
-            numa_nodes=bus.numa_nodes,
-        )
+        self._bus = await self._read_bus(None)
+        looks = await self._look_at(self._bus.functions)
+        known = self._memory.known
+        self._strangers = [look for look in looks if look.device is None and look.address not in known]
+        self._slow.keep({function.address for function in self._bus.functions})
+        return self._remember(looks, check=check)
+
+    async def check(self) -> Inventory:
+        """Look at the known devices only: a health check.
+
+        Raises:
+            ScanFailed: as above.
+        """
+        known = self._memory.known
+        bus = await self._read_bus(known)
+        looks = await self._look_at(bus.functions)
+        return self._remember([*looks, *self._strangers], check=True)
 
     async def refresh(self, device: Device) -> Device | None:
         """The device as it is now; None if it is gone. May wait as long as its driver likes.
@@ -93,20 +97,20 @@ class Scanner:
         If its render node is the one it had, that is enough: only the cores of the kernel are asked, which
         answer at once. Else (a reset may have given it another) its driver is asked for everything.
         """
-        found = self._functions.get(device.address)
-        if found is None:
+        user = self._users.get(device.address)
+        if user is None:
             return None
-        user, mgmt = found
         node = xrt.read_render_node(user)
         if node is not None and node == device.render_node and node_exists(self._dev_root, node):
             return device
-        read = {device.address: partial(xrt.read, user, mgmt, self._dev_root)}
-        answer = (await self._reads.gather(read, math.inf))[device.address]
-        verdict = self._verdict(device.address, answer)
-        return verdict if isinstance(verdict, Device) else None
+        answers = await self._reads.gather({device.address: self._call(user)}, math.inf)
+        look = self._look(user, answers[device.address])
+        if look.device is None:
+            return None
+        return dataclasses.replace(look.device, reason=look.reason)
 
-    async def _bus(self) -> Bus:
-        read = partial(read_bus, self._root, xrt.DRIVERS, xrt.VENDORS)
+    async def _read_bus(self, only: Collection[str] | None) -> Bus:
+        read = partial(read_bus, self._root, xrt.DRIVERS, xrt.VENDORS, only)
         bus = (await self._bus_reads.gather({"": read}, _BUS_PATIENCE))[""]
         if isinstance(bus, Bus):
             return bus
@@ -115,22 +119,34 @@ class Scanner:
             raise ScanFailed(f"{path}: no answer for {time.monotonic() - bus.since:.0f} s")
         raise ScanFailed(f"{path}: {bus.strerror if isinstance(bus, OSError) else repr(bus)}")
 
-    def _verdict(self, address: str, answer: xrt.Reading | LeftOut | Exception | Pending) -> Device | LeftOut:
-        if isinstance(answer, xrt.Reading):
-            user, _ = self._functions[address]
-            return xrt.judge(user, answer, self._serials.get(address, partial(xrt.read_serial, user)))
-        if isinstance(answer, LeftOut):
+    async def _look_at(self, functions: Iterable[Function]) -> list[Look]:
+        """Ask the drivers, all at once, and wait a moment for those that are late."""
+        users = xrt.user_functions(functions)
+        asked = [*users, *xrt.bystanders(functions)]
+        self._users = {function.address: function for function in users}
+        calls = {function.address: self._call(function) for function in asked}
+        answers = await self._reads.gather(calls, _PATIENCE)
+        self._pending = any(isinstance(answer, Pending) for answer in answers.values())
+        return [self._look(function, answers[function.address]) for function in asked]
+
+    def _call(self, function: Function) -> Callable[[], xrt.Reading | Look]:
+        if xrt.is_user(function):
+            mgmt = xrt.management_function(function, self._bus.functions)
+            return partial(xrt.read, function, mgmt, self._dev_root)
+        return partial(xrt.look_at_bystander, function)
+
+    def _look(self, function: Function, answer: xrt.Reading | Look | Exception | Pending) -> Look:
+        address = function.address
+        if isinstance(answer, Look):
             return answer
+        if isinstance(answer, xrt.Reading):
+            slow = self._slow.get(address, partial(xrt.read_slow, function))
+            return xrt.look_at(function, answer, slow)
         if isinstance(answer, Exception):
-            return LeftOut(address, f"reading it failed: {answer!r}")
-        late = time.monotonic() - answer.since >= _LATE
-        if known := self._known.get(address):
-            return dataclasses.replace(known, reason=Reason.UNRESPONSIVE) if late else known
-        return LeftOut(
-            address,
-            "its driver does not answer: a read hangs" if late else "waiting for its driver to answer",
-        )
+            return Look(address, reason=Reason.SHELL_UNKNOWN, why=f"reading it failed: {answer!r}")
+        if time.monotonic() - answer.since < _LATE:
+            return Look(address, why="waiting for its driver to answer")
+        return Look(address, reason=Reason.UNRESPONSIVE, why="its driver does not answer: a read hangs")
 
-
-def _left_out(function: Function) -> LeftOut:
-    return LeftOut(function.address, xrt.why_left_out(function))
+    def _remember(self, looks: Iterable[Look], *, check: bool) -> Inventory:
+        return self._memory.step(looks, time.monotonic(), check=check, numa_nodes=self._bus.numa_nodes)

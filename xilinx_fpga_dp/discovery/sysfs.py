@@ -63,26 +63,28 @@ class Bus:
     numa_nodes: tuple[int, ...]
 
 
-def read_bus(root: str, drivers: Collection[str], vendors: Collection[str]) -> Bus:
+def read_bus(
+    root: str, drivers: Collection[str], vendors: Collection[str], only: Collection[str] | None = None
+) -> Bus:
     """Read what the PCI core itself answers, for all functions in one go; it never blocks.
 
     Args:
         root: where sysfs is, ``/sys``.
         drivers: list the directory of functions bound to one of these.
-        vendors: read more than the vendor only of functions of these, and of those drivers.
+        vendors: leave out functions that are neither of these nor bound to one of those drivers.
+        only: these addresses, where they are there; None: all.
 
     Raises:
         OSError: the bus cannot be listed.
     """
     base = f"{root}/bus/pci/devices"
     functions = []
-    for address in sorted(os.listdir(base)):
-        if ADDRESS.fullmatch(address):
-            path = f"{base}/{address}"
-            driver = _link_name(f"{path}/driver")
-            vendor = _hex_id(f"{path}/vendor")
-            if driver in drivers or vendor in vendors:
-                functions.append(_function(address, path, vendor, driver, driver in drivers))
+    for address in sorted(filter(ADDRESS.fullmatch, os.listdir(base) if only is None else only)):
+        path = f"{base}/{address}"
+        driver = _link_name(f"{path}/driver")
+        vendor = _hex_id(f"{path}/vendor")
+        if driver in drivers or vendor in vendors:
+            functions.append(_function(address, path, vendor, driver, driver in drivers))
     return Bus(tuple(functions), _online_nodes(root))
 
 

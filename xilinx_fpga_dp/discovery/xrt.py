@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from xilinx_fpga_dp.discovery.health import xrt_reason
+from xilinx_fpga_dp.discovery.health import Look, xrt_reason, xrt_trip
+from xilinx_fpga_dp.discovery.slow import Answers
 from xilinx_fpga_dp.discovery.sysfs import (
     Function,
     Unreadable,
@@ -19,7 +20,7 @@ from xilinx_fpga_dp.discovery.sysfs import (
     node_exists,
     read_attribute,
 )
-from xilinx_fpga_dp.model import Device, LeftOut, Shell
+from xilinx_fpga_dp.model import Device, Reason, Shell
 
 USER_DRIVER = "xocl"
 MGMT_DRIVER = "xclmgmt"
@@ -37,6 +38,7 @@ VENDORS = frozenset({_XILINX, *_OTHER_CARDS})
 
 _ROM = re.compile(r"rom\.u\.\d+")  # beside it stands the kernel's own file `rom`
 _SERIAL = re.compile(r"(xmc\.u|xmc\.u2\.u|hwmon_sdm\.u)\.\d+")
+_FIREWALL = re.compile(r"firewall\.u\.\d+")
 _QDMA = re.compile(r"dma\.qdma\d*\.u\.\d+")
 _RENDER_NODE = re.compile(r"renderD\d{1,7}")
 _MGMT_NODE = re.compile(r"xclmgmt\d{1,20}")
@@ -64,12 +66,19 @@ class Reading:
     render_node_exists: bool
     mgmt_node: str | None
     qdma_node: str | None
+    trip: str | None
+    latched: bool
     faults: Mapping[str, str]
+
+
+def is_user(function: Function) -> bool:
+    """Whether it is a user function: the only test that holds for all releases, boards and clouds."""
+    return function.driver == USER_DRIVER and "user_pf" in function.entries
 
 
 def user_functions(functions: Iterable[Function]) -> list[Function]:
     """The functions to read: each becomes a device or is left out."""
-    return [f for f in functions if f.driver == USER_DRIVER and "user_pf" in f.entries]
+    return [function for function in functions if is_user(function)]
 
 
 def read(function: Function, mgmt: Function | None, dev_root: str) -> Reading:
@@ -85,6 +94,7 @@ def read(function: Function, mgmt: Function | None, dev_root: str) -> Reading:
 
     roms = function.subdirectories(_ROM)
     render_node = read_render_node(function)
+    latched = latches_trips(function)
     return Reading(
         vbnv=attribute(*(f"{rom}/VBNV" for rom in roms)),
         timestamp=attribute(*(f"{rom}/timestamp" for rom in roms)),
@@ -96,32 +106,38 @@ def read(function: Function, mgmt: Function | None, dev_root: str) -> Reading:
         render_node_exists=render_node is not None and node_exists(dev_root, render_node),
         mgmt_node=_existing(dev_root, _mgmt_nodes(mgmt) if mgmt else ()),
         qdma_node=_existing(dev_root, _qdma_nodes(function)),
+        trip=read_trip(function) if latched else None,
+        latched=latched,
         faults=faults,
     )
 
 
-def judge(function: Function, reading: Reading, serial: str | None) -> Device | LeftOut:
-    """Make a device of what was read, or say why it can't be offered. Pure."""
+def look_at(function: Function, reading: Reading, slow: Answers) -> Look:
+    """Make a look of what was read of a user function, at once and slowly. Pure."""
+    reason = xrt_reason(
+        reading.health,
+        renders=reading.render_node is not None,
+        node=reading.render_node_exists,
+    )
     shell = _shell_of(reading)
     if isinstance(shell, str):
-        return LeftOut(function.address, shell)
-    return Device(
+        lost = Reason.SHELL_UNKNOWN if reading.roms else Reason.RESETTING
+        return Look(
+            function.address, reason=Reason.SHUTDOWN if reason is Reason.SHUTDOWN else lost, why=shell
+        )
+    device = Device(
         address=function.address,
         shell=shell,
         board=board_of(shell.vbnv),
         driver=USER_DRIVER,
         device_id=function.device,
-        serial=serial,
+        serial=slow.serial,
         numa_node=function.numa_node,
         render_node=reading.render_node,
         mgmt_node=reading.mgmt_node,
         qdma_node=reading.qdma_node,
-        reason=xrt_reason(
-            reading.health,
-            renders=reading.render_node is not None,
-            node=reading.render_node_exists,
-        ),
     )
+    return Look(function.address, device, reason, trip=reading.trip or slow.trip, latched=reading.latched)
 
 
 def _shell_of(reading: Reading) -> Shell | str:
@@ -156,7 +172,7 @@ def management_function(user: Function, functions: Iterable[Function]) -> Functi
 
 
 def bystanders(functions: Iterable[Function]) -> list[Function]:
-    """Functions that are ours to speak of and are no device: each is left out with a reason.
+    """Functions that are ours to speak of and are no device (now): each is left out with a reason.
 
     The management function of a user function is not one of them, whatever becomes of the user function.
     """
@@ -177,8 +193,16 @@ def is_card(function: Function) -> bool:
     return function.vendor == _XILINX or function.device in _OTHER_CARDS.get(function.vendor or "", ())
 
 
-def why_left_out(function: Function) -> str:
-    """Why a bystander is not offered. Asks the management driver, so it blocks."""
+def look_at_bystander(function: Function) -> Look:
+    """Why a bystander is no device (now). Asks the management driver, so it blocks."""
+    return Look(
+        function.address,
+        reason=Reason.RESETTING if function.driver == USER_DRIVER else Reason.NO_DRIVER,
+        why=_why_left_out(function),
+    )
+
+
+def _why_left_out(function: Function) -> str:
     if function.fault:
         return function.fault
     if function.driver is None:
@@ -197,13 +221,46 @@ def why_left_out(function: Function) -> str:
     return "management function only: its user function is not there; program a shell, rescan the bus"
 
 
-def read_serial(function: Function) -> str | None:
-    """The serial number of its card; None where it has none (yet). Blocks, up to 20 s (mailbox.c)."""
+def read_slow(function: Function, serial: str | None) -> Answers:
+    """What may take its driver 20 s (mailbox.c). Blocks.
+
+    Args:
+        function: the user function.
+        serial: its serial number, if it was read before: it is not asked for again.
+    """
+    again = not latches_trips(function) and bool(function.subdirectories(_FIREWALL))
+    return Answers(serial or _serial(function), read_trip(function) if again else None, again)
+
+
+def _serial(function: Function) -> str | None:
     try:
         serial = first_readable(f"{path}/serial_num" for path in function.subdirectories(_SERIAL))
     except Unreadable:
         return None
     return serial if serial and serial.isprintable() and len(serial) <= _MAX_SERIAL else None
+
+
+def latches_trips(function: Function) -> bool:
+    """Whether its driver answers for the firewall at once, and keeps a trip on record: XRT >= 2022.2.
+
+    Older ones ask the management function through the mailbox, which may take 20 s. `vmr_status` came in the
+    same release; only its presence is looked at, since each read of it writes a line to the kernel's log.
+    """
+    return "vmr_status" in function.entries or "versal" in function.entries
+
+
+def read_trip(function: Function) -> str | None:
+    """Its firewall trip on record; None if there is none, or no firewall to read (V70, XRT <= 2019.1)."""
+    for path in function.subdirectories(_FIREWALL):
+        try:
+            level, status, time = (
+                read_attribute(f"{path}/{name}") for name in ("level", "status", "detected_time")
+            )
+        except Unreadable:
+            continue
+        if trip := xrt_trip(level, status, time):
+            return trip
+    return None
 
 
 def read_render_node(function: Function) -> str | None:

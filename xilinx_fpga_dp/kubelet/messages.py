@@ -55,7 +55,7 @@ def allocation(grants: Sequence[Grant]) -> bytes:
         v1beta1.AllocateResponse(
             container_responses=[
                 v1beta1.ContainerAllocateResponse(
-                    envs=dict(grant.envs),
+                    envs=dict(sorted(grant.envs.items(), key=_google_order)),
                     devices=[
                         v1beta1.DeviceSpec(container_path=node, host_path=node, permissions="rw")
                         for node in grant.nodes
@@ -65,6 +65,12 @@ def allocation(grants: Sequence[Grant]) -> bytes:
             ]
         )
     )
+
+
+def _google_order(entry: tuple[str, str]) -> bytes:
+    # A map has no order; this is the one google.protobuf writes when told to be deterministic (a longer key
+    # before its own beginning), so that answers can be compared byte for byte.
+    return entry[0].encode() + b"\xff"
 
 
 def options(*, preferred: bool, pre_start: bool) -> v1beta1.DevicePluginOptions:

@@ -142,6 +142,8 @@ class Plugin:
 
     async def _allocate(self, request: v1beta1.AllocateRequest) -> bytes:
         offer = self._current()
+        if not request.container_requests:
+            raise GRPCError(Status.INVALID_ARGUMENT, f"Allocate of {self._resource} for no container")
         answer = self._answer(
             tuple(
                 [await self._grants.devices(offer, each.devices_ids) for each in request.container_requests]

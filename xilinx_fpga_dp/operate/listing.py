@@ -1,9 +1,11 @@
 """What the node has, for people and for programs: the table and the JSON of ``list``."""
 
+import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from xilinx_fpga_dp.model import Device, Offers, Unit
+from xilinx_fpga_dp.model import Device, History, Offers, Unit
 from xilinx_fpga_dp.resources.grants import nodes_of
 from xilinx_fpga_dp.resources.offers import mixed_builds
 
@@ -18,8 +20,9 @@ def document(
         expose_mgmt: whether pods get management nodes.
         registered: whether kubelet knows each resource; None: nobody serves here.
     """
+    histories = offers.histories if registered is not None else {}
     rows = [
-        _device(offer.resource, unit, device, expose_mgmt)
+        _device(offer.resource, unit, device, expose_mgmt) | _history(histories.get(device.address))
         for offer in offers.by_resource.values()
         for unit in offer.units
         for device in unit.devices
@@ -51,10 +54,18 @@ def _device(resource: str, unit: Unit, device: Device, expose_mgmt: bool) -> dic
         "driver": device.driver,
         "health": "Healthy" if unit.reason is None else "Unhealthy",
         "reason": unit.reason,
-        "since": None,
-        "changes": None,
         "held_by": [],
         "nodes": list(nodes_of(device, expose_mgmt=expose_mgmt)),
+    }
+
+
+def _history(history: History | None) -> dict[str, Any]:
+    if history is None:
+        return {"since": None, "changes": None}
+    moment = datetime.now(UTC) - timedelta(seconds=time.monotonic() - history.since)
+    return {
+        "since": moment.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "changes": history.changes,
     }
 
 

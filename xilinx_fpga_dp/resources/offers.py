@@ -27,6 +27,7 @@ def offers_of(inventory: Inventory, naming: Naming) -> Offers:
             for name, devices in sorted(groups.items())
         },
         tuple(sorted(left_out, key=lambda entry: entry.function)),
+        inventory.histories,
     )
 
 

@@ -88,6 +88,8 @@ class Kubelet(v1beta1.RegistrationBase):
 
     async def stop(self) -> None:
         """Stop as kubelet does: every stream dies and its socket's file stays behind."""
+        if self._server is None:
+            return
         path = os.path.join(self.directory, "kubelet.sock")
         kept = f"{path}.kept"
         os.link(path, kept)  # asyncio unlinks it from Python 3.13 on
@@ -96,8 +98,8 @@ class Kubelet(v1beta1.RegistrationBase):
         for endpoint in self._endpoints.values():
             endpoint.channel.close()
         self._endpoints.clear()
-        if self._server:
-            self._server.close()
+        self._server.close()
+        self._server = None
         await asyncio.gather(*self._streams, return_exceptions=True)
         os.replace(kept, path)
 

@@ -1,0 +1,78 @@
+"""The boards of data/boards.json, as seen on real nodes, for a sample node."""
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from xilinx_fpga_dp.simulate.boards import Board
+
+Row = dict[str, Any]
+
+_ROWS = Path(__file__).parent / "data" / "boards.json"
+
+
+@cache
+def all_rows() -> list[Row]:
+    """Every row, in the file's order."""
+    rows: list[Row] = json.loads(_ROWS.read_text())
+    return rows
+
+
+def allocatable_rows() -> list[Row]:
+    """The rows that `xocl` makes a device of: those with a shell, seen or printed by the driver."""
+    return [
+        row
+        for row in all_rows()
+        if row["kind"] in ("observed", "driver-constant")
+        and row["vbnv"] is not None
+        and row["timestamp"] is not None
+    ]
+
+
+def board_of(row: Row) -> Board:
+    """A board with the row's values.
+
+    Only on AWS is the management function in another slot, and no driver bound to it; so it is left out.
+    """
+    aws = row["vendor"] == "0x1d0f"
+    return Board(
+        vbnv=row["vbnv"],
+        timestamp=row["timestamp"],
+        user_id=_hex(row["device_user"]) or "ffff",  # an id nobody may rely on, where it is not known
+        mgmt_id=None if aws else _hex(row["device_mgmt"]),
+        source=row["source"],
+        vendor=_hex(row["vendor"]) or "10ee",
+        subsystem=(_hex(row["subsystem_vendor"]) or "10ee", _hex(row["subsystem_device"]) or "000e"),
+        metadata=row["timestamp"] == 0,
+        logic_uuid=_uuid(row["logic_uuid"]),
+        interface_uuid=_uuid(row["interface_uuid"]),
+        monitor=None if aws else _monitor(row["serial_attr_dir"]),
+        firewall=not aws and not row["board"].startswith(("V70", "VCK5000")),
+        user_function=int(row["user_bdf"][-1]) if row["user_bdf"] else 1,
+    )
+
+
+def slot_of(row: Row) -> str | None:
+    """The slot the card was seen in."""
+    return row["user_bdf"].rpartition(".")[0] if row["user_bdf"] else None
+
+
+def name_of(row: Row) -> str:
+    """A name for the row in a test's output."""
+    return f"{row['vbnv']}-{row['timestamp']}"
+
+
+def _monitor(directory: str | None) -> str:
+    """The sub-device in ``xmc.u2.u.*``."""
+    return re.sub(r"\.u\.[^.]*$", "", directory) if directory else "xmc"
+
+
+def _hex(number: str | None) -> str | None:
+    return number.removeprefix("0x") if number else None
+
+
+def _uuid(uuid: str | None) -> str | None:
+    """As sysfs prints it: tools print it in upper case and with dashes."""
+    return uuid.replace("-", "").lower() if uuid else None

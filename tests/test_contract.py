@@ -1,0 +1,445 @@
+"""The service as kubelet meets it: a real process, real sockets, a kubelet that shares no code with it."""
+
+import json
+import os
+import signal
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.conftest import settings_for
+from tests.double import KubeletDouble
+from tests.process import Service, eventually
+from tests.wire import pb
+from xilinx_fpga_dp.simulate.node import SampleNode
+
+U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
+U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
+U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
+
+
+def ours(node: SampleNode) -> list[str]:
+    return [name for name in os.listdir(node.socket_dir) if name.endswith("-fpga.sock")]
+
+
+def refused(call: Any, *arguments: Any) -> grpc.Call:
+    with pytest.raises(grpc.RpcError) as caught:
+        call(*arguments)
+    assert isinstance(caught.value, grpc.Call)
+    return caught.value
+
+
+@pytest.fixture
+def cards(node: SampleNode) -> SampleNode:
+    node.add_ordinary_devices()
+    for index, board in enumerate(("u200", "u200", "u250")):
+        node.add_card(board, f"0000:{0x10 * (index + 1) + 1:02x}:00", numa_node=index % 2)
+    return node
+
+
+@pytest.fixture
+def registered(cards: SampleNode, kubelet: KubeletDouble, service: Service) -> KubeletDouble:
+    kubelet.start()
+    kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
+    return kubelet
+
+
+def test_one_resource_a_shell_with_its_devices(registered: KubeletDouble) -> None:
+    assert registered.resources() == {
+        U200: {"0000:11:00.1": "Healthy", "0000:21:00.1": "Healthy"},
+        U250: {"0000:31:00.1": "Healthy"},
+    }
+    assert registered.topology(U200) == {"0000:11:00.1": (0,), "0000:21:00.1": (1,)}
+    for registration in registered.registrations:
+        assert registration.version == "v1beta1"
+        assert registration.endpoint.endswith("-fpga.sock")
+        assert registration.options.get_preferred_allocation_available
+    assert registered.refusals == []
+
+
+def test_each_list_is_sent_once(registered: KubeletDouble, service: Service) -> None:
+    time.sleep(1.5)  # several scans and health checks
+    assert [len(registered.lists(name)) for name in (U200, U250)] == [1, 1]
+
+
+def test_allocate_gives_the_node_and_says_which(registered: KubeletDouble, cards: SampleNode) -> None:
+    [container] = registered.allocate(U200, ["0000:21:00.1"]).container_responses
+    render = cards.cards[1].render_node
+    assert [(d.host_path, d.container_path, d.permissions) for d in container.devices] == [
+        (render, render, "rw")
+    ]
+    assert not container.mounts
+    assert not container.annotations
+    variable = "PCIDEVICE_XILINX_COM_FPGA_XILINX_U200_XDMA_201830_2_1561465320"
+    assert container.envs.keys() == {variable, f"{variable}_INFO"}
+    assert container.envs[variable] == "0000:21:00.1"
+    info = json.loads(container.envs[f"{variable}_INFO"])["0000:21:00.1"]
+    assert (info["shell"], info["timestamp"], info["numa_node"], info["nodes"]) == (
+        "xilinx_u200_xdma_201830_2",
+        "1561465320",
+        1,
+        [render],
+    )
+
+
+def test_several_containers_and_several_devices(registered: KubeletDouble) -> None:
+    both = registered.allocate(U200, ["0000:21:00.1", "0000:11:00.1"])
+    [container] = both.container_responses
+    assert (
+        next(v for n, v in container.envs.items() if not n.endswith("_INFO")) == "0000:11:00.1,0000:21:00.1"
+    )
+    assert len(container.devices) == 2
+    request = pb.AllocateRequest(
+        container_requests=[
+            pb.ContainerAllocateRequest(devices_ids=[each]) for each in ("0000:11:00.1", "0000:21:00.1")
+        ]
+    )
+    encoded = registered._call(U200, "Allocate", request, 5)
+    assert len(pb.AllocateResponse.FromString(encoded).container_responses) == 2
+
+
+@pytest.mark.parametrize("method", ["allocate_raw", "preferred_raw", "options_raw", "pre_start_raw"])
+def test_answers_are_byte_for_byte_what_google_writes(registered: KubeletDouble, method: str) -> None:
+    arguments: dict[str, tuple[tuple[Any, ...], Any]] = {
+        "allocate_raw": ((["0000:11:00.1"],), pb.AllocateResponse),
+        "preferred_raw": ((["0000:11:00.1", "0000:21:00.1"], [], 1), pb.PreferredAllocationResponse),
+        "options_raw": ((), pb.DevicePluginOptions),
+        "pre_start_raw": ((["0000:11:00.1"],), pb.PreStartContainerResponse),
+    }
+    given, message = arguments[method]
+    encoded = getattr(registered, method)(U200, *given)
+    assert message.FromString(encoded).SerializeToString(deterministic=True) == encoded
+
+
+def test_lists_are_byte_for_byte_what_google_writes(registered: KubeletDouble) -> None:
+    for name in (U200, U250):
+        [only] = registered.lists(name)
+        assert only.message.SerializeToString(deterministic=True) == only.encoded
+
+
+def test_preferred_allocation_is_answered(registered: KubeletDouble) -> None:
+    [answer] = registered.preferred(
+        U200, ["0000:11:00.1", "0000:21:00.1"], ["0000:21:00.1"], 1
+    ).container_responses
+    assert list(answer.deviceIDs) == ["0000:21:00.1"]
+
+
+@pytest.mark.parametrize(
+    ("ids", "code", "says"),
+    [
+        (["0000:99:00.1"], grpc.StatusCode.NOT_FOUND, "0000:99:00.1"),
+        (["0000:31:00.1"], grpc.StatusCode.NOT_FOUND, U200),  # there, but of another shell
+        (["0000:11:00.1"] * 2, grpc.StatusCode.INVALID_ARGUMENT, "twice"),
+        ([], grpc.StatusCode.INVALID_ARGUMENT, "no device id"),
+    ],
+)
+def test_refusals_say_why(
+    registered: KubeletDouble, ids: list[str], code: grpc.StatusCode, says: str
+) -> None:
+    status = refused(registered.allocate, U200, ids)
+    assert status.code() is code
+    assert says in (status.details() or "")
+
+
+def test_an_unhealthy_device_is_refused_and_its_neighbour_is_not(
+    registered: KubeletDouble, cards: SampleNode
+) -> None:
+    cards.cards[0].offline()
+    registered.wait_for(lambda: registered.allocatable(U200) == 1)
+    status = refused(registered.allocate, U200, ["0000:11:00.1"])
+    assert status.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "offline" in (status.details() or "")
+    assert registered.allocate(U200, ["0000:21:00.1"]).container_responses
+    assert registered.capacity(U200) == 2
+
+
+def test_a_missing_node_is_refused_at_once(registered: KubeletDouble, cards: SampleNode) -> None:
+    os.unlink(f"{cards.root}{cards.cards[0].render_node}")
+    status = refused(registered.allocate, U200, ["0000:11:00.1"])
+    assert status.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert "no-node" in (status.details() or "")
+
+
+def test_garbage_on_the_wire_becomes_a_status(registered: KubeletDouble) -> None:
+    channel = grpc.insecure_channel(
+        f"unix://{registered.directory}/{registered.registrations[0].endpoint}",
+        options=[("grpc.default_authority", "localhost")],
+    )
+    with channel:
+        call = channel.unary_unary("/v1beta1.DevicePlugin/Allocate")
+        status = refused(lambda: call(b"\xff\xff\xff\x7f garbage", timeout=5))
+        assert status.code() is grpc.StatusCode.INTERNAL
+        assert "Allocate" in (status.details() or "")
+        unknown = channel.unary_unary("/v1beta1.DevicePlugin/Frobnicate")
+        assert refused(lambda: unknown(b"", timeout=5)).code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_kubelet_absent_at_start_is_waited_for(
+    cards: SampleNode, kubelet: KubeletDouble, service: Service
+) -> None:
+    hint = service.logged("no kubelet yet, waiting for its socket; to try without one: "
+                          "python -m xilinx_fpga_dp simulate")  # fmt: skip
+    assert hint["path"].endswith("kubelet.sock")
+    assert ours(cards) == []
+    kubelet.start()
+    kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+
+
+def test_a_kubelet_restart_is_survived(registered: KubeletDouble, cards: SampleNode) -> None:
+    for _ in range(3):
+        before = {registration.endpoint for registration in registered.registrations}
+        registered.restart(down=0.2)
+        registered.wait_for(lambda: registered.allocatable(U200) == 2 and registered.allocatable(U250) == 1)
+        assert len({r.endpoint for r in registered.registrations} - before) >= 2, "new names for new sockets"
+    assert len(ours(cards)) == 2
+
+
+def test_a_kubelet_that_dies_leaves_its_socket_and_is_waited_for(
+    registered: KubeletDouble, service: Service
+) -> None:
+    registered.kill()
+    assert os.path.exists(registered.socket)
+    service.logged("not registered yet", resource=U200)
+    time.sleep(1)
+    registered.start()
+    registered.wait_for(lambda: registered.allocatable(U200) == 2)
+    complaints = [e for e in service.events if e["event"] == "not registered yet" and e["resource"] == U200]
+    assert len(complaints) <= 3, "the same complaint is not repeated"
+
+
+def test_a_lost_stream_leads_to_registering_again(registered: KubeletDouble) -> None:
+    count = len(registered.registrations)
+    registered.cut_stream(U200)
+    registered.wait_for(lambda: len(registered.registrations) == count + 1)
+    registered.wait_for(lambda: registered.allocatable(U200) == 2)
+    assert registered.registrations[-1].resource == U200
+    assert len(registered.lists(U250)) == 1, "no other resource hears of it"
+
+
+def test_a_vanished_own_socket_leads_to_registering_again(
+    registered: KubeletDouble, cards: SampleNode
+) -> None:
+    [gone] = [name for name in ours(cards) if "u250" in name]
+    os.unlink(f"{cards.socket_dir}/{gone}")
+    registered.wait_for(
+        lambda: registered.registrations[-1].resource == U250 and len(registered.lists(U250)) == 2
+    )
+    assert registered.registrations[-1].endpoint != gone
+    assert len(registered.lists(U200)) == 1
+
+
+def test_another_socket_under_the_own_name_is_not_the_own(
+    registered: KubeletDouble, cards: SampleNode
+) -> None:
+    [name] = [name for name in ours(cards) if "u250" in name]
+    path = f"{cards.socket_dir}/{name}"
+    os.unlink(path)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(path)
+        registered.wait_for(lambda: len(registered.lists(U250)) == 2)
+
+
+def test_a_directory_made_anew_is_found(registered: KubeletDouble, cards: SampleNode) -> None:
+    registered.kill()
+    moved = f"{cards.socket_dir}.moved"
+    os.rename(cards.socket_dir, moved)
+    registered.start()  # makes the directory
+    registered.wait_for(lambda: registered.allocatable(U200) == 2 and registered.allocatable(U250) == 1)
+    assert len(ours(cards)) == 2
+
+
+def test_a_directory_that_comes_late_is_found(cards: SampleNode, kubelet: KubeletDouble) -> None:
+    os.rmdir(cards.socket_dir)
+    with Service(settings_for(cards)) as service:
+        service.logged("socket directory", problem="No such file or directory")
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+        service.logged("socket directory is back")
+
+
+@pytest.mark.parametrize("fault", ["refuse", "register_hang", "list_delay"])
+def test_a_kubelet_in_trouble_is_asked_again(
+    cards: SampleNode, kubelet: KubeletDouble, service: Service, fault: str
+) -> None:
+    value: Any = {"refuse": grpc.StatusCode.UNKNOWN, "register_hang": 1.0, "list_delay": 1.0}[fault]
+    setattr(kubelet.faults, fault, value)
+    kubelet.start()
+    if fault == "refuse":
+        kubelet.wait_for(lambda: len(kubelet.refusals) >= 6)
+        assert service.logged("not registered yet")["error"].startswith("kubelet refused")
+        times = [refusal.time for refusal in kubelet.refusals if refusal.resource == U200]
+        assert max(b - a for a, b in pairwise(times)) < 1.0
+    setattr(kubelet.faults, fault, None if fault == "refuse" else 0.0)
+    kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
+
+
+def test_a_register_that_hangs_is_given_up_when_kubelet_is_new(
+    cards: SampleNode, kubelet: KubeletDouble, service: Service
+) -> None:
+    kubelet.faults.register_hang = 60.0
+    kubelet.start()
+    eventually(lambda: len(ours(cards)) == 2, "both are served and ask")
+    time.sleep(0.3)
+    kubelet.faults.register_hang = 0.0
+    kubelet.restart()
+    kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1, 5)
+
+
+def test_hang_up_scans_and_registers_again(
+    registered: KubeletDouble, cards: SampleNode, service: Service
+) -> None:
+    count = len(registered.registrations)
+    cards.add_card("u55c", "0000:41:00")
+    service.hang_up()
+    registered.wait_for(lambda: registered.allocatable(U55C) == 1)
+    registered.wait_for(lambda: len(registered.registrations) == count + 3)
+    registered.wait_for(lambda: registered.allocatable(U200) == 2)
+    assert all(end.clean for end in registered.ends)
+
+
+def test_a_shell_appears(registered: KubeletDouble, cards: SampleNode) -> None:
+    cards.add_card("u55c", "0000:41:00")
+    registered.wait_for(lambda: registered.allocatable(U55C) == 1)
+    cards.add_card("u250", "0000:51:00")
+    registered.wait_for(lambda: registered.allocatable(U250) == 2)
+    assert len(registered.lists(U200)) == 1, "no other resource hears of it"
+    assert len(registered.lists(U250)) == 2
+
+
+def test_a_shell_goes(registered: KubeletDouble, cards: SampleNode) -> None:
+    cards.cards[2].remove()
+    registered.wait_for(lambda: registered.capacity(U250) == 0)
+    [end] = registered.wait_for(lambda: registered.ends)
+    assert end.clean
+    assert registered.lists(U250)[-1].health == {}
+    eventually(lambda: len(ours(cards)) == 1, "its socket is gone")
+    assert len(registered.lists(U200)) == 1
+    cards.cards[2].plug()
+    registered.wait_for(lambda: registered.allocatable(U250) == 1)
+
+
+def test_a_card_pulled_shortens_the_list(registered: KubeletDouble, cards: SampleNode) -> None:
+    cards.cards[0].remove()
+    registered.wait_for(lambda: registered.capacity(U200) == 1)
+    assert registered.ends == []
+    status = refused(registered.allocate, U200, ["0000:11:00.1"])
+    assert status.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_a_card_reprogrammed_moves_in_one_step(registered: KubeletDouble, cards: SampleNode) -> None:
+    cards.cards[0].reprogram("u250")
+    registered.wait_for(lambda: registered.capacity(U250) == 2)
+    registered.wait_for(lambda: registered.capacity(U200) == 1)
+    registered.wait_for(lambda: registered.allocatable(U250) == 2)
+    both = sorted(registered.lists(U200) + registered.lists(U250), key=lambda each: each.time)
+    assert all(
+        "0000:11:00.1" not in each.health for each in both if each.resource == U250 and len(each.health) < 2
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_cleanly(
+    registered: KubeletDouble, cards: SampleNode, service: Service, number: signal.Signals
+) -> None:
+    service.process.send_signal(number)
+    assert service.process.wait(2) == 0
+    registered.wait_for(lambda: len(registered.ends) == 2)
+    assert all(end.clean for end in registered.ends), registered.ends
+    assert [len(registered.lists(name)) for name in (U200, U250)] == [1, 1], "no empty list at a shutdown"
+    assert ours(cards) == []
+
+
+def test_it_ends_while_a_read_hangs_and_a_second_signal_changes_nothing(
+    registered: KubeletDouble, cards: SampleNode, service: Service
+) -> None:
+    cards.cards[0].hang("ready")
+    registered.wait_for(lambda: registered.allocatable(U200) == 1)
+    service.process.terminate()
+    service.process.terminate()
+    assert service.process.wait(2) == 0
+    assert ours(cards) == []
+
+
+def test_it_ends_without_a_kubelet(cards: SampleNode, service: Service) -> None:
+    service.logged("device found")
+    assert service.terminate() == 0
+
+
+def test_a_dead_instances_sockets_are_swept_and_a_live_ones_are_not(
+    cards: SampleNode, kubelet: KubeletDouble
+) -> None:
+    kubelet.start()
+    with Service(settings_for(cards)) as dead:
+        kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+        dead.process.kill()
+        dead.process.wait(5)
+    left = ours(cards)
+    assert len(left) == 2
+    alive = f"{cards.socket_dir}/somebody-elses-fpga.sock"
+    with socket.socket(socket.AF_UNIX) as live:
+        live.bind(alive)
+        live.listen()
+        with Service(settings_for(cards)):
+            kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+            eventually(lambda: not set(left) & set(ours(cards)), "swept")
+            assert os.path.exists(alive)
+
+
+def test_a_guests_stream_disturbs_nobody(registered: KubeletDouble, service: Service) -> None:
+    count = len(registered.registrations)
+    endpoint = next(r.endpoint for r in registered.registrations if r.resource == U250)
+    with grpc.insecure_channel(
+        f"unix://{registered.directory}/{endpoint}", options=[("grpc.default_authority", "x")]
+    ) as channel:
+        stream = channel.unary_stream("/v1beta1.DevicePlugin/ListAndWatch")(b"", timeout=5)
+        assert next(stream) == registered.lists(U250)[0].encoded
+        stream.cancel()
+    time.sleep(0.3)
+    assert len(registered.registrations) == count
+    assert registered.allocatable(U250) == 1
+
+
+def test_a_hundred_allocates_at_once(registered: KubeletDouble) -> None:
+    with ThreadPoolExecutor(20) as pool:
+        answers = list(pool.map(lambda _: registered.allocate_raw(U200, ["0000:11:00.1"]), range(100)))
+    assert len(set(answers)) == 1
+
+
+def test_a_hanging_device_is_refused_in_time(cards: SampleNode, kubelet: KubeletDouble) -> None:
+    with Service(settings_for(cards, REQUEST_TIMEOUT="1", HEALTH_INTERVAL="60", SCAN_INTERVAL="60")):
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+        cards.cards[0].hang("ready")
+        os.unlink(f"{cards.root}{cards.cards[0].render_node}")  # so that its driver has to be asked
+        began = time.monotonic()
+        status = refused(kubelet.allocate, U200, ["0000:11:00.1"])
+        assert status.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        assert "0000:11:00.1" in (status.details() or "")
+        assert time.monotonic() - began < 5
+        assert kubelet.allocate(U200, ["0000:21:00.1"]).container_responses
+
+
+def test_two_prefixes_need_no_more_than_a_setting(cards: SampleNode, kubelet: KubeletDouble) -> None:
+    with Service(settings_for(cards, RESOURCE_PREFIX="amd.com/", RESOURCE_NAME_TEMPLATE="{board}")):
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.resources().keys() == {"amd.com/u200", "amd.com/u250"})
+
+
+def test_a_long_socket_directory_still_fits(node: SampleNode) -> None:
+    node.add_card("u55c", "0000:41:00")
+    long = Path(node.root) / ("x" * (107 - len(node.root) - 1 - len("/0123456789ab-fpga.sock")))
+    long.mkdir()
+    kubelet = KubeletDouble(long)
+    with kubelet, Service(settings_for(node, SOCKET_DIR=str(long))):
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
+
+
+def test_an_unknown_variable_is_a_warning(cards: SampleNode) -> None:
+    with Service(settings_for(cards, SERVICE_HOST="10.0.0.1")) as service:
+        assert service.logged("unknown setting ignored")["variable"] == "XILINX_FPGA_DP_SERVICE_HOST"

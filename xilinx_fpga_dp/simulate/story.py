@@ -1,0 +1,271 @@
+"""The whole job on any machine: a sample node, an embedded kubelet, the real service between them.
+
+The service is a process of its own, started as on a node; only its settings differ.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+
+from xilinx_fpga_dp.operate.listing import columns
+from xilinx_fpga_dp.settings import Settings
+from xilinx_fpga_dp.simulate.boards import BOARDS
+from xilinx_fpga_dp.simulate.kubelet import AdmissionError, Held, Kubelet
+from xilinx_fpga_dp.simulate.node import SampleCard, SampleNode
+
+# Two of one shell, one of another, and one whose timestamp is 0.
+DEFAULT_BOARDS = ("u200", "u200", "u250", "u55c")
+
+_STEP_LIMIT = 15.0  # seconds any step of the story may take
+_END_LIMIT = 2.0  # seconds the service may take to end: the contract
+_PROGRAM = (sys.executable, "-m", "xilinx_fpga_dp")
+
+
+class StepFailed(Exception):  # noqa: N818 - what the story finds out
+    """A step of the story that did not come out as it should."""
+
+
+class UnknownBoard(Exception):  # noqa: N818 - the user's, not ours
+    """A board that no sample card is known of."""
+
+
+def build_node(directory: str, boards: Sequence[str]) -> int:
+    """Build a sample node and print the settings to run against it, ``NAME=value`` a line."""
+    try:
+        node, _ = _sample_node(os.path.abspath(directory), boards)
+    except UnknownBoard as error:
+        print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"--node: {directory}: {error.strerror}", file=sys.stderr)
+        return 2
+    for name, value in node.environment().items():
+        print(f"{name}={value}")
+    return 0
+
+
+async def play(settings: Settings, boards: Sequence[str], *, once: bool) -> int:
+    """Play the story; then, unless ``once``, stay up until Ctrl-C. Return the exit code."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    with tempfile.TemporaryDirectory(prefix="xilinx-fpga-dp-") as directory:
+        try:
+            node, cards = _sample_node(directory, boards)
+        except UnknownBoard as error:
+            print(error, file=sys.stderr)
+            return 2
+        story = Story(node, cards, settings)
+        telling = asyncio.create_task(story.tell(stay=None if once else stop))
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait({telling, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not telling.done() and once:
+            telling.cancel()
+        try:
+            await telling
+        except StepFailed as failure:
+            print(f"\nFAILED: {failure}")
+            return 1
+        except asyncio.CancelledError:
+            return 1
+        finally:
+            stopped.cancel()
+    return 0
+
+
+class Story:
+    """One play, from an empty socket directory to an empty socket directory."""
+
+    def __init__(self, node: SampleNode, cards: Sequence[SampleCard], settings: Settings) -> None:
+        self._node = node
+        self._cards = cards
+        self._kubelet = Kubelet(node.socket_dir)
+        self._environment = {
+            **os.environ,
+            "XILINX_FPGA_DP_SCAN_INTERVAL": "1",
+            "XILINX_FPGA_DP_HEALTH_INTERVAL": "0.3",
+            "XILINX_FPGA_DP_LOG_FORMAT": "text",
+            **settings.environment(),
+            **node.environment(),
+        }
+        self._service: asyncio.subprocess.Process | None = None
+
+    async def tell(self, stay: asyncio.Event | None) -> None:
+        """Play all steps.
+
+        Args:
+            stay: wait for this before the end.
+
+        Raises:
+            StepFailed: one did not come out as it should; says which.
+        """
+        try:
+            await self._cards_found()
+            await self._registered()
+            pod = await self._allocated()
+            await self._fault_and_recovery(pod[0])
+            await self._kubelet_restarted(*pod)
+            if stay:
+                self._how_to_play()
+                await stay.wait()
+            await self._ended()
+        finally:
+            await self._clean_up()
+
+    async def _cards_found(self) -> None:
+        _title("The cards found on this node (list)")
+        process = await asyncio.create_subprocess_exec(
+            *_PROGRAM, "list", env=self._environment, stdout=asyncio.subprocess.PIPE
+        )
+        output, _ = await asyncio.wait_for(process.communicate(), _STEP_LIMIT)
+        _say(output.decode().splitlines())
+        if process.returncode or not output:
+            raise StepFailed("list found nothing")
+
+    async def _registered(self) -> None:
+        _title("kubelet starts, the service starts and registers what is there (run)")
+        await self._kubelet.start()
+        self._service = await asyncio.create_subprocess_exec(
+            *_PROGRAM, "run", env=self._environment, stderr=asyncio.subprocess.PIPE
+        )
+        self._log = asyncio.create_task(_pass_on(self._service.stderr))
+        await self._until(
+            lambda: sum(self._kubelet.allocatable().values()) == len(self._cards),
+            f"{len(self._cards)} devices allocatable",
+        )
+        self._describe()
+
+    async def _allocated(self) -> tuple[str, Held]:
+        resource = next(iter(self._kubelet.allocatable()))
+        _title(f"A pod asks for one {resource}")
+        held = await self._admit("mypod", resource)
+        _say(["Its container gets:"])
+        _say(f"  {name}={value}" for name, value in sorted(held.answer.envs.items()))
+        _say(f"  device {each.host_path} ({each.permissions})" for each in held.answer.devices)
+        self._describe()
+        return resource, held
+
+    async def _fault_and_recovery(self, resource: str) -> None:
+        card = self._cards[-1]
+        before = sum(self._kubelet.allocatable().values())
+        _title(f"The {card.board.name} at {card.address} trips its firewall; its driver takes it offline")
+        card.offline()
+        await self._until(
+            lambda: sum(self._kubelet.allocatable().values()) == before - 1, "one device Unhealthy"
+        )
+        self._describe()
+        _title("It is mended")
+        card.mend()
+        await self._until(lambda: sum(self._kubelet.allocatable().values()) == before, "all Healthy again")
+        self._describe()
+        del resource
+
+    async def _kubelet_restarted(self, resource: str, held: Held) -> None:
+        _title("kubelet restarts: it removes every socket and forgets every plugin")
+        capacity = self._kubelet.capacity()
+        await self._kubelet.stop()
+        self._kubelet = Kubelet(self._node.socket_dir)
+        await self._kubelet.start()
+        await self._until(lambda: self._kubelet.capacity() == capacity, "all resources back")
+        again = await self._admit("mypod", resource)
+        if again.ids != held.ids:
+            raise StepFailed(f"mypod held {held.ids} before the restart and {again.ids} after it")
+        _say([f"mypod still holds {', '.join(held.ids)}"])
+        self._describe()
+
+    async def _ended(self) -> None:
+        _title("The service is told to end (SIGTERM)")
+        if self._service is None:
+            return
+        self._service.send_signal(signal.SIGTERM)
+        try:
+            code = await asyncio.wait_for(self._service.wait(), _END_LIMIT)
+        except TimeoutError:
+            raise StepFailed(f"it did not end within {_END_LIMIT:g} s") from None
+        await self._log
+        left = [name for name in os.listdir(self._node.socket_dir) if name.endswith("-fpga.sock")]
+        if code or left:
+            raise StepFailed(f"it ended with {code} and left {left}")
+        _say(["It ended with 0 and left no socket."])
+
+    def _how_to_play(self) -> None:
+        _title("All well. This stays up until Ctrl-C; play with it from another terminal")
+        card = self._cards[0]
+        _say([
+            f"echo 1 > {card.path('dev_offline')}   # a card breaks; echo 0 mends it",
+            f"rm {self._node.socket_dir}/*-fpga.sock   # the sockets vanish",
+            "env " + " ".join(f"{name}={value}" for name, value in self._node.environment().items()) + " \\",
+            f"  {' '.join(_PROGRAM)} list",
+        ])  # fmt: skip
+
+    async def _admit(self, pod: str, resource: str) -> Held:
+        try:
+            return (await self._kubelet.admit(pod, {resource: 1}))[resource]
+        except AdmissionError as error:
+            raise StepFailed(f"{pod}: {error}") from None
+
+    async def _until(self, holds: Callable[[], bool], what: str) -> None:
+        try:
+            async with asyncio.timeout(_STEP_LIMIT):
+                await self._kubelet.changes.until(lambda _: holds())
+        except TimeoutError:
+            raise StepFailed(
+                f"{what}: not within {_STEP_LIMIT:g} s; capacity {self._kubelet.capacity()}, "
+                f"allocatable {self._kubelet.allocatable()}"
+            ) from None
+
+    def _describe(self) -> None:
+        """What ``kubectl describe node`` would show of it."""
+        capacity, allocatable, held = (
+            self._kubelet.capacity(),
+            self._kubelet.allocatable(),
+            self._kubelet.held(),
+        )
+        _say(["kubectl describe node:"])
+        rows = [
+            (f"  {name}", str(count), str(allocatable.get(name, 0)), str(held.get(name, 0)))
+            for name, count in capacity.items()
+        ]
+        _say(columns(("  RESOURCE", "CAPACITY", "ALLOCATABLE", "REQUESTS"), rows))
+
+    async def _clean_up(self) -> None:
+        if self._service and self._service.returncode is None:
+            with suppress(ProcessLookupError):
+                self._service.kill()
+            await self._service.wait()
+        await self._kubelet.stop()
+
+
+def _sample_node(directory: str, boards: Sequence[str]) -> tuple[SampleNode, list[SampleCard]]:
+    names = list(boards) or list(DEFAULT_BOARDS)
+    for name in names:
+        if name not in BOARDS:
+            raise UnknownBoard(f"--board: {name!r} is not known; known are {', '.join(sorted(BOARDS))}")
+    node = SampleNode(directory)
+    node.add_ordinary_devices()
+    cards = [
+        node.add_card(
+            BOARDS[name], f"0000:{0x3B + 16 * (index // 32):02x}:{index % 32:02x}", numa_node=index % 2
+        )
+        for index, name in enumerate(names)
+    ]
+    return node, cards
+
+
+async def _pass_on(stream: asyncio.StreamReader | None) -> None:
+    """Show the service's log as it comes."""
+    while stream and (line := await stream.readline()):
+        _say([f"service | {line.decode(errors='replace').rstrip()}"])
+
+
+def _title(text: str) -> None:
+    print(f"\n=== {text}", flush=True)
+
+
+def _say(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(f"    {line}", flush=True)

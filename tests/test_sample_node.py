@@ -711,8 +711,8 @@ class TestBoards:
         assert len(allocatable_rows()) == 32
 
     @pytest.mark.parametrize("name", BOARDS)
-    def test_a_board_with_every_release(self, node: SampleNode, name: str) -> None:
-        for release in RELEASES:
+    def test_a_board_comes_and_goes_with_any_release(self, node: SampleNode, name: str) -> None:
+        for release in ("2018.3", "2019.2", "2021.1", "2026.1"):
             card = node.add_card(name, release=release)
             card.reset_begin()
             card.reset_end()

@@ -15,7 +15,7 @@ import betterproto2
 import pytest
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from xilinx_fpga_dp.kubelet import v1beta1
@@ -186,7 +186,7 @@ def test_an_unknown_field_changes_nothing_and_is_kept(
 
 
 @every_message
-@few
+@settings(few, phases=[Phase.generate])  # no shrinking: each try that hangs costs the limit
 @given(data=st.data())
 def test_truncated_bytes_never_pass_for_whole_ones(descriptor: Descriptor, data: st.DataObject) -> None:
     """Where google refuses, ours raises or reads something that is not written like this.
@@ -197,7 +197,7 @@ def test_truncated_bytes_never_pass_for_whole_ones(descriptor: Descriptor, data:
     theirs = google(descriptor, data.draw(_plain(descriptor)))
     wire = encoded(theirs)
     cut = wire[: data.draw(st.integers(0, max(0, len(wire) - 1)))]
-    with at_most(5):
+    with at_most(2):
         try:
             written = bytes(ours_of(descriptor).parse(cut))
         except (ValueError, EOFError):

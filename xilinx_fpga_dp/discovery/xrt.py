@@ -39,10 +39,10 @@ VENDORS = frozenset({_XILINX, *_OTHER_CARDS})
 _ROM = re.compile(r"rom\.u\.\d+")  # beside it stands the kernel's own file `rom`
 _SERIAL = re.compile(r"(xmc\.u|xmc\.u2\.u|hwmon_sdm\.u)\.\d+")
 _FIREWALL = re.compile(r"firewall\.u\.\d+")
-_QDMA = re.compile(r"dma\.qdma\d*\.u\.\d+")
+_QDMA = re.compile(r"(?:dma\.qdma\d*|str_dma)\.u\.\d+")
 _RENDER_NODE = re.compile(r"renderD\d{1,7}")
 _MGMT_NODE = re.compile(r"xclmgmt\d{1,20}")
-_QDMA_NODE = re.compile(r"xfpga!(dma\.qdma\d*\.u\d{1,20}(?:\.\d{1,3})?)")
+_QDMA_NODE = re.compile(r"(?:xfpga!dma\.qdma\d*|str_dma)\.u\d{1,20}(?:\.\d{1,3})?")
 _UUID = re.compile(r"[0-9a-f]{32}")
 _TIMESTAMP = re.compile(r"[0-9]{1,20}")  # u64, printed as decimal
 _MAX_VBNV = 256
@@ -281,15 +281,13 @@ def _mgmt_nodes(mgmt: Function) -> Iterable[str]:
 
 
 def _qdma_nodes(function: Function) -> Iterable[str]:
-    # The directory outlives the node, which only XRT <= 2022.1 makes; without an index before 2019.2.
+    # The directory outlives the node, which only XRT <= 2022.1 makes; str_dma without a folder before 2019.2.
     for path in function.subdirectories(_QDMA):
         for name in list_names(f"{path}/xrt_user"):
-            if match := _QDMA_NODE.fullmatch(name):
-                yield f"/dev/xfpga/{match[1]}"
+            if _QDMA_NODE.fullmatch(name):
+                yield f"/dev/{name.replace('!', '/')}"
         kind = os.path.basename(path).partition(".u.")[0]
-        instance = _instance(function.address)
-        yield f"/dev/xfpga/{kind}.u{instance}.0"
-        yield f"/dev/xfpga/{kind}.u{instance}"
+        yield f"/dev/xfpga/{kind}.u{_instance(function.address)}.0"
 
 
 def _existing(dev_root: str, nodes: Iterable[str]) -> str | None:
@@ -299,7 +297,7 @@ def _existing(dev_root: str, nodes: Iterable[str]) -> str | None:
 def _instance(address: str) -> int:
     """The number in the names of a function's nodes: xocl_drv.h XOCL_DEV_ID."""
     domain, bus, slot, function = (int(part, 16) for part in re.split("[:.]", address))
-    return domain << 16 | bus << 8 | slot << 3 | function
+    return (domain << 16 | bus << 8 | slot << 3 | function) & 0xFFFF_FFFF  # a C int: 10000:... wraps
 
 
 def _last_uuid(text: str | None) -> str | None:

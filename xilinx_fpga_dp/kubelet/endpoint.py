@@ -86,6 +86,7 @@ class Endpoint:
                 self._moved(socket, kubelet),
                 _event(plugin.lost, "kubelet's stream ended"),
                 _event(self._again, "asked to"),
+                self._silent(),
                 self._publish(plugin),
             )
             # What loses its stream again and again must not spin.
@@ -94,8 +95,9 @@ class Endpoint:
             log.info("leaving endpoint", extra={"resource": self.resource, "why": why})
 
     async def _kubelet(self) -> Identity | None:
-        """Kubelet's socket, as soon as there is one."""
-        return (await self._watch.directory.until(lambda seen: seen.kubelet is not None)).kubelet
+        """Kubelet's socket, as soon as there is one and it is for us to speak with it."""
+        seen = await self._watch.directory.until(lambda seen: bool(seen.kubelet) and not seen.newer)
+        return seen.kubelet
 
     async def _gone(self) -> None:
         """Wait until the offer is gone."""
@@ -122,13 +124,27 @@ class Endpoint:
         )
         return "its socket is gone" if seen.kubelet in (None, kubelet) else "kubelet is new"
 
+    async def _silent(self) -> str:
+        """Wait until a newer instance has come and gone.
+
+        Meanwhile no list is sent: kubelet takes whatever list came last, whoever sent it. But the stream
+        stays open and calls are answered: its end would make kubelets up to 1.36 drop the newer instance's
+        endpoint, and later ones promote ours when the newer one goes. To speak again takes a new round.
+        """
+        await self._watch.directory.until(lambda seen: seen.newer)
+        self.registered = False
+        log.info("a newer instance speaks", extra={"resource": self.resource})
+        await self._watch.directory.until(lambda seen: not seen.newer)
+        return "the newer instance is gone"
+
     async def _publish(self, plugin: Plugin) -> str:
         """Pass every new offer on to the streams, until it is gone."""
         offer = self.offer.value
         plugin.publish()
         while offer is not None:
             offer = await self.offer.other_than(offer)
-            plugin.publish()
+            if not self._watch.directory.value.newer:
+                plugin.publish()
         return "its shell is gone from the node"
 
     async def _pause(self, kubelet: Identity | None) -> None:

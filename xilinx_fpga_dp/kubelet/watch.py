@@ -13,6 +13,7 @@ from functools import partial
 
 from asyncinotify import Inotify, Mask
 
+from xilinx_fpga_dp.kubelet.instances import FOLDER, Presence
 from xilinx_fpga_dp.latest import Latest
 from xilinx_fpga_dp.reads import Pending, Reads
 
@@ -24,6 +25,8 @@ SUFFIX = "-fpga.sock"  # of every socket of ours
 # Seconds between looks that nothing woke, and that one look may take.
 _LOOK_EVERY = 2.0
 _LOOK_LIMIT = 5.0
+# Seconds between looks while a newer instance speaks.
+_STANDBY = 0.5
 # Seconds in which a burst of events is folded into one look.
 _BURST = 0.002
 
@@ -45,6 +48,7 @@ class SocketDirectory:
     Attributes:
         place: the directory itself: another one after it was made anew or mounted over.
         kubelet: kubelet's socket; None: there is none.
+        newer: a newer instance of this program lives on the node, and speaks in our place.
         ours: the sockets with our suffix, whoever made them.
         problem: why the directory could not be looked at.
     """
@@ -52,6 +56,7 @@ class SocketDirectory:
     place: Identity | None = None
     kubelet: Identity | None = None
     ours: frozenset[tuple[str, Identity]] = frozenset()
+    newer: bool = False
     problem: str | None = None
 
 
@@ -62,6 +67,7 @@ class Watch:
         self.path = path
         self.directory = Latest(SocketDirectory())
         self.mine: set[str] = set()  # the names of this process's sockets, kept by who makes them
+        self._presence = Presence()
         self._reads: Reads[SocketDirectory] = Reads()
         self._looking = asyncio.Lock()
         self._told: str | None = None  # the problem that was logged last
@@ -69,7 +75,9 @@ class Watch:
     async def look(self) -> SocketDirectory:
         """Look now. What was done to the directory before this call is seen."""
         async with self._looking:
-            seen = (await self._reads.gather({"": partial(_look, self.path)}, _LOOK_LIMIT))[""]
+            seen = (await self._reads.gather({"": partial(_look, self.path, self._presence)}, _LOOK_LIMIT))[
+                ""
+            ]
         if isinstance(seen, Pending):
             seen = SocketDirectory(problem=f"no answer for {_LOOK_LIMIT:g} s")
         elif isinstance(seen, Exception):
@@ -79,7 +87,13 @@ class Watch:
         return seen
 
     async def run(self) -> None:
-        """Keep ``directory`` true, for ever."""
+        """Keep ``directory`` true, for ever; when cancelled, make room for an older instance."""
+        try:
+            await self._follow()
+        finally:
+            self._presence.leave(self.path)
+
+    async def _follow(self) -> None:
         while True:
             place = (await self.look()).place
             try:
@@ -97,13 +111,14 @@ class Watch:
             inotify.add_watch(os.path.dirname(self.path), Mask.CREATE | Mask.MOVED_TO | Mask.ONLYDIR)
         except OSError:
             log.debug("parent not watched", extra={"path": self.path})
-        if os.path.isdir(self.path):
-            inotify.add_watch(self.path, _CHANGES | Mask.ONLYDIR)
+        for path, changes in ((self.path, _CHANGES), (f"{self.path}/{FOLDER}", _CHANGES | Mask.CLOSE_WRITE)):
+            if os.path.isdir(path):
+                inotify.add_watch(path, changes | Mask.ONLYDIR)
 
     async def _woken(self, inotify: Inotify) -> bool:
         """Wait for events or the timer, then let a burst pass. False: this watch is of no use any more."""
         try:
-            async with asyncio.timeout(_LOOK_EVERY):
+            async with asyncio.timeout(_STANDBY if self.directory.value.newer else _LOOK_EVERY):
                 event = await inotify.get()
             async with asyncio.timeout(_BURST):
                 while not event.mask & _DEAD:
@@ -121,10 +136,11 @@ class Watch:
             self._told = problem
 
 
-def _look(path: str) -> SocketDirectory:
+def _look(path: str, presence: Presence) -> SocketDirectory:
     kubelet = None
     ours = set()
     try:
+        newer = presence.newer_lives(path)
         with os.scandir(path) as entries:
             for entry in entries:
                 if entry.name == KUBELET_SOCKET or entry.name.endswith(SUFFIX):
@@ -135,7 +151,7 @@ def _look(path: str) -> SocketDirectory:
                         ours.add((entry.name, identity))
     except OSError as error:
         return SocketDirectory(problem=error.strerror)
-    return SocketDirectory(_identity(path), kubelet, frozenset(ours))
+    return SocketDirectory(_identity(path), kubelet, frozenset(ours), newer)
 
 
 def _identity(path: str) -> Identity | None:

@@ -378,14 +378,12 @@ class PciFunction:
 
     def remove_drm(self) -> None:
         """Take its drm device away, the nodes first; others can get its numbers then."""
-        for name in self.drm:
+        numbers = (self.node.drm_cards, self.node.drm_renders)
+        for (name, minor), kind in zip(self.drm.items(), numbers, strict=False):
             self.node.remove_node(f"/dev/dri/{name}")
             self.node.files.drop(f"{self.node.sysfs_root}/class/drm/{name}")
+            kind.free(minor)
         self.drop("drm")
-        for numbers, number in zip(
-            (self.node.drm_cards, self.node.drm_renders), self.drm.values(), strict=False
-        ):
-            numbers.free(number)
         self.drm = {}
 
     def _core_attributes(self) -> Mapping[str, Content]:
@@ -450,35 +448,39 @@ class _XrtFunction(PciFunction):
 
     def add_subdevices(self, names: Iterable[str], suffix: int | None = None) -> None:
         """Create those that are not there, with their nodes. A sub-device keeps the number it had."""
-        card = self._card
         for name in names:
             if name not in self._numbers:
                 self._numbers[name] = self._number(name, suffix)
             if not os.path.isdir(f"{self.path}/{self.subdevice(name)}"):
-                files = boards.subdevice_files(card.board, card.release, name, card.serial)
-                self.write(f"{self.subdevice(name)}", {**files, **self._glue(name)})
+                self.write(f"{self.subdevice(name)}", {**self._files_of(name), **self._glue(name)})
                 if node := self._node_of(name):
                     self.node.add_node(node)
 
-    def remove_subdevices(self, names: Iterable[str], *, destroy: bool = False) -> None:
-        """Unregister them; destroyed ones give their numbers back (xocl_subdev.c __xocl_subdev_destroy)."""
+    def remove_subdevices(self, names: Iterable[str]) -> None:
+        """Unregister them, with their nodes."""
         for name in names:
             if node := self._node_of(name):
                 self.node.remove_node(node)
             if directory := self.subdevice(name):
                 self.drop(directory)
-            if destroy and name in self._numbers:
-                self.node.subdevices[self._side].free(self._numbers.pop(name))
+
+    def destroy_subdevices(self) -> None:
+        """Unregister all and give their numbers back (xocl_subdev.c __xocl_subdev_destroy)."""
+        self.remove_subdevices(self._numbers)
+        for number in self._numbers.values():
+            self.node.subdevices[self._side].free(number)
+        self._numbers = {}
 
     def rewrite_subdevices(self) -> None:
         """Let the attributes of its sub-devices say what they do on a healthy card."""
-        card = self._card
         for name in self._numbers:
-            directory = self.subdevice(name)
-            if os.path.isdir(f"{self.path}/{directory}"):
-                files = boards.subdevice_files(card.board, card.release, name, card.serial)
-                for file, text in files.items():
-                    self.write(f"{directory}/{file}", text)
+            if os.path.isdir(f"{self.path}/{self.subdevice(name)}"):
+                for file, text in self._files_of(name).items():
+                    self.write(f"{self.subdevice(name)}/{file}", text)
+
+    def _files_of(self, name: str) -> Mapping[str, str]:
+        card = self._card
+        return boards.subdevice_files(card.board, card.release, name, card.serial)
 
     def _number(self, name: str, suffix: int | None) -> int:
         first = boards.first_number(name, self._card.release)
@@ -492,12 +494,9 @@ class _XrtFunction(PciFunction):
     def _glue(self, name: str) -> Mapping[str, Content]:
         if not (node := self._node_of(name)):
             return {}
+        entry = node.removeprefix("/dev/").replace("/", "!")
         minor = _device(_XRT_MAJOR, self._numbers[name] % (1 << 20), node)
-        return {
-            "xrt_user" if self._side == "u" else "xrt_mgmt": {
-                node.removeprefix("/dev/").replace("/", "!"): minor
-            }
-        }
+        return {"xrt_user" if self._side == "u" else "xrt_mgmt": {entry: minor}}
 
 
 class SampleCard:
@@ -626,7 +625,7 @@ class SampleCard:
             self._user.unbind()
             self._user.remove_drm()
             self._user.drop(*self._attributes(), "root_dev")
-            self._user.remove_subdevices(self._subdevices, destroy=True)
+            self._user.destroy_subdevices()
 
     def vfio(self) -> None:
         """Hand its user function to a virtual machine."""
@@ -651,7 +650,7 @@ class SampleCard:
             mgmt.unbind()
             self.node.remove_node(node)
             mgmt.drop(*self._mgmt_attributes(mgmt), "xrt_mgmt")
-            mgmt.remove_subdevices(boards.mgmt_subdevices(self.board, self.release), destroy=True)
+            mgmt.destroy_subdevices()
             self.not_ready()
 
     # A reset, another shell
@@ -701,7 +700,7 @@ class SampleCard:
         self._refresh_mgmt()
         yield "management"
         if board is not None or suffix is not None:
-            self._user.remove_subdevices(self._subdevices, destroy=True)
+            self._user.destroy_subdevices()
         self._user.add_subdevices(self._subdevices, suffix)
         if self.release < "2022.2":  # a later driver keeps a trip until it is bound anew: firewall.c
             self._write_firewall("firewall", boards.NO_TRIP)
@@ -775,8 +774,9 @@ class SampleCard:
         path = self.path(attribute)
         end = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)  # lets go who waits in open(2)
         if os.path.exists(path) and os.path.samefile(path, pipe):
-            self.node.files.drop(path)
-            if before is not None:
+            if before is None:
+                self.node.files.drop(path)
+            else:
                 self.node.files.put(path, before)
         os.write(end, before or b"")
         os.close(end)  # lets go who waits in read(2)

@@ -247,12 +247,7 @@ def _sample_node(directory: str, boards: Sequence[str]) -> tuple[SampleNode, lis
             raise UnknownBoard(f"--board: {name!r} is not known; known are {', '.join(sorted(BOARDS))}")
     node = SampleNode(directory)
     node.add_ordinary_devices()
-    cards = [
-        node.add_card(
-            BOARDS[name], f"0000:{0x3B + 16 * (index // 32):02x}:{index % 32:02x}", numa_node=index % 2
-        )
-        for index, name in enumerate(names)
-    ]
+    cards = [node.add_card(name, numa_node=index % 2) for index, name in enumerate(names)]
     return node, cards
 
 

@@ -1,0 +1,519 @@
+"""From a sample node's files to devices, and to reasons for what is left out."""
+
+import asyncio
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.boards import allocatable_rows, board_of, name_of
+from tests.conftest import settings_for
+from tests.process import cli
+from xilinx_fpga_dp.discovery.health import Rules
+from xilinx_fpga_dp.discovery.scanner import ScanFailed, Scanner
+from xilinx_fpga_dp.model import Device, Inventory, Reason
+from xilinx_fpga_dp.resources.naming import Naming, name_problem
+from xilinx_fpga_dp.resources.offers import offers_of
+from xilinx_fpga_dp.simulate.node import DAMAGES, Ids, SampleNode
+
+RULES = Rules(recovery_checks=1, reset_grace=900)
+NAMING = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")
+
+
+def scanner(node: SampleNode) -> Scanner:
+    return Scanner(node.sysfs_root, node.dev_root, RULES)
+
+
+async def settled(scanner: Scanner, limit: float = 5) -> Inventory:
+    """Scan until every answer is in."""
+    found = await scanner.scan()
+    async with asyncio.timeout(limit):
+        while not scanner.complete:
+            await asyncio.sleep(0.01)
+            found = await scanner.scan()
+    return found
+
+
+async def only_device(node: SampleNode) -> Device:
+    found = await settled(scanner(node))
+    assert found.left_out == ()
+    [device] = found.devices
+    return device
+
+
+async def only_reason(node: SampleNode) -> str:
+    found = await settled(scanner(node))
+    assert found.devices == ()
+    [entry] = found.left_out
+    return entry.reason
+
+
+def listed(node: SampleNode, **more: str) -> dict[str, Any]:
+    done = cli("list", "--output", "json", settings=settings_for(node, **more))
+    assert done.returncode == 0
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+class TestRecipes:
+    """The trees of field and driver evidence."""
+
+    async def test_u200_of_2019_1(self, node: SampleNode) -> None:
+        node.add_card("u200-2019.1", "0000:04:00")
+        device = await only_device(node)
+        assert device.address == "0000:04:00.1"
+        assert (device.shell.vbnv, device.shell.timestamp) == ("xilinx_u200_xdma_201830_2", "1561465320")
+        assert (device.shell.logic_uuid, device.serial, device.board) == (None, None, "u200")
+        assert device.mgmt_node == "/dev/xclmgmt1024"
+        assert device.healthy
+
+    async def test_u250_whose_uuids_cannot_be_read(self, node: SampleNode) -> None:
+        card = node.add_card("u250")
+        assert os.path.isdir(card.path("logic_uuids")), "the stand-in for EINVAL"
+        device = await only_device(node)
+        assert device.shell.logic_uuid is None
+        assert device.serial == card.serial
+        assert device.healthy
+
+    async def test_u55c_with_timestamp_0_and_the_kernels_rom_file(self, node: SampleNode) -> None:
+        card = node.add_card("u55c")
+        assert os.path.isfile(f"{card.user}/rom")
+        device = await only_device(node)
+        assert device.shell.timestamp == "0"
+        assert device.shell.logic_uuid == "97088961feaeda9152a21d9dfd63ccef"
+        assert NAMING.resource_name(device) == "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
+        assert device.healthy
+
+    async def test_a_shell_not_loaded_yet(self, node: SampleNode) -> None:
+        node.add_card("u55c").shell_unknown()
+        assert "shell not loaded yet" in await only_reason(node)
+
+    async def test_a_card_first_seen_in_its_reset(self, node: SampleNode) -> None:
+        node.add_card("u55c").reset_begin()
+        assert "reset" in await only_reason(node)
+
+    async def test_a_firewall_trip(self, node: SampleNode) -> None:
+        node.add_card("u55c").firewall_trip()
+        assert (await only_device(node)).reason is Reason.FIREWALL
+
+    async def test_a_golden_image(self, node: SampleNode) -> None:
+        node.add_card("u250", image="golden")
+        assert (await only_reason(node)).startswith("golden image: management function only, program a shell")
+
+    async def test_a_recovery_image(self, node: SampleNode) -> None:
+        node.add_card("u55n", image="recovery")
+        assert "recovery image" in await only_reason(node)
+
+    async def test_a_card_bound_to_vfio(self, node: SampleNode) -> None:
+        node.add_card("u250").vfio()
+        assert "vfio-pci" in await only_reason(node)
+
+    async def test_a_domain_of_five_digits(self, node: SampleNode) -> None:
+        node.add_card("u55c", "10000:e1:00")
+        device = await only_device(node)
+        assert device.address == "10000:e1:00.1"
+        assert device.mgmt_node == "/dev/xclmgmt57600"
+
+
+class TestFinding:
+    async def test_ordinary_devices_are_none_of_ours(self, node: SampleNode) -> None:
+        node.add_ordinary_devices()
+        assert await settled(scanner(node)) == Inventory(numa_nodes=(0, 1))
+
+    async def test_the_gpus_render_node_is_not_taken_for_a_cards(self, node: SampleNode) -> None:
+        node.add_ordinary_devices()
+        card = node.add_card("u50")
+        assert (await only_device(node)).render_node == card.render_node == "/dev/dri/renderD129"
+
+    async def test_neither_ids_nor_class_nor_function_number_count(self, node: SampleNode) -> None:
+        card = node.add_card("u30-vt1")
+        assert card.address.endswith(".0")
+        card.write("vendor", "0xabcd")
+        card.write("device", "0x1234")
+        card.write("class", "0x020000")
+        assert (await only_device(node)).healthy
+
+    async def test_a_management_function_is_optional(self, node: SampleNode) -> None:
+        node.add_card("u250", mgmt=False)
+        device = await only_device(node)
+        assert device.mgmt_node is None
+        assert device.healthy
+
+    @pytest.mark.parametrize("board", ["u2", "v70", "u55c"])
+    async def test_serial_numbers_wherever_they_are(self, node: SampleNode, board: str) -> None:
+        node.add_card(board, serial="XFL1SERIAL")
+        assert (await only_device(node)).serial == "XFL1SERIAL"
+
+    async def test_a_serial_that_comes_late_changes_nothing_else(self, node: SampleNode) -> None:
+        card = node.add_card("u55c", serial="")
+        eyes = scanner(node)
+        before = (await settled(eyes)).devices[0]
+        assert before.serial is None
+        card.write("xmc/serial_num", "XFL1LATE")
+        async with asyncio.timeout(10):
+            while (after := (await eyes.scan()).devices[0]).serial is None:
+                await asyncio.sleep(0.1)
+        assert after.serial == "XFL1LATE"
+        assert (after.address, after.shell, after.reason) == (before.address, before.shell, None)
+
+    async def test_a_serial_that_never_comes_delays_nothing(self, node: SampleNode) -> None:
+        card = node.add_card("u55c")
+        card.hang("xmc/serial_num")
+        began = time.monotonic()
+        [device] = (await scanner(node).scan()).devices
+        assert time.monotonic() - began < 0.2
+        assert device.serial is None
+        assert device.healthy
+        card.unhang("xmc/serial_num")
+
+    async def test_no_numa_node(self, node: SampleNode) -> None:
+        node.add_card("u55c", numa_node=-1)
+        assert (await only_device(node)).numa_node is None
+
+    async def test_a_qdma_node_only_where_it_exists(self, node: SampleNode) -> None:
+        card = node.add_card("v70")
+        assert any(name.startswith("dma.qdma") for name in os.listdir(card.user))
+        assert (await only_device(node)).qdma_node is None
+        node.add_node(f"/dev/xfpga/dma.qdma.u{0x6501}.0")
+        assert (await only_device(node)).qdma_node == f"/dev/xfpga/dma.qdma.u{0x6501}.0"
+
+    async def test_suffixes_and_render_numbers_may_change(self, node: SampleNode) -> None:
+        card = node.add_card("u55c")
+        eyes = scanner(node)
+        before = (await settled(eyes)).devices[0]
+        card.reset_begin()
+        card.reset_end(render=200, suffix=7)
+        after = (await eyes.scan(check=True)).devices[0]
+        assert after.render_node == "/dev/dri/renderD200" != before.render_node
+        assert (after.address, after.shell, after.healthy) == (before.address, before.shell, True)
+
+    async def test_no_driver_says_what_to_do(self, node: SampleNode) -> None:
+        card = node.add_card("u50", mgmt=False)
+        card.unbind()
+        assert (await only_reason(node)).startswith("no driver: install XRT")
+
+    async def test_plain_dma_drivers_are_not_ours(self, node: SampleNode) -> None:
+        node.add_function("0000:70:00.0", Ids("10ee", "903f", "070001"), driver="xdma")
+        node.add_function("0000:71:00.0", Ids("10ee", "50b5", "120000"), driver="qdma-pf")
+        node.add_function("0000:72:00.0", Ids("10ee", "50b4", "120000"), driver="ami")
+        assert (await settled(scanner(node))).left_out == ()
+
+    async def test_a_card_is_left_out_once_not_twice(self, node: SampleNode) -> None:
+        node.add_card("u55c").shell_unknown()
+        assert len((await settled(scanner(node))).left_out) == 1
+
+
+class TestEveryRow:
+    """What was seen in the field, or stands in the driver's tables."""
+
+    @pytest.mark.parametrize("row", allocatable_rows(), ids=name_of)
+    async def test_gets_its_resource_name(self, node: SampleNode, row: dict[str, Any]) -> None:
+        node.add_card(board_of(row), numa_node=-1)
+        offers = offers_of(await settled(scanner(node)), NAMING)
+        [name] = offers.by_resource
+        assert name == f"xilinx.com/fpga-{row['vbnv']}-{row['timestamp']}"
+        assert name_problem(name) is None
+
+    def test_by_the_command_too(self, node: SampleNode) -> None:
+        rows = allocatable_rows()
+        for row in rows:
+            node.add_card(board_of(row))
+        document = listed(node)
+        assert {each["resource"] for each in document["devices"]} == {
+            f"xilinx.com/fpga-{row['vbnv']}-{row['timestamp']}" for row in rows
+        }
+        assert len(document["devices"]) == len(rows)
+        assert document["left_out"] == []
+
+
+class TestDefectsOfTheOriginal:
+    """What the Go plugin broke on, in the order of its code."""
+
+    @pytest.mark.parametrize("vbnv", ["emb-plus", "xilinx", "_", "xilinx_u2", "x" * 100])
+    async def test_a_vbnv_without_the_usual_fields(self, node: SampleNode, vbnv: str) -> None:
+        node.add_card("u55c").write("rom/VBNV", vbnv)
+        device = await only_device(node)
+        assert device.shell.vbnv == vbnv
+        assert name_problem(NAMING.resource_name(device)) is None
+
+    @pytest.mark.parametrize("content", ["", "\n", "abc", "Z" * 32])
+    async def test_logic_uuids_without_a_uuid(self, node: SampleNode, content: str) -> None:
+        node.add_card("u55c").write("logic_uuids", content)
+        assert (await only_device(node)).shell.logic_uuid is None
+
+    async def test_the_shells_uuid_is_the_last_line(self, node: SampleNode) -> None:
+        node.add_card("u55c").write("logic_uuids", "a" * 32 + "\n" + "b" * 32)
+        assert (await only_device(node)).shell.logic_uuid == "b" * 32
+
+    async def test_no_render_node_is_no_directory_handed_out(self, node: SampleNode) -> None:
+        card = node.add_card("u55c")
+        node.add_card("u50")
+        list(zip(range(2), card.resetting(), strict=False))  # drm is gone
+        found = await settled(scanner(node))
+        by_address = {device.address: device for device in found.devices}
+        assert by_address[card.address].reason is Reason.OFFLINE
+        assert by_address[card.address].render_node is None
+
+    async def test_a_missing_attribute_is_no_fault(self, node: SampleNode) -> None:
+        card = node.add_card("u55c")
+        for name in ("ready", "shutdown", "device_bad_state", "logic_uuids", "board_name", "firewall/level"):
+            card.corrupt(name, "missing")
+        assert (await only_device(node)).healthy
+
+    async def test_an_empty_vbnv_is_not_waited_for(self, node: SampleNode) -> None:
+        node.add_card("u50").write("rom/VBNV", "")
+        began = time.monotonic()
+        assert "not loaded" in await only_reason(node)
+        assert time.monotonic() - began < 1
+
+
+ATTRIBUTES = (
+    "vendor", "device", "class", "numa_node", "driver", "user_pf", "ready", "dev_offline", "shutdown",
+    "device_bad_state", "logic_uuids", "board_name", "rom", "rom/VBNV", "rom/timestamp", "rom/uuid", "xmc",
+    "xmc/serial_num", "firewall", "firewall/level", "drm", "mgmt/instance", "mgmt/mfg", "mgmt/xrt_mgmt",
+)  # fmt: skip
+
+
+class TestOneBadCard:
+    """Nothing one function's directory holds can fail the scan or change another device."""
+
+    @pytest.mark.parametrize("damage", DAMAGES)
+    @pytest.mark.parametrize("attribute", ["rom/VBNV", "rom/timestamp", "ready", "numa_node", "logic_uuids"])
+    async def test_damage(self, node: SampleNode, attribute: str, damage: Any) -> None:
+        good = node.add_card("u200")
+        bad = node.add_card("u55c")
+        bad.corrupt(attribute, damage)
+        found = await settled(scanner(node))
+        assert [d for d in found.devices if d.address == good.address and d.healthy]
+        assert {d.address for d in found.devices} | {e.function for e in found.left_out} >= {bad.address}
+
+    @given(
+        damages=st.lists(
+            st.tuples(
+                st.sampled_from(ATTRIBUTES),
+                st.one_of(
+                    st.sampled_from(DAMAGES), st.binary(max_size=40), st.text(max_size=40), st.just("fifo")
+                ),
+            ),
+            min_size=1,
+            max_size=4,
+        )
+    )
+    @settings(max_examples=60)
+    def test_any_damage(self, damages: list[tuple[str, Any]]) -> None:
+        root = tempfile.mkdtemp(prefix="fpga-")
+        try:
+            node = SampleNode(root)
+            for _ in range(2):
+                node.add_card("u200")
+            bad = node.add_card("u55c")
+            before = asyncio.run(settled(scanner(node)))
+            for attribute, damage in damages:
+                _ruin(bad.path(attribute), damage)
+            after = asyncio.run(_scanned_in_time(scanner(node)))
+            assert [d for d in after.devices if d.address != bad.address] == list(before.devices[:2])
+        finally:
+            shutil.rmtree(root)
+
+    @pytest.mark.parametrize("attribute", ["rom/VBNV", "ready", "dev_offline", "logic_uuids"])
+    async def test_a_read_that_never_returns(self, node: SampleNode, attribute: str) -> None:
+        node.add_card("u200")
+        bad = node.add_card("u55c")
+        bad.hang(attribute)
+        eyes = scanner(node)
+        began = time.monotonic()
+        found = await eyes.scan()
+        assert time.monotonic() - began < 1
+        assert len(found.devices) == 1
+        assert found.left_out[0].reason == "waiting for its driver to answer"
+        found = await _until(eyes, lambda seen: "does not answer" in seen.left_out[0].reason)
+        bad.unhang(attribute)
+        assert len((await _until(eyes, lambda seen: len(seen.devices) == 2)).left_out) == 0
+
+    @pytest.mark.parametrize("attribute", ["vendor", "device", "numa_node", "class"])
+    async def test_a_pipe_where_the_pci_core_answers_holds_up_nobody(
+        self, node: SampleNode, attribute: str
+    ) -> None:
+        node.add_card("u200")
+        bad = node.add_card("u55c")
+        bad.hang(attribute)
+        assert len((await settled(scanner(node))).devices) == 2
+        bad.unhang(attribute)
+
+    async def test_an_empty_file_is_not_late(self, node: SampleNode) -> None:
+        node.add_card("u55c").write("rom/VBNV", b"")
+        eyes = scanner(node)
+        [entry] = (await eyes.scan()).left_out
+        assert "not loaded" in entry.reason
+        assert not eyes.unsettled
+
+    async def test_what_must_never_be_read_is_not(self, node: SampleNode) -> None:
+        card = node.add_card("u250")
+        for attribute in ("mgmt/error", "mig_cache_update"):
+            if os.path.exists(card.path(attribute)):
+                card.hang(attribute)
+        assert (await only_device(node)).healthy
+
+
+class TestTheBus:
+    async def test_a_bus_that_cannot_be_listed_is_an_error_with_its_path(self, node: SampleNode) -> None:
+        os.rename(f"{node.sysfs_root}/bus", f"{node.sysfs_root}/sub")
+        with pytest.raises(ScanFailed, match=r"bus/pci/devices: No such file"):
+            await scanner(node).scan()
+
+    async def test_odd_names_on_the_bus_are_passed_over(self, node: SampleNode) -> None:
+        node.add_card("u50")
+        base = f"{node.sysfs_root}/bus/pci/devices"
+        os.symlink(base, f"{base}/loop")
+        os.symlink("nowhere", f"{base}/0000:aa:00.0")
+        os.symlink("0000:ab:00.0", f"{base}/0000:ab:00.0")
+        os.mkdir(f"{base}/..x")
+        assert (await only_device(node)).healthy
+
+
+class TestList:
+    def test_json(self, node: SampleNode) -> None:
+        card = node.add_card("u200", "0000:65:00", serial="XFL1")
+        node.add_card("u250", image="golden")
+        document = listed(node)
+        assert document == {
+            "devices": [
+                {
+                    "id": "0000:65:00.1",
+                    "resource": "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320",
+                    "shell": "xilinx_u200_xdma_201830_2",
+                    "timestamp": "1561465320",
+                    "board": "u200",
+                    "serial": "XFL1",
+                    "logic_uuid": None,
+                    "numa_node": 0,
+                    "driver": "xocl",
+                    "health": "Healthy",
+                    "reason": None,
+                    "since": None,
+                    "changes": None,
+                    "held_by": [],
+                    "nodes": [card.render_node],
+                }
+            ],
+            "left_out": [
+                {
+                    "function": "0000:66:00.0",
+                    "reason": "golden image: management function only, program a shell first "
+                    "(xbmgmt program --base)",
+                }
+            ],
+            "resources": {
+                "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320": {
+                    "devices": 1,
+                    "healthy": 1,
+                    "registered": None,
+                }
+            },
+        }
+
+    def test_a_known_fault_is_a_device_with_its_health(self, node: SampleNode) -> None:
+        node.add_card("u200").offline()
+        [device] = listed(node)["devices"]
+        assert (device["health"], device["reason"]) == ("Unhealthy", "offline")
+
+    def test_the_management_node_where_it_is_exposed(self, node: SampleNode) -> None:
+        card = node.add_card("u200")
+        [device] = listed(node, EXPOSE_MGMT="true")["devices"]
+        assert device["nodes"] == [card.render_node, card.mgmt_node]
+
+    def test_table(self, node: SampleNode) -> None:
+        node.add_card("u200", "0000:65:00", serial="XFL1")
+        node.add_card("u250", image="golden")
+        lines = cli("list", settings=settings_for(node)).stdout.splitlines()
+        assert lines[0].split() == ["DEVICE", "BOARD", "HEALTH", "NUMA", "SERIAL", "NODES", "RESOURCE"]
+        assert lines[1].startswith(
+            "0000:65:00.1  u200   Healthy  0     XFL1    /dev/dri/renderD128  xilinx.com/"
+        )
+        assert any("golden image" in line for line in lines)
+
+    def test_nothing_to_offer(self, node: SampleNode) -> None:
+        done = cli("list", settings=settings_for(node))
+        assert (done.returncode, done.stdout) == (0, "no device to offer\n")
+
+    def test_control_characters_from_sysfs_do_not_reach_the_terminal(self, node: SampleNode) -> None:
+        node.add_card("u50").write("rom/VBNV", b"xilinx_\x1b[31mu50\n")
+        done = cli("list", settings=settings_for(node))
+        assert "\x1b" not in done.stdout
+        assert "control characters" in done.stdout
+
+    def test_different_builds_under_one_name_are_told(self, node: SampleNode) -> None:
+        node.add_card("u55c").write("logic_uuids", "a" * 32)
+        node.add_card("u55c").write("logic_uuids", "b" * 32)
+        done = cli("list", settings=settings_for(node))
+        assert "warning: xilinx.com/fpga-xilinx_u55c" in done.stdout
+        parted = listed(node, RESOURCE_NAME_TEMPLATE="{shell}-{uuid}")
+        assert len(parted["resources"]) == 2
+
+    def test_a_late_driver_is_waited_for_a_moment_only(self, node: SampleNode) -> None:
+        node.add_card("u50")
+        card = node.add_card("u55c")
+        card.hang("ready")
+        began = time.monotonic()
+        document = listed(node)
+        assert time.monotonic() - began < 8
+        assert [each["health"] for each in document["devices"]] == ["Healthy"]
+        assert "does not answer" in document["left_out"][0]["reason"]
+        card.unhang("ready")
+
+
+def _ruin(path: str, damage: Any) -> None:
+    """Put anything in the place of a file, link or directory."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.unlink(path)
+    if not os.path.isdir(os.path.dirname(path)):
+        return
+    match damage:
+        case "missing":
+            return
+        case "fifo":
+            os.mkfifo(path)
+        case "loop":
+            os.symlink(os.path.basename(path), path)
+        case "refused":
+            os.mkdir(path)
+        case "huge":
+            with open(path, "wb") as file:
+                file.truncate(1 << 30)
+        case _:
+            with open(path, "wb") as file:
+                file.write(damage if isinstance(damage, bytes) else damage.encode("utf-8", "replace"))
+
+
+async def _scanned_in_time(scanner: Scanner) -> Inventory:
+    async with asyncio.timeout(5):
+        await scanner.scan()
+        await asyncio.sleep(0.05)
+        return await _quiet(scanner.scan)
+
+
+async def _quiet(scan: Callable[[], Awaitable[Inventory]]) -> Inventory:
+    """Scan until serial numbers are in: a serial that hangs must not be waited for."""
+    found = await scan()
+    for _ in range(50):
+        if all(device.serial for device in found.devices[:2]):
+            break
+        await asyncio.sleep(0.01)
+        found = await scan()
+    return found
+
+
+async def _until(scanner: Scanner, holds: Callable[[Inventory], bool]) -> Inventory:
+    async with asyncio.timeout(5):
+        while not holds(found := await scanner.scan()):
+            await asyncio.sleep(0.05)
+    return found

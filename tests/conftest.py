@@ -40,7 +40,11 @@ def kubelet(node: SampleNode) -> Iterator[KubeletDouble]:
 def settings_for(node: SampleNode, **more: str) -> dict[str, str]:
     """Settings, without their prefix, to run against a node; impatient, so that tests are quick."""
     own = {name.removeprefix("XILINX_FPGA_DP_"): value for name, value in node.environment().items()}
-    return own | {"SCAN_INTERVAL": "0.3", "HEALTH_INTERVAL": "0.1", "RECOVERY_CHECKS": "2"} | more
+    return (
+        own
+        | {"SCAN_INTERVAL": "0.3", "HEALTH_INTERVAL": "0.1", "RECOVERY_CHECKS": "2", "HTTP_ADDRESS": ""}
+        | more
+    )
 
 
 @pytest.fixture

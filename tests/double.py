@@ -375,7 +375,7 @@ def wipe(directory: Path) -> None:
     """
     for path in directory.iterdir():
         if path.name != _CHECKPOINT and (path.is_symlink() or not path.is_dir()):
-            path.unlink()
+            path.unlink(missing_ok=True)  # a plugin may be removing it itself
 
 
 @dataclass

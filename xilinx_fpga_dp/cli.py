@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -66,12 +67,17 @@ def _run(settings: Settings, _options: argparse.Namespace) -> int:
 def _list(settings: Settings, options: argparse.Namespace) -> int:
     from xilinx_fpga_dp.discovery.health import Rules  # noqa: PLC0415
     from xilinx_fpga_dp.discovery.scanner import ScanFailed, Scanner  # noqa: PLC0415
-    from xilinx_fpga_dp.model import Inventory  # noqa: PLC0415
-    from xilinx_fpga_dp.operate import listing  # noqa: PLC0415
+    from xilinx_fpga_dp.kubelet.podresources import PodResources  # noqa: PLC0415
+    from xilinx_fpga_dp.model import Held, Offers  # noqa: PLC0415
+    from xilinx_fpga_dp.operate import listing, logs  # noqa: PLC0415
     from xilinx_fpga_dp.resources.naming import Naming  # noqa: PLC0415
-    from xilinx_fpga_dp.resources.offers import offers_of  # noqa: PLC0415
+    from xilinx_fpga_dp.resources.offers import held_elsewhere, offers_of  # noqa: PLC0415
 
-    async def scan() -> Inventory:
+    naming = Naming(settings.resource_prefix, settings.resource_name_template)
+
+    there = os.path.exists(settings.pod_resources_socket)  # none on a node without kubelet: no complaint
+
+    async def look() -> tuple[Offers, Held]:
         deadline = time.monotonic() + _LIST_LIMIT
         scanner = Scanner(
             settings.sysfs_root,
@@ -82,16 +88,20 @@ def _list(settings: Settings, options: argparse.Namespace) -> int:
         while not scanner.complete and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
             found = await scanner.scan()
-        return found
+        held: Held = {}
+        if there:
+            held = await PodResources(settings.pod_resources_socket).held() or {}
+        elsewhere = held_elsewhere(offers_of(found, naming), held)
+        return offers_of(scanner.hold(elsewhere), naming), held
 
+    logs.set_up("error", settings.log_format)
     try:
-        inventory = asyncio.run(scan())
+        offers, held = asyncio.run(look())
     except ScanFailed as error:
         print(f"nothing found: {error}", file=sys.stderr)
-        inventory = Inventory()
-    offers = offers_of(inventory, Naming(settings.resource_prefix, settings.resource_name_template))
+        offers, held = Offers({}), {}
     if options.output == "json":
-        print(json.dumps(listing.document(offers, expose_mgmt=settings.expose_mgmt), indent=2))
+        print(json.dumps(listing.document(offers, expose_mgmt=settings.expose_mgmt, held=held), indent=2))
     else:
         print(listing.table(offers, expose_mgmt=settings.expose_mgmt))
     return _OK

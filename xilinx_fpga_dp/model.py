@@ -146,6 +146,21 @@ class Offers:
 
 
 @dataclass(frozen=True, slots=True)
+class Holder:
+    """A container that holds a device, and the resource and id under which kubelet gave it."""
+
+    namespace: str
+    pod: str
+    container: str
+    resource: str
+    id: str
+
+
+Held = Mapping[str, tuple[Holder, ...]]
+"""Who holds what, by the address of the device."""
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """What a container gets: environment variables and paths of device nodes, the same inside and out."""
 

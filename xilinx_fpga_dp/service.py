@@ -11,13 +11,17 @@ from xilinx_fpga_dp.discovery import uevents
 from xilinx_fpga_dp.discovery.health import Rules
 from xilinx_fpga_dp.discovery.scanner import ScanFailed, Scanner
 from xilinx_fpga_dp.kubelet.fleet import Fleet
+from xilinx_fpga_dp.kubelet.podresources import Holders, PodResources
 from xilinx_fpga_dp.kubelet.watch import Watch
 from xilinx_fpga_dp.latest import Latest
-from xilinx_fpga_dp.model import Offers
+from xilinx_fpga_dp.model import Inventory, Offers
 from xilinx_fpga_dp.operate import journal
+from xilinx_fpga_dp.operate.http import HttpServer
+from xilinx_fpga_dp.operate.metrics import Metrics
+from xilinx_fpga_dp.operate.pages import Pages
 from xilinx_fpga_dp.resources.grants import Grants
 from xilinx_fpga_dp.resources.naming import Naming
-from xilinx_fpga_dp.resources.offers import offers_of
+from xilinx_fpga_dp.resources.offers import held_elsewhere, names_of, offers_of, only
 from xilinx_fpga_dp.settings import Settings, unknown_variables
 
 log = logging.getLogger(__name__)
@@ -25,6 +29,8 @@ log = logging.getLogger(__name__)
 # Seconds until the next scan while an answer is outstanding, and at least between two scans.
 _SOON = 0.5
 _LEAST = 0.05
+# Seconds that all devices wait for kubelet's word on who holds a new one; after that the new one waits alone.
+_VETTING = 0.2
 # Of REQUEST_TIMEOUT, what looking at the devices may take: the rest is for saying which one hangs.
 _LOOK_SHARE = 0.9
 
@@ -43,14 +49,19 @@ class Service:
             Rules(settings.recovery_checks, settings.reset_grace),
             self._wake.set,
         )
-        self._watch = Watch(settings.socket_dir)
+        self._metrics = Metrics(lambda: self._offers.value, self._registered)
+        self._watch = Watch(settings.socket_dir, self._metrics)
+        self._holders = Holders(PodResources(settings.pod_resources_socket), self._wake.set)
         grants = Grants(
             self._scanner.refresh,
             expose_mgmt=settings.expose_mgmt,
             time_limit=settings.request_timeout * _LOOK_SHARE,
         )
-        self._fleet = Fleet(self._watch, grants, settings.request_timeout)
+        self._fleet = Fleet(self._watch, grants, settings.request_timeout, self._metrics)
         self._naming = Naming(settings.resource_prefix, settings.resource_name_template)
+
+    def _registered(self) -> dict[str, bool]:
+        return self._fleet.registered()
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. SIGHUP scans and registers again."""
@@ -58,17 +69,26 @@ class Service:
         for name in unknown_variables(os.environ):
             log.warning("unknown setting ignored", extra={"variable": name})
         log.info("started", extra={"version": __version__, "socket_dir": self._settings.socket_dir})
+        pages = Pages(
+            self._metrics,
+            lambda: self._offers.value,
+            self._registered,
+            self._holders.ask,
+            expose_mgmt=self._settings.expose_mgmt,
+        )
+        parts: dict[str, Callable[[], Awaitable[None]]] = {
+            "scan": self._scan,
+            "uevents": lambda: uevents.listen(self._wake.set),
+            "holders": self._holders.run,
+            "watch": self._watch.run,
+            "fleet": lambda: self._fleet.run(self._offers),
+            "hint": self._hint,
+            "heart": pages.heart,
+        }
+        if self._settings.http_address:
+            parts["http"] = HttpServer(self._settings.http_address, pages.by_path()).run
         async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(_unending(name, part), name=name)
-                for name, part in {
-                    "scan": self._scan,
-                    "uevents": lambda: uevents.listen(self._wake.set),
-                    "watch": self._watch.run,
-                    "fleet": lambda: self._fleet.run(self._offers),
-                    "hint": self._hint,
-                }.items()
-            ]
+            tasks = [group.create_task(_unending(name, part), name=name) for name, part in parts.items()]
             await self._stop.wait()
             log.info("ending")
             for task in tasks:
@@ -96,11 +116,15 @@ class Service:
             self._wake.clear()
             check = now() >= next_check  # only these count for a device's recovery
             scan = woken or now() >= next_scan or not check
+            began = now()
             try:
                 found = await (self._scanner.scan(check=check) if scan else self._scanner.check())
+                if scan:
+                    self._metrics.scanned(now() - began)
                 failure = None
-                self._publish(offers_of(found, self._naming))
+                await self._publish(found)
             except ScanFailed as error:
+                self._metrics.scan_failed()
                 # What was known stays: an unreadable bus is no evidence that the cards are gone.
                 if str(error) != failure:
                     log.warning("scan failed", extra={"error": str(error)})
@@ -111,7 +135,13 @@ class Service:
                 next_check = now() + self._settings.health_interval
             await self._until(min(next_scan, next_check))
 
-    def _publish(self, offers: Offers) -> None:
+    async def _publish(self, found: Inventory) -> None:
+        """Offer what was found, but nothing that a pod holds under another name or id."""
+        offers = offers_of(found, self._naming)
+        names = await self._holders.vet(names_of(offers), _VETTING)
+        elsewhere = held_elsewhere(offers, self._holders.held)
+        self._holders.matters = bool(elsewhere)
+        offers = only(offers_of(self._scanner.hold(elsewhere), self._naming), names)
         journal.tell(self._offers.value, offers)
         self._offers.set(offers)
 

@@ -4,6 +4,7 @@ Only their form is checked. What the node looks like (a missing directory, no ku
 """
 
 import os
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -15,6 +16,7 @@ from xilinx_fpga_dp.resources.naming import FIELDS, prefix_problem, template_pro
 PREFIX = "XILINX_FPGA_DP_"
 
 # A unix socket's path has at most 107 bytes; the shortest name of ours (kubelet/sockets.py) must fit.
+_MAX_PORT = 65535
 _MAX_SOCKET_DIR = 107 - len("/0123456789ab-fpga.sock")
 
 
@@ -54,6 +56,19 @@ def _template(template: str) -> str:
     return template
 
 
+def _http_address(address: str) -> str:
+    if not address or address == "none":
+        return ""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit():
+        raise ValueError("must be host:port, like 127.0.0.1:8080, or empty")
+    if int(port) > _MAX_PORT:
+        raise ValueError(f"the port must be between 0 and {_MAX_PORT}")
+    if not re.fullmatch(r"[A-Za-z0-9.-]*|\[[0-9a-fA-F:.]+\]", host):
+        raise ValueError("the host must be a name or an address, an IPv6 one in brackets")
+    return address
+
+
 Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 Directory = Annotated[str, AfterValidator(_absolute)]
 
@@ -79,6 +94,13 @@ class Settings(BaseSettings):
     sysfs_root: Directory = Field("/sys", description="where sysfs is")
     dev_root: Directory = Field(
         "/dev", description="where device nodes are looked for; pods get the path under /dev"
+    )
+    pod_resources_socket: Directory = Field(
+        "/var/lib/kubelet/pod-resources/kubelet.sock",
+        description="where kubelet tells which pod holds which device",
+    )
+    http_address: Annotated[str, AfterValidator(_http_address)] = Field(
+        "127.0.0.1:8080", description="where probes and metrics are served; empty: nowhere"
     )
     expose_mgmt: bool = Field(False, description="hand /dev/xclmgmt* to pods too")
     reset_grace: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] = Field(

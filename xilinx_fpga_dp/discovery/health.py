@@ -57,15 +57,18 @@ class State:
 
     Attributes:
         history: for people.
+        fault: of its own; a device without one may still be held.
+        held: a pod has it under another name or id.
         good: good checks in a row since the last fault.
         lost_since: when its shell, drm or function was lost; None: it is there.
         expired: lost for longer than the grace: it is not offered any more.
         past_trip: a firewall trip on record that is over.
-        held: a pod has it under another name or id.
     """
 
     device: Device
     history: History
+    fault: Reason | None = None
+    held: bool = False
     good: int = 0
     lost_since: float | None = None
     expired: bool = False
@@ -78,11 +81,12 @@ def first(look: Look, now: float) -> State | None:
         return None
     # A trip on record beside a card in service is an old one.
     past = look.trip if look.latched and look.reason is not Reason.OFFLINE else None
-    reason = _fault(look, past)
+    fault = _fault(look, past)
     return State(
-        device=dataclasses.replace(look.device, reason=reason),
-        history=History(since=now, changes=0, last_reason=reason),
-        lost_since=now if reason in _LOST else None,
+        device=dataclasses.replace(look.device, reason=fault),
+        history=History(since=now, changes=0, last_reason=fault),
+        fault=fault,
+        lost_since=now if fault in _LOST else None,
         past_trip=past,
     )
 
@@ -101,7 +105,7 @@ def step(state: State, look: Look | None, now: float, rules: Rules, *, check: bo
         None where the device is gone.
     """
     if look is None:
-        if state.device.reason not in _ANNOUNCED:
+        if state.fault not in _ANNOUNCED:
             return None
         gone = _lost(state, Reason.RESETTING, now, rules)
         return None if gone.expired else gone
@@ -114,17 +118,22 @@ def step(state: State, look: Look | None, now: float, rules: Rules, *, check: bo
         past = None
     fault = _fault(look, past)
     if fault in _LOST:
-        return dataclasses.replace(_lost(state, fault, now, rules), past_trip=past)
+        return _lost(dataclasses.replace(state, past_trip=past), fault, now, rules)
     good = 0 if fault else state.good + check
-    reason = fault
-    if fault is None and state.device.reason is not None and good < rules.recovery_checks:
-        reason = state.device.reason
-    return State(
-        device=dataclasses.replace(look.device, reason=reason),
-        history=_history(state, reason, now),
-        good=good,
-        past_trip=past,
+    if fault is None and state.fault is not None and good < rules.recovery_checks:
+        fault = state.fault
+    return _told(
+        dataclasses.replace(
+            state, device=look.device, fault=fault, good=good, lost_since=None, expired=False, past_trip=past
+        ),
+        state,
+        now,
     )
+
+
+def hold(state: State, held: bool, now: float) -> State:
+    """The state when a pod is known to have it under another name or id, or not to have it any more."""
+    return state if held == state.held else _told(dataclasses.replace(state, held=held), state, now)
 
 
 def _lost(state: State, reason: Reason, now: float, rules: Rules) -> State:
@@ -132,13 +141,19 @@ def _lost(state: State, reason: Reason, now: float, rules: Rules) -> State:
     since = state.lost_since
     if reason in _LOST:
         since = now if since is None else since
+    expired = since is not None and now - since >= rules.reset_grace
+    lost = dataclasses.replace(state, fault=reason, good=0, lost_since=since, expired=expired)
+    return _told(lost, state, now)
+
+
+def _told(state: State, before: State, now: float) -> State:
+    """Let kubelet and the history hear of the state: a fault of its own first, then that it is held."""
+    reason = state.fault or (Reason.HELD if state.held else None)
+    history = state.history
+    if reason != before.device.reason:
+        history = History(now, history.changes + 1, reason or history.last_reason)
     return dataclasses.replace(
-        state,
-        device=dataclasses.replace(state.device, reason=reason),
-        history=_history(state, reason, now),
-        good=0,
-        lost_since=since,
-        expired=since is not None and now - since >= rules.reset_grace,
+        state, device=dataclasses.replace(state.device, reason=reason), history=history
     )
 
 
@@ -149,20 +164,14 @@ def _fault(look: Look, past_trip: str | None) -> Reason | None:
     return look.reason
 
 
-def _history(state: State, reason: Reason | None, now: float) -> History:
-    if reason == state.device.reason:
-        return state.history
-    return History(
-        since=now, changes=state.history.changes + 1, last_reason=reason or state.history.last_reason
-    )
-
-
 class Memory:
     """The states of all devices, folded look by look. What was seen with a shell is not forgotten lightly."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._states: Mapping[str, State] = {}
+        self._states: Mapping[str, State] = {}  # ordered by address
+        self._left_out: tuple[LeftOut, ...] = ()
+        self._numa_nodes: tuple[int, ...] = ()
 
     @property
     def known(self) -> frozenset[str]:
@@ -193,11 +202,28 @@ class Memory:
             elif state is None and look is not None:
                 left_out.append(LeftOut(address, look.why))
         self._states = states
-        offered = {a: state for a, state in states.items() if not state.expired}
+        self._left_out = tuple(left_out)
+        self._numa_nodes = numa_nodes
+        return self._inventory()
+
+    def hold(self, addresses: frozenset[str], now: float) -> Inventory:
+        """Take in which devices pods have under another name or id; the inventory with that.
+
+        Args:
+            addresses: of those, and of no others.
+            now: the time, seconds.
+        """
+        self._states = {
+            address: hold(state, address in addresses, now) for address, state in self._states.items()
+        }
+        return self._inventory()
+
+    def _inventory(self) -> Inventory:
+        offered = {a: state for a, state in self._states.items() if not state.expired}
         return Inventory(
             devices=tuple(state.device for state in offered.values()),
-            left_out=tuple(left_out),
-            numa_nodes=numa_nodes,
+            left_out=self._left_out,
+            numa_nodes=self._numa_nodes,
             histories={address: state.history for address, state in offered.items()},
         )
 

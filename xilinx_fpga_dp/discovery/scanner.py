@@ -47,11 +47,13 @@ class Scanner:
         self._memory = Memory(rules)
         self._bus_reads: Reads[Bus] = Reads(wake)
         self._reads: Reads[xrt.Reading | Look] = Reads(wake)
+        self._mgmt_reads: Reads[bool] = Reads(wake)
         self._slow = Slow(wake)
         # Of the last look at the whole bus; touched on the loop only.
         self._bus = Bus((), ())
         self._strangers: list[Look] = []  # at what is no device and never was
         self._users: dict[str, Function] = {}
+        self._programming: frozenset[str] = frozenset()  # slots whose base waits for its shell
         self._pending = False
 
     @property
@@ -74,6 +76,7 @@ class Scanner:
             ScanFailed: the bus could not be listed; what is known stays as it is.
         """
         self._bus = await self._read_bus(None)
+        self._programming = await self._ask_management()
         looks = await self._look_at(self._bus.functions)
         known = self._memory.known
         self._strangers = [look for look in looks if look.device is None and look.address not in known]
@@ -90,6 +93,10 @@ class Scanner:
         bus = await self._read_bus(known)
         looks = await self._look_at(bus.functions)
         return self._remember([*looks, *self._strangers], check=True)
+
+    def hold(self, addresses: frozenset[str]) -> Inventory:
+        """What was found last, with these devices held by pods under another name or id."""
+        return self._memory.hold(addresses, time.monotonic())
 
     async def refresh(self, device: Device) -> Device | None:
         """The device as it is now; None if it is gone. May wait as long as its driver likes.
@@ -119,6 +126,16 @@ class Scanner:
             raise ScanFailed(f"{path}: no answer for {time.monotonic() - bus.since:.0f} s")
         raise ScanFailed(f"{path}: {bus.strerror if isinstance(bus, OSError) else repr(bus)}")
 
+    async def _ask_management(self) -> frozenset[str]:
+        """The slots whose management function says a shell is on its way; one that hangs says nothing."""
+        calls = {
+            mgmt.address: partial(xrt.is_programming, mgmt)
+            for mgmt in self._bus.functions
+            if mgmt.driver == xrt.MGMT_DRIVER and "rp_program" in mgmt.entries
+        }
+        answers = await self._mgmt_reads.gather(calls, _PATIENCE) if calls else {}
+        return frozenset(address.rpartition(".")[0] for address, answer in answers.items() if answer is True)
+
     async def _look_at(self, functions: Iterable[Function]) -> list[Look]:
         """Ask the drivers, all at once, and wait a moment for those that are late."""
         users = xrt.user_functions(functions)
@@ -141,6 +158,8 @@ class Scanner:
             return answer
         if isinstance(answer, xrt.Reading):
             slow = self._slow.get(address, partial(xrt.read_slow, function))
+            if function.slot in self._programming:
+                return Look(address, reason=Reason.SHELL_UNKNOWN, why=xrt.NO_SHELL_YET)
             return xrt.look_at(function, answer, slow)
         if isinstance(answer, Exception):
             return Look(address, reason=Reason.SHELL_UNKNOWN, why=f"reading it failed: {answer!r}")

@@ -188,6 +188,21 @@ def bystanders(functions: Iterable[Function]) -> list[Function]:
     ]
 
 
+NO_SHELL_YET = "shell not loaded yet: its base waits for the shell (xbmgmt program --shell)"
+
+
+def is_programming(mgmt: Function) -> bool:
+    """Whether a base is still waiting for its shell (DFX-2RP). Asks the management driver, so it blocks.
+
+    ``rp_program`` is 1 from the request for a shell until it is programmed: mgmtpf/mgmt-sysfs.c. A base that
+    nobody has asked a shell for cannot be told from a shell in one stage, so it is offered by its name.
+    """
+    try:
+        return read_attribute(f"{mgmt.path}/rp_program") not in (None, "", "0")
+    except Unreadable:
+        return False
+
+
 def is_card(function: Function) -> bool:
     """Whether vendor and device id say that this is an FPGA card."""
     return function.vendor == _XILINX or function.device in _OTHER_CARDS.get(function.vendor or "", ())

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from xilinx_fpga_dp.kubelet import sockets
+from xilinx_fpga_dp.kubelet.meter import Meter
+from xilinx_fpga_dp.kubelet.pace import Pace
 from xilinx_fpga_dp.kubelet.plugin import OPTIONS, Plugin
 from xilinx_fpga_dp.kubelet.registration import register
 from xilinx_fpga_dp.kubelet.watch import KUBELET_SOCKET, Identity, Watch
@@ -25,6 +27,9 @@ _FIRST_PAUSE = 0.02
 _LAST_PAUSE = 0.5
 # Seconds; a stream that lives no longer was no success.
 _SHORT_LIFE = 1.0
+# A device that flaps may make its resource send so many lists in a row, then one every so many seconds.
+_BURST = 5
+_INTERVAL = 1.0
 
 T = TypeVar("T")
 
@@ -41,16 +46,19 @@ class Endpoint:
         watch: of kubelet's socket directory.
         grants: answers what a container gets.
         time_limit: seconds a call of kubelet's may take.
+        meter: hears of what happens.
     """
 
-    def __init__(self, resource: str, watch: Watch, grants: Grants, time_limit: float) -> None:
+    def __init__(self, resource: str, watch: Watch, grants: Grants, time_limit: float, meter: Meter) -> None:
         self.resource = resource
         self.offer: Latest[Offer | None] = Latest(None)  # set by the fleet; None: the shell is gone
         self.registered = False  # kubelet knows it and reads its list
         self._again = asyncio.Event()
+        self._pace = Pace(_BURST, _INTERVAL)
         self._watch = watch
         self._grants = grants
         self._time_limit = time_limit
+        self._meter = meter
         self._failures = 0  # attempts in a row
         self._complaint: str | None = None  # the failure that was logged last
 
@@ -60,7 +68,7 @@ class Endpoint:
 
     async def run(self) -> None:
         """Live until the offer is gone; then kubelet has been sent an empty list. Never raises."""
-        while (kubelet := await first(self._kubelet(), self._gone())) is not None:
+        while (kubelet := await first(self._gone(), self._kubelet())) is not None:
             self._again.clear()
             try:
                 await self._round(kubelet)
@@ -76,11 +84,13 @@ class Endpoint:
 
     async def _round(self, kubelet: Identity) -> None:
         """Serve and register once, then list until there is a reason to go round again."""
-        plugin = Plugin(self.resource, lambda: self.offer.value, self._grants, self._time_limit)
+        plugin = Plugin(self.resource, lambda: self.offer.value, self._grants, self._time_limit, self._meter)
         async with sockets.serving(plugin, self.resource, self._watch) as socket:
             moved = self._moved(socket, kubelet)
-            if why := await first(self._register(plugin, socket), moved, self._gone()):
+            if why := await first(self._gone(), self._register(plugin, socket), moved):
                 raise _NotReached(why)
+            if self.offer.value is None:
+                return  # kubelet has not heard of it, or of an empty list
             lived_from = self._registered(socket)
             why = await first(
                 self._moved(socket, kubelet),
@@ -141,10 +151,15 @@ class Endpoint:
         """Pass every new offer on to the streams, until it is gone."""
         offer = self.offer.value
         plugin.publish()
+        now = asyncio.get_running_loop().time
         while offer is not None:
             offer = await self.offer.other_than(offer)
-            if not self._watch.directory.value.newer:
-                plugin.publish()
+            if plugin.up_to_date or self._watch.directory.value.newer:
+                continue
+            await asyncio.sleep(self._pace.delay(now()))
+            self._pace.sent(now())
+            offer = self.offer.value  # what came meanwhile replaces what was to be sent
+            plugin.publish()
         return "its shell is gone from the node"
 
     async def _pause(self, kubelet: Identity | None) -> None:
@@ -163,11 +178,13 @@ class Endpoint:
     def _registered(self, socket: sockets.Bound) -> float:
         self.registered = True
         self._complaint = None
+        self._meter.registration(self.resource, "ok")
         log.info("registered", extra={"resource": self.resource, "endpoint": socket.name})
         return asyncio.get_running_loop().time()
 
     def _complain(self, error: Exception) -> None:
         self._failures += 1
+        self._meter.registration(self.resource, "failed")
         complaint = _sentence(error)
         level = logging.DEBUG if complaint == self._complaint else logging.WARNING
         log.log(level, "not registered yet", extra={"resource": self.resource, "error": complaint})
@@ -192,7 +209,10 @@ async def _event(event: asyncio.Event, why: str) -> str:
 
 
 async def first(*waits: Coroutine[Any, Any, T]) -> T:
-    """What the first of several waits to end returned or raised; the others are cancelled."""
+    """What the first of several waits to end returned or raised; the others are cancelled.
+
+    Of several that end at once it is the one named first.
+    """
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

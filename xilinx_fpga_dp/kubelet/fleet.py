@@ -5,6 +5,7 @@ import logging
 from functools import partial
 
 from xilinx_fpga_dp.kubelet.endpoint import Endpoint
+from xilinx_fpga_dp.kubelet.meter import Meter
 from xilinx_fpga_dp.kubelet.sockets import sweep
 from xilinx_fpga_dp.kubelet.watch import Watch
 from xilinx_fpga_dp.latest import Latest
@@ -25,12 +26,14 @@ class Fleet:
         watch: of kubelet's socket directory.
         grants: answers what a container gets.
         time_limit: seconds a call of kubelet's may take.
+        meter: hears of what happens.
     """
 
-    def __init__(self, watch: Watch, grants: Grants, time_limit: float) -> None:
+    def __init__(self, watch: Watch, grants: Grants, time_limit: float, meter: Meter) -> None:
         self._watch = watch
         self._grants = grants
         self._time_limit = time_limit
+        self._meter = meter
         self._endpoints: dict[str, Endpoint] = {}  # touched on the loop only
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -62,9 +65,10 @@ class Fleet:
 
     def _reconcile(self, offers: Offers, group: asyncio.TaskGroup) -> None:
         for name in offers.by_resource.keys() - self._endpoints.keys():
-            self._endpoints[name] = Endpoint(name, self._watch, self._grants, self._time_limit)
-            self._endpoints[name].offer.set(offers.by_resource[name])
-            group.create_task(self._live(self._endpoints[name]), name=f"endpoint {name}")
+            endpoint = Endpoint(name, self._watch, self._grants, self._time_limit, self._meter)
+            endpoint.offer.set(offers.by_resource[name])
+            self._endpoints[name] = endpoint
+            group.create_task(self._live(endpoint), name=f"endpoint {name}")
         for name, endpoint in self._endpoints.items():
             endpoint.offer.set(offers.by_resource.get(name))
 
@@ -74,6 +78,7 @@ class Fleet:
         while endpoint.offer.value is not None:
             await endpoint.run()
         self._endpoints.pop(endpoint.resource, None)
+        self._meter.resource_gone(endpoint.resource)
 
     async def _sweep(self) -> None:
         """Remove the sockets that dead instances left, when there is a new one and now and then."""

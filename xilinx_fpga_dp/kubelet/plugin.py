@@ -5,6 +5,7 @@ It answers from what it is handed; it knows no sysfs, no socket and no registrat
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Any
@@ -15,6 +16,7 @@ from grpclib.exceptions import GRPCError, StreamTerminatedError
 from grpclib.server import Stream
 
 from xilinx_fpga_dp.kubelet import messages, v1beta1
+from xilinx_fpga_dp.kubelet.meter import Meter
 from xilinx_fpga_dp.latest import Closed, Latest
 from xilinx_fpga_dp.model import Device, Offer
 from xilinx_fpga_dp.resources.grants import Grants, Refusal
@@ -38,20 +40,32 @@ class Plugin:
         grants: answers what a container gets.
         time_limit: seconds any unary call may take. kubelet itself sets none, and its whole sync loop waits
             while it allocates.
+        meter: hears of lists and answers.
     """
 
     def __init__(
-        self, resource: str, offer: Callable[[], Offer | None], grants: Grants, time_limit: float
+        self,
+        resource: str,
+        offer: Callable[[], Offer | None],
+        grants: Grants,
+        time_limit: float,
+        meter: Meter,
     ) -> None:
         self._resource = resource
         self._offer = offer
         self._grants = grants
         self._time_limit = time_limit
+        self._meter = meter
         self._lists = Latest(messages.device_list(offer()))
         self._answer = lru_cache(_KEPT_ANSWERS)(self._encoded)
         # The first stream is kubelet's: nobody else was told this socket's name. Later ones are guests.
         self.watched = asyncio.Event()
         self.lost = asyncio.Event()
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether the list published last says what is so now."""
+        return self._lists.value == messages.device_list(self._offer())
 
     def publish(self) -> None:
         """Send the device list to every stream, if it changed."""
@@ -80,7 +94,14 @@ class Plugin:
         self, method: str, answer: Callable[[Any], Awaitable[bytes]], request_type: type
     ) -> dict[str, grpclib.const.Handler]:
         async def handle(stream: Stream[Any, Any]) -> None:
-            await stream.send_message(await self._bounded(method, stream, answer))
+            began = time.perf_counter()
+            try:
+                encoded = await self._bounded(method, stream, answer)
+            except GRPCError as error:
+                self._meter.answered(self._resource, method, error.status.name, time.perf_counter() - began)
+                raise
+            self._meter.answered(self._resource, method, Status.OK.name, time.perf_counter() - began)
+            await stream.send_message(encoded)
 
         return {
             _SERVICE + method: grpclib.const.Handler(handle, Cardinality.UNARY_UNARY, request_type, bytes)
@@ -125,6 +146,8 @@ class Plugin:
             while True:
                 sent = await self._lists.other_than(sent)
                 await stream.send_message(sent)
+                if kubelets:
+                    self._meter.list_update(self._resource)
         except Closed:
             return
         finally:

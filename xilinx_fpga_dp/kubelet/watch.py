@@ -14,6 +14,7 @@ from functools import partial
 from asyncinotify import Inotify, Mask
 
 from xilinx_fpga_dp.kubelet.instances import FOLDER, Presence
+from xilinx_fpga_dp.kubelet.meter import Meter
 from xilinx_fpga_dp.latest import Latest
 from xilinx_fpga_dp.reads import Pending, Reads
 
@@ -63,8 +64,10 @@ class SocketDirectory:
 class Watch:
     """The directory as it was last seen. ``directory`` changes when it does."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, meter: Meter) -> None:
         self.path = path
+        self._meter = meter
+        self._kubelet: Identity | None = None  # the last one seen
         self.directory = Latest(SocketDirectory())
         self.mine: set[str] = set()  # the names of this process's sockets, kept by who makes them
         self._presence = Presence()
@@ -83,6 +86,10 @@ class Watch:
         elif isinstance(seen, Exception):
             seen = SocketDirectory(problem=repr(seen))
         self._tell(seen.problem)
+        if seen.kubelet is not None:
+            if self._kubelet not in (None, seen.kubelet):
+                self._meter.kubelet_restart()
+            self._kubelet = seen.kubelet
         self.directory.set(seen)
         return seen
 

@@ -5,13 +5,17 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from xilinx_fpga_dp.model import Device, History, Offers, Unit
+from xilinx_fpga_dp.model import Device, Held, History, Offers, Unit
 from xilinx_fpga_dp.resources.grants import nodes_of
 from xilinx_fpga_dp.resources.offers import mixed_builds
 
 
 def document(
-    offers: Offers, *, expose_mgmt: bool, registered: Mapping[str, bool] | None = None
+    offers: Offers,
+    *,
+    expose_mgmt: bool,
+    registered: Mapping[str, bool] | None = None,
+    held: Held | None = None,
 ) -> dict[str, Any]:
     """The state as JSON. What only a running service knows is null without one.
 
@@ -19,10 +23,16 @@ def document(
         offers: what one scan found.
         expose_mgmt: whether pods get management nodes.
         registered: whether kubelet knows each resource; None: nobody serves here.
+        held: which pods hold which devices, as far as it is known.
     """
     histories = offers.histories if registered is not None else {}
     rows = [
-        _device(offer.resource, unit, device, expose_mgmt) | _history(histories.get(device.address))
+        {
+            **_device(offer.resource, unit, device),
+            **_history(histories.get(device.address)),
+            "held_by": _holders(held or {}, device),
+            "nodes": list(nodes_of(device, expose_mgmt=expose_mgmt)),
+        }
         for offer in offers.by_resource.values()
         for unit in offer.units
         for device in unit.devices
@@ -41,7 +51,7 @@ def document(
     }
 
 
-def _device(resource: str, unit: Unit, device: Device, expose_mgmt: bool) -> dict[str, Any]:
+def _device(resource: str, unit: Unit, device: Device) -> dict[str, Any]:
     return {
         "id": unit.id,
         "resource": resource,
@@ -54,8 +64,6 @@ def _device(resource: str, unit: Unit, device: Device, expose_mgmt: bool) -> dic
         "driver": device.driver,
         "health": "Healthy" if unit.reason is None else "Unhealthy",
         "reason": unit.reason,
-        "held_by": [],
-        "nodes": list(nodes_of(device, expose_mgmt=expose_mgmt)),
     }
 
 
@@ -66,7 +74,15 @@ def _history(history: History | None) -> dict[str, Any]:
     return {
         "since": moment.isoformat(timespec="seconds").replace("+00:00", "Z"),
         "changes": history.changes,
+        "last_reason": history.last_reason,
     }
+
+
+def _holders(held: Held, device: Device) -> list[dict[str, str]]:
+    return [
+        {"namespace": holder.namespace, "pod": holder.pod, "container": holder.container}
+        for holder in held.get(device.address, ())
+    ]
 
 
 def table(offers: Offers, *, expose_mgmt: bool) -> str:

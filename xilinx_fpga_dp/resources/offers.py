@@ -1,8 +1,10 @@
 """From an inventory to what each resource name advertises. Pure."""
 
 from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import replace
 
-from xilinx_fpga_dp.model import Device, Inventory, LeftOut, Offer, Offers, Unit
+from xilinx_fpga_dp.model import Device, Held, Inventory, LeftOut, Offer, Offers, Unit
 from xilinx_fpga_dp.resources.naming import Naming, name_problem
 
 
@@ -44,6 +46,34 @@ def _units(devices: list[Device], online: tuple[int, ...]) -> tuple[Unit, ...]:
         )
         for device in sorted(devices, key=lambda each: each.address)
     )
+
+
+def held_elsewhere(offers: Offers, held: Held) -> frozenset[str]:
+    """The devices that a pod holds under a name or id that they do not have (any more).
+
+    kubelet counts by resource name and id, and would hand them out a second time.
+    """
+    return frozenset(
+        device.address
+        for name, offer in offers.by_resource.items()
+        for device in offer.devices
+        for holder in held.get(device.address, ())
+        if holder.resource != name or all(holder.id != unit.id for unit in offer.units)
+    )
+
+
+def only(offers: Offers, names: Collection[tuple[str, str]]) -> Offers:
+    """What of the offers is among these pairs of resource name and device id."""
+    kept = {
+        name: Offer(name, tuple(unit for unit in offer.units if (name, unit.id) in names))
+        for name, offer in offers.by_resource.items()
+    }
+    return replace(offers, by_resource={name: offer for name, offer in kept.items() if offer.units})
+
+
+def names_of(offers: Offers) -> frozenset[tuple[str, str]]:
+    """All pairs of resource name and device id."""
+    return frozenset((name, unit.id) for name, offer in offers.by_resource.items() for unit in offer.units)
 
 
 def mixed_builds(offer: Offer) -> tuple[str, ...]:

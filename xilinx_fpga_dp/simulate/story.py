@@ -88,6 +88,7 @@ class Story:
             **os.environ,
             "XILINX_FPGA_DP_SCAN_INTERVAL": "1",
             "XILINX_FPGA_DP_HEALTH_INTERVAL": "0.3",
+            "XILINX_FPGA_DP_HTTP_ADDRESS": "",
             "XILINX_FPGA_DP_LOG_FORMAT": "text",
             **settings.environment(),
             **node.environment(),

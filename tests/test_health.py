@@ -1,0 +1,643 @@
+"""Health: the rules alone, the state machine against an oracle, and the real thing as kubelet sees it."""
+
+import asyncio
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from tests.conftest import settings_for
+from tests.double import KubeletDouble
+from tests.process import Service, eventually
+from xilinx_fpga_dp.discovery import uevents
+from xilinx_fpga_dp.discovery.health import Look, Memory, Rules, first, hold, step, xrt_reason, xrt_trip
+from xilinx_fpga_dp.kubelet.pace import Pace
+from xilinx_fpga_dp.model import Device, Reason, Shell
+from xilinx_fpga_dp.simulate.node import SampleCard, SampleNode
+
+U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
+U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
+U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
+
+DEVICE = Device("0000:65:00.1", Shell("a_b", "1", None), "b", "xocl", render_node="/dev/dri/renderD128")
+RULES = Rules(recovery_checks=3, reset_grace=100)
+LOST = {Reason.RESETTING, Reason.SHELL_UNKNOWN, Reason.NO_DRIVER}
+
+
+def seen(reason: Reason | None = None, **more: Any) -> Look:
+    return Look(DEVICE.address, DEVICE, reason, **more)
+
+
+def lost(reason: Reason | None) -> Look:
+    return Look(DEVICE.address, reason=reason, why="why")
+
+
+class TestReadings:
+    """What the attributes of one device say."""
+
+    WELL: ClassVar[dict[str, str]] = {
+        "shutdown": "0",
+        "dev_offline": "0",
+        "ready": "0x1",
+        "device_bad_state": "0",
+    }
+
+    @pytest.mark.parametrize(
+        ("other", "reason"),
+        [
+            ({}, None),
+            ({"shutdown": "1"}, Reason.SHUTDOWN),
+            ({"dev_offline": "1"}, Reason.OFFLINE),
+            ({"dev_offline": "-19"}, Reason.OFFLINE),
+            ({"ready": "0x0"}, Reason.NOT_READY),
+            ({"ready": "0"}, Reason.NOT_READY),
+            ({"ready": "0x3"}, None),
+            ({"device_bad_state": "1"}, Reason.BAD_STATE),
+            ({"ready": "rubbish", "dev_offline": "", "shutdown": "x"}, None),
+            ({"ready": None, "dev_offline": None, "shutdown": None, "device_bad_state": None}, None),
+            ({"shutdown": "1", "dev_offline": "1", "ready": "0x0"}, Reason.SHUTDOWN),
+            ({"dev_offline": "1", "ready": "0x0"}, Reason.OFFLINE),
+        ],
+    )
+    def test_attributes(self, other: dict[str, str | None], reason: Reason | None) -> None:
+        assert xrt_reason({**self.WELL, **other}, renders=True, node=True) is reason
+
+    def test_drm_gone_with_its_attributes_is_a_reset(self) -> None:
+        gone = {"ready": None, "dev_offline": None, "shutdown": "0"}
+        assert xrt_reason(gone, renders=False, node=False) is Reason.RESETTING
+
+    def test_drm_gone_alone_or_its_node_is_no_node(self) -> None:
+        assert xrt_reason(self.WELL, renders=False, node=False) is Reason.NO_NODE
+        assert xrt_reason(self.WELL, renders=True, node=False) is Reason.NO_NODE
+
+    @pytest.mark.parametrize("level", [None, "18446744073709551615", "4294967295", "-1", "x", ""])
+    def test_no_trip(self, level: str | None) -> None:
+        assert xrt_trip(level, "0", "0") is None
+
+    def test_a_trip_is_told_from_the_next(self) -> None:
+        assert xrt_trip("2", "524288", "1") != xrt_trip("2", "524288", "2") is not None
+
+    @given(st.dictionaries(st.sampled_from(sorted(WELL)), st.one_of(st.none(), st.text())))
+    def test_any_text_gives_a_verdict(self, attributes: dict[str, str | None]) -> None:
+        xrt_reason(attributes, renders=True, node=True)
+
+
+class TestSteps:
+    """Single rules of the state machine."""
+
+    def test_first_seen_well_is_healthy_at_once(self) -> None:
+        state = first(seen(), 0)
+        assert state is not None
+        assert state.device.healthy
+
+    def test_never_seen_with_a_shell_is_no_device(self) -> None:
+        assert first(lost(Reason.SHELL_UNKNOWN), 0) is None
+
+    def test_recovery_takes_checks_in_a_row(self) -> None:
+        state = first(seen(Reason.OFFLINE), 0)
+        for look, check, reason in [
+            (seen(), True, Reason.OFFLINE),
+            (seen(), True, Reason.OFFLINE),
+            (seen(Reason.OFFLINE), True, Reason.OFFLINE),  # starts over
+            (seen(), True, Reason.OFFLINE),
+            (seen(), False, Reason.OFFLINE),  # woken: does not count
+            (seen(), True, Reason.OFFLINE),
+            (seen(), True, None),
+        ]:
+            assert state is not None
+            state = step(state, look, 1, RULES, check=check)
+            assert state is not None
+            assert state.device.reason is reason
+
+    def test_a_fault_is_told_at_once_even_by_a_wake_up(self) -> None:
+        state = first(seen(), 0)
+        assert state is not None
+        state = step(state, seen(Reason.BAD_STATE), 1, RULES, check=False)
+        assert state is not None
+        assert state.device.reason is Reason.BAD_STATE
+
+    @pytest.mark.parametrize("announced", [Reason.SHUTDOWN, Reason.OFFLINE])
+    def test_gone_after_a_warning_keeps_its_place(self, announced: Reason) -> None:
+        state = first(seen(announced), 0)
+        assert state is not None
+        state = step(state, None, 1, RULES, check=True)
+        assert state is not None
+        assert state.device.reason is Reason.RESETTING
+        state = step(state, None, 100, RULES, check=True)
+        assert state is not None
+        assert step(state, None, 101, RULES, check=True) is None
+
+    @pytest.mark.parametrize("before", [None, Reason.NOT_READY, Reason.UNRESPONSIVE])
+    def test_gone_without_a_warning_is_unplugged(self, before: Reason | None) -> None:
+        state = first(seen(before), 0)
+        assert state is not None
+        assert step(state, None, 1, RULES, check=True) is None
+
+    def test_no_answer_yet_changes_nothing(self) -> None:
+        state = first(seen(), 0)
+        assert state is not None
+        assert step(state, lost(None), 1, RULES, check=True) is state
+
+    def test_lost_for_too_long_loses_its_place_until_it_is_back(self) -> None:
+        memory = Memory(RULES)
+        memory.step([seen()], 0, check=True)
+        assert memory.step([lost(Reason.RESETTING)], 1, check=True).devices
+        assert memory.step([lost(Reason.SHELL_UNKNOWN)], 99, check=True).devices
+        gone = memory.step([lost(Reason.RESETTING)], 101, check=True)
+        assert gone.devices == ()
+        assert "resetting for more than 100 s" in gone.left_out[0].reason
+        assert not memory.step([seen(Reason.RESETTING)], 102, check=True).devices
+        back = memory.step([seen()], 103, check=True)
+        assert [device.reason for device in back.devices] == [Reason.RESETTING]
+        memory.step([seen()], 104, check=True)
+        assert memory.step([seen()], 105, check=True).devices[0].healthy
+
+    def test_a_trip_ends_with_the_reset_after_it(self) -> None:
+        trip: dict[str, Any] = {"trip": "2/1/77", "latched": True}
+        state = first(seen(), 0)
+        for look, reason in [
+            (seen(**trip), Reason.FIREWALL),
+            (seen(Reason.OFFLINE, **trip), Reason.FIREWALL),
+            (seen(**trip), Reason.FIREWALL),  # no reset: it stays
+            (lost(Reason.RESETTING), Reason.RESETTING),
+            (seen(**trip), Reason.RESETTING),  # on record still, and over
+            (seen(**trip), Reason.RESETTING),
+            (seen(**trip), None),
+            (seen(trip="2/1/99", latched=True), Reason.FIREWALL),  # another one
+        ]:
+            assert state is not None
+            state = step(state, look, 1, RULES, check=True)
+            assert state is not None
+            assert state.device.reason is reason
+
+    def test_a_trip_on_record_at_the_first_look_is_an_old_one_unless_it_is_offline(self) -> None:
+        for reason, expected in ((None, None), (Reason.OFFLINE, Reason.FIREWALL)):
+            state = first(seen(reason, trip="2/1/77", latched=True), 0)
+            assert state is not None
+            assert state.device.reason is expected
+
+    def test_a_trip_of_a_driver_that_keeps_no_record_is_a_trip_now(self) -> None:
+        state = first(seen(trip="2/1/77"), 0)
+        assert state is not None
+        assert state.device.reason is Reason.FIREWALL
+
+    def test_a_fault_of_its_own_comes_before_held(self) -> None:
+        state = first(seen(), 0)
+        assert state is not None
+        state = hold(state, True, 1)
+        assert state.device.reason is Reason.HELD
+        faulty = step(state, seen(Reason.OFFLINE), 2, RULES, check=True)
+        assert faulty is not None
+        assert faulty.device.reason is Reason.OFFLINE
+        assert hold(state, False, 2).device.healthy, "freed is Healthy at once"
+
+    def test_history(self) -> None:
+        state = first(seen(), 5)
+        assert state is not None
+        assert (state.history.since, state.history.changes, state.history.last_reason) == (5, 0, None)
+        for now, look in ((6, seen()), (7, seen(Reason.OFFLINE)), (8, seen(Reason.OFFLINE)), (9, seen())):
+            state = step(state, look, now, dataclasses.replace(RULES, recovery_checks=1), check=True)
+            assert state is not None
+        assert (state.history.since, state.history.changes) == (9, 2)
+        assert state.history.last_reason is Reason.OFFLINE
+
+
+class Against(RuleBasedStateMachine):
+    """Many devices through any looks, against a few lines that say what must be true of one."""
+
+    ADDRESSES = ("0000:01:00.1", "0000:02:00.1", "0000:03:00.1")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = Memory(RULES)
+        self.now = 0.0
+        self.looks: dict[str, Look | None] = dict.fromkeys(self.ADDRESSES)
+        self.reasons: dict[str, Reason | None] = {}
+        self.good: dict[str, int] = {}
+        self.since: dict[str, float] = {}
+
+    @rule(
+        address=st.sampled_from(ADDRESSES),
+        reason=st.one_of(
+            st.none(), st.sampled_from([r for r in Reason if r not in (Reason.HELD, Reason.FIREWALL)])
+        ),
+        shell=st.booleans(),
+        there=st.booleans(),
+    )
+    def look(self, address: str, reason: Reason | None, shell: bool, there: bool) -> None:
+        device = dataclasses.replace(DEVICE, address=address) if shell else None
+        self.looks[address] = Look(address, device, reason, why="why") if there else None
+
+    @rule(seconds=st.floats(0, 120), check=st.booleans())
+    def step(self, seconds: float, check: bool) -> None:
+        self.now += seconds
+        found = self.memory.step([look for look in self.looks.values() if look], self.now, check=check)
+        for address in self.ADDRESSES:
+            self._oracle(address, self.looks[address], check)
+        told = {device.address: device.reason for device in found.devices}
+        offered = {a: r for a, r in self.reasons.items() if not self._expired(a)}
+        assert told == offered
+
+    def _expired(self, address: str) -> bool:
+        return address in self.since and self.now - self.since[address] >= RULES.reset_grace
+
+    def _oracle(self, address: str, look: Look | None, check: bool) -> None:
+        known = address in self.reasons
+        if look is None and known:
+            if self.reasons[address] in (Reason.SHUTDOWN, Reason.OFFLINE, Reason.RESETTING):
+                self._lose(address, Reason.RESETTING)
+                if not self._expired(address):
+                    return
+            for memory in (self.reasons, self.good, self.since):
+                memory.pop(address, None)
+        elif look is not None and look.device is None:
+            if known and look.reason:
+                self._lose(address, look.reason)
+        elif look is not None and look.reason in LOST:
+            self._lose(address, look.reason)
+        elif look is not None:
+            self.since.pop(address, None)
+            self.good[address] = 0 if look.reason else self.good.get(address, 0) + check
+            mending = known and self.reasons[address] and self.good[address] < RULES.recovery_checks
+            if look.reason or not mending:
+                self.reasons[address] = look.reason
+
+    def _lose(self, address: str, reason: Reason | None) -> None:
+        self.reasons[address] = reason
+        self.good[address] = 0
+        if reason in LOST:
+            self.since.setdefault(address, self.now)
+
+    @invariant()
+    def nothing_is_remembered_for_ever(self) -> None:
+        assert self.memory.known <= set(self.ADDRESSES)
+
+
+TestAgainstAnOracle = Against.TestCase
+
+
+class TestPace:
+    @given(st.lists(st.floats(0, 3), max_size=60))
+    def test_five_in_a_row_then_one_a_second(self, waits: list[float]) -> None:
+        pace = Pace(5, 1.0)
+        now = 0.0
+        sent: list[float] = []
+        for wait in waits:
+            now += wait
+            delay = pace.delay(now)
+            if wait >= 1 and sent:
+                assert delay == 0, "never after a quiet second"
+            now += delay
+            pace.sent(now)
+            sent.append(now)
+        for index, start in enumerate(sent):
+            within = [time for time in sent[index:] if time - start < 1 - 1e-6]
+            assert len(within) <= 5 + 1
+        for first_, sixth in zip(sent, sent[5:], strict=False):
+            assert sixth - first_ >= 1 - 1e-6
+
+
+# The real thing
+
+
+@pytest.fixture
+def pair(node: SampleNode) -> tuple[SampleCard, SampleCard]:
+    return node.add_card("u55c", "0000:11:00", release="2023.2"), node.add_card("u55c", "0000:21:00")
+
+
+@pytest.fixture
+def watched(
+    node: SampleNode, pair: tuple[SampleCard, SampleCard], kubelet: KubeletDouble, service: Service
+) -> KubeletDouble:
+    kubelet.start()
+    kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+    return kubelet
+
+
+def _back_from_vfio(card: SampleCard) -> None:
+    card.unbind()
+    card.bind()
+
+
+FAULTS: dict[str, tuple[Callable[[SampleCard], None], Callable[[SampleCard], None], Reason]] = {
+    "shutdown": (SampleCard.shutdown, SampleCard.online, Reason.SHUTDOWN),
+    "offline": (SampleCard.offline, SampleCard.mend, Reason.OFFLINE),
+    "not-ready": (SampleCard.not_ready, SampleCard.mend, Reason.NOT_READY),
+    "bad-state": (SampleCard.bad_state, SampleCard.mend, Reason.BAD_STATE),
+    "resetting": (SampleCard.reset_begin, SampleCard.reset_end, Reason.RESETTING),
+    "shell-unknown": (SampleCard.shell_unknown, SampleCard.mend, Reason.SHELL_UNKNOWN),
+    "no-driver": (SampleCard.unbind, SampleCard.bind, Reason.NO_DRIVER),
+    "no-driver (vfio)": (SampleCard.vfio, _back_from_vfio, Reason.NO_DRIVER),
+    "no management driver": (SampleCard.unbind_mgmt, SampleCard.bind_mgmt, Reason.NOT_READY),
+    "unresponsive": (
+        lambda card: card.hang("ready"),
+        lambda card: card.unhang("ready"),
+        Reason.UNRESPONSIVE,
+    ),
+    "no-node": (
+        lambda card: card.node.remove_node(str(card.render_node)),
+        lambda card: card.node.add_node(str(card.render_node)),
+        Reason.NO_NODE,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_every_reason_is_raised_and_cleared(
+    watched: KubeletDouble, pair: tuple[SampleCard, SampleCard], service: Service, name: str
+) -> None:
+    breaks, mends, reason = FAULTS[name]
+    breaks(pair[0])
+    watched.wait_for(lambda: watched.resources()[U55C][pair[0].address] == "Unhealthy")
+    service.logged("device Unhealthy", device=pair[0].address, reason=str(reason))
+    assert watched.capacity(U55C) == 2
+    assert watched.resources()[U55C][pair[1].address] == "Healthy"
+    mends(pair[0])
+    watched.wait_for(lambda: watched.allocatable(U55C) == 2)
+    assert watched.ends == []
+
+
+@pytest.mark.parametrize("release", ["2022.1", "2022.2"])
+def test_firewall(node: SampleNode, kubelet: KubeletDouble, service: Service, release: str) -> None:
+    card = node.add_card("u55c", release=release)
+    kubelet.start()
+    kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
+    card.firewall_trip()
+    kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 0)
+    if release == "2022.2":
+        service.logged("device Unhealthy", device=card.address, reason="firewall")
+    card.reset_begin()
+    card.reset_end()
+    kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1, 15)
+
+
+def test_a_base_that_waits_for_its_shell(node: SampleNode, kubelet: KubeletDouble, service: Service) -> None:
+    card = node.add_card("u250-base")
+    card.write("mgmt/rp_program", "1")
+    node.add_card("u55c")
+    kubelet.start()
+    kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
+    service.logged("left out", function=card.address)
+    assert list(kubelet.resources()) == [U55C]
+    card.reprogram("u250-2rp")
+    kubelet.wait_for(lambda: len(kubelet.resources()) == 2)
+
+
+@pytest.mark.parametrize("release", ["2019.1", "2019.2", "2020.1", "2022.2", "2023.2"])
+def test_a_reset_step_by_step(
+    node: SampleNode, kubelet: KubeletDouble, service: Service, release: str
+) -> None:
+    card = node.add_card("u200", release=release)
+    other = node.add_card("u200", release=release)
+    kubelet.start()
+    kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+    for going, steps in ((True, card.resetting()), (False, card.returning())):
+        for _ in steps:
+            if going:
+                kubelet.wait_for(lambda: kubelet.allocatable(U200) == 1)
+            time.sleep(0.25)
+            assert kubelet.capacity(U200) == 2
+            assert kubelet.resources()[U200][other.address] == "Healthy"
+    kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+    assert all(len(each.health) == 2 for each in kubelet.lists(U200))
+    assert kubelet.ends == []
+
+
+def test_a_reset_of_all_cards_keeps_capacity(
+    watched: KubeletDouble, pair: tuple[SampleCard, SampleCard]
+) -> None:
+    for card in pair:
+        card.reset_begin()
+    watched.wait_for(lambda: watched.allocatable(U55C) == 0)
+    assert watched.capacity(U55C) == 2
+    pair[0].reset_end(render=200, suffix=9)
+    pair[1].reset_end()
+    watched.wait_for(lambda: watched.allocatable(U55C) == 2)
+    assert len(watched.registrations) == 1
+    [container] = watched.allocate(U55C, [pair[0].address]).container_responses
+    assert container.devices[0].host_path == "/dev/dri/renderD200"
+
+
+def test_a_hot_reset_off_the_bus_keeps_its_place(
+    watched: KubeletDouble, pair: tuple[SampleCard, SampleCard]
+) -> None:
+    pair[0].offline()
+    watched.wait_for(lambda: watched.allocatable(U55C) == 1)
+    pair[0].remove()
+    time.sleep(1)
+    assert watched.capacity(U55C) == 2
+    pair[0].plug()
+    watched.wait_for(lambda: watched.allocatable(U55C) == 2)
+
+
+def test_a_reset_that_never_ends_loses_its_place(node: SampleNode, kubelet: KubeletDouble) -> None:
+    card = node.add_card("u55c")
+    with Service(settings_for(node, RESET_GRACE="1")) as service:
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
+        card.reset_begin()
+        kubelet.wait_for(lambda: kubelet.capacity(U55C) == 0)
+        assert "resetting for more than 1 s" in service.logged("left out", function=card.address)["reason"]
+        card.reset_end()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
+
+
+def test_another_shell_after_the_reset_is_one_step(
+    watched: KubeletDouble, pair: tuple[SampleCard, SampleCard]
+) -> None:
+    pair[0].reset_begin()
+    watched.wait_for(lambda: watched.allocatable(U55C) == 1)
+    for _ in pair[0].returning(board="u250"):
+        time.sleep(0.15)
+        both = [name for name, devices in watched.resources().items() if pair[0].address in devices]
+        assert len(both) == 1, "never in both lists"
+    watched.wait_for(lambda: watched.allocatable(U250) == 1 and watched.capacity(U55C) == 1)
+
+
+def test_a_hanging_read_is_told_within_three_seconds_and_parks_one_thread(
+    watched: KubeletDouble, pair: tuple[SampleCard, SampleCard], service: Service
+) -> None:
+    threads = len(os.listdir(f"/proc/{service.process.pid}/task"))
+    hung = time.monotonic()
+    pair[0].hang("dev_offline")
+    watched.wait_for(lambda: watched.allocatable(U55C) == 1)
+    assert watched.lists(U55C)[-1].time - hung < 3.5
+    pair[1].offline()
+    watched.wait_for(lambda: watched.allocatable(U55C) == 0, 2)
+    time.sleep(1)
+    assert len(os.listdir(f"/proc/{service.process.pid}/task")) - threads <= 2  # a walker may be at work
+    pair[0].unhang("dev_offline")
+
+
+def test_flapping_is_bounded_and_the_newest_state_comes_last(
+    node: SampleNode, kubelet: KubeletDouble
+) -> None:
+    card = node.add_card("u55c")
+    with Service(settings_for(node, HEALTH_INTERVAL="0.05", RECOVERY_CHECKS="1")):
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            card.offline()
+            time.sleep(0.07)
+            card.mend()
+            time.sleep(0.07)
+        card.offline()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 0)
+        time.sleep(1.5)
+        lists = kubelet.lists(U55C)
+        assert lists[-1].health == {card.address: "Unhealthy"}
+        assert 6 <= len(lists) <= 14
+        times = [each.time for each in lists[1:]]
+        assert all(b - a >= 0.9 for a, b in zip(times, times[5:], strict=False))
+
+
+def _get(port: int, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        number: int = probe.getsockname()[1]
+    return number
+
+
+def test_state_shows_since_when_and_how_often(node: SampleNode, kubelet: KubeletDouble, port: int) -> None:
+    card = node.add_card("u55c", release="2023.2")
+    with Service(settings_for(node, HTTP_ADDRESS=f"127.0.0.1:{port}")) as service:
+        service.logged("serving HTTP")
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
+        card.bad_state()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 0)
+        card.mend()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
+        status, body = _get(port, "/state")
+        document = json.loads(body)
+        [device] = document["devices"]
+        assert status == 200
+        assert (device["health"], device["changes"], device["last_reason"]) == ("Healthy", 2, "bad-state")
+        assert device["since"].endswith("Z")
+        assert document["resources"][U55C] == {"devices": 1, "healthy": 1, "registered": True}
+
+
+def test_synthetic_events_wake_the_scan(node: SampleNode, kubelet: KubeletDouble) -> None:
+    """The kernel tells a real event, which root can ask for; the card is one that no timer would find soon."""
+    devices = "/sys/bus/pci/devices"
+    if os.geteuid() != 0 or not os.path.isdir(devices) or not os.listdir(devices):
+        pytest.skip("needs root and a PCI device")
+    event = os.path.join(devices, min(os.listdir(devices)), "uevent")
+    with Service(settings_for(node, SCAN_INTERVAL="3600", HEALTH_INTERVAL="3600")) as service:
+        kubelet.start()
+        time.sleep(1.5)
+        if any(each["event"].startswith("no kernel events") for each in service.events):
+            pytest.skip("no netlink here")
+        node.add_card("u55c")
+        told = time.monotonic()
+        done = subprocess.run(["sh", "-c", f"echo add > {event}"], check=False, capture_output=True)
+        if done.returncode:
+            pytest.skip("the kernel takes no synthetic events here")
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1, 5)
+        assert kubelet.lists(U55C)[0].time - told < 2
+
+
+class TestEvents:
+    """Kernel events by a socket pair in the kernel's place."""
+
+    async def listen(self, sent: list[bytes]) -> int:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        ours.setblocking(False)
+        woken = []
+        with theirs:
+            task = asyncio.create_task(uevents.listen(lambda: woken.append(1), lambda: ours))
+            for event in sent:
+                theirs.send(event)
+            await asyncio.sleep(0.1)
+            task.cancel()
+        return len(woken)
+
+    @pytest.mark.parametrize("subsystem", [b"pci", b"drm", b"xrt_user"])
+    async def test_ours_wake(self, subsystem: bytes) -> None:
+        assert await self.listen([b"add@/devices/x\0ACTION=add\0SUBSYSTEM=" + subsystem + b"\0"]) == 1
+
+    @pytest.mark.parametrize(
+        "event", [b"", b"\0", b"add@/x\0SUBSYSTEM=net\0", b"\xff" * 100, b"SUBSYSTEM=pcie\0"]
+    )
+    async def test_others_do_not(self, event: bytes) -> None:
+        assert await self.listen([event]) == 0
+
+    async def test_a_burst_is_folded(self) -> None:
+        assert 1 <= await self.listen([b"add@/x\0SUBSYSTEM=pci\0"] * 8) <= 2
+
+    async def test_no_netlink_is_one_line(self, caplog: pytest.LogCaptureFixture) -> None:
+        def refuse() -> socket.socket:
+            raise PermissionError(1, "Operation not permitted")
+
+        await uevents.listen(lambda: None, refuse)
+        assert [record.message for record in caplog.records] == [
+            "no kernel events, cards are looked for by timer only"
+        ]
+
+
+def test_metrics_and_probes(node: SampleNode, kubelet: KubeletDouble, port: int) -> None:
+    card = node.add_card("u55c")
+    with Service(settings_for(node, HTTP_ADDRESS=f"127.0.0.1:{port}")) as service:
+        service.logged("serving HTTP")
+        eventually(lambda: _get(port, "/livez")[0] == 200, "alive")
+        status, why = _get(port, "/readyz")
+        assert status == 503
+        assert U55C in why
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
+        eventually(lambda: _get(port, "/readyz")[0] == 200, "ready")
+        kubelet.allocate(U55C, [card.address])
+        _, text = _get(port, "/metrics")
+        for line in (
+            f'xilinx_fpga_dp_devices{{health="Healthy",reason="",resource="{U55C}"}} 1.0',
+            f'xilinx_fpga_dp_registered{{resource="{U55C}"}} 1.0',
+            f'xilinx_fpga_dp_registrations_total{{resource="{U55C}",result="ok"}} 1.0',
+            f'xilinx_fpga_dp_list_updates_total{{resource="{U55C}"}} 1.0',
+            f'xilinx_fpga_dp_allocations_total{{code="OK",resource="{U55C}"}} 1.0',
+            "xilinx_fpga_dp_kubelet_restarts_total 0.0",
+            "xilinx_fpga_dp_scan_errors_total 0.0",
+        ):
+            assert line in text
+        for name in ("build_info", "allocate_duration_seconds_bucket", "scan_duration_seconds_bucket"):
+            assert f"xilinx_fpga_dp_{name}" in text
+        kubelet.restart()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
+        assert "xilinx_fpga_dp_kubelet_restarts_total 1.0" in _get(port, "/metrics")[1]
+        assert _get(port, "/nowhere")[0] == 404
+        card.remove()
+        kubelet.wait_for(lambda: kubelet.capacity(U55C) == 0)
+        eventually(lambda: U55C not in _get(port, "/metrics")[1], "its series are gone")
+        assert _get(port, "/readyz") == (200, "ok\n"), "a node without cards is ready"
+
+
+def test_a_taken_address_stops_nothing(node: SampleNode, kubelet: KubeletDouble) -> None:
+    node.add_card("u55c")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with Service(settings_for(node, HTTP_ADDRESS=address)) as service:
+            service.logged("HTTP address not to be had, trying again")
+            kubelet.start()
+            kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)

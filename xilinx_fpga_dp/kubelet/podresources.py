@@ -1,0 +1,143 @@
+"""Who holds which device: asked of kubelet's podresources API.
+
+kubelet counts by resource name and id, so it takes a device that reappears under another name for free. What
+is held under any name or id is found by the address that our ids, and those of plugins before us, begin with.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Callable, Iterable
+
+from grpclib.client import Channel
+
+from xilinx_fpga_dp.kubelet import v1
+from xilinx_fpga_dp.kubelet.messages import Codec
+from xilinx_fpga_dp.model import Held, Holder
+
+log = logging.getLogger(__name__)
+
+TIME_LIMIT = 2.0  # seconds for an answer
+# Seconds between questions while something is held, or nobody has answered.
+_EVERY = 3.0
+
+Names = frozenset[tuple[str, str]]
+"""Pairs of resource name and device id."""
+
+# `0000:65:00.1`, a replica's `0000:65:00.1::0`, plugin 1.3.0's `0000:65:00.1-0`
+_ADDRESS = re.compile(r"([0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7])(?:(?:::|-)\d+)?")
+
+
+class PodResources:
+    """The podresources socket.
+
+    Args:
+        path: where it is.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._answered: bool | None = None  # None: never asked
+
+    async def held(self) -> Held | None:
+        """Who holds what now; None: nobody answered within the limit, so nothing is known."""
+        channel = Channel(path=self._path, codec=Codec())
+        try:
+            async with asyncio.timeout(TIME_LIMIT):
+                answer = await v1.PodResourcesListerStub(channel).list(v1.ListPodResourcesRequest())
+        except Exception as error:  # whatever stands behind that path, it does not tell
+            self._tell(error)
+            return None
+        finally:
+            channel.close()
+        self._tell(None)
+        return _by_address(answer.pod_resources)
+
+    def _tell(self, error: Exception | None) -> None:
+        if error is None:
+            if self._answered is False:
+                log.info("podresources answers again", extra={"path": self._path})
+        elif self._answered is not False:
+            log.warning(
+                "podresources does not answer: a device that a pod holds under another name can't be told",
+                extra={"path": self._path, "error": str(error) or repr(error)},
+            )
+        self._answered = error is None
+
+
+def _by_address(pods: Iterable[v1.PodResources]) -> Held:
+    held: dict[str, tuple[Holder, ...]] = {}
+    for pod in pods:
+        for container in pod.containers:
+            for devices in container.devices:
+                for device in devices.device_ids:
+                    if match := _ADDRESS.fullmatch(device):
+                        holder = Holder(
+                            pod.namespace, pod.name, container.name, devices.resource_name, device
+                        )
+                        held[match[1]] = (*held.get(match[1], ()), holder)
+    return held
+
+
+class Holders:
+    """Asks who holds what whenever a device is new under its name, and as long as it matters.
+
+    Args:
+        api: whom to ask.
+        wake: called when an answer brought something new.
+    """
+
+    def __init__(self, api: PodResources, wake: Callable[[], None]) -> None:
+        self._api = api
+        self._wake = wake
+        self.held: Held = {}  # the last answer
+        self.matters = False  # set by who knows: a device is held elsewhere
+        self._answered = True
+        self._vetted: Names = frozenset()  # asked for since they are offered
+        self._new: Names = frozenset()
+        self._wanted = asyncio.Event()
+        self._asked = asyncio.Event()
+
+    async def vet(self, names: Names, patience: float) -> Names:
+        """Which of these names may be offered: it was asked who holds their devices, answered or not.
+
+        Args:
+            names: all there are; those that are gone count as new when they come back.
+            patience: seconds to wait for an answer about new ones.
+        """
+        self._vetted &= names
+        self._new = names - self._vetted
+        if self._new:
+            self._asked.clear()
+            self._wanted.set()
+            try:
+                async with asyncio.timeout(patience):
+                    await self._asked.wait()
+            except TimeoutError:
+                pass
+        return self._vetted & names
+
+    async def ask(self) -> Held:
+        """Who holds what; without an answer, what was known last."""
+        held = await self._api.held()
+        return self.held if held is None else held
+
+    async def run(self) -> None:
+        """Ask whenever it is wanted, for ever."""
+        while True:
+            try:
+                async with asyncio.timeout(_EVERY if self.matters or not self._answered else None):
+                    await self._wanted.wait()
+            except TimeoutError:
+                pass
+            self._wanted.clear()
+            new = self._new
+            held = await self._api.held()
+            self._answered = held is not None
+            news = bool(new) or (held is not None and held != self.held)
+            if held is not None:  # without an answer nothing held is freed
+                self.held = held
+            self._vetted |= new
+            self._asked.set()
+            if news:
+                self._wake()

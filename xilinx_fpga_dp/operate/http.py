@@ -1,0 +1,122 @@
+"""Probes, metrics and state over HTTP. As much of HTTP as kubelet's probes, Prometheus and curl need."""
+
+import asyncio
+import contextlib
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+log = logging.getLogger(__name__)
+
+_REQUEST_LIMIT = 8192  # bytes of a request's head
+_TIME_LIMIT = 10.0  # seconds for a request and its answer
+_CONNECTIONS = 64  # at once; one more is closed
+_AGAIN = 5.0  # seconds until an address that is taken is tried again
+
+_STATUS = {
+    200: "OK",
+    400: "Bad Request",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    503: "Service Unavailable",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a page says."""
+
+    body: bytes
+    status: int = 200
+    kind: str = "text/plain; charset=utf-8"
+
+
+Page = Callable[[], Awaitable[Answer]]
+
+
+def text(said: str, status: int = 200) -> Answer:
+    """A line for people."""
+    return Answer(f"{said}\n".encode(), status)
+
+
+def as_json(document: object) -> Answer:
+    """A document for programs."""
+    return Answer(json.dumps(document, indent=2).encode() + b"\n", kind="application/json")
+
+
+class HttpServer:
+    """Serves pages on an address, for ever; an address that is taken is tried again and stops nothing.
+
+    Args:
+        address: ``host:port``; an IPv6 host in brackets, an empty one for all interfaces.
+        pages: by path.
+    """
+
+    def __init__(self, address: str, pages: Mapping[str, Page]) -> None:
+        self._host, _, port = address.rpartition(":")
+        self._port = int(port)
+        self._pages = pages
+        self._connections = 0
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        complaint: str | None = None
+        while True:
+            try:
+                server = await asyncio.start_server(
+                    self._connected, self._host.strip("[]") or None, self._port, limit=_REQUEST_LIMIT
+                )
+            except OSError as error:
+                if error.strerror != complaint:
+                    log.warning("HTTP address not to be had, trying again", extra={"error": str(error)})
+                complaint = error.strerror
+                await asyncio.sleep(_AGAIN)
+                continue
+            for socket in server.sockets:
+                host, port, *_ = socket.getsockname()
+                log.info("serving HTTP", extra={"host": host, "port": port})
+            try:
+                await asyncio.Event().wait()
+            finally:
+                server.close()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._connections += 1
+        try:
+            if self._connections <= _CONNECTIONS:
+                async with asyncio.timeout(_TIME_LIMIT):
+                    await self._answer(reader, writer)
+        except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            log.debug("HTTP connection broken")  # a TimeoutError is an OSError
+        finally:
+            self._connections -= 1
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        method, answer = await self._page(head)
+        writer.write(
+            f"HTTP/1.1 {answer.status} {_STATUS[answer.status]}\r\n"
+            f"Content-Type: {answer.kind}\r\n"
+            f"Content-Length: {len(answer.body)}\r\n"
+            "Cache-Control: no-store\r\n"
+            "Connection: close\r\n\r\n".encode()
+        )
+        if method != "HEAD":
+            writer.write(answer.body)
+        await writer.drain()
+
+    async def _page(self, head: bytes) -> tuple[str, Answer]:
+        words = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+        if len(words) != 3 or not words[2].startswith("HTTP/1."):  # noqa: PLR2004 - method, path, version
+            return "GET", text("not a request of HTTP/1", 400)
+        method, path, _ = words
+        page = self._pages.get(path.partition("?")[0])
+        if method not in ("GET", "HEAD"):
+            return method, text("only GET", 405)
+        if page is None:
+            return method, text(f"there are {', '.join(self._pages)}", 404)
+        return method, await page()

@@ -34,3 +34,6 @@ def _compiled(proto: Path) -> tuple[ModuleType, ModuleType]:
 pb: Any
 pb_grpc: Any
 pb, pb_grpc = _compiled(_PROTO)
+pods_pb: Any
+pods_grpc: Any
+pods_pb, pods_grpc = _compiled(_PROTO.with_name("podresources.proto"))

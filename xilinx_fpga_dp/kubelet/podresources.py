@@ -126,10 +126,11 @@ class Holders:
         """Ask whenever it is wanted, for ever."""
         while True:
             try:
-                async with asyncio.timeout(_EVERY if self.matters or not self._answered else None):
+                async with asyncio.timeout(_EVERY):
                     await self._wanted.wait()
             except TimeoutError:
-                pass
+                if self._answered and not self.matters:
+                    continue
             self._wanted.clear()
             new = self._new
             held = await self._api.held()

@@ -1,0 +1,184 @@
+"""Nothing is handed out twice: a device that a pod holds under another name or id."""
+
+import json
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import grpc
+import pytest
+
+from tests.conftest import settings_for
+from tests.double import KubeletDouble
+from tests.process import Service, cli
+from tests.wire import pods_grpc, pods_pb
+from xilinx_fpga_dp.simulate.node import SampleNode
+
+U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
+U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
+A, B = "0000:11:00.1", "0000:21:00.1"
+
+
+class Hold(NamedTuple):
+    resource: str
+    id: str
+
+
+class PodResourcesDouble(pods_grpc.PodResourcesListerServicer):  # type: ignore[misc]
+    """kubelet's podresources socket, in grpcio; what pods hold is set from outside."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.holds: list[Hold] = []
+        self.questions = 0
+        self.hangs = threading.Event()
+        self.hangs.set()
+        self._server: grpc.Server | None = None
+
+    def start(self) -> None:
+        self._server = grpc.server(ThreadPoolExecutor(4))
+        pods_grpc.add_PodResourcesListerServicer_to_server(self, self._server)
+        self._server.add_insecure_port(f"unix://{self.path}")
+        self._server.start()
+
+    def stop(self) -> None:
+        self.hangs.set()
+        if self._server:
+            self._server.stop(None).wait(5)
+
+    def List(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
+        self.questions += 1
+        self.hangs.wait(30)
+        containers = [
+            pods_pb.ContainerResources(
+                name="mine",
+                devices=[pods_pb.ContainerDevices(resource_name=hold.resource, device_ids=[hold.id])],
+            )
+            for hold in self.holds
+        ]
+        pod = pods_pb.PodResources(name="mypod", namespace="default", containers=containers)
+        return pods_pb.ListPodResourcesResponse(pod_resources=[pod])
+
+
+@pytest.fixture
+def pods(node: SampleNode) -> Iterator[PodResourcesDouble]:
+    node.add_card("u55c", "0000:11:00")
+    node.add_card("u55c", "0000:21:00")
+    double = PodResourcesDouble(f"{node.root}/pods.sock")
+    yield double
+    double.stop()
+
+
+def asking(node: SampleNode, pods: PodResourcesDouble) -> dict[str, str]:
+    return settings_for(node, POD_RESOURCES_SOCKET=pods.path)
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        Hold("amd.com/xilinx_u55c_gen3x16_xdma_base_3-0", A),  # another prefix
+        Hold(U250, A),  # reprogrammed
+        Hold(U55C + ".shared", f"{A}::1"),  # a replica
+        Hold("amd.com/xilinx_u55c_gen3x16_xdma_base_3-0", f"{A}-3"),  # plugin 1.3.0 with VirtualDev
+        Hold(U55C, f"{A}::0"),  # another replica count
+    ],
+)
+def test_held_under_another_name_or_id(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble, hold: Hold
+) -> None:
+    pods.holds = [hold]
+    pods.start()
+    with Service(asking(node, pods)) as service:
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.resources().get(U55C) == {A: "Unhealthy", B: "Healthy"})
+        assert kubelet.lists(U55C)[0].health[A] == "Unhealthy", "never offered, not for a moment"
+        service.logged("device Unhealthy", device=A, reason="held")
+        with pytest.raises(grpc.RpcError, match="held"):
+            kubelet.allocate(U55C, [A])
+        pods.holds = []
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+
+
+@pytest.mark.parametrize(
+    "hold", [Hold(U55C, A), Hold("nvidia.com/gpu", "GPU-1"), Hold("intel.com/nic", "0000:99:00.1")]
+)
+def test_held_under_its_own_name_or_not_ours_is_nobodys_business(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble, hold: Hold
+) -> None:
+    pods.holds = [hold]
+    pods.start()
+    with Service(asking(node, pods)):
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+        assert len(kubelet.lists(U55C)) == 1
+
+
+def test_reprogrammed_while_a_pod_holds_it(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
+) -> None:
+    pods.start()
+    with Service(asking(node, pods)):
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+        pods.holds = [Hold(U55C, A)]
+        node.cards[0].reprogram("u250")
+        kubelet.wait_for(lambda: kubelet.resources().get(U250) == {A: "Unhealthy"})
+        assert all(each.health.get(A) != "Healthy" for each in kubelet.lists(U250))
+        pods.holds = []
+        kubelet.wait_for(lambda: kubelet.allocatable(U250) == 1)
+
+
+def test_a_missing_socket_is_one_warning(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
+) -> None:
+    with Service(asking(node, pods)) as service:
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+        node.add_card("u55c", "0000:31:00")
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 3)
+        told = [each for each in service.events if each["event"].startswith("podresources does not answer")]
+        assert len(told) == 1
+        pods.holds = [Hold("amd.com/x", B)]
+        pods.start()  # used as soon as it answers
+        kubelet.wait_for(lambda: kubelet.resources()[U55C][B] == "Unhealthy")
+        service.logged("podresources answers again")
+
+
+def test_one_that_hangs_delays_nobody_for_long(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
+) -> None:
+    pods.start()
+    with Service(asking(node, pods)):
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+        pods.hangs.clear()
+        node.add_card("u250", "0000:31:00")
+        node.cards[0].offline()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1, 1.5)
+        kubelet.wait_for(lambda: kubelet.allocatable(U250) == 1, 4)
+
+
+def test_what_is_held_stays_held_without_an_answer(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
+) -> None:
+    pods.holds = [Hold("amd.com/x", A)]
+    pods.start()
+    with Service(asking(node, pods)) as service:
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.resources().get(U55C) == {A: "Unhealthy", B: "Healthy"})
+        pods.stop()
+        service.logged(
+            "podresources does not answer: a device that a pod holds under another name can't be told"
+        )
+        assert kubelet.resources()[U55C][A] == "Unhealthy"
+
+
+def test_list_says_who(node: SampleNode, pods: PodResourcesDouble) -> None:
+    pods.holds = [Hold(U55C, A), Hold("amd.com/x", B)]
+    pods.start()
+    document = json.loads(cli("list", "--output", "json", settings=asking(node, pods)).stdout)
+    by_id = {each["id"]: each for each in document["devices"]}
+    holder = {"namespace": "default", "pod": "mypod", "container": "mine"}
+    assert (by_id[A]["health"], by_id[A]["held_by"]) == ("Healthy", [holder])
+    assert (by_id[B]["reason"], by_id[B]["held_by"]) == ("held", [holder])

@@ -15,8 +15,8 @@ from xilinx_fpga_dp.kubelet.podresources import Holders, PodResources
 from xilinx_fpga_dp.kubelet.watch import Watch
 from xilinx_fpga_dp.latest import Latest
 from xilinx_fpga_dp.model import Inventory, Offers
-from xilinx_fpga_dp.operate import journal
 from xilinx_fpga_dp.operate.http import HttpServer
+from xilinx_fpga_dp.operate.journal import Journal
 from xilinx_fpga_dp.operate.metrics import Metrics
 from xilinx_fpga_dp.operate.pages import Pages
 from xilinx_fpga_dp.resources.grants import Grants
@@ -51,6 +51,7 @@ class Service:
         )
         self._metrics = Metrics(lambda: self._offers.value, self._registered)
         self._watch = Watch(settings.socket_dir, self._metrics)
+        self._journal = Journal()
         self._holders = Holders(PodResources(settings.pod_resources_socket), self._wake.set)
         grants = Grants(
             self._scanner.refresh,
@@ -142,7 +143,7 @@ class Service:
         elsewhere = held_elsewhere(offers, self._holders.held)
         self._holders.matters = bool(elsewhere)
         offers = only(offers_of(self._scanner.hold(elsewhere), self._naming), names)
-        journal.tell(self._offers.value, offers)
+        self._journal.tell(offers, asyncio.get_running_loop().time())
         self._offers.set(offers)
 
     async def _until(self, due: float) -> None:

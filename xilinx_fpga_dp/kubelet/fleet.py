@@ -73,7 +73,7 @@ class Fleet:
             endpoint.offer.set(offers.by_resource.get(name))
 
     async def _live(self, endpoint: Endpoint) -> None:
-        # A shell that is back before its endpoint has left waits for that: kubelets up to 1.35 drop the new
+        # A shell that is back before its endpoint has left waits for that: kubelets up to 1.36 drop the new
         # endpoint when the old one's stream ends after it has registered.
         while endpoint.offer.value is not None:
             await endpoint.run()

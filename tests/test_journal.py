@@ -1,0 +1,75 @@
+"""The log of a node: each change once, and a device that flaps is folded."""
+
+import dataclasses
+import logging
+
+import pytest
+
+from xilinx_fpga_dp.model import Device, Inventory, LeftOut, Reason, Shell
+from xilinx_fpga_dp.operate.journal import Journal
+from xilinx_fpga_dp.operate.logs import JsonLines, TextLines
+from xilinx_fpga_dp.resources.naming import Naming
+from xilinx_fpga_dp.resources.offers import offers_of
+
+DEVICE = Device("0000:65:00.1", Shell("xilinx_u200_a", "1", None), "u200", "xocl")
+NAMING = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
+def tell(journal: Journal, time: float, *devices: Device, left_out: tuple[LeftOut, ...] = ()) -> None:
+    journal.tell(offers_of(Inventory(devices, left_out), NAMING), time)
+
+
+def ill(reason: Reason = Reason.OFFLINE) -> Device:
+    return dataclasses.replace(DEVICE, reason=reason)
+
+
+def test_each_change_once(lines: pytest.LogCaptureFixture) -> None:
+    journal = Journal()
+    entry = (LeftOut("0000:66:00.0", "golden image"),)
+    for time, device in enumerate((DEVICE, DEVICE, ill(), ill(), ill(Reason.RESETTING), DEVICE)):
+        tell(journal, time, device, left_out=entry)
+    tell(journal, 9)
+    assert [record.message for record in lines.records] == [
+        "device found",
+        "left out",
+        "device Unhealthy",
+        "device Unhealthy",
+        "device Healthy",
+        "device gone",
+    ]
+
+
+def test_a_device_that_moves(lines: pytest.LogCaptureFixture) -> None:
+    journal = Journal()
+    tell(journal, 0, DEVICE)
+    tell(journal, 1, dataclasses.replace(DEVICE, shell=Shell("other", "2", None)))
+    assert lines.records[-1].message == "device moved to another resource"
+
+
+def test_flapping_is_folded_and_counted(lines: pytest.LogCaptureFixture) -> None:
+    journal = Journal()
+    for second in range(100):
+        tell(journal, second, ill() if second % 2 else DEVICE)
+    assert len(lines.records) <= 1 + 2 * 6
+    for second in range(100, 200):
+        tell(journal, second, DEVICE)
+    untold = sum(getattr(record, "changes_not_told", 0) for record in lines.records)
+    told = sum(record.message in ("device Unhealthy", "device Healthy") for record in lines.records)
+    assert untold + told >= 99
+    assert lines.records[-1].message == "device Healthy", "the newest state comes last"
+
+
+@pytest.mark.parametrize("formatter", [JsonLines(), TextLines()])
+def test_nothing_named_outside_breaks_a_line(formatter: logging.Formatter) -> None:
+    record = logging.makeLogRecord(
+        {"msg": "left out", "levelname": "WARNING", "reason": "a\nb\x1b[31m\u2028"}
+    )
+    line = formatter.format(record)
+    assert line.isprintable()
+    assert "left out" in line

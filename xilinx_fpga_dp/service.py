@@ -11,10 +11,10 @@ from xilinx_fpga_dp.discovery import uevents
 from xilinx_fpga_dp.discovery.health import Rules
 from xilinx_fpga_dp.discovery.scanner import ScanFailed, Scanner
 from xilinx_fpga_dp.kubelet.fleet import Fleet
-from xilinx_fpga_dp.kubelet.podresources import Holders, PodResources
+from xilinx_fpga_dp.kubelet.podresources import Holders, Names, PodResources
 from xilinx_fpga_dp.kubelet.watch import Watch
 from xilinx_fpga_dp.latest import Latest
-from xilinx_fpga_dp.model import Inventory, Offers
+from xilinx_fpga_dp.model import Held, Inventory, Offers
 from xilinx_fpga_dp.operate.http import HttpServer
 from xilinx_fpga_dp.operate.journal import Journal
 from xilinx_fpga_dp.operate.metrics import Metrics
@@ -52,6 +52,7 @@ class Service:
         self._metrics = Metrics(lambda: self._offers.value, self._registered)
         self._watch = Watch(settings.socket_dir, self._metrics)
         self._journal = Journal()
+        self._published: tuple[Inventory, Held, Names] | None = None  # from what the offers were made
         self._holders = Holders(PodResources(settings.pod_resources_socket), self._wake.set)
         grants = Grants(
             self._scanner.refresh,
@@ -138,11 +139,14 @@ class Service:
 
     async def _publish(self, found: Inventory) -> None:
         """Offer what was found, but nothing that a pod holds under another name or id."""
+        if self._published == (found, self._holders.held, self._holders.vetted):
+            return
         offers = offers_of(found, self._naming)
         names = await self._holders.vet(names_of(offers), _VETTING)
         elsewhere = held_elsewhere(offers, self._holders.held)
         self._holders.matters = bool(elsewhere)
         offers = only(offers_of(self._scanner.hold(elsewhere), self._naming), names)
+        self._published = (found, self._holders.held, self._holders.vetted)
         self._journal.tell(offers, asyncio.get_running_loop().time())
         self._offers.set(offers)
 

@@ -110,7 +110,8 @@ def step(state: State, look: Look | None, now: float, rules: Rules, *, check: bo
         gone = _lost(state, Reason.RESETTING, now, rules)
         return None if gone.expired else gone
     if look.device is None:
-        return state if look.reason is None else _lost(state, look.reason, now, rules)
+        reason = look.reason or (state.fault if state.lost_since is not None else None)
+        return _lost(state, reason, now, rules) if reason else state
     past = state.past_trip
     if state.lost_since is not None and look.reason not in _LOST and look.latched:
         past = look.trip  # a reset is complete: what is on record now is over

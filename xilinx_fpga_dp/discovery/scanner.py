@@ -3,13 +3,13 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from xilinx_fpga_dp.discovery import xrt
 from xilinx_fpga_dp.discovery.health import Look, Memory, Rules
 from xilinx_fpga_dp.discovery.slow import Slow
-from xilinx_fpga_dp.discovery.sysfs import Bus, Function, node_exists, read_bus
+from xilinx_fpga_dp.discovery.sysfs import Bus, Function, node_exists, read_again, read_bus
 from xilinx_fpga_dp.model import Device, Inventory, Reason
 from xilinx_fpga_dp.reads import Pending, Reads
 
@@ -75,7 +75,7 @@ class Scanner:
         Raises:
             ScanFailed: the bus could not be listed; what is known stays as it is.
         """
-        self._bus = await self._read_bus(None)
+        self._bus = await self._read_bus("all", partial(read_bus, self._root, xrt.DRIVERS, xrt.VENDORS))
         self._programming = await self._ask_management()
         looks = await self._look_at(self._bus.functions)
         known = self._memory.known
@@ -89,8 +89,8 @@ class Scanner:
         Raises:
             ScanFailed: as above.
         """
-        known = self._memory.known
-        bus = await self._read_bus(known)
+        read = partial(read_again, self._bus, self._memory.known, xrt.DRIVERS)
+        bus = await self._read_bus("known", read)
         looks = await self._look_at(bus.functions)
         return self._remember([*looks, *self._strangers], check=True)
 
@@ -116,9 +116,8 @@ class Scanner:
             return None
         return dataclasses.replace(look.device, reason=look.reason)
 
-    async def _read_bus(self, only: Collection[str] | None) -> Bus:
-        read = partial(read_bus, self._root, xrt.DRIVERS, xrt.VENDORS, only)
-        bus = (await self._bus_reads.gather({"": read}, _BUS_PATIENCE))[""]
+    async def _read_bus(self, what: str, read: Callable[[], Bus]) -> Bus:
+        bus = (await self._bus_reads.gather({what: read}, _BUS_PATIENCE))[what]
         if isinstance(bus, Bus):
             return bus
         path = f"{self._root}/bus/pci/devices"

@@ -93,7 +93,7 @@ class Holders:
         self.held: Held = {}  # the last answer
         self.matters = False  # set by who knows: a device is held elsewhere
         self._answered = True
-        self._vetted: Names = frozenset()  # asked for since they are offered
+        self.vetted: Names = frozenset()  # of these it was asked who holds them
         self._new: Names = frozenset()
         self._wanted = asyncio.Event()
         self._asked = asyncio.Event()
@@ -105,8 +105,8 @@ class Holders:
             names: all there are; those that are gone count as new when they come back.
             patience: seconds to wait for an answer about new ones.
         """
-        self._vetted &= names
-        self._new = names - self._vetted
+        self.vetted &= names
+        self._new = names - self.vetted
         if self._new:
             self._asked.clear()
             self._wanted.set()
@@ -115,7 +115,7 @@ class Holders:
                     await self._asked.wait()
             except TimeoutError:
                 pass
-        return self._vetted & names
+        return self.vetted & names
 
     async def ask(self) -> Held:
         """Who holds what; without an answer, what was known last."""
@@ -138,7 +138,7 @@ class Holders:
             news = bool(new) or (held is not None and held != self.held)
             if held is not None:  # without an answer nothing held is freed
                 self.held = held
-            self._vetted |= new
+            self.vetted |= new
             self._asked.set()
             if news:
                 self._wake()

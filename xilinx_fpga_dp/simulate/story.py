@@ -21,6 +21,9 @@ from xilinx_fpga_dp.simulate.node import SampleCard, SampleNode
 DEFAULT_BOARDS = ("u200", "u200", "u250", "u55c")
 
 _STEP_LIMIT = 15.0  # seconds any step of the story may take
+_RESET = 1.0  # seconds the card's reset takes; a real one takes up to a minute
+_ANOTHER_RENDER_NODE = 140
+_FIRST_WITH_HEALTH = "2019.1"  # drivers before this one have no health attributes
 _END_LIMIT = 2.0  # seconds the service may take to end: the contract
 _PROGRAM = (sys.executable, "-m", "xilinx_fpga_dp")
 
@@ -108,7 +111,7 @@ class Story:
             await self._cards_found()
             await self._registered()
             pod = await self._allocated()
-            await self._fault_and_recovery(pod[0])
+            await self._fault_and_recovery()
             await self._kubelet_restarted(*pod)
             if stay:
                 self._how_to_play()
@@ -150,20 +153,30 @@ class Story:
         self._describe()
         return resource, held
 
-    async def _fault_and_recovery(self, resource: str) -> None:
+    async def _fault_and_recovery(self) -> None:
         card = self._cards[-1]
         before = sum(self._kubelet.allocatable().values())
-        _title(f"The {card.board.name} at {card.address} trips its firewall; its driver takes it offline")
-        card.offline()
+        trips = card.release >= _FIRST_WITH_HEALTH
+        what = "trips its firewall" if trips else "loses its driver"
+        _title(f"The {card.board.vbnv} at {card.address} {what}")
+        if trips:
+            card.firewall_trip()
+        else:
+            card.unbind()
         await self._until(
             lambda: sum(self._kubelet.allocatable().values()) == before - 1, "one device Unhealthy"
         )
         self._describe()
-        _title("It is mended")
-        card.mend()
+        _title("It is reset, and comes back with another render node" if trips else "It gets its driver back")
+        if trips:
+            card.reset_begin()
+            await asyncio.sleep(_RESET)
+            card.reset_end(render=_ANOTHER_RENDER_NODE)
+            card.mend()
+        else:
+            card.bind()
         await self._until(lambda: sum(self._kubelet.allocatable().values()) == before, "all Healthy again")
         self._describe()
-        del resource
 
     async def _kubelet_restarted(self, resource: str, held: Held) -> None:
         _title("kubelet restarts: it removes every socket and forgets every plugin")

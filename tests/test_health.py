@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import errno
 import json
 import os
 import socket
@@ -586,6 +587,25 @@ class TestEvents:
 
     async def test_a_burst_is_folded(self) -> None:
         assert 1 <= await self.listen([b"add@/x\0SUBSYSTEM=pci\0"] * 8) <= 2
+
+    async def test_lost_events_mean_a_look(self) -> None:
+        class Overrun(socket.socket):
+            def recvfrom(self, *_: Any) -> Any:
+                if lost:
+                    raise OSError(lost.pop(), "No buffer space available")
+                raise BlockingIOError
+
+        lost = [errno.ENOBUFS]
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        overrun = Overrun(fileno=ours.detach())
+        overrun.setblocking(False)
+        woken = []
+        with theirs:
+            task = asyncio.create_task(uevents.listen(lambda: woken.append(1), lambda: overrun))
+            theirs.send(b"add@/x\0SUBSYSTEM=net\0")
+            await asyncio.sleep(0.05)
+            task.cancel()
+        assert woken
 
     async def test_no_netlink_is_one_line(self, caplog: pytest.LogCaptureFixture) -> None:
         def refuse() -> socket.socket:

@@ -186,7 +186,8 @@ class Endpoint:
         self._failures += 1
         self._meter.registration(self.resource, "failed")
         complaint = _sentence(error)
-        level = logging.DEBUG if complaint == self._complaint else logging.WARNING
+        expected = isinstance(error, _NotReached) or complaint == self._complaint
+        level = logging.DEBUG if expected else logging.WARNING
         log.log(level, "not registered yet", extra={"resource": self.resource, "error": complaint})
         self._complaint = complaint
 

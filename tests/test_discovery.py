@@ -177,6 +177,10 @@ class TestFinding:
         node.add_card("u55c", numa_node=-1)
         assert (await only_device(node)).numa_node is None
 
+    async def test_what_stands_above_it(self, node: SampleNode) -> None:
+        node.add_card("u55c", "0000:65:00")
+        assert (await only_device(node)).pcie_path == ("pci0000:60", "0000:60:05.0")
+
     async def test_a_qdma_node_only_where_it_exists(self, node: SampleNode) -> None:
         card = node.add_card("v70")
         assert any(name.startswith("dma.qdma") for name in os.listdir(card.user))

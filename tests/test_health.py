@@ -591,11 +591,11 @@ class TestEvents:
     async def test_lost_events_mean_a_look(self) -> None:
         class Overrun(socket.socket):
             def recvfrom(self, *_: Any) -> Any:
-                if lost:
-                    raise OSError(lost.pop(), "No buffer space available")
+                if errors:
+                    raise OSError(errors.pop(), "No buffer space available")
                 raise BlockingIOError
 
-        lost = [errno.ENOBUFS]
+        errors = [errno.ENOBUFS]
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         overrun = Overrun(fileno=ours.detach())
         overrun.setblocking(False)

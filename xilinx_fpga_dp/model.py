@@ -51,6 +51,7 @@ class Device:
         device_id: PCI device id, four hex digits.
         serial: of the card, so two devices of a card share it; None until read, or for ever.
         numa_node: None where the kernel says -1.
+        pcie_path: what stands above it, root bus first: ``("pci0000:60", "0000:60:05.0")``; empty: unknown.
         render_node: path under /dev that a container needs, ``/dev/dri/renderD128``.
         mgmt_node: path under /dev of its management function's node.
         qdma_node: path under /dev of its QDMA node, only if it exists.
@@ -64,6 +65,7 @@ class Device:
     device_id: str | None = None
     serial: str | None = None
     numa_node: int | None = None
+    pcie_path: tuple[str, ...] = ()
     render_node: str | None = None
     mgmt_node: str | None = None
     qdma_node: str | None = None

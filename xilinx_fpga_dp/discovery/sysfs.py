@@ -15,6 +15,7 @@ from typing import TypedDict
 ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 """``domain:bus:device.function``; a VMD or Azure domain has more than four digits."""
 
+_ROOT_BUS = re.compile(r"pci[0-9a-f]{4,8}:[0-9a-f]{2}")
 # The kernel hands out at most a page for an attribute (fs/sysfs/file.c); more is not an attribute.
 _MAX_ATTRIBUTE = 4096
 _MAX_ENTRIES = 4096  # names taken from one directory; a real function has some hundred
@@ -32,6 +33,7 @@ class Function:
         path: its directory.
         vendor, device: four hex digits.
         driver: the name behind its ``driver`` link.
+        pcie_path: what stands above it, root bus first.
         entries: the names in its directory, sorted; read only for functions whose driver is asked for.
         fault: why its directory could not be listed.
     """
@@ -42,6 +44,7 @@ class Function:
     device: str | None
     driver: str | None
     numa_node: int | None
+    pcie_path: tuple[str, ...]
     entries: tuple[str, ...] = ()
     fault: str | None = None
 
@@ -96,6 +99,7 @@ def read_bus(root: str, drivers: Collection[str], vendors: Collection[str]) -> B
                     device=_hex_id(f"{path}/device"),
                     driver=driver,
                     numa_node=_numa_node(f"{path}/numa_node"),
+                    pcie_path=_pcie_path(path),
                     **_listing(path, driver in drivers),
                 )
             )
@@ -217,6 +221,15 @@ def _link_name(path: str) -> str | None:
         return os.path.basename(os.readlink(path))
     except OSError:
         return None
+
+
+def _pcie_path(path: str) -> tuple[str, ...]:
+    """From where its link leads: ``../../../devices/pci0000:60/0000:60:05.0/0000:65:00.1``."""
+    try:
+        parts = os.readlink(path).split("/")[:-1]
+    except OSError:
+        return ()
+    return tuple(part for part in parts if _ROOT_BUS.fullmatch(part) or ADDRESS.fullmatch(part))
 
 
 def _online_nodes(root: str) -> tuple[int, ...]:

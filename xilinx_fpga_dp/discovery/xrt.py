@@ -133,6 +133,7 @@ def look_at(function: Function, reading: Reading, slow: Answers) -> Look:
         device_id=function.device,
         serial=slow.serial,
         numa_node=function.numa_node,
+        pcie_path=function.pcie_path,
         render_node=reading.render_node,
         mgmt_node=reading.mgmt_node,
         qdma_node=reading.qdma_node,

@@ -1,22 +1,16 @@
-"""Watching the directory where kubelet's socket is and ours go.
-
-inotify only wakes; what counts is a look at the directory. So nothing is missed: not a directory made anew,
-renamed or mounted over, not an overflow of the queue, and a node out of inotify watches is only slower.
-"""
+"""Watching the directory where kubelet's socket is and ours go: what counts is a look at it."""
 
 import asyncio
 import logging
 import os
-import stat
 from dataclasses import dataclass
 from functools import partial
-
-from asyncinotify import Inotify, Mask
 
 from xilinx_fpga_dp.kubelet.instances import FOLDER, Presence
 from xilinx_fpga_dp.kubelet.meter import Meter
 from xilinx_fpga_dp.latest import Latest
 from xilinx_fpga_dp.reads import Pending, Reads
+from xilinx_fpga_dp.wakeups import Wakeups
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +22,6 @@ _LOOK_EVERY = 2.0
 _LOOK_LIMIT = 5.0
 # Seconds between looks while a newer instance speaks.
 _STANDBY = 0.5
-# Seconds in which a burst of events is folded into one look.
-_BURST = 0.002
-
-_CHANGES = Mask.CREATE | Mask.DELETE | Mask.MOVED_FROM | Mask.MOVED_TO | Mask.DELETE_SELF | Mask.MOVE_SELF
-# After these a watch follows nothing, or another directory than the path says.
-_DEAD = Mask.IGNORED | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.Q_OVERFLOW | Mask.UNMOUNT
 
 Identity = tuple[int, int, int]
 """Device, inode and time of modification of a file: a chmod changes none, a new file one of them.
@@ -47,14 +35,12 @@ class SocketDirectory:
     """What one look at the directory showed.
 
     Attributes:
-        place: the directory itself: another one after it was made anew or mounted over.
         kubelet: kubelet's socket; None: there is none.
-        newer: a newer instance of this program lives on the node, and speaks in our place.
         ours: the sockets with our suffix, whoever made them.
+        newer: a newer instance of this program lives on the node, and speaks in our place.
         problem: why the directory could not be looked at.
     """
 
-    place: Identity | None = None
     kubelet: Identity | None = None
     ours: frozenset[tuple[str, Identity]] = frozenset()
     newer: bool = False
@@ -101,38 +87,11 @@ class Watch:
             self._presence.leave(self.path)
 
     async def _follow(self) -> None:
-        while True:
-            place = (await self.look()).place
-            try:
-                with Inotify() as inotify:
-                    self._add_watches(inotify)
-                    while (await self.look()).place == place and await self._woken(inotify):
-                        continue
-            except OSError as error:  # inotify's limits are used up, or the directory went that moment
-                log.debug("no inotify, looking by timer", extra={"error": str(error)})
-                await asyncio.sleep(_LOOK_EVERY / 4)
-
-    def _add_watches(self, inotify: Inotify) -> None:
-        try:
-            # Tells when the directory itself is made anew. Inside a pod it is a mount; then the timer does.
-            inotify.add_watch(os.path.dirname(self.path), Mask.CREATE | Mask.MOVED_TO | Mask.ONLYDIR)
-        except OSError:
-            log.debug("parent not watched", extra={"path": self.path})
-        for path, changes in ((self.path, _CHANGES), (f"{self.path}/{FOLDER}", _CHANGES | Mask.CLOSE_WRITE)):
-            if os.path.isdir(path):
-                inotify.add_watch(path, changes | Mask.ONLYDIR)
-
-    async def _woken(self, inotify: Inotify) -> bool:
-        """Wait for events or the timer, then let a burst pass. False: this watch is of no use any more."""
-        try:
-            async with asyncio.timeout(_STANDBY if self.directory.value.newer else _LOOK_EVERY):
-                event = await inotify.get()
-            async with asyncio.timeout(_BURST):
-                while not event.mask & _DEAD:
-                    event = await inotify.get()
-        except TimeoutError:
-            return True
-        return False
+        with Wakeups(self.path, f"{self.path}/{FOLDER}") as wakeups:
+            while True:
+                wakeups.arm()
+                await self.look()
+                await wakeups.wait(_STANDBY if self.directory.value.newer else _LOOK_EVERY)
 
     def _tell(self, problem: str | None) -> None:
         if problem != self._told:
@@ -158,7 +117,7 @@ def _look(path: str, presence: Presence) -> SocketDirectory:
                         ours.add((entry.name, identity))
     except OSError as error:
         return SocketDirectory(problem=error.strerror)
-    return SocketDirectory(_identity(path), kubelet, frozenset(ours), newer)
+    return SocketDirectory(kubelet, frozenset(ours), newer)
 
 
 def _identity(path: str) -> Identity | None:
@@ -166,6 +125,4 @@ def _identity(path: str) -> Identity | None:
         status = os.lstat(path)
     except OSError:
         return None
-    if stat.S_ISDIR(status.st_mode):  # a directory is modified by whatever happens in it
-        return (status.st_dev, status.st_ino, 0)
     return (status.st_dev, status.st_ino, status.st_mtime_ns)

@@ -6,13 +6,17 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 GENERATED := xilinx_fpga_dp/kubelet
 
-.PHONY: run test check format bench protos lock clean
+.PHONY: run test e2e check format bench protos lock clean
 
 run: $(VENV)/.run
 	$(BIN)/python -m xilinx_fpga_dp simulate $(ARGS)
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
+
+# With a real kubelet, which is built at first: KUBERNETES=1.Y for another than the newest. Needs root.
+e2e: $(VENV)/.dev
+	KUBERNETES=$(KUBERNETES) $(BIN)/python -m pytest tests/kubelet --log-cli-level=INFO $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

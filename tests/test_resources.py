@@ -37,7 +37,7 @@ async def _as_it_was(device: Device) -> Device:
     return device
 
 
-PLAIN = Grants(_as_it_was, expose_mgmt=False, time_limit=1)
+PLAIN = Grants(refresh=_as_it_was, time_limit=1)
 
 
 def test_one_resource_a_shell() -> None:
@@ -89,7 +89,7 @@ def test_numa_nodes(nodes: list[int | None], online: tuple[int, ...], offered: l
 async def test_a_grant() -> None:
     card = device(serial="XFL1", shell=Shell("xilinx_u55c_gen3x16_xdma_base_3", "0", "9" * 32))
     held = offer(card)
-    grant = PLAIN.grant(held.resource, await PLAIN.devices(held, [card.address]))
+    grant = PLAIN.grant(await PLAIN.answer(held, [card.address]))
     variable = "PCIDEVICE_XILINX_COM_FPGA_XILINX_U55C_GEN3X16_XDMA_BASE_3_0"
     assert grant.nodes == ("/dev/dri/renderD128",)
     assert grant.envs.keys() == {variable, variable + "_INFO"}
@@ -110,17 +110,17 @@ async def test_a_grant() -> None:
 async def test_several_devices_come_in_order_whatever_order_was_asked() -> None:
     held = offer(*(device(f"0000:0{i}:00.1", render_node=f"/dev/dri/renderD{140 - i}") for i in range(3)))
     ids = ["0000:02:00.1", "0000:00:00.1", "0000:01:00.1"]
-    grant = PLAIN.grant(held.resource, await PLAIN.devices(held, ids))
+    grant = PLAIN.grant(await PLAIN.answer(held, ids))
     assert next(iter(grant.envs.values())) == "0000:00:00.1,0000:01:00.1,0000:02:00.1"
     assert grant.nodes == ("/dev/dri/renderD140", "/dev/dri/renderD139", "/dev/dri/renderD138")
 
 
 async def test_the_management_node_only_where_it_is_wanted() -> None:
     held = offer(device(mgmt_node="/dev/xclmgmt25856", qdma_node="/dev/xfpga/dma.qdma.u25857.0"))
-    exposing = Grants(_as_it_was, expose_mgmt=True, time_limit=1)
-    devices = await PLAIN.devices(held, ["0000:65:00.1"])
-    assert PLAIN.grant("a/b", devices).nodes == ("/dev/dri/renderD128", "/dev/xfpga/dma.qdma.u25857.0")
-    assert "/dev/xclmgmt25856" in exposing.grant("a/b", devices).nodes
+    exposing = Grants(refresh=_as_it_was, expose_mgmt=True, time_limit=1)
+    answer = await PLAIN.answer(held, ["0000:65:00.1"])
+    assert PLAIN.grant(answer).nodes == ("/dev/dri/renderD128", "/dev/xfpga/dma.qdma.u25857.0")
+    assert "/dev/xclmgmt25856" in exposing.grant(answer).nodes
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ async def test_a_fresh_look_may_refuse(now: Device | None, code: Code, says: str
         return now
 
     with pytest.raises(Refusal) as refusal:
-        await Grants(look, expose_mgmt=False, time_limit=1).devices(offer(device()), ["0000:65:00.1"])
+        await Grants(refresh=look, time_limit=1).devices(offer(device()), ["0000:65:00.1"])
     assert refusal.value.code is code
     assert says in refusal.value.sentence
 
@@ -164,9 +164,9 @@ async def test_a_fresh_look_may_find_another_render_node() -> None:
     async def look(_: Device) -> Device:
         return device(render_node="/dev/dri/renderD131")
 
-    grants = Grants(look, expose_mgmt=False, time_limit=1)
-    devices = await grants.devices(offer(device()), ["0000:65:00.1"])
-    assert grants.grant("a/b", devices).nodes == ("/dev/dri/renderD131",)
+    grants = Grants(refresh=look, time_limit=1)
+    answer = await grants.answer(offer(device()), ["0000:65:00.1"])
+    assert grants.grant(answer).nodes == ("/dev/dri/renderD131",)
 
 
 units = st.lists(

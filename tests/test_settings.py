@@ -30,6 +30,11 @@ from xilinx_fpga_dp.settings import BadSettings, Settings, unknown_variables, va
         ("RESOURCE_NAME_TEMPLATE", "{shell}-{colour}", "unknown field {colour}"),
         ("RESOURCE_NAME_TEMPLATE", "fpga", "no field"),
         ("EXPOSE_MGMT", "perhaps", "boolean"),
+        ("EXTRA_MOUNTS", "/opt/xilinx/xrt,etc/OpenCL", "absolute"),
+        ("DEVICE_STRATEGY", "magic", "'both'"),
+        ("SHARED_REPLICAS", "0", "greater than or equal to 1"),
+        ("SHARED_GRANT", "some", "'all'"),
+        ("PREFERRED_ALLOCATION", "best", "'numa'"),
         ("POD_RESOURCES_SOCKET", "kubelet.sock", "absolute"),
         ("RESET_GRACE", "-1", "greater than or equal to 0"),
         ("RECOVERY_CHECKS", "0", "greater than or equal to 1"),
@@ -48,7 +53,7 @@ def test_a_bad_setting_is_one_line_that_names_it(name: str, value: str, says: st
     [line] = bad.value.lines
     assert line.startswith(f"XILINX_FPGA_DP_{name}: ")
     assert says in line
-    assert repr(value) in line
+    assert repr(value.rpartition(",")[2]) in line
 
 
 def test_every_bad_setting_has_its_line_and_the_exit_code_is_2() -> None:
@@ -71,6 +76,8 @@ def test_every_bad_setting_has_its_line_and_the_exit_code_is_2() -> None:
         (("--scan-interval",), "--scan-interval: needs a value"),
         (("frobnicate",), "'frobnicate' is no command"),
         (("list", "extra"), "'extra': list takes no such argument"),
+        (("explain",), "explain: which device ids?"),
+        (("explain", "x", "--output", "table"), "--output: must be one of text, json"),
         (("list", "--output", "xml"), "--output: must be one of table, json"),
         (("run", "--output", "json"), "--output: only with list"),
         (("--scan-int", "5"), "--scan-int: no such option"),
@@ -122,11 +129,32 @@ def test_the_defaults_of_the_contract() -> None:
         "dev_root": "/dev",
         "pod_resources_socket": "/var/lib/kubelet/pod-resources/kubelet.sock",
         "http_address": "127.0.0.1:8080",
+        "host_root": "/",
+        "device_strategy": "device-specs",
+        "cdi_dir": "/var/run/cdi",
+        "extra_mounts": (),
+        "prestart_check": False,
+        "preferred_allocation": "numa",
+        "shared_replicas": 1,
+        "shared_grant": "own",
         "expose_mgmt": False,
         "request_timeout": 5.0,
         "log_level": "info",
         "log_format": "auto",
     }
+
+
+def test_replicas_need_a_preference() -> None:
+    with pytest.raises(BadSettings) as bad:
+        Settings.load({"shared_replicas": "2", "preferred_allocation": "none"})
+    [line] = bad.value.lines
+    assert line.startswith("XILINX_FPGA_DP_SHARED_REPLICAS: ")
+    assert "PREFERRED_ALLOCATION" in line
+
+
+def test_extra_mounts_are_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XILINX_FPGA_DP_EXTRA_MOUNTS", "/opt/xilinx/xrt, /etc/OpenCL/vendors/xilinx.icd,")
+    assert Settings.load({}).extra_mounts == ("/opt/xilinx/xrt", "/etc/OpenCL/vendors/xilinx.icd")
 
 
 def test_a_missing_directory_is_no_bad_setting(tmp_path: Path) -> None:

@@ -3,9 +3,7 @@
 import argparse
 import asyncio
 import json
-import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -13,9 +11,8 @@ from xilinx_fpga_dp import __version__
 from xilinx_fpga_dp.settings import BadSettings, Settings, variable
 
 _OK = 0
+_REFUSED = 1
 _BAD_USE = 2
-# Seconds `list` waits for late drivers and serial numbers.
-_LIST_LIMIT = 3.0
 
 
 class _BadUse(Exception):  # noqa: N818 - the user's, not ours
@@ -65,34 +62,13 @@ def _run(settings: Settings, _options: argparse.Namespace) -> int:
 
 
 def _list(settings: Settings, options: argparse.Namespace) -> int:
-    from xilinx_fpga_dp.discovery.health import Rules  # noqa: PLC0415
-    from xilinx_fpga_dp.discovery.scanner import ScanFailed, Scanner  # noqa: PLC0415
-    from xilinx_fpga_dp.kubelet.podresources import PodResources  # noqa: PLC0415
+    from xilinx_fpga_dp.discovery.scanner import ScanFailed  # noqa: PLC0415
     from xilinx_fpga_dp.model import Held, Offers  # noqa: PLC0415
     from xilinx_fpga_dp.operate import listing, logs  # noqa: PLC0415
-    from xilinx_fpga_dp.resources.naming import Naming  # noqa: PLC0415
-    from xilinx_fpga_dp.resources.offers import held_elsewhere, offers_of  # noqa: PLC0415
-
-    naming = Naming(settings.resource_prefix, settings.resource_name_template)
-
-    there = os.path.exists(settings.pod_resources_socket)  # none on a node without kubelet: no complaint
+    from xilinx_fpga_dp.parts import look_once, scanner_of  # noqa: PLC0415
 
     async def look() -> tuple[Offers, Held]:
-        deadline = time.monotonic() + _LIST_LIMIT
-        scanner = Scanner(
-            settings.sysfs_root,
-            settings.dev_root,
-            Rules(settings.recovery_checks, settings.reset_grace),
-        )
-        found = await scanner.scan()
-        while not scanner.complete and time.monotonic() < deadline:
-            await asyncio.sleep(0.02)
-            found = await scanner.scan()
-        held: Held = {}
-        if there:
-            held = await PodResources(settings.pod_resources_socket).held() or {}
-        elsewhere = held_elsewhere(offers_of(found, naming), held)
-        return offers_of(scanner.hold(elsewhere), naming), held
+        return await look_once(settings, scanner_of(settings))
 
     logs.set_up("error", settings.log_format)
     try:
@@ -104,6 +80,36 @@ def _list(settings: Settings, options: argparse.Namespace) -> int:
         print(json.dumps(listing.document(offers, expose_mgmt=settings.expose_mgmt, held=held), indent=2))
     else:
         print(listing.table(offers, expose_mgmt=settings.expose_mgmt))
+    return _OK
+
+
+def _explain(settings: Settings, options: argparse.Namespace) -> int:
+    from xilinx_fpga_dp.discovery.scanner import ScanFailed  # noqa: PLC0415
+    from xilinx_fpga_dp.model import Device, Grant  # noqa: PLC0415
+    from xilinx_fpga_dp.operate import explain, logs  # noqa: PLC0415
+    from xilinx_fpga_dp.parts import grants_of, look_once, scanner_of  # noqa: PLC0415
+    from xilinx_fpga_dp.resources.grants import Answer, Code, Refusal  # noqa: PLC0415
+
+    async def ask() -> tuple[Answer, Grant]:
+        async def written(_devices: tuple[Device, ...]) -> bool:
+            return True  # the service writes the spec; here it is only said what it would be
+
+        scanner = scanner_of(settings)
+        offers, _ = await look_once(settings, scanner)
+        every = tuple(device for offer in offers.by_resource.values() for device in offer.devices)
+        grants = grants_of(settings, scanner, lambda: every, written)
+        return await explain.answer_for(offers, grants, options.ids)
+
+    logs.set_up("warning", settings.log_format)
+    try:
+        answer, grant = asyncio.run(ask())
+    except (Refusal, ScanFailed) as error:
+        refusal = error if isinstance(error, Refusal) else Refusal(Code.NOT_FOUND, str(error))
+        as_json = json.dumps(explain.as_refusal(refusal), indent=2)
+        print(as_json if options.output == "json" else f"refused, {refusal.code.name}: {refusal.sentence}")
+        return _REFUSED
+    as_json = json.dumps(explain.as_document(grant), indent=2)
+    print(as_json if options.output == "json" else explain.as_text(answer, grant))
     return _OK
 
 
@@ -123,17 +129,18 @@ def _version(_settings: Settings, _options: argparse.Namespace) -> int:
 _COMMANDS: dict[str, Callable[[Settings, argparse.Namespace], int]] = {
     "run": _run,
     "list": _list,
+    "explain": _explain,
     "simulate": _simulate,
     "version": _version,
 }
 
 
-# Options of single commands: their help, and None or the values they take.
-_OPTIONS: dict[str, tuple[tuple[str, ...], str, tuple[str, ...] | None]] = {
-    "output": (("list",), "table (default) or json", ("table", "json")),
-    "once": (("simulate",), "play the story and end", None),
-    "board": (("simulate",), "a card of the sample node; may be repeated", None),
-    "node": (("simulate",), "only build the sample node in this directory", None),
+# Options of single commands, and their help.
+_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
+    "output": (("list", "explain"), "table (list) or text (explain), the defaults, or json"),
+    "once": (("simulate",), "play the story and end"),
+    "board": (("simulate",), "a card of the sample node; may be repeated"),
+    "node": (("simulate",), "only build the sample node in this directory"),
 }
 _TRUE_OR_FALSE = frozenset({"true", "false", "1", "0", "yes", "no", "on", "off"})
 
@@ -150,14 +157,18 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
     options.command = words[0]
     if options.command not in _COMMANDS:
         raise _BadUse(f"{options.command!r} is no command; there are {', '.join(_COMMANDS)}")
-    if words[1:]:
+    options.ids = words[1:] if options.command == "explain" else []
+    if options.command == "explain" and not options.ids:
+        raise _BadUse("explain: which device ids? `list` shows them")
+    if words[1:] and not options.ids:
         raise _BadUse(f"{words[1]!r}: {options.command} takes no such argument (see --help)")
-    for name, (commands, _, values) in _OPTIONS.items():
+    for name, (commands, _) in _OPTIONS.items():
         value = getattr(options, name)
         if value and options.command not in commands:
             raise _BadUse(f"--{name}: only with {', '.join(commands)}")
-        if values and value and value not in values:
-            raise _BadUse(f"--{name}: must be one of {', '.join(values)} (it is {value!r})")
+    formats = ("text" if options.command == "explain" else "table", "json")
+    if options.output and options.output not in formats:
+        raise _BadUse(f"--output: must be one of {', '.join(formats)} (it is {options.output!r})")
     return options
 
 
@@ -204,7 +215,7 @@ def _parser() -> _Parser:
 
 
 def _help(option: str) -> str:
-    commands, text, _ = _OPTIONS[option]
+    commands, text = _OPTIONS[option]
     return f"{', '.join(commands)}: {text}"
 
 

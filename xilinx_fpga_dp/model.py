@@ -135,7 +135,9 @@ class Offer:
 
     @property
     def devices(self) -> tuple[Device, ...]:
-        return tuple(device for unit in self.units for device in unit.devices)
+        """Its devices, each once, ordered by address."""
+        found = {device.address: device for unit in self.units for device in unit.devices}
+        return tuple(found[address] for address in sorted(found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,16 @@ Held = Mapping[str, tuple[Holder, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a container gets: environment variables and paths of device nodes, the same inside and out."""
+    """What a container gets.
+
+    Attributes:
+        envs: environment variables.
+        nodes: paths of device nodes, the same inside and out, read and write.
+        mounts: host paths mounted read-only at the same place inside.
+        cdi_devices: qualified CDI device names.
+    """
 
     envs: Mapping[str, str]
-    nodes: tuple[str, ...]
+    nodes: tuple[str, ...] = ()
+    mounts: tuple[str, ...] = ()
+    cdi_devices: tuple[str, ...] = ()

@@ -4,24 +4,26 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from xilinx_fpga_dp import __version__
 from xilinx_fpga_dp.discovery import uevents
-from xilinx_fpga_dp.discovery.health import Rules
-from xilinx_fpga_dp.discovery.scanner import ScanFailed, Scanner
+from xilinx_fpga_dp.discovery.scanner import ScanFailed
 from xilinx_fpga_dp.kubelet.fleet import Fleet
+from xilinx_fpga_dp.kubelet.plugin import Terms
 from xilinx_fpga_dp.kubelet.podresources import Holders, Names, PodResources
 from xilinx_fpga_dp.kubelet.watch import Watch
 from xilinx_fpga_dp.latest import Latest
-from xilinx_fpga_dp.model import Held, Inventory, Offers
+from xilinx_fpga_dp.model import Device, Held, Inventory, Offers
+from xilinx_fpga_dp.operate.files import KeptFile
 from xilinx_fpga_dp.operate.http import HttpServer
 from xilinx_fpga_dp.operate.journal import Journal
 from xilinx_fpga_dp.operate.metrics import Metrics
 from xilinx_fpga_dp.operate.pages import Pages
-from xilinx_fpga_dp.resources.grants import Grants
-from xilinx_fpga_dp.resources.naming import Naming
-from xilinx_fpga_dp.resources.offers import held_elsewhere, names_of, offers_of, only
+from xilinx_fpga_dp.parts import grants_of, offers_by, scanner_of
+from xilinx_fpga_dp.resources import cdi
+from xilinx_fpga_dp.resources.grants import nodes_of
+from xilinx_fpga_dp.resources.offers import held_elsewhere, names_of, only
 from xilinx_fpga_dp.settings import Settings, unknown_variables
 
 log = logging.getLogger(__name__)
@@ -31,8 +33,6 @@ _SOON = 0.5
 _LEAST = 0.05
 # Seconds that all devices wait for kubelet's word on who holds a new one; after that the new one waits alone.
 _VETTING = 0.2
-# Of REQUEST_TIMEOUT, what looking at the devices may take: the rest is for saying which one hangs.
-_LOOK_SHARE = 0.9
 
 
 class Service:
@@ -43,24 +43,20 @@ class Service:
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._offers: Latest[Offers | None] = Latest(None)
-        self._scanner = Scanner(
-            settings.sysfs_root,
-            settings.dev_root,
-            Rules(settings.recovery_checks, settings.reset_grace),
-            self._wake.set,
-        )
-        self._metrics = Metrics(lambda: self._offers.value, self._registered)
-        self._watch = Watch(settings.socket_dir, self._metrics)
+        self._scanner = scanner_of(settings, self._wake.set)
         self._journal = Journal()
         self._published: tuple[Inventory, Held, Names] | None = None  # from what the offers were made
         self._holders = Holders(PodResources(settings.pod_resources_socket), self._wake.set)
-        grants = Grants(
-            self._scanner.refresh,
-            expose_mgmt=settings.expose_mgmt,
-            time_limit=settings.request_timeout * _LOOK_SHARE,
+        self._metrics = Metrics(lambda: self._offers.value, self._registered)
+        self._watch = Watch(settings.socket_dir, self._metrics)
+        self._spec = KeptFile(f"{settings.cdi_dir}/{cdi.FILE}")
+        terms = Terms(
+            grants_of(settings, self._scanner, self._devices, self._in_spec),
+            settings.request_timeout,
+            settings.preferred_allocation,
+            settings.prestart_check,
         )
-        self._fleet = Fleet(self._watch, grants, settings.request_timeout, self._metrics)
-        self._naming = Naming(settings.resource_prefix, settings.resource_name_template)
+        self._fleet = Fleet(self._watch, terms, self._metrics)
 
     def _registered(self) -> dict[str, bool]:
         return self._fleet.registered()
@@ -87,6 +83,8 @@ class Service:
             "hint": self._hint,
             "heart": pages.heart,
         }
+        if self._settings.device_strategy != "device-specs":
+            parts["cdi"] = self._spec.run
         if self._settings.http_address:
             parts["http"] = HttpServer(self._settings.http_address, pages.by_path()).run
         async with asyncio.TaskGroup() as group:
@@ -141,14 +139,29 @@ class Service:
         """Offer what was found, but nothing that a pod holds under another name or id."""
         if self._published == (found, self._holders.held, self._holders.vetted):
             return
-        offers = offers_of(found, self._naming)
+        offers = offers_by(self._settings, found)
         names = await self._holders.vet(names_of(offers), _VETTING)
         elsewhere = held_elsewhere(offers, self._holders.held)
         self._holders.matters = bool(elsewhere)
-        offers = only(offers_of(self._scanner.hold(elsewhere), self._naming), names)
+        offers = only(offers_by(self._settings, self._scanner.hold(elsewhere)), names)
         self._published = (found, self._holders.held, self._holders.vetted)
         self._journal.tell(offers, asyncio.get_running_loop().time())
         self._offers.set(offers)
+        if self._settings.device_strategy != "device-specs":
+            await self._write_spec(self._devices())
+
+    def _devices(self) -> tuple[Device, ...]:
+        """Every device that is offered now."""
+        offers = self._offers.value
+        return tuple(d for offer in offers.by_resource.values() for d in offer.devices) if offers else ()
+
+    async def _in_spec(self, devices: tuple[Device, ...]) -> bool:
+        """Let the CDI spec have these devices as they are, beside all others; whether it has."""
+        return await self._write_spec({each.address: each for each in (*self._devices(), *devices)}.values())
+
+    async def _write_spec(self, devices: Iterable[Device]) -> bool:
+        expose = self._settings.expose_mgmt
+        return await self._spec.set(cdi.spec((each, nodes_of(each, expose_mgmt=expose)) for each in devices))
 
     async def _until(self, due: float) -> None:
         """Wait for the time or a wake-up; a burst of wake-ups is folded into one."""

@@ -8,8 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from xilinx_fpga_dp.resources.naming import FIELDS, prefix_problem, template_problem
 
@@ -69,6 +69,22 @@ def _http_address(address: str) -> str:
     return address
 
 
+def _listed(value: Any) -> Any:
+    """The parts of a comma-separated text; empty ones, and the word none, are none."""
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip() not in ("", "none"))
+    return value
+
+
+def _replicas(replicas: int, info: ValidationInfo) -> int:
+    if replicas > 1 and info.data.get("preferred_allocation") == "none":
+        raise ValueError(
+            "above 1 needs PREFERRED_ALLOCATION other than none: "
+            "kubelet alone would give one container two replicas of a device"
+        )
+    return replicas
+
+
 Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 Directory = Annotated[str, AfterValidator(_absolute)]
 
@@ -95,6 +111,7 @@ class Settings(BaseSettings):
     dev_root: Directory = Field(
         "/dev", description="where device nodes are looked for; pods get the path under /dev"
     )
+    host_root: Directory = Field("/", description="where other host paths are looked for (EXTRA_MOUNTS)")
     pod_resources_socket: Directory = Field(
         "/var/lib/kubelet/pod-resources/kubelet.sock",
         description="where kubelet tells which pod holds which device",
@@ -103,6 +120,25 @@ class Settings(BaseSettings):
         "127.0.0.1:8080", description="where probes and metrics are served; empty: nowhere"
     )
     expose_mgmt: bool = Field(False, description="hand /dev/xclmgmt* to pods too")
+    device_strategy: Literal["device-specs", "cdi", "both"] = Field(
+        "device-specs", description="how containers get device nodes"
+    )
+    cdi_dir: Directory = Field("/var/run/cdi", description="where the CDI spec goes")
+    extra_mounts: Annotated[tuple[Directory, ...], NoDecode, BeforeValidator(_listed)] = Field(
+        (), description="host paths every grant adds read-only as mounts, comma-separated"
+    )
+    prestart_check: bool = Field(
+        False, description="check the granted devices again right before each container start"
+    )
+    preferred_allocation: Literal["numa", "packed", "spread", "none"] = Field(
+        "numa", description="which of the free devices a container is best given"
+    )
+    shared_replicas: Annotated[int, Field(ge=1, le=1000), AfterValidator(_replicas)] = Field(
+        1, description="how many containers may hold one device"
+    )
+    shared_grant: Literal["own", "all"] = Field(
+        "own", description="own: the device asked for; all: every device of the node, for XRM"
+    )
     reset_grace: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] = Field(
         900.0, description="seconds a device that is resetting keeps its place in the list, Unhealthy"
     )
@@ -138,11 +174,16 @@ class Settings(BaseSettings):
         try:
             return cls(**dict[str, Any](flags))
         except ValidationError as error:
-            raise BadSettings([_line(each) for each in error.errors()]) from None
+            lines = {str(each["loc"][0]): _line(each) for each in reversed(error.errors())}
+            raise BadSettings([lines[name] for name in cls.model_fields if name in lines]) from None
 
     def environment(self) -> dict[str, str]:
         """The settings that are not left at their default, as variables for another process."""
-        return {variable(name): str(getattr(self, name)) for name in sorted(self.model_fields_set)}
+        return {variable(name): _text(getattr(self, name)) for name in sorted(self.model_fields_set)}
+
+
+def _text(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def variable(field: str) -> str:

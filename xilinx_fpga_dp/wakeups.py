@@ -1,7 +1,7 @@
 """Waking up when something happens in a directory, which may be made anew, renamed or mounted over.
 
-inotify only wakes; whoever is woken looks for himself. So nothing is missed: not an overflow of the queue, not
-a directory that another has replaced, and a node out of inotify watches is only slower.
+inotify only wakes; whoever is woken looks for himself. So nothing is missed: not an overflow of the queue,
+not a directory that another has replaced, and a node out of inotify watches is only slower.
 """
 
 import asyncio

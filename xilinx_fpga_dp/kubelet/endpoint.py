@@ -11,12 +11,11 @@ from grpclib.exceptions import GRPCError, StreamTerminatedError
 from xilinx_fpga_dp.kubelet import sockets
 from xilinx_fpga_dp.kubelet.meter import Meter
 from xilinx_fpga_dp.kubelet.pace import Pace
-from xilinx_fpga_dp.kubelet.plugin import OPTIONS, Plugin
+from xilinx_fpga_dp.kubelet.plugin import Plugin, Terms
 from xilinx_fpga_dp.kubelet.registration import register
 from xilinx_fpga_dp.kubelet.watch import KUBELET_SOCKET, Identity, Watch
 from xilinx_fpga_dp.latest import Latest
 from xilinx_fpga_dp.model import Offer
-from xilinx_fpga_dp.resources.grants import Grants
 
 log = logging.getLogger(__name__)
 
@@ -44,20 +43,18 @@ class Endpoint:
     Args:
         resource: its name.
         watch: of kubelet's socket directory.
-        grants: answers what a container gets.
-        time_limit: seconds a call of kubelet's may take.
+        terms: on what terms kubelet is answered.
         meter: hears of what happens.
     """
 
-    def __init__(self, resource: str, watch: Watch, grants: Grants, time_limit: float, meter: Meter) -> None:
+    def __init__(self, resource: str, watch: Watch, terms: Terms, meter: Meter) -> None:
         self.resource = resource
         self.offer: Latest[Offer | None] = Latest(None)  # set by the fleet; None: the shell is gone
         self.registered = False  # kubelet knows it and reads its list
         self._again = asyncio.Event()
         self._pace = Pace(_BURST, _INTERVAL)
         self._watch = watch
-        self._grants = grants
-        self._time_limit = time_limit
+        self._terms = terms
         self._meter = meter
         self._failures = 0  # attempts in a row
         self._complaint: str | None = None  # the failure that was logged last
@@ -84,7 +81,7 @@ class Endpoint:
 
     async def _round(self, kubelet: Identity) -> None:
         """Serve and register once, then list until there is a reason to go round again."""
-        plugin = Plugin(self.resource, lambda: self.offer.value, self._grants, self._time_limit, self._meter)
+        plugin = Plugin(self.resource, lambda: self.offer.value, self._terms, self._meter)
         async with sockets.serving(plugin, self.resource, self._watch) as socket:
             moved = self._moved(socket, kubelet)
             if why := await first(self._gone(), self._register(plugin, socket), moved):
@@ -117,7 +114,7 @@ class Endpoint:
         path = f"{self._watch.path}/{KUBELET_SOCKET}"
         while True:
             try:
-                await register(path, socket.name, self.resource, OPTIONS)
+                await register(path, socket.name, self.resource, self._terms.options)
                 break
             except (ConnectionRefusedError, FileNotFoundError) as error:
                 # Nobody listens: kubelet is dead, or between its bind and its listen. It has not heard of

@@ -6,12 +6,12 @@ from functools import partial
 
 from xilinx_fpga_dp.kubelet.endpoint import Endpoint
 from xilinx_fpga_dp.kubelet.meter import Meter
+from xilinx_fpga_dp.kubelet.plugin import Terms
 from xilinx_fpga_dp.kubelet.sockets import sweep
 from xilinx_fpga_dp.kubelet.watch import Watch
 from xilinx_fpga_dp.latest import Latest
 from xilinx_fpga_dp.model import Offers
 from xilinx_fpga_dp.reads import Reads
-from xilinx_fpga_dp.resources.grants import Grants
 
 log = logging.getLogger(__name__)
 
@@ -24,15 +24,13 @@ class Fleet:
 
     Args:
         watch: of kubelet's socket directory.
-        grants: answers what a container gets.
-        time_limit: seconds a call of kubelet's may take.
+        terms: on what terms kubelet is answered.
         meter: hears of what happens.
     """
 
-    def __init__(self, watch: Watch, grants: Grants, time_limit: float, meter: Meter) -> None:
+    def __init__(self, watch: Watch, terms: Terms, meter: Meter) -> None:
         self._watch = watch
-        self._grants = grants
-        self._time_limit = time_limit
+        self._terms = terms
         self._meter = meter
         self._endpoints: dict[str, Endpoint] = {}  # touched on the loop only
         self._tasks: set[asyncio.Task[None]] = set()
@@ -65,7 +63,7 @@ class Fleet:
 
     def _reconcile(self, offers: Offers, group: asyncio.TaskGroup) -> None:
         for name in offers.by_resource.keys() - self._endpoints.keys():
-            endpoint = Endpoint(name, self._watch, self._grants, self._time_limit, self._meter)
+            endpoint = Endpoint(name, self._watch, self._terms, self._meter)
             endpoint.offer.set(offers.by_resource[name])
             self._endpoints[name] = endpoint
             group.create_task(self._live(endpoint), name=f"endpoint {name}")

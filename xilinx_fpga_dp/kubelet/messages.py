@@ -60,6 +60,11 @@ def allocation(grants: Sequence[Grant]) -> bytes:
                         v1beta1.DeviceSpec(container_path=node, host_path=node, permissions="rw")
                         for node in grant.nodes
                     ],
+                    mounts=[
+                        v1beta1.Mount(container_path=path, host_path=path, read_only=True)
+                        for path in grant.mounts
+                    ],
+                    cdi_devices=[v1beta1.CdiDevice(name=name) for name in grant.cdi_devices],
                 )
                 for grant in grants
             ]

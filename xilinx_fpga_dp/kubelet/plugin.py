@@ -7,6 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -18,8 +19,8 @@ from grpclib.server import Stream
 from xilinx_fpga_dp.kubelet import messages, v1beta1
 from xilinx_fpga_dp.kubelet.meter import Meter
 from xilinx_fpga_dp.latest import Closed, Latest
-from xilinx_fpga_dp.model import Device, Offer
-from xilinx_fpga_dp.resources.grants import Grants, Refusal
+from xilinx_fpga_dp.model import Offer
+from xilinx_fpga_dp.resources.grants import Answer, Grants, Refusal
 from xilinx_fpga_dp.resources.placement import preferred
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,28 @@ _SERVICE = "/v1beta1.DevicePlugin/"
 # Answers kept encoded. A node has a few dozen devices, and pods ask for the same ones again and again.
 _KEPT_ANSWERS = 64
 
-OPTIONS = messages.options(preferred=True, pre_start=False)
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms kubelet is answered, the same for all resources.
+
+    Attributes:
+        grants: answers what a container gets.
+        time_limit: seconds any unary call may take. kubelet itself sets none, and its whole sync loop waits
+            while it allocates.
+        policy: which of the free devices a container is best given; ``none``: kubelet shall not ask.
+        pre_start: kubelet shall ask before each container start.
+    """
+
+    grants: Grants
+    time_limit: float
+    policy: str = "numa"
+    pre_start: bool = False
+
+    @property
+    def options(self) -> v1beta1.DevicePluginOptions:
+        """What kubelet is told to call."""
+        return messages.options(preferred=self.policy != "none", pre_start=self.pre_start)
 
 
 class Plugin:
@@ -37,24 +59,16 @@ class Plugin:
     Args:
         resource: its name.
         offer: what the resource advertises now; None: it is gone.
-        grants: answers what a container gets.
-        time_limit: seconds any unary call may take. kubelet itself sets none, and its whole sync loop waits
-            while it allocates.
+        terms: on what terms.
         meter: hears of lists and answers.
     """
 
-    def __init__(
-        self,
-        resource: str,
-        offer: Callable[[], Offer | None],
-        grants: Grants,
-        time_limit: float,
-        meter: Meter,
-    ) -> None:
+    def __init__(self, resource: str, offer: Callable[[], Offer | None], terms: Terms, meter: Meter) -> None:
         self._resource = resource
         self._offer = offer
-        self._grants = grants
-        self._time_limit = time_limit
+        self._terms = terms
+        self._grants = terms.grants
+        self._time_limit = terms.time_limit
         self._meter = meter
         self._lists = Latest(messages.device_list(offer()))
         self._answer = lru_cache(_KEPT_ANSWERS)(self._encoded)
@@ -155,12 +169,12 @@ class Plugin:
                 self.lost.set()
 
     async def _options(self, _request: v1beta1.Empty) -> bytes:
-        return bytes(OPTIONS)
+        return bytes(self._terms.options)
 
     async def _preferred(self, request: v1beta1.PreferredAllocationRequest) -> bytes:
         offer = self._current()
         return messages.preference(
-            [preferred(offer, *asked) for asked in messages.preferences_asked(request)]
+            [preferred(offer, *asked, self._terms.policy) for asked in messages.preferences_asked(request)]
         )
 
     async def _allocate(self, request: v1beta1.AllocateRequest) -> bytes:
@@ -168,18 +182,18 @@ class Plugin:
         if not request.container_requests:
             raise GRPCError(Status.INVALID_ARGUMENT, f"Allocate of {self._resource} for no container")
         answer = self._answer(
-            tuple(
-                [await self._grants.devices(offer, each.devices_ids) for each in request.container_requests]
-            )
+            tuple([await self._grants.answer(offer, each.devices_ids) for each in request.container_requests])
         )
         for each in request.container_requests:
             log.info("allocated", extra={"resource": self._resource, "devices": ",".join(each.devices_ids)})
         return answer
 
-    def _encoded(self, containers: tuple[tuple[Device, ...], ...]) -> bytes:
-        return messages.allocation([self._grants.grant(self._resource, devices) for devices in containers])
+    def _encoded(self, answers: tuple[Answer, ...]) -> bytes:
+        return messages.allocation([self._grants.grant(answer) for answer in answers])
 
-    async def _pre_start(self, _request: v1beta1.PreStartContainerRequest) -> bytes:
+    async def _pre_start(self, request: v1beta1.PreStartContainerRequest) -> bytes:
+        if self._terms.pre_start:
+            await self._grants.devices(self._current(), request.devices_ids)
         return bytes(v1beta1.PreStartContainerResponse())
 
     def _current(self) -> Offer:

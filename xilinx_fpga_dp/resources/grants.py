@@ -1,7 +1,7 @@
 """From device ids to what a container gets, or to a refusal with a sentence.
 
-Allocate, PreStartContainer and ``explain`` come through here. What is looked at anew on the node is
-handed in as ``refresh``; nothing here opens a file.
+Allocate, PreStartContainer and ``explain`` come through here. What is looked at anew on the node is handed
+in; nothing here opens a file.
 """
 
 import asyncio
@@ -9,12 +9,17 @@ import json
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Literal
 
 from xilinx_fpga_dp.model import Device, Grant, Offer, Unit
+from xilinx_fpga_dp.resources import cdi
 
 Refresh = Callable[[Device], Awaitable[Device | None]]
 """The device as it is now; None if it is gone."""
+
+Strategy = Literal["device-specs", "cdi", "both"]
 
 
 class Code(Enum):
@@ -35,51 +40,122 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault
         self.sentence = sentence
 
 
+async def _nothing() -> tuple[str, ...]:
+    return ()
+
+
+async def _no_spec(_devices: tuple[Device, ...]) -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Grants:
     """Answers what a container gets for some ids of an offer.
 
-    Args:
+    Attributes:
         refresh: looks at a device again right before it is handed out.
-        expose_mgmt: hand out management nodes too.
         time_limit: seconds all looks of one answer may take together.
+        expose_mgmt: hand out management nodes too.
+        strategy: device nodes as such, by CDI names, or both.
+        everything: every device of the node, where a grant gives them all (XRM); None: only those asked for.
+        mounts: the host paths to add that are there.
+        in_spec: see to it that the CDI spec has these devices as they are; whether it has.
     """
 
-    def __init__(self, refresh: Refresh, *, expose_mgmt: bool, time_limit: float) -> None:
-        self._refresh = refresh
-        self._expose_mgmt = expose_mgmt
-        self._time_limit = time_limit
+    refresh: Refresh
+    time_limit: float
+    expose_mgmt: bool = False
+    strategy: Strategy = "device-specs"
+    everything: Callable[[], Sequence[Device]] | None = None
+    mounts: Callable[[], Awaitable[tuple[str, ...]]] = _nothing
+    in_spec: Callable[[tuple[Device, ...]], Awaitable[bool]] = _no_spec
 
-    async def devices(self, offer: Offer, ids: Sequence[str]) -> tuple[Device, ...]:
-        """The devices behind these ids as they are now, each fit to be handed out.
+    async def answer(self, offer: Offer, ids: Sequence[str]) -> "Answer":
+        """What these ids come down to now.
 
         Raises:
             Refusal: an id is unknown, twice, vanished, unhealthy or does not answer.
         """
+        devices = await self.devices(offer, ids)
+        if self.everything is not None:
+            devices = await self._with_all_others(devices)
+        named = False
+        if self.strategy != "device-specs":
+            named = await self.in_spec(devices)
+            if not named and self.strategy == "cdi":
+                raise Refusal(
+                    Code.FAILED_PRECONDITION,
+                    f"the CDI spec for {_names(devices)} could not be written; "
+                    "DEVICE_STRATEGY both or device-specs works without",
+                )
+        return Answer(offer.resource, devices, await self.mounts(), named)
+
+    async def devices(self, offer: Offer, ids: Sequence[str]) -> tuple[Device, ...]:
+        """The devices behind these ids as they are now, each fit to be handed out, ordered by address.
+
+        Raises:
+            Refusal: as above.
+        """
         wanted = [device for unit in chosen(offer, ids) for device in unit.devices]
         try:
-            async with asyncio.timeout(self._time_limit):
-                fresh = [await self._refresh(device) for device in wanted]
+            async with asyncio.timeout(self.time_limit):
+                fresh = [await self.refresh(device) for device in wanted]
         except TimeoutError:
             raise Refusal(
                 Code.DEADLINE_EXCEEDED,
-                f"{_names(wanted)} did not answer within {self._time_limit:g} s: a read of its driver hangs",
+                f"{_names(wanted)} did not answer within {self.time_limit:g} s: a read of its driver hangs",
             ) from None
         for before, now in zip(wanted, fresh, strict=True):
             _fit(offer, before, now)
         return tuple(sorted((d for d in fresh if d), key=lambda device: device.address))
 
-    def grant(self, resource: str, devices: tuple[Device, ...]) -> Grant:
-        """What a container gets for these devices, which are ordered by address. Pure."""
-        variable = "PCIDEVICE_" + re.sub(r"[^A-Z0-9]", "_", resource.upper())
-        nodes = {each.address: nodes_of(each, expose_mgmt=self._expose_mgmt) for each in devices}
-        info = {device.address: _info(device, nodes[device.address]) for device in devices}
+    async def _with_all_others(self, devices: tuple[Device, ...]) -> tuple[Device, ...]:
+        """Every device of the node that is fit; the others are left out without a word."""
+        found = {device.address: device for device in devices}
+        for device in self.everything() if self.everything else ():
+            if device.address in found or not device.healthy:
+                continue
+            try:
+                async with asyncio.timeout(self.time_limit):
+                    now = await self.refresh(device)
+            except TimeoutError:
+                continue
+            if now is not None and now.healthy and now.render_node and now.shell == device.shell:
+                found[now.address] = now
+        return tuple(found[address] for address in sorted(found))
+
+    def grant(self, answer: "Answer") -> Grant:
+        """What the container gets. Pure: the same answer gives the same grant."""
+        variable = "PCIDEVICE_" + re.sub(r"[^A-Z0-9]", "_", answer.resource.upper())
+        nodes = {each.address: nodes_of(each, expose_mgmt=self.expose_mgmt) for each in answer.devices}
+        info = {device.address: _info(device, nodes[device.address]) for device in answer.devices}
+        as_specs = not (answer.named and self.strategy == "cdi")
         return Grant(
             envs={
-                variable: ",".join(device.address for device in devices),
+                variable: ",".join(device.address for device in answer.devices),
                 f"{variable}_INFO": json.dumps(info, separators=(",", ":")),
             },
-            nodes=tuple(dict.fromkeys(node for each in nodes.values() for node in each)),
+            nodes=tuple(dict.fromkeys(node for each in nodes.values() for node in each)) if as_specs else (),
+            mounts=answer.mounts,
+            cdi_devices=tuple(map(cdi.qualified, answer.devices)) if answer.named else (),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What ids came down to: enough to say what a container gets, and a key to keep that under.
+
+    Attributes:
+        resource: the resource that was asked for.
+        devices: what is handed out, ordered by address.
+        mounts: host paths that are there.
+        named: the CDI spec has the devices.
+    """
+
+    resource: str
+    devices: tuple[Device, ...]
+    mounts: tuple[str, ...]
+    named: bool
 
 
 def nodes_of(device: Device, *, expose_mgmt: bool) -> tuple[str, ...]:
@@ -92,7 +168,7 @@ def chosen(offer: Offer, ids: Sequence[str]) -> list[Unit]:
     """The units behind these ids.
 
     Raises:
-        Refusal: an id is unknown, there twice, or its unit Unhealthy.
+        Refusal: an id is unknown, there twice, or its unit Unhealthy, or two are replicas of one device.
     """
     if not ids:
         raise Refusal(Code.INVALID_ARGUMENT, f"no device id of {offer.resource} was asked for")
@@ -104,10 +180,17 @@ def chosen(offer: Offer, ids: Sequence[str]) -> list[Unit]:
             Code.NOT_FOUND,
             f"device {unknown[0]!r} is not one of {offer.resource} ({', '.join(units) or 'which has none'})",
         )
-    for each in ids:
-        if reason := units[each].reason:
-            raise Refusal(Code.FAILED_PRECONDITION, f"device {each} is Unhealthy: {reason}")
-    return [units[each] for each in ids]
+    picked = [units[each] for each in ids]
+    devices = Counter(device.address for unit in picked for device in unit.devices)
+    if shared := [address for address, count in devices.items() if count > 1]:
+        raise Refusal(
+            Code.INVALID_ARGUMENT,
+            f"device {shared[0]} was asked for twice: one container gets one replica of a device at most",
+        )
+    for unit in picked:
+        if unit.reason:
+            raise Refusal(Code.FAILED_PRECONDITION, f"device {unit.id} is Unhealthy: {unit.reason}")
+    return picked
 
 
 def _fit(offer: Offer, before: Device, now: Device | None) -> None:

@@ -75,12 +75,20 @@ def template_problem(template: str) -> str | None:
     return None
 
 
+SHARED = ".shared"
+"""The suffix of resources whose devices several containers may hold, so that nobody gets one unasked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """How devices are named: ``prefix`` and ``template`` as in the settings, both checked there."""
+    """How devices are named: ``prefix`` and ``template`` as in the settings, both checked there.
+
+    ``suffix`` ends every name.
+    """
 
     prefix: str
     template: str
+    suffix: str = ""
 
     def resource_name(self, device: Device) -> str:
         """The resource a device belongs to; always a name that kubelet takes.
@@ -95,7 +103,7 @@ class Naming:
         if not rendered:
             raise ValueError(f"the template {self.template!r} gives no name: its fields are empty")
         domain, _, stem = self.prefix.partition("/")
-        return f"{domain}/{_fitting(stem + rendered)}"
+        return f"{domain}/{_fitting(stem + rendered, MAX_NAME - len(self.suffix))}{self.suffix}"
 
 
 def render(template: str, device: Device) -> str:
@@ -123,10 +131,10 @@ def render(template: str, device: Device) -> str:
     return out
 
 
-def _fitting(name: str) -> str:
+def _fitting(name: str, room: int) -> str:
     clean = re.sub(r"[^A-Za-z0-9_.-]", "-", name)
-    if clean == name and _NAME.fullmatch(name) and len(name) <= MAX_NAME:
+    if clean == name and _NAME.fullmatch(name) and len(name) <= room:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:_HASH_DIGITS]
-    kept = clean.lstrip("-_.")[: MAX_NAME - _HASH_DIGITS - 1].rstrip("-_.")
+    kept = clean.lstrip("-_.")[: room - _HASH_DIGITS - 1].rstrip("-_.")
     return f"{kept}-{digest}" if kept else digest

@@ -8,8 +8,14 @@ from xilinx_fpga_dp.model import Device, Held, Inventory, LeftOut, Offer, Offers
 from xilinx_fpga_dp.resources.naming import Naming, name_problem
 
 
-def offers_of(inventory: Inventory, naming: Naming) -> Offers:
-    """Group devices by resource name; a device that gets no valid name is left out with the reason."""
+def offers_of(inventory: Inventory, naming: Naming, replicas: int = 1) -> Offers:
+    """Group devices by resource name; a device that gets no valid name is left out with the reason.
+
+    Args:
+        inventory: what there is.
+        naming: how it is named.
+        replicas: how many ids each device has: one its address, several the address with ``::0``, ``::1``.
+    """
     groups: defaultdict[str, list[Device]] = defaultdict(list)
     left_out = list(inventory.left_out)
     for device in inventory.devices:
@@ -25,7 +31,7 @@ def offers_of(inventory: Inventory, naming: Naming) -> Offers:
             groups[name].append(device)
     return Offers(
         {
-            name: Offer(name, _units(devices, inventory.numa_nodes))
+            name: Offer(name, _units(devices, inventory.numa_nodes, replicas))
             for name, devices in sorted(groups.items())
         },
         tuple(sorted(left_out, key=lambda entry: entry.function)),
@@ -33,19 +39,26 @@ def offers_of(inventory: Inventory, naming: Naming) -> Offers:
     )
 
 
-def _units(devices: list[Device], online: tuple[int, ...]) -> tuple[Unit, ...]:
+def _units(devices: list[Device], online: tuple[int, ...], replicas: int) -> tuple[Unit, ...]:
     # As soon as one device of a resource has a topology, kubelet matches no hint for those without
     # (cm/devicemanager/topology_hints.go), so those are near to every node beside one that knows its own.
     known = {device.numa_node for device in devices if device.numa_node is not None}
     anywhere = tuple(sorted({*online, *known})) if known else ()
     return tuple(
         Unit(
-            device.address,
+            unit_id,
             (device,),
             anywhere if device.numa_node is None else (device.numa_node,),
         )
         for device in sorted(devices, key=lambda each: each.address)
+        for unit_id in _ids(device, replicas)
     )
+
+
+def _ids(device: Device, replicas: int) -> list[str]:
+    if replicas == 1:
+        return [device.address]
+    return [f"{device.address}::{replica}" for replica in range(replicas)]
 
 
 def held_elsewhere(offers: Offers, held: Held) -> frozenset[str]:

@@ -1,0 +1,302 @@
+"""What a container gets beyond a device node: CDI, mounts, shared devices, a check before it starts."""
+
+import json
+import os
+import stat
+import time
+from typing import Any
+
+import grpc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import settings_for
+from tests.double import KubeletDouble
+from tests.process import Service, cli, eventually
+from xilinx_fpga_dp.model import Device, Inventory, Shell
+from xilinx_fpga_dp.resources import cdi
+from xilinx_fpga_dp.resources.naming import SHARED, Naming, name_problem
+from xilinx_fpga_dp.resources.offers import offers_of
+from xilinx_fpga_dp.simulate.node import SampleNode
+
+U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
+A, B = "0000:11:00.1", "0000:21:00.1"
+
+
+@pytest.fixture
+def pair(node: SampleNode) -> SampleNode:
+    node.add_card("u55c", "0000:11:00")
+    node.add_card("u55c", "0000:21:00")
+    return node
+
+
+def only(container: Any) -> tuple[str, dict[str, Any]]:
+    """The granted addresses and what is told of them."""
+    [info] = [json.loads(value) for name, value in container.envs.items() if name.endswith("_INFO")]
+    [addresses] = [value for name, value in container.envs.items() if not name.endswith("_INFO")]
+    return addresses, info
+
+
+class TestSharing:
+    @pytest.fixture
+    def shared(self, pair: SampleNode, kubelet: KubeletDouble) -> Any:
+        with Service(settings_for(pair, SHARED_REPLICAS="3", PREFERRED_ALLOCATION="spread")):
+            kubelet.start()
+            kubelet.wait_for(lambda: kubelet.allocatable(U55C + SHARED) == 6)
+            yield kubelet
+
+    def test_replicas_under_a_name_of_their_own(self, shared: KubeletDouble) -> None:
+        assert list(shared.resources()) == [U55C + SHARED]
+        assert sorted(shared.resources()[U55C + SHARED]) == [f"{a}::{k}" for a in (A, B) for k in range(3)]
+
+    def test_each_gives_its_device(self, shared: KubeletDouble, pair: SampleNode) -> None:
+        for replica in range(3):
+            [container] = shared.allocate(U55C + SHARED, [f"{A}::{replica}"]).container_responses
+            assert only(container)[0] == A
+            assert [each.host_path for each in container.devices] == [pair.cards[0].render_node]
+
+    def test_one_replica_of_a_device_at_most(self, shared: KubeletDouble) -> None:
+        with pytest.raises(grpc.RpcError, match="one replica"):
+            shared.allocate(U55C + SHARED, [f"{A}::0", f"{A}::1"])
+        ids = [f"{a}::{k}" for a in (A, B) for k in range(3)]
+        [answer] = shared.preferred(U55C + SHARED, ids, [], 2).container_responses
+        assert len({each.partition("::")[0] for each in answer.deviceIDs}) == 2
+
+    def test_spread_takes_the_least_used(self, shared: KubeletDouble) -> None:
+        left = [f"{A}::0", f"{B}::0", f"{B}::1"]  # of A two are in use, of B one
+        [answer] = shared.preferred(U55C + SHARED, left, [], 1).container_responses
+        assert answer.deviceIDs[0].startswith(B)
+
+    def test_a_fault_is_that_of_all_replicas(self, shared: KubeletDouble, pair: SampleNode) -> None:
+        pair.cards[0].offline()
+        shared.wait_for(lambda: shared.allocatable(U55C + SHARED) == 3)
+        assert shared.capacity(U55C + SHARED) == 6
+
+    def test_all_cards_of_the_node_for_xrm(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
+        pair.add_card("u250", "0000:31:00")
+        ill = pair.add_card("u50", "0000:41:00")
+        ill.offline()
+        with Service(settings_for(pair, SHARED_REPLICAS="2", SHARED_GRANT="all")):
+            kubelet.start()
+            kubelet.wait_for(lambda: kubelet.allocatable(U55C + SHARED) == 4)
+            [container] = kubelet.allocate(U55C + SHARED, [f"{A}::1"]).container_responses
+            addresses, info = only(container)
+            assert addresses == f"{A},{B},0000:31:00.1"
+            assert sorted(info) == addresses.split(",")
+            assert len(container.devices) == 3
+
+
+class TestNames:
+    @given(st.text(min_size=1, max_size=90))
+    def test_a_shared_name_is_one_kubelet_takes(self, vbnv: str) -> None:
+        device = Device(A, Shell(vbnv, "1", None), "b", "xocl")
+        naming = Naming("xilinx.com/fpga-", "{shell}-{timestamp}", SHARED)
+        [name] = offers_of(Inventory((device,)), naming, 2).by_resource
+        assert name_problem(name) is None
+        assert name.endswith(SHARED)
+
+
+class TestCdi:
+    def read(self, node: SampleNode) -> dict[str, Any] | None:
+        path = f"{node.root}/cdi/{cdi.FILE}"
+        if not os.path.exists(path):
+            return None
+        with open(path) as file:
+            document: dict[str, Any] = json.load(file)
+        return document
+
+    def names(self, node: SampleNode) -> list[str]:
+        return [each["name"] for each in (self.read(node) or {"devices": []})["devices"]]
+
+    @pytest.mark.parametrize("strategy", ["cdi", "both"])
+    def test_strategies(self, pair: SampleNode, kubelet: KubeletDouble, strategy: str) -> None:
+        settings = settings_for(pair, DEVICE_STRATEGY=strategy, CDI_DIR=f"{pair.root}/cdi")
+        with Service(settings) as service:
+            kubelet.start()
+            kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+            [container] = kubelet.allocate(U55C, [A]).container_responses
+            assert [each.name for each in container.cdi_devices] == [f"xilinx.com/fpga={A}"]
+            assert len(container.devices) == (strategy == "both")
+            document = self.read(pair)
+            assert document is not None
+            assert (document["cdiVersion"], document["kind"]) == ("0.6.0", "xilinx.com/fpga")
+            assert document["devices"][0] == {
+                "name": A,
+                "containerEdits": {"deviceNodes": [{"path": pair.cards[0].render_node, "permissions": "rw"}]},
+            }
+            mode = os.stat(f"{pair.root}/cdi/{cdi.FILE}").st_mode
+            assert stat.S_IMODE(mode) == 0o644
+            assert service.terminate() == 0
+            assert self.read(pair), "it outlives the service: containers restart by it"
+
+    def test_the_file_follows_and_comes_back(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
+        settings = settings_for(pair, DEVICE_STRATEGY="cdi", CDI_DIR=f"{pair.root}/cdi")
+        with Service(settings):
+            kubelet.start()
+            kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+            eventually(lambda: self.names(pair) == [A, B], "both")
+            pair.cards[1].remove()
+            eventually(lambda: self.names(pair) == [A], "stale ones are gone")
+            os.unlink(f"{pair.root}/cdi/{cdi.FILE}")
+            eventually(lambda: self.names(pair) == [A], "written again")
+            os.unlink(f"{pair.root}/cdi/{cdi.FILE}")
+            os.rmdir(f"{pair.root}/cdi")
+            eventually(lambda: self.names(pair) == [A], "with its directory", 15)
+            pair.cards[0].remove()
+            eventually(lambda: self.read(pair) is None, "nothing to say, no file")
+            assert os.listdir(f"{pair.root}/cdi") == []
+
+    def test_a_new_render_node_is_in_the_file_before_the_answer(
+        self, pair: SampleNode, kubelet: KubeletDouble
+    ) -> None:
+        settings = settings_for(
+            pair, DEVICE_STRATEGY="cdi", CDI_DIR=f"{pair.root}/cdi", SCAN_INTERVAL="60", HEALTH_INTERVAL="60"
+        )
+        with Service(settings):
+            kubelet.start()
+            kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+            pair.cards[0].reset_begin()
+            pair.cards[0].reset_end(render=200)
+            kubelet.allocate(U55C, [A])
+            document = self.read(pair)
+            assert document is not None
+            assert document["devices"][0]["containerEdits"]["deviceNodes"][0]["path"] == "/dev/dri/renderD200"
+
+    def test_a_directory_that_cannot_be_written(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
+        with open(f"{pair.root}/file", "w"):
+            pass
+        for strategy in ("cdi", "both"):
+            settings = settings_for(pair, DEVICE_STRATEGY=strategy, CDI_DIR=f"{pair.root}/file")
+            with Service(settings) as service:
+                kubelet.start()
+                kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+                service.logged("file not written")
+                if strategy == "cdi":
+                    with pytest.raises(grpc.RpcError, match="CDI spec"):
+                        kubelet.allocate(U55C, [A])
+                else:
+                    [container] = kubelet.allocate(U55C, [A]).container_responses
+                    assert container.devices
+                    assert not container.cdi_devices
+            kubelet.stop()
+
+
+class TestMounts:
+    def test_those_that_are_there(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
+        os.makedirs(f"{pair.root}/host/opt/xilinx/xrt")
+        settings = settings_for(
+            pair, HOST_ROOT=f"{pair.root}/host", EXTRA_MOUNTS="/opt/xilinx/xrt,/etc/OpenCL/vendors/xilinx.icd"
+        )
+        with Service(settings) as service:
+            kubelet.start()
+            kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+            [container] = kubelet.allocate(U55C, [A]).container_responses
+            assert [(m.host_path, m.container_path, m.read_only) for m in container.mounts] == [
+                ("/opt/xilinx/xrt", "/opt/xilinx/xrt", True)
+            ]
+            service.logged(
+                "extra mount left out: it is not on the host", path="/etc/OpenCL/vendors/xilinx.icd"
+            )
+            os.makedirs(f"{pair.root}/host/etc/OpenCL/vendors")
+            with open(f"{pair.root}/host/etc/OpenCL/vendors/xilinx.icd", "w"):
+                pass
+            [container] = kubelet.allocate(U55C, [A]).container_responses
+            assert len(container.mounts) == 2, "looked for at each grant"
+
+
+class TestPreStart:
+    def test_off_it_is_not_asked_for(
+        self, pair: SampleNode, kubelet: KubeletDouble, service: Service
+    ) -> None:
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+        assert not kubelet.registrations[0].options.pre_start_required
+        pair.cards[0].offline()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
+        kubelet.pre_start(U55C, [A])
+
+    def test_on_it_refuses_with_the_reason(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
+        with Service(settings_for(pair, PRESTART_CHECK="true")):
+            kubelet.start()
+            kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+            assert kubelet.registrations[0].options.pre_start_required
+            kubelet.pre_start(U55C, [A])
+            pair.cards[0].offline()
+            kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
+            with pytest.raises(grpc.RpcError, match="offline"):
+                kubelet.pre_start(U55C, [A])
+            pair.remove_node(str(pair.cards[1].render_node))
+            with pytest.raises(grpc.RpcError, match="no-node"):
+                kubelet.pre_start(U55C, [B])
+
+
+class TestPolicy:
+    def test_none_is_not_offered(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
+        with Service(settings_for(pair, PREFERRED_ALLOCATION="none")):
+            kubelet.start()
+            kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+            assert not kubelet.registrations[0].options.get_preferred_allocation_available
+
+
+class TestExplain:
+    def explain(self, node: SampleNode, *ids: str, **more: str) -> tuple[int, dict[str, Any]]:
+        done = cli("explain", *ids, "--output", "json", settings=settings_for(node, **more))
+        document: dict[str, Any] = json.loads(done.stdout)
+        return done.returncode, document
+
+    def test_it_answers_as_allocate_does(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
+        os.makedirs(f"{pair.root}/host/opt/xilinx/xrt")
+        more = {
+            "DEVICE_STRATEGY": "both",
+            "CDI_DIR": f"{pair.root}/cdi",
+            "HOST_ROOT": f"{pair.root}/host",
+            "EXTRA_MOUNTS": "/opt/xilinx/xrt",
+            "EXPOSE_MGMT": "true",
+        }
+        code, said = self.explain(pair, B, A, **more)
+        assert code == 0
+        with Service(settings_for(pair, **more)):
+            kubelet.start()
+            kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+            time.sleep(0.3)  # the serial numbers
+            [container] = kubelet.allocate(U55C, [A, B]).container_responses
+        assert said["answer"] == {
+            "envs": dict(container.envs),
+            "mounts": [
+                {"container_path": m.container_path, "host_path": m.host_path, "read_only": m.read_only}
+                for m in container.mounts
+            ],
+            "devices": [
+                {"container_path": d.container_path, "host_path": d.host_path, "permissions": d.permissions}
+                for d in container.devices
+            ],
+            "cdi_devices": [{"name": each.name} for each in container.cdi_devices],
+        }
+
+    @pytest.mark.parametrize(
+        ("ids", "code", "says"),
+        [
+            (("0000:99:00.1",), "NOT_FOUND", "0000:99:00.1"),
+            ((A, A), "INVALID_ARGUMENT", "twice"),
+            ((B,), "FAILED_PRECONDITION", "offline"),
+            (("0000:31:00.0",), "NOT_FOUND", "golden image"),
+        ],
+    )
+    def test_it_refuses_as_allocate_does(
+        self, pair: SampleNode, ids: tuple[str, ...], code: str, says: str
+    ) -> None:
+        pair.cards[1].offline()
+        pair.add_card("u250", "0000:31:00", image="golden")
+        status, said = self.explain(pair, *ids)
+        assert status == 1
+        assert said["refused"]["code"] == code
+        assert says in said["refused"]["message"]
+
+    def test_text(self, pair: SampleNode) -> None:
+        done = cli("explain", A, settings=settings_for(pair))
+        assert done.returncode == 0
+        assert f"device {pair.cards[0].render_node} (rw)" in done.stdout
+        refused = cli("explain", "nonsense", settings=settings_for(pair))
+        assert refused.returncode == 1
+        assert refused.stdout.startswith("refused, NOT_FOUND: ")

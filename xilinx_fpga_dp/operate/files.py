@@ -1,0 +1,130 @@
+"""Ordinary files on the host: the CDI spec that is written, the paths to mount that are looked for."""
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Sequence
+
+import aiofiles
+import aiofiles.os
+
+from xilinx_fpga_dp.wakeups import Wakeups
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY = 10.0  # seconds between looks at a file that nothing woke
+_TIME_LIMIT = 2.0  # seconds a file operation may take
+
+
+class KeptFile:
+    """A file that always says what it should, in a directory that may be wiped (tmpfs, at boot).
+
+    Written beside and renamed, so that a reader sees the old text or the new one, never half of one.
+
+    Args:
+        path: where.
+        mode: its permissions.
+    """
+
+    def __init__(self, path: str, mode: int = 0o644) -> None:
+        self.path = path
+        self._mode = mode
+        self._wanted: str | None = None  # None: there is to be no file
+        self._writing = asyncio.Lock()
+        self._complaint: str | None = None
+
+    async def set(self, wanted: str | None) -> bool:
+        """Let the file say this; None: remove it. Whether it does now."""
+        self._wanted = wanted
+        return await self._restore()
+
+    async def run(self) -> None:
+        """Restore the file whenever something else has changed it, for ever."""
+        with Wakeups(os.path.dirname(self.path)) as wakeups:
+            while True:
+                wakeups.arm()
+                await self._restore()
+                await wakeups.wait(_LOOK_EVERY)
+
+    async def _restore(self) -> bool:
+        async with self._writing:
+            try:
+                async with asyncio.timeout(_TIME_LIMIT):
+                    if await self._read() != self._wanted:
+                        await self._write()
+            except OSError as error:
+                self._complain(error)
+                return False
+            self._complain(None)
+            return True
+
+    async def _read(self) -> str | None:
+        try:
+            async with aiofiles.open(self.path, encoding="utf-8", errors="replace") as file:
+                return await file.read(1 << 20)
+        except FileNotFoundError:
+            return None
+
+    async def _write(self) -> None:
+        if self._wanted is None:
+            with contextlib.suppress(FileNotFoundError):
+                await aiofiles.os.unlink(self.path)
+            return
+        directory, name = os.path.split(self.path)
+        await aiofiles.os.makedirs(directory, mode=0o755, exist_ok=True)
+        beside = f"{directory}/.{name}.{os.getpid()}"  # no reader of specs takes a name like that
+        try:
+            async with aiofiles.open(beside, "w", encoding="utf-8") as file:
+                await file.write(self._wanted)
+                os.fchmod(file.fileno(), self._mode)
+            await aiofiles.os.replace(beside, self.path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                await aiofiles.os.unlink(beside)
+            raise
+
+    def _complain(self, error: OSError | None) -> None:
+        complaint = None if error is None else (error.strerror or "no answer in time")
+        if complaint != self._complaint:
+            if complaint:
+                log.warning("file not written", extra={"path": self.path, "error": complaint})
+            else:
+                log.info("file is written again", extra={"path": self.path})
+        self._complaint = complaint
+
+
+class HostPaths:
+    """Host paths that are mounted into containers, if they are there.
+
+    kubelet makes a directory of a mount source that is not there, so a missing one is left out.
+
+    Args:
+        root: where the host's root is.
+        paths: absolute host paths.
+    """
+
+    def __init__(self, root: str, paths: Sequence[str]) -> None:
+        self._root = root.rstrip("/")
+        self._paths = paths
+        self._missing: set[str] = set()  # that were complained of
+
+    async def there(self) -> tuple[str, ...]:
+        """Those that are there now."""
+        return tuple([path for path in self._paths if await self._is_there(path)])
+
+    async def _is_there(self, path: str) -> bool:
+        try:
+            async with asyncio.timeout(_TIME_LIMIT):
+                # A link may lead to a place that is only seen from the host's own root.
+                there = await aiofiles.os.path.exists(self._root + path) or await aiofiles.os.path.islink(
+                    self._root + path
+                )
+        except TimeoutError:
+            there = False
+        if there:
+            self._missing.discard(path)
+        elif path not in self._missing:
+            self._missing.add(path)
+            log.warning("extra mount left out: it is not on the host", extra={"path": path})
+        return there

@@ -1,0 +1,71 @@
+"""The parts as the settings want them: what the service and the one-off commands are built of alike."""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+
+from xilinx_fpga_dp.discovery.health import Rules
+from xilinx_fpga_dp.discovery.scanner import Scanner
+from xilinx_fpga_dp.kubelet.podresources import PodResources
+from xilinx_fpga_dp.model import Device, Held, Inventory, Offers
+from xilinx_fpga_dp.operate.files import HostPaths
+from xilinx_fpga_dp.resources.grants import Grants
+from xilinx_fpga_dp.resources.naming import SHARED, Naming
+from xilinx_fpga_dp.resources.offers import held_elsewhere, offers_of
+from xilinx_fpga_dp.settings import Settings
+
+# Of REQUEST_TIMEOUT, what looking at the devices may take: the rest is for saying which one hangs.
+_LOOK_SHARE = 0.9
+# Seconds a single look waits for late drivers and serial numbers.
+_LOOK_LIMIT = 3.0
+
+
+def scanner_of(settings: Settings, wake: Callable[[], None] = lambda: None) -> Scanner:
+    """The scanner of this node."""
+    rules = Rules(settings.recovery_checks, settings.reset_grace)
+    return Scanner(settings.sysfs_root, settings.dev_root, rules, wake)
+
+
+def offers_by(settings: Settings, found: Inventory) -> Offers:
+    """What is offered of an inventory."""
+    suffix = SHARED if settings.shared_replicas > 1 else ""
+    naming = Naming(settings.resource_prefix, settings.resource_name_template, suffix)
+    return offers_of(found, naming, settings.shared_replicas)
+
+
+def grants_of(
+    settings: Settings,
+    scanner: Scanner,
+    everything: Callable[[], tuple[Device, ...]],
+    in_spec: Callable[[tuple[Device, ...]], Awaitable[bool]],
+) -> Grants:
+    """What answers which container gets what."""
+    return Grants(
+        refresh=scanner.refresh,
+        time_limit=settings.request_timeout * _LOOK_SHARE,
+        expose_mgmt=settings.expose_mgmt,
+        strategy=settings.device_strategy,
+        everything=everything if settings.shared_grant == "all" else None,
+        mounts=HostPaths(settings.host_root, settings.extra_mounts).there,
+        in_spec=in_spec,
+    )
+
+
+async def look_once(settings: Settings, scanner: Scanner) -> tuple[Offers, Held]:
+    """One look at the node: what would be offered, and who holds what.
+
+    Raises:
+        ScanFailed: the bus could not be listed.
+    """
+    deadline = time.monotonic() + _LOOK_LIMIT
+    found = await scanner.scan()
+    while not scanner.complete and time.monotonic() < deadline:
+        await asyncio.sleep(0.02)
+        found = await scanner.scan()
+    held: Held = {}
+    # A node without kubelet has no such socket, and that is nothing to complain of.
+    if await asyncio.to_thread(os.path.exists, settings.pod_resources_socket):
+        held = await PodResources(settings.pod_resources_socket).held() or {}
+    elsewhere = held_elsewhere(offers_by(settings, found), held)
+    return offers_by(settings, scanner.hold(elsewhere)), held

@@ -4,12 +4,16 @@ import json
 import os
 import stat
 import time
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft7Validator, ValidationError
+from referencing import Registry
+from referencing.jsonschema import DRAFT7
 
 from tests.conftest import settings_for
 from tests.double import KubeletDouble
@@ -97,7 +101,43 @@ class TestNames:
         assert name.endswith(SHARED)
 
 
+SCHEMAS = Path(__file__).parent / "data" / "cdi"  # as the CDI project publishes them, release 0.8.1
+
+
+def against_the_schema(document: Any) -> None:
+    """Check a spec against the published schema.
+
+    Raises:
+        jsonschema.ValidationError: it is none.
+    """
+    defs = DRAFT7.create_resource(json.loads((SCHEMAS / "defs.json").read_text()))
+    schema = json.loads((SCHEMAS / "schema.json").read_text())
+    Draft7Validator(schema, registry=Registry().with_resource("defs.json", defs)).validate(document)
+
+
 class TestCdi:
+    @given(
+        st.lists(
+            st.tuples(
+                st.from_regex(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]", fullmatch=True), st.booleans()
+            ),
+            unique_by=lambda each: each[0],
+        )
+    )
+    def test_any_spec_is_one_by_the_published_schema(self, cards: list[tuple[str, bool]]) -> None:
+        shell = Shell("a_b", "1", None)
+        text = cdi.spec(
+            (Device(address, shell, "b", "xocl"), ("/dev/dri/renderD128",) if node else ())
+            for address, node in cards
+        )
+        assert (text is None) == (not any(node for _, node in cards))
+        if text:
+            against_the_schema(json.loads(text))
+
+    def test_the_schema_can_refuse(self) -> None:
+        with pytest.raises(ValidationError):
+            against_the_schema({"cdiVersion": "0.6.0", "kind": "xilinx.com/fpga"})
+
     def read(self, node: SampleNode) -> dict[str, Any] | None:
         path = f"{node.root}/cdi/{cdi.FILE}"
         if not os.path.exists(path):
@@ -120,6 +160,7 @@ class TestCdi:
             assert len(container.devices) == (strategy == "both")
             document = self.read(pair)
             assert document is not None
+            against_the_schema(document)
             assert (document["cdiVersion"], document["kind"]) == ("0.6.0", "xilinx.com/fpga")
             assert document["devices"][0] == {
                 "name": A,

@@ -35,21 +35,32 @@ class AdmissionError(Exception):
 
 @dataclass(slots=True, eq=False)
 class Endpoint:
-    """A plugin as kubelet knows it."""
+    """A plugin as kubelet knows it, as long as it lists."""
 
-    resource: str
     channel: Channel
     options: v1beta1.DevicePluginOptions
-    devices: dict[str, v1beta1.Device] = field(default_factory=dict)
-    stopped: float | None = None  # time.monotonic() when its stream ended
 
     @property
     def stub(self) -> v1beta1.DevicePluginStub:
         return v1beta1.DevicePluginStub(self.channel)
 
+
+@dataclass(slots=True)
+class Resource:
+    """What kubelet knows of a resource, whoever told it: the last list counts.
+
+    Attributes:
+        endpoints: the plugins that list it, in the order in which they registered; the last one is asked.
+        stopped: time.monotonic() when the last stream ended.
+    """
+
+    devices: dict[str, v1beta1.Device] = field(default_factory=dict)
+    endpoints: list[Endpoint] = field(default_factory=list)
+    stopped: float | None = None
+
     def healthy(self) -> set[str]:
-        """The ids a pod may get: none once the stream has ended."""
-        if self.stopped is not None:
+        """The ids a pod may get: none once the last stream has ended."""
+        if not self.endpoints:
             return set()
         return {each.id for each in self.devices.values() if each.health == HEALTHY}
 
@@ -72,7 +83,7 @@ class Kubelet(v1beta1.RegistrationBase):
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self.changes = Latest(0)
-        self._endpoints: dict[str, Endpoint] = {}
+        self._resources: dict[str, Resource] = {}
         self._held: dict[tuple[str, str], Held] = {}  # by pod and resource
         self._streams: set[asyncio.Task[None]] = set()
         self._server: Server | None = None
@@ -95,9 +106,10 @@ class Kubelet(v1beta1.RegistrationBase):
         os.link(path, kept)  # asyncio unlinks it from Python 3.13 on
         for task in self._streams:
             task.cancel()
-        for endpoint in self._endpoints.values():
-            endpoint.channel.close()
-        self._endpoints.clear()
+        for resource in self._resources.values():
+            for endpoint in resource.endpoints:
+                endpoint.channel.close()
+        self._resources.clear()
         self._server.close()
         self._server = None
         await asyncio.gather(*self._streams, return_exceptions=True)
@@ -118,26 +130,28 @@ class Kubelet(v1beta1.RegistrationBase):
         except BaseException:
             channel.close()
             raise
-        if before := self._endpoints.pop(message.resource_name, None):
-            before.channel.close()
-        endpoint = self._endpoints[message.resource_name] = Endpoint(message.resource_name, channel, options)
-        task = asyncio.create_task(self._follow(endpoint))
+        # An older plugin of that name goes on listing beside it, as at kubelets from 1.37 on.
+        endpoint = Endpoint(channel, options)
+        resource = self._resources.setdefault(message.resource_name, Resource())
+        resource.endpoints.append(endpoint)
+        resource.stopped = None
+        task = asyncio.create_task(self._follow(resource, endpoint))
         self._streams.add(task)
         task.add_done_callback(self._streams.discard)
         return v1beta1.Empty()
 
     def capacity(self) -> dict[str, int]:
         """Devices by resource, healthy or not, as in a node's status."""
-        return {name: len(endpoint.devices) for name, endpoint in self._alive().items()}
+        return {name: len(resource.devices) for name, resource in self._alive().items()}
 
     def allocatable(self) -> dict[str, int]:
         """Healthy devices by resource, as in a node's status."""
-        return {name: len(endpoint.healthy()) for name, endpoint in self._alive().items()}
+        return {name: len(resource.healthy()) for name, resource in self._alive().items()}
 
     def health(self, resource: str) -> dict[str, str]:
         """The last word on each device of a resource, by id."""
-        endpoint = self._endpoints.get(resource)
-        return {each.id: each.health for each in endpoint.devices.values()} if endpoint else {}
+        known = self._resources.get(resource)
+        return {each.id: each.health for each in known.devices.values()} if known else {}
 
     def held(self) -> dict[str, int]:
         """Devices that pods hold, by resource."""
@@ -152,21 +166,29 @@ class Kubelet(v1beta1.RegistrationBase):
         Raises:
             AdmissionError: there are not enough healthy free devices, or the plugin refused.
         """
+        given: dict[tuple[str, str], Held] = {}
         for resource, count in requests.items():
             if (pod, resource) not in self._held:
-                self._held[pod, resource] = await self._allocate(resource, count)
+                given[pod, resource] = await self._allocate(resource, count)
+        self._held.update(given)  # a pod that is rejected for one resource keeps none
         await self._save()
         return {resource: self._held[pod, resource] for resource in requests}
 
+    def remove(self, pod: str) -> None:
+        """Let a pod be gone: what it held is free. No plugin is told."""
+        for key in [key for key in self._held if key[0] == pod]:
+            del self._held[key]
+
     async def _allocate(self, resource: str, count: int) -> Held:
-        endpoint = self._endpoints.get(resource)
+        known = self._resources.get(resource, Resource())
         taken = {each for (_, name), held in self._held.items() if name == resource for each in held.ids}
-        free = sorted(endpoint.healthy() - taken) if endpoint else []
-        if endpoint is None or len(free) < count:
+        free = sorted(known.healthy() - taken)
+        if len(free) < count:
             raise AdmissionError(
                 "UnexpectedAdmissionError: Allocate failed due to requested number of devices unavailable "
-                f"for {resource}. Requested: {count}, Available: {len(free)}"
+                f"for {resource}. Requested: {count}, Available: {len(free)}, which is unexpected"
             )
+        endpoint = known.endpoints[-1]
         try:
             ids = await self._preferred(endpoint, free, count)
             answer = await endpoint.stub.allocate(
@@ -179,7 +201,9 @@ class Kubelet(v1beta1.RegistrationBase):
                     v1beta1.PreStartContainerRequest(devices_ids=list(ids))
                 )
         except (GRPCError, OSError, StreamTerminatedError) as error:
-            raise AdmissionError(f"UnexpectedAdmissionError: Allocate failed due to {error}") from error
+            raise AdmissionError(
+                f"UnexpectedAdmissionError: Allocate failed due to {_as_go(error)}, which is unexpected"
+            ) from error
         return Held(ids, answer.container_responses[0])
 
     async def _preferred(self, endpoint: Endpoint, free: list[str], count: int) -> tuple[str, ...]:
@@ -193,32 +217,34 @@ class Kubelet(v1beta1.RegistrationBase):
         # A plugin's preference is a wish: what is missing is filled up (manager.go devicesToAllocate).
         return tuple((chosen + [each for each in free if each not in chosen])[:count])
 
-    async def _follow(self, endpoint: Endpoint) -> None:
+    async def _follow(self, resource: Resource, endpoint: Endpoint) -> None:
         """Read one plugin's lists until its stream ends; then it has to register again."""
         try:
             async for message in endpoint.stub.list_and_watch():
-                endpoint.devices = {device.id: device for device in message.devices}
+                resource.devices = {device.id: device for device in message.devices}
                 self._changed()
         except (GRPCError, OSError, StreamTerminatedError):
             pass
         finally:
-            endpoint.stopped = time.monotonic()
+            resource.endpoints.remove(endpoint)
+            if not resource.endpoints:
+                resource.stopped = time.monotonic()
             endpoint.channel.close()
             self._changed()
 
-    def _alive(self) -> dict[str, Endpoint]:
+    def _alive(self) -> dict[str, Resource]:
         now = time.monotonic()
         return {
-            name: endpoint
-            for name, endpoint in sorted(self._endpoints.items())
-            if endpoint.stopped is None or now - endpoint.stopped < _GRACE
+            name: resource
+            for name, resource in sorted(self._resources.items())
+            if resource.stopped is None or now - resource.stopped < _GRACE
         }
 
     def _changed(self) -> None:
         self.changes.set(self.changes.value + 1)
 
     async def _save(self) -> None:
-        entries = [
+        grants = [
             {
                 "pod": pod,
                 "resource": resource,
@@ -227,6 +253,7 @@ class Kubelet(v1beta1.RegistrationBase):
             }
             for (pod, resource), held in self._held.items()
         ]
+        entries = {"grants": grants, "registered": sorted(self._alive())}
         path = os.path.join(self.directory, CHECKPOINT)
         async with aiofiles.open(f"{path}.new", "w") as file:
             await file.write(json.dumps(entries))
@@ -241,8 +268,18 @@ class Kubelet(v1beta1.RegistrationBase):
                     tuple(entry["ids"]),
                     v1beta1.ContainerAllocateResponse.parse(base64.b64decode(entry["answer"])),
                 )
-                for entry in entries
+                for entry in entries["grants"]
             }
+            # A resource that was registered has capacity 0 until its plugin is back (manager.go).
+            self._resources = {name: Resource(stopped=time.monotonic()) for name in entries["registered"]}
+
+
+def _as_go(error: Exception) -> str:
+    """A failed call as grpc-go words it, and so a pod's status."""
+    if not isinstance(error, GRPCError):
+        return f"rpc error: code = Unavailable desc = {error}"
+    code = error.status.name.title().replace("_", "")
+    return f"rpc error: code = {code} desc = {error.message or ''}"
 
 
 async def _dial(channel: Channel) -> None:

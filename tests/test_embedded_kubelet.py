@@ -1,0 +1,227 @@
+"""The embedded kubelet of `simulate` through the cases that tests/kubelet/ plays with a real one.
+
+What is asserted here was seen there, so both behave the same as far as a plugin and a pod can tell. Real
+pods, device cgroups and kubelet's own metrics are what it does not have.
+"""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import pytest
+
+from tests.conftest import settings_for
+from tests.process import Service
+from xilinx_fpga_dp.simulate.kubelet import AdmissionError, Held, Kubelet
+from xilinx_fpga_dp.simulate.node import SampleCard, SampleNode
+
+U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
+U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
+ALL = {U200: 2, U250: 1}
+
+
+class Stage:
+    """An embedded kubelet on a sample node, and services between them."""
+
+    def __init__(self, node: SampleNode) -> None:
+        self.node = node
+        self.cards = [node.add_card(board) for board in ("u200", "u200", "u250")]
+        self.kubelet = Kubelet(node.socket_dir)
+
+    async def restart(self) -> None:
+        await self.kubelet.stop()
+        self.kubelet = Kubelet(self.node.socket_dir)
+        await self.kubelet.start()
+
+    @contextmanager
+    def service(self, node: SampleNode | None = None, **settings: str) -> Iterator[Service]:
+        if node:
+            settings["SYSFS_ROOT"] = node.sysfs_root
+        with Service(settings_for(self.node, **settings)) as service:
+            yield service
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        try:
+            async with asyncio.timeout(10):
+                await self.kubelet.changes.until(lambda _: holds())
+        except TimeoutError:
+            pytest.fail(f"capacity {self.kubelet.capacity()}, allocatable {self.kubelet.allocatable()}")
+
+    async def until_counts(self, capacity: Mapping[str, int], allocatable: Mapping[str, int]) -> None:
+        await self.until(lambda: self.counts() == (capacity, allocatable))
+
+    def counts(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        return self.kubelet.capacity(), self.kubelet.allocatable()
+
+    async def get(self, pod: str, resource: str = U200, count: int = 1) -> Held:
+        return (await self.kubelet.admit(pod, {resource: count}))[resource]
+
+    async def refused(self, pod: str, resource: str = U200, count: int = 1) -> str:
+        with pytest.raises(AdmissionError) as refusal:
+            await self.kubelet.admit(pod, {resource: count})
+        return str(refusal.value)
+
+    def card(self, held: Held) -> SampleCard:
+        return next(card for card in self.cards if held.ids == (card.address,))
+
+
+def nodes(held: Held) -> set[str]:
+    return {device.host_path for device in held.answer.devices}
+
+
+@pytest.fixture
+async def stage(node: SampleNode) -> AsyncIterator[Stage]:
+    """Kubelet runs, the service does not yet."""
+    stage = Stage(node)
+    await stage.kubelet.start()
+    yield stage
+    await stage.kubelet.stop()
+
+
+@pytest.fixture
+async def served(stage: Stage) -> AsyncIterator[Stage]:
+    """Kubelet runs and knows all cards."""
+    with stage.service():
+        await stage.until_counts(ALL, ALL)
+        yield stage
+
+
+async def test_pods_get_their_cards_and_what_is_too_much_is_rejected(served: Stage) -> None:
+    one = await served.get("one")
+    assert nodes(one) == {served.card(one).render_node}
+    refusal = await served.refused("many", count=2)
+    assert refusal == (
+        "UnexpectedAdmissionError: Allocate failed due to requested number of devices unavailable for "
+        f"{U200}. Requested: 2, Available: 1, which is unexpected"
+    )
+    assert (await served.get("two")).ids != one.ids
+    assert "Available: 0" in await served.refused("three")
+    served.kubelet.remove("one")
+    assert (await served.get("four")).ids == one.ids
+
+
+async def test_pod_that_is_rejected_for_one_resource_holds_nothing_of_the_other(served: Stage) -> None:
+    with pytest.raises(AdmissionError):
+        await served.kubelet.admit("both", {U200: 1, U250: 2})
+    assert (await served.get("next", count=2)).ids == tuple(card.address for card in served.cards[:2])
+
+
+async def test_resource_nobody_offers_is_rejected(served: Stage) -> None:
+    assert "Requested: 1, Available: 0" in await served.refused("pod", "xilinx.com/fpga-nothing")
+
+
+async def test_kubelet_restarts_ten_times_and_grants_are_given_again(served: Stage) -> None:
+    held = await served.get("one")
+    for _ in range(10):
+        await served.restart()
+        # Known by the checkpoint, and empty until the plugin is back.
+        assert served.counts() in ((dict.fromkeys(ALL, 0),) * 2, (ALL, ALL))
+        await served.until_counts(ALL, ALL)
+        assert await served.get("one") == held
+    assert (await served.get("two")).ids != held.ids
+
+
+async def test_service_killed_or_stopped_keeps_the_capacity_and_a_new_one_serves(stage: Stage) -> None:
+    none = dict.fromkeys(ALL, 0)
+    for end in (signal.SIGKILL, signal.SIGTERM):
+        with stage.service() as service:
+            await stage.until_counts(ALL, ALL)
+            service.process.send_signal(end)
+            await stage.until_counts(ALL, none)
+            assert "Available: 0" in await stage.refused("one")
+    with stage.service():
+        await stage.until_counts(ALL, ALL)
+        assert await stage.get("one")
+
+
+async def test_card_reprogrammed_moves_to_the_other_resource(served: Stage) -> None:
+    held = await served.get("one")
+    free = next(card for card in served.cards[:2] if card is not served.card(held))
+    free.reprogram("u250")
+    moved = {U200: 1, U250: 2}
+    await served.until_counts(moved, moved)
+    assert "Available: 0" in await served.refused("two")
+    assert free.render_node in nodes(await served.get("three", U250, 2))
+
+
+async def test_last_card_of_a_shell_reprogrammed_leaves_no_capacity(served: Stage) -> None:
+    served.cards[2].reprogram("u50")
+    await served.until(lambda: [counts.get(U250, 0) for counts in served.counts()] == [0, 0])
+
+
+async def test_card_pulled_while_it_is_held_stays_held_when_it_returns(served: Stage) -> None:
+    held = await served.get("one")
+    card = served.card(held)
+    card.remove()
+    await served.until_counts({U200: 1, U250: 1}, {U200: 1, U250: 1})
+    assert (await served.get("two")).ids != held.ids
+    card.plug()
+    await served.until_counts(ALL, ALL)
+    assert "Available: 0" in await served.refused("three")
+
+
+async def test_card_that_is_found_gone_is_refused_with_a_sentence(stage: Stage) -> None:
+    with stage.service(SCAN_INTERVAL="600", HEALTH_INTERVAL="600"):
+        await stage.until_counts(ALL, ALL)
+        stage.cards[2].remove()
+        assert await stage.refused("one", U250) == (
+            "UnexpectedAdmissionError: Allocate failed due to rpc error: code = NotFound desc = "
+            "device 0000:67:00.1 has vanished from the node, which is unexpected"
+        )
+
+
+async def test_card_back_from_reset_has_another_render_node_and_the_old_grant_the_old_one(
+    served: Stage,
+) -> None:
+    card = served.cards[2]
+    old = await served.get("old", U250)
+    card.reset_begin()
+    await served.until_counts(ALL, {U200: 2, U250: 0})
+    card.reset_end(render=140)
+    await served.until_counts(ALL, ALL)
+    # A container restart asks for nothing: it gets what it had.
+    assert await served.get("old", U250) == old
+    served.kubelet.remove("old")
+    assert nodes(await served.get("new", U250)) == {"/dev/dri/renderD140"}
+    assert nodes(old) != {"/dev/dri/renderD140"}
+
+
+async def test_newer_instance_is_heard_and_the_older_is_silent_and_takes_over(
+    stage: Stage, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    twin = SampleNode(tmp_path_factory.mktemp("twin"))
+    others = [twin.add_card(card.board, serial="TWIN") for card in stage.cards]
+    with stage.service(twin):
+        await stage.until_counts(ALL, ALL)
+        with stage.service() as newer:
+            await asyncio.to_thread(newer.logged, "registered", count=2)
+            others[0].offline()
+            await asyncio.sleep(1)
+            assert stage.counts() == (ALL, ALL)
+            assert "TWIN" not in str((await stage.get("one", U250)).answer.envs)
+            await asyncio.to_thread(newer.terminate)
+        await stage.until_counts(ALL, {U200: 1, U250: 1})
+        assert "TWIN" in str((await stage.get("two")).answer.envs)
+
+
+async def test_older_instance_leaves_without_hurting(stage: Stage) -> None:
+    with stage.service() as older:
+        await stage.until_counts(ALL, ALL)
+        with stage.service() as newer:
+            await asyncio.to_thread(newer.logged, "registered", count=2)
+            await asyncio.to_thread(older.terminate)
+            for _ in range(20):
+                assert stage.counts() == (ALL, ALL)
+                await asyncio.sleep(0.02)
+            assert await stage.get("one")
+
+
+async def test_two_streams_of_a_resource_live_beside_each_other(stage: Stage) -> None:
+    """Kubelet from 1.37 on: what registered last is asked, and the end of the other changes nothing."""
+    with stage.service() as older:
+        await stage.until_counts(ALL, ALL)
+        with stage.service() as newer:
+            await asyncio.to_thread(newer.logged, "registered", count=2)
+            await asyncio.sleep(0.3)
+            assert not [event for event in older.events if event["event"] == "leaving endpoint"]

@@ -1,0 +1,443 @@
+"""Which ids a container is best given: against the plainest way to find out, which is to try them all."""
+
+import random
+from collections.abc import Collection, Iterable, Sequence
+from itertools import combinations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xilinx_fpga_dp.model import Device, Offer, Reason, Shell, Unit
+from xilinx_fpga_dp.resources.placement import preferred
+
+SHELL = Shell("xilinx_u200_xdma_201830_2", "1561465320", None)
+POLICIES = ("numa", "packed", "spread")
+
+Cost = tuple[object, ...]
+
+
+def device(
+    address: str, port: tuple[str, ...] = (), serial: str | None = None, reason: Reason | None = None
+) -> Device:
+    return Device(address, SHELL, "u200", "xocl", serial=serial, pcie_path=port, reason=reason)
+
+
+def offer(*units: Unit) -> Offer:
+    return Offer("xilinx.com/fpga-x", tuple(sorted(units, key=lambda unit: unit.id)))
+
+
+def card(slot: int, node: int, bus: int, port: int, *, functions: int = 1, replicas: int = 1) -> list[Unit]:
+    """A card's units, as the plugin offers them: one for each function, or its replicas."""
+    above = (f"pci0000:{bus:02x}", f"0000:{bus:02x}:{port:02x}.0")
+    return [
+        Unit(address if replicas == 1 else f"{address}::{k}", (device(address, above),), (node,))
+        for address in (f"0000:{slot:02x}:00.{function}" for function in range(functions))
+        for k in range(replicas)
+    ]
+
+
+def ids(*groups: Iterable[Unit]) -> list[str]:
+    return [unit.id for group in groups for unit in group]
+
+
+# --- the objective, said once more and as plainly as can be ---
+
+
+class Judge:
+    """What a choice costs: the lower, the better. Knows one question and judges any answer to it."""
+
+    def __init__(self, held: Offer, available: Collection[str], must: Collection[str]) -> None:
+        self.units = {unit.id: unit for unit in held.units}
+        self.available = set(available) - set(must)
+        self.must = [each for each in must if each in self.units]
+        self.card = {each: self._card(each) for each in self.units}
+        self.nodes = {node for unit in held.units for node in unit.numa_nodes}
+
+    def share(self, one: str, other: str) -> bool:
+        addresses = [{each.address for each in self.units[i].devices} for i in (one, other)]
+        return one == other or bool(addresses[0] & addresses[1])
+
+    def _card(self, one: str) -> frozenset[str]:
+        """All ids on the same card as this one: grown until nothing more belongs to it."""
+        grown = {one}
+        while more := {b for a in grown for b in self.units if self._one_card(a, b)} - grown:
+            grown |= more
+        return frozenset(grown)
+
+    def _one_card(self, one: str, other: str) -> bool:
+        a, b = self.units[one], self.units[other]
+        return self.share(one, other) or (
+            a.numa_nodes == b.numa_nodes
+            and any(
+                c.address[:-2] == d.address[:-2] or (bool(c.serial) and c.serial == d.serial)
+                for c in a.devices
+                for d in b.devices
+            )
+        )
+
+    def groups(self, one: str) -> list[tuple[object, ...]]:
+        """Its NUMA nodes, root bus, root port and card, each within the one before."""
+        paths = [each.pcie_path for i in self.card[one] for each in self.units[i].devices if each.pcie_path]
+        first = min(paths, default=())
+        place = self.units[one].numa_nodes
+        return [
+            (place,),
+            (place, first[:1]),
+            (place, first[:2]),
+            (place, first[:2], self.card[one]),
+        ]
+
+    def anywhere(self, one: str) -> bool:
+        mine = set(self.units[one].numa_nodes)
+        return not mine or mine == self.nodes
+
+    def used(self, one: str) -> int:
+        """How many ids of the same device are with containers."""
+        return sum(
+            self.share(one, each) and unit.reason is None and each not in {*self.available, *self.must}
+            for each, unit in self.units.items()
+        )
+
+    def load(self, card: Collection[str]) -> int:
+        """How many ids of a card are with containers."""
+        return sum(
+            self.units[each].reason is None and each not in {*self.available, *self.must} for each in card
+        )
+
+    def near(self, whole: Sequence[str]) -> list[int]:
+        """On how many nodes, buses, ports and cards."""
+        counts = [len({self.groups(each)[level] for each in whole}) for level in range(4)]
+        known = {self.groups(each)[0] for each in whole if not self.anywhere(each)}
+        return [max(1, len(known)), *counts[1:]]
+
+    def left(self, whole: Sequence[str], extra: Sequence[str]) -> list[object]:
+        """What is kept: those that fit anywhere, then the largest groups, by node, bus, port and card."""
+        free: list[str] = []
+        for each in sorted(self.available & set(self.units)):
+            if not any(self.share(each, other) for other in [*whole, *free]):
+                free.append(each)
+        kept: list[object] = [sum(map(self.anywhere, extra))]
+        for level in range(4):
+            every = {self.groups(each)[level] for each in self.units}
+            sizes = [sum(self.groups(each)[level] == group for each in free) for group in every]
+            kept.append([-size for size in sorted(sizes, reverse=True)])
+        return kept
+
+    def crowding(self, whole: Sequence[str]) -> int:
+        cards = {self.card[each] for each in whole}
+        return sum(
+            self.load(card) + before
+            for card in cards
+            for before in range(sum(self.card[each] == card for each in whole))
+        )
+
+    def cost(self, extra: Sequence[str], policy: str) -> Cost:
+        whole = [*self.must, *extra]
+        near, left = self.near(whole), self.left(whole, extra)
+        used = sum(map(self.used, extra))
+        by_id = sorted(extra)
+        if policy == "packed":
+            busy = [c for c in self.card.values() if self.load(c) or set(c) & set(self.must)]
+            return (-used, -sum(self.card[each] in busy for each in extra), near, left, by_id)
+        if policy == "spread":
+            return (used, self.crowding(whole), -near[3], near[:3], left, by_id)
+        return (near, left, used, by_id)
+
+    def choices(self, size: int) -> list[tuple[str, ...]]:
+        """Every way to choose so many ids beside what must be included, without sharing a device."""
+        pool = [
+            each
+            for each in sorted(self.available & set(self.units))
+            if not any(self.share(each, other) for other in self.must)
+        ]
+        return [
+            each
+            for each in combinations(pool, size)
+            if not any(self.share(a, b) for a, b in combinations(each, 2))
+        ]
+
+
+def brute_force(
+    held: Offer, available: Sequence[str], must: Sequence[str], size: int, policy: str
+) -> list[str]:
+    judge = Judge(held, available, must)
+    first = list(dict.fromkeys(must))
+    wanted = max(0, size - len(first))
+    strangers = sorted(set(available) - set(must) - set(judge.units))
+    while not (choices := judge.choices(wanted)):
+        wanted -= 1
+    best = min(choices, key=lambda extra: judge.cost(extra, policy))
+    return [*first, *sorted(best), *strangers[: max(0, size - len(first) - wanted)]]
+
+
+# --- questions ---
+
+
+@st.composite
+def offers(draw: st.DrawFn) -> Offer:
+    """Up to six devices or U30 cards, up to three replicas of each, in any topology, sound or not."""
+    count = draw(st.integers(0, 6))
+    replicas = draw(st.integers(1, 3 if count < 4 else 2))
+    places = st.sampled_from([(), (0,), (0,), (1,), (1,), (2,), (0, 1), (0, 1, 2)])
+    ports = st.sampled_from(
+        [(), ("pci0000:00",)]
+        + [(f"pci0000:{bus}0", f"0000:{bus}0:0{port}.0") for bus in "36" for port in "13"]
+    )
+    addresses = draw(
+        st.lists(
+            st.builds("0000:{:02x}:00.{}".format, st.integers(0, 4), st.integers(0, 3)),
+            min_size=2 * count,
+            max_size=2 * count,
+            unique=True,
+        )
+    )
+    units = []
+    for number in range(count):
+        place, reason = draw(places), draw(st.sampled_from([None, None, None, Reason.OFFLINE]))
+        devices = tuple(
+            device(address, draw(ports), draw(st.sampled_from([None, "", "A", "B"])), reason)
+            for address in addresses[2 * number : 2 * number + draw(st.integers(0, 2))]
+        )
+        name = addresses[2 * number]
+        # An id without devices is nobody's replica.
+        units += [
+            Unit(name if replicas == 1 else f"{name}::{k}", devices, place)
+            for k in range(replicas if devices else 1)
+        ]
+    return offer(*units)
+
+
+@st.composite
+def questions(draw: st.DrawFn) -> tuple[Offer, list[str], list[str], int]:
+    """What kubelet may ask, and a little more: ids unknown to the offer, too many to include, odd sizes."""
+    held = draw(offers())
+    known = [unit.id for unit in held.units]
+    taken = draw(st.sets(st.sampled_from(known))) if known else set()
+    strangers = draw(st.lists(st.sampled_from(["0000:aa:00.1", "0000:bb:00.1::0"]), unique=True))
+    available = [*strangers, *(each for each in known if each not in taken)]
+    must = draw(st.lists(st.sampled_from(available), unique=True, max_size=2)) if available else []
+    must += draw(st.sampled_from([[], [], [], ["0000:aa:00.1"], known[:1], known[-1:]]))
+    return held, available, must, draw(st.integers(-1, len(available) + 1))
+
+
+policies = st.sampled_from([*POLICIES, "none"])
+
+
+# --- properties ---
+
+
+@given(questions(), policies)
+def test_nothing_is_better(question: tuple[Offer, list[str], list[str], int], policy: str) -> None:
+    assert preferred(*question, policy) == brute_force(*question, policy)
+
+
+@given(questions(), policies)
+def test_what_must_be_included_is(question: tuple[Offer, list[str], list[str], int], policy: str) -> None:
+    held, available, must, size = question
+    answer = preferred(held, available, must, size, policy)
+    assert set(must) <= set(answer) <= {*must, *available}
+    assert len(answer) == len(set(answer)) <= max(size, len(set(must)))
+
+
+@given(questions(), policies)
+def test_a_device_is_chosen_once(question: tuple[Offer, list[str], list[str], int], policy: str) -> None:
+    held, available, must, size = question
+    units = {unit.id: unit for unit in held.units}
+    answer = preferred(held, available, must, size, policy)
+    taken = [each.address for i in must if i in units for each in units[i].devices]
+    for each in set(answer) - set(must):
+        mine = [every.address for every in units[each].devices] if each in units else []
+        assert not set(mine) & set(taken)
+        taken += mine
+
+
+@given(questions(), policies, st.randoms(use_true_random=False))
+def test_the_order_of_what_is_available_tells_nothing(
+    question: tuple[Offer, list[str], list[str], int], policy: str, chance: random.Random
+) -> None:
+    held, available, must, size = question
+    shuffled = [*available, *available[:2]]
+    chance.shuffle(shuffled)
+    assert preferred(held, shuffled, must, size, policy) == preferred(held, available, must, size, policy)
+
+
+@given(st.lists(st.sets(st.integers(0, 5), min_size=1, max_size=3), max_size=6), policies)
+def test_units_that_share_but_a_part_are_not_doubled(parts: list[set[int]], policy: str) -> None:
+    held = offer(
+        *(
+            Unit(str(i), tuple(device(f"0000:0{each}:00.1") for each in sorted(part)))
+            for i, part in enumerate(parts)
+        )
+    )
+    answer = preferred(held, [unit.id for unit in held.units], [], len(parts), policy)
+    taken = [each for i in answer for each in parts[int(i)]]
+    assert len(taken) == len(set(taken))
+    assert bool(answer) == bool(parts)
+
+
+@pytest.mark.parametrize("policy", [*POLICIES, "none"])
+def test_sizes_without_a_choice(policy: str) -> None:
+    units = [*card(1, 0, 0, 1, replicas=2), *card(2, 0, 0, 2, replicas=2)]
+    assert preferred(offer(), [], [], 0, policy) == preferred(offer(), [], [], 3, policy) == []
+    assert preferred(offer(*units), ids(units), [], 0, policy) == []
+    assert preferred(offer(*units), ids(units), [], -1, policy) == []
+    assert preferred(offer(*units), ids(units), ids(units), 1, policy) == ids(units)
+    assert preferred(offer(*units), ids(units), [], 3, policy) == ["0000:01:00.0::0", "0000:02:00.0::0"]
+
+
+# --- a whole node: 64 devices ---
+
+WHOLE = [
+    # Four NUMA nodes of four root buses; below each a switch with a card of two devices and one of one, and
+    # another card of one.
+    unit
+    for bus in range(16)
+    for unit in [
+        *card(bus * 4 + 1, bus // 4, bus, 1, functions=2),
+        *card(bus * 4 + 2, bus // 4, bus, 1),
+        *card(bus * 4 + 3, bus // 4, bus, 2),
+    ]
+]
+
+
+def whole(replicas: int, seed: int) -> tuple[Offer, list[str]]:
+    """64 devices, some of them in use."""
+    chance = random.Random(seed)  # noqa: S311
+    units = [
+        Unit(unit.id if replicas == 1 else f"{unit.id}::{k}", unit.devices, unit.numa_nodes)
+        for unit in WHOLE
+        for k in range(replicas)
+    ]
+    free = [unit.id for unit in units if chance.random() < 0.7]
+    return offer(*units), free
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(("size", "replicas"), [(2, 1), (7, 2), (21, 1), (30, 3)])
+def test_of_64_no_other_parts_would_be_better(policy: str, size: int, replicas: int) -> None:
+    assert len(WHOLE) == 64
+    held, free = whole(replicas, seed=size)
+    answer = preferred(held, free, [], size, policy)
+    assert len(answer) == size
+    judge = Judge(held, free, [])
+    cost = judge.cost(answer, policy)
+    chance = random.Random(size)  # noqa: S311
+    for _ in range(6):
+        # Give some of it up and try all that could stand in its place, out of some that are free.
+        given_up = set(chance.sample(answer, 2))
+        kept = [each for each in answer if each not in given_up]
+        pool = [each for each in free if not any(judge.share(each, other) for other in kept)]
+        pool = sorted({*given_up, *chance.sample(pool, min(5, len(pool)))})
+        for others in combinations(pool, 2):
+            if not judge.share(*others):
+                assert cost <= judge.cost([*kept, *others], policy)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("size", [1, 3, 14, 15])
+def test_of_16_nothing_is_better(policy: str, size: int) -> None:
+    held = offer(*WHOLE[8:24])
+    free = ids(held.units)
+    assert preferred(held, free, [], size, policy) == brute_force(held, free, [], size, policy)
+
+
+# --- what is meant by it, one at a time ---
+
+
+def test_numa_node_before_bus_before_port_before_card() -> None:
+    near, far = card(1, 0, 0, 1), card(2, 1, 1, 1, functions=2)
+    same_port, same_bus = card(3, 0, 0, 1), card(4, 0, 0, 2)
+    other_bus = card(5, 0, 2, 1)
+    for better, worse in [
+        (other_bus, far),
+        (same_bus, other_bus),
+        (same_port, same_bus),
+        (card(1, 0, 0, 1, functions=2)[1:], same_port),
+    ]:
+        held = offer(*near, *better, *worse)
+        assert preferred(held, ids(held.units), ids(near), 2) == ids(near, better)
+
+
+def test_the_smallest_group_that_suffices() -> None:
+    five = [unit for slot in range(1, 6) for unit in card(slot, 0, 0, slot)]
+    three = [unit for slot in range(6, 9) for unit in card(slot, 1, 1, slot)]
+    two = [unit for slot in range(9, 11) for unit in card(slot, 2, 2, slot)]
+    held = offer(*five, *three, *two)
+    for size, group in [(1, two), (2, two), (3, three), (4, five), (5, five)]:
+        assert preferred(held, ids(held.units), [], size) == ids(group)[:size]
+
+
+def test_half_of_a_card_before_a_whole_one() -> None:
+    one, other = card(1, 0, 0, 1, functions=2), card(2, 0, 0, 2, functions=2)
+    assert preferred(offer(*one, *other), ids(one, other[1:]), [], 1) == ids(other[1:])
+
+
+def test_a_card_in_two_slots_is_known_by_its_serial() -> None:
+    ports = [("pci0000:00", f"0000:00:0{port}.0") for port in range(1, 5)]
+    serials = ["A", "B", "B", "A"]
+    held = offer(
+        *(
+            Unit(f"0000:0{slot}:00.1", (device(f"0000:0{slot}:00.1", port, serial),), (0,))
+            for slot, (port, serial) in enumerate(zip(ports, serials, strict=True))
+        )
+    )
+    assert preferred(held, ids(held.units), ["0000:01:00.1"], 2) == ["0000:01:00.1", "0000:02:00.1"]
+    assert preferred(held, ids(held.units), [], 2) == ["0000:00:00.1", "0000:03:00.1"]
+
+
+def test_one_of_unknown_node_is_near_to_any_and_kept() -> None:
+    unknown = Unit("0000:09:00.1", (device("0000:09:00.1"),), (0, 1))
+    held = offer(*card(1, 0, 0, 1), *card(2, 1, 1, 1), unknown)
+    assert preferred(held, ids(held.units), [], 1) == ["0000:01:00.0"]
+    assert preferred(held, ids(held.units), [], 2) == ["0000:01:00.0", "0000:09:00.1"]
+
+
+def test_what_the_offer_does_not_know_comes_last() -> None:
+    held = offer(*card(2, 0, 0, 1), *card(3, 1, 1, 1))
+    free = ["0000:01:00.0", *ids(held.units)]
+    assert preferred(held, free, [], 2) == ids(held.units)
+    assert preferred(held, free, [], 3) == [*ids(held.units), "0000:01:00.0"]
+    assert preferred(held, free, ["0000:01:00.0"], 2) == ["0000:01:00.0", "0000:02:00.0"]
+
+
+SHARED = [card(slot, slot % 2, slot % 2, slot, replicas=3) for slot in range(1, 5)]
+IN_USE = {"0000:01:00.0": 1, "0000:02:00.0": 2, "0000:03:00.0": 0, "0000:04:00.0": 1}
+STILL_FREE = [each for units in SHARED for each in ids(units)[IN_USE[ids(units)[0].partition("::")[0]] :]]
+
+
+@pytest.mark.parametrize(
+    ("policy", "size", "slots"),
+    [
+        ("packed", 1, "2"),
+        ("packed", 2, "24"),  # of two equally used the one on the same NUMA node
+        ("packed", 4, "1234"),
+        ("spread", 1, "3"),
+        ("spread", 2, "13"),
+        ("spread", 3, "134"),
+        ("spread", 5, "1234"),
+        ("numa", 2, "13"),  # both nodes have two with something free: the least used
+    ],
+)
+def test_how_much_shared_devices_are_used(policy: str, size: int, slots: str) -> None:
+    answer = preferred(offer(*(unit for units in SHARED for unit in units)), STILL_FREE, [], size, policy)
+    assert "".join(each[6] for each in answer) == slots
+
+
+def test_an_unhealthy_device_is_not_one_in_use() -> None:
+    ill = Unit("0000:01:00.1", (device("0000:01:00.1", reason=Reason.OFFLINE),), ())
+    beside = Unit("0000:01:00.2", (device("0000:01:00.2"),), ())
+    taken = Unit("0000:02:00.1", (device("0000:02:00.1"),), ())
+    other = Unit("0000:02:00.2", (device("0000:02:00.2"),), ())
+    held = offer(ill, beside, taken, other)
+    assert preferred(held, [beside.id, other.id], [], 1, "packed") == [other.id]
+    assert preferred(held, [beside.id, other.id], [], 1, "spread") == [beside.id]
+
+
+def test_spread_goes_across_cards_and_packed_does_not() -> None:
+    one, other = card(1, 0, 0, 1, functions=2), card(2, 1, 1, 1, functions=2)
+    held, free = offer(*one, *other), ids(one, other)
+    assert preferred(held, free, [], 2, "spread") == ids(one[:1], other[:1])
+    assert preferred(held, free, [], 2, "packed") == ids(one)
+    assert preferred(held, free[1:], [], 1, "packed") == ids(one[1:])
+    assert preferred(held, free[1:], [], 1, "spread") == ids(other[:1])

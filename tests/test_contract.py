@@ -482,7 +482,7 @@ def test_a_rolling_update_leaves_no_gap_to_speak_of(cards: SampleNode, by_socket
             kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
             assert newer.terminate() == 0
     assert ours(cards) == []
-    assert os.listdir(f"{cards.socket_dir}/.xilinx-fpga-dp") == []
+    assert not os.path.exists(f"{cards.socket_dir}/.xilinx-fpga-dp")
 
 
 def test_presence_survives_the_wipe_and_dead_ones_are_cleared(
@@ -499,3 +499,64 @@ def test_presence_survives_the_wipe_and_dead_ones_are_cleared(
         kubelet.restart()
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
         assert len(os.listdir(folder)) == 1
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.1, 0.2, 0.3, 0.4])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_at_start_is_heeded(cards: SampleNode, delay: float, number: signal.Signals) -> None:
+    with Service(settings_for(cards)) as service:
+        time.sleep(0.05 + delay)  # the interpreter's own start is not ours
+        service.process.send_signal(number)
+        if number is signal.SIGTERM:
+            assert service.process.wait(5) == 0
+        else:
+            service.logged("device found")
+            assert service.terminate() == 0
+
+
+def test_an_unreadable_bus_is_no_evidence_that_cards_are_gone(
+    registered: KubeletDouble, cards: SampleNode, service: Service
+) -> None:
+    os.rename(f"{cards.sysfs_root}/bus", f"{cards.sysfs_root}/away")
+    service.logged("scan failed")
+    time.sleep(0.5)
+    os.rename(f"{cards.sysfs_root}/away", f"{cards.sysfs_root}/bus")
+    time.sleep(0.5)
+    assert [len(registered.lists(name)) for name in (U200, U250)] == [1, 1]
+    assert registered.ends == []
+
+
+FRESH_FAULTS: dict[str, Any] = {
+    "offline": lambda card: card.offline(),
+    "not-ready": lambda card: card.not_ready(),
+    "no-driver": lambda card: os.unlink(card.path("driver")),
+    "reprogrammed": lambda card: card.write("rom/VBNV", "xilinx_u250_other"),
+    "resetting": lambda card: card.reset_begin(),
+}
+
+
+@pytest.mark.parametrize("name", FRESH_FAULTS)
+def test_a_grant_looks_at_the_device_again(cards: SampleNode, kubelet: KubeletDouble, name: str) -> None:
+    with Service(settings_for(cards, HEALTH_INTERVAL="60", SCAN_INTERVAL="60")):
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+        FRESH_FAULTS[name](cards.cards[0])
+        status = refused(kubelet.allocate, U200, ["0000:11:00.1"])
+        assert status.code() is grpc.StatusCode.FAILED_PRECONDITION
+        assert name in (status.details() or "")
+
+
+def test_a_read_only_directory_is_reported_and_waited_for(cards: SampleNode, kubelet: KubeletDouble) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount")
+    kubelet.start()
+    here = cards.socket_dir
+    if os.system(f"mount --bind {here} {here} && mount -o remount,ro,bind {here}") != 0:  # noqa: S605
+        pytest.skip("no mounts here")
+    try:
+        with Service(settings_for(cards)) as service:
+            assert "Read-only" in service.logged("not registered yet")["error"]
+            os.system(f"umount {here}")  # noqa: S605
+            kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+    finally:
+        os.system(f"umount {here} 2>/dev/null")  # noqa: S605

@@ -1,6 +1,12 @@
 """``python -m xilinx_fpga_dp``: the same as the ``xilinx-fpga-dp`` script."""
 
-from xilinx_fpga_dp.cli import main
+import signal
+
+# Before anything that takes time: a signal that comes while the service starts waits until it can be heeded.
+# `cli` lets them through again for the commands that do not heed them.
+signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+
+from xilinx_fpga_dp.cli import main  # noqa: E402
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -3,12 +3,16 @@
 import argparse
 import asyncio
 import json
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from xilinx_fpga_dp import __version__
 from xilinx_fpga_dp.settings import BadSettings, Settings, variable
+
+HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""The signals that the service heeds; they come blocked (see ``__main__``)."""
 
 _OK = 0
 _REFUSED = 1
@@ -42,10 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _BadUse as bad:
         print(bad, file=sys.stderr)
         return _BAD_USE
+    if options.command != "run":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEEDED)
     try:
         return _COMMANDS[options.command](settings, options)
     except BrokenPipeError:  # `list | head`
         return _OK
+    except OSError as error:  # a full disk behind `list > file`
+        print(f"{options.command}: {error.strerror}", file=sys.stderr)
+        return _REFUSED
 
 
 def _run(settings: Settings, _options: argparse.Namespace) -> int:
@@ -116,7 +125,7 @@ def _explain(settings: Settings, options: argparse.Namespace) -> int:
 def _simulate(settings: Settings, options: argparse.Namespace) -> int:
     from xilinx_fpga_dp.simulate import story  # noqa: PLC0415
 
-    if options.node:
+    if options.node is not None:
         return story.build_node(options.node, options.board)
     return asyncio.run(story.play(settings, options.board, once=options.once))
 
@@ -150,7 +159,10 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
         options, unknown = _parser().parse_known_intermixed_args(_with_values(arguments))
     except argparse.ArgumentError as error:
         wrong = "needs a value" if "expected" in error.message else "takes no value"
-        raise _BadUse(f"{error.argument_name}: {wrong} (see --help)") from None
+        name = str(error.argument_name)
+        field = name.removeprefix("--").replace("-", "_")
+        setting = f"{variable(field)}: " if field in Settings.model_fields else ""
+        raise _BadUse(f"{setting}{name}: {wrong} (see --help)") from None
     if unknown:
         raise _BadUse(f"{unknown[0]}: no such option (see --help)")
     words = options.words or ["run"]
@@ -164,10 +176,10 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
         raise _BadUse(f"{words[1]!r}: {options.command} takes no such argument (see --help)")
     for name, (commands, _) in _OPTIONS.items():
         value = getattr(options, name)
-        if value and options.command not in commands:
+        if value not in (None, False, []) and options.command not in commands:
             raise _BadUse(f"--{name}: only with {', '.join(commands)}")
     formats = ("text" if options.command == "explain" else "table", "json")
-    if options.output and options.output not in formats:
+    if options.output is not None and options.output not in formats:
         raise _BadUse(f"--output: must be one of {', '.join(formats)} (it is {options.output!r})")
     return options
 

@@ -1,15 +1,15 @@
 """From the files of a node to an inventory: the only place that knows when what is read."""
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 
 from xilinx_fpga_dp.discovery import xrt
 from xilinx_fpga_dp.discovery.health import Look, Memory, Rules
 from xilinx_fpga_dp.discovery.slow import Slow
-from xilinx_fpga_dp.discovery.sysfs import Bus, Function, node_exists, read_again, read_bus
+from xilinx_fpga_dp.discovery.sysfs import Bus, Function, read_again, read_bus
 from xilinx_fpga_dp.model import Device, Inventory, Reason
 from xilinx_fpga_dp.reads import Pending, Reads
 
@@ -46,13 +46,13 @@ class Scanner:
         self._dev_root = dev_root
         self._memory = Memory(rules)
         self._bus_reads: Reads[Bus] = Reads(wake)
+        self._refreshes: Reads[Bus] = Reads()
         self._reads: Reads[xrt.Reading | Look] = Reads(wake)
         self._mgmt_reads: Reads[bool] = Reads(wake)
         self._slow = Slow(wake)
         # Of the last look at the whole bus; touched on the loop only.
         self._bus = Bus((), ())
         self._strangers: list[Look] = []  # at what is no device and never was
-        self._users: dict[str, Function] = {}
         self._programming: frozenset[str] = frozenset()  # slots whose base waits for its shell
         self._pending = False
 
@@ -89,7 +89,7 @@ class Scanner:
         Raises:
             ScanFailed: as above.
         """
-        read = partial(read_again, self._bus, self._memory.known, xrt.DRIVERS)
+        read = partial(read_again, self._root, self._bus, self._memory.known, xrt.DRIVERS)
         bus = await self._read_bus("known", read)
         looks = await self._look_at(bus.functions)
         return self._remember([*looks, *self._strangers], check=True)
@@ -99,22 +99,15 @@ class Scanner:
         return self._memory.hold(addresses, time.monotonic())
 
     async def refresh(self, device: Device) -> Device | None:
-        """The device as it is now; None if it is gone. May wait as long as its driver likes.
-
-        If its render node is the one it had, that is enough: only the cores of the kernel are asked, which
-        answer at once. Else (a reset may have given it another) its driver is asked for everything.
-        """
-        user = self._users.get(device.address)
-        if user is None:
-            return None
-        node = xrt.read_render_node(user)
-        if node is not None and node == device.render_node and node_exists(self._dev_root, node):
-            return device
-        answers = await self._reads.gather({device.address: self._call(user)}, math.inf)
-        look = self._look(user, answers[device.address])
-        if look.device is None:
-            return None
-        return dataclasses.replace(look.device, reason=look.reason)
+        """The device as it is now, with its fault; None if it is gone. Waits as long as its driver likes."""
+        read = partial(read_again, self._root, self._bus, {device.address}, xrt.DRIVERS)
+        found = (await self._refreshes.gather({device.address: read}, math.inf))[device.address]
+        if not isinstance(found, Bus) or not found.functions:
+            return None if isinstance(found, Bus) else replace(device, reason=Reason.UNRESPONSIVE)
+        function = found.functions[0]
+        answers = await self._reads.gather({device.address: self._call(function)}, math.inf)
+        look = self._look(function, answers[device.address])
+        return replace(look.device or device, reason=look.reason)
 
     async def _read_bus(self, what: str, read: Callable[[], Bus]) -> Bus:
         bus = (await self._bus_reads.gather({what: read}, _BUS_PATIENCE))[what]
@@ -139,7 +132,6 @@ class Scanner:
         """Ask the drivers, all at once, and wait a moment for those that are late."""
         users = xrt.user_functions(functions)
         asked = [*users, *xrt.bystanders(functions)]
-        self._users = {function.address: function for function in users}
         calls = {function.address: self._call(function) for function in asked}
         answers = await self._reads.gather(calls, _PATIENCE)
         self._pending = any(isinstance(answer, Pending) for answer in answers.values())

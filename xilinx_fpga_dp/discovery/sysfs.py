@@ -106,11 +106,16 @@ def read_bus(root: str, drivers: Collection[str], vendors: Collection[str]) -> B
     return Bus(tuple(functions), _online_nodes(root))
 
 
-def read_again(bus: Bus, addresses: Collection[str], drivers: Collection[str]) -> Bus:
-    """Read of some of a bus' functions what may have changed: whether they are there, driver, entries."""
+def read_again(root: str, bus: Bus, addresses: Collection[str], drivers: Collection[str]) -> Bus:
+    """Read of some of a bus' functions what may have changed: whether they are there, driver, entries.
+
+    Raises:
+        OSError: the bus cannot be listed, so nothing is known of what is there.
+    """
+    there = set(os.listdir(f"{root}/bus/pci/devices"))
     functions = []
     for function in bus.functions:
-        if function.address in addresses and os.path.isdir(function.path):
+        if function.address in addresses and function.address in there:
             driver = _link_name(f"{function.path}/driver")
             functions.append(replace(function, driver=driver, **_listing(function.path, driver in drivers)))
     return replace(bus, functions=tuple(functions))

@@ -156,7 +156,8 @@ def _shell_of(reading: Reading) -> Shell | str:
         return f"shell not known: VBNV is no name ({reading.vbnv[:40]!r})"
     timestamp = reading.timestamp or ""
     if not _TIMESTAMP.fullmatch(timestamp):
-        fault = reading.faults.get("timestamp") or f"timestamp: {timestamp[:40]!r} is no decimal number"
+        odd = f"{timestamp[:40]!r} is no decimal number" if timestamp else "missing or empty"
+        fault = reading.faults.get("timestamp") or f"timestamp: {odd}"
         return f"shell {reading.vbnv} not known for sure: {fault}"
     return Shell(reading.vbnv, str(int(timestamp)), reading.logic_uuid)
 
@@ -178,12 +179,12 @@ def bystanders(functions: Iterable[Function]) -> list[Function]:
     The management function of a user function is not one of them, whatever becomes of the user function.
     """
     everything = list(functions)
-    users = {f.address for f in user_functions(everything)}
+    users = {f.slot for f in user_functions(everything)}
     slots = {f.slot for f in everything if f.driver != MGMT_DRIVER}
     return [
         f
         for f in everything
-        if f.address not in users
+        if f.slot not in users
         and (f.driver in DRIVERS or (f.driver in (None, "vfio-pci") and is_card(f)))
         and not (f.driver == MGMT_DRIVER and f.slot in slots)
     ]

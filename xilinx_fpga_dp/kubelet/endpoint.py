@@ -26,6 +26,7 @@ _FIRST_PAUSE = 0.02
 _LAST_PAUSE = 0.5
 # Seconds; a stream that lives no longer was no success.
 _SHORT_LIFE = 1.0
+_LOST = "kubelet's stream ended"
 # A device that flaps may make its resource send so many lists in a row, then one every so many seconds.
 _BURST = 5
 _INTERVAL = 1.0
@@ -91,14 +92,14 @@ class Endpoint:
             lived_from = self._registered(socket)
             why = await first(
                 self._moved(socket, kubelet),
-                _event(plugin.lost, "kubelet's stream ended"),
+                _event(plugin.lost, _LOST),
                 _event(self._again, "asked to"),
                 self._silent(),
                 self._publish(plugin),
             )
             # What loses its stream again and again must not spin.
             lived = asyncio.get_running_loop().time() - lived_from
-            self._failures = self._failures + 1 if lived < _SHORT_LIFE else 0
+            self._failures = self._failures + 1 if why == _LOST and lived < _SHORT_LIFE else 0
             log.info("leaving endpoint", extra={"resource": self.resource, "why": why})
 
     async def _kubelet(self) -> Identity | None:
@@ -197,7 +198,7 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "kubelet did not answer in time"
     if isinstance(error, OSError):
-        return f"{error.strerror}: {error.filename}" if error.filename else f"{error.strerror or error}"
+        return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
     return str(error) if isinstance(error, _NotReached) else repr(error)
 
 

@@ -33,7 +33,6 @@ class Fleet:
         self._terms = terms
         self._meter = meter
         self._endpoints: dict[str, Endpoint] = {}  # touched on the loop only
-        self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, offers: Latest[Offers | None]) -> None:
         """Follow the offers, for ever; when cancelled, end all streams cleanly and leave no socket.

@@ -50,6 +50,8 @@ class Presence:
         with suppress(OSError):
             os.unlink(os.path.join(directory, FOLDER, self._name))
         self._unlock()
+        with suppress(OSError):  # another instance is there
+            os.rmdir(os.path.join(directory, FOLDER))
 
     def _seen(self, folder: str) -> bool:
         """Whether our file is still the one we hold the lock of."""

@@ -80,10 +80,13 @@ class _Server(Server):
     def __init__(self, handlers: list[Plugin], *, codec: Codec) -> None:
         super().__init__(handlers, codec=codec)
         self._protocols: weakref.WeakSet[H2Protocol] = weakref.WeakSet()
+        self._ended = False
 
     def _protocol_factory(self) -> H2Protocol:
         protocol = super()._protocol_factory()
         self._protocols.add(protocol)
+        if self._ended:  # accepted in the last moment: connected right after this, then closed
+            asyncio.get_running_loop().call_soon(_close, protocol)
         return protocol
 
     async def end(self) -> None:
@@ -97,12 +100,17 @@ class _Server(Server):
         deadline = asyncio.get_running_loop().time() + _LAST_CALLS
         while self._busy() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
+        self._ended = True
         for protocol in list(self._protocols):
-            if hasattr(protocol, "processor"):  # connected
-                protocol.processor.close("the plugin ends")
+            _close(protocol)
 
     def _busy(self) -> bool:
         return any(not handler.check_closed() for handler in self._handlers)
+
+
+def _close(protocol: H2Protocol) -> None:
+    if hasattr(protocol, "processor"):  # connected
+        protocol.processor.close("the plugin ends")
 
 
 def _listen(path: str) -> socket.socket:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -105,8 +106,10 @@ class Watch:
 def _look(path: str, presence: Presence) -> SocketDirectory:
     kubelet = None
     ours = set()
-    try:
+    newer = False
+    with suppress(OSError):  # a read-only or full directory has no room for two, and is reported by binding
         newer = presence.newer_lives(path)
+    try:
         with os.scandir(path) as entries:
             for entry in entries:
                 if entry.name == KUBELET_SOCKET or entry.name.endswith(SUFFIX):

@@ -68,8 +68,10 @@ def template_problem(template: str) -> str | None:
         return f"{error}; fields are written {{shell}}"
     fields = [field for _, field, _, _ in parts if field is not None]
     for _, field, spec, conversion in parts:
-        if field is not None and (field not in FIELDS or spec or conversion):
+        if field is not None and field not in FIELDS:
             return f"unknown field {{{field}}}; known are {', '.join(FIELDS)}"
+        if spec or conversion:
+            return f"the field {{{field}}} takes no format or conversion"
     if not fields:
         return "it has no field, so every device would get the same name; {shell} is one"
     return None

@@ -54,7 +54,7 @@ def build_node(directory: str, boards: Sequence[str]) -> int:
 async def play(settings: Settings, boards: Sequence[str], *, once: bool) -> int:
     """Play the story; then, unless ``once``, stay up until Ctrl-C. Return the exit code."""
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     with tempfile.TemporaryDirectory(prefix="xilinx-fpga-dp-") as directory:
         try:
@@ -66,7 +66,7 @@ async def play(settings: Settings, boards: Sequence[str], *, once: bool) -> int:
         telling = asyncio.create_task(story.tell(stay=None if once else stop))
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({telling, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if not telling.done() and once:
+        if not telling.done() and not story.staying:
             telling.cancel()
         try:
             await telling
@@ -97,6 +97,7 @@ class Story:
             **node.environment(),
         }
         self._service: asyncio.subprocess.Process | None = None
+        self.staying = False  # all is told, and it waits to be stopped
 
     async def tell(self, stay: asyncio.Event | None) -> None:
         """Play all steps.
@@ -115,6 +116,7 @@ class Story:
             await self._kubelet_restarted(*pod)
             if stay:
                 self._how_to_play()
+                self.staying = True
                 await stay.wait()
             await self._ended()
         finally:
@@ -123,7 +125,7 @@ class Story:
     async def _cards_found(self) -> None:
         _title("The cards found on this node (list)")
         process = await asyncio.create_subprocess_exec(
-            *_PROGRAM, "list", env=self._environment, stdout=asyncio.subprocess.PIPE
+            *_PROGRAM, "list", env=self._environment, stdout=asyncio.subprocess.PIPE, start_new_session=True
         )
         output, _ = await asyncio.wait_for(process.communicate(), _STEP_LIMIT)
         _say(output.decode().splitlines())
@@ -134,7 +136,7 @@ class Story:
         _title("kubelet starts, the service starts and registers what is there (run)")
         await self._kubelet.start()
         self._service = await asyncio.create_subprocess_exec(
-            *_PROGRAM, "run", env=self._environment, stderr=asyncio.subprocess.PIPE
+            *_PROGRAM, "run", env=self._environment, stderr=asyncio.subprocess.PIPE, start_new_session=True
         )
         self._log = asyncio.create_task(_pass_on(self._service.stderr))
         await self._until(

@@ -1,0 +1,222 @@
+"""A mount namespace with its own /var/lib/kubelet, /var/log, /run and /dev, and processes in it."""
+
+import os
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from .claim import MARK
+
+# Runs inside the fresh namespace and holds it open. What it mounts goes with the namespace's last
+# process: there is nothing to unmount. Kubelet wants its folder shared, for mount propagation.
+_SETUP = """
+set -eu
+mkdir -p "$1/kubelet" "$1/log" "$1/dev"
+mount --bind "$1/kubelet" /var/lib/kubelet
+mount --make-rshared /var/lib/kubelet
+mount --bind "$1/log" /var/log
+mount -t tmpfs -o mode=755 tmpfs "$1/dev"
+for node in null zero full random urandom tty kmsg; do cp -a "/dev/$node" "$1/dev/"; done
+mkdir "$1/dev/pts" "$1/dev/shm" "$1/dev/dri"
+mount --bind /dev/pts "$1/dev/pts"
+mount -t tmpfs -o mode=1777 tmpfs "$1/dev/shm"
+ln -s pts/ptmx "$1/dev/ptmx"
+ln -s /proc/self/fd "$1/dev/fd"
+mount --move "$1/dev" /dev
+mount -t tmpfs -o mode=755 tmpfs /run
+: >"$1/ready"
+exec sleep infinity
+"""
+
+# Character devices that exist on most machines, can be opened without harm and are not in runc's
+# default allow list, so that a container that wasn't granted one gets EPERM. 1:3 (null) would be
+# opened by anybody.
+_FAKES = (
+    "fuse",
+    "loop-control",
+    "autofs",
+    "btrfs-control",
+    "vsock",
+    "userfaultfd",
+    "vga_arbiter",
+    "cpu_dma_latency",
+    "kvm",
+)
+
+
+class NodeError(Exception):
+    """A part of the node did not come up, or did not do what was asked in time."""
+
+
+T = TypeVar("T")
+
+
+class SilentError(NodeError):
+    """Kubelet did not answer: it is down, starting, or asked too often."""
+
+
+def wait_for(ask: Callable[[], T | None], what: str, limit: float, pause: float = 0.02) -> T:
+    """Ask until the answer is neither None nor False, nor silence; raises NodeError at the limit."""
+    deadline = time.monotonic() + limit
+    while True:
+        try:
+            answer = ask()
+        except SilentError:
+            answer = None
+        if answer is not None and answer is not False:
+            return answer
+        if time.monotonic() > deadline:
+            raise NodeError(f"not within {limit:g} s: {what}")
+        time.sleep(pause)
+
+
+class Process:
+    """A process inside the namespace; `pid` is its own, not a wrapper's."""
+
+    def __init__(self, name: str, popen: subprocess.Popen[bytes], log: Path) -> None:
+        self.name = name
+        self.log = log
+        self._popen = popen
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """How it ended (minus the signal's number), or None while it runs."""
+        return self._popen.poll()
+
+    @property
+    def running(self) -> bool:
+        return self.returncode is None
+
+    def send(self, number: signal.Signals) -> None:
+        self._popen.send_signal(number)
+
+    def wait(self, limit: float = 10.0) -> int:
+        """Wait for the end; raises NodeError if it doesn't come."""
+        try:
+            return self._popen.wait(limit)
+        except subprocess.TimeoutExpired as error:
+            raise NodeError(f"{self.name} (pid {self.pid}) runs on after {limit:g} s") from error
+
+    def terminate(self, limit: float = 10.0) -> int:
+        """SIGTERM, then the exit code."""
+        self.send(signal.SIGTERM)
+        return self.wait(limit)
+
+    def kill(self) -> int:
+        """SIGKILL, then the exit code."""
+        self.send(signal.SIGKILL)
+        return self.wait()
+
+    def output(self) -> str:
+        """All that it and its namesakes before it printed."""
+        return self.log.read_text(errors="replace")
+
+
+class Namespace:
+    """The mount namespace below one folder; its processes end with `claim.release`."""
+
+    def __init__(self, folder: Path, log_dir: Path) -> None:
+        self._folder = folder
+        self._log_dir = log_dir
+        self._holder: Process | None = None
+        self._started: list[Process] = []  # in order, the holder first; only ever added to
+
+    def open(self) -> None:
+        """Make the namespace and wait until everything in it is mounted."""
+        command = ["unshare", "--mount", "--propagation", "private", "--"]
+        command += ["sh", "-c", _SETUP, "sh", str(self._folder)]
+        holder = self._popen("namespace", command, {})
+        self._holder = holder
+        ready = self._folder / "ready"
+        wait_for(lambda: ready.exists() or not holder.running, "mount namespace", 10)
+        if not holder.running:
+            raise NodeError(f"the mount namespace can't be made: {holder.output().strip()}")
+
+    def close(self) -> None:
+        """Gather the exit codes of all processes that were started here; release has killed them."""
+        for process in self._started:
+            process.wait()
+
+    def path(self, inside: str | Path) -> Path:
+        """A path that leads from outside to a file of the namespace."""
+        return Path(f"/proc/{self._pid()}/root") / str(inside).lstrip("/")
+
+    def spawn(
+        self, name: str, command: Sequence[str | Path], env: Mapping[str, str] | None = None
+    ) -> Process:
+        """Start a process inside, in folder `/`; what it prints is appended to `<name>.log`."""
+        # nsenter replaces itself, so the process id is the command's own.
+        enter = ["nsenter", f"--mount=/proc/{self._pid()}/ns/mnt", "--"]
+        return self._popen(name, [*enter, *map(str, command)], env or {})
+
+    def run(self, command: Sequence[str | Path], limit: float = 30.0) -> str:
+        """Run a command inside to its end, return its output; raises NodeError if it fails."""
+        enter = ["nsenter", f"--mount=/proc/{self._pid()}/ns/mnt", "--"]
+        try:
+            done = subprocess.run(
+                [*enter, *map(str, command)],
+                env=_environment({}),
+                capture_output=True,
+                text=True,
+                timeout=limit,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise NodeError(str(error)) from error
+        if done.returncode != 0:
+            raise NodeError(f"{' '.join(map(str, command))}: {done.stderr.strip()}")
+        return done.stdout
+
+    def make_node(self, inside: str, number: int) -> None:
+        """Make the device node `inside`, e.g. /dev/dri/renderD128, from the `number`-th fake."""
+        fakes = fake_devices()
+        if number >= len(fakes):
+            raise NodeError(f"only {len(fakes)} harmless character devices here (/proc/misc)")
+        target = self.path(inside)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.mknod(target, stat.S_IFCHR, fakes[number])
+        target.chmod(0o666)  # past the umask
+
+    def _pid(self) -> int:
+        if self._holder is None:
+            raise NodeError("the mount namespace isn't open")
+        return self._holder.pid
+
+    def _popen(self, name: str, command: Sequence[str], env: Mapping[str, str]) -> Process:
+        log = self._log_dir / f"{name}.log"
+        fresh = all(process.name != name for process in self._started)
+        with log.open("wb" if fresh else "ab") as output:
+            popen = subprocess.Popen(
+                command,
+                env=_environment(env),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C is for the runner, which then ends the node in order.
+                start_new_session=True,
+            )
+        process = Process(name, popen, log)
+        self._started.append(process)
+        return process
+
+
+def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+    return {**os.environ, **extra, MARK: str(os.getpid())}
+
+
+def fake_devices() -> list[int]:
+    """Device numbers to make fake cards from, those this machine's kernel has."""
+    misc = {}
+    for line in Path("/proc/misc").read_text().splitlines():
+        minor, name = line.split()
+        misc[name] = os.makedev(10, int(minor))
+    kmsg = os.makedev(1, 11)
+    return [*(misc[name] for name in _FAKES if name in misc), kmsg]

@@ -1,0 +1,472 @@
+"""A node: containerd and a real kubelet without an API server, running static pods.
+
+with Node(binaries("1.37")) as node:
+    node.make_device("/dev/dri/renderD128", 0)
+    plugin = node.spawn("plugin", [sys.executable, "-m", "xilinx_fpga_dp", "run"], env)
+    node.wait_allocatable("xilinx.com/fpga-x", 1)
+    node.put(pod("one", limits={"xilinx.com/fpga-x": 1}))
+    node.wait_pod("one", "Running")
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import time
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from .build import Binaries
+from .claim import Claim, why_not_here
+from .configuration import (
+    CONTAINERD_SOCKET,
+    Config,
+    Ports,
+    containerd_configuration,
+    kubelet_configuration,
+)
+from .images import write_images
+from .namespace import Namespace, NodeError, Process, SilentError, wait_for
+from .podresources import Allocatable, PodResources
+from .timeline import Timeline
+
+T = TypeVar("T")
+
+HOSTNAME = "e2e"
+
+# Kubelet is up within a second; a machine that compiles beside it may take longer.
+START_LIMIT = 60.0
+
+
+@dataclass(frozen=True)
+class PodStatus:
+    """What kubelet says of a pod; `raw` is the pod as its API shows it."""
+
+    phase: str
+    reason: str
+    message: str
+    raw: Mapping[str, Any]
+
+    def container(self, name: str = "main") -> Mapping[str, Any]:
+        """The containerStatus of a container, empty as long as there is none."""
+        statuses = self.raw["status"].get("containerStatuses", ())
+        return next((status for status in statuses if status["name"] == name), {})
+
+
+@dataclass(frozen=True)
+class DeviceUpdate:
+    """What kubelet counts after a list came or the last stream ended."""
+
+    at: float  # seconds of the day, on kubelet's clock, to the microsecond
+    total: int  # capacity
+    healthy: int  # allocatable
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    """A resource in the node's status."""
+
+    capacity: int
+    allocatable: int
+
+
+class Node:
+    """One node at a time on a machine; everything it changes is undone at the end of the `with`."""
+
+    def __init__(
+        self, binaries: Binaries, *, config: Config | None = None, log_dir: Path | None = None
+    ) -> None:
+        """Prepare; `config` is laid over the KubeletConfiguration, logs stay in a given folder."""
+        self.binaries = binaries
+        self.config: Config = config or {}
+        self._claim = Claim()
+        self._log_dir = log_dir
+        self._namespace: Namespace | None = None
+        self._kubelet: Process | None = None
+        self._ports = Ports(0, 0, 0)
+        self._sigterm: Any = None
+
+    # the node as a whole
+
+    def __enter__(self) -> Self:
+        if lacking := why_not_here():
+            raise NodeError(lacking)
+        self._claim.acquire()
+        # Only the main thread may set a handler; elsewhere the next run cleans up after a SIGTERM.
+        try:
+            # A SIGTERM unwinds the `with` as Ctrl-C does; pytest would take a SystemExit for a failed case.
+            self._sigterm = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        except ValueError:
+            self._sigterm = None
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End everything and give the machine back as it was."""
+        try:
+            self._claim.release()
+            if self._namespace is not None:
+                self._namespace.close()
+        finally:
+            if self._sigterm is not None:
+                signal.signal(signal.SIGTERM, self._sigterm)
+                self._sigterm = None
+
+    def _start(self) -> None:
+        for name in ("manifests", "logs", "cni", "volume-plugins"):
+            (self.folder / name).mkdir()
+        self._log_dir = self._log_dir or self.folder / "logs"
+        self._log_dir.mkdir(parents=True, exist_ok=True)
+        self._ports = Ports(*_free_ports(3))
+        self._namespace = Namespace(self.folder, self._log_dir)
+        self._namespace.open()
+        self._start_containerd()
+        self.start_kubelet()
+
+    def _start_containerd(self) -> None:
+        config = self.folder / "containerd.toml"
+        config.write_text(containerd_configuration(self.folder, _program("runc")))
+        bin_dir = self.binaries.containerd
+        path = f"{bin_dir}:{os.environ['PATH']}"  # where containerd looks for its shim
+        containerd = self.spawn("containerd", [bin_dir / "containerd", "--config", config], {"PATH": path})
+        listening = self.namespace.path(CONTAINERD_SOCKET)
+        self._wait(lambda: listening.exists() or _ended(containerd), "containerd", containerd)
+        for image in write_images(self.binaries, self.folder):
+            self.ctr("images", "import", image)
+
+    # where things are
+
+    @property
+    def folder(self) -> Path:
+        """The node's folder, gone at the end."""
+        return self._claim.folder
+
+    @property
+    def namespace(self) -> Namespace:
+        """The mount namespace that everything of the node runs in."""
+        if self._namespace is None:
+            raise NodeError("the node isn't up")
+        return self._namespace
+
+    @property
+    def kubelet_dir(self) -> Path:
+        """What is /var/lib/kubelet inside, as seen from outside."""
+        return self.folder / "kubelet"
+
+    @property
+    def cdi_dir(self) -> Path:
+        """Where containerd looks for CDI specs."""
+        return self.folder / "cdi"
+
+    @property
+    def plugin_dir(self) -> Path:
+        """The folder of kubelet.sock and the plugins' sockets, as seen from outside."""
+        return self.kubelet_dir / "device-plugins"
+
+    # kubelet
+
+    @property
+    def kubelet(self) -> Process:
+        """The kubelet started last."""
+        if self._kubelet is None:
+            raise NodeError("kubelet was never started")
+        return self._kubelet
+
+    def start_kubelet(self, config: Config | None = None) -> float:
+        """Start kubelet, wait until it serves, return the seconds that took.
+
+        `config` replaces what the constructor was given, from now on.
+        """
+        if config is not None:
+            self.config = config
+        file = self.folder / "kubelet.json"
+        file.write_text(
+            kubelet_configuration(self.binaries.kubernetes, self.folder, self._ports, self.config)
+        )
+        started = time.monotonic()
+        # Level 2 logs each list, see device_updates.
+        options = [f"--hostname-override={HOSTNAME}", "--v=2"]
+        kubelet = self.spawn("kubelet", [self.binaries.kubelet, "--config", file, *options])
+        self._kubelet = kubelet
+        self._wait(lambda: self._serves() or _ended(kubelet), "kubelet serving", kubelet)
+        return time.monotonic() - started
+
+    def stop_kubelet(self) -> None:
+        """SIGTERM and wait."""
+        self.kubelet.terminate()
+
+    def kill_kubelet(self) -> None:
+        """SIGKILL: kubelet.sock and the plugins' sockets stay, its containers run on."""
+        self.kubelet.kill()
+
+    def _serves(self) -> bool:
+        """Whether plugins can register, pods are taken and podresources answers."""
+        try:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(self.plugin_dir / "kubelet.sock"))
+        except OSError:
+            return False
+        _get(f"http://127.0.0.1:{self._ports.health}/healthz", 2)
+        PodResources(self._pod_resources, limit=1).allocatable()
+        return True
+
+    @property
+    def _pod_resources(self) -> Path:
+        return self.kubelet_dir / "pod-resources" / "kubelet.sock"
+
+    # what kubelet says
+
+    @property
+    def resources(self) -> PodResources:
+        """The podresources API."""
+        return PodResources(self._pod_resources)
+
+    def timeline(self, resource: str, period: float = 0.02) -> Timeline:
+        """A watch on a resource's healthy devices, for a `with` block."""
+        return Timeline(self.resources, resource, period)
+
+    def allocatable(self, resource: str) -> frozenset[str]:
+        """The ids of a resource's healthy devices."""
+        return frozenset(self.resources.allocatable().get(resource, ()))
+
+    def wait_allocatable(self, resource: str, count: int, limit: float = 10.0) -> Allocatable:
+        """Wait until a resource has so many healthy devices.
+
+        Do so before the first pod: a static pod that asks for a resource unknown to kubelet starts
+        without devices.
+        """
+
+        def ask() -> Allocatable | None:
+            answer = self.resources.allocatable()
+            return answer if len(answer.get(resource, ())) == count else None
+
+        return self._wait(ask, f"{count} allocatable of {resource}", self.kubelet, limit)
+
+    def device_updates(self, resource: str) -> list[DeviceUpdate]:
+        """What kubelets of this node made of a resource, oldest first, from their log.
+
+        The only place where a kubelet without an API server tells its capacity, unhealthy devices
+        included (pkg/kubelet/cm/devicemanager/manager.go, genericDeviceUpdateCallback and
+        markResourceUnhealthy).
+        """
+        return _device_updates(self.kubelet.output(), resource)
+
+    def node_status(self, resource: str) -> NodeStatus | None:
+        """A resource as `kubectl describe node` would show it now, None if it isn't there.
+
+        Without an API server kubelet makes its node's status for whoever asks it for statistics, and
+        writes what it puts in to its log (pkg/kubelet/nodestatus/setters.go).
+        """
+        before = self.kubelet.log.stat().st_size
+        _get(f"http://127.0.0.1:{self._ports.read_only}/stats/summary", 10)
+        with self.kubelet.log.open(errors="replace") as log:
+            log.seek(before)
+            return _node_status(log.read(), resource)
+
+    def metrics(self) -> dict[str, float]:
+        """Kubelet's own metrics by name and labels, as they stand in the text format."""
+        text = _get(f"http://127.0.0.1:{self._ports.read_only}/metrics", 10)
+        samples = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+        return {name: float(value) for name, _, value in samples if name}
+
+    # pods
+
+    def put(self, pod: Mapping[str, Any]) -> None:
+        """Give kubelet a static pod, or a new version of one."""
+        self.put_text(pod["metadata"]["name"], json.dumps(pod))
+
+    def put_text(self, name: str, manifest: str) -> None:
+        """Give kubelet a static pod of that name as somebody wrote it, JSON or YAML."""
+        # Kubelet watches the folder: the file has to be whole when it appears.
+        partial = self.folder / f"{name}.json"
+        partial.write_text(manifest)
+        partial.rename(self.folder / "manifests" / f"{name}.json")
+
+    def remove(self, *names: str, limit: float = 30.0) -> None:
+        """Take static pods away; wait until kubelet has forgotten them and their processes have ended."""
+        for name in names:
+            (self.folder / "manifests" / f"{name}.json").unlink(missing_ok=True)
+
+        def gone() -> bool:
+            return not any(self.pod(name) is not None or self.tasks(name) for name in names)
+
+        self._wait(gone, f"pods {', '.join(names)} gone", self.kubelet, limit)
+
+    def tasks(self, name: str) -> set[str]:
+        """The containers of a pod, its sandbox included, that have a process."""
+        labelled = f'labels."io.kubernetes.pod.name"=={name}-{HOSTNAME}'
+        containers = set(self.ctr("containers", "list", "--quiet", labelled).split())
+        running = {
+            line.split()[0] for line in self.ctr("tasks", "list").splitlines() if line.endswith("RUNNING")
+        }
+        return containers & running
+
+    def pod(self, name: str) -> PodStatus | None:
+        """A pod as kubelet shows it, or None."""
+        text = _get(f"http://127.0.0.1:{self._ports.read_only}/pods", 10)
+        for raw in json.loads(text).get("items") or ():
+            if raw["metadata"]["name"] == f"{name}-{HOSTNAME}":
+                status = raw.get("status", {})
+                return PodStatus(
+                    status.get("phase", ""),
+                    status.get("reason", ""),
+                    status.get("message", ""),
+                    {**raw, "status": status},
+                )
+        return None
+
+    def wait_pod(self, name: str, phase: str, limit: float = 30.0) -> PodStatus:
+        """Wait for a pod's phase: Running, Succeeded or Failed."""
+
+        def ask() -> PodStatus | None:
+            pod = self.pod(name)
+            return pod if pod is not None and pod.phase == phase else None
+
+        return self._wait(ask, f"pod {name} {phase}", self.kubelet, limit)
+
+    def logs(self, name: str, container: str = "main") -> str:
+        """What a container printed, over all its restarts."""
+        text = ""
+        pattern = f"pods/default_{name}-{HOSTNAME}_*/{container}/*.log"
+        for file in sorted((self.folder / "log").glob(pattern)):
+            for line in file.read_text().splitlines():
+                _, _, tag, content = line.split(" ", 3)
+                text += content + ("" if tag == "P" else "\n")
+        return text
+
+    def wait_logs(self, name: str, text: str, container: str = "main", limit: float = 30.0) -> str:
+        """Wait until a container has printed something; returns all that it printed."""
+
+        def ask() -> str | None:
+            printed = self.logs(name, container)
+            return printed if text in printed else None
+
+        return self._wait(ask, f"{text!r} in the log of {name}", self.kubelet, limit)
+
+    def kill_container(self, name: str, container: str = "main") -> None:
+        """Kill a container's process from below; kubelet starts it again at once the first time."""
+        # A container runs, and has printed something, a moment before its kubelet says so.
+        status = self.wait_pod(name, "Running").container(container)
+        identity = str(status["containerID"]).removeprefix("containerd://")
+        self.ctr("tasks", "kill", "--signal", "SIGKILL", identity)
+
+    def ctr(self, *args: str | Path) -> str:
+        """Ask containerd, in kubelet's namespace."""
+        ctr = self.binaries.containerd / "ctr"
+        command = [ctr, "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io", *args]
+        return self.namespace.run(command)
+
+    # devices and processes
+
+    def make_device(self, inside: str, number: int) -> None:
+        """Make a device node, e.g. /dev/dri/renderD128, from the `number`-th of `fake_devices`."""
+        self.namespace.make_node(inside, number)
+
+    def path(self, inside: str | Path) -> Path:
+        """A path that leads from outside to a file of the node, e.g. to a device node."""
+        return self.namespace.path(inside)
+
+    def spawn(
+        self, name: str, command: Sequence[str | Path], env: Mapping[str, str] | None = None
+    ) -> Process:
+        """Start a process on the node, such as the service under test."""
+        return self.namespace.spawn(name, command, env)
+
+    def _wait(
+        self, ask: Callable[[], T | None], what: str, process: Process, limit: float = START_LIMIT
+    ) -> T:
+        """Wait, and name the end of a process's log where it was in vain."""
+        try:
+            return wait_for(ask, what, limit)
+        except NodeError as error:
+            tail = "\n".join(process.output().splitlines()[-15:])
+            raise NodeError(f"{error}\n{process.log.name} ends:\n{tail}") from error
+
+
+_UPDATE = re.compile(
+    r"^\w\d{4} (\d\d):(\d\d):(\d\d\.\d+) .*"
+    r'"(?:Processed device updates for|Mark all resources Unhealthy for) resource"'
+    r' resourceName="([^"]+)"(?: totalCount=(\d+) healthyCount=(\d+))?',
+    re.MULTILINE,
+)
+
+
+def _device_updates(log: str, resource: str) -> list[DeviceUpdate]:
+    found: list[DeviceUpdate] = []
+    for hour, minute, second, name, total, healthy in _UPDATE.findall(log):
+        if name == resource:
+            at = int(hour) * 3600 + int(minute) * 60 + float(second)
+            before = found[-1].total if found else 0
+            found.append(DeviceUpdate(at, int(total or before), int(healthy or 0)))
+    return found
+
+
+# Allocatable has a line only where it differs from capacity, whose line comes first.
+_STATUS = re.compile(
+    r'"(?:Updated (capacity|allocatable)|(Set capacity for removed resource))[^"]*"'
+    r' (?:plugin|device)="([^"]+)"(?: \w+=(\d+))?'
+)
+
+
+def _node_status(log: str, resource: str) -> NodeStatus | None:
+    found: NodeStatus | None = None
+    for kind, removed, name, count in _STATUS.findall(log):
+        if name != resource:
+            continue
+        if removed:
+            found = NodeStatus(0, 0)
+        elif kind == "capacity":
+            found = NodeStatus(int(count), int(count))
+        elif found is not None:
+            found = NodeStatus(found.capacity, int(count))
+    return found
+
+
+def _ended(process: Process) -> bool:
+    if process.running:
+        return False
+    raise NodeError(f"{process.name} ended with {process.returncode}")
+
+
+def _program(name: str) -> Path:
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    if found is None:
+        raise NodeError(f"{name} is not installed")
+    return Path(found)
+
+
+def _free_ports(count: int) -> list[int]:
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(listener.getsockname()[1]) for listener in listeners]
+    for listener in listeners:
+        listener.close()
+    return ports
+
+
+def _get(url: str, limit: float) -> str:
+    """Ask kubelet over HTTP, whatever proxy the environment names."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=limit) as answer:
+            text: str = answer.read().decode()
+            return text
+    except OSError as error:  # HTTPError and URLError among them
+        raise SilentError(f"{url}: {error}") from error

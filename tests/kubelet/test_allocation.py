@@ -1,0 +1,100 @@
+"""What a pod is given: by NUMA node, by preference, by CDI, and of a shared card."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from .namespace import wait_for
+from .stage import U200, U250, Stage
+
+SHARED = ".shared"
+
+
+@pytest.fixture
+def single_numa_node(empty_stage: Stage) -> Iterator[Stage]:
+    """A kubelet that refuses what does not fit on one NUMA node; afterwards the one before."""
+    before = empty_stage.node.config
+    empty_stage.node.stop_kubelet()
+    empty_stage.node.start_kubelet({**before, "topologyManagerPolicy": "single-numa-node"})
+    yield empty_stage
+    empty_stage.node.remove(*empty_stage.pods)
+    empty_stage.pods.clear()
+    empty_stage.node.stop_kubelet()
+    empty_stage.node.start_kubelet(before)
+
+
+def test_card_without_a_numa_node_is_taken_beside_one_that_has_one(single_numa_node: Stage) -> None:
+    stage = single_numa_node
+    known = stage.sample.add_card("u250", numa_node=0)
+    unknown = stage.sample.add_card("u250", numa_node=-1)
+    stage.start_service()
+    stage.node.wait_allocatable(U250, 2)
+    for _ in range(2):
+        stage.run_pod({U250: 1})
+    held = frozenset[str]().union(*(stage.held(name) for name in stage.pods))
+    assert held == {known.address, unknown.address}
+
+
+def test_cards_that_all_know_no_numa_node_are_taken(single_numa_node: Stage) -> None:
+    stage = single_numa_node
+    stage.sample.add_card("u250", numa_node=-1)
+    stage.start_service()
+    stage.node.wait_allocatable(U250, 1)
+    stage.run_pod({U250: 1})
+
+
+def test_preference_is_asked_for_and_followed(empty_stage: Stage) -> None:
+    stage = empty_stage
+    near, far, as_near = [stage.sample.add_card("u200", numa_node=node) for node in (0, 1, 0)]
+    stage.start_service()
+    stage.node.wait_allocatable(U200, 3)
+    name, _ = stage.run_pod({U200: 2})
+    assert stage.held(name) == {near.address, as_near.address}
+    other, _ = stage.run_pod({U200: 1})
+    assert stage.held(other) == {far.address}
+
+
+@pytest.mark.parametrize("strategy", ["cdi", "both"])
+def test_card_by_its_cdi_name(empty_stage: Stage, needs: Callable[[str], None], strategy: str) -> None:
+    needs("DevicePluginCDIDevices")
+    stage = empty_stage
+    stage.add_cards()
+    stage.start_service(DEVICE_STRATEGY=strategy, CDI_DIR=str(stage.node.cdi_dir))
+    stage.wait_all()
+    name, seen = stage.run_pod({U250: 1})
+    assert seen.cards == {stage.cards[2].render_node}
+    assert seen.opened[str(stage.cards[2].render_node)] == "ok"
+    assert stage.held(name) == {stage.cards[2].address}
+
+
+def test_two_pods_on_one_shared_card(empty_stage: Stage) -> None:
+    stage = empty_stage
+    stage.add_cards()
+    stage.start_service(SHARED_REPLICAS="2")
+    stage.node.wait_allocatable(U250 + SHARED, 2)
+    assert stage.counts(U200 + SHARED) == (4, 4)
+    seen = [stage.run_pod({U250 + SHARED: 1})[1] for _ in range(2)]
+    assert [each.cards for each in seen] == [{stage.cards[2].render_node}] * 2
+    assert stage.rejected({U250 + SHARED: 1}).reason == "UnexpectedAdmissionError"
+    name, _ = stage.run_pod({U200 + SHARED: 2})
+    assert len({each.partition("::")[0] for each in stage.held(name)}) == 2
+
+
+def test_check_before_each_start_refuses_a_faulty_card(empty_stage: Stage) -> None:
+    stage = empty_stage
+    stage.add_cards()
+    stage.start_service(PRESTART_CHECK="true")
+    stage.wait_all()
+    name, _ = stage.run_pod({U250: 1})
+    stage.cards[2].offline()
+    stage.wait_counts(U250, 1, 0)
+    stage.node.kill_container(name)
+    wait_for(lambda: "is Unhealthy: offline" in _container(stage, name), "the refusal", 30, 0.2)
+    stage.cards[2].mend()
+    stage.wait_seen(name, starts=2, limit=60)
+
+
+def _container(stage: Stage, name: str) -> str:
+    """All that kubelet says of a pod's container."""
+    status = stage.node.pod(name)
+    return str(status.container()) if status else ""

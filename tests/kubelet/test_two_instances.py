@@ -1,0 +1,152 @@
+"""Two instances at once, as in a rolling update with surge: the newer serves, the older is silent.
+
+Kubelets before 1.37 take away the newer one's endpoint when the older one's stream ends, and leave the
+older one useless when the newer one's ends (kubernetes#135437); the cases are the same for all.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from .namespace import Process
+from .stage import U200, U250, Stage
+
+# Seconds for which nothing may be allocatable, in any of these cases.
+GAP_LIMIT = 1.0
+
+
+@contextmanager
+def _gap(stage: Stage, what: str) -> Iterator[None]:
+    """Note how long nothing was allocatable, and see that it was not too long."""
+    stage.wait_all()
+    with stage.node.timeline(U200) as timeline:
+        time.sleep(0.1)
+        yield
+        time.sleep(0.6)  # what ends late still counts
+    gap = timeline.longest(lambda healthy: healthy != 2)
+    stage.report.time(f"{what}: not all allocatable", gap)
+    assert gap <= GAP_LIMIT, timeline.changes()
+    stage.wait_all()
+
+
+def _start_newer(stage: Stage) -> Process:
+    """Start another instance and wait until kubelet has taken it in."""
+    before = stage.registrations(U200), stage.registrations(U250)
+    newer = stage.start_service()
+    stage.wait_registrations(before[0] + 1, U200)
+    stage.wait_registrations(before[1] + 1, U250)
+    return newer
+
+
+def _kill(process: Process) -> None:
+    process.kill()
+
+
+def _terminate(process: Process) -> None:
+    assert process.terminate(2.0) == 0
+
+
+_ENDS = pytest.mark.parametrize("end", [_terminate, _kill], ids=["by SIGTERM", "by SIGKILL"])
+
+
+@_ENDS
+def test_rolling_update(stage: Stage, end: Callable[[Process], None]) -> None:
+    name, _ = stage.run_pod({U200: 1})
+    with stage.undisturbed(name):
+        for _ in range(3):
+            older = stage.service
+            with _gap(stage, "newer instance starts"):
+                _start_newer(stage)
+            with _gap(stage, f"older instance leaves {_how(end)}"):
+                end(older)
+    other, _ = stage.run_pod({U200: 1})
+    assert stage.held(name) | stage.held(other) == {card.address for card in stage.cards[:2]}
+
+
+@_ENDS
+def test_older_takes_over_when_the_newer_is_gone(stage: Stage, end: Callable[[Process], None]) -> None:
+    name, _ = stage.run_pod({U200: 1})
+    older = stage.service
+    with stage.undisturbed(name):
+        for _ in range(3):
+            newer = _start_newer(stage)
+            with _gap(stage, f"newer instance leaves {_how(end)}"):
+                end(newer)
+            assert older.running
+    # It serves indeed, and it is heard.
+    other, seen = stage.run_pod({U200: 1})
+    assert stage.held(name) | stage.held(other) == {card.address for card in stage.cards[:2]}
+    assert len(seen.cards) == 1
+    stage.cards[2].offline()
+    stage.wait_counts(U250, 1, 0)
+
+
+def _how(end: Callable[[Process], None]) -> str:
+    return "by -9" if end is _kill else "by SIGTERM"
+
+
+def test_newer_is_heard_and_asked_and_the_older_is_silent(empty_stage: Stage) -> None:
+    stage = empty_stage
+    stage.add_cards()
+    # What the older sees is not what the newer sees: so kubelet's numbers tell who spoke.
+    twin = stage.twin()
+    stage.start_service(twin)
+    stage.wait_all()
+    _start_newer(stage)
+    with stage.node.timeline(U200) as timeline:
+        twin.cards[0].offline()
+        time.sleep(1.5)  # the older one's checks come every 0.2 s
+        twin.cards[1].reprogram("u250")
+        time.sleep(1.5)
+    assert {sample.healthy for sample in timeline.samples} == {2}
+    assert stage.counts(U200) == (2, 2)
+    assert stage.counts(U250) == (1, 1)
+
+    _, seen = stage.run_pod({U250: 1})
+    [info] = [json.loads(value) for name, value in seen.envs.items() if name.endswith("_INFO")]
+    assert not str(info[stage.cards[2].address]["serial"]).startswith("TWIN")
+
+    stage.cards[0].offline()
+    stage.wait_counts(U200, 2, 1)
+
+
+def test_kubelet_restart_finds_the_newer_and_later_the_older(stage: Stage) -> None:
+    older, newer = stage.service, _start_newer(stage)
+    for _ in range(2):
+        stage.node.kill_kubelet()
+        stage.node.start_kubelet()  # it removes all files of the directory
+        stage.wait_all()
+        time.sleep(0.3)
+        assert stage.registered_once()
+        assert len(stage.sockets()) == 2, "only the newer comes back"
+    assert older.running
+    before = stage.registrations(U200)
+    with _gap(stage, "newer instance leaves after a kubelet restart"):
+        newer.kill()
+    assert stage.registrations(U200) == before + 1
+
+
+def test_newer_that_dies_while_kubelet_is_away_leaves_it_to_the_older(stage: Stage) -> None:
+    newer = _start_newer(stage)
+    stage.node.kill_kubelet()
+    newer.kill()
+    stage.node.start_kubelet()
+    stage.wait_all()
+    assert stage.registered_once()
+    _, seen = stage.run_pod({U200: 2})
+    assert len(seen.cards) == 2
+
+
+def test_oldest_and_middle_of_three_leave_without_hurting(stage: Stage) -> None:
+    first = stage.service
+    second = _start_newer(stage)
+    _start_newer(stage)
+    with _gap(stage, "oldest of three leaves"):
+        first.kill()
+    with _gap(stage, "middle of three leaves"):
+        second.terminate()
+    _, seen = stage.run_pod({U200: 2})
+    assert len(seen.cards) == 2

@@ -560,3 +560,29 @@ def test_a_read_only_directory_is_reported_and_waited_for(cards: SampleNode, kub
             kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
     finally:
         os.system(f"umount {here} 2>/dev/null")  # noqa: S605
+
+
+def test_allocates_while_devices_change(registered: KubeletDouble, cards: SampleNode) -> None:
+    """Each call is answered for the card as it is, or refused with a sentence; none is lost."""
+
+    def ask(_: int) -> str:
+        try:
+            [container] = registered.allocate(U200, ["0000:11:00.1"]).container_responses
+            return str(container.devices[0].host_path)
+        except grpc.RpcError as error:
+            assert isinstance(error, grpc.Call)
+            return str(error.code())
+
+    card = cards.cards[0]
+    with ThreadPoolExecutor(20) as pool:
+        asked = [pool.submit(ask, number) for number in range(100)]
+        for render in (150, 151, 152):
+            card.reset_begin()
+            time.sleep(0.05)
+            card.reset_end(render=render)
+            asked += [pool.submit(ask, number) for number in range(30)]
+        answers = {each.result(20) for each in asked}
+    refusals = {"StatusCode.FAILED_PRECONDITION", "StatusCode.NOT_FOUND"}
+    assert answers - refusals <= {f"/dev/dri/renderD{number}" for number in (128, 129, 130, 150, 151, 152)}
+    registered.wait_for(lambda: registered.allocatable(U200) == 2)
+    assert ask(0) == "/dev/dri/renderD152"

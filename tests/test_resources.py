@@ -190,3 +190,11 @@ def test_a_preference_stays_on_one_numa_node() -> None:
     held = Offer("a/b", tuple(Unit(str(i), (), (i % 2,)) for i in range(6)))
     assert preferred(held, ["0", "1", "3", "4", "5"], [], 3) == ["1", "3", "5"]
     assert preferred(held, ["0", "1", "2", "3", "4", "5"], ["2"], 3) == ["2", "0", "4"]
+
+
+async def test_a_card_of_two_devices_is_granted_as_one() -> None:
+    pair = (device("0000:65:00.1"), device("0000:66:00.1", render_node="/dev/dri/renderD129"))
+    held = Offer("xilinx.com/u30", (Unit("0000:65:00.1", pair),))
+    grant = PLAIN.grant(await PLAIN.answer(held, ["0000:65:00.1"]))
+    assert grant.envs["PCIDEVICE_XILINX_COM_U30"] == "0000:65:00.1,0000:66:00.1"
+    assert grant.nodes == ("/dev/dri/renderD128", "/dev/dri/renderD129")

@@ -1,0 +1,67 @@
+"""The command: measure rows, print the table."""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.bench import scans, size, speed
+from tests.bench.figures import Figure, table
+from tests.bench.stage import place
+
+_ROWS: dict[str, Callable[[bool], Iterator[Figure]]] = {
+    "start": speed.start,
+    "back": speed.back,
+    "allocate": speed.allocate,
+    "fault": speed.fault,
+    "scan": scans.scan,
+    "memory": size.resident,
+    "idle": size.idle,
+    "scale": size.scale,
+}
+
+
+def main() -> int:
+    """Measure; 1 if a target was missed."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"rows: {', '.join(_ROWS)}; default: all")
+    parser.add_argument("--quick", action="store_true", help="fewer runs: rough figures, in a minute or two")
+    parser.add_argument("--json", metavar="FILE", help="write every value there too")
+    options = parser.parse_args()
+    if unknown := set(options.names) - _ROWS.keys():
+        parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(_ROWS)}")
+    before = os.getloadavg()[0]
+    figures: list[Figure] = []
+    for name in options.names or _ROWS:
+        began = time.monotonic()
+        figures += _ROWS[name](options.quick)
+        print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr)
+    machine = _machine() | {"load": f"{before:.2f} before, {os.getloadavg()[0]:.2f} after"}
+    print(*(f"{name}: {text}" for name, text in machine.items()), sep="\n", end="\n\n")
+    print(table(figures))
+    if options.json:
+        document = {"machine": machine, "figures": [figure.document() for figure in figures]}
+        Path(options.json).write_text(json.dumps(document, indent=2) + "\n")
+    return int(any(figure.met is False for figure in figures))
+
+
+def _machine() -> dict[str, str]:
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return {
+        "python": platform.python_version(),
+        "machine": f"{os.cpu_count()} x {models[0] if models else platform.machine()}",
+        "kernel": platform.release(),
+        "sample node": f"in {place()}",
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""Rows of time: from start, a kubelet restart, a call or a fault to what kubelet sees of it."""
+
+import os
+import random
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+import grpc
+
+from tests.bench import woken
+from tests.bench.figures import Figure, quantile
+from tests.bench.stage import Process, Stage, cards, cpu_seconds, waited
+from tests.wire import pb
+
+_BARE = "import grpclib, pydantic_settings"
+_Call: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, bytes]"
+_WARM_UP = 300  # calls
+_BLOCK = 250  # calls to one server before the other has its turn
+
+
+def start(quick: bool) -> Iterator[Figure]:
+    """Start to the first list of the last of two shells, four cards, everything compiled."""
+    wall: list[float] = []
+    cpu: list[float] = []
+    bare_wall: list[float] = []
+    bare_cpu: list[float] = []
+    with Stage(cards(4, shells=2)) as stage:
+        for run in range(6 if quick else 21):
+            service = stage.start()
+            listed = stage.listed_since(service.began)
+            used = cpu_seconds(service.pid)
+            service.end()
+            began, children = time.monotonic(), os.times()
+            subprocess.run([sys.executable, "-c", _BARE], check=True)
+            bare, after = time.monotonic() - began, os.times()
+            if run == 0:  # this one compiled what had to be
+                continue
+            wall.append((listed - service.began) * 1000)
+            cpu.append(used * 1000)
+            bare_wall.append(bare * 1000)
+            bare_cpu.append(
+                (after.children_user + after.children_system) * 1000
+                - (children.children_user + children.children_system) * 1000
+            )
+    compared = f'`python -c "{_BARE}"`'
+    # os.times counts in ticks of 10 ms: the mean, not the median
+    yield Figure("start to first list, CPU", "ms", cpu, 350, "median", statistics.mean(bare_cpu), compared)
+    yield Figure("start to first list, wall", "ms", wall, 500, "median", _median(bare_wall), compared)
+
+
+def back(quick: bool) -> Iterator[Figure]:
+    """A new kubelet to the last list, the time its own start takes included."""
+    for shells, target in ((2, 15.0), (16, 100.0)):
+        values: list[float] = []
+        own: list[float] = []
+        with Stage(cards(max(shells, 4), shells)) as stage:
+            stage.running()
+            minimal = _minimal(stage, b"")
+            for _ in range(5 if quick else 25):
+                stage.kubelet.kill()
+                time.sleep(random.uniform(0.1, 0.6))  # noqa: S311
+                began = time.monotonic()
+                stage.kubelet.start()
+                own.append((time.monotonic() - began) * 1000)
+                values.append((stage.listed_since(began) - began) * 1000)
+            reference = [_register_minimal(stage, shells) for _ in values]
+            minimal.end()
+        yield Figure(
+            f"kubelet back to all listed, {shells} shells", "ms", values, target, "median",
+            _median(reference), f"{shells} at once by a minimal plugin, served already",
+        )  # fmt: skip
+        yield Figure("- of it the double's own start", "ms", own)
+
+
+def allocate(quick: bool) -> Iterator[Figure]:
+    """One client, one call after the other; service and reference take turns."""
+    with Stage(cards(4, shells=2)) as stage:
+        service = stage.running()
+        resource = min(stage.resources)
+        newest = [each for each in stage.kubelet.registrations if each.resource == resource][-1]
+        ids = [min(stage.kubelet.resources()[resource])]
+        container = pb.ContainerAllocateRequest(devices_ids=ids)
+        request = pb.AllocateRequest(container_requests=[container]).SerializeToString()
+        minimal = _minimal(stage, stage.kubelet.allocate_raw(resource, ids))
+        sides = [
+            (_call(f"{stage.node.socket_dir}/{newest.endpoint}"), service.pid),
+            (_call(stage.path("minimal.sock")), minimal.pid),
+        ]
+        times: list[list[float]] = [[], []]
+        cpu = [0.0, 0.0]
+        for call, _ in sides:
+            for _ in range(_WARM_UP):
+                answer = call(request)
+        assert answer == stage.kubelet.allocate_raw(resource, ids)
+        for _ in range(4 if quick else 24):
+            for side, (call, pid) in enumerate(sides):
+                before = cpu_seconds(pid)
+                times[side] += [1000 * waited(lambda c=call: c(request)) for _ in range(_BLOCK)]  # type: ignore[misc]
+                cpu[side] += cpu_seconds(pid) - before
+    ours, theirs = times
+    compared = f"grpcio.aio, {len(answer)} bytes"
+    for name, share in (("p50", 0.5), ("p99", 0.99)):
+        reference = _median(_blocks(theirs, share))
+        yield Figure(
+            f"Allocate {name} of {_BLOCK} calls", "us", _blocks(ours, share), 1.1 * reference, "median",
+            reference, compared,
+        )  # fmt: skip
+    yield Figure(
+        "- CPU of the server a call", "us", [cpu[0] / len(ours) * 1e6], None, "median",
+        cpu[1] / len(theirs) * 1e6, compared,
+    )  # fmt: skip
+
+
+def fault(quick: bool) -> Iterator[Figure]:
+    """A card going offline to the list that says so, HEALTH_INTERVAL 1, at any moment of it."""
+    with Stage(cards(16, shells=4), HEALTH_INTERVAL="1") as stage:
+        stage.running()
+        values = list(_faults(stage, 4 if quick else 16, lambda: None))
+    yield Figure("device fault to kubelet", "ms", values, 1500, "worst")
+    path = "events"
+    with Stage(cards(16, shells=4), HEALTH_INTERVAL="1") as stage:
+        os.environ["BENCH_EVENTS"] = stage.path(path)
+        stage.running(module=woken.__name__)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as kernel:
+            values = list(
+                _faults(stage, 4 if quick else 16, lambda: kernel.sendto(woken.EVENT, stage.path(path)))
+            )
+    yield Figure("device fault with a kernel event to kubelet", "ms", values, 200, "worst")
+
+
+def _faults(stage: Stage, count: int, tell: Callable[[], object]) -> Iterator[float]:
+    for card in stage.node.cards[:count]:
+        time.sleep(random.uniform(1.0, 2.0))  # noqa: S311 - at any moment between two checks
+        began = time.monotonic()
+        card.offline()
+        tell()
+        resource = next(name for name, ids in stage.kubelet.resources().items() if card.address in ids)
+
+        def heard(resource: str = resource, began: float = began, address: str = card.address) -> float:
+            newest = stage.kubelet.lists(resource)[-1]
+            return newest.time if newest.time > began and newest.health[address] == "Unhealthy" else 0
+
+        yield (stage.kubelet.wait_for(heard) - began) * 1000
+
+
+def _minimal(stage: Stage, answer: bytes) -> Process:
+    listed = pb.ListAndWatchResponse(devices=[pb.Device(ID="0", health="Healthy")]).SerializeToString()
+    process = stage.start("tests.bench.minimal", stage.path("minimal.sock"), answer.hex(), listed.hex())
+    channel = grpc.insecure_channel(f"unix:{stage.path('minimal.sock')}")
+    grpc.channel_ready_future(channel).result(20)
+    channel.close()
+    return process
+
+
+def _register_minimal(stage: Stage, count: int) -> float:
+    """Milliseconds until so many resources of the minimal plugin are registered and listed."""
+    names = [f"example.com/minimal-{number}" for number in range(count)]
+    endpoint = os.path.relpath(stage.path("minimal.sock"), stage.kubelet.directory)
+    with grpc.insecure_channel(f"unix:{stage.kubelet.socket}") as channel:
+        grpc.channel_ready_future(channel).result(5)
+        register: _Call = channel.unary_unary("/v1beta1.Registration/Register")
+        began = time.monotonic()
+        calls = [
+            register.future(
+                pb.RegisterRequest(
+                    version="v1beta1", endpoint=endpoint, resource_name=name
+                ).SerializeToString()
+            )
+            for name in names
+        ]
+        for call in calls:
+            call.result(5)
+
+        def listed() -> float:
+            times = [[each.time for each in stage.kubelet.lists(name)][-1:] for name in names]
+            new = [time[0] for time in times if time and time[0] > began]
+            return max(new) if len(new) == count else 0
+
+        return (stage.kubelet.wait_for(listed) - began) * 1000
+
+
+def _call(path: str) -> Callable[[bytes], bytes]:
+    channel = grpc.insecure_channel(f"unix:{path}")
+    call: _Call = channel.unary_unary("/v1beta1.DevicePlugin/Allocate")
+    return lambda request: call(request, timeout=10)
+
+
+def _blocks(times: list[float], share: float) -> list[float]:
+    return [quantile(times[n : n + _BLOCK], share) for n in range(0, len(times), _BLOCK)]
+
+
+def _median(values: list[float]) -> float:
+    return statistics.median(values)

@@ -1,0 +1,200 @@
+"""What a measurement stands on: a sample node, a kubelet double, the real service in its own process."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import grpc
+
+from tests.double import KubeletDouble
+from tests.process import clean_environment
+from xilinx_fpga_dp.simulate.boards import BOARDS, Board
+from xilinx_fpga_dp.simulate.node import Ids, SampleNode
+
+_SHARED_MEMORY = "/dev/shm"
+_MEGABYTE = 1_000_000  # as in issue and table: 10^6 bytes
+_CPUCLOCK_SCHED = 2  # include/linux/posix-timers.h
+_LIMIT = 30.0  # seconds for anything to happen at all
+
+
+def place() -> str:
+    """Where the sample nodes are: in memory, as sysfs is, if there is such a place."""
+    return _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else tempfile.gettempdir()
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used of a core so far, in all threads, ended ones too."""
+    # clock_getcpuclockid(3), which Python has for threads only
+    return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
+
+
+def memory(pid: int) -> dict[str, float]:
+    """Resident memory in MB of 10^6 bytes: ``Rss``, its highest ``Peak``, and the process's share ``Pss``."""
+    found: dict[str, float] = {}
+    names = {"VmRSS": "Rss", "VmHWM": "Peak", "Pss": "Pss"}
+    for file in ("status", "smaps_rollup"):
+        for line in Path(f"/proc/{pid}/{file}").read_text().splitlines():
+            name, _, rest = line.partition(":")
+            if name in names:
+                found[names[name]] = int(rest.split()[0]) * 1024 / _MEGABYTE
+    return found
+
+
+class Process:
+    """A program of ours in a process of its own; its log goes to a file."""
+
+    def __init__(self, module: str, *arguments: str, settings: Mapping[str, str], log: IO[bytes]) -> None:
+        self.began = time.monotonic()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            env=clean_environment({"LOG_FORMAT": "json", **settings}),
+            stderr=log,
+        )
+        self.pid = self._process.pid
+
+    def end(self) -> None:
+        """Send SIGTERM and wait."""
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(_LIMIT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise
+
+    @property
+    def lives(self) -> bool:
+        return self._process.poll() is None
+
+
+class Stage:
+    """A node with cards and a kubelet, in memory; the service is started when it is asked for.
+
+    The settings are the defaults, but for the paths, a free port for HTTP and what is asked for. Podresources
+    is there too and says that nobody holds anything.
+
+    Args:
+        boards: one card each.
+        functions: other PCI functions until there are so many in all; 0: none.
+        settings: of the service, without their prefix.
+    """
+
+    def __init__(self, boards: list[Board], *, functions: int = 0, **settings: str) -> None:
+        self._directory = tempfile.mkdtemp(prefix="fpga-", dir=place())
+        self.node = SampleNode(self._directory)
+        self.node.add_ordinary_devices()
+        for number, board in enumerate(boards):
+            domain, rest = divmod(number, 8 * 15)
+            slot = f"{domain:04x}:{16 * (rest // 15 + 5) + 1 + rest % 15:02x}:00"
+            self.node.add_card(board, slot, numa_node=number % 2)
+        self._fill(functions)
+        self.kubelet = KubeletDouble(Path(self.node.socket_dir))
+        holders = f"{self._directory}/pods.sock"
+        self._holders = _podresources(holders)
+        own = {name.removeprefix("XILINX_FPGA_DP_"): text for name, text in self.node.environment().items()}
+        self.settings = own | {"POD_RESOURCES_SOCKET": holders, "HTTP_ADDRESS": "127.0.0.1:0"} | settings
+        self._log = Path(self._directory, "log").open("wb")  # noqa: SIM115 - closed at the end
+        self.started: list[Process] = []
+
+    def __enter__(self) -> Self:
+        self.kubelet.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for process in self.started:
+            if process.lives:
+                process.end()
+        self.kubelet.stop()
+        self._holders.stop(None).wait(_LIMIT)
+        self._log.close()
+        if error is not None:
+            print(Path(self._directory, "log").read_text()[-3000:], file=sys.stderr)
+        shutil.rmtree(self._directory)
+
+    def start(self, module: str = "xilinx_fpga_dp", *arguments: str) -> Process:
+        """Start the service, or another program of ours."""
+        process = Process(module, *arguments, settings=self.settings, log=self._log)
+        self.started.append(process)
+        return process
+
+    def running(self, settle: float = 3.0, module: str = "xilinx_fpga_dp") -> Process:
+        """Start the service and let it settle for some seconds after its last list."""
+        process = self.start(module)
+        self.listed_since(process.began)
+        time.sleep(settle)
+        return process
+
+    def path(self, name: str) -> str:
+        """A path for a socket of the measurement's own."""
+        return f"{self._directory}/{name}"
+
+    @property
+    def resources(self) -> set[str]:
+        """The names the cards are offered by."""
+        return {f"xilinx.com/fpga-{card.board.vbnv}-{card.board.timestamp}" for card in self.node.cards}
+
+    def listed_since(self, moment: float) -> float:
+        """Wait until every resource has been listed with all its cards since then; when the last one was."""
+        wanted = self.resources
+        cards = len(self.node.cards)
+
+        def complete() -> list[float]:
+            times, found = [], 0
+            for resource in wanted:
+                new = [each for each in self.kubelet.lists(resource) if each.time >= moment]
+                times += [each.time for each in new[-1:]]
+                found += len(new[-1].health) if new else 0
+            return times if len(times) == len(wanted) and found == cards else []
+
+        return max(self.kubelet.wait_for(complete, _LIMIT))
+
+    def _fill(self, functions: int) -> None:
+        there = len(os.listdir(f"{self.node.sysfs_root}/bus/pci/devices"))
+        ids = ("8086", "2021", "088000")
+        for number in range(functions - there):
+            self.node.add_function(
+                f"0000:00:{number // 8 + 8:02x}.{number % 8}", Ids(*ids), driver="skx_uncore", numa_node=0
+            )
+
+
+def cards(count: int, shells: int) -> list[Board]:
+    """So many cards, evenly of so many shells; beyond the boards there are, they differ in timestamp."""
+    known = [BOARDS[name] for name in ("u200", "u250", "u50", "u280")]
+    boards = [replace(known[n % len(known)], timestamp=1_700_000_000 + n) for n in range(shells)]
+    return [boards[number % shells] for number in range(count)]
+
+
+def waited(call: Callable[[], object]) -> float:
+    """Milliseconds a call takes."""
+    began = time.perf_counter()
+    call()
+    return (time.perf_counter() - began) * 1000
+
+
+def _podresources(path: str) -> grpc.Server:
+    def nobody(request: bytes, context: grpc.ServicerContext) -> bytes:
+        return b""
+
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(nobody)
+    server = grpc.server(ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("v1.PodResourcesLister", {"List": handler}),)
+    )
+    server.add_insecure_port(f"unix:{path}")
+    server.start()
+    return server

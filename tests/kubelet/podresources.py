@@ -14,7 +14,7 @@ from grpc_tools import protoc  # type: ignore[import-untyped]
 
 from .namespace import NodeError, SilentError
 
-_PROTO = Path(__file__).with_name("podresources.proto")
+_PROTO = Path(__file__).parents[2] / "protos" / "podresources.proto"
 _SERVICE = "/v1.PodResourcesLister/"
 
 

@@ -1,7 +1,6 @@
 """One real node for all cases, a fresh stage for each, and a page about the run at its end."""
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -51,9 +50,7 @@ def live_node(report: Report) -> Iterator[Node]:
     """The node that all cases share: containerd and the kubelet of the release that is asked for."""
     built = binaries(os.environ.get("KUBERNETES", ""))
     report.kubernetes = str(built.kubernetes)
-    logs = report.folder / "logs"
-    shutil.rmtree(logs, ignore_errors=True)
-    with Node(built, log_dir=logs) as node:
+    with Node(built, log_dir=report.folder / "logs") as node:
         yield node
 
 

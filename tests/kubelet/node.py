@@ -82,7 +82,10 @@ class Node:
     def __init__(
         self, binaries: Binaries, *, config: Config | None = None, log_dir: Path | None = None
     ) -> None:
-        """Prepare; `config` is laid over the KubeletConfiguration, logs stay in a given folder."""
+        """Prepare; `config` is laid over the KubeletConfiguration, logs stay in a folder that is given.
+
+        What was in that folder is removed.
+        """
         self.binaries = binaries
         self.config: Config = config or {}
         self._claim = Claim()
@@ -134,7 +137,9 @@ class Node:
         for name in ("manifests", "logs", "cni", "volume-plugins"):
             (self.folder / name).mkdir()
         self._log_dir = self._log_dir or self.folder / "logs"
-        self._log_dir.mkdir(parents=True, exist_ok=True)
+        # Not before the machine is ours: the run that has it may be writing there.
+        shutil.rmtree(self._log_dir, ignore_errors=True)
+        self._log_dir.mkdir(parents=True)
         self._ports = Ports(*_free_ports(3))
         self._namespace = Namespace(self.folder, self._log_dir)
         self._namespace.open()

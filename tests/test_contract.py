@@ -1,5 +1,6 @@
 """The service as kubelet meets it: a real process, real sockets, a kubelet that shares no code with it."""
 
+import asyncio
 import json
 import os
 import signal
@@ -17,6 +18,8 @@ from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.process import Service, eventually
 from tests.wire import pb
+from xilinx_fpga_dp.kubelet.messages import options
+from xilinx_fpga_dp.kubelet.registration import register
 from xilinx_fpga_dp.simulate.node import SampleNode
 
 U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
@@ -586,3 +589,14 @@ def test_allocates_while_devices_change(registered: KubeletDouble, cards: Sample
     assert answers - refusals <= {f"/dev/dri/renderD{number}" for number in (128, 129, 130, 150, 151, 152)}
     registered.wait_for(lambda: registered.allocatable(U200) == 2)
     assert ask(0) == "/dev/dri/renderD152"
+
+
+async def test_a_socket_that_a_new_kubelet_has_removed_is_not_named(
+    node: SampleNode, kubelet: KubeletDouble
+) -> None:
+    kubelet.dial_limit = 0.2
+    kubelet.start()
+    with pytest.raises(FileNotFoundError, match=r"gone-fpga\.sock"):
+        await register(str(kubelet.socket), "gone-fpga.sock", U200, options(preferred=True, pre_start=False))
+    await asyncio.sleep(0.5)
+    assert kubelet.refusals == [], "kubelet was not made to dial it"

@@ -1,6 +1,7 @@
 """One Register call to kubelet."""
 
 import asyncio
+import os
 
 from grpclib.client import Channel
 
@@ -19,7 +20,7 @@ async def register(
     kubelet dials the endpoint before it answers, so it must be served already.
 
     Raises:
-        OSError: kubelet's socket can't be connected to.
+        OSError: kubelet's socket can't be connected to, or the endpoint's is gone.
         GRPCError: kubelet refused; its code is Unknown, its message says why.
         StreamTerminatedError: kubelet ended meanwhile.
         TimeoutError: it did not answer in time.
@@ -30,6 +31,11 @@ async def register(
     channel = Channel(path=kubelet_socket, codec=Codec())
     try:
         async with asyncio.timeout(TIME_LIMIT):
+            await channel.__connect__()
+            # A new kubelet removes all sockets before it binds its own, so what is there after the connect
+            # stays. Naming a socket that is gone costs kubelet a dial of 10 s, and up to 1.36 it then
+            # forgets the endpoint that has registered rightly meanwhile.
+            os.stat(os.path.join(os.path.dirname(kubelet_socket), endpoint))
             await v1beta1.RegistrationStub(channel).register(request)
     finally:
         channel.close()

@@ -130,7 +130,7 @@ class TestFinding:
     async def test_the_gpus_render_node_is_not_taken_for_a_cards(self, node: SampleNode) -> None:
         node.add_ordinary_devices()
         card = node.add_card("u50")
-        assert (await only_device(node)).render_node == card.render_node == "/dev/dri/renderD129"
+        assert (await only_device(node)).node == card.render_node == "/dev/dri/renderD129"
 
     async def test_neither_ids_nor_class_nor_function_number_count(self, node: SampleNode) -> None:
         card = node.add_card("u30-vt1")
@@ -195,7 +195,7 @@ class TestFinding:
         card.reset_begin()
         card.reset_end(render=200, suffix=7)
         after = (await eyes.scan(check=True)).devices[0]
-        assert after.render_node == "/dev/dri/renderD200" != before.render_node
+        assert after.node == "/dev/dri/renderD200" != before.node
         assert (after.address, after.shell, after.healthy) == (before.address, before.shell, True)
 
     async def test_no_driver_says_what_to_do(self, node: SampleNode) -> None:
@@ -263,7 +263,7 @@ class TestDefectsOfTheOriginal:
         found = await settled(scanner(node))
         by_address = {device.address: device for device in found.devices}
         assert by_address[card.address].reason is Reason.OFFLINE
-        assert by_address[card.address].render_node is None
+        assert by_address[card.address].node is None
 
     async def test_a_missing_attribute_is_no_fault(self, node: SampleNode) -> None:
         card = node.add_card("u55c")

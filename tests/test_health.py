@@ -30,7 +30,7 @@ U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
 U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
 U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
 
-DEVICE = Device("0000:65:00.1", Shell("a_b", "1", None), "b", "xocl", render_node="/dev/dri/renderD128")
+DEVICE = Device("0000:65:00.1", Shell("a_b", "1", None), "b", "xocl", node="/dev/dri/renderD128")
 RULES = Rules(recovery_checks=3, reset_grace=100)
 LOST = {Reason.RESETTING, Reason.SHELL_UNKNOWN, Reason.NO_DRIVER}
 

@@ -23,7 +23,7 @@ def device(address: str = "0000:65:00.1", **other: object) -> Device:
         "u200",
         "xocl",
         numa_node=0,
-        render_node="/dev/dri/renderD128",
+        node="/dev/dri/renderD128",
     )
     return dataclasses.replace(plain, **other)  # type: ignore[arg-type]
 
@@ -108,7 +108,7 @@ async def test_a_grant() -> None:
 
 
 async def test_several_devices_come_in_order_whatever_order_was_asked() -> None:
-    held = offer(*(device(f"0000:0{i}:00.1", render_node=f"/dev/dri/renderD{140 - i}") for i in range(3)))
+    held = offer(*(device(f"0000:0{i}:00.1", node=f"/dev/dri/renderD{140 - i}") for i in range(3)))
     ids = ["0000:02:00.1", "0000:00:00.1", "0000:01:00.1"]
     grant = PLAIN.grant(await PLAIN.answer(held, ids))
     assert next(iter(grant.envs.values())) == "0000:00:00.1,0000:01:00.1,0000:02:00.1"
@@ -146,7 +146,7 @@ async def test_refusals(ids: list[str], code: Code, says: str) -> None:
     [
         (None, Code.NOT_FOUND, "vanished"),
         (device(reason=Reason.NO_NODE), Code.FAILED_PRECONDITION, "no-node"),
-        (device(render_node=None), Code.FAILED_PRECONDITION, "no-node"),
+        (device(node=None), Code.FAILED_PRECONDITION, "no-node"),
         (device(shell=Shell("other", "1", None)), Code.FAILED_PRECONDITION, "reprogrammed"),
     ],
 )
@@ -162,7 +162,7 @@ async def test_a_fresh_look_may_refuse(now: Device | None, code: Code, says: str
 
 async def test_a_fresh_look_may_find_another_render_node() -> None:
     async def look(_: Device) -> Device:
-        return device(render_node="/dev/dri/renderD131")
+        return device(node="/dev/dri/renderD131")
 
     grants = Grants(refresh=look, time_limit=1)
     answer = await grants.answer(offer(device()), ["0000:65:00.1"])
@@ -193,7 +193,7 @@ def test_a_preference_stays_on_one_numa_node() -> None:
 
 
 async def test_a_card_of_two_devices_is_granted_as_one() -> None:
-    pair = (device("0000:65:00.1"), device("0000:66:00.1", render_node="/dev/dri/renderD129"))
+    pair = (device("0000:65:00.1"), device("0000:66:00.1", node="/dev/dri/renderD129"))
     held = Offer("xilinx.com/u30", (Unit("0000:65:00.1", pair),))
     grant = PLAIN.grant(await PLAIN.answer(held, ["0000:65:00.1"]))
     assert grant.envs["PCIDEVICE_XILINX_COM_U30"] == "0000:65:00.1,0000:66:00.1"

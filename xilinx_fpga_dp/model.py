@@ -52,7 +52,7 @@ class Device:
         serial: of the card, so two devices of a card share it; None until read, or for ever.
         numa_node: None where the kernel says -1.
         pcie_path: what stands above it, root bus first: ``("pci0000:60", "0000:60:05.0")``; empty: unknown.
-        render_node: path under /dev that a container needs, ``/dev/dri/renderD128``.
+        node: path under /dev of what a container needs, ``/dev/dri/renderD128``, ``/dev/ami0``.
         mgmt_node: path under /dev of its management function's node.
         qdma_node: path under /dev of its QDMA node, only if it exists.
         reason: why it is Unhealthy; None: Healthy.
@@ -66,7 +66,7 @@ class Device:
     serial: str | None = None
     numa_node: int | None = None
     pcie_path: tuple[str, ...] = ()
-    render_node: str | None = None
+    node: str | None = None
     mgmt_node: str | None = None
     qdma_node: str | None = None
     reason: Reason | None = None

@@ -134,7 +134,7 @@ def look_at(function: Function, reading: Reading, slow: Answers) -> Look:
         serial=slow.serial,
         numa_node=function.numa_node,
         pcie_path=function.pcie_path,
-        render_node=reading.render_node,
+        node=reading.render_node,
         mgmt_node=reading.mgmt_node,
         qdma_node=reading.qdma_node,
     )

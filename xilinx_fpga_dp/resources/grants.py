@@ -120,7 +120,7 @@ class Grants:
                     now = await self.refresh(device)
             except TimeoutError:
                 continue
-            if now is not None and now.healthy and now.render_node and now.shell == device.shell:
+            if now is not None and now.healthy and now.node and now.shell == device.shell:
                 found[now.address] = now
         return tuple(found[address] for address in sorted(found))
 
@@ -161,7 +161,7 @@ class Answer:
 def nodes_of(device: Device, *, expose_mgmt: bool) -> tuple[str, ...]:
     """The device nodes a container gets for a device, as paths under /dev."""
     mgmt = device.mgmt_node if expose_mgmt else None
-    return tuple(node for node in (device.render_node, device.qdma_node, mgmt) if node)
+    return tuple(node for node in (device.node, device.qdma_node, mgmt) if node)
 
 
 def chosen(offer: Offer, ids: Sequence[str]) -> list[Unit]:
@@ -202,11 +202,11 @@ def _fit(offer: Offer, before: Device, now: Device | None) -> None:
             Code.FAILED_PRECONDITION,
             f"device {now.address} was reprogrammed to {now.shell.vbnv} and is leaving {offer.resource}",
         )
-    if now.reason or not now.render_node:
+    if now.reason or not now.node:
         raise Refusal(
             Code.FAILED_PRECONDITION,
             f"device {now.address} is Unhealthy: {now.reason or 'no-node'}"
-            + (f" (device node {now.render_node})" if now.render_node else ""),
+            + (f" (device node {now.node})" if now.node else ""),
         )
 
 

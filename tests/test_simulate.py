@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from tests.process import COMMAND, clean_environment, cli
+from xilinx_fpga_dp.simulate.node import SampleNode
 
 
 def test_once_tells_the_whole_story_and_ends() -> None:
@@ -40,25 +41,51 @@ def test_an_unknown_board_is_named_with_those_known() -> None:
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "'u1000'" in done.stderr
-    assert "u200" in done.stderr
+    for known in ("u200", "vt1", "v80", "ma35d", "kv260", "-golden"):
+        assert known in done.stderr
 
 
-def test_a_node_is_built_with_the_settings_to_run_against_it(tmp_path: Path) -> None:
-    done = cli("simulate", "--node", str(tmp_path / "node"), "--board", "u280")
-    assert done.returncode == 0
-    settings = dict(line.split("=", 1) for line in done.stdout.splitlines())
-    assert all(name.startswith("XILINX_FPGA_DP_") for name in settings)
-    listed = subprocess.run(
-        [*COMMAND, "list"],
-        env={**clean_environment({}), **settings},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "u280" in listed.stdout
-    again = cli("simulate", "--node", str(tmp_path / "node"))
-    assert again.returncode == 2
-    assert len(again.stderr.splitlines()) == 1
+def test_two_boards_of_one_device_tree_are_refused(tmp_path: Path) -> None:
+    done = cli("simulate", "--node", str(tmp_path / "node"), "--board", "kv260", "--board", "zcu102")
+    assert done.returncode == 2
+    assert "ZCU102" in done.stderr
+
+
+def test_cards_that_cant_be_offered_are_told_and_the_story_goes_on_with_the_others() -> None:
+    done = cli("simulate", "--once", "--board", "u50", "--board", "u250-golden", limit=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0000:66:00.0  golden image" in done.stdout
+    assert "The xilinx_u50_gen3x16_xdma_201920_3 at 0000:65:00.1 goes offline" in done.stdout
+
+
+def test_without_a_card_to_offer_there_is_no_story() -> None:
+    done = cli("simulate", "--once", "--board", "u250-golden", limit=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "None of these can be offered" in done.stdout
+    assert "kubelet starts" not in done.stdout
+
+
+def test_a_node_is_built_with_the_settings_to_run_against_it(node: SampleNode) -> None:
+    """As a shell takes them, also where the path has a space and more."""
+    folder = f"{node.root}/my node; it's"  # sockets fit in: a path of pytest's is longer
+    done = subprocess.run(
+        ["sh", "-c", 'set -a; eval "$("$@")"; unset PYTHONPATH; exec "$1" -m xilinx_fpga_dp list', "sh",
+         *COMMAND, "simulate", "--node", folder, "--board", "u280"],
+        env=clean_environment({}), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "u280" in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    done = cli("simulate", "--node", str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr == f"--node: {tmp_path}: is not empty, and nothing is written over\n"
+    assert os.listdir(tmp_path) == ["mine"]
+    (tmp_path / "mine").unlink()
+    assert cli("simulate", "--node", str(tmp_path)).returncode == 0
+    assert cli("simulate", "--node", str(tmp_path)).returncode == 1
 
 
 def test_it_stays_up_until_interrupted() -> None:

@@ -7,13 +7,28 @@ It stands for the hardware in `simulate` and in the tests. Plain blocking calls 
 import os
 import re
 from collections.abc import Sequence
+from typing import Literal, TypeAlias, TypedDict, Unpack, overload
 
-from xilinx_fpga_dp.simulate.boards import BOARDS, Board
+from xilinx_fpga_dp.simulate.ama import AmaCard
+from xilinx_fpga_dp.simulate.ami import AmiCard, AmiDriver
+from xilinx_fpga_dp.simulate.bare import BareCard
+from xilinx_fpga_dp.simulate.boards import (
+    ALIASES,
+    BOARDS,
+    EVERY_BOARD,
+    AmaBoard,
+    AmiBoard,
+    AnyBoard,
+    BareBoard,
+    Board,
+    ZoclBoard,
+)
 from xilinx_fpga_dp.simulate.bus import Ids, PciFunction, Tree
 from xilinx_fpga_dp.simulate.cards import Card
-from xilinx_fpga_dp.simulate.files import DAMAGES, Content, Damage, Link
+from xilinx_fpga_dp.simulate.files import DAMAGES, Content, Damage, Link, Numbers
 from xilinx_fpga_dp.simulate.releases import DRIVER_VERSIONS
-from xilinx_fpga_dp.simulate.xrt import Image, SampleCard
+from xilinx_fpga_dp.simulate.xrt import Image, SampleCard, next_slot
+from xilinx_fpga_dp.simulate.zocl import ZoclCard
 
 __all__ = [
     "DAMAGES",
@@ -28,6 +43,46 @@ __all__ = [
     "SampleNode",
 ]
 
+AmiName: TypeAlias = Literal["v80"]
+AmaName: TypeAlias = Literal["ma35d"]
+ZoclName: TypeAlias = Literal["zcu102", "zcu104", "kv260", "kr260", "k26", "vck190"]
+BareName: TypeAlias = Literal["f2-hdk", "xdma", "qdma", "npu"]
+
+STATES = ("golden", "recovery", "vfio", "no-driver")
+"""What a card of XRT can be found in besides: a name of `plug` ends in one."""
+
+
+class Where(TypedDict, total=False):
+    """How a card on the PCI bus is plugged.
+
+    Attributes:
+        serial: empty: not fetched yet, or the card has none; None: one is made up.
+        numa_node: -1: the firmware does not tell.
+        behind: addresses of the bridges above it, root port first; none: a root port of its own.
+    """
+
+    serial: str | None
+    numa_node: int
+    behind: Sequence[str]
+
+
+class How(Where, total=False):
+    """How a card of XRT is plugged.
+
+    Attributes:
+        mgmt: whether its management function is to be seen; in a virtual machine it is not.
+        release: of XRT; None: the board's. On a real node all cards have the same.
+        render: the number of its render node; None: the lowest free one.
+        image: `golden`: a factory image, management function only; `recovery`: no `user_pf`.
+    """
+
+    mgmt: bool
+    release: str | None
+    render: int | None
+    image: Image
+
+
+_BUSES = 16  # on one root bus here: see `Tree.bus_above`
 _SLOT = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]")
 _ORDINARY = (
     ("0000:00:00.0", Ids("8086", "2020", "060000"), None),  # host bridge
@@ -48,6 +103,9 @@ class SampleNode(Tree):
         self.socket_dir = f"{self.root}/device-plugins"
         self.files.put(self.socket_dir, {})
         self.cards: list[SampleCard] = []
+        self._slots: set[str] = set()
+        self._ami: AmiDriver | None = None
+        self._ama = Numbers()
 
     def environment(self) -> dict[str, str]:
         """The settings that let the service run against this node."""
@@ -57,49 +115,99 @@ class SampleNode(Tree):
             "XILINX_FPGA_DP_SOCKET_DIR": self.socket_dir,
         }
 
-    def add_card(
-        self,
-        board: str | Board,
-        slot: str | None = None,
-        *,
-        serial: str | None = None,
-        numa_node: int = 0,
-        mgmt: bool = True,
-        release: str | None = None,
-        render: int | None = None,
-        image: Image = "shell",
-        behind: Sequence[str] = (),
-    ) -> SampleCard:
-        """Plug a card, its drivers loaded.
+    # fmt: off
+    # A name that is only known to be a text is taken for one of XRT's boards: they are nearly all
+    @overload
+    def add_card(self, board: AmiName, slot: str | None = None, **how: Unpack[Where]) -> AmiCard: ...  # type: ignore[overload-overlap]
+    @overload
+    def add_card(self, board: AmaName, slot: str | None = None, **how: Unpack[Where]) -> AmaCard: ...  # type: ignore[overload-overlap]
+    @overload
+    def add_card(self, board: ZoclName) -> ZoclCard: ...  # type: ignore[overload-overlap]
+    @overload
+    def add_card(self, board: BareName, slot: str | None = None, *, numa_node: int = 0) -> BareCard: ...  # type: ignore[overload-overlap]
+    @overload
+    def add_card(self, board: str | Board, slot: str | None = None, **how: Unpack[How]) -> SampleCard: ...
+    # fmt: on
+    def add_card(self, board: str | Board, slot: str | None = None, **how: Unpack[How]) -> Card:
+        """Plug one device, its drivers loaded: of a U30 or an MA35D one of two; `plug` has whole cards.
 
         Args:
-            board: a name of `BOARDS`, or a board of one's own. A U30 card is two, with one serial.
+            board: a name of `boards`, or a board of XRT of one's own.
             slot: domain, bus and device, ``0000:65:00``; None: the next free one.
-            serial: empty: not fetched yet, or the card has none; None: one is made up.
-            numa_node: -1: the firmware does not tell.
-            mgmt: whether its management function is to be seen; in a virtual machine it is not.
-            release: of XRT; None: the board's. On a real node all cards have the same.
-            render: the number of its render node; None: the lowest free one.
-            image: `golden`: a factory image, management function only; `recovery`: no `user_pf`.
-            behind: addresses of the bridges above it, root port first; none: a root port of its own.
+            how: see `Where` and `How`; what a driver has no use for is not looked at.
         """
-        board = BOARDS[board] if isinstance(board, str) else board
-        slot = slot or self._free_slot()
-        release = release or board.release
-        if not _SLOT.fullmatch(slot) or release not in DRIVER_VERSIONS:
-            raise ValueError(f"no slot {slot} (domain:bus:device) or no XRT release {release}")
+        kind = EVERY_BOARD[board] if isinstance(board, str) else board
+        if isinstance(kind, ZoclBoard):
+            card: Card = ZoclCard(self, kind)
+            card.plug()
+            return card
+        slot = slot or self._free_slot(kind)
+        if not _SLOT.fullmatch(slot):
+            raise ValueError(f"no slot {slot} (domain:bus:device)")
+        bridges = (bridge.partition(".")[0] for bridge in how.get("behind", ()))
+        self._slots |= {slot, *bridges, *_beside(kind, slot)}
+        serial, numa_node, behind = how.get("serial"), how.get("numa_node", 0), how.get("behind", ())
+        match kind:
+            case Board():
+                return self._add_xrt_card(kind, slot, how)
+            case AmiBoard():
+                self._ami = self._ami or AmiDriver(self)
+                card = AmiCard(self, self._ami, kind, slot, serial=serial, numa_node=numa_node, behind=behind)
+            case AmaBoard():
+                card = AmaCard(self, self._ama, kind, slot, serial=serial, numa_node=numa_node, behind=behind)
+            case BareBoard():
+                card = BareCard(self, kind, slot, numa_node=numa_node)
+        card.plug()
+        return card
+
+    def plug(self, name: str, *, numa_node: int = 0) -> list[Card]:
+        """Plug a whole card by the name `simulate --board` has for it; answers its devices.
+
+        Raises:
+            KeyError: there is no such board.
+            ValueError: the node has no place for it.
+        """
+        board_name, state = _parsed(name)
+        board = EVERY_BOARD[board_name]
+        cards: list[Card] = []
+        serial: str | None = None  # one for all devices of a card
+        if isinstance(board, Board):
+            for where in self._places(board):
+                image: Image = (
+                    "golden" if state == "golden" else "recovery" if state == "recovery" else "shell"
+                )
+                card = self.add_card(board, **where, serial=serial, numa_node=numa_node, image=image)
+                serial = card.serial
+                if state == "vfio":
+                    card.vfio()
+                elif state == "no-driver":
+                    card.unbind_mgmt()
+                cards.append(card)
+        else:
+            for _ in range(board.count if isinstance(board, AmaBoard) else 1):
+                cards.append(self.add_card(board_name, serial=serial, numa_node=numa_node))
+                serial = getattr(cards[-1], "serial", None)
+        if state == "no-driver":
+            for each in cards:
+                each.unbind()
+        return cards
+
+    def _add_xrt_card(self, board: Board, slot: str, how: "How") -> SampleCard:
+        release = how.get("release") or board.release
+        if release not in DRIVER_VERSIONS:
+            raise ValueError(f"no XRT release {release}")
         card = SampleCard(
             self,
             board,
             slot,
-            serial=serial,
-            numa_node=numa_node,
-            mgmt=mgmt,
+            serial=how.get("serial"),
+            numa_node=how.get("numa_node", 0),
+            mgmt=how.get("mgmt", True),
             release=release,
-            image=image,
-            behind=behind,
+            image=how.get("image", "shell"),
+            behind=how.get("behind", ()),
         )
-        card.plug(render=render)
+        card.plug(render=how.get("render"))
         self.cards.append(card)
         return card
 
@@ -112,7 +220,67 @@ class SampleNode(Tree):
             if driver == "amdgpu":
                 function.add_drm()
 
-    def _free_slot(self) -> str:
-        taken = {card.slot for card in self.cards}
-        slots = (f"0000:{bus:02x}:00" for bus in range(0x65, 0x100) if bus % 16)
-        return next(slot for slot in slots if slot not in taken)
+    def _places(self, board: Board) -> "list[_Place]":
+        """Where the devices of one card go: two of a U30 behind a switch; a virtual machine shows none."""
+        if board.count == 1 or board.slots:
+            return [{} for _ in range(board.count)]
+        first = self._free_bus(2 + board.count)
+        port = f"0000:{first - first % _BUSES:02x}:{first % _BUSES:02x}.0"
+        places: list[_Place] = []
+        for index in range(board.count):
+            down = f"0000:{first + 1:02x}:{index:02x}.0"
+            places.append({
+                "slot": f"0000:{first + 2 + index:02x}:00",
+                "behind": (port, f"0000:{first:02x}:00.0", down),
+            })  # fmt: skip
+        return places
+
+    def _free_slot(self, board: AnyBoard) -> str:
+        known = getattr(board, "slots", ())
+        free = (slot for slot in known if not self._slots & {slot, *_beside(board, slot)})
+        return next(free, None) or f"0000:{self._free_bus(1):02x}:00"
+
+    def _free_bus(self, count: int) -> int:
+        """The first of so many buses behind one root port with nothing on them."""
+        taken = {int(slot.split(":")[1], 16) for slot in self._slots if slot.startswith("0000:")}
+        return next(
+            bus
+            for bus in range(0x65, 0x100)
+            if bus % _BUSES and bus % _BUSES + count <= _BUSES and not taken & set(range(bus, bus + count))
+        )
+
+
+class _Place(TypedDict, total=False):
+    slot: str
+    behind: Sequence[str]
+
+
+def _beside(board: AnyBoard, slot: str) -> tuple[str, ...]:
+    """The slot that a board takes with its own."""
+    return (next_slot(slot),) if isinstance(board, Board) and board.beside else ()
+
+
+def _parsed(name: str) -> tuple[str, str]:
+    """A board's name, and what is the matter with it: ``u250-golden``."""
+    name = ALIASES.get(name, name)
+    if name in EVERY_BOARD:
+        return name, ""
+    for state in STATES:
+        board = ALIASES.get(name.removesuffix(f"-{state}"), name.removesuffix(f"-{state}"))
+        if board != name and (board in BOARDS or (state == "no-driver" and board in EVERY_BOARD)):
+            return board, state
+    raise KeyError(name)
+
+
+def known_boards() -> list[str]:
+    """Every name `SampleNode.plug` knows; one of XRT's boards may also end in one of `STATES`."""
+    return sorted([*EVERY_BOARD, *ALIASES])
+
+
+def is_known(name: str) -> bool:
+    """Whether `SampleNode.plug` knows a name."""
+    try:
+        _parsed(name)
+    except KeyError:
+        return False
+    return True

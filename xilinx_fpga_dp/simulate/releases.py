@@ -108,6 +108,8 @@ def user_attributes(board: Board, release: str) -> dict[str, str | None]:
     if board.versal:
         texts["vmr_status"] = "HAS_FPT:1\nBOOT_ON_DEFAULT:1\nBOOT_ON_BACKUP:0\nBOOT_ON_RECOVERY:0\n"
     texts.update(_uuid_texts(board))
+    if not board.ready:
+        texts.update(ready="0x0", mailbox_connect_state="0x0")
     return {name: texts.get(name, "") for name in _attributes(_USER_ATTRIBUTES, release)}
 
 
@@ -130,8 +132,8 @@ def persistent_attributes(release: str) -> frozenset[str]:
 
 def user_subdevices(board: Board, release: str) -> list[str]:
     """The sub-devices of a user function, without the ones that only an xclbin brings."""
-    dma = [board.dma]
-    if release == "2018.3":
+    dma = [board.dma] if board.dma else []
+    if dma and release == "2018.3":
         dma = ["mm_dma.v5"] if board.dma == "dma.xdma" else ["mm_dma.v6", "str_dma"]
     firewall = ["firewall"] if board.firewall and release >= "2019.2" else []
     return ["rom", *dma, "mailbox", "icap", *_monitor(board, release), *firewall]

@@ -4,7 +4,9 @@ The service is a process of its own, started as on a node; only its settings dif
 """
 
 import asyncio
+import json
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -13,9 +15,8 @@ from contextlib import suppress
 
 from xilinx_fpga_dp.operate.listing import columns
 from xilinx_fpga_dp.settings import Settings
-from xilinx_fpga_dp.simulate.boards import BOARDS
 from xilinx_fpga_dp.simulate.kubelet import AdmissionError, Held, Kubelet
-from xilinx_fpga_dp.simulate.node import SampleCard, SampleNode
+from xilinx_fpga_dp.simulate.node import STATES, Card, SampleCard, SampleNode, is_known, known_boards
 
 # Two of one shell, one of another, and one whose timestamp is 0.
 DEFAULT_BOARDS = ("u200", "u200", "u250", "u55c")
@@ -39,15 +40,17 @@ class UnknownBoard(Exception):  # noqa: N818 - the user's, not ours
 def build_node(directory: str, boards: Sequence[str]) -> int:
     """Build a sample node and print the settings to run against it, ``NAME=value`` a line."""
     try:
+        if os.path.isdir(directory) and os.listdir(directory):
+            print(f"--node: {directory}: is not empty, and nothing is written over", file=sys.stderr)
+            return 1
         node, _ = _sample_node(os.path.abspath(directory), boards)
     except UnknownBoard as error:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
         print(f"--node: {directory}: {error.strerror}", file=sys.stderr)
-        return 2
-    for name, value in node.environment().items():
-        print(f"{name}={value}")
+        return 1
+    print("\n".join(_assignments(node)))
     return 0
 
 
@@ -83,9 +86,11 @@ async def play(settings: Settings, boards: Sequence[str], *, once: bool) -> int:
 class Story:
     """One play, from an empty socket directory to an empty socket directory."""
 
-    def __init__(self, node: SampleNode, cards: Sequence[SampleCard], settings: Settings) -> None:
+    def __init__(self, node: SampleNode, cards: Sequence[Card], settings: Settings) -> None:
         self._node = node
         self._cards = cards
+        self._offered: list[Card] = []
+        self._count = 0  # device ids: two devices of one card may be one
         self._kubelet = Kubelet(node.socket_dir)
         self._environment = {
             **os.environ,
@@ -110,6 +115,9 @@ class Story:
         """
         try:
             await self._cards_found()
+            if not self._offered:
+                _title("None of these can be offered: list says why")
+                return
             await self._registered()
             pod = await self._allocated()
             await self._fault_and_recovery()
@@ -124,13 +132,21 @@ class Story:
 
     async def _cards_found(self) -> None:
         _title("The cards found on this node (list)")
+        _say((await self._list("table")).splitlines())
+        found = json.loads(await self._list("json"))
+        self._count = sum(resource["healthy"] for resource in found["resources"].values())
+        nodes = {node for device in found["devices"] for node in device["nodes"] if not device["reason"]}
+        self._offered = [card for card in self._cards if nodes & set(card.nodes)]
+
+    async def _list(self, output: str) -> str:
         process = await asyncio.create_subprocess_exec(
-            *_PROGRAM, "list", env=self._environment, stdout=asyncio.subprocess.PIPE, start_new_session=True
-        )
-        output, _ = await asyncio.wait_for(process.communicate(), _STEP_LIMIT)
-        _say(output.decode().splitlines())
-        if process.returncode or not output:
+            *_PROGRAM, "list", "--output", output, env=self._environment,
+            stdout=asyncio.subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        text, _ = await asyncio.wait_for(process.communicate(), _STEP_LIMIT)
+        if process.returncode or not text:
             raise StepFailed("list found nothing")
+        return text.decode()
 
     async def _registered(self) -> None:
         _title("kubelet starts, the service starts and registers what is there (run)")
@@ -140,8 +156,8 @@ class Story:
         )
         self._log = asyncio.create_task(_pass_on(self._service.stderr))
         await self._until(
-            lambda: sum(self._kubelet.allocatable().values()) == len(self._cards),
-            f"{len(self._cards)} devices allocatable",
+            lambda: sum(self._kubelet.allocatable().values()) == self._count,
+            f"{self._count} devices allocatable",
         )
         self._describe()
 
@@ -156,12 +172,12 @@ class Story:
         return resource, held
 
     async def _fault_and_recovery(self) -> None:
-        card = self._cards[-1]
+        card = self._offered[-1]
         before = sum(self._kubelet.allocatable().values())
-        trips = card.release >= _FIRST_WITH_HEALTH
-        what = "trips its firewall" if trips else "loses its driver"
-        _title(f"The {card.board.vbnv} at {card.address} {what}")
-        if trips:
+        trips = isinstance(card, SampleCard) and card.release >= _FIRST_WITH_HEALTH
+        what = "goes offline" if trips else "loses its driver"
+        _title(f"The {card.title} at {card.address} {what}")
+        if trips and isinstance(card, SampleCard):
             card.firewall_trip()
         else:
             card.unbind()
@@ -170,7 +186,7 @@ class Story:
         )
         self._describe()
         _title("It is reset, and comes back with another render node" if trips else "It gets its driver back")
-        if trips:
+        if trips and isinstance(card, SampleCard):
             card.reset_begin()
             await asyncio.sleep(_RESET)
             card.reset_end(render=_ANOTHER_RENDER_NODE)
@@ -210,11 +226,12 @@ class Story:
 
     def _how_to_play(self) -> None:
         _title("All well. This stays up until Ctrl-C; play with it from another terminal")
-        card = self._cards[0]
+        xrt = next((card for card in self._offered if isinstance(card, SampleCard)), None)
+        if xrt:
+            _say([f"echo 1 > {xrt.path('dev_offline')}   # a card breaks; echo 0 mends it"])
         _say([
-            f"echo 1 > {card.path('dev_offline')}   # a card breaks; echo 0 mends it",
             f"rm {self._node.socket_dir}/*-fpga.sock   # the sockets vanish",
-            "env " + " ".join(f"{name}={value}" for name, value in self._node.environment().items()) + " \\",
+            f"env {' '.join(_assignments(self._node))} \\",
             f"  {' '.join(_PROGRAM)} list",
         ])  # fmt: skip
 
@@ -256,15 +273,28 @@ class Story:
         await self._kubelet.stop()
 
 
-def _sample_node(directory: str, boards: Sequence[str]) -> tuple[SampleNode, list[SampleCard]]:
+def _sample_node(directory: str, boards: Sequence[str]) -> tuple[SampleNode, list[Card]]:
     names = list(boards) or list(DEFAULT_BOARDS)
     for name in names:
-        if name not in BOARDS:
-            raise UnknownBoard(f"--board: {name!r} is not known; known are {', '.join(sorted(BOARDS))}")
+        if not is_known(name):
+            raise UnknownBoard(
+                f"--board: {name!r} is not known; known are {', '.join(known_boards())}; a board of XRT "
+                f"also with {', '.join(f'-{state}' for state in STATES)} behind its name"
+            )
     node = SampleNode(directory)
     node.add_ordinary_devices()
-    cards = [node.add_card(name, numa_node=index % 2) for index, name in enumerate(names)]
+    cards: list[Card] = []
+    for index, name in enumerate(names):
+        try:
+            cards += node.plug(name, numa_node=index % 2)
+        except ValueError as error:
+            raise UnknownBoard(f"--board: {name!r}: {error}") from None
     return node, cards
+
+
+def _assignments(node: SampleNode) -> list[str]:
+    """The settings to run against a node, for a shell."""
+    return [f"{name}={shlex.quote(value)}" for name, value in node.environment().items()]
 
 
 async def _pass_on(stream: asyncio.StreamReader | None) -> None:

@@ -6,6 +6,7 @@ The source named with a step is relative to src/runtime_src/core/pcie/driver/lin
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, TypeAlias
 
 from xilinx_fpga_dp.simulate import releases
@@ -121,6 +122,7 @@ class SampleCard(Card):
         self._has_mgmt = mgmt
         self._behind = behind
         self._make_functions()
+        self._twin = self._make_twin()
         self.serial = f"XFL1{self._user.instance:08X}" if serial is None else serial
 
     @property
@@ -174,6 +176,7 @@ class SampleCard(Card):
         if board is not None:
             self.board = BOARDS[board] if isinstance(board, str) else board
             self._make_functions()
+            self._twin = self._make_twin()
         if self._mgmt:
             self._mgmt.plug()
             self.bind_mgmt()
@@ -182,6 +185,10 @@ class SampleCard(Card):
             if self.board.expansion_rom:
                 self._user.write("rom", b"")
             self.bind(render)
+        if self._beside:
+            self._beside.plug()
+        if self._twin:
+            self._twin.plug()
 
     def remove(self) -> None:
         """Pull it; a hot plug and an AFI load take it off the bus the same way."""
@@ -191,6 +198,10 @@ class SampleCard(Card):
         if self._mgmt:
             self.unbind_mgmt()
             self._mgmt.unplug()
+        if self._beside:
+            self._beside.unplug()
+        if self._twin:
+            self._twin.remove()
 
     def bind(self, render: int | None = None) -> None:
         """Let `xocl` take its user function."""
@@ -379,10 +390,33 @@ class SampleCard(Card):
             device_id = golden if self._image == "golden" else board.mgmt_id
             self._mgmt = _XrtFunction(self, "m", f"{self.slot}.0", device_id, above)
 
+        self._beside = None
+        if board.beside:
+            beside = f"{next_slot(self.slot)}.0"
+            self._beside = PciFunction(self.node, beside, board.beside, above, self.numa_node)
+
+    def _make_twin(self) -> "SampleCard | None":
+        """The other function of its slot that `xocl` takes as if it were a card of its own."""
+        board = self.board
+        if not board.twin_id:
+            return None
+        twin = replace(board, user_id=board.twin_id, twin_id=None, user_function=board.user_function + 1)
+        return SampleCard(
+            self.node,
+            twin,
+            self.slot,
+            serial="",
+            numa_node=self.numa_node,
+            mgmt=False,
+            release=self.release,
+            image=self._image,
+            behind=self._behind,
+        )
+
     def _attributes(self, *, persistent: bool = True) -> dict[str, Content]:
         """The attributes of `xocl`, all of them or those that go in a reset, ``user_pf`` last."""
         texts = releases.user_attributes(self.board, self.release)
-        if not self._mgmt and "mailbox_connect_state" in texts:
+        if not self._mgmt and self.board.ready and "mailbox_connect_state" in texts:
             texts["mailbox_connect_state"] = "0x1"  # mailbox_proto.h: ready, in another domain
         if not self._user.drm and "dev_offline" in texts:
             texts["dev_offline"] = "-19"  # it asks the drm device: userpf/xocl_sysfs.c dev_offline_show
@@ -419,6 +453,12 @@ class SampleCard(Card):
     def _change(self, attribute: str, content: Content) -> None:
         if os.path.lexists(self.path(attribute)):
             self.write(attribute, content)
+
+
+def next_slot(slot: str) -> str:
+    """The slot after one, on the same bus."""
+    bus, _, number = slot.rpartition(":")
+    return f"{bus}:{int(number, 16) + 1:02x}"
 
 
 def _exhaust(steps: Iterable[str]) -> None:

@@ -152,6 +152,14 @@ class TestAfterwards:
         [warning] = settled.warnings
         assert "were taken for different cards" in warning
 
+    def test_a_third_never_joins_a_pair(self) -> None:
+        pairing = Cards(pair=True, wait=0)
+        pairing.settle([u30("21"), u30("22")], 0)
+        devices = [u30("21", "A"), u30("22"), u30("23", "A")]
+        settled = pairing.settle(devices, 1)
+        assert cards(settled) == {("21", "22")}
+        assert ids(devices, settled) == ["21", "23"]
+
     def test_half_a_card_is_not_offered(self) -> None:
         pairing = Cards(pair=True)
         pairing.settle([u30("21", "A"), u30("22", "A")], 0)
@@ -226,6 +234,7 @@ def test_an_id_that_was_offered_stays_the_id_of_its_devices(
         assert sorted(told + out) == [device.address for device in devices]
         for unit in units:
             assert unit.id == unit.devices[0].address
+            assert len(unit.devices) <= 2 or not by_bridge
             for device in unit.devices:
                 assert offered.setdefault(device.address, unit.id) == unit.id
         now += wait

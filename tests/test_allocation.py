@@ -197,6 +197,7 @@ class TestCdi:
         with Service(settings):
             kubelet.start()
             kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+            time.sleep(0.5)  # until the scan is over that the serial numbers woke
             pair.cards[0].reset_begin()
             pair.cards[0].reset_end(render=200)
             kubelet.allocate(U55C, [A])

@@ -206,7 +206,6 @@ class TestFinding:
     async def test_plain_dma_drivers_are_not_ours(self, node: SampleNode) -> None:
         node.add_function("0000:70:00.0", Ids("10ee", "903f", "070001"), driver="xdma")
         node.add_function("0000:71:00.0", Ids("10ee", "50b5", "120000"), driver="qdma-pf")
-        node.add_function("0000:72:00.0", Ids("10ee", "50b4", "120000"), driver="ami")
         assert (await settled(scanner(node))).left_out == ()
 
     async def test_a_card_is_left_out_once_not_twice(self, node: SampleNode) -> None:

@@ -137,6 +137,7 @@ def test_the_defaults_of_the_contract() -> None:
         "preferred_allocation": "numa",
         "shared_replicas": 1,
         "shared_grant": "own",
+        "u30_unit": "card",
         "expose_mgmt": False,
         "request_timeout": 5.0,
         "log_level": "info",

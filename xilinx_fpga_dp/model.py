@@ -48,6 +48,7 @@ class Device:
         shell: what is programmed on it.
         board: the card's type, ``u200``.
         driver: name of the kernel driver that speaks for it.
+        experimental: nobody has run this driver's back-end on hardware.
         device_id: PCI device id, four hex digits.
         serial: of the card, so two devices of a card share it; None until read, or for ever.
         numa_node: None where the kernel says -1.
@@ -62,6 +63,7 @@ class Device:
     shell: Shell
     board: str
     driver: str
+    experimental: bool = False
     device_id: str | None = None
     serial: str | None = None
     numa_node: int | None = None
@@ -142,11 +144,15 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Offers:
-    """What the node advertises, by resource name, and what it leaves out and why."""
+    """What the node advertises, by resource name, and what it leaves out and why.
+
+    ``warnings`` say what an operator should know although it works.
+    """
 
     by_resource: Mapping[str, Offer]
     left_out: tuple[LeftOut, ...] = ()
     histories: Mapping[str, History] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,9 @@ from xilinx_fpga_dp.operate.http import HttpServer
 from xilinx_fpga_dp.operate.journal import Journal
 from xilinx_fpga_dp.operate.metrics import Metrics
 from xilinx_fpga_dp.operate.pages import Pages
-from xilinx_fpga_dp.parts import grants_of, offers_by, scanner_of
+from xilinx_fpga_dp.parts import cards_of, grants_of, offers_by, scanner_of
 from xilinx_fpga_dp.resources import cdi
+from xilinx_fpga_dp.resources.cards import Settled
 from xilinx_fpga_dp.resources.grants import nodes_of
 from xilinx_fpga_dp.resources.offers import held_elsewhere, names_of, only
 from xilinx_fpga_dp.settings import Settings, unknown_variables
@@ -44,8 +45,11 @@ class Service:
         self._stop = asyncio.Event()
         self._offers: Latest[Offers | None] = Latest(None)
         self._scanner = scanner_of(settings, self._wake.set)
+        self._cards = cards_of(settings)
         self._journal = Journal()
-        self._published: tuple[Inventory, Held, Names] | None = None  # from what the offers were made
+        self._published: tuple[Inventory, Settled, Held, Names] | None = (
+            None  # from what the offers were made
+        )
         self._holders = Holders(PodResources(settings.pod_resources_socket), self._wake.set)
         self._metrics = Metrics(lambda: self._offers.value, self._registered)
         self._watch = Watch(settings.socket_dir, self._metrics)
@@ -139,14 +143,15 @@ class Service:
 
     async def _publish(self, found: Inventory) -> None:
         """Offer what was found, but nothing that a pod holds under another name or id."""
-        if self._published == (found, self._holders.held, self._holders.vetted):
+        settled = self._cards.settle(found.devices, asyncio.get_running_loop().time())
+        if self._published == (found, settled, self._holders.held, self._holders.vetted):
             return
-        offers = offers_by(self._settings, found)
+        offers = offers_by(self._settings, found, settled)
         names = await self._holders.vet(names_of(offers), _VETTING)
         elsewhere = held_elsewhere(offers, self._holders.held)
         self._holders.matters = bool(elsewhere)
-        offers = only(offers_by(self._settings, self._scanner.hold(elsewhere)), names)
-        self._published = (found, self._holders.held, self._holders.vetted)
+        offers = only(offers_by(self._settings, self._scanner.hold(elsewhere), settled), names)
+        self._published = (found, settled, self._holders.held, self._holders.vetted)
         self._journal.tell(offers, asyncio.get_running_loop().time())
         self._offers.set(offers)
         if self._settings.device_strategy != "device-specs":

@@ -133,6 +133,9 @@ class Settings(BaseSettings):
     preferred_allocation: Literal["numa", "packed", "spread", "none"] = Field(
         "numa", description="which of the free devices a container is best given"
     )
+    u30_unit: Literal["card", "device"] = Field(
+        "card", description="what one id of a U30 stands for: the card with its two devices, or one device"
+    )
     shared_replicas: Annotated[int, Field(ge=1, le=1000), AfterValidator(_replicas)] = Field(
         1, description="how many containers may hold one device"
     )

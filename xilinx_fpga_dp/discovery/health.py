@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from xilinx_fpga_dp.discovery.slow import Answers
 from xilinx_fpga_dp.model import Device, History, Inventory, LeftOut, Reason
 
 # A device whose shell can't be read, or that has no drm, keeps its place so long and no longer.
@@ -36,6 +37,13 @@ class Look:
     why: str = ""
     trip: str | None = None
     latched: bool = False
+
+    def with_slow(self, answers: Answers) -> "Look":
+        """The look with what is known from the slow answers."""
+        if self.device is None:
+            return self
+        device = dataclasses.replace(self.device, serial=answers.serial)
+        return dataclasses.replace(self, device=device, trip=self.trip or answers.trip)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,16 +2,25 @@
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
-from xilinx_fpga_dp.discovery import xrt
+from xilinx_fpga_dp.discovery import ami, ma35d, strangers, xrt, zocl
+from xilinx_fpga_dp.discovery.backend import Backend, Probe
 from xilinx_fpga_dp.discovery.health import Look, Memory, Rules
 from xilinx_fpga_dp.discovery.slow import Slow
-from xilinx_fpga_dp.discovery.sysfs import Bus, Function, read_again, read_bus
+from xilinx_fpga_dp.discovery.sysfs import Bus, Wanted, read_again, read_bus
 from xilinx_fpga_dp.model import Device, Inventory, Reason
 from xilinx_fpga_dp.reads import Pending, Reads
+
+BACKENDS: Final[tuple[Backend, ...]] = (xrt, ami, ma35d, zocl)
+_WANTED: Final = Wanted(
+    drivers=frozenset().union(*(backend.DRIVERS for backend in BACKENDS)),
+    vendors=strangers.VENDORS,
+    classes={name: pattern for backend in BACKENDS for name, pattern in backend.CLASSES.items()},
+)
 
 # Seconds a scan waits for drivers before it goes ahead without the late ones.
 _PATIENCE = 0.25
@@ -47,13 +56,14 @@ class Scanner:
         self._memory = Memory(rules)
         self._bus_reads: Reads[Bus] = Reads(wake)
         self._refreshes: Reads[Bus] = Reads()
-        self._reads: Reads[xrt.Reading | Look] = Reads(wake)
-        self._mgmt_reads: Reads[bool] = Reads(wake)
+        self._reads: Reads[Look | None] = Reads(wake)
+        self._withheld_reads: Reads[str | None] = Reads(wake)
         self._slow = Slow(wake)
         # Of the last look at the whole bus; touched on the loop only.
-        self._bus = Bus((), ())
+        self._bus = Bus(sysfs_root)
         self._strangers: list[Look] = []  # at what is no device and never was
-        self._programming: frozenset[str] = frozenset()  # slots whose base waits for its shell
+        self._withheld: dict[str, str] = {}  # why devices can't be offered yet, by key
+        self._addresses: dict[str, str] = {}  # of devices that only their driver tells the address of, by key
         self._pending = False
 
     @property
@@ -75,12 +85,15 @@ class Scanner:
         Raises:
             ScanFailed: the bus could not be listed; what is known stays as it is.
         """
-        self._bus = await self._read_bus("all", partial(read_bus, self._root, xrt.DRIVERS, xrt.VENDORS))
-        self._programming = await self._ask_management()
-        looks = await self._look_at(self._bus.functions)
+        self._bus = await self._read_bus("all", partial(read_bus, self._root, _WANTED))
+        probes = self._probes(self._bus)
+        self._withheld = await self._ask_what_is_withheld(probes)
+        looks = await self._ask(probes)
         known = self._memory.known
         self._strangers = [look for look in looks if look.device is None and look.address not in known]
-        self._slow.keep({function.address for function in self._bus.functions})
+        keys = {probe.key for probe in probes}
+        self._slow.keep(keys)
+        self._addresses = {key: address for key, address in self._addresses.items() if key in keys}
         return self._remember(looks, check=check)
 
     async def check(self) -> Inventory:
@@ -89,9 +102,9 @@ class Scanner:
         Raises:
             ScanFailed: as above.
         """
-        read = partial(read_again, self._root, self._bus, self._memory.known, xrt.DRIVERS)
-        bus = await self._read_bus("known", read)
-        looks = await self._look_at(bus.functions)
+        known = self._memory.known
+        bus = await self._read_bus("known", partial(read_again, self._bus, _WANTED, known))
+        looks = await self._ask(self._of(known, bus))
         return self._remember([*looks, *self._strangers], check=True)
 
     def hold(self, addresses: frozenset[str]) -> Inventory:
@@ -100,14 +113,18 @@ class Scanner:
 
     async def refresh(self, device: Device) -> Device | None:
         """The device as it is now, with its fault; None if it is gone. Waits as long as its driver likes."""
-        read = partial(read_again, self._root, self._bus, {device.address}, xrt.DRIVERS)
-        found = (await self._refreshes.gather({device.address: read}, math.inf))[device.address]
-        if not isinstance(found, Bus) or not found.functions:
-            return None if isinstance(found, Bus) else replace(device, reason=Reason.UNRESPONSIVE)
-        function = found.functions[0]
-        answers = await self._reads.gather({device.address: self._call(function)}, math.inf)
-        look = self._look(function, answers[device.address])
-        return replace(look.device or device, reason=look.reason)
+        addresses = {device.address}
+        read = partial(read_again, self._bus, _WANTED, addresses)
+        bus = (await self._refreshes.gather({device.address: read}, math.inf))[device.address]
+        if not isinstance(bus, Bus):
+            return replace(device, reason=Reason.UNRESPONSIVE)
+        probes = self._of(addresses, bus)
+        answers = await self._reads.gather({probe.key: probe.ask for probe in probes}, math.inf)
+        for probe in probes:
+            look = self._look(probe, answers[probe.key])
+            if look and look.address == device.address:
+                return replace(look.device or device, reason=look.reason)
+        return None
 
     async def _read_bus(self, what: str, read: Callable[[], Bus]) -> Bus:
         bus = (await self._bus_reads.gather({what: read}, _BUS_PATIENCE))[what]
@@ -118,45 +135,46 @@ class Scanner:
             raise ScanFailed(f"{path}: no answer for {time.monotonic() - bus.since:.0f} s")
         raise ScanFailed(f"{path}: {bus.strerror if isinstance(bus, OSError) else repr(bus)}")
 
-    async def _ask_management(self) -> frozenset[str]:
-        """The slots whose management function says a shell is on its way; one that hangs says nothing."""
-        calls = {
-            mgmt.address: partial(xrt.is_programming, mgmt)
-            for mgmt in self._bus.functions
-            if mgmt.driver == xrt.MGMT_DRIVER and "rp_program" in mgmt.entries
-        }
-        answers = await self._mgmt_reads.gather(calls, _PATIENCE) if calls else {}
-        return frozenset(address.rpartition(".")[0] for address, answer in answers.items() if answer is True)
+    def _probes(self, bus: Bus) -> list[Probe]:
+        """Whom to ask about what is on the bus."""
+        probes = [probe for backend in BACKENDS for probe in backend.probes(bus, self._dev_root)]
+        taken = {probe.key.rpartition(".")[0] for probe in probes if probe.device}
+        return [*probes, *strangers.probes(bus, taken)]
 
-    async def _look_at(self, functions: Iterable[Function]) -> list[Look]:
+    def _of(self, addresses: Collection[str], bus: Bus) -> list[Probe]:
+        """Whom to ask about these devices."""
+        return [p for p in self._probes(bus) if self._addresses.get(p.key, p.key) in addresses]
+
+    async def _ask_what_is_withheld(self, probes: Iterable[Probe]) -> dict[str, str]:
+        """Why devices can't be offered yet, by key. Who does not answer in time has nothing against it."""
+        calls = {probe.key: probe.withheld for probe in probes if probe.withheld}
+        answers = await self._withheld_reads.gather(calls, _PATIENCE) if calls else {}
+        return {key: answer for key, answer in answers.items() if isinstance(answer, str)}
+
+    async def _ask(self, probes: Collection[Probe]) -> list[Look]:
         """Ask the drivers, all at once, and wait a moment for those that are late."""
-        users = xrt.user_functions(functions)
-        asked = [*users, *xrt.bystanders(functions)]
-        calls = {function.address: self._call(function) for function in asked}
-        answers = await self._reads.gather(calls, _PATIENCE)
+        answers = await self._reads.gather({probe.key: probe.ask for probe in probes}, _PATIENCE)
         self._pending = any(isinstance(answer, Pending) for answer in answers.values())
-        return [self._look(function, answers[function.address]) for function in asked]
+        looks = (self._look(probe, answers[probe.key]) for probe in probes)
+        return [look for look in looks if look is not None]
 
-    def _call(self, function: Function) -> Callable[[], xrt.Reading | Look]:
-        if xrt.is_user(function):
-            mgmt = xrt.management_function(function, self._bus.functions)
-            return partial(xrt.read, function, mgmt, self._dev_root)
-        return partial(xrt.look_at_bystander, function)
-
-    def _look(self, function: Function, answer: xrt.Reading | Look | Exception | Pending) -> Look:
-        address = function.address
-        if isinstance(answer, Look):
-            return answer
-        if isinstance(answer, xrt.Reading):
-            slow = self._slow.get(address, partial(xrt.read_slow, function))
-            if function.slot in self._programming:
-                return Look(address, reason=Reason.SHELL_UNKNOWN, why=xrt.NO_SHELL_YET)
-            return xrt.look_at(function, answer, slow)
+    def _look(self, probe: Probe, answer: Look | Exception | Pending | None) -> Look | None:
+        address = self._addresses.get(probe.key, probe.key)
         if isinstance(answer, Exception):
             return Look(address, reason=Reason.SHELL_UNKNOWN, why=f"reading it failed: {answer!r}")
-        if time.monotonic() - answer.since < _LATE:
-            return Look(address, why="waiting for its driver to answer")
-        return Look(address, reason=Reason.UNRESPONSIVE, why="its driver does not answer: a read hangs")
+        if isinstance(answer, Pending):
+            if time.monotonic() - answer.since < _LATE:
+                return Look(address, why="waiting for its driver to answer")
+            return Look(address, reason=Reason.UNRESPONSIVE, why="its driver does not answer: a read hangs")
+        if answer is None:
+            return None
+        if answer.address != probe.key:
+            self._addresses[probe.key] = answer.address
+        if probe.ask_slowly:
+            answer = answer.with_slow(self._slow.get(probe.key, probe.ask_slowly))
+        if why := self._withheld.get(probe.key):
+            return Look(answer.address, reason=Reason.SHELL_UNKNOWN, why=why)
+        return answer
 
     def _remember(self, looks: Iterable[Look], *, check: bool) -> Inventory:
         return self._memory.step(looks, time.monotonic(), check=check, numa_nodes=self._bus.numa_nodes)

@@ -1,4 +1,4 @@
-"""All reads of sysfs: what the PCI core answers in one go, what a driver answers one attribute at a time.
+"""All reads of sysfs: what the kernel's core answers in one go, what a driver answers an attribute at a time.
 
 Everything here blocks and belongs on a worker thread. It knows no driver and judges nothing.
 Plain os calls: pathlib costs five times the CPU, aiofiles fifty times.
@@ -8,8 +8,8 @@ import itertools
 import os
 import re
 import stat
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
 ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
@@ -18,6 +18,7 @@ ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 _ROOT_BUS = re.compile(r"pci[0-9a-f]{4,8}:[0-9a-f]{2}")
 # The kernel hands out at most a page for an attribute (fs/sysfs/file.c); more is not an attribute.
 _MAX_ATTRIBUTE = 4096
+_MAX_SERIAL = 64
 _MAX_ENTRIES = 4096  # names taken from one directory; a real function has some hundred
 
 
@@ -66,31 +67,71 @@ class _Listing(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
+class ClassDevice:
+    """A device of a class, one that a driver made beside the PCI bus or without it.
+
+    Attributes:
+        name: ``renderD128``, ``ama_transcoder0``.
+        path: its directory in the class.
+        parent: the name of the device it was made for; None: of none.
+        driver: the parent's driver.
+    """
+
+    name: str
+    path: str
+    parent: str | None
+    driver: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Bus:
-    """All PCI functions of a node, ordered by address, and its online NUMA nodes."""
+    """What is there, as the kernel's core shows it.
 
-    functions: tuple[Function, ...]
-    numa_nodes: tuple[int, ...]
+    Attributes:
+        root: where this sysfs is.
+        functions: the PCI functions looked for, ordered by address.
+        numa_nodes: those online.
+        classes: the class devices looked for, by class.
+    """
+
+    root: str
+    functions: tuple[Function, ...] = ()
+    numa_nodes: tuple[int, ...] = ()
+    classes: Mapping[str, tuple[ClassDevice, ...]] = field(default_factory=dict)
 
 
-def read_bus(root: str, drivers: Collection[str], vendors: Collection[str]) -> Bus:
-    """Read what the PCI core itself answers, for all functions in one go; it never blocks.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What of a node is looked for.
+
+    Attributes:
+        drivers: PCI functions bound to one of these; their directories are listed too.
+        vendors: PCI functions of one of these, four hex digits, whatever driver they have.
+        classes: the names of class devices, by class.
+    """
+
+    drivers: frozenset[str]
+    vendors: frozenset[str]
+    classes: Mapping[str, re.Pattern[str]]
+
+
+def read_bus(root: str, wanted: Wanted) -> Bus:
+    """Read what the kernel's core itself answers, all in one go; it never blocks.
 
     Args:
         root: where sysfs is, ``/sys``.
-        drivers: list the directory of functions bound to one of these.
-        vendors: leave out functions that are neither of these nor bound to one of those drivers.
+        wanted: what to look for.
 
     Raises:
-        OSError: the bus cannot be listed.
+        OSError: the PCI bus cannot be listed.
     """
     base = f"{root}/bus/pci/devices"
     functions = []
-    for address in sorted(filter(ADDRESS.fullmatch, os.listdir(base))):
+    for address in sorted(filter(ADDRESS.fullmatch, _pci_names(root))):
         path = f"{base}/{address}"
         driver = _link_name(f"{path}/driver")
         vendor = _hex_id(f"{path}/vendor")
-        if driver in drivers or vendor in vendors:
+        if driver in wanted.drivers or vendor in wanted.vendors:
             functions.append(
                 Function(
                     address=address,
@@ -100,25 +141,55 @@ def read_bus(root: str, drivers: Collection[str], vendors: Collection[str]) -> B
                     driver=driver,
                     numa_node=_numa_node(f"{path}/numa_node"),
                     pcie_path=_pcie_path(path),
-                    **_listing(path, driver in drivers),
+                    **_listing(path, driver in wanted.drivers),
                 )
             )
-    return Bus(tuple(functions), _online_nodes(root))
+    return Bus(root, tuple(functions), _online_nodes(root), _class_devices(root, wanted))
 
 
-def read_again(root: str, bus: Bus, addresses: Collection[str], drivers: Collection[str]) -> Bus:
+def read_again(bus: Bus, wanted: Wanted, addresses: Collection[str]) -> Bus:
     """Read of some of a bus' functions what may have changed: whether they are there, driver, entries.
 
+    The other functions stay as they were; class devices are looked for again.
+
     Raises:
-        OSError: the bus cannot be listed, so nothing is known of what is there.
+        OSError: the PCI bus cannot be listed, so nothing is known of what is there.
     """
-    there = set(os.listdir(f"{root}/bus/pci/devices"))
+    there = set(_pci_names(bus.root))
     functions = []
     for function in bus.functions:
-        if function.address in addresses and function.address in there:
+        if function.address not in addresses:
+            functions.append(function)
+        elif function.address in there:
             driver = _link_name(f"{function.path}/driver")
-            functions.append(replace(function, driver=driver, **_listing(function.path, driver in drivers)))
-    return replace(bus, functions=tuple(functions))
+            listing = _listing(function.path, driver in wanted.drivers)
+            functions.append(replace(function, driver=driver, **listing))
+    return replace(bus, functions=tuple(functions), classes=_class_devices(bus.root, wanted))
+
+
+def _pci_names(root: str) -> list[str]:
+    try:
+        return os.listdir(f"{root}/bus/pci/devices")
+    except FileNotFoundError:
+        # An embedded board's kernel may have no PCI at all; a sysfs without any bus is not one to believe.
+        if os.path.isdir(f"{root}/bus") and not os.path.lexists(f"{root}/bus/pci"):
+            return []
+        raise
+
+
+def _class_devices(root: str, wanted: Wanted) -> dict[str, tuple[ClassDevice, ...]]:
+    return {
+        name: tuple(_class_device(f"{root}/class/{name}/{each}") for each in found)
+        for name, pattern in wanted.classes.items()
+        if (found := sorted(filter(pattern.fullmatch, list_names(f"{root}/class/{name}"))))
+    }
+
+
+def _class_device(path: str) -> ClassDevice:
+    parent = _link_name(f"{path}/device")
+    # A PCI function's driver is known from its own directory.
+    driver = _link_name(f"{path}/device/driver") if parent and not ADDRESS.fullmatch(parent) else None
+    return ClassDevice(os.path.basename(path), path, parent, driver)
 
 
 def _listing(path: str, wanted: bool) -> _Listing:
@@ -147,9 +218,31 @@ def read_attribute(path: str) -> str | None:
     Raises:
         Unreadable: it is there but answers an error, too much, or no text.
     """
+    text = _text(path)
+    if text is None:
+        return None
+    text = text.strip("\0\n\r\t ")
+    if not text.isprintable() and any(not (char.isprintable() or char in "\n\r\t") for char in text):
+        raise Unreadable(f"{os.path.basename(path)}: control characters")
+    return text
+
+
+def read_strings(path: str) -> tuple[str, ...]:
+    """The strings of a device tree's property, each ended by a zero byte; none where it is missing.
+
+    Raises:
+        Unreadable: as above.
+    """
+    strings = tuple(part for part in (_text(path) or "").split("\0") if part)
+    if not all(part.isprintable() for part in strings):
+        raise Unreadable(f"{os.path.basename(path)}: control characters")
+    return strings
+
+
+def _text(path: str) -> str | None:
     try:
         data = _read(path, os.O_RDONLY)
-        text = data.decode("utf-8").strip("\0\n\r\t ")
+        text = data.decode("utf-8")
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -158,8 +251,6 @@ def read_attribute(path: str) -> str | None:
         raise Unreadable(f"{os.path.basename(path)}: not UTF-8 text") from None
     if len(data) > _MAX_ATTRIBUTE:
         raise Unreadable(f"{os.path.basename(path)}: more than {_MAX_ATTRIBUTE} bytes")
-    if not text.isprintable() and any(not (char.isprintable() or char in "\n\r\t") for char in text):
-        raise Unreadable(f"{os.path.basename(path)}: control characters")
     return text
 
 
@@ -179,6 +270,15 @@ def first_readable(paths: Iterable[str]) -> str | None:
     if unreadable:
         raise unreadable
     return None
+
+
+def read_serial(paths: Iterable[str]) -> str | None:
+    """The first serial number among these attributes that is one; None: none is, or not yet."""
+    try:
+        serial = first_readable(paths)
+    except Unreadable:
+        return None
+    return serial if serial and serial.isprintable() and len(serial) <= _MAX_SERIAL else None
 
 
 def node_exists(root: str, node: str) -> bool:

@@ -7,34 +7,34 @@ scan, since their numbers change with releases and resets (XRT xocl_subdev.c).
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import Final
 
+from xilinx_fpga_dp.discovery.backend import Probe
 from xilinx_fpga_dp.discovery.health import Look, xrt_reason, xrt_trip
 from xilinx_fpga_dp.discovery.slow import Answers
 from xilinx_fpga_dp.discovery.sysfs import (
+    Bus,
     Function,
     Unreadable,
     first_readable,
     list_names,
     node_exists,
     read_attribute,
+    read_serial,
 )
 from xilinx_fpga_dp.model import Device, Reason, Shell
 
-USER_DRIVER = "xocl"
-MGMT_DRIVER = "xclmgmt"
-DRIVERS = frozenset({USER_DRIVER, MGMT_DRIVER})
+USER_DRIVER: Final = "xocl"
+MGMT_DRIVER: Final = "xclmgmt"
+DRIVERS: Final = frozenset({USER_DRIVER, MGMT_DRIVER})
+CLASSES: Final[Mapping[str, re.Pattern[str]]] = {}
 
-# Xilinx, and the makers whose ids stand in XRT's tables: devices.h XOCL_USER_PCI_IDS and its history.
-# Amazon's 1d0f is its NVMe and network cards too, so there and with the others the device id counts.
-_XILINX = "10ee"
-_OTHER_CARDS = {
-    "13fe": frozenset({"006c", "0065", "0078", "0077", "806c"}),
-    "3475": frozenset({"5010", "5011"}),
-    "1d0f": frozenset({"1042", "f000", "f010", "f011", "9048", "9248"}),
-}
-VENDORS = frozenset({_XILINX, *_OTHER_CARDS})
+# xocl takes both functions of an AWS F2 card (devices.h XOCL_USER_PCI_IDS); this is the management function
+# (aws-fpga, sdk/userspace/include/hal/fpga_common.h).
+_F2_MANAGEMENT: Final = ("1d0f", "9248")
 
 _ROM = re.compile(r"rom\.u\.\d+")  # beside it stands the kernel's own file `rom`
 _SERIAL = re.compile(r"(xmc\.u|xmc\.u2\.u|hwmon_sdm\.u)\.\d+")
@@ -46,7 +46,6 @@ _QDMA_NODE = re.compile(r"(?:xfpga!dma\.qdma\d*|str_dma)\.u\d{1,20}(?:\.\d{1,3})
 _UUID = re.compile(r"[0-9a-f]{32}")
 _TIMESTAMP = re.compile(r"[0-9]{1,20}")  # u64, printed as decimal
 _MAX_VBNV = 256
-_MAX_SERIAL = 64
 
 # Health attributes that neither wait for the management function nor take a lock in the driver. Never to be
 # read: `error` (reading clears it), `mig_cache_update`, and `mailbox`; never to be written: `shutdown`.
@@ -71,14 +70,35 @@ class Reading:
     faults: Mapping[str, str]
 
 
+def probes(bus: Bus, dev_root: str) -> Iterator[Probe]:
+    """A probe for each user function, and for each function of the drivers that should have one beside it."""
+    slots = {function.slot for function in bus.functions if function.driver != MGMT_DRIVER}
+    users = {function.slot for function in bus.functions if is_user(function)}
+    for function in bus.functions:
+        if is_user(function):
+            yield _user_probe(function, bus, dev_root)
+        # The management function of a user function needs no word, whatever becomes of the user function.
+        elif (function.driver == USER_DRIVER and function.slot not in users) or (
+            function.driver == MGMT_DRIVER and function.slot not in slots
+        ):
+            yield Probe(function.address, partial(_look_at_stranger, function), device=False)
+
+
 def is_user(function: Function) -> bool:
     """Whether it is a user function: the only test that holds for all releases, boards and clouds."""
     return function.driver == USER_DRIVER and "user_pf" in function.entries
 
 
-def user_functions(functions: Iterable[Function]) -> list[Function]:
-    """The functions to read: each becomes a device or is left out."""
-    return [function for function in functions if is_user(function)]
+def _user_probe(function: Function, bus: Bus, dev_root: str) -> Probe:
+    if (function.vendor, function.device) == _F2_MANAGEMENT:
+        return Probe(function.address, partial(_look_at_stranger, function), device=False)
+    mgmt = management_function(function, bus.functions)
+    return Probe(
+        function.address,
+        lambda: look_at(function, read(function, mgmt, dev_root)),
+        partial(_read_slow, function),
+        partial(_withheld, mgmt) if mgmt and "rp_program" in mgmt.entries else None,
+    )
 
 
 def read(function: Function, mgmt: Function | None, dev_root: str) -> Reading:
@@ -112,8 +132,8 @@ def read(function: Function, mgmt: Function | None, dev_root: str) -> Reading:
     )
 
 
-def look_at(function: Function, reading: Reading, slow: Answers) -> Look:
-    """Make a look of what was read of a user function, at once and slowly. Pure."""
+def look_at(function: Function, reading: Reading) -> Look:
+    """Make a look of what was read of a user function. Pure."""
     reason = xrt_reason(
         reading.health,
         renders=reading.render_node is not None,
@@ -131,14 +151,13 @@ def look_at(function: Function, reading: Reading, slow: Answers) -> Look:
         board=board_of(shell.vbnv),
         driver=USER_DRIVER,
         device_id=function.device,
-        serial=slow.serial,
         numa_node=function.numa_node,
         pcie_path=function.pcie_path,
         node=reading.render_node,
         mgmt_node=reading.mgmt_node,
         qdma_node=reading.qdma_node,
     )
-    return Look(function.address, device, reason, trip=reading.trip or slow.trip, latched=reading.latched)
+    return Look(function.address, device, reason, trip=reading.trip, latched=reading.latched)
 
 
 def _shell_of(reading: Reading) -> Shell | str:
@@ -173,45 +192,19 @@ def management_function(user: Function, functions: Iterable[Function]) -> Functi
     return next((f for f in functions if f.driver == MGMT_DRIVER and f.slot == user.slot), None)
 
 
-def bystanders(functions: Iterable[Function]) -> list[Function]:
-    """Functions that are ours to speak of and are no device (now): each is left out with a reason.
-
-    The management function of a user function is not one of them, whatever becomes of the user function.
-    """
-    everything = list(functions)
-    users = {f.slot for f in user_functions(everything)}
-    slots = {f.slot for f in everything if f.driver != MGMT_DRIVER}
-    return [
-        f
-        for f in everything
-        if f.slot not in users
-        and (f.driver in DRIVERS or (f.driver in (None, "vfio-pci") and is_card(f)))
-        and not (f.driver == MGMT_DRIVER and f.slot in slots)
-    ]
-
-
-NO_SHELL_YET = "shell not loaded yet: its base waits for the shell (xbmgmt program --shell)"
-
-
-def is_programming(mgmt: Function) -> bool:
-    """Whether a base is still waiting for its shell (DFX-2RP). Asks the management driver, so it blocks.
+def _withheld(mgmt: Function) -> str | None:
+    """Whether a base is still waiting for its shell (DFX-2RP). Asks the management driver.
 
     ``rp_program`` is 1 from the request for a shell until it is programmed: mgmtpf/mgmt-sysfs.c. A base that
     nobody has asked a shell for cannot be told from a shell in one stage, so it is offered by its name.
     """
-    try:
-        return read_attribute(f"{mgmt.path}/rp_program") not in (None, "", "0")
-    except Unreadable:
-        return False
+    if _is_set(f"{mgmt.path}/rp_program"):
+        return "shell not loaded yet: its base waits for the shell (xbmgmt program --shell)"
+    return None
 
 
-def is_card(function: Function) -> bool:
-    """Whether vendor and device id say that this is an FPGA card."""
-    return function.vendor == _XILINX or function.device in _OTHER_CARDS.get(function.vendor or "", ())
-
-
-def look_at_bystander(function: Function) -> Look:
-    """Why a bystander is no device (now). Asks the management driver, so it blocks."""
+def _look_at_stranger(function: Function) -> Look:
+    """Why a function of the drivers is no device (now). Asks the management driver."""
     return Look(
         function.address,
         reason=Reason.RESETTING if function.driver == USER_DRIVER else Reason.NO_DRIVER,
@@ -222,10 +215,8 @@ def look_at_bystander(function: Function) -> Look:
 def _why_left_out(function: Function) -> str:
     if function.fault:
         return function.fault
-    if function.driver is None:
-        return "no driver: install XRT's driver or load it (modprobe xocl xclmgmt)"
-    if function.driver == "vfio-pci":
-        return "bound to vfio-pci, for a virtual machine; bind it to xocl to offer it here"
+    if (function.vendor, function.device) == _F2_MANAGEMENT:
+        return "second function of one device: AWS F2's management function, which xocl takes too"
     if function.driver == USER_DRIVER:
         return (
             "no user_pf: a recovery image, or xocl is still probing; "
@@ -238,23 +229,11 @@ def _why_left_out(function: Function) -> str:
     return "management function only: its user function is not there; program a shell, rescan the bus"
 
 
-def read_slow(function: Function, serial: str | None) -> Answers:
-    """What may take its driver 20 s (mailbox.c). Blocks.
-
-    Args:
-        function: the user function.
-        serial: its serial number, if it was read before: it is not asked for again.
-    """
+def _read_slow(function: Function, serial: str | None) -> Answers:
+    """What may take its driver 20 s (mailbox.c). A serial number that is known is not asked for again."""
     again = not latches_trips(function) and bool(function.subdirectories(_FIREWALL))
-    return Answers(serial or _serial(function), read_trip(function) if again else None, again)
-
-
-def _serial(function: Function) -> str | None:
-    try:
-        serial = first_readable(f"{path}/serial_num" for path in function.subdirectories(_SERIAL))
-    except Unreadable:
-        return None
-    return serial if serial and serial.isprintable() and len(serial) <= _MAX_SERIAL else None
+    files = (f"{path}/serial_num" for path in function.subdirectories(_SERIAL))
+    return Answers(serial or read_serial(files), read_trip(function) if again else None, again)
 
 
 def latches_trips(function: Function) -> bool:
@@ -325,6 +304,6 @@ def _last_uuid(text: str | None) -> str | None:
 
 def _is_set(path: str) -> bool:
     try:
-        return read_attribute(path) == "1"
+        return read_attribute(path) not in (None, "", "0")
     except Unreadable:
         return False

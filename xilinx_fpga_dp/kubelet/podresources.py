@@ -24,8 +24,10 @@ _EVERY = 3.0
 Names = frozenset[tuple[str, str]]
 """Pairs of resource name and device id."""
 
-# `0000:65:00.1`, a replica's `0000:65:00.1::0`, plugin 1.3.0's `0000:65:00.1-0`
-_ADDRESS = re.compile(r"([0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7])(?:(?:::|-)\d+)?")
+# `0000:65:00.1`, a replica's `0000:65:00.1::0`, plugin 1.3.0's `0000:65:00.1-0`; zocl's `axi:zyxclmm_drm`
+_ADDRESS = re.compile(
+    r"([0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]|[\w.:-]{0,48}zyxclmm_drm)(?:(?:::|-)\d+)?"
+)
 
 
 class PodResources:

@@ -50,6 +50,8 @@ class Journal:
             known = self._before.by_resource.get(name) if self._before else None
             if uuids and (known is None or mixed_builds(known) != uuids):
                 log.warning("different builds share a resource", extra={"resource": name, "uuids": uuids})
+        for warning in set(now.warnings) - set(self._before.warnings if self._before else ()):
+            log.warning(warning)
         self._before = now
 
     def _tell_device(self, before: tuple[str, Device] | None, now: tuple[str, Device], time: float) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from xilinx_fpga_dp.model import Device, Held, History, Offers, Unit
+from xilinx_fpga_dp.model import Held, History, Offers, Unit
 from xilinx_fpga_dp.resources.grants import nodes_of
 from xilinx_fpga_dp.resources.offers import mixed_builds
 
@@ -28,14 +28,13 @@ def document(
     histories = offers.histories if registered is not None else {}
     rows = [
         {
-            **_device(offer.resource, unit, device),
-            **_history(histories.get(device.address)),
-            "held_by": _holders(held or {}, device),
-            "nodes": list(nodes_of(device, expose_mgmt=expose_mgmt)),
+            **_unit(offer.resource, unit),
+            **_history([histories[device.address] for device in unit.devices if device.address in histories]),
+            "held_by": _holders(held or {}, unit),
+            "nodes": [n for device in unit.devices for n in nodes_of(device, expose_mgmt=expose_mgmt)],
         }
         for offer in offers.by_resource.values()
         for unit in offer.units
-        for device in unit.devices
     ]
     return {
         "devices": sorted(rows, key=lambda row: str(row["id"])),
@@ -51,7 +50,8 @@ def document(
     }
 
 
-def _device(resource: str, unit: Unit, device: Device) -> dict[str, Any]:
+def _unit(resource: str, unit: Unit) -> dict[str, Any]:
+    device = unit.devices[0]  # those of a card have all of this in common
     return {
         "id": unit.id,
         "resource": resource,
@@ -62,25 +62,29 @@ def _device(resource: str, unit: Unit, device: Device) -> dict[str, Any]:
         "logic_uuid": device.shell.logic_uuid,
         "numa_node": device.numa_node,
         "driver": device.driver,
+        "experimental": device.experimental,
         "health": "Healthy" if unit.reason is None else "Unhealthy",
         "reason": unit.reason,
     }
 
 
-def _history(history: History | None) -> dict[str, Any]:
-    if history is None:
+def _history(histories: Sequence[History]) -> dict[str, Any]:
+    """Of all devices of a unit together."""
+    if not histories:
         return {"since": None, "changes": None}
-    moment = datetime.now(UTC) - timedelta(seconds=time.monotonic() - history.since)
+    newest = max(histories, key=lambda each: each.since)
+    moment = datetime.now(UTC) - timedelta(seconds=time.monotonic() - newest.since)
     return {
         "since": moment.isoformat(timespec="seconds").replace("+00:00", "Z"),
-        "changes": history.changes,
-        "last_reason": history.last_reason,
+        "changes": sum(each.changes for each in histories),
+        "last_reason": newest.last_reason,
     }
 
 
-def _holders(held: Held, device: Device) -> list[dict[str, str]]:
+def _holders(held: Held, unit: Unit) -> list[dict[str, str]]:
     return [
         {"namespace": holder.namespace, "pod": holder.pod, "container": holder.container}
+        for device in unit.devices
         for holder in held.get(device.address, ())
     ]
 
@@ -90,7 +94,7 @@ def table(offers: Offers, *, expose_mgmt: bool) -> str:
     rows = [
         (
             row["id"],
-            row["board"],
+            row["board"] + " (experimental)" * row["experimental"],
             row["health"] + (f" ({row['reason']})" if row["reason"] else ""),
             "-" if row["numa_node"] is None else str(row["numa_node"]),
             row["serial"] or "-",
@@ -111,12 +115,13 @@ def table(offers: Offers, *, expose_mgmt: bool) -> str:
 
 def warnings(offers: Offers) -> list[str]:
     """What an operator should know although it works."""
-    return [
-        f"warning: {name} has devices of different builds (logic uuids {', '.join(uuids)}); "
+    builds = [
+        f"{name} has devices of different builds (logic uuids {', '.join(uuids)}); "
         "{uuid} in the resource name template parts them"
         for name, offer in offers.by_resource.items()
         if (uuids := mixed_builds(offer))
     ]
+    return [f"warning: {warning}" for warning in (*builds, *offers.warnings)]
 
 
 def columns(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:

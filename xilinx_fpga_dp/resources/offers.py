@@ -1,64 +1,101 @@
 """From an inventory to what each resource name advertises. Pure."""
 
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from xilinx_fpga_dp.model import Device, Held, Inventory, LeftOut, Offer, Offers, Unit
+from xilinx_fpga_dp.resources.cards import Settled, alone
 from xilinx_fpga_dp.resources.naming import Naming, name_problem
 
 
-def offers_of(inventory: Inventory, naming: Naming, replicas: int = 1) -> Offers:
+def offers_of(
+    inventory: Inventory, naming: Naming, replicas: int = 1, settled: Settled | None = None
+) -> Offers:
     """Group devices by resource name; a device that gets no valid name is left out with the reason.
 
     Args:
         inventory: what there is.
         naming: how it is named.
         replicas: how many ids each device has: one its address, several the address with ``::0``, ``::1``.
+        settled: which devices are one card, and which wait; None: every device stands alone, none waits.
     """
-    groups: defaultdict[str, list[Device]] = defaultdict(list)
+    settled = settled or alone(inventory.devices)
+    groups: defaultdict[str, list[tuple[Device, ...]]] = defaultdict(list)
     left_out = list(inventory.left_out)
-    for device in inventory.devices:
+    for card in _cards(inventory.devices, settled):
         try:
-            name = naming.resource_name(device)
-        except ValueError as error:
-            left_out.append(LeftOut(device.address, str(error)))
-            continue
-        # A last look with kubelet's own rules: nothing it would refuse is ever registered.
-        if problem := name_problem(name):
-            left_out.append(LeftOut(device.address, f"resource name {name!r}: {problem}"))
+            name = _name_of(card, naming, settled)
+        except _Unnamed as error:
+            left_out += [LeftOut(device.address, str(error)) for device in card]
         else:
-            groups[name].append(device)
+            groups[name].append(card)
     return Offers(
         {
-            name: Offer(name, _units(devices, inventory.numa_nodes, replicas))
-            for name, devices in sorted(groups.items())
+            name: Offer(name, _units(cards, inventory.numa_nodes, replicas))
+            for name, cards in sorted(groups.items())
         },
         tuple(sorted(left_out, key=lambda entry: entry.function)),
         inventory.histories,
+        settled.warnings,
     )
 
 
-def _units(devices: list[Device], online: tuple[int, ...], replicas: int) -> tuple[Unit, ...]:
+class _Unnamed(Exception):  # noqa: N818 - the device's state, not a fault
+    """Why a card gets no name (yet)."""
+
+
+def _cards(devices: Iterable[Device], settled: Settled) -> list[tuple[Device, ...]]:
+    """The devices of each card, the one first whose address is the card's id."""
+    there = {device.address: device for device in devices}
+    cards = dict.fromkeys(settled.cards.get(address, (address,)) for address in there)
+    return [tuple(there[address] for address in card if address in there) for card in cards]
+
+
+def _name_of(card: tuple[Device, ...], naming: Naming, settled: Settled) -> str:
+    first = card[0]
+    whole = settled.cards.get(first.address, (first.address,))
+    if first.address in settled.waiting:
+        raise _Unnamed("waiting for its serial number, 30 s at most")
+    if gone := [address for address in whole if all(device.address != address for device in card)]:
+        raise _Unnamed(
+            f"the other device of its card, {gone[0]}, is not there; U30_UNIT=device offers one alone"
+        )
+    # The devices of a card differ in their address alone, as far as names go.
+    serial = settled.serials.get(first.address)
+    try:
+        names = {
+            naming.resource_name(replace(device, address=first.address, serial=serial)) for device in card
+        }
+    except ValueError as error:
+        raise _Unnamed(str(error)) from None
+    name, *others = sorted(names)
+    if others:
+        raise _Unnamed(f"the devices of its card have different shells ({', '.join(sorted(names))})")
+    # A last look with kubelet's own rules: nothing it would refuse is ever registered.
+    if problem := name_problem(name):
+        raise _Unnamed(f"resource name {name!r}: {problem}")
+    return name
+
+
+def _units(cards: list[tuple[Device, ...]], online: tuple[int, ...], replicas: int) -> tuple[Unit, ...]:
     # As soon as one device of a resource has a topology, kubelet matches no hint for those without
     # (cm/devicemanager/topology_hints.go), so those are near to every node beside one that knows its own.
-    known = {device.numa_node for device in devices if device.numa_node is not None}
+    known = {device.numa_node for card in cards for device in card if device.numa_node is not None}
     anywhere = tuple(sorted({*online, *known})) if known else ()
     return tuple(
         Unit(
             unit_id,
-            (device,),
-            anywhere if device.numa_node is None else (device.numa_node,),
+            card,
+            tuple(sorted({d.numa_node for d in card if d.numa_node is not None})) or anywhere,
         )
-        for device in sorted(devices, key=lambda each: each.address)
-        for unit_id in _ids(device, replicas)
+        for card in sorted(cards, key=lambda each: each[0].address)
+        for unit_id in _ids(card[0].address, replicas)
     )
 
 
-def _ids(device: Device, replicas: int) -> list[str]:
-    if replicas == 1:
-        return [device.address]
-    return [f"{device.address}::{replica}" for replica in range(replicas)]
+def _ids(address: str, replicas: int) -> list[str]:
+    return [address] if replicas == 1 else [f"{address}::{replica}" for replica in range(replicas)]
 
 
 def held_elsewhere(offers: Offers, held: Held) -> frozenset[str]:

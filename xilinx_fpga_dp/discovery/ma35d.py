@@ -1,0 +1,95 @@
+"""The back-end for MA35D media accelerators: their driver makes a misc device of each chip.
+
+Nobody has run it on hardware. The files are those that plugin 1.3.0 read (fpga.go GetAMADevices).
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Final
+
+from xilinx_fpga_dp.discovery.backend import Probe
+from xilinx_fpga_dp.discovery.health import Look
+from xilinx_fpga_dp.discovery.slow import Answers
+from xilinx_fpga_dp.discovery.sysfs import (
+    ADDRESS,
+    Bus,
+    ClassDevice,
+    Function,
+    Unreadable,
+    node_exists,
+    read_attribute,
+)
+from xilinx_fpga_dp.model import Device, Reason, Shell
+
+DRIVER: Final = "transcoder"
+DRIVERS: Final = frozenset({DRIVER})
+CLASSES: Final[Mapping[str, re.Pattern[str]]] = {"misc": re.compile(r"ama_transcoder\d{1,4}")}
+
+_SHELL: Final = Shell("MA35", None, None)
+_MAX_SERIAL: Final = 64
+
+
+def probes(bus: Bus, dev_root: str) -> Iterator[Probe]:
+    """A probe for each misc device; without any, one for each function of the driver, to say so."""
+    devices = bus.classes.get("misc", ())
+    by_address = {function.address: function for function in bus.functions}
+    for device in devices:
+        yield Probe(device.name, partial(_look, device, by_address, dev_root), partial(_read_slow, device))
+    if not devices:
+        for function in bus.functions:
+            if function.driver == DRIVER:
+                yield Probe(function.address, partial(_without_device, function), device=False)
+
+
+def _look(device: ClassDevice, by_address: Mapping[str, Function], dev_root: str) -> Look:
+    try:
+        address = (read_attribute(f"{device.path}/bus_id") or "").lower()
+    except Unreadable as error:
+        return Look(device.name, reason=Reason.SHELL_UNKNOWN, why=str(error))
+    if not ADDRESS.fullmatch(address):
+        why = f"its bus_id is no PCI address ({address[:40]!r})"
+        return Look(device.name, reason=Reason.SHELL_UNKNOWN, why=why)
+    function = by_address.get(address)
+    node = f"/dev/{device.name}"
+    return Look(
+        address,
+        Device(
+            address=address,
+            shell=_SHELL,
+            board="ma35d",
+            driver=DRIVER,
+            experimental=True,
+            device_id=function.device if function else None,
+            numa_node=function.numa_node if function else None,
+            pcie_path=function.pcie_path if function else (),
+            node=node,
+        ),
+        None if node_exists(dev_root, node) else Reason.NO_NODE,
+    )
+
+
+def _without_device(function: Function) -> Look:
+    return Look(
+        function.address,
+        reason=Reason.RESETTING,
+        why="its driver shows no ama_transcoder device: still probing, or its firmware does not run (dmesg)",
+    )
+
+
+def _read_slow(device: ClassDevice, serial: str | None) -> Answers:
+    return Answers(serial or _serial(device))
+
+
+def _serial(device: ClassDevice) -> str | None:
+    """From the line ``Product serial number = ...``."""
+    try:
+        lines = (read_attribute(f"{device.path}/device_info") or "").splitlines()
+    except Unreadable:
+        return None
+    for line in lines:
+        name, _, value = line.partition("=")
+        if name.strip().lower() == "product serial number":
+            serial = value.strip()
+            return serial if serial and serial.isprintable() and len(serial) <= _MAX_SERIAL else None
+    return None

@@ -1,0 +1,66 @@
+"""Cards that no driver of ours speaks for: known by vendor and device id, left out with what to do about it.
+
+A function with any other driver (plain xdma or qdma, a VFIO user's own) is somebody's choice and passed over.
+"""
+
+from collections.abc import Collection, Iterator
+from functools import partial
+from typing import Final
+
+from xilinx_fpga_dp.discovery.backend import Probe
+from xilinx_fpga_dp.discovery.health import Look
+from xilinx_fpga_dp.discovery.sysfs import Bus, Function
+from xilinx_fpga_dp.model import Reason
+
+# Xilinx, and the makers whose ids stand in XRT's tables: devices.h XOCL_USER_PCI_IDS and its history.
+# Amazon's 1d0f is its NVMe and network cards too, so there and with the others the device id counts.
+_XILINX: Final = "10ee"
+_AMAZON: Final = "1d0f"
+_F1: Final = frozenset({"1042", "f000", "f010", "f011"})
+_F2: Final = frozenset({"9048"})  # 9248, its management function, has nothing to say without it
+_OTHERS: Final = {
+    "13fe": frozenset({"006c", "0065", "0078", "0077", "806c"}),  # Advantech
+    "3475": frozenset({"5010", "5011"}),  # Arista
+    _AMAZON: _F1 | _F2,
+}
+VENDORS: Final = frozenset({_XILINX, *_OTHERS})
+
+_FOR_MACHINES: Final = frozenset({"vfio-pci", "pci-stub", "xen-pciback"})
+
+
+def probes(bus: Bus, taken: Collection[str]) -> Iterator[Probe]:
+    """A probe for each card without a driver that could offer it.
+
+    Args:
+        bus: what is there.
+        taken: slots of which a driver offers a device: their other functions are part of it.
+    """
+    for function in bus.functions:
+        if (
+            function.slot not in taken
+            and (function.driver is None or function.driver in _FOR_MACHINES)
+            and is_card(function)
+        ):
+            yield Probe(function.address, partial(_look, function), device=False)
+
+
+def is_card(function: Function) -> bool:
+    """Whether vendor and device id say that this is an FPGA card."""
+    return function.vendor == _XILINX or function.device in _OTHERS.get(function.vendor or "", ())
+
+
+def _look(function: Function) -> Look:
+    return Look(function.address, reason=Reason.NO_DRIVER, why=_why(function))
+
+
+def _why(function: Function) -> str:
+    if function.driver is not None:
+        return f"bound to {function.driver}, for a virtual machine; bind it to xocl to offer it here"
+    if function.vendor == _AMAZON and function.device in _F2:
+        return (
+            "no driver: AWS F2 in its HDK flow, which has none and can't be offered "
+            "(programs map its BARs as root); for an XRT shell load xocl"
+        )
+    if function.vendor == _AMAZON:
+        return "no driver: an AWS F1 slot needs xocl, and mpd to load its first image"
+    return "no driver: install XRT's driver or load it (modprobe xocl xclmgmt)"

@@ -172,7 +172,8 @@ _F1 = Board(
     timestamp=_AWS_TIMESTAMP,
     user_id="f010",
     vendor="1d0f",
-    source="XRT devices.h and subdev/feature_rom.c for the name; lspci of F1 instances for the rest",
+    source="XRT devices.h and subdev/feature_rom.c for the name, which was not seen; lspci of F1 instances",
+    seen=False,
     subsystem=("fedd", "1d51"),
     pci_class="058000",  # "Memory controller" in lspci
     metadata=False,
@@ -359,6 +360,7 @@ BOARDS: Mapping[str, Board] = {
         _F1,
         vbnv="xilinx_aws-vu9p-f1_dynamic_5_0",
         source=f"{_AWS_FPGA}, master: Vitis/docs/XRT_installation_instructions.md; lspci",
+        seen=True,
         release="2019.2",
     ),
     "f1-nodma": replace(
@@ -366,7 +368,6 @@ BOARDS: Mapping[str, Board] = {
         vbnv="xilinx_aws-vu9p-f1_nodma-shell-v09142114_202120_1",
         user_id="f011",
         source="XRT devices.h and subdev/feature_rom.c",
-        seen=False,
         dma=None,
     ),
     "f1-cleared": replace(
@@ -374,7 +375,6 @@ BOARDS: Mapping[str, Board] = {
         vbnv="xilinx_aws-vu9p-f1_dynamic-shell",
         user_id="1042",
         source="XRT devices.h and subdev/feature_rom.c",
-        seen=False,
         ready=False,
     ),
     # AWS F2 with an XRT shell: XRT >= 2024.1 takes both functions
@@ -384,6 +384,7 @@ BOARDS: Mapping[str, Board] = {
         user_id="9048",
         twin_id="9248",
         source="https://github.com/aws/aws-fpga/issues/795",
+        seen=True,
         subsystem=("0000", "0000"),
         beside=None,
         release="2024.1",

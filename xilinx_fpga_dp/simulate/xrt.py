@@ -71,6 +71,11 @@ class _XrtFunction(PciFunction):
                 for file, text in self._files_of(name).items():
                     self.write(f"{self.subdevice(name)}/{file}", text)
 
+    def node_of(self, name: str) -> str | None:
+        """The node of a sub-device, if it has one and is there."""
+        directory = self.subdevice(name)
+        return self._node_of(name) if directory and os.path.isdir(f"{self.path}/{directory}") else None
+
     def _files_of(self, name: str) -> Mapping[str, str]:
         card = self._card
         return releases.subdevice_files(card.board, card.release, name, card.serial)
@@ -132,8 +137,9 @@ class SampleCard(Card):
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """Its render node."""
-        return (self.render_node,) if self.render_node else ()
+        """Its render node, and that of its queues where the driver makes one."""
+        queues = self._user.node_of(self.board.dma) if self.board.dma else None
+        return tuple(node for node in (self.render_node, queues) if node)
 
     @property
     def address(self) -> str:

@@ -1,0 +1,116 @@
+"""Makes the tables of docs/boards.md from the boards that `simulate` knows and the trees it builds of them.
+
+``python docs/boards.py write`` writes them into the page, ``check`` fails where the page has others.
+"""
+
+import re
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from xilinx_fpga_dp.simulate.boards import (
+    ALIASES,
+    AMA_BOARDS,
+    AMI_BOARDS,
+    BOARDS,
+    EVERY_BOARD,
+    ZOCL_BOARDS,
+    AmaBoard,
+    AmiBoard,
+    AnyBoard,
+    Board,
+    ZoclBoard,
+)
+from xilinx_fpga_dp.simulate.node import Card, SampleNode
+
+PAGE = Path(__file__).with_name("boards.md")
+PREFIX = "xilinx.com/"
+_BEGIN = "<!-- made by docs/boards.py: {} -->"
+_END = "<!-- end -->"
+_HEAD = "| `--board` | ids | resource | what a pod gets | seen on hardware | source |\n" + "| --- " * 6 + "|"
+_TABLES: Mapping[str, Mapping[str, AnyBoard]] = {
+    "xrt": BOARDS,
+    "ami": AMI_BOARDS,
+    "transcoder": AMA_BOARDS,
+    "zocl": ZOCL_BOARDS,
+}
+
+
+def resource_of(name: str) -> str:
+    """The resource of a board without any renaming: its shell and timestamp, or what stands for them."""
+    board = EVERY_BOARD[name]
+    match board:
+        case Board():
+            return f"{PREFIX}fpga-{board.vbnv}-{board.timestamp}"
+        case AmiBoard():
+            return f"{PREFIX}fpga-xilinx_{name}"
+        case AmaBoard():
+            return f"{PREFIX}fpga-MA35"
+        case ZoclBoard():
+            # the word that says the revision, and all after it, are dropped
+            return f"{PREFIX}fpga-{re.sub(r' [Rr]ev.*', '', board.model).replace(' ', '-')}"
+        case _:
+            raise ValueError(f"{name} has no resource")
+
+
+def cards_of(name: str, folder: str) -> list[Card]:
+    """The devices of one card of a board, in a tree."""
+    return SampleNode(folder).plug(name)
+
+
+def page(text: str) -> str:
+    """The page with its tables made anew."""
+    for table, boards in _TABLES.items():
+        begin = _BEGIN.format(table)
+        before, found, rest = text.partition(begin)
+        _, end, after = rest.partition(_END)
+        if not found or not end:
+            raise ValueError(f"{PAGE.name} has no place for the table {table}")
+        rows = "\n".join(_row(name, board) for name, board in boards.items())
+        text = f"{before}{begin}\n\n{_HEAD}\n{rows}\n\n{end}{after}"
+    return text
+
+
+def _row(name: str, board: AnyBoard) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        cards = cards_of(name, f"{folder}/node")
+        nodes = [f"`{node}`" for card in cards for node in card.nodes]
+    names = [name, *(alias for alias, of in ALIASES.items() if of == name)]
+    return "| {} | {} | `{}` | {} | {} | {} |".format(
+        ", ".join(f"`{each}`" for each in names),
+        _ids(board),
+        resource_of(name),
+        ", ".join(nodes) if isinstance(board, Board) or len(nodes) == 1 else " or ".join(nodes),
+        "yes" if board.seen else "no",
+        board.source,
+    )
+
+
+def _ids(board: AnyBoard) -> str:
+    """Vendor and device id of the function a pod works with, and its management function's."""
+    match board:
+        case Board():
+            return f"{board.vendor}:{board.user_id}" + (f", {board.mgmt_id}" if board.mgmt_id else "")
+        case AmiBoard() | AmaBoard():
+            return ":".join(board.ids[:2])
+        case ZoclBoard():
+            return f"`{board.zocl}`"
+        case _:
+            return "-"
+
+
+def main(verb: str) -> int:
+    """Write the tables into the page, or check that they are there."""
+    text = PAGE.read_text()
+    made = page(text)
+    if verb == "write":
+        PAGE.write_text(made)
+    elif made != text:
+        sys.stderr.write(f"{PAGE.name} is not what the boards are: python docs/boards.py write\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -142,11 +142,15 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Offers:
-    """What the node advertises, by resource name, and what it leaves out and why."""
+    """What the node advertises, by resource name, and what it leaves out and why.
+
+    ``warnings`` say what an operator should know although it works.
+    """
 
     by_resource: Mapping[str, Offer]
     left_out: tuple[LeftOut, ...] = ()
     histories: Mapping[str, History] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

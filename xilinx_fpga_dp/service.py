@@ -16,15 +16,16 @@ from xilinx_fpga_dp.kubelet.watch import Watch
 from xilinx_fpga_dp.latest import Latest
 from xilinx_fpga_dp.model import Device, Held, Inventory, Offers
 from xilinx_fpga_dp.operate.files import KeptFile
+from xilinx_fpga_dp.operate.followed import Followed
 from xilinx_fpga_dp.operate.http import HttpServer
 from xilinx_fpga_dp.operate.journal import Journal
 from xilinx_fpga_dp.operate.metrics import Metrics
 from xilinx_fpga_dp.operate.pages import Pages
-from xilinx_fpga_dp.parts import grants_of, offers_by, scanner_of
-from xilinx_fpga_dp.resources import cdi
+from xilinx_fpga_dp.parts import NO_RULES, RulesFile, grants_of, offers_by, rules_of, scanner_of
+from xilinx_fpga_dp.resources import cdi, compat
 from xilinx_fpga_dp.resources.grants import nodes_of
 from xilinx_fpga_dp.resources.offers import held_elsewhere, names_of, only
-from xilinx_fpga_dp.settings import Settings, unknown_variables
+from xilinx_fpga_dp.settings import Settings, unknown_variables, variable
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,9 @@ class Service:
         self._offers: Latest[Offers | None] = Latest(None)
         self._scanner = scanner_of(settings, self._wake.set)
         self._journal = Journal()
-        self._published: tuple[Inventory, Held, Names] | None = None  # from what the offers were made
+        self._rules = rules_of(settings, self._rules_read)
+        # from what the offers were made
+        self._published: tuple[Inventory, Held, Names, Followed[RulesFile]] | None = None
         self._holders = Holders(PodResources(settings.pod_resources_socket), self._wake.set)
         self._metrics = Metrics(lambda: self._offers.value, self._registered)
         self._watch = Watch(settings.socket_dir, self._metrics)
@@ -66,6 +69,7 @@ class Service:
         self._heed_signals()
         for name in unknown_variables(os.environ):
             log.warning("unknown setting ignored", extra={"variable": name})
+        self._tell_old_ways()
         log.info("started", extra={"version": __version__, "socket_dir": self._settings.socket_dir})
         pages = Pages(
             self._metrics,
@@ -85,6 +89,8 @@ class Service:
         }
         if self._settings.device_strategy != "device-specs":
             parts["cdi"] = self._spec.run
+        if self._rules:
+            parts["rules"] = self._rules.run
         if self._settings.http_address:
             parts["http"] = HttpServer(self._settings.http_address, pages.by_path()).run
         async with asyncio.TaskGroup() as group:
@@ -108,8 +114,31 @@ class Service:
         self._wake.set()
         self._fleet.register_again()
 
+    def _rules_read(self) -> None:
+        """Name everything anew; what is wrong with the file stands in the offers."""
+        if self._rules and not self._rules.known.problems:
+            log.info("rules for names read", extra={"path": self._rules.path})
+            value = self._rules.known.value
+            if isinstance(value, compat.Customize):
+                rules = compat.as_rules(value, compat.Old.of(os.environ))
+                log.info("COMPAT: NameCustomize.json as rules", extra={"write": rules})
+        self._wake.set()
+
+    def _tell_old_ways(self) -> None:
+        """Say of each variable of plugin 1.3.0 what to write now, or that it counts for nothing."""
+        if self._settings.compat == "none":
+            for name in compat.VARIABLES:
+                if name in os.environ:
+                    log.warning("ignored: it needs XILINX_FPGA_DP_COMPAT=1.3.0", extra={"variable": name})
+            return
+        own = self._settings.resource_prefix != compat.PREFIX or variable("resource_prefix") in os.environ
+        for was, write in compat.advice(compat.Old.of(os.environ), os.environ, own_prefix=own):
+            log.info("COMPAT: what to write now", extra={"was": was, "write": write})
+
     async def _scan(self) -> None:
         """Look at all that is on the bus and, in between, at the health of what is known."""
+        if self._rules:
+            await self._rules.look()  # or devices would be offered under other names first
         failure: str | None = None
         now = asyncio.get_running_loop().time
         next_scan = next_check = now()
@@ -139,14 +168,15 @@ class Service:
 
     async def _publish(self, found: Inventory) -> None:
         """Offer what was found, but nothing that a pod holds under another name or id."""
-        if self._published == (found, self._holders.held, self._holders.vetted):
+        rules = self._rules.known if self._rules else NO_RULES
+        if self._published == (found, self._holders.held, self._holders.vetted, rules):
             return
-        offers = offers_by(self._settings, found)
+        offers = offers_by(self._settings, found, rules)
         names = await self._holders.vet(names_of(offers), _VETTING)
         elsewhere = held_elsewhere(offers, self._holders.held)
         self._holders.matters = bool(elsewhere)
-        offers = only(offers_by(self._settings, self._scanner.hold(elsewhere)), names)
-        self._published = (found, self._holders.held, self._holders.vetted)
+        offers = only(offers_by(self._settings, self._scanner.hold(elsewhere), rules), names)
+        self._published = (found, self._holders.held, self._holders.vetted, rules)
         self._journal.tell(offers, asyncio.get_running_loop().time())
         self._offers.set(offers)
         if self._settings.device_strategy != "device-specs":

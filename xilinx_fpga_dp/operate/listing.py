@@ -112,6 +112,13 @@ def table(offers: Offers, *, expose_mgmt: bool) -> str:
 def warnings(offers: Offers) -> list[str]:
     """What an operator should know although it works."""
     return [
+        *(f"warning: {_printable(warning)}" for warning in offers.warnings),
+        *_mixed(offers),
+    ]
+
+
+def _mixed(offers: Offers) -> list[str]:
+    return [
         f"warning: {name} has devices of different builds (logic uuids {', '.join(uuids)}); "
         "{uuid} in the resource name template parts them"
         for name, offer in offers.by_resource.items()

@@ -5,10 +5,10 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from xilinx_fpga_dp.model import Device, Held, Inventory, LeftOut, Offer, Offers, Unit
-from xilinx_fpga_dp.resources.naming import Naming, name_problem
+from xilinx_fpga_dp.resources.naming import Names, name_problem
 
 
-def offers_of(inventory: Inventory, naming: Naming, replicas: int = 1) -> Offers:
+def offers_of(inventory: Inventory, naming: Names, replicas: int = 1) -> Offers:
     """Group devices by resource name; a device that gets no valid name is left out with the reason.
 
     Args:

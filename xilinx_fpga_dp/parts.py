@@ -42,8 +42,13 @@ def rules_of(settings: Settings, news: Callable[[], None] = lambda: None) -> Fol
         return None
 
     def parse(text: bytes) -> RulesFile:
-        old = compat.parse(text) if settings.compat != "none" else None
-        return old or renames.parse(text)
+        if settings.compat == "none" or not text.lstrip().startswith(b"{"):
+            return renames.parse(text)
+        if names := compat.parse(text):
+            return names
+        raise renames.BadRenames(
+            "is no JSON object of names, as plugin 1.3.0 had it: see to quotes and commas"
+        )
 
     return FollowedFile(settings.resource_renames, parse, renames.MAX_BYTES, news)
 

@@ -8,7 +8,7 @@ import glob
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
@@ -73,17 +73,15 @@ class Old:
         return same
 
 
-def advice(old: Old, environment: Mapping[str, str], explicit: Collection[str] = ()) -> list[tuple[str, str]]:
+def advice(old: Old, environment: Mapping[str, str], *, own_prefix: bool = False) -> list[tuple[str, str]]:
     """What is used of that plugin's ways, each with what to write now.
 
     Args:
         old: what its variables say.
         environment: where they stand.
-        explicit: our settings, by field, that are set and so come first.
+        own_prefix: RESOURCE_PREFIX is set and comes first.
     """
-    told = (
-        [] if "resource_prefix" in explicit else [("its prefix", f"XILINX_FPGA_DP_RESOURCE_PREFIX={PREFIX}")]
-    )
+    told = [] if own_prefix else [("its prefix", f"XILINX_FPGA_DP_RESOURCE_PREFIX={PREFIX}")]
     told.append(
         ("U30NameConvention=ExactName", "nothing: names are exact")
         if old.exact

@@ -303,17 +303,19 @@ def as_listed(offers: Offers, names: OldNames, *, cards: bool) -> Offers:
 
 def _whole_cards(units: Sequence[Unit], old: Old) -> list[Unit]:
     whole: dict[str, Unit] = {}
+    listed: dict[tuple[str, str], str] = {}  # ids, by serial number
     for unit in units:
         first = unit.devices[0]
+        serial = (first.serial or unit.id, "" if old.virtual else unit.id.partition("::")[2])
         u30 = _U30 in first.shell.vbnv or _U30_COMMON in first.shell.vbnv
-        replica = "" if old.virtual else unit.id.partition("::")[2]
-        key = f"{first.serial} {replica}" if u30 and first.serial else unit.id
-        if known := whole.get(key):
-            devices = {each.address: each for each in (*known.devices, *unit.devices)}
-            near = tuple(sorted({*known.numa_nodes, *unit.numa_nodes}))
-            whole[key] = Unit(known.id, tuple(devices.values()), near)
+        if u30 and serial in listed:
+            card = whole[listed[serial]]
+            devices = {each.address: each for each in (*card.devices, *unit.devices)}
+            near = tuple(sorted({*card.numa_nodes, *unit.numa_nodes}))
+            whole[card.id] = Unit(card.id, tuple(devices.values()), near)
         else:
-            whole[key] = unit
+            listed.setdefault(serial, unit.id)
+            whole[unit.id] = unit
     return list(whole.values())
 
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +18,7 @@ from tests.process import Service, cli
 from tests.test_naming import kubelet_takes
 from xilinx_fpga_dp.model import Device, Shell
 from xilinx_fpga_dp.operate.followed import FollowedFile
+from xilinx_fpga_dp.resources import compat
 from xilinx_fpga_dp.resources.naming import FIELDS, Naming
 from xilinx_fpga_dp.resources.renames import MAX_BYTES, BadRenames, Renaming, parse
 from xilinx_fpga_dp.simulate.node import SampleNode
@@ -405,5 +407,14 @@ def test_the_examples_in_the_documentation_are_rules(page: str) -> None:
     examples = re.findall(r"```(?:yaml|json)\n(.*?)```", text, re.DOTALL)
     assert examples
     for example in examples:
-        if example.lstrip().startswith(("- {", "- match", "[", "#")):
+        document = yaml.safe_load(example)
+        if isinstance(document, list):
             assert parse(example.encode())
+        elif document.get("kind") == "ConfigMap":
+            assert all(parse(rules.encode()) for rules in document["data"].values())
+        else:
+            names = compat.parse(example.encode())
+            assert names is not None
+            assert (
+                "\n".join(compat.as_rules(names, compat.Old(exact=True, customize=True))) + "\n" in examples
+            )

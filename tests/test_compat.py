@@ -276,6 +276,11 @@ def test_a_file_of_names_without_compat_says_what_it_needs(node: SampleNode, tmp
     assert "COMPAT=1.3.0" in cli("list", settings=settings_for(node, RESOURCE_RENAMES=str(path))).stdout
 
 
+def test_a_quote_makes_a_text_of_all_but_the_ends() -> None:
+    names = parse(b"""{"*-*-*": "'a'+xbc'+'-'+SN"}""")
+    assert OldNames("amd.com/", Old(), names).resource_name(device(serial="X1")) == "amd.com/abc-X1"
+
+
 def test_a_name_of_a_whole_json_file_keeps_its_order() -> None:
     names = parse(b'{"*-*-*": "\'one\'", "u200-*-*": "\'two\'"}')
     assert isinstance(names, Customize)

@@ -389,6 +389,18 @@ def test_a_missing_file_is_told_and_counts_when_it_is_there(
         assert kubelet.allocatable(PREFIX + "late") == 1
 
 
+def test_no_device_is_offered_before_the_rules_are_read(
+    card: SampleNode, kubelet: KubeletDouble, tmp_path: Path
+) -> None:
+    path = tmp_path / "rules.yaml"
+    other = "- {match: {board: '[a-t]*'}, name: none}\n"
+    path.write_text(other * 300 + RULE.format("mine"))  # takes longer than a scan
+    kubelet.start()
+    with Service(settings_for(card, RESOURCE_RENAMES=str(path))):
+        kubelet.wait_for(lambda: kubelet.allocatable(PREFIX + "mine") == 1)
+        assert [each.resource for each in kubelet.registrations] == [PREFIX + "mine"]
+
+
 def test_list_and_explain_name_by_the_rules_and_say_what_is_wrong(card: SampleNode, tmp_path: Path) -> None:
     path = tmp_path / "rules.json"
     path.write_text('[{"match": {"shell": "*u200*"}, "name": "{board}"}]')

@@ -34,6 +34,8 @@ _SOON = 0.5
 _LEAST = 0.05
 # Seconds that all devices wait for kubelet's word on who holds a new one; after that the new one waits alone.
 _VETTING = 0.2
+# Seconds that all devices wait at the start for the file of rules for their names.
+_FIRST_LOOK = 10.0
 
 
 class Service:
@@ -138,7 +140,7 @@ class Service:
     async def _scan(self) -> None:
         """Look at all that is on the bus and, in between, at the health of what is known."""
         if self._rules:
-            await self._rules.look()  # or devices would be offered under other names first
+            await self._rules.look(_FIRST_LOOK)  # or devices would be offered under other names first
         failure: str | None = None
         now = asyncio.get_running_loop().time
         next_scan = next_check = now()

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.process import Service, cli
 from tests.test_naming import kubelet_takes
-from xilinx_fpga_dp.model import Device, Inventory, Shell
+from xilinx_fpga_dp.model import Device, Inventory, Offers, Shell
+from xilinx_fpga_dp.offering import Basis, Offering
 from xilinx_fpga_dp.operate.followed import Followed
-from xilinx_fpga_dp.parts import offers_by
 from xilinx_fpga_dp.resources.compat import (
     NAME_CUSTOMIZE,
     VARIABLES,
@@ -54,6 +55,13 @@ def device(  # noqa: PLR0917 - in the order of the data
     )
 
 
+def offers_by(settings: Settings, devices: Sequence[Device], customize: Customize | None = None) -> Offers:
+    offering = Offering(settings, patient=False)
+    found = Inventory(tuple(devices))
+    settled = offering.basis(found, 0).settled
+    return offering.offers(found, Basis(settled, Followed(customize)))
+
+
 def listed(
     monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], file: str, *devices: Device
 ) -> dict[str, list[str]]:
@@ -63,8 +71,7 @@ def listed(
         monkeypatch.setenv(name, value)
     settings = Settings.load({"compat": "1.3.0"})
     customize = parse(file.encode()) if settings.resource_renames else None
-    found = Inventory(tuple(sorted(devices, key=lambda each: each.address)))
-    offers = offers_by(settings, found, Followed(customize))
+    offers = offers_by(settings, sorted(devices, key=lambda each: each.address), customize)
     return {name: [unit.id for unit in offer.units] for name, offer in offers.by_resource.items()}
 
 
@@ -133,7 +140,7 @@ def test_a_card_has_one_id_that_stands_for_both_devices(monkeypatch: pytest.Monk
     pair = [device(f"0000:{bus}:00.1", vbnv=U30_VBNV, serial="XFL1") for bus in ("21", "22")]
     lone = device("0000:31:00.1", vbnv=U30_VBNV)
     assert listed(monkeypatch, {}, "", *pair, lone) == {"amd.com/ama_u30": ["0000:21:00.1", "0000:31:00.1"]}
-    offers = offers_by(Settings.load({"compat": "1.3.0"}), Inventory((*pair, lone)))
+    offers = offers_by(Settings.load({"compat": "1.3.0"}), [*pair, lone])
     assert [len(unit.devices) for unit in offers.by_resource["amd.com/ama_u30"].units] == [2, 1]
 
 

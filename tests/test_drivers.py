@@ -17,7 +17,7 @@ from xilinx_fpga_dp.model import Device, Reason, Shell
 from xilinx_fpga_dp.resources.naming import Naming, name_problem
 from xilinx_fpga_dp.resources.offers import offers_of
 from xilinx_fpga_dp.simulate.cards import Card
-from xilinx_fpga_dp.simulate.node import DAMAGES, SampleNode
+from xilinx_fpga_dp.simulate.node import DAMAGES, SampleCard, SampleNode
 
 PREFIX = "xilinx.com/fpga-"
 FIVE = ("u200", "f1", "v80", "ma35d", "zcu102")
@@ -163,6 +163,51 @@ class TestAmazon:
         [row] = listed(node)["devices"]
         assert row["id"] == min(card.address for card in cards)
         assert row["nodes"] == [n for card in sorted(cards, key=lambda c: c.address) for n in card.nodes]
+
+
+class TestU30:
+    def test_one_id_stands_for_both_devices_and_gets_both_nodes(
+        self, node: SampleNode, kubelet: KubeletDouble
+    ) -> None:
+        cards = sorted(node.plug("u30"), key=lambda card: card.address)
+        name = f"{PREFIX}xilinx_u30_gen3x4_base_1-0"
+        with Service(settings_for(node)):
+            kubelet.start()
+            kubelet.wait_for(lambda: kubelet.allocatable(name) == 1)
+            [container] = kubelet.allocate(name, [cards[0].address]).container_responses
+        assert [each.host_path for each in container.devices] == [n for card in cards for n in card.nodes]
+        variable = "PCIDEVICE_XILINX_COM_FPGA_XILINX_U30_GEN3X4_BASE_1_0"
+        assert container.envs[variable] == ",".join(card.address for card in cards)
+        assert list(json.loads(container.envs[f"{variable}_INFO"])) == [card.address for card in cards]
+
+    def test_by_device_if_so_wanted(self, node: SampleNode) -> None:
+        cards = node.plug("u30")
+        rows = listed(node, U30_UNIT="device")["devices"]
+        assert {row["id"] for row in rows} == {card.address for card in cards}
+
+    def test_one_bad_device_makes_its_card_unhealthy_and_no_other(self, node: SampleNode) -> None:
+        bad, good = node.plug("u30"), node.plug("u30")
+        assert isinstance(bad[1], SampleCard)
+        bad[1].offline()
+        health = {row["id"]: row["reason"] for row in listed(node)["devices"]}
+        assert health == {bad[0].address: "offline", good[0].address: None}
+
+    def test_a_single_look_pairs_by_bridge_at_once(self, node: SampleNode) -> None:
+        for card in (*node.plug("u30"), *node.plug("u30")):
+            card.write("xmc/serial_num", "\n")
+        assert [row["resource"] for row in listed(node)["devices"]] == [
+            f"{PREFIX}xilinx_u30_gen3x4_base_1-0"
+        ] * 2
+
+    def test_the_service_waits_for_serials_and_says_so(self, node: SampleNode) -> None:
+        for card in node.plug("u30"):
+            card.write("xmc/serial_num", "\n")
+        with Service(settings_for(node)) as service:
+            reason = "waiting for its serial number, 30 s at most"
+            service.logged("left out", function=node.cards[0].address, reason=reason)
+            for each in node.cards:
+                each.write("xmc/serial_num", "XFL1LATE")
+            service.logged("device found", device=node.cards[1].address)
 
 
 class TestOtherClouds:

@@ -105,7 +105,7 @@ class Offering:
         if self._old is None:
             for name in compat.VARIABLES:
                 if name in self._environment:
-                    log.warning("ignored: it needs COMPAT=1.3.0", extra={"variable": name})
+                    log.warning("ignored: it needs XILINX_FPGA_DP_COMPAT=1.3.0", extra={"variable": name})
             return
         own = (
             self._settings.resource_prefix != compat.PREFIX

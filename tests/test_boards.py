@@ -106,3 +106,43 @@ def test_every_row_of_the_facts_is_a_board() -> None:
     ]
     assert others == ["U30"]  # an alpha shell with other ids
     assert all(board.source for board in EVERY_BOARD.values())
+
+
+class TestAws:
+    """The stages of docs/aws.md."""
+
+    PAGE = PAGE.with_name("aws.md").read_text()
+
+    def seen(self, node: SampleNode) -> str:
+        found = listed(node)
+        if found["devices"]:
+            (device,) = found["devices"]
+            reason = f" ({device['reason']})" if device["reason"] else ""
+            return f"`{device['resource']}`: {device['health']}{reason}"
+        return f"left out: {found['left_out'][0]['reason']}"
+
+    def test_f1_from_boot_to_a_load(self, node: SampleNode) -> None:
+        stages = re.findall(
+            r"^\| [^|]+ \| (left out: .*|`xilinx.*|the same.*) \|$",
+            self.PAGE.partition("## F1")[2],
+            re.MULTILINE,
+        )
+        card = node.add_card("f1-cleared")
+        card.unbind()
+        shown = [self.seen(node)]
+        card.bind()
+        shown.append(self.seen(node))
+        card.remove()
+        card.plug("f1")
+        shown.append(self.seen(node))
+        card.not_ready()
+        shown.append("the same: " + self.seen(node).partition(": ")[2])
+        assert shown == stages
+
+    def test_f2_and_vt1(self, node: SampleNode) -> None:
+        node.plug("f2-hdk")
+        assert f"| {listed(node)['left_out'][0]['reason']} |" in self.PAGE
+        node.plug("f2")
+        node.plug("vt1")
+        for device in listed(node)["devices"]:
+            assert f"`{device['resource']}`" in self.PAGE

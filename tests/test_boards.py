@@ -20,7 +20,7 @@ from xilinx_fpga_dp.simulate.boards import (
     EVERY_BOARD,
     ZOCL_BOARDS,
 )
-from xilinx_fpga_dp.simulate.node import SampleNode, is_known
+from xilinx_fpga_dp.simulate.node import Ids, SampleNode, is_known
 
 PAGE = Path(__file__).parent.parent / "docs" / "boards.md"
 _ROW = re.compile(r"\| (`[^|]+`) \| ([^|]+) \| `([^|]+)` \| ([^|]+) \| (yes|no) \| ([^|]+) \|")
@@ -138,6 +138,15 @@ class TestAws:
         card.not_ready()
         shown.append("the same: " + self.seen(node).partition(": ")[2])
         assert shown == stages
+
+    def test_its_disk_and_network_are_none_of_ours(self, node: SampleNode) -> None:
+        """Amazon's vendor id is on them too."""
+        node.add_function("0000:00:04.0", Ids("1d0f", "8061", "010802"), driver="nvme")
+        node.add_function("0000:00:05.0", Ids("1d0f", "ec20", "020000"), driver="ena")
+        node.add_card("f1")
+        found = listed(node)
+        assert [device["id"] for device in found["devices"]] == ["0000:00:1d.0"]
+        assert found["left_out"] == []
 
     def test_f2_and_vt1(self, node: SampleNode) -> None:
         node.plug("f2-hdk")

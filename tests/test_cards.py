@@ -61,11 +61,6 @@ class TestBySerial:
         devices = [u30(bus, "0000", path) for bus, path in (("21", "01"), ("22", "01"), ("23", "02"))]
         assert cards(Cards(pair=True).settle(devices, 0)) == {("21", "22")}
 
-    def test_plugin_1_3_0_took_it_for_one_card(self) -> None:
-        devices = [u30(bus, "0000") for bus in ("21", "22", "23")]
-        settled = Cards(pair=True, by_bridge=False).settle(devices, 0)
-        assert cards(settled) == {("21", "22", "23")}
-
     def test_with_unit_device_nothing_is_paired_or_waits(self) -> None:
         devices = [u30("21", "A"), u30("22", "A"), u30("23")]
         settled = Cards(pair=False).settle(devices, 0)
@@ -184,22 +179,26 @@ class TestAfterwards:
         assert {"different shells" in entry.reason for entry in offers.left_out} == {True}
 
 
+def always(_device: Device) -> bool:
+    return True
+
+
 class TestNamesBySerial:
     NAMING = Naming("xilinx.com/", "{board}-{serial}")
 
     def test_a_device_waits_for_the_serial_its_name_needs(self) -> None:
-        pairing = Cards(pair=True, name_by_serial=True)
+        pairing = Cards(pair=True)
         device = replace(u30("21"), board="u50")
-        assert waiting(pairing.settle([device], 0)) == {"21"}
-        settled = pairing.settle([replace(device, serial="A")], 1)
+        assert waiting(pairing.settle([device], 0, always)) == {"21"}
+        settled = pairing.settle([replace(device, serial="A")], 1, always)
         offers = offers_of(Inventory((replace(device, serial="A"),)), self.NAMING, 1, settled)
         assert list(offers.by_resource) == ["xilinx.com/u50-A"]
 
     def test_a_serial_that_came_too_late_does_not_change_the_name(self) -> None:
-        pairing = Cards(pair=True, name_by_serial=True, wait=0)
+        pairing = Cards(pair=True, wait=0)
         device = replace(u30("21"), board="u50")
-        pairing.settle([device], 0)
-        settled = pairing.settle([replace(device, serial="A")], 1)
+        pairing.settle([device], 0, always)
+        settled = pairing.settle([replace(device, serial="A")], 1, always)
         offers = offers_of(Inventory((replace(device, serial="A"),)), self.NAMING, 1, settled)
         assert list(offers.by_resource) == ["xilinx.com/u50"]
 
@@ -214,12 +213,12 @@ steps = st.lists(
 )
 
 
-@given(steps, st.booleans())
+@given(steps)
 def test_an_id_that_was_offered_stays_the_id_of_its_devices(
-    history: list[tuple[dict[str, str | None], float]], by_bridge: bool
+    history: list[tuple[dict[str, str | None], float]],
 ) -> None:
     """Whatever comes, goes and turns up late: what a device was once offered under, it is offered under."""
-    pairing = Cards(pair=True, by_bridge=by_bridge)
+    pairing = Cards(pair=True)
     offered: dict[str, str] = {}
     now = 0.0
     for there, wait in history:
@@ -234,7 +233,7 @@ def test_an_id_that_was_offered_stays_the_id_of_its_devices(
         assert sorted(told + out) == [device.address for device in devices]
         for unit in units:
             assert unit.id == unit.devices[0].address
-            assert len(unit.devices) <= 2 or not by_bridge
+            assert len(unit.devices) <= 2
             for device in unit.devices:
                 assert offered.setdefault(device.address, unit.id) == unit.id
         now += wait

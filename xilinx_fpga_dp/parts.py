@@ -8,12 +8,11 @@ from collections.abc import Awaitable, Callable
 from xilinx_fpga_dp.discovery.health import Rules
 from xilinx_fpga_dp.discovery.scanner import Scanner
 from xilinx_fpga_dp.kubelet.podresources import PodResources
-from xilinx_fpga_dp.model import Device, Held, Inventory, Offers
+from xilinx_fpga_dp.model import Device, Held, Offers
+from xilinx_fpga_dp.offering import Offering
 from xilinx_fpga_dp.operate.files import HostPaths
-from xilinx_fpga_dp.resources.cards import WAIT, Cards, Settled
 from xilinx_fpga_dp.resources.grants import Grants
-from xilinx_fpga_dp.resources.naming import SHARED, Naming
-from xilinx_fpga_dp.resources.offers import held_elsewhere, offers_of
+from xilinx_fpga_dp.resources.offers import held_elsewhere
 from xilinx_fpga_dp.settings import Settings
 
 # Of REQUEST_TIMEOUT, what looking at the devices may take: the rest is for saying which one hangs.
@@ -26,19 +25,6 @@ def scanner_of(settings: Settings, wake: Callable[[], None] = lambda: None) -> S
     """The scanner of this node."""
     rules = Rules(settings.recovery_checks, settings.reset_grace)
     return Scanner(settings.sysfs_root, settings.dev_root, rules, wake)
-
-
-def cards_of(settings: Settings, wait: float = WAIT) -> Cards:
-    """What decides which devices are one card; ``wait``: seconds to wait for a serial number."""
-    by_serial = "{serial}" in settings.resource_name_template
-    return Cards(pair=settings.u30_unit == "card", name_by_serial=by_serial, wait=wait)
-
-
-def offers_by(settings: Settings, found: Inventory, settled: Settled) -> Offers:
-    """What is offered of an inventory."""
-    suffix = SHARED if settings.shared_replicas > 1 else ""
-    naming = Naming(settings.resource_prefix, settings.resource_name_template, suffix)
-    return offers_of(found, naming, settings.shared_replicas, settled)
 
 
 def grants_of(
@@ -74,7 +60,8 @@ async def look_once(settings: Settings, scanner: Scanner) -> tuple[Offers, Held]
     # A node without kubelet has no such socket, and that is nothing to complain of.
     if await asyncio.to_thread(os.path.exists, settings.pod_resources_socket):
         held = await PodResources(settings.pod_resources_socket).held() or {}
-    # What can be known at a single look is known now: nothing is waited for any longer.
-    settled = cards_of(settings, wait=0).settle(found.devices, time.monotonic())
-    elsewhere = held_elsewhere(offers_by(settings, found, settled), held)
-    return offers_by(settings, scanner.hold(elsewhere), settled), held
+    offering = Offering(settings, patient=False)
+    await offering.look()
+    basis = offering.basis(found, time.monotonic())
+    elsewhere = held_elsewhere(offering.offers(found, basis), held)
+    return offering.offers(scanner.hold(elsewhere), basis), held

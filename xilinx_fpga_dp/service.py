@@ -15,14 +15,14 @@ from xilinx_fpga_dp.kubelet.podresources import Holders, Names, PodResources
 from xilinx_fpga_dp.kubelet.watch import Watch
 from xilinx_fpga_dp.latest import Latest
 from xilinx_fpga_dp.model import Device, Held, Inventory, Offers
+from xilinx_fpga_dp.offering import Basis, Offering
 from xilinx_fpga_dp.operate.files import KeptFile
 from xilinx_fpga_dp.operate.http import HttpServer
 from xilinx_fpga_dp.operate.journal import Journal
 from xilinx_fpga_dp.operate.metrics import Metrics
 from xilinx_fpga_dp.operate.pages import Pages
-from xilinx_fpga_dp.parts import cards_of, grants_of, offers_by, scanner_of
+from xilinx_fpga_dp.parts import grants_of, scanner_of
 from xilinx_fpga_dp.resources import cdi
-from xilinx_fpga_dp.resources.cards import Settled
 from xilinx_fpga_dp.resources.grants import nodes_of
 from xilinx_fpga_dp.resources.offers import held_elsewhere, names_of, only
 from xilinx_fpga_dp.settings import Settings, unknown_variables
@@ -45,11 +45,10 @@ class Service:
         self._stop = asyncio.Event()
         self._offers: Latest[Offers | None] = Latest(None)
         self._scanner = scanner_of(settings, self._wake.set)
-        self._cards = cards_of(settings)
         self._journal = Journal()
-        self._published: tuple[Inventory, Settled, Held, Names] | None = (
-            None  # from what the offers were made
-        )
+        self._offering = Offering(settings, news=self._wake.set)
+        # From what the offers were made that are published
+        self._published: tuple[Inventory, Basis, Held, Names] | None = None
         self._holders = Holders(PodResources(settings.pod_resources_socket), self._wake.set)
         self._metrics = Metrics(lambda: self._offers.value, self._registered)
         self._watch = Watch(settings.socket_dir, self._metrics)
@@ -70,6 +69,7 @@ class Service:
         self._heed_signals()
         for name in unknown_variables(os.environ):
             log.warning("unknown setting ignored", extra={"variable": name})
+        self._offering.tell_old_ways()
         log.info("started", extra={"version": __version__, "socket_dir": self._settings.socket_dir})
         pages = Pages(
             self._metrics,
@@ -86,6 +86,7 @@ class Service:
             "fleet": lambda: self._fleet.run(self._offers),
             "hint": self._hint,
             "heart": pages.heart,
+            "rules": self._offering.run,
         }
         if self._settings.device_strategy != "device-specs":
             parts["cdi"] = self._spec.run
@@ -114,6 +115,7 @@ class Service:
 
     async def _scan(self) -> None:
         """Look at all that is on the bus and, in between, at the health of what is known."""
+        await self._offering.look()  # or devices would be offered under other names first
         failure: str | None = None
         now = asyncio.get_running_loop().time
         next_scan = next_check = now()
@@ -143,15 +145,15 @@ class Service:
 
     async def _publish(self, found: Inventory) -> None:
         """Offer what was found, but nothing that a pod holds under another name or id."""
-        settled = self._cards.settle(found.devices, asyncio.get_running_loop().time())
-        if self._published == (found, settled, self._holders.held, self._holders.vetted):
+        basis = self._offering.basis(found, asyncio.get_running_loop().time())
+        if self._published == (found, basis, self._holders.held, self._holders.vetted):
             return
-        offers = offers_by(self._settings, found, settled)
+        offers = self._offering.offers(found, basis)
         names = await self._holders.vet(names_of(offers), _VETTING)
         elsewhere = held_elsewhere(offers, self._holders.held)
         self._holders.matters = bool(elsewhere)
-        offers = only(offers_by(self._settings, self._scanner.hold(elsewhere), settled), names)
-        self._published = (found, settled, self._holders.held, self._holders.vetted)
+        offers = only(self._offering.offers(self._scanner.hold(elsewhere), basis), names)
+        self._published = (found, basis, self._holders.held, self._holders.vetted)
         self._journal.tell(offers, asyncio.get_running_loop().time())
         self._offers.set(offers)
         if self._settings.device_strategy != "device-specs":

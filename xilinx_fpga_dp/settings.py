@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from xilinx_fpga_dp.resources.compat import Old
 from xilinx_fpga_dp.resources.naming import FIELDS, prefix_problem, template_problem
 
 PREFIX = "XILINX_FPGA_DP_"
@@ -69,6 +70,10 @@ def _http_address(address: str) -> str:
     return address
 
 
+def _file(path: str) -> str:
+    return "" if path in ("", "none") else _absolute(path)
+
+
 def _listed(value: Any) -> Any:
     """The parts of a comma-separated text; empty ones, and the word none, are none."""
     if isinstance(value, str):
@@ -107,6 +112,15 @@ class Settings(BaseSettings):
         "{shell}-{timestamp}",
         description=f"the name of a resource; fields: {', '.join(FIELDS)}",
     )
+    compat: Annotated[Literal["none", "1.3.0"], BeforeValidator(lambda value: value or "none")] = Field(
+        "none", description="1.3.0: names, ids and units as that plugin, with the same environment"
+    )
+    resource_renames: Annotated[str, AfterValidator(_file)] = Field(
+        "", description="a YAML or JSON file of rules that give resources other names; empty: none"
+    )
+    u30_unit: Literal["card", "device"] = Field(
+        "card", description="what one id of a U30 stands for: the card with its two devices, or one device"
+    )
     sysfs_root: Directory = Field("/sys", description="where sysfs is")
     dev_root: Directory = Field(
         "/dev", description="where device nodes are looked for; pods get the path under /dev"
@@ -132,9 +146,6 @@ class Settings(BaseSettings):
     )
     preferred_allocation: Literal["numa", "packed", "spread", "none"] = Field(
         "numa", description="which of the free devices a container is best given"
-    )
-    u30_unit: Literal["card", "device"] = Field(
-        "card", description="what one id of a U30 stands for: the card with its two devices, or one device"
     )
     shared_replicas: Annotated[int, Field(ge=1, le=1000), AfterValidator(_replicas)] = Field(
         1, description="how many containers may hold one device"
@@ -175,10 +186,21 @@ class Settings(BaseSettings):
             BadSettings: some can't be used.
         """
         try:
-            return cls(**dict[str, Any](flags))
+            settings = cls(**dict[str, Any](flags))
         except ValidationError as error:
             lines = {str(each["loc"][0]): _line(each) for each in reversed(error.errors())}
             raise BadSettings([lines[name] for name in cls.model_fields if name in lines]) from None
+        return settings if settings.compat == "none" else settings._as_1_3_0(os.environ)
+
+    def _as_1_3_0(self, environment: Mapping[str, str]) -> Self:
+        """What the variables of plugin 1.3.0 say, where nothing is set that says it in our words."""
+        said = Old.of(environment).settings()
+        settings = self.model_copy(
+            update={name: value for name, value in said.items() if name not in self.model_fields_set}
+        )
+        if settings.shared_replicas > 1 and settings.preferred_allocation == "none":
+            raise BadSettings([f"{variable('preferred_allocation')}: must not be none with VirtualDev=True"])
+        return settings
 
     def environment(self) -> dict[str, str]:
         """The settings that are not left at their default, as variables for another process."""

@@ -45,6 +45,9 @@ class Journal:
             self._tell_device(then.get(address), found[address], time)
         for entry in set(now.left_out) - set(self._before.left_out if self._before else ()):
             log.warning("left out", extra={"function": entry.function, "reason": entry.reason})
+        for warning in now.warnings:
+            if self._before is None or warning not in self._before.warnings:
+                log.warning("to be mended", extra={"problem": warning})
         for name, offer in now.by_resource.items():
             uuids = mixed_builds(offer)
             known = self._before.by_resource.get(name) if self._before else None

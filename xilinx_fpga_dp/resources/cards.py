@@ -5,7 +5,7 @@ one stays, for the life of the process. Pure but for that memory; times are hand
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -45,28 +45,25 @@ class Cards:
 
     Args:
         pair: the two devices of a U30 are one card; else every device stands alone.
-        name_by_serial: names need the serial number, so every device waits for its own.
-        by_bridge: without serial numbers, two devices alone behind one PCI bridge are a card.
         wait: seconds to wait for a serial number.
     """
 
-    def __init__(
-        self, *, pair: bool, name_by_serial: bool = False, by_bridge: bool = True, wait: float = WAIT
-    ) -> None:
+    def __init__(self, *, pair: bool, wait: float = WAIT) -> None:
         self._pair = pair
-        self._name_by_serial = name_by_serial
-        self._by_bridge = by_bridge
         self._wait = wait
         self._seen: dict[str, float] = {}  # since when the devices there are have been there
         self._serials: dict[str, str | None] = {}  # decided, of the devices there are
         self._cards: dict[str, tuple[str, ...]] = {}  # decided, by device; a lone one may still get its other
 
-    def settle(self, devices: Sequence[Device], now: float) -> Settled:
+    def settle(
+        self, devices: Sequence[Device], now: float, by_serial: Callable[[Device], bool] = lambda _: False
+    ) -> Settled:
         """What is decided about these devices, all there are.
 
         Args:
             devices: ordered by address.
             now: seconds of the monotonic clock.
+            by_serial: whether a device can't be named before its serial number is known.
         """
         there = {device.address: device for device in devices}
         self._seen = {address: self._seen.get(address, now) for address in there}
@@ -74,7 +71,7 @@ class Cards:
         for device in devices:
             if device.address not in self._serials and (device.serial or self._waited(device, now)):
                 self._serials[device.address] = device.serial
-        waiting = there.keys() - self._serials.keys() if self._name_by_serial else set()
+        waiting = {a for a in there.keys() - self._serials.keys() if by_serial(there[a])}
         if self._pair:
             waiting |= self._pair_up([device for device in devices if device.board == _BOARD], now)
         return Settled(
@@ -109,17 +106,11 @@ class Cards:
         for device in devices:
             if device.serial:
                 groups[device.serial].append(device)
-        # A serial number that more than two have is a placeholder; plugin 1.3.0 took it for one card.
-        return [
-            group
-            for group in groups.values()
-            if len(group) == _PER_CARD or (len(group) > _PER_CARD and not self._by_bridge)
-        ]
+        # A serial number that more than two have is a placeholder.
+        return [group for group in groups.values() if len(group) == _PER_CARD]
 
     def _behind_one_bridge(self, device: Device, devices: Sequence[Device]) -> list[Device]:
         """The other device behind the nearest bridge that has any other; none if it has more than one."""
-        if not self._by_bridge:
-            return []
         for bridge in reversed(device.pcie_path):
             others = [each for each in devices if each is not device and bridge in each.pcie_path]
             if others:
@@ -136,7 +127,7 @@ class Cards:
             card = tuple(sorted(each.address for each in devices))
         else:
             fresh = [each.address for each in devices if each.address not in self._cards]
-            if len(decided) > 1 or (len(max(decided)) >= _PER_CARD and self._by_bridge):
+            if len(decided) > 1 or len(max(decided)) >= _PER_CARD:
                 for address in fresh:
                     self._cards[address] = (address,)
                 return

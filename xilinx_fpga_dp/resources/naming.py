@@ -4,6 +4,7 @@ import hashlib
 import re
 import string
 from dataclasses import dataclass
+from typing import Protocol
 
 from xilinx_fpga_dp.model import Device
 
@@ -62,23 +63,51 @@ def _domain_problem(domain: str) -> str | None:
 
 def template_problem(template: str) -> str | None:
     """Why this resource name template cannot be used; None if it can."""
+    if problem := fields_problem(template):
+        return problem
+    if not fields_of(template):
+        return "it has no field, so every device would get the same name; {shell} is one"
+    return None
+
+
+def fields_problem(template: str) -> str | None:
+    """Why no name can be made by this template, which need not have a field; None if one can."""
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
         return f"{error}; fields are written {{shell}}"
-    fields = [field for _, field, _, _ in parts if field is not None]
     for _, field, spec, conversion in parts:
         if field is not None and field not in FIELDS:
             return f"unknown field {{{field}}}; known are {', '.join(FIELDS)}"
         if spec or conversion:
             return f"the field {{{field}}} takes no format or conversion"
-    if not fields:
-        return "it has no field, so every device would get the same name; {shell} is one"
     return None
+
+
+def fields_of(template: str) -> frozenset[str]:
+    """The fields of a template that was checked."""
+    return frozenset(field for _, field, _, _ in string.Formatter().parse(template) if field is not None)
 
 
 SHARED = ".shared"
 """The suffix of resources whose devices several containers may hold, so that nobody gets one unasked."""
+
+
+class Names(Protocol):
+    """How devices are named."""
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """The fields that names depend on."""
+        ...
+
+    def resource_name(self, device: Device) -> str:
+        """The resource a device belongs to.
+
+        Raises:
+            ValueError: it gets no name, and why.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +121,13 @@ class Naming:
     template: str
     suffix: str = ""
 
+    @property
+    def fields(self) -> frozenset[str]:
+        """The fields that names depend on."""
+        return fields_of(self.template)
+
     def resource_name(self, device: Device) -> str:
         """The resource a device belongs to; always a name that kubelet takes.
-
-        Characters a resource name cannot carry become ``-``. A name that lost a character or had to be
-        shortened ends in a hash of the original, so that two names never fall together by accident.
 
         Raises:
             ValueError: the template renders to nothing for this device.
@@ -104,8 +135,30 @@ class Naming:
         rendered = render(self.template, device)
         if not rendered:
             raise ValueError(f"the template {self.template!r} gives no name: its fields are empty")
-        domain, _, stem = self.prefix.partition("/")
-        return f"{domain}/{_fitting(stem + rendered, MAX_NAME - len(self.suffix))}{self.suffix}"
+        return full_name(self.prefix, rendered, self.suffix)
+
+
+def full_name(prefix: str, rendered: str, suffix: str = "") -> str:
+    """A name that kubelet takes, made of a prefix that was checked, anything but nothing, and a suffix.
+
+    Characters a resource name cannot carry become ``-``. A name that lost a character or had to be
+    shortened ends in a hash of the original, so that two names never fall together by accident.
+    """
+    domain, _, stem = prefix.partition("/")
+    return f"{domain}/{_fitting(stem + rendered, MAX_NAME - len(suffix))}{suffix}"
+
+
+def values_of(device: Device) -> dict[str, str | None]:
+    """The fields of a device; None: it does not have that one."""
+    return {
+        "shell": device.shell.vbnv,
+        "timestamp": device.shell.timestamp,
+        "board": device.board,
+        "uuid": device.shell.logic_uuid,
+        "device_id": device.device_id,
+        "serial": device.serial,
+        "address": device.address,
+    }
 
 
 def render(template: str, device: Device) -> str:
@@ -113,16 +166,7 @@ def render(template: str, device: Device) -> str:
 
     So ``{shell}-{timestamp}`` names a device whose driver knows no timestamp by its shell alone.
     """
-    shell = device.shell
-    values = {
-        "shell": shell.vbnv,
-        "timestamp": shell.timestamp,
-        "board": device.board,
-        "uuid": shell.logic_uuid,
-        "device_id": device.device_id,
-        "serial": device.serial,
-        "address": device.address,
-    }
+    values = values_of(device)
     out = ""
     for literal, field, _, _ in string.Formatter().parse(template):
         value = values[field] if field is not None else ""
@@ -137,6 +181,6 @@ def _fitting(name: str, room: int) -> str:
     clean = re.sub(r"[^A-Za-z0-9_.-]", "-", name)
     if clean == name and _NAME.fullmatch(name) and len(name) <= room:
         return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:_HASH_DIGITS]
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:_HASH_DIGITS]
     kept = clean.lstrip("-_.")[: room - _HASH_DIGITS - 1].rstrip("-_.")
     return f"{kept}-{digest}" if kept else digest

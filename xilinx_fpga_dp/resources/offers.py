@@ -1,16 +1,16 @@
 """From an inventory to what each resource name advertises. Pure."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from xilinx_fpga_dp.model import Device, Held, Inventory, LeftOut, Offer, Offers, Unit
 from xilinx_fpga_dp.resources.cards import Settled, alone
-from xilinx_fpga_dp.resources.naming import Naming, name_problem
+from xilinx_fpga_dp.resources.naming import Names, name_problem
 
 
 def offers_of(
-    inventory: Inventory, naming: Naming, replicas: int = 1, settled: Settled | None = None
+    inventory: Inventory, naming: Names, replicas: int = 1, settled: Settled | None = None
 ) -> Offers:
     """Group devices by resource name; a device that gets no valid name is left out with the reason.
 
@@ -37,7 +37,6 @@ def offers_of(
         },
         tuple(sorted(left_out, key=lambda entry: entry.function)),
         inventory.histories,
-        settled.warnings,
     )
 
 
@@ -52,7 +51,21 @@ def _cards(devices: Iterable[Device], settled: Settled) -> list[tuple[Device, ..
     return [tuple(there[address] for address in card if address in there) for card in cards]
 
 
-def _name_of(card: tuple[Device, ...], naming: Naming, settled: Settled) -> str:
+def to_be_named(devices: Sequence[Device], settled: Settled) -> list[Device]:
+    """One device for each card, as names see it."""
+    return [as_named(card[0], settled) for card in _cards(devices, settled)]
+
+
+def as_named(device: Device, settled: Settled) -> Device:
+    """A device as names see it: with the serial number that counts, and with the id of its card.
+
+    The devices of a card differ in their address alone, as far as names go.
+    """
+    address = settled.cards.get(device.address, (device.address,))[0]
+    return replace(device, address=address, serial=settled.serials.get(device.address))
+
+
+def _name_of(card: tuple[Device, ...], naming: Names, settled: Settled) -> str:
     first = card[0]
     whole = settled.cards.get(first.address, (first.address,))
     if first.address in settled.waiting:
@@ -61,12 +74,8 @@ def _name_of(card: tuple[Device, ...], naming: Naming, settled: Settled) -> str:
         raise _Unnamed(
             f"the other device of its card, {gone[0]}, is not there; U30_UNIT=device offers one alone"
         )
-    # The devices of a card differ in their address alone, as far as names go.
-    serial = settled.serials.get(first.address)
     try:
-        names = {
-            naming.resource_name(replace(device, address=first.address, serial=serial)) for device in card
-        }
+        names = {naming.resource_name(as_named(device, settled)) for device in card}
     except ValueError as error:
         raise _Unnamed(str(error)) from None
     name, *others = sorted(names)

@@ -37,8 +37,8 @@ def rows() -> dict[str, tuple[str, list[str]]]:
     return found
 
 
-def listed(node: SampleNode) -> dict[str, Any]:
-    done = cli("list", "--output", "json", settings=settings_for(node))
+def listed(node: SampleNode, **settings: str) -> dict[str, Any]:
+    done = cli("list", "--output", "json", settings=settings_for(node, **settings))
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
@@ -138,6 +138,17 @@ class TestAws:
         card.not_ready()
         shown.append("the same: " + self.seen(node).partition(": ")[2])
         assert shown == stages
+
+    def test_the_name_of_the_old_plugin(self, node: SampleNode) -> None:
+        rules = re.search(r"```yaml\n(.*?)```", self.PAGE, re.DOTALL)
+        assert rules
+        path = Path(node.root, "renames.yaml")
+        path.write_text(rules[1])
+        for name in ("f1", "f1-2019"):
+            card = node.add_card(name)
+            (device,) = listed(node, RESOURCE_RENAMES=str(path))["devices"]
+            assert device["resource"] == "xilinx.com/fpga-xilinx_aws-vu9p-f1-04261818_dynamic_5_0-0"
+            card.remove()
 
     def test_its_disk_and_network_are_none_of_ours(self, node: SampleNode) -> None:
         """Amazon's vendor id is on them too."""

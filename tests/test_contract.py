@@ -504,6 +504,14 @@ def test_presence_survives_the_wipe_and_dead_ones_are_cleared(
         assert len(os.listdir(folder)) == 1
 
 
+def _holds_signals_back(pid: int) -> bool:
+    """Whether it does so, or heeds them already; between fork and exec all signals are held back."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    term = 1 << (signal.SIGTERM - 1)
+    heeded = sum(1 << (number - 1) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
+    return int(status["SigBlk"], 16) == heeded or bool(int(status["SigCgt"], 16) & term)
+
+
 @pytest.mark.parametrize("delay", [0.0, 0.1, 0.2, 0.3, 0.4])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_at_start_is_heeded(cards: SampleNode, delay: float, number: signal.Signals) -> None:

@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 # Plugin 1.3.0 took a serial number that was not there yet for none; it may be some seconds late.
 _OLD_WAIT: Final = 5.0
 
+# Seconds the file of rules may take before anything is offered without it.
+_FIRST_LOOK: Final = 10.0
+
 Rules = tuple[renames.Rule, ...] | compat.Customize
 """What the file of RESOURCE_RENAMES says: our rules, or the names of plugin 1.3.0."""
 
@@ -70,7 +73,7 @@ class Offering:
     async def look(self) -> None:
         """Read the file of rules once."""
         if self._file:
-            await self._file.look()
+            await self._file.look(_FIRST_LOOK)
 
     async def run(self) -> None:
         """Follow the file of rules, for ever; ends at once where there is none."""

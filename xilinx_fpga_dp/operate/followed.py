@@ -52,10 +52,10 @@ class FollowedFile(Generic[T]):
         self._reads: Reads[tuple[bytes, Followed[T]]] = Reads()
         self._text: bytes | None = None  # that `known` is from
 
-    async def look(self) -> None:
-        """Read the file once, for two seconds at most."""
+    async def look(self, patience: float = _PATIENCE) -> None:
+        """Read the file once, for so many seconds at most."""
         call = partial(self._read, self._text, self.known)
-        [outcome] = (await self._reads.gather({self.path: call}, _PATIENCE)).values()
+        [outcome] = (await self._reads.gather({self.path: call}, patience)).values()
         before = self.known
         if isinstance(outcome, Pending):
             self.known = Followed(before.value, ("does not answer: a read of it hangs",))

@@ -310,17 +310,19 @@ def as_listed(offers: Offers, names: OldNames, serials: Mapping[str, str], *, ca
 
 def _whole_cards(units: Sequence[Unit], old: Old, serials: Mapping[str, str]) -> list[Unit]:
     whole: dict[str, Unit] = {}
+    listed: dict[tuple[str, str], str] = {}  # ids, by serial number
     for unit in units:
         first = unit.devices[0]
-        serial = serials.get(first.address) if is_u30(first) else None
-        replica = "" if old.virtual else unit.id.partition("::")[2]
-        key = f"{serial} {replica}" if serial else unit.id
-        if known := whole.get(key):
-            devices = {each.address: each for each in (*known.devices, *unit.devices)}
-            near = tuple(sorted({*known.numa_nodes, *unit.numa_nodes}))
-            whole[key] = Unit(known.id, tuple(devices.values()), near)
+        number = serials.get(first.address)
+        serial = (number or unit.id, "" if old.virtual else unit.id.partition("::")[2])
+        if is_u30(first) and serial in listed:
+            card = whole[listed[serial]]
+            devices = {each.address: each for each in (*card.devices, *unit.devices)}
+            near = tuple(sorted({*card.numa_nodes, *unit.numa_nodes}))
+            whole[card.id] = Unit(card.id, tuple(devices.values()), near)
         else:
-            whole[key] = unit
+            listed.setdefault(serial, unit.id)
+            whole[unit.id] = unit
     return list(whole.values())
 
 

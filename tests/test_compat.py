@@ -1,0 +1,287 @@
+"""COMPAT=1.3.0: names, ids and units as plugin 1.3.0 gave them, and what to write instead."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import settings_for
+from tests.double import KubeletDouble
+from tests.process import Service, cli
+from tests.test_naming import kubelet_takes
+from xilinx_fpga_dp.model import Device, Inventory, Shell
+from xilinx_fpga_dp.operate.followed import Followed
+from xilinx_fpga_dp.parts import offers_by
+from xilinx_fpga_dp.resources.compat import (
+    NAME_CUSTOMIZE,
+    VARIABLES,
+    Customize,
+    Old,
+    OldNames,
+    advice,
+    as_rules,
+    parse,
+)
+from xilinx_fpga_dp.resources.naming import Naming
+from xilinx_fpga_dp.resources.renames import Renaming
+from xilinx_fpga_dp.resources.renames import parse as parse_rules
+from xilinx_fpga_dp.settings import BadSettings, Settings
+from xilinx_fpga_dp.simulate.node import SampleNode
+
+DATA: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "plugin-1.3.0.json").read_text())[
+    "cases"
+]
+U30_VBNV = "xilinx_u30_gen3x4_base_1"
+
+
+def device(  # noqa: PLR0917 - in the order of the data
+    address: str = "0000:65:00.1",
+    driver: str = "xocl",
+    node: str | None = None,
+    vbnv: str = "xilinx_u200_xdma_201830_2",
+    timestamp: str | None = "1561465320",
+    uuid: str | None = None,
+    device_id: str | None = "5001",
+    serial: str | None = None,
+) -> Device:
+    return Device(
+        address, Shell(vbnv, timestamp, uuid), "", driver, device_id=device_id, serial=serial, node=node
+    )
+
+
+def listed(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], file: str, *devices: Device
+) -> dict[str, list[str]]:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings.load({"compat": "1.3.0"})
+    customize = parse(file.encode()) if settings.resource_renames else None
+    found = Inventory(tuple(sorted(devices, key=lambda each: each.address)))
+    offers = offers_by(settings, found, Followed(customize))
+    return {name: [unit.id for unit in offer.units] for name, offer in offers.by_resource.items()}
+
+
+@pytest.mark.parametrize("case", DATA, ids=map(str, range(len(DATA))))
+def test_names_and_ids_are_those_of_the_plugin_itself(
+    monkeypatch: pytest.MonkeyPatch, case: dict[str, Any]
+) -> None:
+    devices = [device(*each) for each in case["devices"]]
+    assert listed(monkeypatch, case["environment"], case["file"], *devices) == case["listed"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "old"),
+    [
+        ({}, Old()),
+        ({"U30NameConvention": "EXACTNAME"}, Old(exact=True)),
+        ({"U30NameConvention": "Exact"}, Old()),
+        ({"U30AllocUnit": "device"}, Old(cards=False)),
+        ({"U30AllocUnit": " Device"}, Old()),
+        ({"DeviceNameCustomize": "true"}, Old(customize=True)),
+        ({"DeviceNameCustomize": "1"}, Old()),
+        ({"VirtualNum": "4"}, Old()),
+        ({"VirtualDev": "TRUE"}, Old(virtual=1)),
+        ({"VirtualDev": "True", "VirtualNum": "+4"}, Old(virtual=4)),
+        ({"VirtualDev": "True", "VirtualNum": "04"}, Old(virtual=4)),
+        ({"VirtualDev": "True", "VirtualNum": "4_0"}, Old(virtual=1)),
+        ({"VirtualDev": "True", "VirtualNum": "-4"}, Old(virtual=1)),
+        ({"VirtualDev": "True", "VirtualNum": "٤"}, Old(virtual=1)),
+        ({"VirtualDev": "True", "VirtualNum": "9" * 5000}, Old(virtual=1000)),
+        ({"virtualdev": "True"}, Old()),
+    ],
+)
+def test_the_variables_are_read_as_they_were(environment: dict[str, str], old: Old) -> None:
+    assert Old.of(environment) == old
+
+
+@given(st.dictionaries(st.sampled_from(VARIABLES), st.text()))
+def test_any_value_is_understood(environment: dict[str, str]) -> None:
+    old = Old.of(environment)
+    assert 0 <= old.virtual <= 1000
+    assert advice(old, environment)
+
+
+def test_they_become_our_settings_unless_those_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {
+        "VirtualDev": "True",
+        "VirtualNum": "4",
+        "U30AllocUnit": "Device",
+        "DeviceNameCustomize": "True",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings.load({"compat": "1.3.0"})
+    assert settings.resource_prefix == "amd.com/"
+    assert (settings.shared_replicas, settings.shared_grant, settings.u30_unit) == (4, "all", "device")
+    assert settings.resource_renames == NAME_CUSTOMIZE
+    own = {"resource_prefix": "xilinx.com/fpga-", "u30_unit": "card", "resource_renames": "/etc/names"}
+    settings = Settings.load({"compat": "1.3.0", **own})
+    assert settings.model_dump().items() >= own.items()
+    assert Settings.load({}).shared_replicas == 1, "nothing of it without COMPAT"
+    with pytest.raises(BadSettings, match="PREFERRED_ALLOCATION: must not be none with VirtualDev"):
+        Settings.load({"compat": "1.3.0", "preferred_allocation": "none"})
+
+
+def test_a_card_has_one_id_that_stands_for_both_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = [device(f"0000:{bus}:00.1", vbnv=U30_VBNV, serial="XFL1") for bus in ("21", "22")]
+    lone = device("0000:31:00.1", vbnv=U30_VBNV)
+    assert listed(monkeypatch, {}, "", *pair, lone) == {"amd.com/ama_u30": ["0000:21:00.1", "0000:31:00.1"]}
+    offers = offers_by(Settings.load({"compat": "1.3.0"}), Inventory((*pair, lone)))
+    assert [len(unit.devices) for unit in offers.by_resource["amd.com/ama_u30"].units] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("file", "entries", "problem"),
+    [
+        ('{"u30-*": "shellVer", "*-*-*": "SN"}', 1, "'u30-*' is left out: it must have three parts"),
+        ('{"*-*-*": "colour"}', 0, "'*-*-*' is left out"),
+        ('{"*-*-*": ""}', 0, "'*-*-*' is left out"),
+        ('{"*-*-*": 7}', 0, "'*-*-*' is left out"),
+        ('{"*-*-*": "SN+\'"}', 0, "'*-*-*' is left out"),
+    ],
+)
+def test_what_ended_that_plugin_is_left_out_and_told(file: str, entries: int, problem: str) -> None:
+    names = parse(file.encode())
+    assert names is not None
+    assert len(names.entries) == entries
+    assert problem in names.problems[0]
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=60),
+        st.dictionaries(st.text(), st.text() | st.integers()).map(json.dumps).map(str.encode),
+    )
+)
+def test_any_file_is_read_and_every_name_is_one_kubelet_takes(text: bytes) -> None:
+    names = OldNames("amd.com/", Old(customize=True), parse(text)).among([device()])
+    assert kubelet_takes(names.resource_name(device()))
+
+
+@given(
+    st.sampled_from(["", "u200", "\ud800", "a_b", "MA35", "ma35", "x" * 80]) | st.text(),
+    st.lists(st.text("'+ab-\ud800é") | st.sampled_from(["SN", "DBDF", "uuid", "index"]), min_size=1),
+    st.none() | st.text(),
+)
+def test_kubelet_takes_every_name_whatever_is_on_the_card(
+    vbnv: str, parts: list[str], timestamp: str | None
+) -> None:
+    names = OldNames("amd.com/", Old(), parse(json.dumps({"*-*-*": "+".join(parts)}).encode()))
+    assert kubelet_takes(names.resource_name(device(vbnv=vbnv or "x", timestamp=timestamp)))
+
+
+keys = st.builds(
+    "{}-{}-{}".format,
+    st.sampled_from(["*", "u30", "U200", "u55c", "MA35"]),
+    st.sampled_from(["*", U30_VBNV, "Xilinx_U200_xdma_201830_2", "MA35", "[x]"]),
+    st.sampled_from(["*", "0", "1561465320", "123456", "6669e5"]),
+)
+values = st.lists(
+    st.sampled_from(["'-'", "'fpga'", "'x.y'", "shellVer", "deviceType", "timestamp", "Healthy", "deviceID"]),
+    min_size=1,
+    max_size=3,
+).map("+".join)
+TREE = [
+    device("0000:11:00.1", vbnv=U30_VBNV, timestamp="0", uuid="0" * 26 + "6669e5", serial="X1"),
+    device("0000:21:00.1", uuid="1" * 26 + "123456"),
+    device("0000:31:00.1", vbnv="xilinx_u200_xdma_201830_2", timestamp="123456"),
+    device("0000:41:00.1", vbnv="xilinx_u55c_gen3x16_xdma_base_3", timestamp="0"),
+    device("0000:51:00.0", driver="transcoder", vbnv="MA35", timestamp=None, node="/dev/ama_transcoder0"),
+]
+
+
+@given(st.dictionaries(keys, values, max_size=5), st.booleans())
+def test_the_rules_printed_for_a_file_of_names_give_its_names(file: dict[str, str], exact: bool) -> None:
+    board = {
+        each.address: each.shell.vbnv.split("_")[1] if "_" in each.shell.vbnv else "ma35d" for each in TREE
+    }
+    tree = [dataclasses.replace(each, board=board[each.address]) for each in TREE]
+    old = Old(exact=exact, customize=True)
+    customize = parse(json.dumps(file).encode())
+    assert customize is not None
+    old_names = OldNames("amd.com/", old, customize).among(tree)
+    rules = parse_rules("\n".join(as_rules(customize, old)).encode())
+    names = Renaming(Naming("amd.com/", "{shell}-{timestamp}"), "amd.com/", rules=rules).among(tree)
+    for each in tree:
+        theirs = old_names.resource_name(each)
+        if len(names.resource_name(each)) <= len("amd.com/") + 60:  # longer ones it gave up
+            assert names.resource_name(each) == theirs
+
+
+def test_without_compat_each_variable_is_a_warning(node: SampleNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.add_card("u200", "0000:21:00")
+    for name in VARIABLES:
+        monkeypatch.setenv(name, "True")
+    with Service(settings_for(node)) as service:
+        for name in VARIABLES:
+            service.logged("ignored: it needs XILINX_FPGA_DP_COMPAT=1.3.0", variable=name, level="warning")
+        service.logged("device found", resource="xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320")
+
+
+def test_the_whole_way_with_compat(
+    node: SampleNode, kubelet: KubeletDouble, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    node.add_card("u200", "0000:21:00")
+    node.add_card("u55c", "0000:31:00")
+    path = tmp_path / "NameCustomize.json"
+    path.write_text("{\"u200-*-*\": \"'fast-'+deviceType+'-'+timestamp\"}")
+    monkeypatch.setenv("DeviceNameCustomize", "True")
+    monkeypatch.setenv("VirtualDev", "True")
+    monkeypatch.setenv("VirtualNum", "2")
+    kubelet.start()
+    with Service(settings_for(node, COMPAT="1.3.0", RESOURCE_RENAMES=str(path))) as service:
+        expected = {
+            "amd.com/fast-u200-1561465320": {"0000:21:00.1-0": "Healthy", "0000:21:00.1-1": "Healthy"},
+            "amd.com/xilinx_u55c_gen3x16_xdma_base_3-0": {
+                "0000:31:00.1-0": "Healthy",
+                "0000:31:00.1-1": "Healthy",
+            },
+        }
+        kubelet.wait_for(lambda: kubelet.resources() == expected)
+        answer = kubelet.allocate("amd.com/fast-u200-1561465320", ["0000:21:00.1-1"])
+        assert len(answer.container_responses[0].devices) == 2, "every card of the node"
+        told = {e["was"]: e["write"] for e in service.events if e["event"] == "COMPAT: what to write now"}
+        assert "XILINX_FPGA_DP_RESOURCE_PREFIX=amd.com/" in told["its prefix"]
+        assert "SHARED_REPLICAS=2" in told["VirtualDev=True, VirtualNum=2"]
+        rules = service.logged("COMPAT: NameCustomize.json as rules")["write"]
+        assert '- {match: {board: "u200"}, name: "fast-{board}-{timestamp}", share: true}' in rules
+        path.write_text('{"*-*-*": "\'all\'"}')
+        kubelet.wait_for(lambda: kubelet.allocatable("amd.com/all") == 4)
+        path.write_text('{"*-*-*": all}')
+        assert "is no JSON object of names" in service.logged("to be mended")["problem"]
+        assert kubelet.allocatable("amd.com/all") == 4
+
+
+@pytest.mark.skipif(os.path.exists(NAME_CUSTOMIZE), reason="this machine has that plugin's file")
+def test_its_file_is_looked_for_where_that_plugin_had_it(
+    node: SampleNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.add_card("u200", "0000:21:00")
+    monkeypatch.setenv("DeviceNameCustomize", "True")
+    said = cli("list", settings=settings_for(node, COMPAT="1.3.0")).stdout
+    assert f"warning: {NAME_CUSTOMIZE}: No such file or directory" in said
+    assert "amd.com/xilinx_u200_xdma_201830_2-1561465320" in said
+
+
+def test_a_file_of_names_without_compat_says_what_it_needs(node: SampleNode, tmp_path: Path) -> None:
+    path = tmp_path / "NameCustomize.json"
+    path.write_text('{"u200-*-*": "shellVer"}')
+    assert "COMPAT=1.3.0" in cli("list", settings=settings_for(node, RESOURCE_RENAMES=str(path))).stdout
+
+
+def test_a_quote_makes_a_text_of_all_but_the_ends() -> None:
+    names = parse(b"""{"*-*-*": "'a'+xbc'+'-'+SN"}""")
+    assert OldNames("amd.com/", Old(), names).resource_name(device(serial="X1")) == "amd.com/abc-X1"
+
+
+def test_a_name_of_a_whole_json_file_keeps_its_order() -> None:
+    names = parse(b'{"*-*-*": "\'one\'", "u200-*-*": "\'two\'"}')
+    assert isinstance(names, Customize)
+    assert OldNames("amd.com/", Old(), names).resource_name(device()) == "amd.com/one"

@@ -1,0 +1,432 @@
+"""Rules for names: what a file may say, what is wrong with it, and that a change counts at once."""
+
+import dataclasses
+import json
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import settings_for
+from tests.double import KubeletDouble
+from tests.process import Service, cli
+from tests.test_naming import kubelet_takes
+from xilinx_fpga_dp.model import Device, Shell
+from xilinx_fpga_dp.operate.followed import FollowedFile
+from xilinx_fpga_dp.resources import compat
+from xilinx_fpga_dp.resources.naming import FIELDS, Naming
+from xilinx_fpga_dp.resources.renames import MAX_BYTES, BadRenames, Renaming, parse
+from xilinx_fpga_dp.simulate.node import SampleNode
+
+PREFIX = "xilinx.com/fpga-"
+BASE = Naming(PREFIX, "{shell}-{timestamp}")
+U30 = Device(
+    "0000:65:00.1",
+    Shell("xilinx_u30_gen3x4_base_1", "0", "937ed70867cf3350bc06304053ff8293"),
+    "u30",
+    "xocl",
+    device_id="513d",
+    serial="XFL1",
+)
+U200 = Device("0000:21:00.1", Shell("xilinx_u200_xdma_201830_2", "1561465320", None), "u200", "xocl")
+U200_NAME = f"{PREFIX}xilinx_u200_xdma_201830_2-1561465320"
+V80 = Device("0000:31:00.0", Shell("xilinx_v80", None, None), "v80", "ami")
+
+
+def naming(text: str, *devices: Device) -> Renaming:
+    return Renaming(BASE, PREFIX, rules=parse(text.encode())).among(devices)
+
+
+def named(text: str, *devices: Device) -> list[str]:
+    names = naming(text, *devices)
+    return [names.resource_name(device).removeprefix(PREFIX) for device in devices]
+
+
+def problems(text: str | bytes) -> tuple[str, ...]:
+    with pytest.raises(BadRenames) as bad:
+        parse(text if isinstance(text, bytes) else text.encode())
+    return bad.value.problems
+
+
+@pytest.mark.parametrize(
+    ("match", "matches"),
+    [
+        ('shell: "xilinx_u30_*"', True),
+        ('shell: "XILINX_U30_*"', True),
+        ("shell: xilinx_u30", False),
+        ('shell: "xilinx_u30_*", uuid: "*ff8293"', True),
+        ('shell: "xilinx_u30_*", uuid: "*ff8294"', False),
+        ("timestamp: 0", True),
+        ("timestamp: 00", False),
+        ('timestamp: "?"', True),
+        ('board: "u[123]0"', True),
+        ("board: U30", True),
+        ("device_id: 513D", True),
+        ("device_id: 0x513d", True),
+        ("serial: xfl1", True),
+        ("address: 0000:65:00.1", True),
+        ('address: "0000:65:*"', True),
+        ("", True),
+    ],
+)
+def test_a_rule_matches_by_globs_and_case_matters_not(match: str, matches: bool) -> None:
+    assert named(f"- {{match: {{{match}}}, name: mine}}", U30) == [
+        "mine" if matches else "xilinx_u30_gen3x4_base_1-0"
+    ]
+
+
+def test_a_field_a_device_does_not_have_is_empty_text() -> None:
+    assert named('- {match: {serial: "*"}, name: a}', V80) == ["a"]
+    assert named('- {match: {serial: "?*"}, name: a}', V80, U30) == ["xilinx_v80", "a"]
+    assert named('- {match: {serial: ""}, name: a}', V80, U30) == ["a", "xilinx_u30_gen3x4_base_1-0"]
+
+
+def test_numbers_are_compared_as_they_are_written() -> None:
+    """YAML would make 668, a date, a number of sixtieths and true of these."""
+    for written in ("0012345", "2019-06-25", "12:30:45", "yes", "1e3", "0x10", "1561465320"):
+        device = dataclasses.replace(U30, serial=written)
+        assert named(f"- {{match: {{serial: {written}}}, name: a}}", device) == ["a"]
+    assert named('[{"match": {"timestamp": 1561465320}, "name": "a"}]', U200) == ["a"]
+
+
+def test_the_first_rule_wins() -> None:
+    text = "- {match: {board: u30}, name: one}\n- {match: {}, name: 'two-{board}'}"
+    assert named(text, U30, U200) == ["one", "two-u200"]
+
+
+def test_the_name_is_a_template() -> None:
+    assert named('- {match: {}, name: "{board}-{timestamp}.x_{serial}"}', U30) == ["u30-0.x_XFL1"]
+
+
+@pytest.mark.parametrize("share", ["", ", share: false"])
+def test_two_names_do_not_become_one_by_accident(share: str) -> None:
+    names = naming(f"- {{match: {{}}, name: fpga{share}}}", U30, U200)
+    assert [names.resource_name(each) for each in (U30, U200)] == [
+        BASE.resource_name(U30),
+        BASE.resource_name(U200),
+    ]
+    [warning] = names.warnings
+    assert "rule 1 " in warning
+    assert "share: true" in warning
+    assert BASE.resource_name(U30) in warning
+
+
+def test_two_rules_must_both_say_that_they_share() -> None:
+    rule = "- {{match: {{board: {}}}, name: fpga{}}}\n"
+    shares = ", share: true"
+    for one, other in (("", ""), (shares, ""), ("", shares)):
+        names = naming(rule.format("u30", one) + rule.format("u200", other), U30, U200)
+        assert names.resource_name(U200) == BASE.resource_name(U200)
+        assert "rules 1 and 2" in names.warnings[0]
+    names = naming(rule.format("u30", shares) + rule.format("u200", shares), U30, U200)
+    assert {names.resource_name(each) for each in (U30, U200)} == {PREFIX + "fpga"}
+    assert names.warnings == ()
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_the_name_another_device_has_anyway_is_shared_only_if_a_rule_says_so(share: bool) -> None:
+    text = f"- {{match: {{board: u30}}, name: xilinx_u200_xdma_201830_2-1561465320, share: {share}}}"
+    names = naming(text, U30, U200)
+    assert (names.resource_name(U30) == U200_NAME) is share
+    assert names.resource_name(U200) == U200_NAME
+    assert bool(names.warnings) is not share
+
+
+def test_devices_that_have_one_name_anyway_need_no_word_to_share_another() -> None:
+    other = dataclasses.replace(U200, address="0000:22:00.1")
+    assert named("- {match: {board: u200}, name: fpga}", U200, other) == ["fpga", "fpga"]
+
+
+def test_a_rule_that_gives_no_name_is_told_and_changes_nothing() -> None:
+    names = naming('- {match: {}, name: "{serial}"}', U200)
+    assert names.resource_name(U200) == U200_NAME
+    assert "rule 1 gives 0000:21:00.1 no name" in names.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "must be a list"),
+        ("{}", "must be a list"),
+        ("a: b", "must be a list"),
+        ("- [", "line "),
+        ("- x", "rule 1: must be a mapping"),
+        ("- {match: {}}", "rule 1: name: must be the text"),
+        ("- {name: a}", "rule 1: match: must be a mapping"),
+        ("- {match: {}, name: a}\n- {match: {colour: red}, name: b}", "rule 2: match.colour: unknown field"),
+        ("- {match: {}, name: a, nmae: b}", "rule 1: 'nmae': unknown; a rule has match, name, share"),
+        ("- {match: {serial: }, name: a}", 'rule 1: match.serial: must be a glob in quotes; ""'),
+        ("- {match: {serial: null}, name: a}", "rule 1: match.serial"),
+        ("- {match: {serial: [a]}, name: a}", "rule 1: match.serial"),
+        ('[{"match": {"serial": null}, "name": "a"}]', "rule 1: match.serial"),
+        ("- {match: {shell: '" + "x" * 300 + "'}, name: a}", "at most 256"),
+        ("- {match: {}, name: 'fpga{colour}'}", "rule 1: name: unknown field {colour}"),
+        ("- {match: {}, name: 'fpga{shell:>9}'}", "rule 1: name: the field {shell} takes no format"),
+        ("- {match: {}, name: 'fpga{'}", "rule 1: name: "),
+        ("- {match: {}, name: amd.com/u30}", "rule 1: name: a resource name can't have '/'"),
+        ("- {match: {}, name: ''}", "rule 1: name: must be the text"),
+        ("- {match: {}, name: a, share: perhaps}", "rule 1: share: must be true or false"),
+        ("- {match: {}, name: a, name: b}", "line 1: 'name' is there twice"),
+        ('[{"match": {}, "name": "a", "name": "b"}]', "'name' is there twice"),
+        ("- &a {match: {}, name: a}\n- *a", "anchors and aliases"),
+        ("&a [*a]", "anchors and aliases"),
+        ("- !!python/object/apply:os.system [ls]", "the tag"),
+        ("- {match: {}, name: a}\n---\n- {match: {}, name: b}", "line "),
+        ("[" * 5000, "nested too deeply"),
+        ("- " * 20000, "nested too deeply"),
+        (b"\xff\xfe", "no UTF-8"),
+        ('- "\\UFFFFFFFF"', ""),
+        ('{"u30-*-*": "shellVer"}', "COMPAT=1.3.0"),
+    ],
+)
+def test_what_is_wrong_is_said_with_rule_and_field(text: str | bytes, says: str) -> None:
+    assert any(says in problem for problem in problems(text)), problems(text)
+
+
+def test_every_problem_is_told_up_to_ten() -> None:
+    told = problems("- x\n" * 12)
+    assert [problem.partition(":")[0] for problem in told] == [f"rule {n}" for n in range(1, 11)] + [
+        "and 2 more"
+    ]
+
+
+words = st.text(max_size=12)
+trees = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | words,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words, inner, max_size=4),
+    max_leaves=12,
+)
+rules = st.lists(
+    st.fixed_dictionaries(
+        {"match": st.dictionaries(st.sampled_from(FIELDS) | words, words | trees), "name": words | trees},
+        optional={"share": st.booleans() | trees},
+    ),
+    max_size=4,
+)
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.text().map(str.encode),
+        st.text("- {}[]:,'\"&*!|>%#?\n\tabmatchnmeshl").map(str.encode),
+        trees.map(lambda tree: json.dumps(tree).encode()),
+        rules.map(lambda tree: json.dumps(tree).encode()),
+    )
+)
+def test_any_file_is_taken_or_refused_in_words(text: bytes) -> None:
+    try:
+        taken = parse(text)
+    except BadRenames as bad:
+        assert bad.problems
+        assert all(problem.strip() for problem in bad.problems)
+        return
+    names = Renaming(BASE, PREFIX, rules=taken).among([U30, U200, V80])
+    assert all(kubelet_takes(names.resource_name(device)) for device in (U30, U200, V80))
+
+
+field_texts = st.text("ab01_-", min_size=1, max_size=4)
+devices = st.builds(
+    lambda number, shell, timestamp, serial: Device(
+        f"0000:{number:02x}:00.1", Shell(shell, timestamp, None), "b", "xocl", serial=serial
+    ),
+    st.integers(0, 255),
+    field_texts,
+    st.none() | st.just("1"),
+    st.none() | field_texts,
+)
+good_rules = st.lists(
+    st.fixed_dictionaries(
+        {
+            "match": st.dictionaries(st.sampled_from(["shell", "serial", "address"]), st.text("ab01*?_-")),
+            "name": st.sampled_from(["a", "a-1", "b", "{shell}", "{serial}", "{shell}-{timestamp}"]),
+            "share": st.booleans(),
+        }
+    ),
+    max_size=4,
+)
+
+
+@given(good_rules, st.lists(devices, max_size=6, unique_by=lambda device: device.address), st.randoms())
+def test_names_meet_only_by_rules_that_share_whatever_the_order(
+    documents: list[dict[str, object]], there: list[Device], random: object
+) -> None:
+    rules = parse(json.dumps(documents).encode())
+    names = Renaming(BASE, PREFIX, rules=rules).among(there)
+    backwards = Renaming(BASE, PREFIX, rules=rules).among(reversed(there))
+    for one in there:
+        assert names.resource_name(one) == backwards.resource_name(one)
+        for other in there:
+            if names.resource_name(one) != names.resource_name(other):
+                continue
+            if BASE.resource_name(one) != BASE.resource_name(other):
+                renamed = [d for d in (one, other) if names.resource_name(d) != BASE.resource_name(d)]
+                assert renamed
+                assert all(next(r for r in rules if r.matches(d)).share for d in renamed)
+
+
+def test_globs_are_quick_however_they_are_written() -> None:
+    device = dataclasses.replace(U30, shell=Shell("a" * 128, "0", None))
+    text = json.dumps([{"match": {"shell": "*a" * 127 + "b"}, "name": "x"}])
+    began = time.monotonic()
+    named(text, device)
+    assert time.monotonic() - began < 1
+
+
+async def followed(path: Path) -> FollowedFile[tuple[object, ...]]:
+    file = FollowedFile[tuple[object, ...]](str(path), parse, MAX_BYTES)
+    await file.look()
+    return file
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (Path.absolute, "No such file"),
+        (os.mkfifo, "no regular file"),
+        (Path.mkdir, "no regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "no regular file"),
+        (lambda path: path.write_bytes(b"#" * (MAX_BYTES + 1)), "more than 65536 bytes"),
+    ],
+)
+async def test_what_is_no_file_of_rules_is_told_at_once(tmp_path: Path, make: object, says: str) -> None:
+    path = tmp_path / "rules.yaml"
+    make(path)  # type: ignore[operator]
+    began = time.monotonic()
+    file = await followed(path)
+    assert time.monotonic() - began < 1
+    assert file.known.value is None
+    assert says in file.known.problems[0]
+
+
+async def test_a_file_that_hangs_is_waited_for_two_seconds_and_what_was_read_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rules.yaml"
+    path.write_text("- {match: {}, name: a}")
+    file = await followed(path)
+    good = file.known.value
+
+    def hang(*_: object) -> bytes:
+        time.sleep(4)
+        return b"[]"
+
+    monkeypatch.setattr("xilinx_fpga_dp.operate.followed._contents", hang)
+    began = time.monotonic()
+    await file.look()
+    assert time.monotonic() - began < 3
+    assert file.known.value == good
+    assert "hangs" in file.known.problems[0]
+
+
+class ConfigMap:
+    """A directory as kubelet mounts a ConfigMap: files are links into ``..data``, a link that is swapped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._count = 0
+        path.mkdir()
+        (path / "rules.yaml").symlink_to("..data/rules.yaml")
+
+    def publish(self, text: str) -> str:
+        self._count += 1
+        fresh = self.path / f"..{self._count}"
+        fresh.mkdir()
+        (fresh / "rules.yaml").write_text(text)
+        (self.path / "..data_tmp").symlink_to(fresh.name)
+        os.rename(self.path / "..data_tmp", self.path / "..data")
+        return f"{self.path}/rules.yaml"
+
+
+RULE = '- {{match: {{board: u200}}, name: "{}"}}'
+
+
+@pytest.fixture
+def card(node: SampleNode) -> SampleNode:
+    node.add_card("u200", "0000:21:00")
+    return node
+
+
+def test_a_swapped_config_map_counts_at_once_and_a_broken_one_not(
+    card: SampleNode, kubelet: KubeletDouble, tmp_path: Path
+) -> None:
+    volume = ConfigMap(tmp_path / "volume")
+    path = volume.publish(RULE.format("first"))
+    kubelet.start()
+    with Service(settings_for(card, RESOURCE_RENAMES=path, SCAN_INTERVAL="60")) as service:
+        kubelet.wait_for(lambda: kubelet.allocatable(PREFIX + "first") == 1)
+        assert [each.resource for each in kubelet.registrations] == [PREFIX + "first"]
+        volume.publish(RULE.format("second"))
+        kubelet.wait_for(lambda: kubelet.allocatable(PREFIX + "second") == 1, timeout=3)
+        volume.publish(RULE.format("{colour}"))
+        told = service.logged("to be mended")["problem"]
+        assert path in told
+        assert "rule 1: name: unknown field {colour}" in told
+        assert "what it said before counts" in told
+        assert kubelet.allocatable(PREFIX + "second") == 1
+        volume.publish(RULE.format("third"))
+        kubelet.wait_for(lambda: kubelet.allocatable(PREFIX + "third") == 1, timeout=3)
+        assert service.terminate() == 0
+
+
+def test_a_missing_file_is_told_and_counts_when_it_is_there(
+    card: SampleNode, kubelet: KubeletDouble, tmp_path: Path
+) -> None:
+    path = tmp_path / "rules.yaml"
+    kubelet.start()
+    with Service(settings_for(card, RESOURCE_RENAMES=str(path), SCAN_INTERVAL="60")) as service:
+        kubelet.wait_for(lambda: kubelet.allocatable(U200_NAME) == 1)
+        assert "No such file" in service.logged("to be mended")["problem"]
+        path.write_text(RULE.format("late"))
+        kubelet.wait_for(lambda: kubelet.allocatable(PREFIX + "late") == 1, timeout=3)
+        path.unlink()
+        service.logged("to be mended", count=2)
+        assert kubelet.allocatable(PREFIX + "late") == 1
+
+
+def test_no_device_is_offered_before_the_rules_are_read(
+    card: SampleNode, kubelet: KubeletDouble, tmp_path: Path
+) -> None:
+    path = tmp_path / "rules.yaml"
+    other = "- {match: {board: '[a-t]*'}, name: none}\n"
+    path.write_text(other * 300 + RULE.format("mine"))  # takes longer than a scan
+    kubelet.start()
+    with Service(settings_for(card, RESOURCE_RENAMES=str(path))):
+        kubelet.wait_for(lambda: kubelet.allocatable(PREFIX + "mine") == 1)
+        assert [each.resource for each in kubelet.registrations] == [PREFIX + "mine"]
+
+
+def test_list_and_explain_name_by_the_rules_and_say_what_is_wrong(card: SampleNode, tmp_path: Path) -> None:
+    path = tmp_path / "rules.json"
+    path.write_text('[{"match": {"shell": "*u200*"}, "name": "{board}"}]')
+    settings = settings_for(card, RESOURCE_RENAMES=str(path))
+    assert PREFIX + "u200" in cli("list", settings=settings).stdout
+    assert "PCIDEVICE_XILINX_COM_FPGA_U200" in cli("explain", "0000:21:00.1", settings=settings).stdout
+    path.write_text("[{}]")
+    said = cli("list", settings=settings).stdout
+    assert f"warning: {path}: rule 1: match: must be" in said
+    assert U200_NAME in said
+
+
+@pytest.mark.parametrize("page", ["naming.md", "migration.md"])
+def test_the_examples_in_the_documentation_are_rules(page: str) -> None:
+    text = (Path(__file__).parent.parent / "docs" / page).read_text()
+    examples = re.findall(r"```(?:yaml|json)\n(.*?)```", text, re.DOTALL)
+    assert examples
+    for example in examples:
+        document = yaml.safe_load(example)
+        if isinstance(document, list):
+            assert parse(example.encode())
+        elif document.get("kind") == "ConfigMap":
+            assert all(parse(rules.encode()) for rules in document["data"].values())
+        else:
+            names = compat.parse(example.encode())
+            assert names is not None
+            assert (
+                "\n".join(compat.as_rules(names, compat.Old(exact=True, customize=True))) + "\n" in examples
+            )

@@ -20,7 +20,7 @@ from xilinx_fpga_dp.simulate.boards import (
     EVERY_BOARD,
     ZOCL_BOARDS,
 )
-from xilinx_fpga_dp.simulate.node import SampleNode, is_known
+from xilinx_fpga_dp.simulate.node import Ids, SampleNode, is_known
 
 PAGE = Path(__file__).parent.parent / "docs" / "boards.md"
 _ROW = re.compile(r"\| (`[^|]+`) \| ([^|]+) \| `([^|]+)` \| ([^|]+) \| (yes|no) \| ([^|]+) \|")
@@ -37,8 +37,8 @@ def rows() -> dict[str, tuple[str, list[str]]]:
     return found
 
 
-def listed(node: SampleNode) -> dict[str, Any]:
-    done = cli("list", "--output", "json", settings=settings_for(node))
+def listed(node: SampleNode, **settings: str) -> dict[str, Any]:
+    done = cli("list", "--output", "json", settings=settings_for(node, **settings))
     assert done.returncode == 0, done.stderr
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
@@ -106,3 +106,63 @@ def test_every_row_of_the_facts_is_a_board() -> None:
     ]
     assert others == ["U30"]  # an alpha shell with other ids
     assert all(board.source for board in EVERY_BOARD.values())
+
+
+class TestAws:
+    """The stages of docs/aws.md."""
+
+    PAGE = PAGE.with_name("aws.md").read_text()
+
+    def seen(self, node: SampleNode) -> str:
+        found = listed(node)
+        if found["devices"]:
+            (device,) = found["devices"]
+            reason = f" ({device['reason']})" if device["reason"] else ""
+            return f"`{device['resource']}`: {device['health']}{reason}"
+        return f"left out: {found['left_out'][0]['reason']}"
+
+    def test_f1_from_boot_to_a_load(self, node: SampleNode) -> None:
+        stages = re.findall(
+            r"^\| [^|]+ \| (left out: .*|`xilinx.*|the same.*) \|$",
+            self.PAGE.partition("## F1")[2],
+            re.MULTILINE,
+        )
+        card = node.add_card("f1-cleared")
+        card.unbind()
+        shown = [self.seen(node)]
+        card.bind()
+        shown.append(self.seen(node))
+        card.remove()
+        card.plug("f1")
+        shown.append(self.seen(node))
+        card.not_ready()
+        shown.append("the same: " + self.seen(node).partition(": ")[2])
+        assert shown == stages
+
+    def test_the_name_of_the_old_plugin(self, node: SampleNode) -> None:
+        rules = re.search(r"```yaml\n(.*?)```", self.PAGE, re.DOTALL)
+        assert rules
+        path = Path(node.root, "renames.yaml")
+        path.write_text(rules[1])
+        for name in ("f1", "f1-2019"):
+            card = node.add_card(name)
+            (device,) = listed(node, RESOURCE_RENAMES=str(path))["devices"]
+            assert device["resource"] == "xilinx.com/fpga-xilinx_aws-vu9p-f1-04261818_dynamic_5_0-0"
+            card.remove()
+
+    def test_its_disk_and_network_are_none_of_ours(self, node: SampleNode) -> None:
+        """Amazon's vendor id is on them too."""
+        node.add_function("0000:00:04.0", Ids("1d0f", "8061", "010802"), driver="nvme")
+        node.add_function("0000:00:05.0", Ids("1d0f", "ec20", "020000"), driver="ena")
+        node.add_card("f1")
+        found = listed(node)
+        assert [device["id"] for device in found["devices"]] == ["0000:00:1d.0"]
+        assert found["left_out"] == []
+
+    def test_f2_and_vt1(self, node: SampleNode) -> None:
+        node.plug("f2-hdk")
+        assert f"| {listed(node)['left_out'][0]['reason']} |" in self.PAGE
+        node.plug("f2")
+        node.plug("vt1")
+        for device in listed(node)["devices"]:
+            assert f"`{device['resource']}`" in self.PAGE

@@ -119,3 +119,19 @@ def test_interrupted_in_the_middle_it_leaves_nothing() -> None:
         process.communicate(timeout=20)
         assert process.returncode != 0
     assert not [name for name in os.listdir("/tmp") if name.startswith("xilinx-fpga-dp-")]
+
+
+def test_cards_of_all_drivers_play_together() -> None:
+    boards = ("u30", "v80", "ma35d", "npu", "f2", "kv260")
+    done = cli("simulate", "--once", *(word for name in boards for word in ("--board", name)), limit=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for said in (
+        "xilinx.com/fpga-xilinx_u30_gen3x4_base_1-0  ",
+        "xilinx.com/fpga-xilinx_v80  ",
+        "xilinx.com/fpga-MA35  ",
+        "xilinx.com/fpga-ZynqMP-KV260  ",
+        "0000:34:00.1  second function of one device",
+        "The ZynqMP KV260 revB at axi:zyxclmm_drm loses its driver",
+        "It ended with 0 and left no socket.",
+    ):
+        assert said in done.stdout

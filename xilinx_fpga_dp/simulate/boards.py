@@ -281,6 +281,7 @@ BOARDS: Mapping[str, Board] = {
     "u25": replace(
         _2rp("xilinx_u25_gen3x8_xdma_base_1", ("5051", "5050"), "ids XRT devices.h, shell Vitis tutorials"),
         seen=False,
+        golden_id="d04c",
     ),
     "u26z": _table("xilinx_u26z", ("504f", "504e")),
     "v70": Board(

@@ -6,7 +6,7 @@ It stands for the hardware in `simulate` and in the tests. Plain blocking calls 
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias, TypedDict, Unpack, overload
 
 from xilinx_fpga_dp.simulate.ama import AmaCard
@@ -50,6 +50,7 @@ BareName: TypeAlias = Literal["f2-hdk", "xdma", "qdma", "npu"]
 
 STATES = ("golden", "recovery", "vfio", "no-driver")
 """What a card of XRT can be found in besides: a name of `plug` ends in one."""
+_IMAGES: Mapping[str, Image] = {"golden": "golden", "recovery": "recovery"}
 
 
 class Where(TypedDict, total=False):
@@ -173,9 +174,7 @@ class SampleNode(Tree):
         serial: str | None = None  # one for all devices of a card
         if isinstance(board, Board):
             for where in self._places(board):
-                image: Image = (
-                    "golden" if state == "golden" else "recovery" if state == "recovery" else "shell"
-                )
+                image = _IMAGES.get(state, "shell")
                 card = self.add_card(board, **where, serial=serial, numa_node=numa_node, image=image)
                 serial = card.serial
                 if state == "vfio":

@@ -3,10 +3,11 @@
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from xilinx_fpga_dp.discovery.health import Rules
 from xilinx_fpga_dp.discovery.scanner import Scanner
+from xilinx_fpga_dp.discovery.sysfs import module_version
 from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.model import Device, Held, Inventory, Offers
 from xilinx_fpga_dp.operate.files import HostPaths
@@ -32,6 +33,14 @@ def offers_by(settings: Settings, found: Inventory) -> Offers:
     suffix = SHARED if settings.shared_replicas > 1 else ""
     naming = Naming(settings.resource_prefix, settings.resource_name_template, suffix)
     return offers_of(found, naming, settings.shared_replicas)
+
+
+async def versions_of(settings: Settings, drivers: Iterable[str]) -> dict[str, str | None]:
+    """The versions of drivers."""
+    return {
+        driver: await asyncio.to_thread(module_version, settings.sysfs_root, driver)
+        for driver in sorted(drivers)
+    }
 
 
 def grants_of(

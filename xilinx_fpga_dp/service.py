@@ -12,7 +12,7 @@ from xilinx_fpga_dp.discovery.scanner import ScanFailed
 from xilinx_fpga_dp.kubelet.fleet import Fleet
 from xilinx_fpga_dp.kubelet.plugin import Terms
 from xilinx_fpga_dp.kubelet.podresources import Holders, Names, PodResources
-from xilinx_fpga_dp.kubelet.watch import Watch
+from xilinx_fpga_dp.kubelet.watch import KUBELET_SOCKET, Watch
 from xilinx_fpga_dp.latest import Latest
 from xilinx_fpga_dp.model import Device, Held, Inventory, Offers
 from xilinx_fpga_dp.operate.files import KeptFile
@@ -20,8 +20,8 @@ from xilinx_fpga_dp.operate.http import HttpServer
 from xilinx_fpga_dp.operate.journal import Journal
 from xilinx_fpga_dp.operate.metrics import Metrics
 from xilinx_fpga_dp.operate.pages import Pages
-from xilinx_fpga_dp.parts import grants_of, offers_by, scanner_of
-from xilinx_fpga_dp.resources import cdi
+from xilinx_fpga_dp.parts import grants_of, offers_by, scanner_of, versions_of
+from xilinx_fpga_dp.resources import cdi, labels
 from xilinx_fpga_dp.resources.grants import nodes_of
 from xilinx_fpga_dp.resources.offers import held_elsewhere, names_of, only
 from xilinx_fpga_dp.settings import Settings, unknown_variables
@@ -50,6 +50,7 @@ class Service:
         self._metrics = Metrics(lambda: self._offers.value, self._registered)
         self._watch = Watch(settings.socket_dir, self._metrics)
         self._spec = KeptFile(f"{settings.cdi_dir}/{cdi.FILE}")
+        self._labels = KeptFile(f"{settings.nfd_features_dir}/{labels.FILE}")
         terms = Terms(
             grants_of(settings, self._scanner, self._devices, self._in_spec),
             settings.request_timeout,
@@ -85,6 +86,8 @@ class Service:
         }
         if self._settings.device_strategy != "device-specs":
             parts["cdi"] = self._spec.run
+        if self._settings.nfd_features_dir:
+            parts["labels"] = self._labels.run
         if self._settings.http_address:
             parts["http"] = HttpServer(self._settings.http_address, pages.by_path()).run
         async with asyncio.TaskGroup() as group:
@@ -151,6 +154,9 @@ class Service:
         self._offers.set(offers)
         if self._settings.device_strategy != "device-specs":
             await self._write_spec(self._devices())
+        if self._settings.nfd_features_dir:
+            versions = await versions_of(self._settings, {device.driver for device in self._devices()})
+            await self._labels.set(labels.feature_file(offers, versions))
 
     def _devices(self) -> tuple[Device, ...]:
         """Every device that is offered now."""
@@ -180,11 +186,13 @@ class Service:
     async def _hint(self) -> None:
         """Say once how to try this without a kubelet, where there is none."""
         await asyncio.sleep(1.0)
-        if self._watch.directory.value.kubelet is None:
+        seen = self._watch.directory.value
+        if seen.kubelet is None:
+            problem = {"problem": seen.problem} if seen.problem else {}
             log.info(
-                "no kubelet yet, waiting for its socket; "
-                "to try without one: python -m xilinx_fpga_dp simulate",
-                extra={"path": f"{self._watch.path}/kubelet.sock"},
+                "no kubelet yet, waiting for its %s; to try without one: python -m xilinx_fpga_dp simulate",
+                "directory" if problem else "socket",
+                extra={"path": f"{self._watch.path}/{KUBELET_SOCKET}", **problem},
             )
 
 

@@ -28,12 +28,17 @@ class BadSettings(Exception):  # noqa: N818 - the user's, not ours
         self.lines = lines
 
 
-def _absolute(path: str) -> str:
+def _absolute(path: str, info: ValidationInfo) -> str:
     if not path.startswith("/"):
-        raise ValueError("must be an absolute path, like /var/lib/kubelet/device-plugins")
+        field = Settings.model_fields[str(info.field_name)]
+        raise ValueError(f"must be an absolute path, like {(field.examples or [field.default])[0]}")
     if "\0" in path:
         raise ValueError("must not contain a zero byte")
     return os.path.normpath(path)
+
+
+def _path_or_none(path: str, info: ValidationInfo) -> str:
+    return "" if path in ("", "none") else _absolute(path, info)
 
 
 def _socket_directory(path: str) -> str:
@@ -86,7 +91,7 @@ def _replicas(replicas: int, info: ValidationInfo) -> int:
 
 
 Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
-Directory = Annotated[str, AfterValidator(_absolute)]
+Directory = Annotated[str, AfterValidator(_absolute), Field(json_schema_extra={"format": "path"})]
 
 
 class Settings(BaseSettings):
@@ -125,7 +130,9 @@ class Settings(BaseSettings):
     )
     cdi_dir: Directory = Field("/var/run/cdi", description="where the CDI spec goes")
     extra_mounts: Annotated[tuple[Directory, ...], NoDecode, BeforeValidator(_listed)] = Field(
-        (), description="host paths every grant adds read-only as mounts, comma-separated"
+        (),
+        description="host paths every grant adds read-only as mounts, comma-separated",
+        examples=["/opt/xilinx/xrt"],
     )
     prestart_check: bool = Field(
         False, description="check the granted devices again right before each container start"
@@ -146,6 +153,12 @@ class Settings(BaseSettings):
         3, description="good health checks in a row before a device is Healthy again"
     )
     request_timeout: Seconds = Field(5.0, description="seconds any request of the kubelet may take")
+    nfd_features_dir: Annotated[str, AfterValidator(_path_or_none)] = Field(
+        "",
+        description="where to write a node-feature-discovery feature file; empty: nowhere",
+        examples=["/etc/kubernetes/node-feature-discovery/features.d"],
+        json_schema_extra={"format": "path"},
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="auto: text on a terminal, else json"

@@ -181,6 +181,11 @@ def first_readable(paths: Iterable[str]) -> str | None:
     return None
 
 
+def module_version(root: str, driver: str) -> str | None:
+    """The version a driver's module tells; None where it is not loaded or tells none. It never blocks."""
+    return _core_text(f"{root}/module/{driver.replace('-', '_')}/version") or None
+
+
 def node_exists(root: str, node: str) -> bool:
     """Whether a device node, given by its path under /dev, is there. Only looked at, never opened.
 

@@ -31,16 +31,19 @@ class KeptFile:
         self.path = path
         self._mode = mode
         self._wanted: str | None = None  # None: there is to be no file
+        self._known = asyncio.Event()  # what it should say; until then the one of the instance before stays
         self._writing = asyncio.Lock()
         self._complaint: str | None = None
 
     async def set(self, wanted: str | None) -> bool:
         """Let the file say this; None: remove it. Whether it does now."""
         self._wanted = wanted
+        self._known.set()
         return await self._restore()
 
     async def run(self) -> None:
         """Restore the file whenever something else has changed it, for ever."""
+        await self._known.wait()
         with Wakeups(os.path.dirname(self.path)) as wakeups:
             while True:
                 wakeups.arm()

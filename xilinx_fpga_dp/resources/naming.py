@@ -105,7 +105,7 @@ class Naming:
         if not rendered:
             raise ValueError(f"the template {self.template!r} gives no name: its fields are empty")
         domain, _, stem = self.prefix.partition("/")
-        return f"{domain}/{_fitting(stem + rendered, MAX_NAME - len(self.suffix))}{self.suffix}"
+        return f"{domain}/{fitting(stem + rendered, MAX_NAME - len(self.suffix))}{self.suffix}"
 
 
 def render(template: str, device: Device) -> str:
@@ -133,7 +133,11 @@ def render(template: str, device: Device) -> str:
     return out
 
 
-def _fitting(name: str, room: int) -> str:
+def fitting(name: str, room: int) -> str:
+    """A name of so many characters at most that Kubernetes takes, as a resource's or a label's.
+
+    One that lost a character or had to be shortened ends in a hash of the original.
+    """
     clean = re.sub(r"[^A-Za-z0-9_.-]", "-", name)
     if clean == name and _NAME.fullmatch(name) and len(name) <= room:
         return name

@@ -10,11 +10,12 @@ from xilinx_fpga_dp.discovery.scanner import Scanner
 from xilinx_fpga_dp.discovery.sysfs import module_version
 from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.model import Device, Held, Inventory, Offers
+from xilinx_fpga_dp.operate.examine import Places
 from xilinx_fpga_dp.operate.files import HostPaths
 from xilinx_fpga_dp.resources.grants import Grants
 from xilinx_fpga_dp.resources.naming import SHARED, Naming
 from xilinx_fpga_dp.resources.offers import held_elsewhere, offers_of
-from xilinx_fpga_dp.settings import Settings
+from xilinx_fpga_dp.settings import Settings, unknown_variables
 
 # Of REQUEST_TIMEOUT, what looking at the devices may take: the rest is for saying which one hangs.
 _LOOK_SHARE = 0.9
@@ -78,3 +79,20 @@ async def look_once(settings: Settings, scanner: Scanner) -> tuple[Offers, Held]
         held = await PodResources(settings.pod_resources_socket).held() or {}
     elsewhere = held_elsewhere(offers_by(settings, found), held)
     return offers_by(settings, scanner.hold(elsewhere)), held
+
+
+def places_of(settings: Settings) -> Places:
+    """Where ``diagnose`` looks."""
+    written = [("CDI_DIR", settings.cdi_dir)] if settings.device_strategy != "device-specs" else []
+    written += [("NFD_FEATURES_DIR", settings.nfd_features_dir)] if settings.nfd_features_dir else []
+    return Places(
+        sysfs_root=settings.sysfs_root,
+        dev_root=settings.dev_root,
+        host_root=settings.host_root,
+        socket_dir=settings.socket_dir,
+        pod_resources_socket=settings.pod_resources_socket,
+        written=tuple(written),
+        extra_mounts=settings.extra_mounts,
+        expose_mgmt=settings.expose_mgmt,
+        unknown=tuple(unknown_variables(os.environ)),
+    )

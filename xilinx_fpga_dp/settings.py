@@ -122,7 +122,9 @@ class Settings(BaseSettings):
         description="where kubelet tells which pod holds which device",
     )
     http_address: Annotated[str, AfterValidator(_http_address)] = Field(
-        "127.0.0.1:8080", description="where probes and metrics are served; empty: nowhere"
+        "127.0.0.1:8080",
+        description="where probes and metrics are served; empty: nowhere",
+        json_schema_extra={"format": "host:port, or nothing"},
     )
     expose_mgmt: bool = Field(False, description="hand /dev/xclmgmt* to pods too")
     device_strategy: Literal["device-specs", "cdi", "both"] = Field(

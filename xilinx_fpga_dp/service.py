@@ -46,6 +46,8 @@ class Service:
         self._scanner = scanner_of(settings, self._wake.set)
         self._journal = Journal()
         self._published: tuple[Inventory, Held, Names] | None = None  # from what the offers were made
+        self._failure: str | None = None  # of the last scan
+        self._unvetted: set[str] = set()  # ids that are offered when it was asked who holds them
         self._holders = Holders(PodResources(settings.pod_resources_socket), self._wake.set)
         self._metrics = Metrics(lambda: self._offers.value, self._registered)
         self._watch = Watch(settings.socket_dir, self._metrics)
@@ -62,6 +64,12 @@ class Service:
     def _registered(self) -> dict[str, bool]:
         return self._fleet.registered()
 
+    def _waits(self) -> str | None:
+        """Why not all that is on the node is offered yet."""
+        if self._offers.value is None:
+            return "the node has not been scanned yet" + (f": {self._failure}" if self._failure else "")
+        return f"not asked yet who holds {', '.join(sorted(self._unvetted))}" if self._unvetted else None
+
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. SIGHUP scans and registers again."""
         self._heed_signals()
@@ -72,6 +80,7 @@ class Service:
             self._metrics,
             lambda: self._offers.value,
             self._registered,
+            self._waits,
             self._holders.ask,
             expose_mgmt=self._settings.expose_mgmt,
         )
@@ -113,7 +122,6 @@ class Service:
 
     async def _scan(self) -> None:
         """Look at all that is on the bus and, in between, at the health of what is known."""
-        failure: str | None = None
         now = asyncio.get_running_loop().time
         next_scan = next_check = now()
         while True:
@@ -126,14 +134,14 @@ class Service:
                 found = await (self._scanner.scan(check=check) if scan else self._scanner.check())
                 if scan:
                     self._metrics.scanned(now() - began)
-                failure = None
+                self._failure = None
                 await self._publish(found)
             except ScanFailed as error:
                 self._metrics.scan_failed()
                 # What was known stays: an unreadable bus is no evidence that the cards are gone.
-                if str(error) != failure:
+                if str(error) != self._failure:
                     log.warning("scan failed", extra={"error": str(error)})
-                failure = str(error)
+                self._failure = str(error)
             if scan:
                 next_scan = now() + self._settings.scan_interval
             if check:
@@ -148,6 +156,7 @@ class Service:
         names = await self._holders.vet(names_of(offers), _VETTING)
         elsewhere = held_elsewhere(offers, self._holders.held)
         self._holders.matters = bool(elsewhere)
+        self._unvetted = {unit_id for _, unit_id in names_of(offers) - names}
         offers = only(offers_by(self._settings, self._scanner.hold(elsewhere)), names)
         self._published = (found, self._holders.held, self._holders.vetted)
         self._journal.tell(offers, asyncio.get_running_loop().time())

@@ -315,3 +315,46 @@ def test_reasons_are_the_contract_s(probed: Probed, node: SampleNode) -> None:
         happens()
         eventually(lambda reason=reason: ("Unhealthy", reason, U200) in probed.devices(), reason)  # type: ignore[misc]
         assert all(reason in {"", *Reason} for _, reason, _ in probed.devices())
+
+
+class TestStrangers:
+    """Whoever reaches the port: no probe goes unanswered for it."""
+
+    def connected(self, pages: Probed, sent: bytes = b"") -> socket.socket:
+        host, _, port = pages.address.partition(":")
+        connection = socket.create_connection((host, int(port)), timeout=5)
+        connection.sendall(sent)
+        return connection
+
+    def test_silent_ones(self, probed: Probed) -> None:
+        silent = [self.connected(probed, b"GET /livez HT") for _ in range(200)]
+        try:
+            for _ in range(5):
+                assert probed.get("livez", 1) == OK
+            files = len(os.listdir(f"/proc/{probed.pid}/fd"))
+            assert files < 120, "what they cost is bounded"
+        finally:
+            for connection in silent:
+                connection.close()
+
+    @pytest.mark.parametrize(
+        ("sent", "answer"),
+        [
+            (b"GET / HTTP/1.1\r\n\r\n", b"HTTP/1.1 404"),
+            (b"GET /../../etc/passwd HTTP/1.1\r\n\r\n", b"HTTP/1.1 404"),
+            (b"POST /livez HTTP/1.1\r\nContent-Length: 9\r\n\r\nwhatever!", b"HTTP/1.1 405"),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"HTTP/1.1 400"),
+            (b"\x16\x03\x01\x02\x00\r\n\r\n", b"HTTP/1.1 400"),
+            (b"GET /livez HTTP/1.1\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", b""),
+        ],
+    )
+    def test_odd_requests(self, probed: Probed, sent: bytes, answer: bytes) -> None:
+        with self.connected(probed) as connection:
+            try:
+                connection.sendall(sent)
+                got = connection.recv(4096)
+            except ConnectionError:  # closed with bytes of ours unread
+                got = b""
+        assert got.startswith(answer)
+        assert bool(got) == bool(answer)
+        assert probed.get("livez") == OK

@@ -77,8 +77,10 @@ class KeptFile:
         directory, name = os.path.split(self.path)
         await aiofiles.os.makedirs(directory, mode=0o755, exist_ok=True)
         beside = f"{directory}/.{name}.{os.getpid()}"  # no reader of specs takes a name like that
+        with contextlib.suppress(FileNotFoundError):
+            await aiofiles.os.unlink(beside)
         try:
-            async with aiofiles.open(beside, "w", encoding="utf-8") as file:
+            async with aiofiles.open(beside, "x", encoding="utf-8") as file:  # follows no link
                 await file.write(self._wanted)
                 os.fchmod(file.fileno(), self._mode)
             await aiofiles.os.replace(beside, self.path)

@@ -51,7 +51,7 @@ def commands(page: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", ["configuration", "operating"])
 def test_every_command_works(page: str, node: SampleNode, kubelet: KubeletDouble) -> None:
     node.add_card("u200", release="2023.2")
     kubelet.start()
@@ -59,6 +59,7 @@ def test_every_command_works(page: str, node: SampleNode, kubelet: KubeletDouble
     with Service(probed.settings) as service:
         service.logged("serving HTTP")
         eventually(lambda: probed.get("readyz")[0] == 200, "ready")
+        assert commands(page)
         for command in commands(page):
             here = command.replace("127.0.0.1:8080", probed.address)
             here = here.replace("python ", f"{shlex.quote(sys.executable)} ", 1)

@@ -42,7 +42,7 @@ U200 = Device("0000:11:00.1", Shell("xilinx_u200_xdma_201830_2", "1561465320", N
 def test_a_node_with_two_kinds_of_cards() -> None:
     v80 = Device("0000:31:00.0", Shell("xilinx_v80", None, None), "v80", "ami")
     text = labels.feature_file(
-        offers_of(U200, replace(U200, address="0000:21:00.1"), v80), {"xocl": "2.16.204,f2524a", "ami": None}
+        offers_of(U200, replace(U200, address="0000:21:00.1"), v80), {"xocl": "2.16.204,f2524a"}
     )
     assert text == (
         "xilinx.com/fpga.board.u200=true\n"

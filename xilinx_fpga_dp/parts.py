@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 from xilinx_fpga_dp.discovery.health import Rules
 from xilinx_fpga_dp.discovery.scanner import Scanner
@@ -12,6 +13,7 @@ from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.model import Device, Held, Inventory, Offers
 from xilinx_fpga_dp.operate.examine import Places
 from xilinx_fpga_dp.operate.files import HostPaths
+from xilinx_fpga_dp.reads import Reads
 from xilinx_fpga_dp.resources.grants import Grants
 from xilinx_fpga_dp.resources.naming import SHARED, Naming
 from xilinx_fpga_dp.resources.offers import held_elsewhere, offers_of
@@ -36,12 +38,12 @@ def offers_by(settings: Settings, found: Inventory) -> Offers:
     return offers_of(found, naming, settings.shared_replicas)
 
 
-async def versions_of(settings: Settings, drivers: Iterable[str]) -> dict[str, str | None]:
-    """The versions of drivers."""
-    return {
-        driver: await asyncio.to_thread(module_version, settings.sysfs_root, driver)
-        for driver in sorted(drivers)
-    }
+async def versions_of(settings: Settings, drivers: Iterable[str]) -> dict[str, str]:
+    """The versions of drivers, as their modules tell them."""
+    reads: Reads[str | None] = Reads()
+    calls = {driver: partial(module_version, settings.sysfs_root, driver) for driver in drivers}
+    answers = await reads.gather(calls, _LOOK_LIMIT)
+    return {driver: answer for driver, answer in answers.items() if isinstance(answer, str)}
 
 
 def grants_of(
@@ -75,7 +77,9 @@ async def look_once(settings: Settings, scanner: Scanner) -> tuple[Offers, Held]
         found = await scanner.scan()
     held: Held = {}
     # A node without kubelet has no such socket, and that is nothing to complain of.
-    if await asyncio.to_thread(os.path.exists, settings.pod_resources_socket):
+    reads: Reads[bool] = Reads()
+    there = await reads.gather({"": partial(os.path.exists, settings.pod_resources_socket)}, _LOOK_LIMIT)
+    if there[""] is True:
         held = await PodResources(settings.pod_resources_socket).held() or {}
     elsewhere = held_elsewhere(offers_by(settings, found), held)
     return offers_by(settings, scanner.hold(elsewhere)), held

@@ -97,6 +97,7 @@ class Service:
             parts["cdi"] = self._spec.run
         if self._settings.nfd_features_dir:
             parts["labels"] = self._labels.run
+            parts["labelling"] = self._label
         if self._settings.http_address:
             parts["http"] = HttpServer(self._settings.http_address, pages.by_path()).run
         async with asyncio.TaskGroup() as group:
@@ -163,9 +164,6 @@ class Service:
         self._offers.set(offers)
         if self._settings.device_strategy != "device-specs":
             await self._write_spec(self._devices())
-        if self._settings.nfd_features_dir:
-            versions = await versions_of(self._settings, {device.driver for device in self._devices()})
-            await self._labels.set(labels.feature_file(offers, versions))
 
     def _devices(self) -> tuple[Device, ...]:
         """Every device that is offered now."""
@@ -179,6 +177,15 @@ class Service:
     async def _write_spec(self, devices: Iterable[Device]) -> bool:
         expose = self._settings.expose_mgmt
         return await self._spec.set(cdi.spec((each, nodes_of(each, expose_mgmt=expose)) for each in devices))
+
+    async def _label(self) -> None:
+        """Let the feature file say what is offered."""
+        seen = None
+        while True:
+            seen = await self._offers.other_than(seen)
+            drivers = {device.driver for device in self._devices()}
+            if seen is not None:
+                await self._labels.set(labels.feature_file(seen, await versions_of(self._settings, drivers)))
 
     async def _until(self, due: float) -> None:
         """Wait for the time or a wake-up; a burst of wake-ups is folded into one."""

@@ -135,6 +135,7 @@ _REMEDY: Mapping[Reason, str] = {
 # What helps where kubelet's socket is there.
 _KUBELET: Mapping[int, str] = {
     errno.ECONNREFUSED: "nobody listens there: start kubelet (systemctl status kubelet)",
+    errno.EACCES: "run as root",
     errno.ETIMEDOUT: "kubelet hangs: restart it (systemctl restart kubelet)",
 }
 _HASHED = re.compile(r".*-[0-9a-f]{8}")
@@ -284,7 +285,11 @@ def kubelet(seen: Seen) -> Lines:
     elif seen.kubelet.missing:
         yield _fail("kubelet", f"no kubelet.sock in {seen.socket_dir}; {_where_to(seen)}")
     else:
-        remedy = _KUBELET.get(seen.kubelet.number or 0, "is it kubelet's socket, and are we root?")
+        remedy = _KUBELET.get(
+            seen.kubelet.number or 0, "set SOCKET_DIR to kubelet's device-plugins directory"
+        )
+        if seen.elsewhere and seen.kubelet.number == errno.ECONNREFUSED:
+            remedy = f"nobody listens there; {_where_to(seen)}"
         yield _fail("kubelet", f"{seen.socket_dir}/kubelet.sock: {seen.kubelet.why}; {remedy}")
 
 

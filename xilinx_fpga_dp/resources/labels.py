@@ -16,14 +16,14 @@ _ROOM = 63  # of a label's name and of its value: apimachinery's IsQualifiedName
 _YES = "true"
 
 
-def feature_file(offers: Offers, versions: Mapping[str, str | None]) -> str | None:
+def feature_file(offers: Offers, versions: Mapping[str, str]) -> str | None:
     """The text for what is offered; None where there is nothing to say.
 
     It says nothing of health: a label that comes and goes with it would move pods about.
 
     Args:
         offers: what the node advertises.
-        versions: of the drivers, as their modules tell them.
+        versions: of the drivers, where their modules tell them.
     """
     devices = [device for offer in offers.by_resource.values() for device in offer.devices]
     if not devices:
@@ -33,7 +33,7 @@ def feature_file(offers: Offers, versions: Mapping[str, str | None]) -> str | No
     )
 
 
-def _labels(devices: Iterable[Device], versions: Mapping[str, str | None]) -> dict[str, str]:
+def _labels(devices: Iterable[Device], versions: Mapping[str, str]) -> dict[str, str]:
     found = {device.address: device for device in devices}.values()
     timestamps = defaultdict(set)
     for device in found:
@@ -43,7 +43,7 @@ def _labels(devices: Iterable[Device], versions: Mapping[str, str | None]) -> di
         "fpga.count": str(len(found)),
         **{_name("board", device.board): _YES for device in found},
         **{_name("shell", shell): fitting("_".join(sorted(its)), _ROOM) for shell, its in timestamps.items()},
-        **{_name("driver", device.driver): _version(versions.get(device.driver)) for device in found},
+        **{_name("driver", device.driver): _version(versions.get(device.driver, "")) for device in found},
     }
 
 
@@ -52,7 +52,7 @@ def _name(kind: str, what: str) -> str:
     return start + fitting(what, _ROOM - len(start))
 
 
-def _version(version: str | None) -> str:
+def _version(version: str) -> str:
     """Without the commit that XRT's modules name after a comma: ``2.16.204,f2524a2f...``."""
-    number = (version or "").partition(",")[0].strip()
+    number = version.partition(",")[0].strip()
     return fitting(number, _ROOM) if number else _YES

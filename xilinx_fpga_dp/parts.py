@@ -25,6 +25,31 @@ _LOOK_SHARE = 0.9
 _LOOK_LIMIT = 3.0
 
 
+def places_of(settings: Settings) -> Places:
+    """Where ``diagnose`` looks."""
+    written = [("CDI_DIR", settings.cdi_dir)] if settings.device_strategy != "device-specs" else []
+    written += [("NFD_FEATURES_DIR", settings.nfd_features_dir)] if settings.nfd_features_dir else []
+    return Places(
+        sysfs_root=settings.sysfs_root,
+        dev_root=settings.dev_root,
+        host_root=settings.host_root,
+        socket_dir=settings.socket_dir,
+        pod_resources_socket=settings.pod_resources_socket,
+        written=tuple(written),
+        extra_mounts=settings.extra_mounts,
+        expose_mgmt=settings.expose_mgmt,
+        unknown=tuple(unknown_variables(os.environ)),
+    )
+
+
+async def versions_of(settings: Settings, drivers: Iterable[str]) -> dict[str, str]:
+    """The versions of drivers, as their modules tell them."""
+    reads: Reads[str | None] = Reads()
+    calls = {driver: partial(module_version, settings.sysfs_root, driver) for driver in drivers}
+    answers = await reads.gather(calls, _LOOK_LIMIT)
+    return {driver: answer for driver, answer in answers.items() if isinstance(answer, str)}
+
+
 def scanner_of(settings: Settings, wake: Callable[[], None] = lambda: None) -> Scanner:
     """The scanner of this node."""
     rules = Rules(settings.recovery_checks, settings.reset_grace)
@@ -36,14 +61,6 @@ def offers_by(settings: Settings, found: Inventory) -> Offers:
     suffix = SHARED if settings.shared_replicas > 1 else ""
     naming = Naming(settings.resource_prefix, settings.resource_name_template, suffix)
     return offers_of(found, naming, settings.shared_replicas)
-
-
-async def versions_of(settings: Settings, drivers: Iterable[str]) -> dict[str, str]:
-    """The versions of drivers, as their modules tell them."""
-    reads: Reads[str | None] = Reads()
-    calls = {driver: partial(module_version, settings.sysfs_root, driver) for driver in drivers}
-    answers = await reads.gather(calls, _LOOK_LIMIT)
-    return {driver: answer for driver, answer in answers.items() if isinstance(answer, str)}
 
 
 def grants_of(
@@ -83,20 +100,3 @@ async def look_once(settings: Settings, scanner: Scanner) -> tuple[Offers, Held]
         held = await PodResources(settings.pod_resources_socket).held() or {}
     elsewhere = held_elsewhere(offers_by(settings, found), held)
     return offers_by(settings, scanner.hold(elsewhere)), held
-
-
-def places_of(settings: Settings) -> Places:
-    """Where ``diagnose`` looks."""
-    written = [("CDI_DIR", settings.cdi_dir)] if settings.device_strategy != "device-specs" else []
-    written += [("NFD_FEATURES_DIR", settings.nfd_features_dir)] if settings.nfd_features_dir else []
-    return Places(
-        sysfs_root=settings.sysfs_root,
-        dev_root=settings.dev_root,
-        host_root=settings.host_root,
-        socket_dir=settings.socket_dir,
-        pod_resources_socket=settings.pod_resources_socket,
-        written=tuple(written),
-        extra_mounts=settings.extra_mounts,
-        expose_mgmt=settings.expose_mgmt,
-        unknown=tuple(unknown_variables(os.environ)),
-    )

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 GENERATED := xilinx_fpga_dp/kubelet
 
-.PHONY: run test e2e check format bench protos lock clean
+.PHONY: run test e2e check format bench protos docs lock clean
 
 run: $(VENV)/.run
 	$(BIN)/python -m xilinx_fpga_dp simulate $(ARGS)
@@ -24,6 +24,8 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	sh protos/generate.sh $(BIN)/python check
+	$(BIN)/python docs/configuration.py check
+	$(BIN)/python docs/boards.py check
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
@@ -35,6 +37,11 @@ bench: $(VENV)/.dev
 # The stubs are committed; this makes them anew from protos/.
 protos: $(VENV)/.dev
 	sh protos/generate.sh $(BIN)/python write
+
+# The pages of settings and boards are committed; this makes them anew.
+docs: $(VENV)/.dev
+	$(BIN)/python docs/configuration.py write
+	$(BIN)/python docs/boards.py write
 
 # Resolves the dependencies of pyproject.toml anew. Hashes and no addresses, so any index will do.
 lock:

@@ -262,6 +262,9 @@ def test_a_directory_that_comes_late_is_found(cards: SampleNode, kubelet: Kubele
     os.rmdir(cards.socket_dir)
     with Service(settings_for(cards)) as service:
         service.logged("socket directory", problem="No such file or directory")
+        hint = service.logged("no kubelet yet, waiting for its directory; to try without one: "
+                              "python -m xilinx_fpga_dp simulate")  # fmt: skip
+        assert hint["problem"] == "No such file or directory"
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
         service.logged("socket directory is back")

@@ -92,6 +92,21 @@ def _list(settings: Settings, options: argparse.Namespace) -> int:
     return _OK
 
 
+def _diagnose(settings: Settings, options: argparse.Namespace) -> int:
+    from xilinx_fpga_dp.model import Offers  # noqa: PLC0415
+    from xilinx_fpga_dp.operate import diagnose, examine, logs  # noqa: PLC0415
+    from xilinx_fpga_dp.parts import look_once, places_of, scanner_of  # noqa: PLC0415
+
+    async def scan() -> Offers:
+        return (await look_once(settings, scanner_of(settings)))[0]
+
+    logs.set_up("error", settings.log_format)
+    lines = diagnose.lines(asyncio.run(examine.look(places_of(settings), scan)))
+    as_json = json.dumps(diagnose.as_document(lines), indent=2)
+    print(as_json if options.output == "json" else diagnose.as_text(lines))
+    return _REFUSED if diagnose.worst(lines) is diagnose.Level.FAIL else _OK
+
+
 def _explain(settings: Settings, options: argparse.Namespace) -> int:
     from xilinx_fpga_dp.discovery.scanner import ScanFailed  # noqa: PLC0415
     from xilinx_fpga_dp.model import Device, Grant  # noqa: PLC0415
@@ -138,6 +153,7 @@ def _version(_settings: Settings, _options: argparse.Namespace) -> int:
 _COMMANDS: dict[str, Callable[[Settings, argparse.Namespace], int]] = {
     "run": _run,
     "list": _list,
+    "diagnose": _diagnose,
     "explain": _explain,
     "simulate": _simulate,
     "version": _version,
@@ -146,7 +162,10 @@ _COMMANDS: dict[str, Callable[[Settings, argparse.Namespace], int]] = {
 
 # Options of single commands, and their help.
 _OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
-    "output": (("list", "explain"), "table (list) or text (explain), the defaults, or json"),
+    "output": (
+        ("list", "diagnose", "explain"),
+        "table (list) or text (the others), the defaults, or json",
+    ),
     "once": (("simulate",), "play the story and end"),
     "board": (("simulate",), "a card of the sample node; may be repeated"),
     "node": (("simulate",), "only build the sample node in this directory"),
@@ -178,7 +197,7 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
         value = getattr(options, name)
         if value not in (None, False, []) and options.command not in commands:
             raise _BadUse(f"--{name}: only with {', '.join(commands)}")
-    formats = ("text" if options.command == "explain" else "table", "json")
+    formats = ("table" if options.command == "list" else "text", "json")
     if options.output is not None and options.output not in formats:
         raise _BadUse(f"--output: must be one of {', '.join(formats)} (it is {options.output!r})")
     return options

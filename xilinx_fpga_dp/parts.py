@@ -3,22 +3,51 @@
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 from xilinx_fpga_dp.discovery.health import Rules
 from xilinx_fpga_dp.discovery.scanner import Scanner
+from xilinx_fpga_dp.discovery.sysfs import module_version
 from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.model import Device, Held, Offers
 from xilinx_fpga_dp.offering import Offering
+from xilinx_fpga_dp.operate.examine import Places
 from xilinx_fpga_dp.operate.files import HostPaths
+from xilinx_fpga_dp.reads import Reads
 from xilinx_fpga_dp.resources.grants import Grants
 from xilinx_fpga_dp.resources.offers import held_elsewhere
-from xilinx_fpga_dp.settings import Settings
+from xilinx_fpga_dp.settings import Settings, unknown_variables
 
 # Of REQUEST_TIMEOUT, what looking at the devices may take: the rest is for saying which one hangs.
 _LOOK_SHARE = 0.9
 # Seconds a single look waits for late drivers and serial numbers.
 _LOOK_LIMIT = 3.0
+
+
+def places_of(settings: Settings) -> Places:
+    """Where ``diagnose`` looks."""
+    written = [("CDI_DIR", settings.cdi_dir)] if settings.device_strategy != "device-specs" else []
+    written += [("NFD_FEATURES_DIR", settings.nfd_features_dir)] if settings.nfd_features_dir else []
+    return Places(
+        sysfs_root=settings.sysfs_root,
+        dev_root=settings.dev_root,
+        host_root=settings.host_root,
+        socket_dir=settings.socket_dir,
+        pod_resources_socket=settings.pod_resources_socket,
+        written=tuple(written),
+        extra_mounts=settings.extra_mounts,
+        expose_mgmt=settings.expose_mgmt,
+        unknown=tuple(unknown_variables(os.environ)),
+    )
+
+
+async def versions_of(settings: Settings, drivers: Iterable[str]) -> dict[str, str]:
+    """The versions of drivers, as their modules tell them."""
+    reads: Reads[str | None] = Reads()
+    calls = {driver: partial(module_version, settings.sysfs_root, driver) for driver in drivers}
+    answers = await reads.gather(calls, _LOOK_LIMIT)
+    return {driver: answer for driver, answer in answers.items() if isinstance(answer, str)}
 
 
 def scanner_of(settings: Settings, wake: Callable[[], None] = lambda: None) -> Scanner:
@@ -58,7 +87,9 @@ async def look_once(settings: Settings, scanner: Scanner) -> tuple[Offers, Held]
         found = await scanner.scan()
     held: Held = {}
     # A node without kubelet has no such socket, and that is nothing to complain of.
-    if await asyncio.to_thread(os.path.exists, settings.pod_resources_socket):
+    reads: Reads[bool] = Reads()
+    there = await reads.gather({"": partial(os.path.exists, settings.pod_resources_socket)}, _LOOK_LIMIT)
+    if there[""] is True:
         held = await PodResources(settings.pod_resources_socket).held() or {}
     offering = Offering(settings, patient=False)
     await offering.look()

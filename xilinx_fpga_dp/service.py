@@ -12,7 +12,7 @@ from xilinx_fpga_dp.discovery.scanner import ScanFailed
 from xilinx_fpga_dp.kubelet.fleet import Fleet
 from xilinx_fpga_dp.kubelet.plugin import Terms
 from xilinx_fpga_dp.kubelet.podresources import Holders, Names, PodResources
-from xilinx_fpga_dp.kubelet.watch import Watch
+from xilinx_fpga_dp.kubelet.watch import KUBELET_SOCKET, Watch
 from xilinx_fpga_dp.latest import Latest
 from xilinx_fpga_dp.model import Device, Held, Inventory, Offers
 from xilinx_fpga_dp.offering import Basis, Offering
@@ -21,8 +21,8 @@ from xilinx_fpga_dp.operate.http import HttpServer
 from xilinx_fpga_dp.operate.journal import Journal
 from xilinx_fpga_dp.operate.metrics import Metrics
 from xilinx_fpga_dp.operate.pages import Pages
-from xilinx_fpga_dp.parts import grants_of, scanner_of
-from xilinx_fpga_dp.resources import cdi
+from xilinx_fpga_dp.parts import grants_of, scanner_of, versions_of
+from xilinx_fpga_dp.resources import cdi, labels
 from xilinx_fpga_dp.resources.grants import nodes_of
 from xilinx_fpga_dp.resources.offers import held_elsewhere, names_of, only
 from xilinx_fpga_dp.settings import Settings, unknown_variables
@@ -49,10 +49,13 @@ class Service:
         self._offering = Offering(settings, news=self._wake.set)
         # From what the offers were made that are published
         self._published: tuple[Inventory, Basis, Held, Names] | None = None
+        self._failure: str | None = None  # of the last scan
+        self._unvetted: set[str] = set()  # ids that are offered when it was asked who holds them
         self._holders = Holders(PodResources(settings.pod_resources_socket), self._wake.set)
         self._metrics = Metrics(lambda: self._offers.value, self._registered)
         self._watch = Watch(settings.socket_dir, self._metrics)
         self._spec = KeptFile(f"{settings.cdi_dir}/{cdi.FILE}")
+        self._labels = KeptFile(f"{settings.nfd_features_dir}/{labels.FILE}")
         terms = Terms(
             grants_of(settings, self._scanner, self._devices, self._in_spec),
             settings.request_timeout,
@@ -63,6 +66,12 @@ class Service:
 
     def _registered(self) -> dict[str, bool]:
         return self._fleet.registered()
+
+    def _waits(self) -> str | None:
+        """Why not all that is on the node is offered yet."""
+        if self._offers.value is None:
+            return "the node has not been scanned yet" + (f": {self._failure}" if self._failure else "")
+        return f"not asked yet who holds {', '.join(sorted(self._unvetted))}" if self._unvetted else None
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. SIGHUP scans and registers again."""
@@ -75,6 +84,7 @@ class Service:
             self._metrics,
             lambda: self._offers.value,
             self._registered,
+            self._waits,
             self._holders.ask,
             expose_mgmt=self._settings.expose_mgmt,
         )
@@ -90,6 +100,9 @@ class Service:
         }
         if self._settings.device_strategy != "device-specs":
             parts["cdi"] = self._spec.run
+        if self._settings.nfd_features_dir:
+            parts["labels"] = self._labels.run
+            parts["labelling"] = self._label
         if self._settings.http_address:
             parts["http"] = HttpServer(self._settings.http_address, pages.by_path()).run
         async with asyncio.TaskGroup() as group:
@@ -116,7 +129,6 @@ class Service:
     async def _scan(self) -> None:
         """Look at all that is on the bus and, in between, at the health of what is known."""
         await self._offering.look()  # or devices would be offered under other names first
-        failure: str | None = None
         now = asyncio.get_running_loop().time
         next_scan = next_check = now()
         while True:
@@ -129,14 +141,14 @@ class Service:
                 found = await (self._scanner.scan(check=check) if scan else self._scanner.check())
                 if scan:
                     self._metrics.scanned(now() - began)
-                failure = None
+                self._failure = None
                 await self._publish(found)
             except ScanFailed as error:
                 self._metrics.scan_failed()
                 # What was known stays: an unreadable bus is no evidence that the cards are gone.
-                if str(error) != failure:
+                if str(error) != self._failure:
                     log.warning("scan failed", extra={"error": str(error)})
-                failure = str(error)
+                self._failure = str(error)
             if scan:
                 next_scan = now() + self._settings.scan_interval
             if check:
@@ -152,6 +164,7 @@ class Service:
         names = await self._holders.vet(names_of(offers), _VETTING)
         elsewhere = held_elsewhere(offers, self._holders.held)
         self._holders.matters = bool(elsewhere)
+        self._unvetted = {unit_id for _, unit_id in names_of(offers) - names}
         offers = only(self._offering.offers(self._scanner.hold(elsewhere), basis), names)
         self._published = (found, basis, self._holders.held, self._holders.vetted)
         self._journal.tell(offers, asyncio.get_running_loop().time())
@@ -172,6 +185,15 @@ class Service:
         expose = self._settings.expose_mgmt
         return await self._spec.set(cdi.spec((each, nodes_of(each, expose_mgmt=expose)) for each in devices))
 
+    async def _label(self) -> None:
+        """Let the feature file say what is offered."""
+        seen = None
+        while True:
+            seen = await self._offers.other_than(seen)
+            drivers = {device.driver for device in self._devices()}
+            if seen is not None:
+                await self._labels.set(labels.feature_file(seen, await versions_of(self._settings, drivers)))
+
     async def _until(self, due: float) -> None:
         """Wait for the time or a wake-up; a burst of wake-ups is folded into one."""
         loop = asyncio.get_running_loop()
@@ -187,11 +209,13 @@ class Service:
     async def _hint(self) -> None:
         """Say once how to try this without a kubelet, where there is none."""
         await asyncio.sleep(1.0)
-        if self._watch.directory.value.kubelet is None:
+        seen = self._watch.directory.value
+        if seen.kubelet is None:
+            problem = {"problem": seen.problem} if seen.problem else {}
             log.info(
-                "no kubelet yet, waiting for its socket; "
-                "to try without one: python -m xilinx_fpga_dp simulate",
-                extra={"path": f"{self._watch.path}/kubelet.sock"},
+                "no kubelet yet, waiting for its %s; to try without one: python -m xilinx_fpga_dp simulate",
+                "directory" if problem else "socket",
+                extra={"path": f"{self._watch.path}/{KUBELET_SOCKET}", **problem},
             )
 
 

@@ -29,12 +29,17 @@ class BadSettings(Exception):  # noqa: N818 - the user's, not ours
         self.lines = lines
 
 
-def _absolute(path: str) -> str:
+def _absolute(path: str, info: ValidationInfo) -> str:
     if not path.startswith("/"):
-        raise ValueError("must be an absolute path, like /var/lib/kubelet/device-plugins")
+        field = Settings.model_fields[str(info.field_name)]
+        raise ValueError(f"must be an absolute path, like {(field.examples or [field.default])[0]}")
     if "\0" in path:
         raise ValueError("must not contain a zero byte")
     return os.path.normpath(path)
+
+
+def _path_or_none(path: str, info: ValidationInfo) -> str:
+    return "" if path in ("", "none") else _absolute(path, info)
 
 
 def _socket_directory(path: str) -> str:
@@ -70,10 +75,6 @@ def _http_address(address: str) -> str:
     return address
 
 
-def _file(path: str) -> str:
-    return "" if path in ("", "none") else _absolute(path)
-
-
 def _listed(value: Any) -> Any:
     """The parts of a comma-separated text; empty ones, and the word none, are none."""
     if isinstance(value, str):
@@ -91,7 +92,7 @@ def _replicas(replicas: int, info: ValidationInfo) -> int:
 
 
 Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
-Directory = Annotated[str, AfterValidator(_absolute)]
+Directory = Annotated[str, AfterValidator(_absolute), Field(json_schema_extra={"format": "path"})]
 
 
 class Settings(BaseSettings):
@@ -115,8 +116,11 @@ class Settings(BaseSettings):
     compat: Annotated[Literal["none", "1.3.0"], BeforeValidator(lambda value: value or "none")] = Field(
         "none", description="1.3.0: names, ids and units as that plugin, with the same environment"
     )
-    resource_renames: Annotated[str, AfterValidator(_file)] = Field(
-        "", description="a YAML or JSON file of rules that give resources other names; empty: none"
+    resource_renames: Annotated[str, AfterValidator(_path_or_none)] = Field(
+        "",
+        description="a YAML or JSON file of rules that give resources other names; empty: none",
+        examples=["/etc/xilinx-fpga-dp/renames.yaml"],
+        json_schema_extra={"format": "path"},
     )
     u30_unit: Literal["card", "device"] = Field(
         "card", description="what one id of a U30 stands for: the card with its two devices, or one device"
@@ -131,7 +135,9 @@ class Settings(BaseSettings):
         description="where kubelet tells which pod holds which device",
     )
     http_address: Annotated[str, AfterValidator(_http_address)] = Field(
-        "127.0.0.1:8080", description="where probes and metrics are served; empty: nowhere"
+        "127.0.0.1:8080",
+        description="where probes and metrics are served; empty: nowhere",
+        json_schema_extra={"format": "host:port, or nothing"},
     )
     expose_mgmt: bool = Field(False, description="hand /dev/xclmgmt* to pods too")
     device_strategy: Literal["device-specs", "cdi", "both"] = Field(
@@ -139,7 +145,9 @@ class Settings(BaseSettings):
     )
     cdi_dir: Directory = Field("/var/run/cdi", description="where the CDI spec goes")
     extra_mounts: Annotated[tuple[Directory, ...], NoDecode, BeforeValidator(_listed)] = Field(
-        (), description="host paths every grant adds read-only as mounts, comma-separated"
+        (),
+        description="host paths every grant adds read-only as mounts, comma-separated",
+        examples=["/opt/xilinx/xrt"],
     )
     prestart_check: bool = Field(
         False, description="check the granted devices again right before each container start"
@@ -160,6 +168,12 @@ class Settings(BaseSettings):
         3, description="good health checks in a row before a device is Healthy again"
     )
     request_timeout: Seconds = Field(5.0, description="seconds any request of the kubelet may take")
+    nfd_features_dir: Annotated[str, AfterValidator(_path_or_none)] = Field(
+        "",
+        description="where to write a node-feature-discovery feature file; empty: nowhere",
+        examples=["/etc/kubernetes/node-feature-discovery/features.d"],
+        json_schema_extra={"format": "path"},
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="auto: text on a terminal, else json"

@@ -25,6 +25,12 @@ _OTHERS: Final = {
 }
 VENDORS: Final = frozenset({_XILINX, *_OTHERS})
 
+# Xilinx' cards that XRT does not drive, or not alone: ami_pcie.h, and the MA35D's only id
+_OTHER_DRIVERS: Final = {
+    "50b4": "AVED's driver (modprobe ami), or XRT's for its shells",
+    "50bc": "AVED's driver (modprobe ami)",
+    "5070": "the AMA SDK's driver (modprobe ama_transcoder)",
+}
 _FOR_MACHINES: Final = frozenset({"vfio-pci", "pci-stub", "xen-pciback"})
 
 
@@ -63,4 +69,6 @@ def _why(function: Function) -> str:
         )
     if function.vendor == _AMAZON:
         return "no driver: an AWS F1 slot needs xocl, and mpd to load its first image"
+    if other := _OTHER_DRIVERS.get(function.device or ""):
+        return f"no driver: install or load {other}"
     return "no driver: install XRT's driver or load it (modprobe xocl xclmgmt)"

@@ -207,6 +207,11 @@ def list_names(path: str) -> list[str]:
         return []
 
 
+def module_version(root: str, driver: str) -> str | None:
+    """The version a driver's module tells; None where it is not loaded or tells none. It never blocks."""
+    return _core_text(f"{root}/module/{driver.replace('-', '_')}/version") or None
+
+
 def _names(path: str) -> list[str]:
     with os.scandir(path) as entries:
         return [entry.name for entry in itertools.islice(entries, _MAX_ENTRIES)]

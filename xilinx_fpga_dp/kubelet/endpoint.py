@@ -97,6 +97,7 @@ class Endpoint:
                 self._silent(),
                 self._publish(plugin),
             )
+            self.registered = False  # at once: ending what is served may take a moment
             # What loses its stream again and again must not spin.
             lived = asyncio.get_running_loop().time() - lived_from
             self._failures = self._failures + 1 if why == _LOST and lived < _SHORT_LIFE else 0

@@ -16,6 +16,34 @@ _NAME = re.compile(r"(\d{10})-[0-9a-f]{8}")
 _TRIES = 10
 
 
+def living(directory: str) -> int:
+    """How many instances are there. Blocks; changes nothing.
+
+    Raises:
+        OSError: the folder can't be read.
+    """
+    folder = os.path.join(directory, FOLDER)
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return 0
+    return sum(_locked(os.path.join(folder, name)) for name in names if _NAME.fullmatch(name))
+
+
+def _locked(path: str) -> bool:
+    try:
+        probe = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(probe)
+    return False
+
+
 class Presence:
     """This instance among the others. Its methods block, and are called by one thread at a time."""
 

@@ -1,9 +1,12 @@
-"""One Register call to kubelet."""
+"""The calls to kubelet: Register, and one that only shows that it answers."""
 
 import asyncio
+import errno
 import os
 
 from grpclib.client import Channel
+from grpclib.const import Cardinality
+from grpclib.exceptions import GRPCError
 
 from xilinx_fpga_dp.kubelet import v1beta1
 from xilinx_fpga_dp.kubelet.messages import API_VERSION, Codec
@@ -37,5 +40,37 @@ async def register(
             # forgets the endpoint that has registered rightly meanwhile.
             os.stat(os.path.join(os.path.dirname(kubelet_socket), endpoint))
             await v1beta1.RegistrationStub(channel).register(request)
+    finally:
+        channel.close()
+
+
+async def greet(kubelet_socket: str, limit: float) -> None:
+    """See that kubelet answers at its socket, without telling it anything.
+
+    It is asked for a method that it does not have. grpc-go refuses that before any code of kubelet's runs
+    (server.go handleStream) and says whether it is the method or the whole service that is unknown.
+
+    Args:
+        kubelet_socket: where.
+        limit: seconds it may take.
+
+    Raises:
+        OSError: it can't be connected to, or it is no kubelet that answers; a TimeoutError: nobody does.
+    """
+    channel = Channel(path=kubelet_socket, codec=Codec())
+    try:
+        async with (
+            asyncio.timeout(limit),
+            channel.request("/v1beta1.Registration/Greet", Cardinality.UNARY_UNARY, bytes, bytes) as stream,
+        ):
+            await stream.send_message(b"", end=True)
+            await stream.recv_message()
+    except GRPCError as error:
+        if "unknown service" in (error.message or ""):
+            raise OSError(errno.EPROTO, "it takes no plugins: it is another socket of kubelet's") from None
+    except OSError:
+        raise
+    except Exception:  # of many kinds, an AttributeError of grpclib's among them
+        raise OSError(errno.EPROTO, "what listens there does not speak gRPC") from None
     finally:
         channel.close()

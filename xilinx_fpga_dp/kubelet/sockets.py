@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 MAX_PATH = 107  # bytes of a unix socket's path: sizeof(sockaddr_un.sun_path) less the final zero
 _TOKEN_BYTES = 6
+_OURS = re.compile(rf"(?:.+-)?[0-9a-f]{{{2 * _TOKEN_BYTES}}}{re.escape(SUFFIX)}")
 SHORTEST_NAME = len("-".join(("0" * 2 * _TOKEN_BYTES, SUFFIX.removeprefix("-"))))
 
 # Seconds in which calls under way may end before their connections are closed.
@@ -139,6 +140,23 @@ def sweep(directory: str, names: Iterable[str]) -> list[str]:
     A live instance between its bind and its listen could lose a socket so; it would notice and make another.
     """
     return [name for name in names if _dead(path := os.path.join(directory, name)) and _removed(path)]
+
+
+def strangers(directory: str) -> tuple[str, ...]:
+    """The names of live sockets that look like ours and are not: plugin 1.3.0 has no token in them. Blocks.
+
+    Raises:
+        OSError: the directory can't be listed.
+    """
+    names = sorted(
+        name for name in os.listdir(directory) if name.endswith(SUFFIX) and not _OURS.fullmatch(name)
+    )
+    return tuple(name for name in names if _listened_to(os.path.join(directory, name)))
+
+
+def _listened_to(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        return probe.connect_ex(path) == 0
 
 
 def _dead(path: str) -> bool:

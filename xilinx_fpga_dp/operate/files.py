@@ -31,16 +31,19 @@ class KeptFile:
         self.path = path
         self._mode = mode
         self._wanted: str | None = None  # None: there is to be no file
+        self._known = asyncio.Event()  # what it should say; until then the one of the instance before stays
         self._writing = asyncio.Lock()
         self._complaint: str | None = None
 
     async def set(self, wanted: str | None) -> bool:
         """Let the file say this; None: remove it. Whether it does now."""
         self._wanted = wanted
+        self._known.set()
         return await self._restore()
 
     async def run(self) -> None:
         """Restore the file whenever something else has changed it, for ever."""
+        await self._known.wait()
         with Wakeups(os.path.dirname(self.path)) as wakeups:
             while True:
                 wakeups.arm()
@@ -74,8 +77,10 @@ class KeptFile:
         directory, name = os.path.split(self.path)
         await aiofiles.os.makedirs(directory, mode=0o755, exist_ok=True)
         beside = f"{directory}/.{name}.{os.getpid()}"  # no reader of specs takes a name like that
+        with contextlib.suppress(FileNotFoundError):
+            await aiofiles.os.unlink(beside)
         try:
-            async with aiofiles.open(beside, "w", encoding="utf-8") as file:
+            async with aiofiles.open(beside, "x", encoding="utf-8") as file:  # follows no link
                 await file.write(self._wanted)
                 os.fchmod(file.fileno(), self._mode)
             await aiofiles.os.replace(beside, self.path)

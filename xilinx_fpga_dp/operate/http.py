@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 _REQUEST_LIMIT = 8192  # bytes of a request's head
 _TIME_LIMIT = 10.0  # seconds for a request and its answer
-_CONNECTIONS = 64  # at once; one more is closed
+_CONNECTIONS = 64  # at once; for one more the oldest is closed: a probe asks at once, who is silent is none
 _AGAIN = 5.0  # seconds until an address that is taken is tried again
 
 _STATUS = {
@@ -57,7 +57,7 @@ class HttpServer:
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
         self._pages = pages
-        self._connections = 0
+        self._connections: dict[asyncio.StreamWriter, None] = {}  # oldest first
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -82,15 +82,18 @@ class HttpServer:
                 server.close()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._connections += 1
+        if len(self._connections) == _CONNECTIONS:
+            oldest = next(iter(self._connections))
+            del self._connections[oldest]
+            oldest.transport.abort()
+        self._connections[writer] = None
         try:
-            if self._connections <= _CONNECTIONS:
-                async with asyncio.timeout(_TIME_LIMIT):
-                    await self._answer(reader, writer)
+            async with asyncio.timeout(_TIME_LIMIT):
+                await self._answer(reader, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             log.debug("HTTP connection broken")  # a TimeoutError is an OSError
         finally:
-            self._connections -= 1
+            self._connections.pop(writer, None)
             writer.close()
             with contextlib.suppress(OSError):
                 await writer.wait_closed()

@@ -108,7 +108,7 @@ def table(offers: Offers, *, expose_mgmt: bool) -> str:
         lines = ["no device to offer"]
     if offers.left_out:
         lines += ["", "left out:"]
-        lines += [f"  {entry.function}  {_printable(entry.reason)}" for entry in offers.left_out]
+        lines += [f"  {entry.function}  {printable(entry.reason)}" for entry in offers.left_out]
     lines += [""] * bool(warnings(offers)) + warnings(offers)
     return "\n".join(lines)
 
@@ -126,7 +126,7 @@ def warnings(offers: Offers) -> list[str]:
 
 def columns(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Text in aligned columns."""
-    cells = [head, *[tuple(_printable(cell) for cell in row) for row in rows]]
+    cells = [head, *[tuple(printable(cell) for cell in row) for row in rows]]
     widths = [max(len(row[index]) for row in cells) for index in range(len(head))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -134,5 +134,6 @@ def columns(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]
     ]
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """The text without what would change the terminal or begin a line."""
     return "".join(char if char.isprintable() else "?" for char in text)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
+from grpclib.const import Status
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -14,15 +15,7 @@ from xilinx_fpga_dp.model import Offers
 _PREFIX = "xilinx_fpga_dp"
 _ALLOCATE_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 _SCAN_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
-# What an Allocate may end with; a call that was cancelled counts for nothing.
-_CODES: Final = (
-    "OK",
-    "INVALID_ARGUMENT",
-    "NOT_FOUND",
-    "FAILED_PRECONDITION",
-    "DEADLINE_EXCEEDED",
-    "INTERNAL",
-)
+_CODES: Final = tuple(status.name for status in Status)  # what an Allocate may end with
 _RESULTS: Final = ("ok", "failed")
 
 

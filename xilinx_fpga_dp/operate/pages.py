@@ -19,6 +19,7 @@ class Pages:
         metrics: all counters.
         offers: what is offered now; None: not known yet.
         registered: whether kubelet knows each resource and reads its list.
+        waits: why not all that is on the node is offered yet; None: it is.
         held: asks who holds what.
         expose_mgmt: whether pods get management nodes.
     """
@@ -28,6 +29,7 @@ class Pages:
         metrics: Metrics,
         offers: Callable[[], Offers | None],
         registered: Callable[[], Mapping[str, bool]],
+        waits: Callable[[], str | None],
         held: Callable[[], Awaitable[Held]],
         *,
         expose_mgmt: bool,
@@ -35,6 +37,7 @@ class Pages:
         self._metrics = metrics
         self._offers = offers
         self._registered = registered
+        self._waits = waits
         self._held = held
         self._expose_mgmt = expose_mgmt
         self._beat = asyncio.get_running_loop().time()
@@ -59,9 +62,9 @@ class Pages:
         return text(f"timers have not fired for {silent:.0f} s", 503) if silent > _STALE else text("ok")
 
     async def _readyz(self) -> Answer:
-        offers, registered = self._offers(), self._registered()
-        if offers is None:
-            return text("the node has not been scanned yet", 503)
+        offers, registered = self._offers() or Offers({}), self._registered()
+        if why := self._waits():
+            return text(why, 503)
         missing = [name for name in offers.by_resource if not registered.get(name)]
         return text(f"not registered: {', '.join(missing)}", 503) if missing else text("ok")
 

@@ -145,7 +145,7 @@ def full_name(prefix: str, rendered: str, suffix: str = "") -> str:
     shortened ends in a hash of the original, so that two names never fall together by accident.
     """
     domain, _, stem = prefix.partition("/")
-    return f"{domain}/{_fitting(stem + rendered, MAX_NAME - len(suffix))}{suffix}"
+    return f"{domain}/{fitting(stem + rendered, MAX_NAME - len(suffix))}{suffix}"
 
 
 def values_of(device: Device) -> dict[str, str | None]:
@@ -177,7 +177,11 @@ def render(template: str, device: Device) -> str:
     return out
 
 
-def _fitting(name: str, room: int) -> str:
+def fitting(name: str, room: int) -> str:
+    """A name of so many characters at most that Kubernetes takes, as a resource's or a label's.
+
+    One that lost a character or had to be shortened ends in a hash of the original.
+    """
     clean = re.sub(r"[^A-Za-z0-9_.-]", "-", name)
     if clean == name and _NAME.fullmatch(name) and len(name) <= room:
         return name

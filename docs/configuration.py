@@ -1,0 +1,87 @@
+"""Writes `configuration.md` beside it from the settings model, or checks that it is up to date.
+
+python docs/configuration.py write|check
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from xilinx_fpga_dp.settings import PREFIX, Settings, variable
+
+PAGE = Path(__file__).with_suffix(".md")
+HEAD = f"""\
+# Configuration
+
+Made from the settings' model (`make docs`); `make check` fails where it differs.
+
+Every setting is an environment variable with the prefix `{PREFIX}`, and a flag before or after the command. The
+flag comes first.
+
+```console
+$ XILINX_FPGA_DP_RESOURCE_NAME_TEMPLATE={{board}} python -m xilinx_fpga_dp list
+$ python -m xilinx_fpga_dp list --resource-name-template {{board}}
+```
+
+A setting of the wrong form ends the command with 2 and a line that names its variable and says what is wrong. What
+the node looks like is never a wrong setting: what is missing is waited for. An unknown variable with the prefix is a
+warning, since Kubernetes makes some for a Service of that name (`enableServiceLinks: false` keeps them away). A flag
+that takes `true` or `false` means `true` alone.
+
+| variable and flag | takes | default | meaning |
+| --- | --- | --- | --- |
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    return HEAD + "".join(f"{_row(*each)}\n" for each in Settings.model_json_schema()["properties"].items())
+
+
+def _row(name: str, schema: Mapping[str, Any]) -> str:
+    flag = "--" + name.replace("_", "-")
+    cells = (f"`{variable(name)}` `{flag}`", _takes(schema), _default(schema), str(schema["description"]))
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _default(schema: Mapping[str, Any]) -> str:
+    default = schema.get("default")
+    if default in ("", [], None):
+        return "none"
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def _takes(schema: Mapping[str, Any]) -> str:
+    """What a value may be, in words."""
+    if kinds := [kind for kind in schema.get("anyOf", ()) if kind.get("type") != "null"]:
+        return _takes({**kinds[0], "default": ""})
+    if "enum" in schema:
+        return ", ".join(f"`{word}`" for word in schema["enum"])
+    kind = schema.get("type")
+    if kind == "boolean":
+        return "`true`, `false`"
+    if kind in ("number", "integer"):
+        least = (
+            f"{schema['minimum']} to" if "minimum" in schema else f"above {schema['exclusiveMinimum']}, to"
+        )
+        return f"{'a whole number' if kind == 'integer' else 'a number'}, {least} {schema['maximum']}"
+    if kind == "array":
+        return "absolute paths, comma-separated"
+    if schema.get("format") == "path":
+        return "an absolute path" + (", or nothing" if schema.get("default") == "" else "")
+    return str(schema.get("format", "text"))
+
+
+def main(task: str) -> int:
+    """Write the page, or say whether it is up to date."""
+    if task == "write":
+        PAGE.write_text(page())
+    elif PAGE.read_text() != page():
+        print(f"{PAGE.name} is not what the settings say: make docs")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,446 @@
+"""``diagnose`` as an operator meets it: the real command against sample nodes; and its rules."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import settings_for
+from tests.double import KubeletDouble
+from tests.process import COMMAND, Service, clean_environment, cli, eventually
+from tests.test_held import Hold, PodResourcesDouble
+from xilinx_fpga_dp.model import Device, LeftOut, Offer, Offers, Reason, Shell, Unit
+from xilinx_fpga_dp.operate import diagnose
+from xilinx_fpga_dp.operate.diagnose import Level, Node, Seen, Trouble
+from xilinx_fpga_dp.simulate.node import SampleNode
+
+U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
+VERSION_JSON = (
+    '{"BUILD_VERSION" : "2.11.634", "BUILD_BRANCH" : "2021.1"}'  # of XRT: CMake/config/version.json.in
+)
+LINE = re.compile(r"(ok  |warn|fail)  [^ ].*: .+")
+
+
+def told(node: SampleNode, **settings: str) -> tuple[int, list[str]]:
+    """The exit code and the lines."""
+    mine = settings_for(node, POD_RESOURCES_SOCKET=f"{node.root}/pods.sock", HOST_ROOT=node.root) | settings
+    done = cli("diagnose", settings=mine, limit=20)
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert all(LINE.fullmatch(line) for line in lines), lines
+    assert (done.returncode == 1) == any(line.startswith("fail") for line in lines)
+    return done.returncode, lines
+
+
+def the_line(lines: list[str], *words: str) -> str:
+    """The one line that has all these words."""
+    found = [line for line in lines if all(word in line for word in words)]
+    assert len(found) == 1, (words, lines)
+    return found[0]
+
+
+@pytest.fixture
+def pods(node: SampleNode) -> Iterator[PodResourcesDouble]:
+    double = PodResourcesDouble(f"{node.root}/pods.sock")
+    double.start()
+    yield double
+    double.stop()
+
+
+def test_a_node_where_all_is_well(node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble) -> None:
+    node.add_ordinary_devices()
+    node.add_card("u200", "0000:11:00", release="2023.2")
+    kubelet.start()
+    code, lines = told(node)
+    assert code == 0
+    assert {line.split()[0] for line in lines} == {"ok"}
+    the_line(lines, "ok    sysfs: ", "PCI functions")
+    the_line(lines, "ok    drivers: xocl 2.16.0")
+    the_line(lines, "ok    0000:11:00.1: u200 with xilinx_u200_xdma_201830_2, Healthy")
+    the_line(lines, "ok    /dev/dri/renderD129: ")
+    the_line(lines, f"ok    {U200}: 1 to allocate, 1 Healthy")
+    the_line(lines, "ok    kubelet: it answers")
+    the_line(lines, "ok    podresources: ")
+    the_line(lines, "ok    service: it does not run")
+    assert kubelet.registrations == []
+    assert kubelet.refusals == []
+    assert os.listdir(node.socket_dir) == ["kubelet.sock"], "nothing is left behind"
+
+
+def test_as_json(node: SampleNode) -> None:
+    node.add_card("u200", "0000:11:00", image="golden")
+    done = cli("diagnose", "--output", "json", settings=settings_for(node))
+    document = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert document["result"] == "fail"
+    assert {"level": "ok", "check": "sysfs", "message": "2 PCI functions"} in document["lines"]
+    assert {line["level"] for line in document["lines"]} == {"ok", "warn", "fail"}
+    assert all(line.keys() == {"level", "check", "message"} for line in document["lines"])
+
+
+def test_a_running_service_is_not_disturbed(node: SampleNode, kubelet: KubeletDouble) -> None:
+    node.add_card("u200")
+    kubelet.start()
+    with Service(settings_for(node)) as service:
+        kubelet.wait_for(lambda: kubelet.allocatable(U200) == 1)
+        before = os.listdir(node.socket_dir), os.listdir(f"{node.socket_dir}/.xilinx-fpga-dp")
+        _, lines = told(node)
+        the_line(lines, "ok    service: it runs on this node")
+        with Service(settings_for(node)) as second:
+            second.logged("registered")
+            _, lines = told(node)
+            the_line(lines, "warn  service: 2 instances", "delete one DaemonSet")
+        eventually(lambda: kubelet.allocatable(U200) == 1, "the older speaks again")
+        assert (service.process.poll(), len(before[1])) == (None, 1)
+
+
+def another_xrt(node: SampleNode) -> None:
+    node.add_card("u200", "0000:31:00", release="2023.2")
+    node.files.put(f"{node.root}/opt", {"xilinx": {"xrt": {"version.json": VERSION_JSON}}})
+
+
+# Everything that users of such cards have been puzzled by: what is done to the node, what the line says.
+COMPLAINTS: dict[str, tuple[Callable[[SampleNode], object], tuple[str, ...]]] = {
+    "golden image": (
+        lambda node: node.add_card("u200", "0000:31:00", image="golden"),
+        ("warn  0000:31:00.0: ", "golden image", "program a shell"),
+    ),
+    "recovery image": (
+        lambda node: node.add_card("u55c", "0000:31:00", image="recovery"),
+        ("warn  0000:31:00.1: ", "no user_pf", "program a shell"),
+    ),
+    "no driver": (
+        lambda node: node.add_card("u200", "0000:31:00").unbind(),
+        ("warn  0000:31:00.1: ", "no driver", "modprobe xocl"),
+    ),
+    "vfio": (
+        lambda node: node.add_card("u200", "0000:31:00").vfio(),
+        ("warn  0000:31:00.1: ", "vfio-pci", "bind it to xocl"),
+    ),
+    "shell not loaded, F1 without MPD": (
+        lambda node: node.add_card("u55c", "0000:31:00").shell_unknown(),
+        ("warn  0000:31:00.1: ", "shell not loaded yet", "mpd"),
+    ),
+    "not ready": (
+        lambda node: node.add_card("u200", "0000:31:00").not_ready(),
+        ("warn  0000:31:00.1: ", "not-ready", "is xclmgmt", "mpd"),
+    ),
+    "offline": (
+        lambda node: node.add_card("u200", "0000:31:00").offline(),
+        ("warn  0000:31:00.1: ", "offline", "xbutil reset"),
+    ),
+    "in reset": (
+        lambda node: node.add_card("u200", "0000:31:00").reset_begin(),
+        ("warn  0000:31:00.1: ", "rom.u", "being reset"),
+    ),
+    "node missing": (
+        lambda node: node.remove_node(node.add_card("u200", "0000:31:00").render_node or ""),
+        ("fail  0000:31:00.1: ", "no-node", "/dev/dri/renderD", "DEV_ROOT", "udev"),
+    ),
+    "node for root only": (
+        lambda node: os.chmod(node.node_path(node.add_card("u200", "0000:31:00").render_node or ""), 0o660),
+        ("warn  /dev/dri/renderD128: ", "mode 0660", "supplementalGroups [0]", "0666"),
+    ),
+    "driver hangs": (
+        lambda node: node.add_card("u200", "0000:31:00").hang("ready"),
+        ("warn  0000:31:00.1: ", "not answer"),
+    ),
+    "two releases": (
+        lambda node: (
+            node.add_card("u200", "0000:31:00", release="2023.2"),
+            Path(node.sysfs_root, "module/xclmgmt/version").write_text("2.14.384,aa\n"),
+        ),
+        ("warn  drivers: ", "xocl 2.16.0 and xclmgmt 2.14.384,aa", "install one release"),
+    ),
+    "another XRT on the host": (
+        another_xrt,
+        ("warn  drivers: XRT on the host is 2.11.634", "xocl 2.16.0", "install one release"),
+    ),
+    "no card": (lambda _: None, ("warn  cards: no FPGA card", "lspci")),
+    "a bus that can't be read": (
+        lambda node: os.rename(f"{node.sysfs_root}/bus", f"{node.sysfs_root}/away"),
+        ("fail  sysfs: ", "No such file or directory", "SYSFS_ROOT"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COMPLAINTS)
+def test_each_complaint_has_its_line(node: SampleNode, name: str) -> None:
+    happens, words = COMPLAINTS[name]
+    happens(node)
+    began = time.monotonic()
+    _, lines = told(node)
+    assert the_line(lines, *words).startswith(words[0])
+    assert time.monotonic() - began < 10
+
+
+def test_no_driver_at_all(node: SampleNode) -> None:
+    card = node.add_card("u200", "0000:31:00")
+    card.unbind()
+    card.unbind_mgmt()
+    node.files.drop(f"{node.sysfs_root}/module")
+    _, lines = told(node)
+    the_line(lines, "warn  drivers: none is loaded; install XRT")
+
+
+def test_devices_of_different_builds(node: SampleNode) -> None:
+    for slot, uuid in (("0000:31:00", "a" * 32), ("0000:41:00", "b" * 32)):
+        node.add_card("u55c", slot).write("logic_uuids", uuid)
+    _, lines = told(node)
+    the_line(lines, "warn  xilinx.com/fpga-xilinx_u55c", "different builds", "{uuid}")
+
+
+def test_a_name_that_is_too_long(node: SampleNode) -> None:
+    node.add_card("u200").write("rom/VBNV", "xilinx_" + "u" * 80)
+    _, lines = told(node)
+    the_line(lines, "warn  xilinx.com/fpga-xilinx_uuu", "too long", "RESOURCE_NAME_TEMPLATE")
+
+
+def test_no_kubelet(node: SampleNode) -> None:
+    code, lines = told(node)
+    assert code == 1
+    the_line(
+        lines,
+        f"fail  kubelet: no kubelet.sock in {node.socket_dir}",
+        "systemctl status kubelet",
+        "SOCKET_DIR",
+    )
+    the_line(lines, "warn  podresources: ", "No such file", "POD_RESOURCES_SOCKET")
+
+
+@pytest.mark.parametrize(
+    "root",
+    [
+        "/var/lib/kubelet",
+        "/var/lib/rancher/k3s/agent/kubelet",
+        "/var/lib/rancher/rke2/agent/kubelet",
+        "/opt/rke/var/lib/kubelet",
+        "/var/snap/microk8s/common/var/lib/kubelet",
+        "/var/lib/k0s/kubelet",
+    ],
+)
+def test_a_kubelet_that_is_elsewhere(node: SampleNode, root: str) -> None:
+    place = f"{root}/device-plugins"
+    os.makedirs(f"{node.root}{place}")
+    Path(f"{node.root}{place}/kubelet.sock").touch()
+    _, lines = told(node)
+    the_line(lines, "fail  kubelet: ", f"there is one in {place} (as ", "set SOCKET_DIR")
+    os.rmdir(node.socket_dir)
+    _, lines = told(node)
+    the_line(lines, "fail  socket directory: No such file", f"there is one in {place} (as ")
+
+
+def test_a_kubelet_that_has_died(node: SampleNode, kubelet: KubeletDouble) -> None:
+    kubelet.start()
+    kubelet.kill()
+    _, lines = told(node)
+    the_line(lines, "fail  kubelet: ", "refused", "start kubelet")
+    os.makedirs(f"{node.root}/var/lib/k0s/kubelet/device-plugins")
+    Path(f"{node.root}/var/lib/k0s/kubelet/device-plugins/kubelet.sock").touch()
+    _, lines = told(node)
+    the_line(lines, "fail  kubelet: ", "refused", "(as k0s has it)")
+
+
+@contextmanager
+def listening(path: str, answer: bytes | None) -> Iterator[None]:
+    """Somebody who listens and says this, or nothing for ever, to whoever comes."""
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection, suppress(OSError):
+                if answer is None:
+                    over.wait(20)
+                else:
+                    connection.sendall(answer)
+
+    over = threading.Event()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield
+        over.set()
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [(None, "kubelet hangs: restart it"), (b"SSH-2.0-x\r\n", "does not speak gRPC; set SOCKET_DIR")],
+)
+def test_what_listens_is_no_kubelet(node: SampleNode, answer: bytes | None, says: str) -> None:
+    node.add_card("u200")
+    with listening(f"{node.socket_dir}/kubelet.sock", answer):
+        began = time.monotonic()
+        _, lines = told(node)
+        the_line(lines, "fail  kubelet: ", says)
+        the_line(lines, "ok    ", U200)
+        assert time.monotonic() - began < 8
+
+
+def test_a_podresources_that_hangs(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
+) -> None:
+    pods.hangs.clear()
+    kubelet.start()
+    code, lines = told(node)
+    assert code == 0
+    the_line(lines, "warn  podresources: ", "does not answer", "drain the node")
+
+
+def test_a_card_that_a_pod_holds_under_another_name(node: SampleNode, pods: PodResourcesDouble) -> None:
+    node.add_card("u200", "0000:11:00")
+    pods.holds = [Hold("amd.com/other", "0000:11:00.1")]
+    _, lines = told(node)
+    the_line(lines, "warn  0000:11:00.1: ", "held", "delete or drain the pod")
+
+
+def test_another_plugin_for_these_cards(node: SampleNode) -> None:
+    with listening(f"{node.socket_dir}/xilinx_u200_xdma_201830_2-1561465320-fpga.sock", b""):
+        Path(f"{node.socket_dir}/dead-fpga.sock").touch()
+        _, lines = told(node)
+        the_line(
+            lines, "warn  service: another plugin", "xilinx_u200_xdma_201830_2-1561465320-fpga.sock", "delete"
+        )
+
+
+def test_files_that_can_not_be_written(node: SampleNode) -> None:
+    Path(f"{node.root}/file").touch()
+    node.add_card("u200")
+    _, lines = told(
+        node,
+        DEVICE_STRATEGY="cdi",
+        CDI_DIR=f"{node.root}/file",
+        NFD_FEATURES_DIR=f"{node.root}/made/when/needed",
+        EXTRA_MOUNTS="/dev,/opt/xilinx/xrt",
+        NOT_A_SETTING="1",
+    )
+    the_line(lines, "fail  CDI_DIR: Not a directory", "mount it writable")
+    the_line(lines, "ok    NFD_FEATURES_DIR: ")
+    the_line(lines, "warn  EXTRA_MOUNTS: No such file or directory: /opt/xilinx/xrt; install it")
+    the_line(lines, "warn  settings: XILINX_FPGA_DP_NOT_A_SETTING is no setting")
+    assert not os.path.exists(f"{node.root}/made")
+
+
+def test_a_read_only_directory(node: SampleNode) -> None:
+    here = node.socket_dir
+    if os.geteuid() != 0 or subprocess.run(["mount", "--bind", here, here], check=False).returncode:
+        pytest.skip("needs root to mount")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", here], check=True)
+        _, lines = told(node)
+        the_line(lines, "fail  socket directory: Read-only file system", "mount it writable")
+    finally:
+        subprocess.run(["umount", here], check=True)
+
+
+def test_a_full_directory(node: SampleNode) -> None:
+    here = node.socket_dir
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", here]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
+        pytest.skip("needs root to mount")
+    try:
+        Path(here, "filler").write_bytes(b"x" * 4096)
+        _, lines = told(node)
+        the_line(lines, "fail  socket directory: No space left on device", "with room")
+    finally:
+        subprocess.run(["umount", here], check=True)
+
+
+def test_refusals_under_selinux(node: SampleNode, kubelet: KubeletDouble) -> None:
+    """As root without capabilities, as in the DaemonSet: what is another's is refused."""
+    if os.geteuid() != 0 or not shutil.which("setpriv"):
+        pytest.skip("needs root and setpriv")
+    kubelet.start()
+    node.files.put(f"{node.sysfs_root}/fs", {"selinux": {"enforce": "1"}})
+    os.chmod(kubelet.socket, 0o600)
+    for path in (node.socket_dir, kubelet.socket):
+        os.chown(path, 65534, 65534)
+    done = subprocess.run(
+        ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *COMMAND, "diagnose"],
+        env=clean_environment(settings_for(node)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    lines = done.stdout.splitlines()
+    the_line(lines, "fail  socket directory: Permission denied", "run as root")
+    the_line(lines, "fail  kubelet: ", "Permission denied; run as root")
+    the_line(lines, "warn  SELinux: ", "container_device_plugin_t")
+
+
+class TestRules:
+    """The rules on what was seen, where a sample node can't show it."""
+
+    well = Seen(
+        bus=3,
+        scan=Offers({}),
+        modules={},
+        xrt=None,
+        nodes={},
+        socket_dir="/d",
+        directory=None,
+        instances=1,
+        strangers=(),
+        kubelet=None,
+        elsewhere=(),
+        podresources="/p",
+        holders=None,
+    )
+
+    def offer(self, **changes: object) -> Offers:
+        device = Device("0000:11:00.1", Shell("xilinx_u200", "1", None), "u200", "xocl", **changes)  # type: ignore[arg-type]
+        return Offers({"x.com/a": Offer("x.com/a", (Unit(device.address, (device,)),))})
+
+    @pytest.mark.parametrize("reason", Reason)
+    def test_every_reason_has_a_remedy(self, reason: Reason) -> None:
+        [line] = diagnose.cards(replace(self.well, scan=self.offer(reason=reason)))
+        assert line.level is (Level.FAIL if reason is Reason.NO_NODE else Level.WARN)
+        assert reason in line.said.partition("; ")[0]
+        assert line.said.partition("; ")[2]
+
+    def test_a_refusal_under_selinux(self) -> None:
+        denied = Trouble("Permission denied", errno.EACCES)
+        assert list(diagnose.selinux(replace(self.well, kubelet=denied))) == []
+        [ok] = diagnose.selinux(replace(self.well, enforcing=True))
+        [warn] = diagnose.selinux(replace(self.well, enforcing=True, kubelet=denied))
+        assert (ok.level, warn.level) == (Level.OK, Level.WARN)
+
+    def test_a_node_that_may_not_be_looked_at(self) -> None:
+        seen: dict[str, Node | Trouble] = {
+            "/dev/dri/renderD128": Trouble("Permission denied", errno.EACCES),
+            "/dev/x": Node(0o644, 0, 44),
+        }
+        fail, warn = diagnose.device_nodes(replace(self.well, nodes=seen))
+        assert (fail.level, warn.level) == (Level.FAIL, Level.WARN)
+        assert "supplementalGroups" not in warn.said, "the group may not write it either"
+
+    def test_what_a_card_calls_itself_makes_no_second_line(self) -> None:
+        scan = Offers({}, (LeftOut("0000:11:00.1", "shell\nok    kubelet: it answers\x1b[2J"),))
+        text = diagnose.as_text(diagnose.lines(replace(self.well, scan=scan)))
+        assert "\x1b" not in text
+        assert sum(line.startswith("ok    kubelet") for line in text.splitlines()) == 1
+
+    def test_a_directory_that_does_not_answer(self) -> None:
+        hung = Trouble("no answer for 3 s", errno.ETIMEDOUT)
+        told = diagnose.lines(
+            replace(self.well, bus=hung, scan=hung, modules=hung, directory=hung, holders=hung)
+        )
+        assert {line.check for line in told if line.level is Level.FAIL} == {"sysfs", "socket directory"}

@@ -1,0 +1,140 @@
+"""What the documents tell an operator to type works, and what they quote is what is printed."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import settings_for
+from tests.double import KubeletDouble
+from tests.process import Service, clean_environment, eventually
+from tests.test_probes import Probed
+from xilinx_fpga_dp.model import Reason
+from xilinx_fpga_dp.operate import diagnose
+from xilinx_fpga_dp.resources import labels
+from xilinx_fpga_dp.simulate.node import SampleNode
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("configuration", "operating", "security")
+# What no test can run here: it needs a cluster, a node, a card.
+ELSEWHERE = {
+    "kubectl",
+    "xbutil",
+    "xbmgmt",
+    "modprobe",
+    "lspci",
+    "udevadm",
+    "systemctl",
+    "rollout",
+    "ausearch",
+}
+
+
+def text(page: str) -> str:
+    return (ROOT / "docs" / f"{page}.md").read_text()
+
+
+def blocks(page: str, kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", text(page), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: str) -> list[str]:
+    return [
+        line.removeprefix("$ ")
+        for block in blocks(page, "console")
+        for line in block.splitlines()
+        if line.startswith("$ ")
+    ]
+
+
+@pytest.mark.parametrize("page", ["configuration", "operating"])
+def test_every_command_works(page: str, node: SampleNode, kubelet: KubeletDouble) -> None:
+    node.add_card("u200", release="2023.2")
+    kubelet.start()
+    probed = Probed(node)
+    with Service(probed.settings) as service:
+        service.logged("serving HTTP")
+        eventually(lambda: probed.get("readyz")[0] == 200, "ready")
+        assert commands(page)
+        for command in commands(page):
+            here = command.replace("127.0.0.1:8080", probed.address)
+            here = here.replace("python ", f"{shlex.quote(sys.executable)} ", 1)
+            done = subprocess.run(
+                ["sh", "-c", here],
+                env=clean_environment(settings_for(node)),
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=30,
+            )
+            assert done.returncode == 0, (command, done)
+            assert done.stdout, command
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_other_command_is_marked(page: str) -> None:
+    marked = text(page).partition("\n## ")[0]
+    for code in re.findall(r"`([^`\n]+)`", text(page)):
+        word = code.split()[0] if code.split() else ""
+        if " " in code and word in ELSEWHERE - {"rollout", "ausearch"}:
+            assert f"`{word}`" in marked, f"{code}: the page does not say what it needs"
+
+
+def test_the_feature_file_is_as_it_is_shown(node: SampleNode) -> None:
+    for slot in ("0000:11:00", "0000:21:00"):
+        node.add_card("u200", slot, release="2023.2")
+    folder = Path(node.root) / "features.d"
+    with Service(settings_for(node, NFD_FEATURES_DIR=str(folder))):
+        eventually((folder / labels.FILE).exists, "written")
+        written = (folder / labels.FILE).read_text()
+    [shown] = [block for block in blocks("operating", "text") if "fpga.count" in block]
+    assert written == shown
+    known = {line.partition("=")[0] for line in written.splitlines()}
+    examples = "".join(blocks("operating", "yaml"))
+    used = set(re.findall(r"xilinx\.com/fpga\.[\w.]+", examples))
+    assert used
+    assert used <= known, "the examples select by labels that there are"
+    for label, value in re.findall(r'(xilinx\.com/fpga\.\S+): "(.*)"', examples):
+        assert f"{label}={value}\n" in written
+
+
+def test_every_reason_and_every_metric_is_told(node: SampleNode, kubelet: KubeletDouble) -> None:
+    told = text("operating")
+    for reason in Reason:
+        assert f"| `{reason}` |" in told
+    node.add_card("u200")
+    kubelet.start()
+    probed = Probed(node)
+    with Service(probed.settings) as service:
+        service.logged("registered")
+        names = {re.split(r"[{ ]", name)[0] for name in probed.series()}
+    for name in names:
+        base = re.sub(r"_(bucket|count|sum|created)$", "", name)
+        assert base in told, name
+
+
+def test_every_rule_of_diagnose_is_told() -> None:
+    [table] = re.findall(r"\| it looks at .*?\n\n", text("operating"), re.DOTALL)
+    assert len(table.strip().splitlines()) - 2 == len(diagnose.RULES) + 1  # files() has two rows
+
+
+def test_tests_that_are_named_exist() -> None:
+    named = re.findall(r"tests/(\w+\.py)(?:::(\w+))?", text("security"))
+    assert len(named) > 20
+    for name in named:
+        path = ROOT / "tests" / name[0]
+        assert path.exists() or (ROOT / "tests" / "kubelet" / name[0]).exists(), name
+        if name[1]:
+            assert re.search(rf"(def|class) {name[1]}\b", path.read_text()), name
+
+
+def test_every_page_that_is_linked_is_there() -> None:
+    for page in PAGES:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", text(page)):
+            assert os.path.exists(ROOT / "docs" / link), (page, link)
+        for link in re.findall(r"docs/(\w+)\.md", text(page)):
+            assert (ROOT / "docs" / f"{link}.md").exists(), (page, link)

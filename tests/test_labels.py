@@ -1,0 +1,129 @@
+"""The feature file for node-feature-discovery."""
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.conftest import settings_for
+from tests.process import Service, eventually
+from xilinx_fpga_dp.model import Device, Offer, Offers, Shell, Unit
+from xilinx_fpga_dp.resources import labels
+from xilinx_fpga_dp.simulate.node import SampleNode
+
+# apimachinery's validation.IsQualifiedName and IsValidLabelValue
+_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+
+
+def as_nfd_reads_it(text: str) -> dict[str, str]:
+    """source/local/local.go: lines, ``#`` begins a comment or a directive, the first ``=`` parts."""
+    assert len(text.encode()) <= 65536
+    found = {}
+    for line in text.split("\n"):
+        if line.strip() and not line.strip().startswith("#"):
+            name, equals, value = line.strip().partition("=")
+            assert name not in found
+            found[name] = value if equals else "true"
+    return found
+
+
+def offers_of(*devices: Device) -> Offers:
+    return Offers(
+        {"xilinx.com/fpga": Offer("xilinx.com/fpga", tuple(Unit(d.address, (d,)) for d in devices))}
+    )
+
+
+U200 = Device("0000:11:00.1", Shell("xilinx_u200_xdma_201830_2", "1561465320", None), "u200", "xocl")
+
+
+def test_a_node_with_two_kinds_of_cards() -> None:
+    v80 = Device("0000:31:00.0", Shell("xilinx_v80", None, None), "v80", "ami")
+    text = labels.feature_file(
+        offers_of(U200, replace(U200, address="0000:21:00.1"), v80), {"xocl": "2.16.204,f2524a"}
+    )
+    assert text == (
+        "xilinx.com/fpga.board.u200=true\n"
+        "xilinx.com/fpga.board.v80=true\n"
+        "xilinx.com/fpga.count=3\n"
+        "xilinx.com/fpga.driver.ami=true\n"
+        "xilinx.com/fpga.driver.xocl=2.16.204\n"
+        "xilinx.com/fpga.present=true\n"
+        "xilinx.com/fpga.shell.xilinx_u200_xdma_201830_2=1561465320\n"
+        "xilinx.com/fpga.shell.xilinx_v80=true\n"
+    )
+
+
+def test_replicas_are_one_device() -> None:
+    unit = Unit(U200.address, (U200,))
+    text = labels.feature_file(Offers({"x/y.shared": Offer("x/y.shared", (unit, unit))}), {})
+    assert "fpga.count=1\n" in (text or "")
+
+
+def test_nothing_to_say() -> None:
+    assert labels.feature_file(Offers({}), {}) is None
+
+
+texts = st.text(min_size=1, max_size=300)
+
+
+@given(
+    st.lists(st.tuples(texts, st.none() | st.from_regex("[0-9]{1,20}", fullmatch=True), texts, texts)), texts
+)
+def test_whatever_sysfs_says_the_labels_are_valid(
+    rows: list[tuple[str, str | None, str, str]], version: str
+) -> None:
+    devices = [
+        Device(f"0000:{index:02x}:00.1", Shell(vbnv, timestamp, None), board, driver)
+        for index, (vbnv, timestamp, board, driver) in enumerate(rows[:200])
+    ]
+    text = labels.feature_file(offers_of(*devices), {device.driver: version for device in devices})
+    found = as_nfd_reads_it(text or "")
+    for label, value in found.items():
+        domain, _, name = label.partition("/")
+        assert domain == "xilinx.com"
+        assert _NAME.fullmatch(name)
+        assert _NAME.fullmatch(value)
+    shells = {device.shell.vbnv for device in devices}
+    assert sum(name.startswith("xilinx.com/fpga.shell.") for name in found) == len(shells), (
+        "none fall together"
+    )
+
+
+def test_the_file_follows_the_node(node: SampleNode) -> None:
+    folder = Path(node.root) / "features.d"
+    file = folder / "xilinx-fpga-dp"
+
+    def found() -> dict[str, str]:
+        return as_nfd_reads_it(file.read_text()) if file.exists() else {}
+
+    card = node.add_card("u200", release="2023.2")
+    with Service(settings_for(node, NFD_FEATURES_DIR=str(folder))) as service:
+        eventually(lambda: found().get("xilinx.com/fpga.driver.xocl") == "2.16.0", "written")
+        assert found()["xilinx.com/fpga.shell.xilinx_u200_xdma_201830_2"] == "1561465320"
+        assert file.stat().st_mode & 0o777 == 0o644, "NFD's worker is not root"
+        before = file.stat().st_ino
+        card.offline()
+        service.logged("device Unhealthy")
+        card.mend()
+        service.logged("device Healthy")
+        assert file.stat().st_ino == before, "health is not labelled, an equal text not written again"
+        card.reprogram("u250")
+        eventually(lambda: found().get("xilinx.com/fpga.board.u250") == "true", "written again")
+        assert "xilinx.com/fpga.board.u200" not in found()
+        assert file.stat().st_ino != before, "replaced, not written over"
+        file.unlink()
+        eventually(file.exists, "restored")
+        assert os.listdir(folder) == [file.name]
+        assert service.terminate() == 0
+        assert file.exists(), "an update of the plugin moves no pods"
+    before = file.stat().st_ino
+    with Service(settings_for(node, NFD_FEATURES_DIR=str(folder))) as service:
+        service.logged("device found")
+        assert service.terminate() == 0
+    assert file.stat().st_ino == before, "nor does the new instance take it away first"
+    card.remove()
+    with Service(settings_for(node, NFD_FEATURES_DIR=str(folder))):
+        eventually(lambda: not file.exists(), "nothing to say")

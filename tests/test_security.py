@@ -1,0 +1,98 @@
+"""What others could try: a pod, a file in sysfs, a file where we write. See docs/security.md."""
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import settings_for
+from tests.double import KubeletDouble
+from tests.process import Service, cli, eventually
+from xilinx_fpga_dp.operate.files import KeptFile
+from xilinx_fpga_dp.simulate.node import SampleNode
+
+
+def test_sockets_and_locks_are_for_root_alone(node: SampleNode, kubelet: KubeletDouble) -> None:
+    node.add_card("u200")
+    os.umask(0)
+    try:
+        with Service(settings_for(node)) as service:
+            kubelet.start()
+            endpoint = service.logged("registered")["endpoint"]
+            assert stat.S_IMODE(os.stat(f"{node.socket_dir}/{endpoint}").st_mode) == 0o600
+            folder = f"{node.socket_dir}/.xilinx-fpga-dp"
+            assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+            assert [stat.S_IMODE(entry.stat().st_mode) for entry in os.scandir(folder)] == [0o600]
+    finally:
+        os.umask(0o022)
+
+
+@pytest.mark.parametrize(
+    "shell", ["../../../../tmp/evil", "/etc/cron.d/evil", 'a"}], "x": "', "$(reboot)", "é" * 90]
+)
+def test_a_shell_s_name_leads_nowhere(node: SampleNode, kubelet: KubeletDouble, shell: str) -> None:
+    """What a card calls itself is in names, variables, files and logs, and nowhere more than a name."""
+    card = node.add_card("u200")
+    card.write("rom/VBNV", shell)
+    folders = {"CDI_DIR": f"{node.root}/cdi", "NFD_FEATURES_DIR": f"{node.root}/nfd"}
+    before = set(os.listdir(node.root))
+    with Service(settings_for(node, DEVICE_STRATEGY="both", **folders)) as service:
+        kubelet.start()
+        resource = service.logged("registered")["resource"]
+        kubelet.wait_for(lambda: kubelet.allocatable(resource) == 1)
+        assert kubelet.refusals == []
+        [registration] = kubelet.registrations
+        assert "/" not in registration.endpoint
+        [container] = kubelet.allocate(resource, [card.address]).container_responses
+        assert [device.host_path for device in container.devices] == [card.render_node]
+        [info] = [value for name, value in container.envs.items() if name.endswith("_INFO")]
+        assert json.loads(info)[card.address]["shell"] == shell
+        eventually(lambda: os.listdir(folders["NFD_FEATURES_DIR"]) == ["xilinx-fpga-dp"], "labelled")
+        assert (
+            json.loads(Path(folders["CDI_DIR"], "xilinx.com-fpga.json").read_text())["kind"]
+            == "xilinx.com/fpga"
+        )
+        assert set(os.listdir(node.root)) - before == {"cdi", "nfd"}
+        assert all(line.startswith("{") for line in service.raw)
+
+
+@pytest.mark.parametrize("name", ["renderD128x", "renderD", "renderD12345678", "card0", "..renderD1"])
+def test_only_a_render_node_is_handed_out(node: SampleNode, name: str) -> None:
+    card = node.add_card("u200")
+    os.rename(card.path("drm"), card.path("aside"))
+    os.mkdir(card.path("drm"))
+    os.mkdir(f"{card.path('drm')}/{name}")
+    [device] = json.loads(cli("list", "--output", "json", settings=settings_for(node)).stdout)["devices"]
+    assert (device["reason"], device["nodes"]) == ("no-node", [])
+
+
+@pytest.mark.parametrize("file", ["module/xocl/version", "fs/selinux/enforce"])
+def test_a_pipe_in_sysfs_holds_up_nobody(node: SampleNode, file: str) -> None:
+    node.add_card("u200")
+    path = f"{node.sysfs_root}/{file}"
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if os.path.exists(path):
+        os.unlink(path)
+    os.mkfifo(path)
+    assert "ok    sysfs" in cli("diagnose", settings=settings_for(node), limit=10).stdout
+    folder = f"{node.root}/nfd"
+    with Service(settings_for(node, NFD_FEATURES_DIR=folder)) as service:
+        eventually(lambda: os.path.exists(f"{folder}/xilinx-fpga-dp"), "labelled")
+        assert service.terminate() == 0
+
+
+async def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("untouched")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    target = folder / "file"
+    for planted in (target, folder / f".file.{os.getpid()}"):
+        planted.symlink_to(victim)
+    assert await KeptFile(str(target)).set("ours")
+    assert victim.read_text() == "untouched"
+    assert not target.is_symlink()
+    assert target.read_text() == "ours"
+    assert os.listdir(folder) == ["file"]

@@ -1,0 +1,406 @@
+"""What is right and wrong with a node, and the remedy: the rules of ``diagnose``. Pure.
+
+A rule is a function from what was seen (`examine.py` looks) to lines. What a line says of a warning or a
+failure ends with what to do about it.
+"""
+
+import errno
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from xilinx_fpga_dp.model import Device, Offer, Offers, Reason
+from xilinx_fpga_dp.operate.listing import printable
+from xilinx_fpga_dp.resources.naming import MAX_NAME, SHARED
+from xilinx_fpga_dp.resources.offers import mixed_builds
+
+
+class Level(StrEnum):
+    """How bad a line is."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line: what was checked, and a sentence about it."""
+
+    level: Level
+    check: str
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why something could not be looked at or is not as it should be; ``number``: its errno, if any."""
+
+    why: str
+    number: int | None = None
+
+    @property
+    def denied(self) -> bool:
+        return self.number in (errno.EACCES, errno.EPERM)
+
+    @property
+    def missing(self) -> bool:
+        return self.number in (errno.ENOENT, errno.ENOTDIR)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A device node: what stat tells."""
+
+    mode: int
+    uid: int
+    gid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Everything that was looked at. Trouble stands where a look failed.
+
+    Attributes:
+        bus: how many PCI functions there are.
+        scan: what is offered of them, or why nothing is known.
+        modules: versions of the drivers that are loaded, empty where they tell none.
+        xrt: the version of XRT on the host; None: not there.
+        nodes: device nodes that containers would get, by path under /dev.
+        socket_dir: kubelet's directory for plugins.
+        directory: None: it can be written.
+        instances: how many of this program live on the node.
+        strangers: live sockets of another plugin for these cards.
+        kubelet: None: it answers.
+        elsewhere: other directories that have a kubelet's socket, with whose they usually are.
+        podresources: where kubelet tells who holds what.
+        holders: None: it tells.
+        written: directories that files are written to, by setting; None: it can be written.
+        mounts: paths to mount into containers, None: it is there.
+        enforcing: SELinux is on.
+        unknown: variables with our prefix that are no setting.
+    """
+
+    bus: int | Trouble
+    scan: Offers | Trouble
+    modules: Mapping[str, str] | Trouble
+    xrt: str | None
+    nodes: Mapping[str, Node | Trouble]
+    socket_dir: str
+    directory: Trouble | None
+    instances: int
+    strangers: tuple[str, ...]
+    kubelet: Trouble | None
+    elsewhere: tuple[tuple[str, str], ...]
+    podresources: str
+    holders: Trouble | None
+    written: Mapping[str, tuple[str, Trouble | None]] = field(default_factory=dict)
+    mounts: Mapping[str, Trouble | None] = field(default_factory=dict)
+    enforcing: bool = False
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def offers(self) -> Offers:
+        return self.scan if isinstance(self.scan, Offers) else Offers({})
+
+    @property
+    def devices(self) -> tuple[tuple[Offer, Device], ...]:
+        """Every device with its offer."""
+        return tuple((offer, each) for offer in self.offers.by_resource.values() for each in offer.devices)
+
+    @property
+    def troubles(self) -> tuple[Trouble, ...]:
+        """All that could be a matter of permissions."""
+        seen = (self.bus, self.scan, self.directory, self.kubelet, self.holders, *self.nodes.values())
+        told = [trouble for _, trouble in self.written.values()]
+        return tuple(each for each in (*seen, *told) if isinstance(each, Trouble))
+
+
+# What helps a device that is Unhealthy: docs/operating.md has it at length.
+_REMEDY: Mapping[Reason, str] = {
+    Reason.NO_DRIVER: "load its driver (modprobe xocl xclmgmt)",
+    Reason.NO_NODE: "is the host's whole /dev mounted at DEV_ROOT, did udev make the node (udevadm trigger)?",
+    Reason.RESETTING: "wait: a reset takes up to a minute, of a U30 up to twelve; then cold-boot the card",
+    Reason.SHELL_UNKNOWN: "is xclmgmt (on the host) or mpd (in a virtual machine) running?",
+    Reason.UNRESPONSIVE: "its firmware hangs: reset it (xbutil reset) or cold-boot the card",
+    Reason.FIREWALL: "reset it (xbutil reset), look at the application that ran",
+    Reason.SHUTDOWN: "somebody is about to pull the card: finish that, or rescan the bus",
+    Reason.OFFLINE: "its driver resets it by itself; if not, xbutil reset",
+    Reason.NOT_READY: "is xclmgmt (on the host) or mpd (in a virtual machine, on AWS F1) running?",
+    Reason.BAD_STATE: "a compute unit hangs: xbutil reset",
+    Reason.HELD: "delete or drain the pod that has it under another name (held_by in `list --output json`)",
+}
+# What helps where kubelet's socket is there.
+_KUBELET: Mapping[int, str] = {
+    errno.ECONNREFUSED: "nobody listens there: start kubelet (systemctl status kubelet)",
+    errno.EACCES: "run as root",
+    errno.ETIMEDOUT: "kubelet hangs: restart it (systemctl restart kubelet)",
+}
+_HASHED = re.compile(r".*-[0-9a-f]{8}")
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]")
+_NEARLY_FULL = 3  # characters that a shortened name may lose at its end besides
+_FOR_ALL = 0o006
+_FOR_GROUP = 0o020
+
+
+def _ok(check: str, said: str) -> Line:
+    return Line(Level.OK, check, said)
+
+
+def _warn(check: str, said: str) -> Line:
+    return Line(Level.WARN, check, said)
+
+
+def _fail(check: str, said: str) -> Line:
+    return Line(Level.FAIL, check, said)
+
+
+Lines = Iterator[Line]
+
+
+def sysfs(seen: Seen) -> Lines:
+    """Can the bus be read?"""
+    trouble = seen.bus if isinstance(seen.bus, Trouble) else seen.scan
+    if isinstance(trouble, Trouble):
+        yield _fail(
+            "sysfs", f"{trouble.why}; is SYSFS_ROOT the host's /sys, is this no container without it?"
+        )
+    else:
+        yield _ok("sysfs", f"{seen.bus} PCI functions")
+
+
+def drivers(seen: Seen) -> Lines:
+    """Which drivers speak for the cards, and do they fit each other and XRT?"""
+    if isinstance(seen.modules, Trouble):
+        yield _warn("drivers", f"their versions are not known: {seen.modules.why}; look at SYSFS_ROOT/module")
+        return
+    loaded = seen.modules
+    if not loaded and not seen.devices:
+        if seen.offers.left_out:
+            yield _warn("drivers", "none is loaded; install XRT and load its drivers (modprobe xocl xclmgmt)")
+        else:
+            yield _ok("drivers", "none is loaded, and no card needs one")
+    for name, version in sorted(loaded.items()):
+        yield _ok("drivers", f"{name} {version or 'without a version'}")
+    user, management = loaded.get("xocl"), loaded.get("xclmgmt")
+    if user and management and user != management:
+        yield _warn(
+            "drivers",
+            f"xocl {user} and xclmgmt {management} are of different releases; "
+            "install one release of XRT and load both anew, or reboot",
+        )
+    if user and seen.xrt and seen.xrt != user.partition(",")[0]:
+        yield _warn(
+            "drivers",
+            f"XRT on the host is {seen.xrt}, its driver xocl {user.partition(',')[0]}; "
+            "install one release of both, and the same in the images",
+        )
+
+
+def cards(seen: Seen) -> Lines:
+    """Which cards are offered, and why are others not?"""
+    if isinstance(seen.scan, Trouble):
+        return
+    for _, device in seen.devices:
+        told = f"{device.board} with {device.shell.vbnv}"
+        if device.reason is None:
+            yield _ok(device.address, f"{told}, Healthy")
+        else:
+            level = Level.FAIL if device.reason is Reason.NO_NODE else Level.WARN
+            node = f" ({device.node or 'no drm/renderD* in its directory'})" * (level is Level.FAIL)
+            yield Line(level, device.address, f"{told}, {device.reason}{node}; {_REMEDY[device.reason]}")
+    for entry in seen.offers.left_out:
+        yield _warn(entry.function, f"not offered: {entry.reason}")
+    for warning in seen.offers.warnings:
+        yield _warn("names", warning)
+    if not seen.devices and not seen.offers.left_out:
+        yield _warn(
+            "cards", "no FPGA card on the PCI bus; if there is one, reseat it or rescan (lspci -d 10ee:)"
+        )
+
+
+def device_nodes(seen: Seen) -> Lines:
+    """May pods that do not run as root use the nodes?"""
+    for path, node in sorted(seen.nodes.items()):
+        if isinstance(node, Trouble):
+            if not node.missing:  # a missing one is its device's reason
+                yield _fail(path, f"{node.why}; is the host's whole /dev mounted at DEV_ROOT?")
+        elif node.mode & _FOR_ALL == _FOR_ALL:
+            yield _ok(path, "everybody may read and write it")
+        else:
+            groups = f", or give them supplementalGroups [{node.gid}]" if node.mode & _FOR_GROUP else ""
+            yield _warn(
+                path,
+                f"mode {node.mode:04o}, owner {node.uid}, group {node.gid}: in a pod only root may use it; "
+                f"for others let udev make it 0666, as XRT's rules do{groups}",
+            )
+
+
+def resources(seen: Seen) -> Lines:
+    """What names are offered, and are they what an operator would expect?"""
+    for name, offer in seen.offers.by_resource.items():
+        if uuids := mixed_builds(offer):
+            yield _warn(
+                name,
+                f"devices of different builds share it (logic uuids {', '.join(uuids)}); "
+                "put {uuid} into RESOURCE_NAME_TEMPLATE to part them",
+            )
+        if _mended(name, offer.devices):
+            yield _warn(
+                name,
+                "the shell's name is too long for kubelet or has characters it won't take: a hash ends it; "
+                "for another name set RESOURCE_NAME_TEMPLATE",
+            )
+        yield _ok(
+            name, f"{len(offer.units)} to allocate, {sum(u.reason is None for u in offer.units)} Healthy"
+        )
+
+
+def _mended(name: str, devices: Iterable[Device]) -> bool:
+    """Whether a resource's name was shortened, or lost a character."""
+    suffix = SHARED if name.endswith(SHARED) else ""
+    stem = name.removesuffix(suffix).rpartition("/")[2]
+    full = len(stem) >= MAX_NAME - len(suffix) - _NEARLY_FULL
+    odd = any(_NOT_IN_A_NAME.search(device.shell.vbnv) for device in devices)
+    return bool(_HASHED.fullmatch(stem)) and (full or odd)
+
+
+def socket_directory(seen: Seen) -> Lines:
+    """Can a socket be made where kubelet looks for it?"""
+    if seen.directory is None:
+        yield _ok("socket directory", f"{seen.socket_dir} can be written")
+    elif seen.directory.missing:
+        yield _fail("socket directory", f"{seen.directory.why}: {seen.socket_dir}; {_where_to(seen)}")
+    else:
+        yield _fail(
+            "socket directory",
+            f"{seen.directory.why}: {seen.socket_dir}; mount it writable, with room, and run as root",
+        )
+
+
+def kubelet(seen: Seen) -> Lines:
+    """Does kubelet answer?"""
+    if seen.kubelet is None:
+        yield _ok("kubelet", "it answers")
+    elif seen.kubelet.missing:
+        yield _fail("kubelet", f"no kubelet.sock in {seen.socket_dir}; {_where_to(seen)}")
+    else:
+        remedy = _KUBELET.get(
+            seen.kubelet.number or 0, "set SOCKET_DIR to kubelet's device-plugins directory"
+        )
+        if seen.elsewhere and seen.kubelet.number == errno.ECONNREFUSED:
+            remedy = f"nobody listens there; {_where_to(seen)}"
+        yield _fail("kubelet", f"{seen.socket_dir}/kubelet.sock: {seen.kubelet.why}; {remedy}")
+
+
+def _where_to(seen: Seen) -> str:
+    if not seen.elsewhere:
+        return "start kubelet (systemctl status kubelet), or set SOCKET_DIR to its device-plugins directory"
+    places = ", ".join(f"{path} (as {whose} has it)" for path, whose in seen.elsewhere)
+    return f"there is one in {places}: set SOCKET_DIR to that and mount it at the same path"
+
+
+def podresources(seen: Seen) -> Lines:
+    """Can it be told who holds what?"""
+    if seen.holders is None:
+        yield _ok("podresources", "kubelet tells which pod holds which device")
+    else:
+        yield _warn(
+            "podresources",
+            f"{seen.podresources}: {seen.holders.why}; mount its directory and set POD_RESOURCES_SOCKET, "
+            "or drain the node before cards are reprogrammed or renamed",
+        )
+
+
+def instances(seen: Seen) -> Lines:
+    """Does one service run here, and no other plugin for these cards?"""
+    if seen.instances > 1:
+        yield _warn(
+            "service",
+            f"{seen.instances} instances run on this node and the newest speaks; right during an update, "
+            "else delete one DaemonSet (kubectl get daemonsets -A)",
+        )
+    else:
+        yield _ok("service", "it runs on this node" if seen.instances else "it does not run on this node")
+    for name in seen.strangers:
+        yield _warn(
+            "service",
+            f"another plugin for these cards listens on {name}; "
+            "delete its DaemonSet (kubectl get daemonsets -A)",
+        )
+
+
+def files(seen: Seen) -> Lines:
+    """Can be written what is to be written, and is there what is to be mounted?"""
+    for setting, (path, trouble) in seen.written.items():
+        if trouble is None:
+            yield _ok(setting, f"{path} can be written")
+        else:
+            yield _fail(setting, f"{trouble.why}: {path}; mount it writable")
+    for path, trouble in seen.mounts.items():
+        if trouble is not None:
+            yield _warn(
+                "EXTRA_MOUNTS", f"{trouble.why}: {path}; install it on the host, or take it off the list"
+            )
+
+
+def selinux(seen: Seen) -> Lines:
+    """Is SELinux why something was refused?"""
+    if not seen.enforcing:
+        return
+    if any(trouble.denied for trouble in seen.troubles):
+        yield _warn(
+            "SELinux",
+            "it enforces, and something above was refused; look at `ausearch -m avc -ts recent`, and run the "
+            "container as seLinuxOptions type container_device_plugin_t",
+        )
+    else:
+        yield _ok("SELinux", "it enforces, and nothing was refused")
+
+
+def settings(seen: Seen) -> Lines:
+    """Is every variable understood?"""
+    for name in seen.unknown:
+        yield _warn("settings", f"{name} is no setting and is ignored; is it spelled right (see --help)?")
+
+
+RULES: tuple[Callable[[Seen], Lines], ...] = (
+    settings,
+    sysfs,
+    drivers,
+    cards,
+    device_nodes,
+    resources,
+    socket_directory,
+    kubelet,
+    podresources,
+    instances,
+    files,
+    selinux,
+)
+
+
+def lines(seen: Seen) -> list[Line]:
+    """All lines about what was seen."""
+    return [line for rule in RULES for line in rule(seen)]
+
+
+def worst(told: Iterable[Line]) -> Level:
+    """The worst level of the lines."""
+    order = list(Level)
+    return max((line.level for line in told), key=order.index, default=Level.OK)
+
+
+def as_text(told: Iterable[Line]) -> str:
+    """The lines for people."""
+    return "\n".join(printable(f"{line.level:<4}  {line.check}: {line.said}") for line in told)
+
+
+def as_document(told: list[Line]) -> dict[str, Any]:
+    """The lines for programs."""
+    return {
+        "result": worst(told),
+        "lines": [{"level": line.level, "check": line.check, "message": line.said} for line in told],
+    }

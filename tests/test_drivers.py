@@ -334,7 +334,7 @@ class TestMixedNode:
             "MA35",
             "ZynqMP-ZCU102",
         }
-        marked = {row["driver"] for row in document["devices"] if row["experimental"]}
+        marked = {row["driver"] for row in document["devices"] if "experimental" in row}
         assert marked == {"ami", "transcoder", "zocl-drm"}
 
     def test_the_table_marks_what_nobody_ran(self, mixed: Mixed) -> None:

@@ -62,9 +62,9 @@ def _unit(resource: str, unit: Unit) -> dict[str, Any]:
         "logic_uuid": device.shell.logic_uuid,
         "numa_node": device.numa_node,
         "driver": device.driver,
-        "experimental": device.experimental,
         "health": "Healthy" if unit.reason is None else "Unhealthy",
         "reason": unit.reason,
+        **({"experimental": True} if device.experimental else {}),
     }
 
 
@@ -94,7 +94,7 @@ def table(offers: Offers, *, expose_mgmt: bool) -> str:
     rows = [
         (
             row["id"],
-            row["board"] + " (experimental)" * row["experimental"],
+            row["board"] + " (experimental)" * ("experimental" in row),
             row["health"] + (f" ({row['reason']})" if row["reason"] else ""),
             "-" if row["numa_node"] is None else str(row["numa_node"]),
             row["serial"] or "-",

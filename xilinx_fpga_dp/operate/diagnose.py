@@ -214,7 +214,7 @@ def cards(seen: Seen) -> Lines:
     for entry in seen.offers.left_out:
         yield _warn(entry.function, f"not offered: {entry.reason}")
     for warning in seen.offers.warnings:
-        yield _warn("names", warning)
+        yield _warn("cards", warning)
     if not seen.devices and not seen.offers.left_out:
         yield _warn(
             "cards", "no FPGA card on the PCI bus; if there is one, reseat it or rescan (lspci -d 10ee:)"

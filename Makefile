@@ -42,6 +42,7 @@ lock:
 	$(VENV)-lock/bin/pip install --quiet uv
 	cd . && $(VENV)-lock/bin/uv pip compile -q $(LOCK) pyproject.toml -o requirements.txt
 	cd . && $(VENV)-lock/bin/uv pip compile -q $(LOCK) --group dev pyproject.toml -o requirements-dev.txt
+	cd . && $(VENV)-lock/bin/uv pip compile -q $(LOCK) --group build -o requirements-build.txt
 	rm -rf $(VENV)-lock
 LOCK := --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links

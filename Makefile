@@ -6,7 +6,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 GENERATED := xilinx_fpga_dp/kubelet
 
-.PHONY: run test e2e check format bench protos lock clean
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' xilinx_fpga_dp/__init__.py)
+# The image's name stands in the chart; the program that builds it may be buildah, podman or docker.
+IMAGE ?= $(shell sed -n 's/^  repository: //p' deploy/helm/xilinx-fpga-dp/values.yaml):$(VERSION)
+BUILDER ?= buildah
+
+.PHONY: run test e2e check format bench protos lock image manifests clean
 
 run: $(VENV)/.run
 	$(BIN)/python -m xilinx_fpga_dp simulate $(ARGS)
@@ -35,6 +40,15 @@ bench: $(VENV)/.dev
 # The stubs are committed; this makes them anew from protos/.
 protos: $(VENV)/.dev
 	sh protos/generate.sh $(BIN)/python write
+
+# For this machine's architecture. BASE=... for another base, IMAGE_ARGS=... for the builder's own options.
+image:
+	$(BUILDER) build --file Containerfile --build-arg VERSION=$(VERSION) \
+	    $(if $(BASE),--build-arg BASE=$(BASE)) --tag $(IMAGE) $(IMAGE_ARGS) .
+
+# The static manifest and kustomize's are made from the chart.
+manifests: $(VENV)/.dev
+	sh deploy/generate.sh "$$($(BIN)/python -m tests.deploy.tools helm)" write
 
 # Resolves the dependencies of pyproject.toml anew. Hashes and no addresses, so any index will do.
 lock:

@@ -1,6 +1,6 @@
 """Fetches, once, the tools that manifests and alert rules are tried with, and the schemas they must fit.
 
-`python -m tests.deploy.tools NAME` prints where a tool is. Kept by version beside the binaries of tests/kubelet.
+`python -m tests.deploy.tools NAME` prints where a tool is. Kept by version beside what tests/kubelet builds.
 """
 
 import json

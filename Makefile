@@ -11,7 +11,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' xilinx_fpga_dp/__in
 IMAGE ?= $(shell sed -n 's/^  repository: //p' deploy/helm/xilinx-fpga-dp/values.yaml):$(VERSION)
 BUILDER ?= buildah
 
-.PHONY: run test e2e check format bench protos lock image manifests clean
+.PHONY: run test e2e test-deploy check format bench protos lock image manifests clean
 
 run: $(VENV)/.run
 	$(BIN)/python -m xilinx_fpga_dp simulate $(ARGS)
@@ -22,6 +22,10 @@ test: $(VENV)/.dev
 # With a real kubelet, which is built at first: KUBERNETES=1.Y for another than the newest. Needs root.
 e2e: $(VENV)/.dev
 	KUBERNETES=$(KUBERNETES) $(BIN)/python -m pytest tests/kubelet --log-cli-level=INFO $(ARGS)
+
+# The chart, kustomize and the alert rules through their own tools, which are built at first.
+test-deploy: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/deploy/rendered $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .

@@ -1,4 +1,5 @@
 # `make run` shows the main job on any machine, `make test` runs all tests; both set up what they need.
+# `make release` puts what can be published into dist/.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,8 +11,9 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' xilinx_fpga_dp/__in
 # The image's name stands in the chart; the program that builds it may be buildah, podman or docker.
 IMAGE ?= $(shell sed -n 's/^  repository: //p' deploy/helm/xilinx-fpga-dp/values.yaml):$(VERSION)
 BUILDER ?= buildah
+DIST ?= dist
 
-.PHONY: run test e2e test-deploy check format bench protos lock image manifests clean
+.PHONY: run test e2e test-deploy check format bench protos lock image image-name version release dist manifests clean
 
 run: $(VENV)/.run
 	$(BIN)/python -m xilinx_fpga_dp simulate $(ARGS)
@@ -50,9 +52,36 @@ image:
 	$(BUILDER) build --file Containerfile --build-arg VERSION=$(VERSION) \
 	    $(if $(BASE),--build-arg BASE=$(BASE)) --tag $(IMAGE) $(IMAGE_ARGS) .
 
+version:
+	@echo $(VERSION)
+
+image-name:
+	@echo $(IMAGE)
+
+# What can be published, into dist/ and of one version: wheel, sdist, chart, image, its bill of materials, checksums.
+# BUILDER may be buildah or podman; SUFFIX parts the images of several architectures.
+release: dist
+	@command -v $(firstword $(BUILDER)) >/dev/null || { $(NO_IMAGE) "$(firstword $(BUILDER)) is not installed"; }
+	@$(MAKE) image || { $(NO_IMAGE) "it can't be built here (it takes root or user namespaces, and BASE)"; }
+	$(BUILDER) push --quiet $(IMAGE) oci-archive:$(ARCHIVE):$(IMAGE)
+	SYFT_CHECK_FOR_APP_UPDATE=false SYFT_FILE_METADATA_SELECTION=none \
+	"$$($(TOOLS) syft)" scan --quiet --source-name $(IMAGE) \
+	    --output cyclonedx-json=$(ARCHIVE:.tar=.cdx.json) oci-archive:$(ARCHIVE)
+	cd $(DIST) && sha256sum xilinx* >SHA256SUMS$(SUFFIX)
+ARCHIVE = $(DIST)/xilinx-fpga-dp-$(VERSION)-image$(SUFFIX).tar
+NO_IMAGE = fail() { echo "$(DIST)/ has wheel, sdist and chart, but NO IMAGE: $$1" >&2; exit 1; }; fail
+
+# The part of a release that needs neither root nor a registry.
+dist: $(VENV)/.dev
+	rm -rf $(DIST)
+	$(BIN)/python -m hatchling build --directory $(DIST)
+	"$$($(TOOLS) helm)" package --destination $(DIST) --version $(VERSION) --app-version $(VERSION) \
+	    deploy/helm/xilinx-fpga-dp
+TOOLS = $(BIN)/python -m tests.deploy.tools
+
 # The static manifest and kustomize's are made from the chart.
 manifests: $(VENV)/.dev
-	sh deploy/generate.sh "$$($(BIN)/python -m tests.deploy.tools helm)" write
+	sh deploy/generate.sh "$$($(TOOLS) helm)" write
 
 # Resolves the dependencies of pyproject.toml anew. Hashes and no addresses, so any index will do.
 lock:

@@ -149,3 +149,13 @@ def test_the_image_is_given_all_that_it_copies() -> None:
             copied.update(line.split()[1:-1])
     assert copied == allowed
     assert all((PROJECT / each).exists() for each in copied)
+
+
+def test_the_workflows_call_what_there_is() -> None:
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    for file in sorted((PROJECT / ".github" / "workflows").glob("*.yml")):
+        jobs = yaml.safe_load(file.read_text())["jobs"].values()
+        scripts = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
+        asked = [word for script in scripts for word in re.findall(r"\bmake (?:--silent )?([a-z-]+)", script)]
+        assert set(asked) <= targets
+        assert any(".ci/run" in script for script in scripts) or "release" in asked

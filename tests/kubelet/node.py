@@ -295,6 +295,17 @@ class Node:
             log.seek(before)
             return _node_status(log.read(), resource)
 
+    def working_set(self, name: str, container: str = "main") -> int:
+        """The bytes of a container's memory that kubelet holds against its limit."""
+        summary = json.loads(_get(f"http://127.0.0.1:{self._ports.read_only}/stats/summary", 10))
+        [found] = [
+            each
+            for pod in summary["pods"]
+            for each in pod.get("containers", ())
+            if pod["podRef"]["name"] == f"{name}-{HOSTNAME}" and each["name"] == container
+        ]
+        return int(found["memory"]["workingSetBytes"])
+
     def metrics(self) -> dict[str, float]:
         """Kubelet's own metrics by name and labels, as they stand in the text format."""
         text = _get(f"http://127.0.0.1:{self._ports.read_only}/metrics", 10)

@@ -198,6 +198,14 @@ def test_image_says_what_it_is_and_has_all_its_bytecode(image: Image, daemon: Da
     assert daemon.run("plugin", "python", "-c", WITHOUT_BYTECODE).split() == []
 
 
+def test_pod_of_the_daemonset_needs_no_more_than_it_requests(daemon: Daemon, report: Report) -> None:
+    daemon.wait_ready("plugin")
+    used = daemon.stage.node.working_set("plugin", "xilinx-fpga-dp") / MEBIBYTE
+    report.note(f"the daemonset's pod: working set {used:.0f} MiB")
+    [container] = DAEMONSET["spec"]["template"]["spec"]["containers"]
+    assert used < int(container["resources"]["requests"]["memory"].removesuffix("Mi"))
+
+
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_every_locked_package_has_a_wheel_for(machine: str, tmp_path: Path) -> None:
     """For the Python of the default base: nothing in the image is of one architecture."""

@@ -160,8 +160,8 @@ def network_configuration() -> str:
             "plugins": [
                 {
                     "type": "ptp",
-                    # RFC 6598, shared address space: nobody's own network, most likely.
-                    "ipam": {"type": "host-local", "ranges": [[{"subnet": "100.100.100.0/24"}]]},
+                    # RFC 2544, for benchmarks: nobody's own network.
+                    "ipam": {"type": "host-local", "ranges": [[{"subnet": "198.18.77.0/24"}]]},
                 }
             ],
         }

@@ -135,6 +135,10 @@ def test_pod_of_the_daemonset_is_ready_and_a_pod_gets_its_card(daemon: Daemon) -
     assert seen.cards == {card.render_node}
     assert seen.opened[str(card.render_node)] == "ok"
 
+    # Kernel events come in the pod's own network namespace: there is no line that says they don't.
+    assert '"serving HTTP"' in daemon.log("plugin")
+    assert "no kernel events" not in daemon.log("plugin")
+
     listed = json.loads(daemon.run("plugin", "xilinx-fpga-dp", "list", "--output", "json"))
     assert {each["id"]: each["health"] for each in listed["devices"]} == {
         card.address: "Healthy" for card in stage.cards

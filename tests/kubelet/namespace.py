@@ -1,4 +1,4 @@
-"""A mount namespace with its own /var/lib/kubelet, /var/log, /run and /dev, and processes in it."""
+"""A mount namespace with its own /var/lib/{kubelet,cni}, /var/log, /run and /dev, and processes in it."""
 
 import os
 import signal
@@ -15,10 +15,11 @@ from .claim import MARK
 # process: there is nothing to unmount. Kubelet wants its folder shared, for mount propagation.
 _SETUP = """
 set -eu
-mkdir -p "$1/kubelet" "$1/log" "$1/dev"
+mkdir -p "$1/kubelet" "$1/log" "$1/dev" "$1/cni-state"
 mount --bind "$1/kubelet" /var/lib/kubelet
 mount --make-rshared /var/lib/kubelet
 mount --bind "$1/log" /var/log
+mount --bind "$1/cni-state" /var/lib/cni
 mount -t tmpfs -o mode=755 tmpfs "$1/dev"
 for node in null zero full random urandom tty kmsg; do cp -a "/dev/$node" "$1/dev/"; done
 mkdir "$1/dev/pts" "$1/dev/shm" "$1/dev/dri"

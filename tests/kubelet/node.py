@@ -30,6 +30,7 @@ from .configuration import (
     Ports,
     containerd_configuration,
     kubelet_configuration,
+    network_configuration,
 )
 from .images import write_images
 from .namespace import Namespace, NodeError, Process, SilentError, wait_for
@@ -156,6 +157,14 @@ class Node:
         self._wait(lambda: listening.exists() or _ended(containerd), "containerd", containerd)
         for image in write_images(self.binaries, self.folder):
             self.ctr("images", "import", image)
+
+    def add_network(self, plugins: Path) -> None:
+        """From now on pods may do without the host's network; `plugins` is the folder of CNI's programs."""
+        for name in ("loopback", "ptp", "host-local"):
+            shutil.copy(plugins / name, self.folder / "cni")
+        # Written in place: containerd watches the folder for writes, not for files that appear
+        # (internal/cri/server/cni_conf_syncer.go).
+        (self.folder / "cni" / "e2e.conflist").write_text(network_configuration())
 
     # where things are
 
@@ -286,6 +295,17 @@ class Node:
             log.seek(before)
             return _node_status(log.read(), resource)
 
+    def working_set(self, name: str, container: str = "main") -> int:
+        """The bytes of a container's memory that kubelet holds against its limit."""
+        summary = json.loads(_get(f"http://127.0.0.1:{self._ports.read_only}/stats/summary", 10))
+        [found] = [
+            each
+            for pod in summary["pods"]
+            for each in pod.get("containers", ())
+            if pod["podRef"]["name"] == f"{name}-{HOSTNAME}" and each["name"] == container
+        ]
+        return int(found["memory"]["workingSetBytes"])
+
     def metrics(self) -> dict[str, float]:
         """Kubelet's own metrics by name and labels, as they stand in the text format."""
         text = _get(f"http://127.0.0.1:{self._ports.read_only}/metrics", 10)
@@ -347,10 +367,10 @@ class Node:
 
         return self._wait(ask, f"pod {name} {phase}", self.kubelet, limit)
 
-    def logs(self, name: str, container: str = "main") -> str:
+    def logs(self, name: str, container: str = "main", namespace: str = "default") -> str:
         """What a container printed, over all its restarts."""
         text = ""
-        pattern = f"pods/default_{name}-{HOSTNAME}_*/{container}/*.log"
+        pattern = f"pods/{namespace}_{name}-{HOSTNAME}_*/{container}/*.log"
         for file in sorted((self.folder / "log").glob(pattern)):
             for line in file.read_text().splitlines():
                 _, _, tag, content = line.split(" ", 3)

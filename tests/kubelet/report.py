@@ -28,6 +28,7 @@ class Report:
     kubernetes: str = ""
     cases: dict[str, tuple[str, str]] = field(default_factory=dict)  # outcome, and why it was not played
     times: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    notes: list[str] = field(default_factory=list)
     began: float = field(default_factory=time.time)
     took: float = 0.0
 
@@ -39,6 +40,10 @@ class Report:
     def time(self, what: str, seconds: float) -> None:
         """Note how long something took this time."""
         self.times[what].append(seconds)
+
+    def note(self, what: str) -> None:
+        """Say something else that a run found out."""
+        self.notes.append(what)
 
     def case(self, name: str, outcome: str, why: str = "") -> None:
         """Note how a case ended; a failure stays one, whatever follows."""
@@ -83,7 +88,7 @@ class Report:
         for what, taken in self.times.items():
             median, worst = _median_and_worst(taken)
             lines.append(f"{what:{width}}  {median:>9}  {worst:>9}  {len(taken):>5}")
-        return lines
+        return [*lines, "", *self.notes] if self.notes else lines
 
 
 def _median_and_worst(taken: Sequence[float]) -> tuple[str, str]:

@@ -1,0 +1,40 @@
+#!/bin/sh
+# Makes the plain manifests from the chart, so that there is one truth, or checks that they are what it would make:
+# generate.sh HELM write|check
+set -eu
+helm=$1
+mode=$2
+cd "$(dirname "$0")"
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+
+version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' ../xilinx_fpga_dp/__init__.py)
+chart=helm/xilinx-fpga-dp
+sed -e "s/^version: .*/version: $version/" -e "s/^appVersion: .*/appVersion: \"$version\"/" $chart/Chart.yaml >"$out/Chart.yaml"
+[ "$mode" = check ] || cp "$out/Chart.yaml" $chart/Chart.yaml
+
+render() { # TEMPLATE [VALUE...]
+    template=$1
+    shift
+    "$helm" template xilinx-fpga-dp $chart --kube-version 1.37.0 --show-only "templates/$template.yaml" "$@" >"$out/raw"
+    sed -e '/^---$/d' -e "s|^# Source: .*|# Made from deploy/$chart by 'make manifests'.|" -e 's/ *$//' "$out/raw" \
+        >"$out/$template.yaml"
+}
+render daemonset
+render podmonitor --set podMonitor.enabled=true
+render prometheusrule --set prometheusRule.enabled=true
+
+while read -r made target; do
+    if [ "$mode" = write ]; then
+        cp "$out/$made" "$target"
+    elif ! diff -u "$target" "$out/$made"; then
+        echo "deploy/$target is not what the chart gives: run 'make manifests'" >&2
+        exit 1
+    fi
+done <<END
+Chart.yaml $chart/Chart.yaml
+daemonset.yaml fpga-device-plugin.yml
+daemonset.yaml kustomize/base/daemonset.yaml
+podmonitor.yaml kustomize/overlays/prometheus-operator/podmonitor.yaml
+prometheusrule.yaml kustomize/overlays/prometheus-operator/prometheusrule.yaml
+END

@@ -1,0 +1,64 @@
+{{- define "fpga.name" -}}
+{{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "fpga.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{ .Values.fullnameOverride | trunc 63 | trimSuffix "-" }}
+{{- else if contains (include "fpga.name" .) .Release.Name -}}
+{{ .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- else -}}
+{{ printf "%s-%s" .Release.Name (include "fpga.name" .) | trunc 63 | trimSuffix "-" }}
+{{- end -}}
+{{- end }}
+
+{{- define "fpga.namespace" -}}
+{{ default .Release.Namespace .Values.namespace }}
+{{- end }}
+
+{{- define "fpga.selector" -}}
+app.kubernetes.io/name: {{ include "fpga.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* Of a list: the root context, an end to the name, more labels. */}}
+{{- define "fpga.metadata" -}}
+{{- $root := first . -}}
+name: {{ include "fpga.fullname" $root }}{{ index . 1 }}
+namespace: {{ include "fpga.namespace" $root }}
+labels:
+  {{- include "fpga.selector" $root | nindent 2 }}
+  app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+  {{- with index . 2 }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{- define "fpga.image" -}}
+{{- with .Values.image -}}
+{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ default $.Chart.AppVersion .tag }}{{ end }}
+{{- end -}}
+{{- end }}
+
+{{/* All settings, those the chart itself decides among them, as JSON. */}}
+{{- define "fpga.settings" -}}
+{{- $own := dict "DEV_ROOT" "/host/dev" -}}
+{{- if ne .Values.kubeletDir "/var/lib/kubelet" -}}
+{{- $_ := set $own "SOCKET_DIR" (printf "%s/device-plugins" .Values.kubeletDir) -}}
+{{- $_ := set $own "POD_RESOURCES_SOCKET" (printf "%s/pod-resources/kubelet.sock" .Values.kubeletDir) -}}
+{{- end -}}
+{{- if .Values.settings.EXTRA_MOUNTS -}}
+{{- $_ := set $own "HOST_ROOT" "/host/root" -}}
+{{- end -}}
+{{- if .Values.resourceRenames -}}
+{{- $_ := set $own "RESOURCE_RENAMES" "/etc/xilinx-fpga-dp/renames.yaml" -}}
+{{- end -}}
+{{- range $name, $value := .Values.settings -}}
+{{- if kindIs "slice" $value -}}
+{{- $_ := set $own $name (join "," $value) -}}
+{{- else if not (kindIs "invalid" $value) -}}
+{{- $_ := set $own $name (toString $value) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $own -}}
+{{- end }}

@@ -1,0 +1,122 @@
+"""Reads what stands in deploy/, and says what a daemonset of ours must look like."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PROJECT = Path(__file__).parents[2]
+DEPLOY = PROJECT / "deploy"
+CHART = DEPLOY / "helm" / "xilinx-fpga-dp"
+STATIC = DEPLOY / "fpga-device-plugin.yml"
+
+# What is mounted where, and from where: (path on the host, its kind, whether it is read-only).
+ALWAYS = {
+    "/var/lib/kubelet/device-plugins": ("/var/lib/kubelet/device-plugins", "Directory", False),
+    "/var/lib/kubelet/pod-resources": ("/var/lib/kubelet/pod-resources", "Directory", True),
+    "/sys": ("/sys", "Directory", True),
+    "/host/dev": ("/dev", "Directory", True),
+}
+CDI = {"/var/run/cdi": ("/var/run/cdi", "DirectoryOrCreate", False)}
+
+
+def documents(text: str) -> list[dict[str, Any]]:
+    """The documents of a YAML text; raises an error where a key stands twice."""
+    return [each for each in yaml.load_all(text, _Strict) if each]
+
+
+def only(kind: str, text: str) -> dict[str, Any]:
+    """The only document of that kind."""
+    [found] = [each for each in documents(text) if each["kind"] == kind]
+    return found
+
+
+def container(daemonset: Mapping[str, Any]) -> dict[str, Any]:
+    """The only container of a daemonset."""
+    [found] = daemonset["spec"]["template"]["spec"]["containers"]
+    return dict(found)
+
+
+def environment(daemonset: Mapping[str, Any]) -> dict[str, str]:
+    """The variables that it sets."""
+    return {each["name"]: each["value"] for each in container(daemonset)["env"]}
+
+
+def mounts(daemonset: Mapping[str, Any]) -> dict[str, tuple[str, str, bool]]:
+    """What of the host is mounted where, as in `ALWAYS`."""
+    volumes = {each["name"]: each for each in daemonset["spec"]["template"]["spec"]["volumes"]}
+    found = {}
+    for mount in container(daemonset)["volumeMounts"]:
+        volume = volumes.pop(mount["name"])
+        if "hostPath" in volume:
+            source = volume["hostPath"]
+            found[mount["mountPath"]] = (source["path"], source["type"], mount.get("readOnly", False))
+    assert not volumes, f"volumes that nobody mounts: {sorted(volumes)}"
+    return found
+
+
+def faults(
+    daemonset: Mapping[str, Any], more: Mapping[str, tuple[str, str, bool]] | None = None
+) -> list[str]:
+    """What is wrong with a daemonset of ours that mounts `more` than always."""
+    return [what for what, right in _rules(daemonset, more or {}) if not right]
+
+
+def _rules(
+    daemonset: Mapping[str, Any], more: Mapping[str, tuple[str, str, bool]]
+) -> Iterator[tuple[str, bool]]:
+    spec = daemonset["spec"]["template"]["spec"]
+    ours = container(daemonset)
+    security = {**spec["securityContext"], **ours["securityContext"]}
+    yield "namespace", daemonset["metadata"]["namespace"] == "kube-system"
+    yield "priority", spec["priorityClassName"] == "system-node-critical"
+    yield "tolerations", spec["tolerations"] == [{"operator": "Exists"}]
+    yield "API token", spec["automountServiceAccountToken"] is False
+    yield "service links", spec["enableServiceLinks"] is False
+    yield "host namespaces", not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+    yield "host ports", not any("hostPort" in port for port in ours["ports"])
+    yield "privileged", security["privileged"] is False
+    yield "privilege escalation", security["allowPrivilegeEscalation"] is False
+    yield "root filesystem", security["readOnlyRootFilesystem"] is True
+    yield "capabilities", security["capabilities"] == {"drop": ["ALL"]}
+    yield "seccomp", security["seccompProfile"] == {"type": "RuntimeDefault"}
+    yield "SELinux", security["seLinuxOptions"] == {"type": "container_device_plugin_t"}
+    yield "user", (security["runAsUser"], security["runAsGroup"]) == (0, 0)
+    yield (
+        "update",
+        daemonset["spec"]["updateStrategy"]
+        == {
+            "type": "RollingUpdate",
+            "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
+        },
+    )
+    yield "mounts", mounts(daemonset) == {**ALWAYS, **more}
+    yield "device nodes", environment(daemonset)["XILINX_FPGA_DP_DEV_ROOT"] == "/host/dev"
+    yield "HTTP address", environment(daemonset)["XILINX_FPGA_DP_HTTP_ADDRESS"] == "0.0.0.0:8080"
+    yield "port", ours["ports"] == [{"name": "http", "containerPort": 8080}]
+    probes = {name: ours[f"{name}Probe"]["httpGet"] for name in ("liveness", "readiness")}
+    yield (
+        "probes",
+        probes
+        == {
+            "liveness": {"path": "/livez", "port": "http"},
+            "readiness": {"path": "/readyz", "port": "http"},
+        },
+    )
+    yield (
+        "resources",
+        all(ours["resources"][kind].keys() == {"cpu", "memory"} for kind in ("requests", "limits")),
+    )
+
+
+class _Strict(yaml.SafeLoader):
+    """A loader that does not let the second of two equal keys win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if len(keys) != len(set(map(str, keys))):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"a key stands twice in {keys}", node.start_mark
+            )
+        return super().construct_mapping(node, deep)

@@ -1,0 +1,287 @@
+"""The chart through helm itself: what it renders is valid Kubernetes, and what it must be."""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.deploy.manifests import (
+    ALWAYS,
+    CDI,
+    CHART,
+    DEPLOY,
+    STATIC,
+    container,
+    documents,
+    environment,
+    faults,
+    mounts,
+    only,
+)
+from tests.deploy.rendered.schemas import complaint
+from tests.deploy.tools import KUBERNETES, helm, kustomize
+from xilinx_fpga_dp.settings import Settings, variable
+
+NFD = "/etc/kubernetes/node-feature-discovery/features.d"
+
+# Every setting with another value than its default; the chart's own words for the one that is a file.
+SETTINGS: dict[str, Any] = {
+    "SCAN_INTERVAL": 2.5,
+    "HEALTH_INTERVAL": 0.5,
+    "RECOVERY_CHECKS": 5,
+    "RESET_GRACE": 86400,
+    "REQUEST_TIMEOUT": 3,
+    "SOCKET_DIR": "/var/lib/k0s/kubelet/device-plugins",
+    "POD_RESOURCES_SOCKET": "/var/lib/k0s/kubelet/pod-resources/kubelet.sock",
+    "SYSFS_ROOT": "/host/sys",
+    "DEV_ROOT": "/host/devices",
+    "HOST_ROOT": "/host/files",
+    "RESOURCE_PREFIX": "amd.com/",
+    "RESOURCE_NAME_TEMPLATE": "{board}-{timestamp}",
+    "COMPAT": "1.3.0",
+    "U30_UNIT": "device",
+    "EXPOSE_MGMT": True,
+    "DEVICE_STRATEGY": "both",
+    "CDI_DIR": "/etc/cdi",
+    "EXTRA_MOUNTS": ["/opt/xilinx/xrt", "/etc/OpenCL/vendors/xilinx.icd"],
+    "PRESTART_CHECK": True,
+    "PREFERRED_ALLOCATION": "spread",
+    "SHARED_REPLICAS": 4,
+    "SHARED_GRANT": "all",
+    "NFD_FEATURES_DIR": NFD,
+    "HTTP_ADDRESS": "[::]:9090",
+    "LOG_LEVEL": "debug",
+    "LOG_FORMAT": "text",
+}
+RULES = [{"match": {"shell": "xilinx_u30_*"}, "name": "u30-{timestamp}"}]
+EVERYTHING: dict[str, Any] = {
+    "image": {"digest": f"sha256:{'0' * 64}", "pullPolicy": "Always"},
+    "imagePullSecrets": [{"name": "registry"}],
+    "settings": SETTINGS,
+    "resourceRenames": RULES,
+    "compat": {"env": {"VirtualNum": "4"}, "nameCustomizeConfigMap": "k8s-device-plugin-configmap"},
+    "nodeSelector": {"feature.node.kubernetes.io/pci-1200_10ee.present": "true"},
+    "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+        {"matchExpressions": [{"key": "fpga", "operator": "Exists"}]}]}}},
+    "serviceAccountName": "fpga",
+    "podAnnotations": {"a/b": "c"},
+    "podLabels": {"team": "fpga"},
+    "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+    "prometheusRule": {"enabled": True, "labels": {"release": "prometheus"}},
+    "dashboard": {"enabled": True},
+}  # fmt: skip
+
+
+def run(*command: str | Path) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode:
+        raise AssertionError(done.stderr)
+    return done.stdout
+
+
+def render(folder: Path, values: Mapping[str, Any]) -> str:
+    """What the chart makes of these values."""
+    file = folder / "values.yaml"
+    file.write_text(yaml.safe_dump(dict(values)))
+    kubernetes = f"--kube-version={KUBERNETES[0]}"
+    return run(helm(), "template", "xilinx-fpga-dp", CHART, "--values", file, kubernetes)
+
+
+@cache
+def overlay(name: str) -> str:
+    """What kustomize builds of an overlay."""
+    return run(kustomize(), "build", DEPLOY / "kustomize" / "overlays" / name)
+
+
+def valid(text: str) -> list[dict[str, Any]]:
+    """The documents of a text, each checked by the schemas of the oldest and the newest Kubernetes."""
+    found = documents(text)
+    assert found
+    for document in found:
+        assert [complaint(document, release) for release in KUBERNETES] == [None] * len(KUBERNETES)
+    return found
+
+
+def test_lint_has_nothing_to_say() -> None:
+    run(helm(), "lint", "--strict", CHART)
+
+
+def test_the_plain_manifests_are_what_the_chart_gives() -> None:
+    run("sh", DEPLOY / "generate.sh", helm(), "check")
+
+
+def test_defaults(tmp_path: Path) -> None:
+    [daemonset] = valid(render(tmp_path, {}))
+    assert faults(daemonset) == []
+
+
+def test_everything_at_once(tmp_path: Path) -> None:
+    found = valid(render(tmp_path, EVERYTHING))
+    assert sorted(each["kind"] for each in found) == [
+        "ConfigMap",
+        "ConfigMap",
+        "DaemonSet",
+        "PodMonitor",
+        "PrometheusRule",
+    ]
+    assert {each["metadata"]["namespace"] for each in found} == {"kube-system"}
+    [daemonset] = [each for each in found if each["kind"] == "DaemonSet"]
+    said = environment(daemonset)
+    assert said.pop("XILINX_FPGA_DP_RESOURCE_RENAMES") == "/etc/xilinx-fpga-dp/renames.yaml"
+    assert said.pop("VirtualNum") == "4"
+    assert said.keys() == {f"XILINX_FPGA_DP_{name}" for name in SETTINGS}
+    # The program takes each as it was meant, in whatever way YAML and helm write numbers and lists.
+    taken = Settings.load({n: said[variable(n)] for n in Settings.model_fields if variable(n) in said})
+    meant = Settings.load(
+        {n: _text(SETTINGS[n.upper()]) for n in Settings.model_fields if n.upper() in SETTINGS}
+    )
+    assert taken == meant
+    assert mounts(daemonset) == {
+        "/var/lib/k0s/kubelet/device-plugins": ("/var/lib/k0s/kubelet/device-plugins", "Directory", False),
+        "/var/lib/k0s/kubelet/pod-resources": ("/var/lib/k0s/kubelet/pod-resources", "Directory", True),
+        "/host/sys": ("/sys", "Directory", True),
+        "/host/devices": ("/dev", "Directory", True),
+        "/host/files": ("/", "Directory", True),
+        "/etc/cdi": ("/etc/cdi", "DirectoryOrCreate", False),
+        NFD: (NFD, "DirectoryOrCreate", False),
+    }
+    assert container(daemonset)["ports"] == [{"name": "http", "containerPort": 9090}]
+    assert container(daemonset)["image"].endswith(f"@sha256:{'0' * 64}")
+
+
+def _text(value: Any) -> str:
+    return ",".join(value) if isinstance(value, list) else str(value)
+
+
+def test_renames_are_a_folder_that_kubelet_can_swap(tmp_path: Path) -> None:
+    text = render(tmp_path, {"resourceRenames": RULES})
+    config, daemonset = only("ConfigMap", text), only("DaemonSet", text)
+    assert yaml.safe_load(config["data"]["renames.yaml"]) == RULES
+    [volume] = [each for each in daemonset["spec"]["template"]["spec"]["volumes"] if "configMap" in each]
+    assert volume["configMap"]["name"] == config["metadata"]["name"]
+    [mount] = [each for each in container(daemonset)["volumeMounts"] if each["name"] == volume["name"]]
+    assert mount == {"name": volume["name"], "mountPath": "/etc/xilinx-fpga-dp", "readOnly": True}
+    assert environment(daemonset)["XILINX_FPGA_DP_RESOURCE_RENAMES"] == "/etc/xilinx-fpga-dp/renames.yaml"
+
+
+@pytest.mark.parametrize(
+    ("settings", "more"),
+    [
+        ({"DEVICE_STRATEGY": "cdi"}, CDI),
+        ({"DEVICE_STRATEGY": "device-specs", "CDI_DIR": "/etc/cdi"}, {}),
+        ({"NFD_FEATURES_DIR": NFD}, {NFD: (NFD, "DirectoryOrCreate", False)}),
+        ({"NFD_FEATURES_DIR": "none"}, {}),
+        ({"EXTRA_MOUNTS": ["/opt/xilinx/xrt"]}, {"/host/root": ("/", "Directory", True)}),
+        ({"EXTRA_MOUNTS": "/opt/xilinx/xrt,/opt/x"}, {"/host/root": ("/", "Directory", True)}),
+        ({"EXTRA_MOUNTS": []}, {}),
+    ],
+)
+def test_a_folder_is_mounted_only_where_it_is_used(
+    settings: dict[str, Any], more: dict[str, tuple[str, str, bool]], tmp_path: Path
+) -> None:
+    [daemonset] = valid(render(tmp_path, {"settings": settings}))
+    assert mounts(daemonset) == ALWAYS | more
+    assert ("XILINX_FPGA_DP_HOST_ROOT" in environment(daemonset)) == ("/host/root" in more)
+
+
+def test_another_kubelet_folder(tmp_path: Path) -> None:
+    other = "/var/snap/microk8s/common/var/lib/kubelet"
+    [daemonset] = valid(render(tmp_path, {"kubeletDir": other}))
+    found = mounts(daemonset)
+    assert {f"{other}/device-plugins", f"{other}/pod-resources", "/sys", "/host/dev"} == found.keys()
+    assert environment(daemonset)["XILINX_FPGA_DP_SOCKET_DIR"] == f"{other}/device-plugins"
+    assert (
+        environment(daemonset)["XILINX_FPGA_DP_POD_RESOURCES_SOCKET"] == f"{other}/pod-resources/kubelet.sock"
+    )
+
+
+def test_without_an_address_there_are_no_probes(tmp_path: Path) -> None:
+    [daemonset] = valid(render(tmp_path, {"settings": {"HTTP_ADDRESS": ""}}))
+    assert not {"ports", "livenessProbe", "readinessProbe"} & container(daemonset).keys()
+    assert environment(daemonset)["XILINX_FPGA_DP_HTTP_ADDRESS"] == ""
+
+
+def test_the_dashboard_arrives_whole(tmp_path: Path) -> None:
+    found = only("ConfigMap", render(tmp_path, {"dashboard": {"enabled": True}}))
+    [text] = found["data"].values()
+    assert json.loads(text) == json.loads((DEPLOY / "prometheus" / "dashboard.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"settings": {"SCAN_INTERVAL": 0}},
+        {"settings": {"SCAN_INTERVAL": "soon"}},
+        {"settings": {"SCAN_INTERVALL": 1}},
+        {"settings": {"DEVICE_STRATEGY": "magic"}},
+        {"settings": {"EXPOSE_MGMT": "perhaps"}},
+        {"settings": {"EXTRA_MOUNTS": ["opt"]}},
+        {"settings": {"SOCKET_DIR": "device-plugins"}},
+        {"settings": {"HTTP_ADDRESS": "8080"}},
+        {"settings": {"RESOURCE_PREFIX": "fpga-"}},
+        {"settings": {"SHARED_REPLICAS": 2, "PREFERRED_ALLOCATION": "none"}},
+        {"resourceRenames": [{"match": {"colour": "red"}, "name": "x"}]},
+        {"compat": {"env": {"VirtualNumber": "4"}}},
+        {"image": {"digest": "latest"}},
+        {"kubeletDir": "kubelet"},
+        {"privileged": True},
+        {"tolerations": {"operator": "Exists"}},
+        {"resources": {"limits": {"cpu": "much"}}},
+    ],
+)
+def test_wrong_values_are_refused(values: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="values don't meet the specifications of the schema"):
+        render(tmp_path, values)
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "besides"),
+    [("plain", {}, []), ("cdi", CDI, []), ("prometheus-operator", {}, ["PodMonitor", "PrometheusRule"])],
+)
+def test_an_overlay(name: str, more: dict[str, tuple[str, str, bool]], besides: list[str]) -> None:
+    found = valid(overlay(name))
+    assert sorted(each["kind"] for each in found) == ["DaemonSet", *besides]
+    daemonset = only("DaemonSet", overlay(name))
+    assert faults(daemonset, more) == []
+    assert (environment(daemonset).get("XILINX_FPGA_DP_DEVICE_STRATEGY") == "cdi") == (name == "cdi")
+
+
+def test_the_operator_is_given_the_rules_that_are_tried() -> None:
+    rule = only("PrometheusRule", overlay("prometheus-operator"))
+    assert rule["spec"] == yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())
+
+
+def test_there_is_no_overlay_that_is_not_tried() -> None:
+    folders = {each.name for each in (DEPLOY / "kustomize" / "overlays").iterdir()}
+    assert folders == {"plain", "cdi", "prometheus-operator"}
+
+
+def test_the_static_manifest_and_the_examples_are_valid() -> None:
+    for file in [STATIC, *(DEPLOY / "examples").glob("*.yaml")]:
+        valid(file.read_text())
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("readOnlyRootFilesystem: true", "readOnlyRootFileSystem: true"),
+        ("maxSurge: 1", "maxSurge: [1]"),
+        ("containerPort: 8080", "containerPort: http"),
+        ("enableServiceLinks", "serviceLinks"),
+        ("kind: DaemonSet", "kind: DaemonSet\nreplicas: 1"),
+    ],
+)
+def test_what_is_not_in_the_api_is_noticed(old: str, new: str) -> None:
+    [document] = documents(STATIC.read_text().replace(old, new))
+    assert all(complaint(document, release) for release in KUBERNETES)
+
+
+def test_the_operators_kinds_are_checked_as_strictly() -> None:
+    monitor = only("PodMonitor", overlay("prometheus-operator"))
+    monitor["spec"]["podMetricsEndpoints"][0]["intervall"] = "30s"
+    assert "intervall" in str(complaint(monitor, KUBERNETES[0]))

@@ -1,0 +1,66 @@
+"""The alert rules through promtool: they parse, and they fire when they should and only then."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.deploy.manifests import DEPLOY
+from tests.deploy.tools import promtool
+
+PROMETHEUS = DEPLOY / "prometheus"
+
+
+def check(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [str(promtool()), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_alerts_fire_when_they_should() -> None:
+    done = check(PROMETHEUS, "test", "rules", "alerts.test.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("max by (node) (up{", "min by (node) (up{"),  # during an update one of two pods is down
+        ('health="Unhealthy", reason!~"resetting|held"', 'health="Unhealthy"'),
+        ("for: 13m", "for: 5m"),
+        ("(sum by (node, pod) (xilinx_fpga_dp_devices))", "(xilinx_fpga_dp_devices)"),
+        (" or 0 * max by (node) (xilinx_fpga_dp_build_info)", ""),
+        (" or 0 * xilinx_fpga_dp_allocations_total", " or xilinx_fpga_dp_allocations_total"),
+        ("for: 1h", "for: 10m"),
+    ],
+)
+def test_a_rule_that_is_not_right_is_noticed(old: str, new: str, tmp_path: Path) -> None:
+    shutil.copy(PROMETHEUS / "alerts.test.yaml", tmp_path)
+    text = (PROMETHEUS / "alerts.yaml").read_text()
+    assert old in text
+    (tmp_path / "alerts.yaml").write_text(text.replace(old, new))
+    assert check(tmp_path, "check", "rules", "alerts.yaml").returncode == 0
+    assert check(tmp_path, "test", "rules", "alerts.test.yaml").returncode != 0
+
+
+def test_every_alert_is_seen_to_fire() -> None:
+    rules = yaml.safe_load((PROMETHEUS / "alerts.yaml").read_text())["groups"][0]["rules"]
+    stories = yaml.safe_load((PROMETHEUS / "alerts.test.yaml").read_text())["tests"]
+    fired = {
+        each["alertname"] for story in stories for each in story["alert_rule_test"] if each["exp_alerts"]
+    }
+    assert fired == {rule["alert"] for rule in rules}
+
+
+def test_the_dashboards_queries_parse(tmp_path: Path) -> None:
+    panels: list[dict[str, Any]] = json.loads((PROMETHEUS / "dashboard.json").read_text())["panels"]
+    queries = [target["expr"].replace("$__rate_interval", "5m") for p in panels for target in p["targets"]]
+    rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]
+    (tmp_path / "queries.yaml").write_text(
+        yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]})
+    )
+    done = check(tmp_path, "check", "rules", "queries.yaml")
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,161 @@
+"""The manifests as they stand in deploy/. What helm and kustomize make of them: tests/deploy/rendered."""
+
+import copy
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import settings_for
+from tests.deploy.manifests import CHART, DEPLOY, PROJECT, STATIC, documents, faults, only
+from tests.process import cli
+from xilinx_fpga_dp import __version__
+from xilinx_fpga_dp.settings import Settings, variable
+from xilinx_fpga_dp.simulate.node import SampleNode
+
+DAEMONSET = only("DaemonSet", STATIC.read_text())
+EXAMPLES = sorted((DEPLOY / "examples").glob("*.yaml"))
+
+# In the chart and not in the program before they are implemented there.
+EXPECTED = {"COMPAT", "U30_UNIT", "NFD_FEATURES_DIR", "RESOURCE_RENAMES"}
+
+
+def test_the_static_manifest_is_as_it_must_be() -> None:
+    assert len(documents(STATIC.read_text())) == 1
+    assert faults(DAEMONSET) == []
+
+
+def _spec(daemonset: dict[str, Any]) -> Any:
+    return daemonset["spec"]["template"]["spec"]
+
+
+def _ours(daemonset: dict[str, Any]) -> Any:
+    return _spec(daemonset)["containers"][0]
+
+
+@pytest.mark.parametrize(
+    ("what", "damage"),
+    [
+        ("privileged", lambda d: _ours(d)["securityContext"].update(privileged=True)),
+        ("privilege escalation", lambda d: _ours(d)["securityContext"].update(allowPrivilegeEscalation=True)),
+        ("root filesystem", lambda d: _ours(d)["securityContext"].update(readOnlyRootFilesystem=False)),
+        ("capabilities", lambda d: _ours(d)["securityContext"].update(capabilities={"add": ["SYS_ADMIN"]})),
+        ("seccomp", lambda d: _spec(d)["securityContext"].update(seccompProfile={"type": "Unconfined"})),
+        ("host namespaces", lambda d: _spec(d).update(hostNetwork=True)),
+        ("mounts", lambda d: (_ours(d)["volumeMounts"].pop(), _spec(d)["volumes"].pop())),
+        ("mounts", lambda d: _ours(d)["volumeMounts"][2].pop("readOnly")),
+        ("probes", lambda d: _ours(d)["livenessProbe"]["httpGet"].update(path="/readyz")),
+        ("update", lambda d: d["spec"]["updateStrategy"]["rollingUpdate"].update(maxUnavailable=1)),
+        ("priority", lambda d: _spec(d).update(priorityClassName="")),
+        ("service links", lambda d: _spec(d).update(enableServiceLinks=True)),
+    ],
+)
+def test_a_broken_manifest_is_noticed(what: str, damage: Callable[[dict[str, Any]], object]) -> None:
+    broken = copy.deepcopy(DAEMONSET)
+    damage(broken)
+    assert faults(broken) == [what]
+
+
+def test_there_is_one_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
+    image = _ours(DAEMONSET)["image"]
+    assert image.rpartition(":")[2] == __version__
+    assert DAEMONSET["metadata"]["labels"]["app.kubernetes.io/version"] == __version__
+
+
+def test_the_chart_knows_every_setting() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    known = {*schema["properties"]["settings"]["properties"], "RESOURCE_RENAMES"}
+    fields = {name.upper() for name in Settings.model_fields}
+    assert fields <= known
+    assert known - fields <= EXPECTED
+
+
+def test_the_values_say_what_the_defaults_are() -> None:
+    text = (CHART / "values.yaml").read_text()
+    shown = dict(re.findall(r"^  (?:# )?([A-Z][A-Z0-9_]+): (.+?)(?: +#.*)?$", text, re.MULTILINE))
+    assert {name.upper() for name in Settings.model_fields} - EXPECTED <= shown.keys()
+    # These the chart decides; the rest is the program's, as text: the environment is nothing else.
+    chosen = {"HTTP_ADDRESS", "DEV_ROOT", "HOST_ROOT"}
+    for name, value in shown.items():
+        if name.lower() in Settings.model_fields and name not in chosen:
+            said = yaml.safe_load(value)
+            text = ",".join(said) if isinstance(said, list) else str(said)
+            default = Settings.model_fields[name.lower()].get_default()
+            assert getattr(Settings.load({name.lower(): text}), name.lower()) == default, name
+
+
+def test_the_environment_of_the_manifest_is_understood() -> None:
+    variables = {each["name"]: each["value"] for each in _ours(DAEMONSET)["env"]}
+    known = {variable(name): name for name in Settings.model_fields}
+    settings = Settings.load({known[name]: value for name, value in variables.items()})
+    assert settings.dev_root == "/host/dev"
+    assert settings.http_address == "0.0.0.0:8080"
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_asks_for_what_a_node_offers(example: Any, node: SampleNode) -> None:
+    node.add_card("u200")
+    node.add_card("u250")
+    shared = "shared" in example.stem
+    found = cli(
+        "list", "--output", "json", settings=settings_for(node, SHARED_REPLICAS="2" if shared else "1")
+    )
+    [pod] = documents(example.read_text())
+    [container] = pod["spec"]["containers"]
+    asked = {name for name in container["resources"]["limits"] if "/" in name}
+    assert asked
+    assert asked <= json.loads(found.stdout)["resources"].keys()
+    assert "privileged" not in str(container.get("securityContext"))
+
+
+def test_the_examples_are_the_ones_promised() -> None:
+    assert {each.name for each in EXAMPLES} == {
+        "dp-pod.yaml",
+        "dp-pod-two-cards.yaml",
+        "dp-pod-numa.yaml",
+        "dp-pod-shared.yaml",
+        "dp-pod-non-root.yaml",
+    }
+
+
+def test_the_containerfile_takes_locked_wheels_and_starts_without_a_shell() -> None:
+    joined = (PROJECT / "Containerfile").read_text().replace("\\\n", " ")
+    lines = [line for line in joined.splitlines() if not line.startswith("#")]
+    assert [line for line in lines if line.startswith("FROM")] == ["FROM ${BASE} AS build", "FROM ${BASE}"]
+    installs = [part for line in lines for part in line.split("&&") if "pip" in part and " install " in part]
+    assert installs
+    assert all("--require-hashes" in part or "--no-deps" in part for part in installs)
+    [entrypoint] = [line.removeprefix("ENTRYPOINT ") for line in lines if line.startswith("ENTRYPOINT")]
+    assert json.loads(entrypoint) == ["python", "-m", "xilinx_fpga_dp"]
+    final = lines[lines.index("FROM ${BASE}") :]
+    assert not any(line.startswith("RUN") and not line.startswith('RUN ["') for line in final)
+    assert "USER 0:0" in final
+
+
+def test_the_image_is_given_all_that_it_copies() -> None:
+    allowed = {
+        line.removeprefix("!")
+        for line in (PROJECT / ".containerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
+    copied = set()
+    for line in (PROJECT / "Containerfile").read_text().splitlines():
+        if line.startswith("COPY ") and "--from" not in line:
+            copied.update(line.split()[1:-1])
+    assert copied == allowed
+    assert all((PROJECT / each).exists() for each in copied)
+
+
+def test_the_workflows_call_what_there_is() -> None:
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    for file in sorted((PROJECT / ".github" / "workflows").glob("*.yml")):
+        jobs = yaml.safe_load(file.read_text())["jobs"].values()
+        scripts = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
+        asked = [word for script in scripts for word in re.findall(r"\bmake (?:--silent )?([a-z-]+)", script)]
+        assert set(asked) <= targets
+        assert any(".ci/run" in script for script in scripts) or "release" in asked

@@ -1,0 +1,163 @@
+"""Every query in alerts and dashboard, against the metrics that a running service exposes."""
+
+import contextlib
+import json
+import re
+import socket
+import tempfile
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.conftest import settings_for
+from tests.deploy.manifests import DEPLOY, PROJECT
+from tests.deploy.queries import Selector, grouping, selectors
+from tests.double import KubeletDouble
+from tests.process import Service, eventually
+from xilinx_fpga_dp.model import Reason
+from xilinx_fpga_dp.simulate.node import SampleNode
+
+RULES: list[dict[str, Any]] = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())["groups"][
+    0
+]["rules"]
+DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "prometheus" / "dashboard.json").read_text())
+U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
+
+# What Prometheus adds to all that it scrapes, as the PodMonitor has it.
+TARGET = {"job", "instance", "namespace", "pod", "container", "endpoint", "node"}
+# What others expose: Prometheus itself and, for one alert, kube-state-metrics.
+OTHERS = {
+    "up": TARGET,
+    "kube_node_labels": {"node", "label_feature_node_kubernetes_io_pci_1200_10ee_present"},
+}
+
+VALUES = {
+    "health": {"Healthy", "Unhealthy"},
+    "reason": {"", *map(str, Reason)},
+    "result": {"ok", "failed"},
+    "code": {code.name for code in grpc.StatusCode},
+    "job": {"xilinx-fpga-dp"},
+}
+
+
+QUERIES = {rule["alert"]: str(rule["expr"]) for rule in RULES} | {
+    f"{panel['title']} {target['refId']}": str(target["expr"])
+    for panel in DASHBOARD["panels"]
+    for target in panel["targets"]
+}
+
+
+@pytest.fixture(scope="module")
+def exposed() -> Mapping[str, set[str]]:
+    """The labels of every sample of a service that has lived through something, by its name."""
+    with tempfile.TemporaryDirectory(prefix="fpga-") as folder:
+        node = SampleNode(folder)
+        cards = [node.add_card("u200") for _ in range(2)]
+        kubelet = KubeletDouble(Path(node.socket_dir))
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        with Service(settings_for(node, HTTP_ADDRESS=address)), kubelet:
+            kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+            kubelet.allocate(U200, [cards[0].address])
+            cards[1].offline()
+            eventually(lambda: 'reason="offline"' in _scrape(address), "an unhealthy device")
+            families = list(text_string_to_metric_families(_scrape(address)))
+    return {sample.name: set(sample.labels) for family in families for sample in family.samples}
+
+
+def _scrape(address: str) -> str:
+    with (
+        contextlib.suppress(OSError),
+        urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer,
+    ):
+        return str(answer.read().decode())
+    return ""
+
+
+def wrong(query: str, exposed: Mapping[str, set[str]]) -> list[str]:
+    """What a query asks for that is not there."""
+    return [*_wrong_selectors(query, exposed), *_wrong_grouping(query, exposed)]
+
+
+def _wrong_selectors(query: str, exposed: Mapping[str, set[str]]) -> Iterator[str]:
+    for selector in selectors(query):
+        labels = OTHERS.get(selector.metric) or exposed.get(selector.metric)
+        if labels is None:
+            yield f"no metric {selector.metric}"
+            continue
+        yield from _wrong_matchers(selector, labels | TARGET)
+
+
+def _wrong_matchers(selector: Selector, labels: set[str]) -> Iterator[str]:
+    for label, operator, value in selector.matchers:
+        if label not in labels:
+            yield f"{selector.metric} has no label {label}"
+        asked = value.split("|") if "~" in operator else [value]
+        for each in asked if label in VALUES else ():
+            if each not in VALUES[label]:
+                yield f"{label} is never {each!r}"
+
+
+def _wrong_grouping(query: str, exposed: Mapping[str, set[str]]) -> Iterator[str]:
+    named = {selector.metric for selector in selectors(query)}
+    labels = TARGET.union(*(OTHERS.get(name) or exposed.get(name, set()) for name in named))
+    for label in grouping(query):
+        if label not in labels:
+            yield f"no label {label} to group by"
+
+
+@pytest.mark.parametrize("query", list(QUERIES.values()), ids=list(QUERIES))
+def test_a_query_asks_for_what_there_is(query: str, exposed: Mapping[str, set[str]]) -> None:
+    assert any(each.metric.startswith("xilinx_fpga_dp_") or each.metric == "up" for each in selectors(query))
+    assert wrong(query, exposed) == []
+
+
+@pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("sum(xilinx_fpga_dp_device) > 0", "no metric xilinx_fpga_dp_device"),
+        ("rate(xilinx_fpga_dp_scan_errors[5m])", "no metric xilinx_fpga_dp_scan_errors"),
+        ('xilinx_fpga_dp_devices{state="x"}', "xilinx_fpga_dp_devices has no label state"),
+        ('xilinx_fpga_dp_devices{reason!~"held|broken"}', "reason is never 'broken'"),
+        ("sum by (node, card) (xilinx_fpga_dp_registered) or vector(0)", "no label card to group by"),
+        ("sum(xilinx_fpga_dp_registered offset 1h) by (bus)", "no label bus to group by"),
+    ],
+)
+def test_a_wrong_query_is_noticed(query: str, says: str, exposed: Mapping[str, set[str]]) -> None:
+    assert wrong(query, exposed) == [says]
+
+
+def test_every_metric_is_looked_at_somewhere(exposed: Mapping[str, set[str]]) -> None:
+    asked = {each.metric for query in QUERIES.values() for each in selectors(query)}
+    families = {re.sub("_(bucket|count|sum|created)$", "", name) for name in exposed}
+    unseen = {name for name in families if not any(each.startswith(name) for each in asked)}
+    assert unseen == set()
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_an_alert_says_what_to_do(rule: dict[str, Any]) -> None:
+    assert rule["labels"]["severity"] in ("critical", "warning")
+    assert rule["annotations"].keys() == {"summary", "description", "runbook"}
+    file, _, anchor = rule["annotations"]["runbook"].partition("#")
+    headings = re.findall(r"^#+ (.+)$", (PROJECT / file).read_text(), re.MULTILINE)
+    assert anchor in [heading.lower() for heading in headings]
+    # Labels that the text speaks of have to be among those the expression leaves.
+    spoken = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
+    assert spoken <= set(grouping(rule["expr"]))
+
+
+def test_dashboard_has_no_panel_twice_and_none_over_another() -> None:
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+    taken: set[tuple[int, int]] = set()
+    for panel in DASHBOARD["panels"]:
+        at = panel["gridPos"]
+        cells = {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
+        assert not cells & taken, panel["title"]
+        assert all(x < 24 for x, _ in cells)
+        taken |= cells

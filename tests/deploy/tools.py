@@ -1,0 +1,103 @@
+"""Fetches, once, the tools that manifests and alert rules are tried with, and the schemas they must fit.
+
+`python -m tests.deploy.tools NAME` prints where a tool is. Kept by version beside what tests/kubelet builds.
+"""
+
+import json
+import logging
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.kubelet.build import KUBERNETES_MODULE, Go, build_program, cache_dir, call
+
+KUBERNETES = ("1.37.2", "1.28.15")  # the newest, and the oldest that the chart says it runs on
+PROMETHEUS_OPERATOR = "0.85.0"
+
+
+def helm() -> Path:
+    """Helm, built from its module."""
+    return build_program("helm", "helm.sh/helm/v3", "3.22.0", "cmd/helm")
+
+
+def kustomize() -> Path:
+    """Kustomize, built from its module."""
+    return build_program("kustomize", "sigs.k8s.io/kustomize/kustomize/v5", "5.8.2")
+
+
+def syft() -> Path:
+    """Syft, which writes the bill of materials of an image, built from its module."""
+    return build_program("syft", "github.com/anchore/syft", "1.57.0", "cmd/syft")
+
+
+def promtool() -> Path:
+    """Prometheus' own checker: the machine's, else Debian's, unpacked and not installed: no daemon starts."""
+    if own := shutil.which("promtool"):
+        return Path(own)
+    kept = cache_dir() / "bin" / "promtool"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
+            folder = Path(scratch)
+            if not call(["apt-cache", "search", "--names-only", "^prometheus$"]):
+                call(["apt-get", "update", "-q"], limit=300)
+            call(["apt-get", "download", "-q", "prometheus"], cwd=folder, limit=300)
+            [package] = folder.glob("prometheus_*.deb")
+            call(["dpkg-deb", "--extract", str(package), str(folder)])
+            (folder / "usr" / "bin" / "promtool").rename(kept)
+    return kept
+
+
+@cache
+def kubernetes_schemas(version: str) -> Mapping[str, Any]:
+    """The definitions of a release's API, from the OpenAPI file in its sources."""
+
+    def read() -> str:
+        folder = Go.find().module_folder(KUBERNETES_MODULE, version)
+        return (folder / "api" / "openapi-spec" / "swagger.json").read_text()
+
+    definitions: Mapping[str, Any] = json.loads(_kept(f"openapi-{version}.json", read))["definitions"]
+    return definitions
+
+
+@cache
+def operator_schema(plural: str) -> Mapping[str, Any]:
+    """The schema of one of the prometheus operator's kinds, from its custom resource definition."""
+
+    def read() -> str:
+        module = "github.com/prometheus-operator/prometheus-operator"
+        folder = Go.find().module_folder(module, PROMETHEUS_OPERATOR)
+        file = folder / "example" / "prometheus-operator-crd" / f"monitoring.coreos.com_{plural}.yaml"
+        return file.read_text()
+
+    definition = yaml.safe_load(_kept(f"operator-{PROMETHEUS_OPERATOR}-{plural}.yaml", read))
+    [version] = definition["spec"]["versions"]
+    schema: Mapping[str, Any] = version["schema"]["openAPIV3Schema"]
+    return schema
+
+
+def _kept(name: str, read: Callable[[], str]) -> str:
+    file = cache_dir() / "schemas" / name
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(".partial")
+        partial.write_text(read())
+        partial.rename(file)
+    return file.read_text()
+
+
+def main() -> None:
+    """Print where a tool is, after fetching it if need be."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    tools = {"helm": helm, "kustomize": kustomize, "syft": syft, "promtool": promtool}
+    sys.stdout.write(f"{tools[sys.argv[1]]()}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Builds the project's image with `make image`, on a base made here: no image registry is asked for anything.
+
+What is fetched (a Debian with Python, wheels) is kept; the image is made anew for each run.
+"""
+
+import json
+import logging
+import os
+import re
+import shlex
+import shutil
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .build import HERE, BuildError, cache_dir, call
+
+log = logging.getLogger(__name__)
+
+PROJECT = HERE.parents[1]
+PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap"}
+BASE = "localhost/e2e-base:1"
+BUILD_LIMIT = 600.0
+
+# What a base made here needs not carry: apt's lists and what people read.
+_LEFT_OUT = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man")
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image in an archive that containerd imports."""
+
+    name: str
+    archive: Path
+    config: Mapping[str, Any]  # as OCI has it
+    size: int  # bytes of its layers, unpacked
+    own_size: int  # of those above the base
+
+
+def build_image(name: str, folder: Path) -> Image:
+    """Build the image under that name and write its archive to a folder; raises BuildError."""
+    base = _base()
+    python = re.fullmatch(r"base-\w+-python([\d.]+)\.tar", base.name)
+    if python is None:
+        raise BuildError(f"{base} does not say which Python it has")
+    wheels = download_wheels(cache_dir() / "image" / "wheels", python[1])
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        buildah = _buildah(Path(scratch))
+        _import_base(buildah, base, Path(scratch))
+        arguments = [
+            "--quiet --isolation chroot",
+            f"--volume {wheels}:/wheels:ro --build-arg PIP_NO_INDEX=1 --build-arg PIP_FIND_LINKS=/wheels",
+        ]
+        call(
+            ["make", "image", f"BUILDER={shlex.join(buildah)}", f"IMAGE={name}", f"BASE={BASE}",
+             f"IMAGE_ARGS={' '.join(arguments)}"],
+            cwd=PROJECT, limit=BUILD_LIMIT,
+        )  # fmt: skip
+        archive = folder / "image.tar"
+        call([*buildah, "push", "--quiet", name, f"docker-archive:{archive}:{name}"], limit=BUILD_LIMIT)
+    log.info("built the image in %.0f s", time.monotonic() - started)
+    return _read(name, archive)
+
+
+def _buildah(scratch: Path) -> list[str]:
+    """The command, with a store of its own that needs neither overlayfs nor a machine's configuration."""
+    return [
+        "buildah",
+        "--storage-driver",
+        "vfs",
+        "--root",
+        str(scratch / "root"),
+        "--runroot",
+        str(scratch / "run"),
+    ]
+
+
+def _import_base(buildah: list[str], base: Path, scratch: Path) -> None:
+    context = scratch / "base"
+    context.mkdir()
+    os.link(base, context / "base.tar") if _same_device(base, scratch) else shutil.copy(
+        base, context / "base.tar"
+    )
+    (context / "Containerfile").write_text("FROM scratch\nADD base.tar /\n")
+    call([*buildah, "build", "--quiet", "--tag", BASE, str(context)], limit=BUILD_LIMIT)
+
+
+def _same_device(one: Path, other: Path) -> bool:
+    return one.stat().st_dev == other.stat().st_dev
+
+
+def _read(name: str, archive: Path) -> Image:
+    with tarfile.open(archive) as tar:
+
+        def load(member: str) -> Any:
+            file = tar.extractfile(member)
+            if file is None:
+                raise BuildError(f"{archive} has no {member}")
+            return json.load(file)
+
+        [manifest] = load("manifest.json")
+        sizes = [tar.getmember(layer).size for layer in manifest["Layers"]]
+        return Image(name, archive, load(manifest["Config"]), sum(sizes), sum(sizes[1:]))
+
+
+def download_wheels(folder: Path, python: str, *platforms: str) -> Path:
+    """Fetch every locked wheel for a version of Python, by hash; raises BuildError if one is missing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--dest",
+        str(folder),
+    ]
+    pip += ["--no-deps", "--only-binary", ":all:", "--python-version", python, "--require-hashes"]
+    pip += [f"--platform={platform}" for platform in platforms]
+    for lock in ("requirements.txt", "requirements-build.txt"):
+        call([*pip, "--requirement", str(PROJECT / lock)], limit=BUILD_LIMIT)
+    return folder
+
+
+def _base() -> Path:
+    """The archive of a root filesystem: this machine's own distribution, no more than Python needs."""
+    folder = cache_dir() / "image"
+    folder.mkdir(parents=True, exist_ok=True)
+    release = dict(
+        line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line
+    )
+    suite = release["VERSION_CODENAME"].strip('"')
+    for made in folder.glob(f"base-{suite}-*.tar"):
+        return made
+    started = time.monotonic()
+    components = "main,universe" if release["ID"] == "ubuntu" else "main"  # where python3-venv is
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        root = Path(scratch) / "root"
+        options = ["--variant=minbase", f"--components={components}", "--include=python3,python3-venv"]
+        call(["debootstrap", *options, suite, str(root), *_mirror(suite)], limit=BUILD_LIMIT)
+        [python] = {path.name for path in (root / "usr/bin").glob("python3.*") if path.name[8:].isdigit()}
+        made = folder / f"base-{suite}-{python}.tar"
+        partial = Path(scratch) / made.name
+        with tarfile.open(partial, "w") as tar:
+            for top in sorted(root.iterdir()):
+                tar.add(top, top.name, filter=_kept)
+        partial.rename(made)
+    log.info("made %s in %.0f s", made.name, time.monotonic() - started)
+    return made
+
+
+def _kept(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    inside = entry.name.partition("/")[0] in ("dev", "proc", "sys") and "/" in entry.name
+    return None if inside or entry.name.startswith(tuple(f"{each}/" for each in _LEFT_OUT)) else entry
+
+
+def _mirror(suite: str) -> list[str]:
+    """Where this machine's own packages come from; debootstrap knows a place for each suite, too."""
+    listed = call(["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE)", "Created-By: Packages"])
+    return [site for site, release in map(str.split, listed.splitlines()) if release == suite][:1]

@@ -1,0 +1,216 @@
+"""The image, run by the real kubelet from the daemonset's own pod template, on a network of its own."""
+
+import copy
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from xilinx_fpga_dp import __version__
+
+from .build import install_packages
+from .image import PACKAGES, PROJECT, Image, build_image, download_wheels
+from .namespace import wait_for
+from .node import Node
+from .report import Report
+from .stage import U200, Stage
+
+CNI = Path("/usr/lib/cni")
+MANIFEST = PROJECT / "deploy" / "fpga-device-plugin.yml"
+DAEMONSET: dict[str, Any] = yaml.safe_load(MANIFEST.read_text())
+MEBIBYTE = 1 << 20
+
+# What kubelet and the runtime give every container to write to.
+RUNTIME = {
+    *("/dev", "/dev/pts", "/dev/mqueue", "/dev/shm", "/dev/termination-log"),
+    *("/etc/hosts", "/etc/hostname", "/etc/resolv.conf"),
+}
+
+# Tells how opening a card's node goes.
+OPEN = """
+import os, sys
+os.stat(sys.argv[1])
+try:
+    os.open(sys.argv[1], os.O_RDWR)
+except OSError as error:
+    print(error.strerror)
+"""
+
+# Imports everything, then names what would have to be compiled at each start.
+WITHOUT_BYTECODE = """
+import importlib, os, pkgutil, sys, xilinx_fpga_dp
+for each in pkgutil.walk_packages(xilinx_fpga_dp.__path__, "xilinx_fpga_dp."):
+    if not each.name.endswith("__main__"):
+        importlib.import_module(each.name)
+for name, module in sorted(sys.modules.items()):
+    cached = getattr(module, "__cached__", None)
+    if cached and not os.path.exists(cached):
+        print(name)
+"""
+
+
+@pytest.fixture(scope="module")
+def image(live_node: Node, report: Report) -> Image:
+    """Ours, built from the Containerfile and known to containerd by the name that the manifest has."""
+    install_packages(PACKAGES | {"containernetworking-plugins": str(CNI / "ptp")})
+    [container] = DAEMONSET["spec"]["template"]["spec"]["containers"]
+    built = build_image(container["image"], live_node.folder)
+    live_node.ctr("images", "import", built.archive)
+    built.archive.unlink()
+    live_node.add_network(CNI)
+    size, own = built.size / MEBIBYTE, built.own_size / MEBIBYTE
+    report.note(f"image: {size:.0f} MiB unpacked, {own:.1f} MiB of it above the base")
+    return built
+
+
+@dataclass
+class Daemon:
+    """The daemonset's pods on the stage's node."""
+
+    stage: Stage
+
+    def start(self, name: str) -> None:
+        """Run the template as a static pod; only where /sys comes from is another."""
+        template = copy.deepcopy(DAEMONSET["spec"]["template"])
+        [sys] = [each for each in template["spec"]["volumes"] if each["hostPath"]["path"] == "/sys"]
+        sys["hostPath"]["path"] = self.stage.sample.sysfs_root
+        metadata = {"name": name, "namespace": DAEMONSET["metadata"]["namespace"], **template["metadata"]}
+        self.stage.node.put(
+            {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
+        )
+        self.stage.pods.append(name)
+
+    def wait_ready(self, name: str) -> None:
+        """Wait until kubelet's own probes say so."""
+
+        def ready() -> bool:
+            pod = self.stage.node.pod(name)
+            conditions = pod.raw["status"].get("conditions", ()) if pod else ()
+            return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+        wait_for(ready, f"{name} ready", 30, 0.1)
+
+    def stop(self, name: str) -> None:
+        self.stage.node.remove(name)
+        self.stage.pods.remove(name)
+
+    def log(self, name: str) -> str:
+        return self.stage.node.logs(name, "xilinx-fpga-dp", DAEMONSET["metadata"]["namespace"])
+
+    def container(self, name: str) -> str:
+        """Its id at containerd."""
+        pod = self.stage.node.wait_pod(name, "Running")
+        return str(pod.container("xilinx-fpga-dp")["containerID"]).removeprefix("containerd://")
+
+    def process(self, name: str) -> Path:
+        """Its process, in /proc."""
+        tasks = [line.split() for line in self.stage.node.ctr("tasks", "list").splitlines()]
+        [pid] = [pid for container, pid, *_ in tasks if container == self.container(name)]
+        return Path("/proc") / pid
+
+    def run(self, name: str, *command: str) -> str:
+        """Run a command in the container, as kubectl exec does."""
+        return self.stage.node.ctr("tasks", "exec", "--exec-id", "e2e", self.container(name), *command)
+
+
+@pytest.fixture
+def daemon(image: Image, empty_stage: Stage) -> Daemon:
+    """Cards, and one pod of the daemonset that has offered them."""
+    empty_stage.add_cards()
+    daemon = Daemon(empty_stage)
+    daemon.start("plugin")
+    empty_stage.wait_all(30)
+    return daemon
+
+
+def test_pod_of_the_daemonset_is_ready_and_a_pod_gets_its_card(daemon: Daemon) -> None:
+    daemon.wait_ready("plugin")
+    stage = daemon.stage
+    name, seen = stage.run_pod({U200: 1})
+    [address] = stage.held(name)
+    [card] = [card for card in stage.cards if card.address == address]
+    assert seen.cards == {card.render_node}
+    assert seen.opened[str(card.render_node)] == "ok"
+
+    # Kernel events come in the pod's own network namespace: there is no line that says they don't.
+    assert '"serving HTTP"' in daemon.log("plugin")
+    assert "no kernel events" not in daemon.log("plugin")
+
+    listed = json.loads(daemon.run("plugin", "xilinx-fpga-dp", "list", "--output", "json"))
+    assert {each["id"]: each["health"] for each in listed["devices"]} == {
+        card.address: "Healthy" for card in stage.cards
+    }
+    # podresources are reached through their folder, mounted read-only
+    holders = {each["id"]: each["held_by"] for each in listed["devices"]}
+    assert [holder["pod"] for holder in holders[address]] == [f"{name}-e2e"]
+
+
+def test_pod_of_the_daemonset_has_no_more_than_it_needs(daemon: Daemon) -> None:
+    process = daemon.process("plugin")
+    status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines())
+    assert [status[name] for name in ("CapEff", "CapPrm", "CapBnd")] == ["0000000000000000"] * 3
+    assert status["NoNewPrivs"] == "1"
+    assert status["Seccomp"] == "2"
+    # Python itself, started without a shell.
+    command = (process / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+    assert command == [b"python", b"-m", b"xilinx_fpga_dp"]
+
+    mounts = {
+        line.split()[1]: line.split()[3].split(",") for line in (process / "mounts").read_text().splitlines()
+    }
+    written = {path for path, options in mounts.items() if "rw" in options and not path.startswith("/proc")}
+    # The host's /dev comes with what is mounted below it.
+    below = {path for path in written if path.startswith(("/host/dev/", "/sys/"))}
+    assert written - RUNTIME - below == {"/var/lib/kubelet/device-plugins"}
+    assert {"/", "/sys", "/host/dev", "/var/lib/kubelet/pod-resources"} <= mounts.keys() - written
+    # It sees the nodes of cards and may not open them.
+    node = f"/host{daemon.stage.cards[0].render_node}"
+    said = daemon.run("plugin", "python", "-c", OPEN, node)
+    assert said.strip() == "Operation not permitted"
+
+
+def test_update_with_surge_keeps_every_device(daemon: Daemon) -> None:
+    """The new pod is ready before the old one goes, as maxSurge has it: both hold no port of the host."""
+    stage = daemon.stage
+    daemon.wait_ready("plugin")
+    daemon.start("plugin-new")
+    daemon.wait_ready("plugin-new")
+    stage.wait_all()
+    daemon.stop("plugin")
+    stage.wait_all()
+    daemon.wait_ready("plugin-new")
+    name, _ = stage.run_pod({U200: 2})
+    assert len(stage.held(name)) == 2
+
+
+def test_pod_of_the_daemonset_ends_in_time(daemon: Daemon) -> None:
+    daemon.wait_ready("plugin")
+    sockets = daemon.stage.sockets()
+    assert len(sockets) == 2
+    daemon.stop("plugin")
+    assert daemon.stage.sockets() == []
+
+
+def test_image_says_what_it_is_and_has_all_its_bytecode(image: Image, daemon: Daemon) -> None:
+    config = image.config["config"]
+    assert config["Labels"]["org.opencontainers.image.version"] == __version__
+    assert daemon.run("plugin", "xilinx-fpga-dp", "version").split() == ["xilinx-fpga-dp", __version__]
+    assert config["Entrypoint"] == ["python", "-m", "xilinx_fpga_dp"]
+    assert daemon.run("plugin", "python", "-c", WITHOUT_BYTECODE).split() == []
+
+
+def test_pod_of_the_daemonset_needs_no_more_than_it_requests(daemon: Daemon, report: Report) -> None:
+    daemon.wait_ready("plugin")
+    used = daemon.stage.node.working_set("plugin", "xilinx-fpga-dp") / MEBIBYTE
+    report.note(f"the daemonset's pod: working set {used:.0f} MiB")
+    [container] = DAEMONSET["spec"]["template"]["spec"]["containers"]
+    assert used < int(container["resources"]["requests"]["memory"].removesuffix("Mi"))
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_every_locked_package_has_a_wheel_for(machine: str, tmp_path: Path) -> None:
+    """For the Python of the default base: nothing in the image is of one architecture."""
+    download_wheels(tmp_path, "3.13", f"manylinux2014_{machine}", f"manylinux_2_28_{machine}")

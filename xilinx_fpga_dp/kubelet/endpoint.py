@@ -126,11 +126,15 @@ class Endpoint:
             await plugin.watched.wait()
 
     async def _moved(self, socket: sockets.Bound, kubelet: Identity | None) -> str:
-        """Wait until the directory shows that kubelet can't reach this socket, or is another one."""
+        """Wait until the directory shows that kubelet can't reach this socket, or is another one.
+
+        Where kubelet's own socket is not to be seen nobody could be told of another one of ours. So a
+        directory that is away, or can't be read, takes nothing from a kubelet that lives.
+        """
         seen = await self._watch.directory.until(
-            lambda seen: not socket.seen_in(seen) or seen.kubelet not in (None, kubelet)
+            lambda seen: seen.kubelet is not None and (seen.kubelet != kubelet or not socket.seen_in(seen))
         )
-        return "its socket is gone" if seen.kubelet in (None, kubelet) else "kubelet is new"
+        return "its socket is gone" if seen.kubelet == kubelet else "kubelet is new"
 
     async def _silent(self) -> str:
         """Wait until a newer instance has come and gone.

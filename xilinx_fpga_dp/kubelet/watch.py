@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -106,9 +105,7 @@ class Watch:
 def _look(path: str, presence: Presence) -> SocketDirectory:
     kubelet = None
     ours = set()
-    newer = False
-    with suppress(OSError):  # a read-only or full directory has no room for two, and is reported by binding
-        newer = presence.newer_lives(path)
+    newer = presence.newer_lives(path)
     try:
         with os.scandir(path) as entries:
             for entry in entries:
@@ -119,7 +116,7 @@ def _look(path: str, presence: Presence) -> SocketDirectory:
                     elif identity:
                         ours.add((entry.name, identity))
     except OSError as error:
-        return SocketDirectory(problem=error.strerror)
+        return SocketDirectory(newer=newer, problem=error.strerror)
     return SocketDirectory(kubelet, frozenset(ours), newer)
 
 

@@ -1,0 +1,74 @@
+"""What a fault is: how it begins and ends, and what may happen to whom meanwhile."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.faults.stage import Stage
+
+Steps = Callable[["Stage"], Iterator[None]]
+"""Begins the fault, yields while it lasts, and ends it."""
+
+EVER = float("inf")
+
+
+@dataclass(frozen=True, eq=False)
+class Fault:
+    """One thing that goes wrong.
+
+    Attributes:
+        name: what it is, for a table.
+        steps: how it begins and ends.
+        touches: the shells whose resources may notice, `u200` and `u250`; of any other, kubelet hears nothing.
+        gap: seconds a resource that is touched may be lost while it lasts.
+        shared_gap: the same where a second instance stands by.
+        back: seconds after its end until all is as before.
+        lasts: seconds.
+        place: what it changes; two that change the same can't be told apart and are not paired.
+        long: takes too long for a short run.
+        missing: why it can't be done here; None: it can.
+    """
+
+    name: str
+    steps: Steps
+    touches: frozenset[str]
+    gap: float
+    shared_gap: float
+    back: float
+    lasts: float
+    place: str
+    long: bool
+    missing: Callable[[], str | None]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Catalogue(list[Fault]):
+    """The faults there are, in the order they are written down."""
+
+    def fault(
+        self,
+        name: str,
+        *,
+        touches: str = "",
+        gap: float = 0.0,
+        shared_gap: float | None = None,
+        back: float = 1.0,
+        lasts: float = 0.7,
+        place: str = "",
+        long: bool = False,
+        missing: Callable[[], str | None] = lambda: None,
+    ) -> Callable[[Steps], Steps]:
+        """Enter a fault; the function is its steps."""
+
+        def enter(steps: Steps) -> Steps:
+            shared = gap if shared_gap is None else shared_gap
+            touched = frozenset(touches.split())
+            self.append(
+                Fault(name, steps, touched, gap, shared, back, lasts, place or name, long, missing)
+            )
+            return steps
+
+        return enter

@@ -20,7 +20,7 @@ class Fault:
     Attributes:
         name: what it is, for a table.
         steps: how it begins and ends.
-        touches: the shells whose resources may notice, `u200` and `u250`; of any other, kubelet hears nothing.
+        touches: the shells whose resources may notice, `u200`, `u250`; of others kubelet hears nothing.
         gap: seconds a resource that is touched may be lost while it lasts.
         shared_gap: the same where a second instance stands by.
         back: seconds after its end until all is as before.
@@ -66,9 +66,7 @@ class Catalogue(list[Fault]):
         def enter(steps: Steps) -> Steps:
             shared = gap if shared_gap is None else shared_gap
             touched = frozenset(touches.split())
-            self.append(
-                Fault(name, steps, touched, gap, shared, back, lasts, place or name, long, missing)
-            )
+            self.append(Fault(name, steps, touched, gap, shared, back, lasts, place or name, long, missing))
             return steps
 
         return enter

@@ -10,7 +10,9 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -24,8 +26,21 @@ SHELLS = {
     "u200": "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320",
     "u250": "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294",
 }
-_SPEC = "xilinx.com-fpga.json"
+# Any device of the kernel's that no card driver has; told its event again, it is the same as before.
+EVENT = Path("/sys/devices/virtual/mem/null/uevent")
 _SHARED_MEMORY = "/dev/shm"
+
+
+@dataclass
+class Life:
+    """One instance, and when it ended."""
+
+    service: Service
+    ended: float | None = None
+
+    def said(self) -> set[str]:
+        """The names of the sockets it has had."""
+        return {each["endpoint"] for each in list(self.service.events) if "endpoint" in each}
 
 
 class Stage:
@@ -33,10 +48,11 @@ class Stage:
 
     Args:
         instances: of the service: one, or an older and a newer one that speaks in its place.
-        environment: more environment for them.
+        clock: the instances have a clock of their own, which can be set.
+        seed: of what faults leave to chance.
     """
 
-    def __init__(self, instances: int = 1, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(self, instances: int = 1, *, clock: bool = False, seed: int = 0) -> None:
         place = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
         self.directory = tempfile.mkdtemp(prefix="fpga-", dir=place)
         self.node = SampleNode(self.directory)
@@ -49,8 +65,14 @@ class Stage:
         self.kubelet = KubeletDouble(self.sockets)
         self.instances = instances
         self.services: list[Service] = []  # the newest last: it speaks
-        self._environment = dict(environment or {})
+        self.clock = clock
+        self.seed = seed
+        self.paired = False  # several faults at once: each can't tell what is its own doing
+        self.lives: list[Life] = []
+        self._clock = Path(self.directory, "clock")
+        self.set_clock(0)
         self._kubelet_down = 0  # faults that have it down
+        self.kubelet_restarted = False  # in this trial: then it has swept its directory
         self.wanted = {
             SHELLS[shell]: {card.address for card in self.cards(shell)} for shell in ("u200", "u250")
         }
@@ -58,7 +80,11 @@ class Stage:
     def __enter__(self) -> Self:
         self.kubelet.start()
         for _ in range(self.instances):
-            self.start()
+            service = self.start()
+            for resource in self.wanted:
+                service.logged("registered", resource=resource, limit=20)
+        assert wait_until(lambda: self.problem() is None, 10), self.problem()
+        self.prove_life()
         return self
 
     def __exit__(
@@ -82,6 +108,7 @@ class Stage:
 
     def kubelet_down(self) -> None:
         self._kubelet_down += 1
+        self.kubelet_restarted = True
         self.kubelet.kill()
 
     def kubelet_up(self) -> None:
@@ -115,38 +142,45 @@ class Stage:
         return self.services[-1]
 
     def start(self) -> Service:
-        """Start another instance and wait until it speaks."""
+        """Start another instance, which speaks as soon as it can."""
         service = self.launch()
         self.services.append(service)
-        for resource in self.wanted:
-            service.logged("registered", resource=resource, limit=20)
-        self.kubelet.wait_for(self.all_full)
+        self.lives.append(Life(service))
         return service
 
     def launch(self) -> Service:
         """Start a process of the service that is none of the instances."""
-        before = dict(os.environ)
-        os.environ.update(self._environment)
-        try:
-            return Service(
-                settings_for(
-                    self.node,
-                    RECOVERY_CHECKS="1",
-                    REQUEST_TIMEOUT="1",
-                    DEVICE_STRATEGY="both",
-                    CDI_DIR=str(self.cdi),
-                    HTTP_ADDRESS="127.0.0.1:0",
-                    POD_RESOURCES_SOCKET=f"{self.directory}/pods.sock",
-                )
-            )
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+        return Service(
+            settings_for(
+                self.node,
+                RECOVERY_CHECKS="1",
+                REQUEST_TIMEOUT="1",
+                DEVICE_STRATEGY="both",
+                CDI_DIR=str(self.cdi),
+                HTTP_ADDRESS="127.0.0.1:0",
+                POD_RESOURCES_SOCKET=f"{self.directory}/pods.sock",
+            ),
+            environment=self._false_clock() if self.clock else {},
+        )
+
+    def _false_clock(self) -> dict[str, str]:
+        """What lets a process believe our clock; its monotonic one runs on, as it does when a clock is set."""
+        return {
+            "LD_PRELOAD": str(false_clock()),
+            "FAKETIME_TIMESTAMP_FILE": str(self._clock),
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def set_clock(self, seconds: int) -> None:
+        """Set the instances' clock so far forth or back."""
+        self._clock.write_text(f"{seconds:+d}s\n")
 
     def end(self, service: Service, number: signal.Signals) -> None:
         """Let an instance end by a signal; after SIGTERM in good order, within what the contract allows."""
         service.process.send_signal(number)
         code = service.process.wait(2)
+        next(life for life in self.lives if life.service is service).ended = time.monotonic()
         assert code == (0 if number is signal.SIGTERM else -number), f"ended with {code}"
         service.__exit__(None, None, None)
         self.services.remove(service)
@@ -157,6 +191,15 @@ class Stage:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
             text: str = answer.read().decode()
             return text
+
+    def since(self) -> datetime:
+        """Since when a device is healthy, by the clock of the one that speaks."""
+        state = json.loads(self.page("/state"))
+        return datetime.fromisoformat(state["devices"][0]["since"].replace("Z", "+00:00"))
+
+    @property
+    def kubelet_is_down(self) -> bool:
+        return self._kubelet_down > 0
 
     def send(self, number: signal.Signals) -> None:
         """Send all instances a signal."""
@@ -192,7 +235,7 @@ class Stage:
     def spec_is_whole(self) -> bool:
         """Whether the CDI spec names all devices."""
         try:
-            spec: dict[str, Any] = json.loads((self.cdi / _spec_name(self.cdi)).read_text())
+            spec: dict[str, Any] = json.loads((self.cdi / "xilinx.com-fpga.json").read_text())
         except (OSError, ValueError):
             return False
         return len(spec["devices"]) >= len(self.node.cards)
@@ -203,6 +246,9 @@ class Stage:
         """Why not all is as it should be."""
         if not all(service.process.poll() is None for service in self.services):
             return "a process ended"
+        said = {each["resource"] for each in list(self.voice.events) if each["event"] == "registered"}
+        if self.wanted.keys() - said:
+            return "the one that speaks has not registered yet"
         if not self.all_full():
             return f"kubelet knows {self.kubelet.resources()}"
         if not self.spec_is_whole():
@@ -225,19 +271,14 @@ class Stage:
         eventually(lambda: json.loads(self.page("/state"))["resources"], "it has a state", 2)
 
 
-def _spec_name(directory: Path) -> str:
-    return next((path.name for path in directory.iterdir() if path.suffix == ".json"), _SPEC)
-
-
 def _alive(path: Path) -> bool:
     """Whether somebody has this socket: listed by the kernel, without connecting to it."""
     try:
-        inode = os.stat(path).st_mode
+        mode = path.lstat().st_mode
     except OSError:
         return False
-    return stat.S_ISSOCK(inode) and re.search(
-        rf"{re.escape(str(path))}$", Path("/proc/net/unix").read_text(), re.MULTILINE
-    ) is not None
+    known = Path("/proc/net/unix").read_text()
+    return stat.S_ISSOCK(mode) and re.search(rf" {re.escape(str(path))}$", known, re.MULTILINE) is not None
 
 
 def wait_until(holds: Callable[[], bool], limit: float) -> bool:
@@ -253,3 +294,8 @@ def wait_until(holds: Callable[[], bool], limit: float) -> bool:
 def own_namespaces() -> bool:
     """Whether this process has namespaces of its own, to mount in and to take limits from."""
     return "--in-namespaces" in sys.argv
+
+
+def false_clock() -> Path | None:
+    """libfaketime, where it is installed."""
+    return next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)

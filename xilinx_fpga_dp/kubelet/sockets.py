@@ -33,8 +33,8 @@ _LAST_REFUSALS = 0.1
 
 # kubelet has one connection, and a guest perhaps another.
 _CONNECTIONS = 16
-# Bytes: a request names device ids, a few thousand at most. The window is the least that HTTP/2 allows, and all
-# that waits unread of a connection.
+# Bytes: a request names device ids, a few thousand at most. The window is the least that HTTP/2 allows, and
+# all that waits unread of a connection.
 _MAX_REQUEST = 1 << 20
 _WINDOW = (1 << 16) - 1
 
@@ -138,6 +138,7 @@ class _Calls(AbstractHandler):
         self, stream: Stream, headers: list[tuple[str, str]], release_stream: Callable[[], None]
     ) -> None:
         """Answer a call, of which nothing but the head has been read yet."""
+        assert stream.id is not None  # noqa: S101 - for the type: it came with the head
         stream.buffer = _Request(partial(stream.connection.ack, stream.id))
         self._calls.accept(stream, headers, release_stream)
 

@@ -34,11 +34,10 @@ def main() -> int:
     print(f"seed {options.seed}", flush=True)
     enter = [*_NAMESPACES, "--"] if _namespaces() else []
     inside = ["--in-namespaces"] if enter else []
-    arguments = [each for each in sys.argv[1:] if not each.startswith("--seed")]
+    lane = [*enter, sys.executable, "-m", "tests.faults", *sys.argv[1:], *inside]
     processes = [
         subprocess.Popen(
-            [*enter, sys.executable, "-m", "tests.faults", *arguments, *inside]
-            + [f"--seed={options.seed}", f"--lane={number}"],
+            [*lane, f"--seed={options.seed}", f"--lane={number}"],
             stdout=subprocess.PIPE,
             text=True,
         )

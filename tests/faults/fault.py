@@ -21,6 +21,7 @@ class Fault:
         name: what it is, for a table.
         steps: how it begins and ends.
         touches: the shells whose resources may notice, `u200`, `u250`; of others kubelet hears nothing.
+        devices: the devices in their lists may change.
         gap: seconds a resource that is touched may be lost while it lasts.
         shared_gap: the same where a second instance stands by.
         back: seconds after its end until all is as before.
@@ -33,6 +34,7 @@ class Fault:
     name: str
     steps: Steps
     touches: frozenset[str]
+    devices: bool
     gap: float
     shared_gap: float
     back: float
@@ -53,6 +55,7 @@ class Catalogue(list[Fault]):
         name: str,
         *,
         touches: str = "",
+        devices: bool = False,
         gap: float = 0.0,
         shared_gap: float | None = None,
         back: float = 1.0,
@@ -66,7 +69,9 @@ class Catalogue(list[Fault]):
         def enter(steps: Steps) -> Steps:
             shared = gap if shared_gap is None else shared_gap
             touched = frozenset(touches.split())
-            self.append(Fault(name, steps, touched, gap, shared, back, lasts, place or name, long, missing))
+            self.append(
+                Fault(name, steps, touched, devices, gap, shared, back, lasts, place or name, long, missing)
+            )
             return steps
 
         return enter

@@ -1,8 +1,10 @@
 """What goes wrong on the node: its limits, its clock, its cards and files, and signals."""
 
+import itertools
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import time
@@ -10,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.faults.fault import EVER, Catalogue
-from tests.faults.kubelets import ALL, mounted_at, no_mounts
+from tests.faults.kubelets import ALL, no_mounts
 from tests.faults.stage import EVENT, Stage, false_clock, own_namespaces, wait_until
 from xilinx_fpga_dp.simulate.node import DAMAGES
 
@@ -69,20 +71,22 @@ def netlink_overflows(stage: Stage) -> Iterator[None]:
     yield
 
 
-@fault("file descriptors used up", place="descriptors")
+# A card of which a read fails for want of a descriptor is taken for a faulty one, hence the devices.
+@fault("file descriptors used up", touches=ALL, devices=True, gap=EVER, place="descriptors")
 def descriptors_used_up(stage: Stage) -> Iterator[None]:
     for service in stage.services:
         pid = service.process.pid
         _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        highest = max(int(name) for name in os.listdir(f"/proc/{pid}/fd"))
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (min(highest + 1, hard), hard))
+        used = set(map(int, os.listdir(f"/proc/{pid}/fd")))
+        unused = next(number for number in itertools.count() if number not in used)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (unused, hard))  # what is open stays open
     yield
     for service in stage.services:
         _, hard = resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, (min(1024, hard), hard))
 
 
-@fault("file descriptors used up, streams cut", touches=ALL, gap=EVER, place="descriptors")
+@fault("file descriptors used up, streams cut", touches=ALL, devices=True, gap=EVER, place="descriptors")
 def descriptors_used_up_and_cut(stage: Stage) -> Iterator[None]:
     steps = descriptors_used_up(stage)
     next(steps)
@@ -135,13 +139,12 @@ def no_clock() -> str | None:
 @fault("the clock jumps a day forth and two back", place="clock", lasts=1.5, missing=no_clock)
 def clock_jumps(stage: Stage) -> Iterator[None]:
     before = stage.since()
-    stage.set_clock(+86_400)
-    time.sleep(0.5)
-    stage.set_clock(-86_400)
-    jumped = stage.since() - before
+    for seconds in (+86_400, -86_400):
+        stage.set_clock(seconds)
+        jumped = wait_until(lambda: abs((stage.since() - before).total_seconds() - seconds) < 10, 4)  # noqa: B023
+        assert jumped or stage.paired, "it does not believe the clock"
     yield
     stage.set_clock(0)
-    assert stage.paired or abs(jumped.total_seconds() + 86_400) < 10, f"it believes the clock: {jumped}"
 
 
 # Signals
@@ -202,7 +205,11 @@ def ended_while_a_call_hangs(stage: Stage) -> Iterator[None]:
 
 
 @fault(
-    "every attribute of a card refused, blank, binary, huge, a loop", touches="u250", gap=EVER, place="cards"
+    "every attribute of a card refused, blank, binary, huge, a loop",
+    touches="u250",
+    devices=True,
+    gap=EVER,
+    place="cards",
 )
 def damaged(stage: Stage) -> Iterator[None]:
     card = stage.cards("u250")[0]
@@ -225,7 +232,7 @@ def damaged(stage: Stage) -> Iterator[None]:
     yield
 
 
-@fault("reading a card hangs", touches="u250", gap=EVER, place="cards", lasts=1.5)
+@fault("reading a card hangs", touches="u250", devices=True, gap=EVER, place="cards", lasts=2.7)
 def hanging(stage: Stage) -> Iterator[None]:
     card = stage.cards("u250")[0]
     card.hang("ready")
@@ -233,7 +240,14 @@ def hanging(stage: Stage) -> Iterator[None]:
     card.unhang("ready")
 
 
-@fault("a card unplugged in the middle of a scan", touches="u250", gap=EVER, place="cards", back=1.5)
+@fault(
+    "a card unplugged in the middle of a scan",
+    touches="u250",
+    devices=True,
+    gap=EVER,
+    place="cards",
+    back=1.5,
+)
 def unplugged(stage: Stage) -> Iterator[None]:
     dice = random.Random(stage.seed)
     card = stage.cards("u250")[0]
@@ -258,22 +272,16 @@ def bus_unreadable(stage: Stage) -> Iterator[None]:
 
 @fault("no room for the CDI spec", place="cdi", missing=no_mounts)
 def cdi_full(stage: Stage) -> Iterator[None]:
-    with mounted_at(stage.cdi, "-t", "tmpfs", "-o", "size=64k", "tmpfs"):
-        filler = stage.cdi / "filler"
-        with filler.open("wb") as file:
-            subprocess.run(["cat", "/dev/zero"], stdout=file, stderr=subprocess.DEVNULL, check=False)
-        (stage.cdi / "xilinx.com-fpga.json").unlink(missing_ok=True)
-        yield
-        filler.unlink()
-        back = wait_until(stage.spec_is_whole, 1.5)
-    assert back, "no spec 1.5 s after there was room again"
-
-
-@fault("the CDI directory removed and the spec scribbled on", place="cdi")
-def cdi_removed(stage: Stage) -> Iterator[None]:
-    spec = stage.cdi / "xilinx.com-fpga.json"
-    spec.write_text("{")
-    time.sleep(0.1)
-    spec.unlink(missing_ok=True)
-    stage.cdi.rmdir()
+    filler = stage.cdi.parent / "filler"
+    with filler.open("wb") as file:
+        subprocess.run(["cat", "/dev/zero"], stdout=file, stderr=subprocess.DEVNULL, check=False)
+    stage.spec.write_text("")
     yield
+    filler.unlink()
+
+
+@fault("the CDI spec scribbled on, then its directory removed", place="cdi")
+def cdi_removed(stage: Stage) -> Iterator[None]:
+    stage.spec.write_text("{")
+    yield
+    shutil.rmtree(stage.cdi)

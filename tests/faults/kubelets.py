@@ -5,7 +5,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -158,7 +158,7 @@ def renamed_and_back(stage: Stage) -> Iterator[None]:
     away = stage.sockets.with_suffix(".away")
     stage.sockets.rename(away)
     yield
-    stage.sockets.rename(away.with_name(stage.sockets.name))
+    away.rename(stage.sockets)
 
 
 @fault("directory renamed, kubelet restarts in a new one", touches=ALL, gap=EVER, place="directory")
@@ -173,16 +173,11 @@ def renamed(stage: Stage) -> Iterator[None]:
 
 
 @contextmanager
-def mounted_at(directory: Path, *options: str) -> Iterator[None]:
-    """Something mounted over a directory."""
-    shell("mount", *options, str(directory))
+def mounted(stage: Stage, *options: str) -> Iterator[None]:
+    """Something mounted over the directory."""
+    shell("mount", *options, str(stage.sockets))
     yield
-    shell("umount", "--lazy", str(directory))  # a socket in it keeps it busy
-
-
-def mounted(stage: Stage, *options: str) -> AbstractContextManager[None]:
-    """Something mounted over kubelet's directory."""
-    return mounted_at(stage.sockets, *options)
+    shell("umount", "--lazy", str(stage.sockets))  # a socket in it keeps it busy
 
 
 @fault("directory read-only, kubelet alive", place="directory", missing=no_mounts)

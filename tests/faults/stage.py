@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import stat
+import subprocess
 import sys
 import tempfile
 import time
@@ -33,7 +34,7 @@ _SHARED_MEMORY = "/dev/shm"
 
 @dataclass
 class Life:
-    """One instance, and when it ended."""
+    """One instance, and when it was told to end."""
 
     service: Service
     ended: float | None = None
@@ -60,8 +61,12 @@ class Stage:
         for number, board in enumerate(("u200", "u200", "u250")):
             self.node.add_card(board, f"0000:{0x10 * (number + 1) + 1:02x}:00", numa_node=number % 2)
         self.sockets = Path(self.node.socket_dir)
-        self.cdi = Path(self.directory, "cdi")
-        self.cdi.mkdir()
+        run = Path(self.directory, "run")  # as a node's /run: small, and in memory
+        run.mkdir()
+        if own_namespaces():
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", run], check=True)
+        self.cdi = run / "cdi"
+        self.spec = self.cdi / "xilinx.com-fpga.json"
         self.kubelet = KubeletDouble(self.sockets)
         self.instances = instances
         self.services: list[Service] = []  # the newest last: it speaks
@@ -96,6 +101,8 @@ class Stage:
         for service in self.services:
             service.__exit__(kind, error, trace)
         self.kubelet.stop()
+        if own_namespaces():
+            subprocess.run(["umount", "--lazy", f"{self.directory}/run"], check=False)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     # The node
@@ -164,12 +171,13 @@ class Stage:
         )
 
     def _false_clock(self) -> dict[str, str]:
-        """What lets a process believe our clock; its monotonic one runs on, as it does when a clock is set."""
+        """What lets a process believe our clock; its monotonic one runs on, as when a clock is set."""
         return {
             "LD_PRELOAD": str(false_clock()),
             "FAKETIME_TIMESTAMP_FILE": str(self._clock),
-            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "NO_FAKE_STAT": "1",
         }
 
     def set_clock(self, seconds: int) -> None:
@@ -178,9 +186,9 @@ class Stage:
 
     def end(self, service: Service, number: signal.Signals) -> None:
         """Let an instance end by a signal; after SIGTERM in good order, within what the contract allows."""
+        next(life for life in self.lives if life.service is service).ended = time.monotonic()
         service.process.send_signal(number)
         code = service.process.wait(2)
-        next(life for life in self.lives if life.service is service).ended = time.monotonic()
         assert code == (0 if number is signal.SIGTERM else -number), f"ended with {code}"
         service.__exit__(None, None, None)
         self.services.remove(service)
@@ -195,7 +203,7 @@ class Stage:
     def since(self) -> datetime:
         """Since when a device is healthy, by the clock of the one that speaks."""
         state = json.loads(self.page("/state"))
-        return datetime.fromisoformat(state["devices"][0]["since"].replace("Z", "+00:00"))
+        return datetime.fromisoformat(state["devices"][0]["since"])
 
     @property
     def kubelet_is_down(self) -> bool:
@@ -235,7 +243,7 @@ class Stage:
     def spec_is_whole(self) -> bool:
         """Whether the CDI spec names all devices."""
         try:
-            spec: dict[str, Any] = json.loads((self.cdi / "xilinx.com-fpga.json").read_text())
+            spec: dict[str, Any] = json.loads(self.spec.read_text())
         except (OSError, ValueError):
             return False
         return len(spec["devices"]) >= len(self.node.cards)

@@ -175,7 +175,7 @@ class _Heard:
     def check(self, faults: Sequence[Fault]) -> None:
         """Nothing of a resource that was not touched, no other device, and one voice."""
         touched = {SHELLS[shell] for fault in faults for shell in fault.touches}
-        cards_change = any(fault.place == "cards" for fault in faults)
+        cards_change = any(fault.devices for fault in faults)
         again = [each.resource for each in self._stage.kubelet.registrations[self._registrations :]]
         for resource, wanted in self._stage.wanted.items():
             lists = self._stage.kubelet.lists(resource)[self._lists[resource] :]

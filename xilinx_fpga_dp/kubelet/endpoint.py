@@ -121,6 +121,8 @@ class Endpoint:
                 # Nobody listens: kubelet is dead, or between its bind and its listen. It has not heard of
                 # this socket, so the socket is as good as new.
                 self._complain(error)
+                if isinstance(error, FileNotFoundError):  # the path leads elsewhere: an unmount wakes nobody
+                    await self._watch.look()
                 await asyncio.sleep(self._delay())
         async with asyncio.timeout(_STREAM_LIMIT):
             await plugin.watched.wait()

@@ -70,7 +70,7 @@ async def serving(plugin: Plugin, resource: str, watch: Watch) -> AsyncIterator[
     watch.mine.add(name)
     try:
         listener = _listen(path)
-        await server.start(sock=listener)
+        await server.start(sock=listener, backlog=_CONNECTIONS)
         bound = Bound(name, watch)
         await bound.settle()
         yield bound

@@ -20,8 +20,8 @@ SUFFIX = "-fpga.sock"  # of every socket of ours
 # Seconds between looks that nothing woke, and that one look may take.
 _LOOK_EVERY = 2.0
 _LOOK_LIMIT = 5.0
-# Seconds between looks while a newer instance speaks.
-_STANDBY = 0.5
+# Seconds between looks while a newer instance speaks, or the directory can't be looked at.
+_SOON = 0.5
 
 Identity = tuple[int, int, int]
 """Device, inode and time of modification of a file: a chmod changes none, a new file one of them.
@@ -90,8 +90,8 @@ class Watch:
         with Wakeups(self.path, f"{self.path}/{FOLDER}") as wakeups:
             while True:
                 wakeups.arm()
-                await self.look()
-                await wakeups.wait(_STANDBY if self.directory.value.newer else _LOOK_EVERY)
+                seen = await self.look()
+                await wakeups.wait(_SOON if seen.newer or seen.problem else _LOOK_EVERY)
 
     def _tell(self, problem: str | None) -> None:
         if problem != self._told:

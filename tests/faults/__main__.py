@@ -18,7 +18,7 @@ from typing import Any
 from tests.faults.catalogue import FAULTS, named, pairs
 from tests.faults.fault import Fault
 from tests.faults.stage import Stage
-from tests.faults.trial import Broken, Outcome, tried
+from tests.faults.trial import Broken, NotBoth, Outcome, tried
 
 Job = tuple[tuple[Fault, ...], int]
 """Faults that happen at once, and to how many instances."""
@@ -168,6 +168,9 @@ class _Stages:
             return Outcome(names, instances, skipped=missing[0])
         try:
             return tried(self._for(faults, instances), faults)
+        except NotBoth as error:
+            self._drop()
+            return Outcome(names, instances, skipped=str(error))
         except Broken as error:
             return self._broken(names, instances, str(error))
         except Exception:
@@ -190,11 +193,14 @@ class _Stages:
     def _broken(self, names: tuple[str, ...], instances: int, why: str) -> Outcome:
         if self._stage is not None:
             for life in self._stage.lives:
-                print(*life.service.raw[-25:], sep="", file=sys.stderr)
+                print(*life.service.raw[-15:], sep="", file=sys.stderr)
+        self._drop()
+        return Outcome(names, instances, problem=why)
+
+    def _drop(self) -> None:
         with contextlib.suppress(Exception):
             self.close()
         self._stage = None
-        return Outcome(names, instances, problem=why)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ class Fault:
         devices: the devices in their lists may change.
         gap: seconds a resource that is touched may be lost while it lasts.
         shared_gap: the same where a second instance stands by.
+        deaf: an instance can do nothing while it lasts, so that nothing else is mended either.
         back: seconds after its end until all is as before.
         lasts: seconds.
         place: what it changes; two that change the same can't be told apart and are not paired.
@@ -37,6 +38,7 @@ class Fault:
     devices: bool
     gap: float
     shared_gap: float
+    deaf: bool
     back: float
     lasts: float
     place: str
@@ -58,6 +60,7 @@ class Catalogue(list[Fault]):
         devices: bool = False,
         gap: float = 0.0,
         shared_gap: float | None = None,
+        deaf: bool = False,
         back: float = 1.0,
         lasts: float = 0.7,
         place: str = "",
@@ -67,10 +70,21 @@ class Catalogue(list[Fault]):
         """Enter a fault; the function is its steps."""
 
         def enter(steps: Steps) -> Steps:
-            shared = gap if shared_gap is None else shared_gap
-            touched = frozenset(touches.split())
             self.append(
-                Fault(name, steps, touched, devices, gap, shared, back, lasts, place or name, long, missing)
+                Fault(
+                    name,
+                    steps,
+                    touches=frozenset(touches.split()),
+                    devices=devices,
+                    gap=gap,
+                    shared_gap=gap if shared_gap is None else shared_gap,
+                    deaf=deaf,
+                    back=back,
+                    lasts=lasts,
+                    place=place or name,
+                    long=long,
+                    missing=missing,
+                )
             )
             return steps
 

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from tests.faults.fault import EVER, Catalogue
@@ -72,7 +74,7 @@ def netlink_overflows(stage: Stage) -> Iterator[None]:
 
 
 # A card of which a read fails for want of a descriptor is taken for a faulty one, hence the devices.
-@fault("file descriptors used up", touches=ALL, devices=True, gap=EVER, place="descriptors")
+@fault("file descriptors used up", touches=ALL, devices=True, gap=EVER, deaf=True, place="descriptors")
 def descriptors_used_up(stage: Stage) -> Iterator[None]:
     for service in stage.services:
         pid = service.process.pid
@@ -86,7 +88,14 @@ def descriptors_used_up(stage: Stage) -> Iterator[None]:
         resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, (min(1024, hard), hard))
 
 
-@fault("file descriptors used up, streams cut", touches=ALL, devices=True, gap=EVER, place="descriptors")
+@fault(
+    "file descriptors used up, streams cut",
+    touches=ALL,
+    devices=True,
+    gap=EVER,
+    deaf=True,
+    place="descriptors",
+)
 def descriptors_used_up_and_cut(stage: Stage) -> Iterator[None]:
     steps = descriptors_used_up(stage)
     next(steps)
@@ -111,7 +120,7 @@ class stopped:  # noqa: N801 - reads as a word
         self._stage.send(signal.SIGCONT)
 
 
-@fault("stopped by a debugger", place="processes", lasts=1.5)
+@fault("stopped by a debugger", deaf=True, place="processes", lasts=1.5)
 def stopped_and_continued(stage: Stage) -> Iterator[None]:
     with stopped(stage):
         yield
@@ -124,7 +133,7 @@ def stopped_while_kubelet_restarts(stage: Stage) -> Iterator[None]:
         yield
 
 
-@fault("the one that speaks is stopped", place="processes", lasts=1.5)
+@fault("the one that speaks is stopped", deaf=True, place="processes", lasts=1.5)
 def voice_stopped(stage: Stage) -> Iterator[None]:
     voice = stage.voice.process
     voice.send_signal(signal.SIGSTOP)
@@ -136,15 +145,33 @@ def no_clock() -> str | None:
     return None if false_clock() else "no libfaketime here"
 
 
+@fault(
+    "stopped while a newer one comes and goes", touches=ALL, gap=EVER, deaf=True, place="processes", back=1.5
+)
+def stopped_while_a_newer_one_comes_and_goes(stage: Stage) -> Iterator[None]:
+    with stopped(stage):
+        newer = stage.launch()
+        for name in stage.wanted:
+            newer.logged("registered", resource=name)
+        assert newer.terminate() == 0
+        newer.__exit__(None, None, None)
+        yield
+
+
 @fault("the clock jumps a day forth and two back", place="clock", lasts=1.5, missing=no_clock)
 def clock_jumps(stage: Stage) -> Iterator[None]:
     before = stage.since()
     for seconds in (+86_400, -86_400):
         stage.set_clock(seconds)
-        jumped = wait_until(lambda: abs((stage.since() - before).total_seconds() - seconds) < 10, 4)  # noqa: B023
-        assert jumped or stage.paired, "it does not believe the clock"
+        time.sleep(1.3)  # it is looked at once a second
+        assert stage.paired or wait_until(partial(_believes, stage, before, seconds), 4), "it was not heeded"
     yield
     stage.set_clock(0)
+
+
+def _believes(stage: Stage, before: datetime | None, seconds: int) -> bool:
+    now = stage.since()
+    return before is not None and now is not None and abs((now - before).total_seconds() - seconds) < 10
 
 
 # Signals

@@ -158,7 +158,10 @@ def renamed_and_back(stage: Stage) -> Iterator[None]:
     away = stage.sockets.with_suffix(".away")
     stage.sockets.rename(away)
     yield
-    away.rename(stage.sockets)
+    if stage.sockets.exists():  # a kubelet that was started meanwhile has made one
+        shutil.rmtree(away)
+    else:
+        away.rename(stage.sockets)
 
 
 @fault("directory renamed, kubelet restarts in a new one", touches=ALL, gap=EVER, place="directory")
@@ -210,7 +213,7 @@ def full(stage: Stage) -> Iterator[None]:
         back = stage.all_full()
         stage.kubelet_down()
     stage.kubelet_up()
-    assert back, "not back 1.2 s after the directory had room again"
+    assert back or stage.paired, "not back 1.2 s after the directory had room again"
 
 
 def _fill(directory: Path) -> list[Path]:

@@ -72,6 +72,7 @@ class Stage:
         self.services: list[Service] = []  # the newest last: it speaks
         self.clock = clock
         self.seed = seed
+        self.began: dict[int, Any] = {}  # what each process had when it was first looked at
         self.paired = False  # several faults at once: each can't tell what is its own doing
         self.lives: list[Life] = []
         self._clock = Path(self.directory, "clock")
@@ -200,9 +201,12 @@ class Stage:
             text: str = answer.read().decode()
             return text
 
-    def since(self) -> datetime:
-        """Since when a device is healthy, by the clock of the one that speaks."""
-        state = json.loads(self.page("/state"))
+    def since(self) -> datetime | None:
+        """Since when a device is healthy, by the clock of the one that speaks; None: it does not answer."""
+        try:
+            state = json.loads(self.page("/state"))
+        except OSError:
+            return None
         return datetime.fromisoformat(state["devices"][0]["since"])
 
     @property
@@ -217,7 +221,7 @@ class Stage:
     # The directory
 
     def own_sockets(self, shell: str = "") -> list[Path]:
-        return sorted(path for path in self.sockets.glob("*-fpga.sock") if shell in path.name)
+        return sorted(path for path in self.sockets.glob("fpga-xilinx_*-fpga.sock") if shell in path.name)
 
     def endpoint(self, shell: str) -> Path:
         """The socket kubelet was told of last."""

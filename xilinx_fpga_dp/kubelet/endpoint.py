@@ -83,6 +83,7 @@ class Endpoint:
     async def _round(self, kubelet: Identity) -> None:
         """Serve and register once, then list until there is a reason to go round again."""
         plugin = Plugin(self.resource, lambda: self.offer.value, self._terms, self._meter)
+        newest = self._watch.directory.value.newest
         async with sockets.serving(plugin, self.resource, self._watch) as socket:
             moved = self._moved(socket, kubelet)
             if why := await first(self._gone(), self._register(plugin, socket), moved):
@@ -94,7 +95,7 @@ class Endpoint:
                 self._moved(socket, kubelet),
                 _event(plugin.lost, _LOST),
                 _event(self._again, "asked to"),
-                self._silent(),
+                self._silent(newest),
                 self._publish(plugin),
             )
             # What loses its stream again and again must not spin.
@@ -138,14 +139,14 @@ class Endpoint:
         )
         return "its socket is gone" if seen.kubelet == kubelet else "kubelet is new"
 
-    async def _silent(self) -> str:
-        """Wait until a newer instance has come and gone.
+    async def _silent(self, newest: str) -> str:
+        """Wait until a newer instance than those so far has come and gone.
 
         Meanwhile no list is sent: kubelet takes whatever list came last, whoever sent it. But the stream
         stays open and calls are answered: its end would make kubelets up to 1.36 drop the newer instance's
         endpoint, and later ones promote ours when the newer one goes. To speak again takes a new round.
         """
-        await self._watch.directory.until(lambda seen: seen.newer)
+        await self._watch.directory.until(lambda seen: seen.newer or seen.newest != newest)
         self.registered = False
         log.info("a newer instance speaks", extra={"resource": self.resource})
         await self._watch.directory.until(lambda seen: not seen.newer)

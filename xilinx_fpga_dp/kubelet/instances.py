@@ -24,6 +24,7 @@ class Presence:
         self._name = ""  # ours; names are ordered by age, the newest last
         self._lock: int | None = None
         self._newer: int | None = None  # the newest one's file, open
+        self.newest = ""  # of those newer than we are the newest there has been, as far as we have seen
         self._left = False
 
     def newer_lives(self, directory: str) -> bool:
@@ -44,20 +45,28 @@ class Presence:
             os.close(self._newer)
             self._newer = None
         with suppress(OSError):
-            self._newer = self._newest(os.path.join(directory, FOLDER))
+            self._newer = self._newest_living(os.path.join(directory, FOLDER))
         return self._newer is not None
 
     def leave(self, directory: str) -> None:
-        """Be seen no more."""
+        """Be seen no more. Our file stays as long as another instance is there: it tells that we were.
+
+        Who was stopped, or could not look, would else not know that kubelet has heard somebody newer and
+        does not listen to him any more.
+        """
         self._left = True
+        folder = os.path.join(directory, FOLDER)
         with suppress(OSError):
-            os.unlink(os.path.join(directory, FOLDER, self._name))
-        for file in (self._lock, self._newer):
-            if file is not None:
-                os.close(file)
+            others = [_living(os.path.join(folder, name)) for name in self._others(folder)]
+            for other in filter(None, others):
+                os.close(other)
+            if not any(others):
+                os.unlink(os.path.join(folder, self._name))
+        for file in filter(None, (self._lock, self._newer)):
+            os.close(file)
         self._lock = self._newer = None
         with suppress(OSError):  # another instance is there
-            os.rmdir(os.path.join(directory, FOLDER))
+            os.rmdir(folder)
 
     def _be_seen(self, folder: str) -> None:
         with suppress(FileExistsError):
@@ -65,17 +74,21 @@ class Presence:
         if not self._seen(folder):
             self._enter(folder)
 
-    def _newest(self, folder: str) -> int | None:
+    def _newest_living(self, folder: str) -> int | None:
         """The newest living instance's file, open, if it is newer than we are."""
         newest = None
-        others = (name for name in os.listdir(folder) if _NAME.fullmatch(name) and name != self._name)
-        for name in sorted(others, reverse=True):
+        for name in sorted(self._others(folder), reverse=True):
+            if name > self._name:
+                self.newest = max(self.newest, name)
             living = _living(os.path.join(folder, name))
             if living is not None and newest is None and name > self._name:
                 newest = living
             elif living is not None:
                 os.close(living)
         return newest
+
+    def _others(self, folder: str) -> list[str]:
+        return [name for name in os.listdir(folder) if _NAME.fullmatch(name) and name != self._name]
 
     def _seen(self, folder: str) -> bool:
         """Whether our file is still the one we hold the lock of."""

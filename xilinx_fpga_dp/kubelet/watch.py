@@ -38,12 +38,14 @@ class SocketDirectory:
         kubelet: kubelet's socket; None: there is none.
         ours: the sockets with our suffix, whoever made them.
         newer: a newer instance of this program lives on the node, and speaks in our place.
+        newest: the newest of those newer ones there have been; it may be gone again.
         problem: why the directory could not be looked at.
     """
 
     kubelet: Identity | None = None
     ours: frozenset[tuple[str, Identity]] = frozenset()
     newer: bool = False
+    newest: str = ""
     problem: str | None = None
 
 
@@ -116,8 +118,8 @@ def _look(path: str, presence: Presence) -> SocketDirectory:
                     elif identity:
                         ours.add((entry.name, identity))
     except OSError as error:
-        return SocketDirectory(newer=newer, problem=error.strerror)
-    return SocketDirectory(kubelet, frozenset(ours), newer)
+        return SocketDirectory(newer=newer, newest=presence.newest, problem=error.strerror)
+    return SocketDirectory(kubelet, frozenset(ours), newer, presence.newest)
 
 
 def _identity(path: str) -> Identity | None:

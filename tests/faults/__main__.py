@@ -167,7 +167,7 @@ class _Stages:
         if missing:
             return Outcome(names, instances, skipped=missing[0])
         try:
-            return tried(self._for(faults, instances), faults)
+            return tried(self._for(instances), faults)
         except NotBoth as error:
             self._drop()
             return Outcome(names, instances, skipped=str(error))
@@ -181,13 +181,11 @@ class _Stages:
             self._stage.__exit__(None, None, None)
             self._stage = None
 
-    def _for(self, faults: Sequence[Fault], instances: int) -> Stage:
-        clock = any(fault.place == "clock" for fault in faults)
-        if self._stage is None or (self._stage.instances, self._stage.clock) != (instances, clock):
+    def _for(self, instances: int) -> Stage:
+        if self._stage is None or self._stage.instances != instances:
             self.close()
-            stage = Stage(instances, clock=clock, seed=self._seed)
-            self._stage = stage
-            stage.__enter__()
+            self._stage = Stage(instances, seed=self._seed)
+            self._stage.__enter__()
         return self._stage
 
     def _broken(self, names: tuple[str, ...], instances: int, why: str) -> Outcome:

@@ -10,20 +10,19 @@ import subprocess
 import time
 from collections.abc import Iterator
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
 from tests.faults.fault import EVER, Catalogue
 from tests.faults.kubelets import ALL, no_mounts
-from tests.faults.stage import EVENT, Stage, false_clock, own_namespaces, wait_until
+from tests.faults.stage import EVENT, Stage, own_namespaces, wait_until
 from xilinx_fpga_dp.simulate.node import DAMAGES
 
 faults = Catalogue()
 fault = faults.fault
 
 _INSTANCES = Path("/proc/sys/user/max_inotify_instances")
-# What an instance needs from its start until its first list; measured in the bench, with room.
-_START = 3.0
+# Seconds until an instance that is started has its first list, on a busy machine; the bench has what it takes.
+_START = 10.0
 
 
 # The kernel's limits
@@ -141,30 +140,13 @@ def voice_stopped(stage: Stage) -> Iterator[None]:
     voice.send_signal(signal.SIGCONT)
 
 
-def no_clock() -> str | None:
-    return None if false_clock() else "no libfaketime here"
-
-
-@fault(
-    "stopped while a newer one comes and goes", touches=ALL, gap=EVER, deaf=True, place="processes", back=1.5
-)
-def stopped_while_a_newer_one_comes_and_goes(stage: Stage) -> Iterator[None]:
-    with stopped(stage):
-        newer = stage.launch()
-        for name in stage.wanted:
-            newer.logged("registered", resource=name)
-        assert newer.terminate() == 0
-        newer.__exit__(None, None, None)
-        yield
-
-
-@fault("the clock jumps a day forth and two back", place="clock", lasts=1.5, missing=no_clock)
+@fault("the clock jumps a day forth and two back", place="clock", lasts=1.5)
 def clock_jumps(stage: Stage) -> Iterator[None]:
     before = stage.since()
     for seconds in (+86_400, -86_400):
         stage.set_clock(seconds)
-        time.sleep(1.3)  # it is looked at once a second
-        assert stage.paired or wait_until(partial(_believes, stage, before, seconds), 4), "it was not heeded"
+        time.sleep(0.5)
+        assert stage.paired or _believes(stage, before, seconds), "it does not believe its clock"
     yield
     stage.set_clock(0)
 
@@ -207,7 +189,7 @@ def ended_at_start(stage: Stage) -> Iterator[None]:
         service = stage.launch()
         time.sleep(dice.uniform(0.1, 1.2))
         service.process.send_signal(signal.SIGTERM)
-        code = service.process.wait(4)
+        code = service.process.wait(_START)
         service.__exit__(None, None, None)
         # Before the interpreter has begun with us a signal does what it does to any process.
         assert code == 0 or (code == -signal.SIGTERM and not service.events), f"ended with {code}"

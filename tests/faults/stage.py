@@ -29,6 +29,7 @@ SHELLS = {
 }
 # Any device of the kernel's that no card driver has; told its event again, it is the same as before.
 EVENT = Path("/sys/devices/virtual/mem/null/uevent")
+_CLOCK = Path(__file__).with_name("clock")
 _SHARED_MEMORY = "/dev/shm"
 
 
@@ -49,11 +50,10 @@ class Stage:
 
     Args:
         instances: of the service: one, or an older and a newer one that speaks in its place.
-        clock: the instances have a clock of their own, which can be set.
         seed: of what faults leave to chance.
     """
 
-    def __init__(self, instances: int = 1, *, clock: bool = False, seed: int = 0) -> None:
+    def __init__(self, instances: int = 1, *, seed: int = 0) -> None:
         place = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
         self.directory = tempfile.mkdtemp(prefix="fpga-", dir=place)
         self.node = SampleNode(self.directory)
@@ -70,7 +70,6 @@ class Stage:
         self.kubelet = KubeletDouble(self.sockets)
         self.instances = instances
         self.services: list[Service] = []  # the newest last: it speaks
-        self.clock = clock
         self.seed = seed
         self.began: dict[int, Any] = {}  # what each process had when it was first looked at
         self.paired = False  # several faults at once: each can't tell what is its own doing
@@ -168,22 +167,12 @@ class Stage:
                 HTTP_ADDRESS="127.0.0.1:0",
                 POD_RESOURCES_SOCKET=f"{self.directory}/pods.sock",
             ),
-            environment=self._false_clock() if self.clock else {},
+            environment={"PYTHONPATH": str(_CLOCK), "FAULTS_CLOCK": str(self._clock)},
         )
-
-    def _false_clock(self) -> dict[str, str]:
-        """What lets a process believe our clock; its monotonic one runs on, as when a clock is set."""
-        return {
-            "LD_PRELOAD": str(false_clock()),
-            "FAKETIME_TIMESTAMP_FILE": str(self._clock),
-            "FAKETIME_CACHE_DURATION": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "NO_FAKE_STAT": "1",
-        }
 
     def set_clock(self, seconds: int) -> None:
         """Set the instances' clock so far forth or back."""
-        self._clock.write_text(f"{seconds:+d}s\n")
+        self._clock.write_text(str(seconds))
 
     def end(self, service: Service, number: signal.Signals) -> None:
         """Let an instance end by a signal; after SIGTERM in good order, within what the contract allows."""
@@ -299,15 +288,10 @@ def wait_until(holds: Callable[[], bool], limit: float) -> bool:
     while not holds():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.005)
+        time.sleep(0.01)
     return True
 
 
 def own_namespaces() -> bool:
     """Whether this process has namespaces of its own, to mount in and to take limits from."""
     return "--in-namespaces" in sys.argv
-
-
-def false_clock() -> Path | None:
-    """libfaketime, where it is installed."""
-    return next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)

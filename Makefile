@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 GENERATED := xilinx_fpga_dp/kubelet
 
-.PHONY: run test e2e check format bench protos lock clean
+.PHONY: run test e2e check format bench faults faults-all soak fuzz protos lock clean
 
 run: $(VENV)/.run
 	$(BIN)/python -m xilinx_fpga_dp simulate $(ARGS)
@@ -32,6 +32,24 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.bench
 
+# Everything goes wrong once, and some of it two at a time; SEED for another sample. docs/faults.md says more.
+faults: $(VENV)/.dev
+	$(BIN)/python -m tests.faults each $(SEEDED)
+	$(BIN)/python -m tests.faults pairs --sample 40 $(SEEDED)
+	$(BIN)/python -m tests.faults soak --minutes 0.4 $(SEEDED)
+
+faults-all: $(VENV)/.dev
+	$(BIN)/python -m tests.faults each --long $(SEEDED)
+	$(BIN)/python -m tests.faults pairs $(SEEDED)
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m tests.faults soak --minutes $(or $(MINUTES),10) $(SEEDED)
+SEEDED = $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+# What reads text and bytes, with input that coverage leads: SECONDS for each target.
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python -m tests.faults.fuzz --seconds $(or $(SECONDS),60) $(ARGS)
+
 # The stubs are committed; this makes them anew from protos/.
 protos: $(VENV)/.dev
 	sh protos/generate.sh $(BIN)/python write
@@ -42,6 +60,7 @@ lock:
 	$(VENV)-lock/bin/pip install --quiet uv
 	cd . && $(VENV)-lock/bin/uv pip compile -q $(LOCK) pyproject.toml -o requirements.txt
 	cd . && $(VENV)-lock/bin/uv pip compile -q $(LOCK) --group dev pyproject.toml -o requirements-dev.txt
+	cd . && $(VENV)-lock/bin/uv pip compile -q $(LOCK) --group fuzz pyproject.toml -o requirements-fuzz.txt
 	rm -rf $(VENV)-lock
 LOCK := --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links
@@ -61,3 +80,7 @@ $(VENV)/.dev: requirements-dev.txt pyproject.toml | $(BIN)/python
 	$(PIP) --require-hashes -r requirements-dev.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@ $(VENV)/.run
+
+$(VENV)/.fuzz: requirements-fuzz.txt $(VENV)/.dev
+	$(PIP) --require-hashes -r requirements-fuzz.txt
+	touch $@

@@ -24,7 +24,7 @@ class Fault:
         devices: the devices in their lists may change.
         gap: seconds a resource that is touched may be lost while it lasts.
         shared_gap: the same where a second instance stands by.
-        deaf: an instance can do nothing while it lasts, so that nothing else is mended either.
+        deaf: an instance, or kubelet, can't be reached while it lasts, so nothing else is mended either.
         back: seconds after its end until all is as before.
         lasts: seconds.
         place: what it changes; two that change the same can't be told apart and are not paired.

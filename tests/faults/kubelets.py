@@ -137,7 +137,7 @@ def removed(stage: Stage) -> Iterator[None]:
     stage.kubelet_up()
 
 
-@fault("directory removed, kubelet alive, restarted later", touches=ALL, place="directory")
+@fault("directory removed, kubelet alive, restarted later", deaf=True, touches=ALL, place="directory")
 def removed_beneath(stage: Stage) -> Iterator[None]:
     shutil.rmtree(stage.sockets)
     yield
@@ -145,7 +145,7 @@ def removed_beneath(stage: Stage) -> Iterator[None]:
     stage.kubelet_anew()
 
 
-@fault("directory emptied, kubelet alive, restarted later", touches=ALL, place="directory")
+@fault("directory emptied, kubelet alive, restarted later", deaf=True, touches=ALL, place="directory")
 def emptied(stage: Stage) -> Iterator[None]:
     shutil.rmtree(stage.sockets)
     stage.sockets.mkdir()
@@ -153,7 +153,7 @@ def emptied(stage: Stage) -> Iterator[None]:
     stage.kubelet_anew()
 
 
-@fault("directory renamed and renamed back, kubelet alive", place="directory")
+@fault("directory renamed and renamed back, kubelet alive", deaf=True, place="directory")
 def renamed_and_back(stage: Stage) -> Iterator[None]:
     away = stage.sockets.with_suffix(".away")
     stage.sockets.rename(away)
@@ -183,7 +183,7 @@ def mounted(stage: Stage, *options: str) -> Iterator[None]:
     shell("umount", "--lazy", str(stage.sockets))  # a socket in it keeps it busy
 
 
-@fault("directory read-only, kubelet alive", place="directory", missing=no_mounts)
+@fault("directory read-only, kubelet alive", deaf=True, place="directory", missing=no_mounts)
 def read_only(stage: Stage) -> Iterator[None]:
     with mounted(stage, "--bind", str(stage.sockets)):
         shell("mount", "-o", "remount,ro,bind", str(stage.sockets))
@@ -238,10 +238,12 @@ def replaced(stage: Stage) -> Iterator[None]:
     stage.kubelet_up()
 
 
-@fault("directory mounted over, kubelet alive", place="directory", missing=no_mounts)
+@fault("directory mounted over, kubelet alive", deaf=True, place="directory", missing=no_mounts)
 def mounted_over(stage: Stage) -> Iterator[None]:
     with mounted(stage, "-t", "tmpfs", "tmpfs"):
         yield
+    if stage.kubelet_restarted:  # its socket has gone with the mount
+        stage.kubelet_anew()
 
 
 # The sockets in it

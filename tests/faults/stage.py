@@ -131,7 +131,7 @@ class Stage:
     def cut(self, *shells: str) -> None:
         """End kubelet's streams while it lives."""
         for shell in shells:
-            if self.full(SHELLS[shell]):
+            if self.full(SHELLS[shell]) and not self.kubelet_is_down:
                 self.kubelet.cut_stream(SHELLS[shell])
 
     def full(self, resource: str) -> bool:

@@ -105,7 +105,8 @@ def _try(stage: Stage, faults: Sequence[Fault], outcome: Outcome) -> None:
                     raise
                 raise NotBoth(f"can't end while the other lasts: {error}") from error
         over = time.monotonic()
-        limit = max(fault.back for fault in faults)
+        # Of two the end of one may be what the other's mending has waited for.
+        limit = sum(fault.back for fault in faults)
         wait_until(lambda: stage.problem() is None, limit + 2.0)
         outcome.back = time.monotonic() - over
         _require(stage.problem() is None, f"{limit + 2.0:g} s after its end: {stage.problem()}")

@@ -61,8 +61,9 @@ class Endpoint:
         self._complaint: str | None = None  # the failure that was logged last
 
     def register_again(self) -> None:
-        """Leave what is and go round again now."""
-        self._again.set()
+        """Leave what is and go round again now, unless there is nobody to register with."""
+        if self._watch.directory.value.kubelet is not None:
+            self._again.set()
 
     async def run(self) -> None:
         """Live until the offer is gone; then kubelet has been sent an empty list. Never raises."""

@@ -17,6 +17,7 @@ _MOST_FIELDS = 1 << 16
 _MOST_UNKNOWN = 1 << 8
 
 _VARINT_BYTES = 10
+_NUMBERS = 1 << 29  # field numbers are less
 
 
 def check(data: bytes, kind: type[betterproto2.Message]) -> None:
@@ -61,8 +62,8 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes | None]]:
                 raise ValueError(f"wire type {other}")
         if at > len(data):
             raise ValueError("cut off")
-        if not tag >> 3:
-            raise ValueError("field number 0")
+        if not 0 < tag >> 3 < _NUMBERS:
+            raise ValueError(f"field number {tag >> 3}")
         yield tag >> 3, value
 
 

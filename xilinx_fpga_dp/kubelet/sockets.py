@@ -98,8 +98,8 @@ class _Server(Server):
         self._ended = False
 
     def _protocol_factory(self) -> H2Protocol:
-        protocol = super()._protocol_factory()
-        protocol.handler = _Calls(protocol.handler)
+        made = super()._protocol_factory()
+        protocol = _Protocol(_Calls(made.handler), made.config, made.h2_config)
         open_ones = sum(not each.connection.is_closing() for each in self._protocols if _connected(each))
         if self._ended or open_ones >= _CONNECTIONS:  # connected right after this, then closed
             asyncio.get_running_loop().call_soon(_close, protocol)
@@ -126,6 +126,18 @@ class _Server(Server):
 
     def _busy(self) -> bool:
         return any(not handler.check_closed() for handler in self._handlers)
+
+
+class _Protocol(H2Protocol):
+    """One connection. What grpclib stumbles over ends it, and is no fault of ours to be logged as one."""
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come: frames grpclib does not know, or more of them after the last one."""
+        try:
+            super().data_received(data)
+        except Exception as error:
+            log.debug("connection closed", extra={"error": repr(error)})
+            self.processor.close("not understood")
 
 
 class _Calls(AbstractHandler):

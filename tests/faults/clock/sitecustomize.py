@@ -1,10 +1,10 @@
-"""A wall clock that can be set, for a process of its own: as many seconds forth as the file FAULTS_CLOCK says.
+"""A wall clock that can be set, for one process: as many seconds forth as the file FAULTS_CLOCK says.
 
 Python's monotonic clock runs on, as the kernel's does when somebody sets the clock.
 """
 
 import contextlib
-import datetime
+import datetime as dt
 import os
 import time
 from pathlib import Path
@@ -21,12 +21,12 @@ def _offset() -> int:
     return _last
 
 
-class _DateTime(datetime.datetime):
+class _DateTime(dt.datetime):
     @classmethod
-    def now(cls, tz: datetime.tzinfo | None = None) -> "_DateTime":
+    def now(cls, tz: dt.tzinfo | None = None) -> "_DateTime":
         return cls.fromtimestamp(time.time(), tz)
 
 
 time.time = lambda: _true() + _offset()
 time.time_ns = lambda: _true_ns() + _offset() * 1_000_000_000
-datetime.datetime = _DateTime  # type: ignore[misc]
+dt.datetime = _DateTime  # type: ignore[misc]

@@ -50,7 +50,7 @@ def inotify_used_up(stage: Stage) -> Iterator[None]:
     assert back or stage.paired, "not back 1.5 s after kubelet"
 
 
-@fault("inotify's queue overflows", place="inotify")
+@fault("inotify's queue overflows", deaf=True, place="inotify")
 def inotify_overflows(stage: Stage) -> Iterator[None]:
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     with stopped(stage):
@@ -64,7 +64,7 @@ def inotify_overflows(stage: Stage) -> Iterator[None]:
     yield
 
 
-@fault("netlink's buffer overflows", place="netlink", missing=no_events)
+@fault("netlink's buffer overflows", deaf=True, place="netlink", missing=no_events)
 def netlink_overflows(stage: Stage) -> Iterator[None]:
     with stopped(stage):
         for _ in range(1500):

@@ -7,7 +7,7 @@ This looks at lengths only and knows nothing of what a message means.
 import dataclasses
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, cast, get_args, get_type_hints
+from typing import Any, NamedTuple, cast, get_args, get_type_hints
 
 import betterproto2
 
@@ -30,15 +30,18 @@ def check(data: bytes, kind: type[betterproto2.Message]) -> None:
     rest = [(data, kind)]
     while rest:
         part, of = rest.pop()
-        inner = _inner(of)
+        known = _known(of)
         unknown = 0
         for number, value in _fields(part):
+            field = known.get(number)
             fields += 1
-            unknown += number not in inner
+            unknown += field is None
             if fields > _MOST_FIELDS or unknown > _MOST_UNKNOWN:
                 raise ValueError("too many fields")
-            if value is not None and (message := inner.get(number)) is not None:
-                rest.append((value, message))
+            if field is not None and value is None and field.has_length:
+                raise ValueError(f"field {number} without a length")
+            if field is not None and value is not None and field.message:
+                rest.append((value, field.message))
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, bytes | None]]:
@@ -76,18 +79,23 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
     raise ValueError("a number is cut off or too long")
 
 
+class _Known(NamedTuple):
+    has_length: bool
+    message: type[betterproto2.Message] | None
+
+
 @cache
-def _inner(kind: type[betterproto2.Message]) -> dict[int, type[betterproto2.Message] | None]:
-    """The numbers of a message's fields, and the messages that stand in them."""
+def _known(kind: type[betterproto2.Message]) -> dict[int, _Known]:
+    """The fields of a kind by number: whether each has a length, and the message that stands in it."""
     hints = get_type_hints(kind)
-    return {
-        field.metadata["betterproto"].number: next(
-            (
-                each
-                for each in (hints[field.name], *get_args(hints[field.name]))
-                if isinstance(each, type) and issubclass(each, betterproto2.Message)
-            ),
-            None,
+    found = {}
+    for field in dataclasses.fields(cast(Any, kind)):  # each generated class is one
+        about = field.metadata["betterproto"]
+        kinds = (hints[field.name], *get_args(hints[field.name]))
+        messages = [
+            each for each in kinds if isinstance(each, type) and issubclass(each, betterproto2.Message)
+        ]
+        found[about.number] = _Known(
+            about.proto_type in ("string", "bytes", "message", "map"), next(iter(messages), None)
         )
-        for field in dataclasses.fields(cast(Any, kind))  # each generated class is one
-    }
+    return found

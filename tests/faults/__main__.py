@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.faults.catalogue import FAULTS, named, pairs
 from tests.faults.fault import Fault
-from tests.faults.stage import Stage
+from tests.faults.stage import SHELLS, Stage
 from tests.faults.trial import Broken, NotBoth, Outcome, tried
 
 Job = tuple[tuple[Fault, ...], int]
@@ -50,6 +50,8 @@ def main() -> int:
     print(f"{len(outcomes)} trials, {len(failed)} broken, {skipped} not possible here")
     for each in failed:
         print(f"BROKEN, {each['instances']} instances: {' + '.join(each['faults'])}: {each['problem']}")
+    if options.table:
+        print(*_table(outcomes), sep="\n")
     return 0 if ended_well and not failed and outcomes else 1
 
 
@@ -62,6 +64,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--sample", type=int, help="so many of the pairs; all where not given")
     parser.add_argument("--minutes", type=float, default=10.0, help="of a soak")
     parser.add_argument("--seed", type=int, default=1, help="of what is left to chance")
+    parser.add_argument("--table", action="store_true", help="end with the table of docs/faults.md")
     parser.add_argument("--lanes", type=int, default=3, help="trials at a time")
     parser.add_argument("--lane", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--in-namespaces", action="store_true", help=argparse.SUPPRESS)
@@ -109,6 +112,22 @@ def _row(outcome: dict[str, Any]) -> str:
         f"{name}: back {1000 * outcome['back']:.0f} ms, lost {1000 * outcome['lost']:.0f} ms, "
         f"{outcome['memory']:+.1f} MB, {100 * outcome['cpu']:.0f} % CPU"
     )
+
+
+def _table(outcomes: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """What was measured of single faults, with one instance and with two."""
+    measured = {(each["faults"][0], each["instances"]): each for each in outcomes if len(each["faults"]) == 1}
+    yield "| fault | back after, ms | lost meanwhile, ms | two instances: back | lost | who may notice |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for fault in FAULTS:
+        cells = []
+        for instances in (1, 2):
+            if (each := measured.get((fault.name, instances))) is None or each["problem"] or each["skipped"]:
+                cells += ["-", "-"]
+            else:
+                cells += [f"{1000 * each['back']:.0f}", f"{1000 * each['lost']:.0f}"]
+        noticed = {0: "nobody", len(SHELLS): "every resource"}.get(len(fault.touches), "its own resource")
+        yield f"| {' | '.join((fault.name, *cells, noticed))} |"
 
 
 # One lane: its own namespaces, its own stages, one trial after the other.

@@ -196,10 +196,10 @@ def ended_at_start(stage: Stage) -> Iterator[None]:
     yield
 
 
-@fault("SIGTERM while a call hangs, and started again", touches=ALL, gap=EVER, shared_gap=1.0,
+@fault("SIGTERM while a read hangs, and started again", touches=ALL, gap=EVER, shared_gap=1.0,
        place="processes", back=_START)  # fmt: skip
-def ended_while_a_call_hangs(stage: Stage) -> Iterator[None]:
-    card = stage.cards("u250")[0]
+def ended_while_a_read_hangs(stage: Stage) -> Iterator[None]:
+    card = stage.cards("u200")[0]
     card.hang("ready")
     time.sleep(0.05)
     try:

@@ -13,7 +13,7 @@ IMAGE ?= $(shell sed -n 's/^  repository: //p' deploy/helm/xilinx-fpga-dp/values
 BUILDER ?= buildah
 DIST ?= dist
 
-.PHONY: run test e2e test-deploy check format bench protos docs lock image image-name version release dist manifests clean
+.PHONY: run test e2e test-deploy check format bench faults faults-all soak fuzz protos docs lock image image-name version release dist manifests clean
 
 run: $(VENV)/.run
 	$(BIN)/python -m xilinx_fpga_dp simulate $(ARGS)
@@ -44,6 +44,24 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.bench
+
+# Everything goes wrong once, and some of it two at a time; SEED for another sample. docs/faults.md says more.
+faults: $(VENV)/.dev
+	$(BIN)/python -m tests.faults each $(SEEDED)
+	$(BIN)/python -m tests.faults pairs --sample 40 $(SEEDED)
+	$(BIN)/python -m tests.faults soak --minutes 0.4 $(SEEDED)
+
+faults-all: $(VENV)/.dev
+	$(BIN)/python -m tests.faults each --long $(SEEDED)
+	$(BIN)/python -m tests.faults pairs $(SEEDED)
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m tests.faults soak --minutes $(or $(MINUTES),10) $(SEEDED)
+SEEDED = $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+# What reads text and bytes, with input that coverage leads: SECONDS for each target.
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python -m tests.faults.fuzz --seconds $(or $(SECONDS),60) $(ARGS)
 
 # The stubs are committed; this makes them anew from protos/.
 protos: $(VENV)/.dev
@@ -97,6 +115,7 @@ lock:
 	cd . && $(VENV)-lock/bin/uv pip compile -q $(LOCK) pyproject.toml -o requirements.txt
 	cd . && $(VENV)-lock/bin/uv pip compile -q $(LOCK) --group dev pyproject.toml -o requirements-dev.txt
 	cd . && $(VENV)-lock/bin/uv pip compile -q $(LOCK) --group build -o requirements-build.txt
+	cd . && $(VENV)-lock/bin/uv pip compile -q $(LOCK) --group fuzz pyproject.toml -o requirements-fuzz.txt
 	rm -rf $(VENV)-lock
 LOCK := --upgrade --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links
@@ -116,3 +135,7 @@ $(VENV)/.dev: requirements-dev.txt pyproject.toml | $(BIN)/python
 	$(PIP) --require-hashes -r requirements-dev.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@ $(VENV)/.run
+
+$(VENV)/.fuzz: requirements-fuzz.txt $(VENV)/.dev
+	$(PIP) --require-hashes -r requirements-fuzz.txt
+	touch $@

@@ -37,13 +37,18 @@ def cli(
 class Service:
     """``run`` as a process of its own, its log read line by line. Ends with the ``with`` block."""
 
-    def __init__(self, settings: Mapping[str, str], *arguments: str) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, str],
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.events: list[dict[str, Any]] = []
         self.raw: list[str] = []
         self._news = threading.Condition()
         self.process = subprocess.Popen(
             [*COMMAND, "run", *arguments],
-            env=clean_environment({"LOG_FORMAT": "json", **settings}),
+            env=clean_environment({"LOG_FORMAT": "json", **settings}) | dict(environment or {}),
             stderr=subprocess.PIPE,
             text=True,
         )

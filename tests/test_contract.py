@@ -3,10 +3,13 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -182,6 +185,63 @@ def test_garbage_on_the_wire_becomes_a_status(registered: KubeletDouble) -> None
             assert "Allocate" in (status.details() or "")
         unknown: Any = channel.unary_unary("/v1beta1.DevicePlugin/Frobnicate")
         assert refused(lambda: unknown(b"", timeout=5)).code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_a_request_that_is_too_long_is_refused_before_it_is_read(registered: KubeletDouble) -> None:
+    with grpc.insecure_channel(
+        f"unix://{registered.directory}/{registered.registrations[0].endpoint}",
+        options=[("grpc.default_authority", "localhost")],
+    ) as channel:
+        for method in ("Allocate", "ListAndWatch"):
+            call: Any = channel.unary_unary(f"/v1beta1.DevicePlugin/{method}")
+            status = refused(partial(call, timeout=5), bytes(2 << 20))
+            assert status.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert str(2 << 20) in (status.details() or "")
+
+
+def test_connections_beyond_a_few_are_closed_and_kubelets_is_not(
+    registered: KubeletDouble, cards: SampleNode, service: Service
+) -> None:
+    before = len(os.listdir(f"/proc/{service.process.pid}/fd"))
+    path = f"{cards.socket_dir}/{registered.registrations[0].endpoint}"
+    with ExitStack() as peers:
+        for _ in range(100):
+            peer = peers.enter_context(socket.socket(socket.AF_UNIX))
+            peer.settimeout(5)
+            peer.connect(path)
+        eventually(lambda: len(os.listdir(f"/proc/{service.process.pid}/fd")) <= before + 16, "16 at most")
+        assert registered.allocate(U200, ["0000:11:00.1"]).container_responses
+    eventually(lambda: len(os.listdir(f"/proc/{service.process.pid}/fd")) <= before, "none is left")
+    assert registered.ends == []
+
+
+def test_a_call_under_way_at_the_end_is_refused_with_a_sentence(
+    registered: KubeletDouble, cards: SampleNode, service: Service
+) -> None:
+    cards.cards[0].hang("ready")
+    os.unlink(f"{cards.root}{cards.cards[0].render_node}")  # so that its driver has to be asked
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(refused, registered.allocate, U200, ["0000:11:00.1"])
+        time.sleep(0.1)
+        assert service.terminate() == 0
+        status = call.result(5)
+    cards.cards[0].unhang("ready")
+    assert status.code() is grpc.StatusCode.UNAVAILABLE
+    assert "the plugin is ending" in (status.details() or "")
+
+
+def test_a_directory_that_is_away_takes_nothing_from_a_kubelet_that_lives(
+    registered: KubeletDouble, cards: SampleNode, service: Service
+) -> None:
+    os.rename(cards.socket_dir, f"{cards.socket_dir}.away")
+    service.logged("socket directory", problem="No such file or directory")
+    cards.cards[0].offline()
+    registered.wait_for(lambda: registered.allocatable(U200) == 1)
+    os.rename(f"{cards.socket_dir}.away", cards.socket_dir)
+    service.logged("socket directory is back")
+    time.sleep(0.3)
+    assert len(registered.registrations) == 2
+    assert registered.ends == []
 
 
 def test_kubelet_absent_at_start_is_waited_for(
@@ -473,6 +533,44 @@ def test_of_two_instances_the_newer_speaks(cards: SampleNode, kubelet: KubeletDo
         kubelet.wait_for(lambda: kubelet.lists(U200)[-1].time > died and kubelet.allocatable(U200) == 2)
         assert kubelet.lists(U200)[-1].endpoint not in {each.endpoint for each in kubelet.lists(U200)[:3]}
         assert first.endpoint != kubelet.lists(U200)[-1].endpoint
+
+
+def test_a_newer_instance_that_came_and_went_unseen_is_noticed(
+    registered: KubeletDouble, cards: SampleNode, service: Service
+) -> None:
+    service.process.send_signal(signal.SIGSTOP)
+    with Service(settings_for(cards)) as newer:
+        for name in (U200, U250):
+            newer.logged("registered", resource=name)
+        assert newer.terminate() == 0
+    registered.wait_for(lambda: registered.allocatable(U200) == 0, 3)
+    service.process.send_signal(signal.SIGCONT)
+    registered.wait_for(lambda: registered.allocatable(U200) == 2 and registered.allocatable(U250) == 1, 3)
+
+
+@pytest.mark.parametrize("remade", ["moved", "removed"])
+def test_the_older_stays_silent_where_the_directory_is_made_anew(
+    cards: SampleNode, kubelet: KubeletDouble, remade: str
+) -> None:
+    kubelet.start()
+    with Service(settings_for(cards)) as older:
+        kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+        with Service(settings_for(cards)) as newer:
+            older.logged("a newer instance speaks", resource=U200)
+            newer.logged("registered", resource=U200)
+            newer.process.send_signal(signal.SIGSTOP)  # so that the older is the first in the new directory
+            kubelet.kill()
+            if remade == "moved":
+                os.rename(cards.socket_dir, f"{cards.socket_dir}.moved")
+            else:
+                shutil.rmtree(cards.socket_dir)
+            count = len(kubelet.registrations)
+            kubelet.start()
+            time.sleep(1.0)
+            assert len(kubelet.registrations) == count, "the older is silent"
+            newer.process.send_signal(signal.SIGCONT)
+            kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2, 3)
+            assert all(r.endpoint in str(newer.events) for r in kubelet.registrations[count:])
 
 
 @pytest.mark.parametrize("by_socket", [False, True])

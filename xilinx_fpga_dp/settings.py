@@ -201,6 +201,15 @@ class Settings(BaseSettings):
         """
         try:
             settings = cls(**dict[str, Any](flags))
+        except UnicodeEncodeError:  # bytes that are no text, which pydantic does not look into
+            given = {name: flags.get(name) or os.environ.get(variable(name), "") for name in cls.model_fields}
+            raise BadSettings(
+                [
+                    f"{variable(name)}: must be UTF-8 text"
+                    for name, text in given.items()
+                    if not _is_text(text)
+                ]
+            ) from None
         except ValidationError as error:
             lines = {str(each["loc"][0]): _line(each) for each in reversed(error.errors())}
             raise BadSettings([lines[name] for name in cls.model_fields if name in lines]) from None
@@ -223,6 +232,10 @@ class Settings(BaseSettings):
 
 def _text(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _is_text(text: str) -> bool:
+    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def variable(field: str) -> str:

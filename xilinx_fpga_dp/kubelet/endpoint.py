@@ -61,8 +61,9 @@ class Endpoint:
         self._complaint: str | None = None  # the failure that was logged last
 
     def register_again(self) -> None:
-        """Leave what is and go round again now."""
-        self._again.set()
+        """Leave what is and go round again now, unless there is nobody to register with."""
+        if self._watch.directory.value.kubelet is not None:
+            self._again.set()
 
     async def run(self) -> None:
         """Live until the offer is gone; then kubelet has been sent an empty list. Never raises."""
@@ -83,6 +84,7 @@ class Endpoint:
     async def _round(self, kubelet: Identity) -> None:
         """Serve and register once, then list until there is a reason to go round again."""
         plugin = Plugin(self.resource, lambda: self.offer.value, self._terms, self._meter)
+        newest = self._watch.directory.value.newest
         async with sockets.serving(plugin, self.resource, self._watch) as socket:
             moved = self._moved(socket, kubelet)
             if why := await first(self._gone(), self._register(plugin, socket), moved):
@@ -94,7 +96,7 @@ class Endpoint:
                 self._moved(socket, kubelet),
                 _event(plugin.lost, _LOST),
                 _event(self._again, "asked to"),
-                self._silent(),
+                self._silent(newest),
                 self._publish(plugin),
             )
             self.registered = False  # at once: ending what is served may take a moment
@@ -122,25 +124,31 @@ class Endpoint:
                 # Nobody listens: kubelet is dead, or between its bind and its listen. It has not heard of
                 # this socket, so the socket is as good as new.
                 self._complain(error)
+                if isinstance(error, FileNotFoundError):  # the path leads elsewhere: an unmount wakes nobody
+                    await self._watch.look()
                 await asyncio.sleep(self._delay())
         async with asyncio.timeout(_STREAM_LIMIT):
             await plugin.watched.wait()
 
     async def _moved(self, socket: sockets.Bound, kubelet: Identity | None) -> str:
-        """Wait until the directory shows that kubelet can't reach this socket, or is another one."""
-        seen = await self._watch.directory.until(
-            lambda seen: not socket.seen_in(seen) or seen.kubelet not in (None, kubelet)
-        )
-        return "its socket is gone" if seen.kubelet in (None, kubelet) else "kubelet is new"
+        """Wait until the directory shows that kubelet can't reach this socket, or is another one.
 
-    async def _silent(self) -> str:
-        """Wait until a newer instance has come and gone.
+        Where kubelet's own socket is not to be seen nobody could be told of another one of ours. So a
+        directory that is away, or can't be read, takes nothing from a kubelet that lives.
+        """
+        seen = await self._watch.directory.until(
+            lambda seen: seen.kubelet is not None and (seen.kubelet != kubelet or not socket.seen_in(seen))
+        )
+        return "its socket is gone" if seen.kubelet == kubelet else "kubelet is new"
+
+    async def _silent(self, newest: str) -> str:
+        """Wait until a newer instance than those so far has come and gone.
 
         Meanwhile no list is sent: kubelet takes whatever list came last, whoever sent it. But the stream
         stays open and calls are answered: its end would make kubelets up to 1.36 drop the newer instance's
         endpoint, and later ones promote ours when the newer one goes. To speak again takes a new round.
         """
-        await self._watch.directory.until(lambda seen: seen.newer)
+        await self._watch.directory.until(lambda seen: seen.newer or seen.newest != newest)
         self.registered = False
         log.info("a newer instance speaks", extra={"resource": self.resource})
         await self._watch.directory.until(lambda seen: not seen.newer)

@@ -51,35 +51,72 @@ class Presence:
         self._token = secrets.token_hex(4)
         self._name = ""  # ours; names are ordered by age, the newest last
         self._lock: int | None = None
+        self._newer: int | None = None  # the newest one's file, open
+        self.newest = ""  # of those newer than we are the newest there has been, as far as we have seen
         self._left = False
 
     def newer_lives(self, directory: str) -> bool:
         """Make sure that we are seen; whether a newer instance is there.
 
-        What dead instances left is removed.
-
-        Raises:
-            OSError: the folder can't be read or written.
+        What dead instances left is removed. Where the folder can't be used, a newer instance that was there
+        before counts as long as it lives.
         """
         if self._left:
             return True
+        with suppress(OSError):  # no directory, a full or a read-only one: binding reports it
+            self._be_seen(os.path.join(directory, FOLDER))
+        # The folder may be another one than before, and we the first to be in it. Whoever is not there yet
+        # holds the old lock until he is, so that is looked at first.
+        if self._newer is not None:
+            if _held(self._newer):
+                return True
+            os.close(self._newer)
+            self._newer = None
+        with suppress(OSError):
+            self._newer = self._newest_living(os.path.join(directory, FOLDER))
+        return self._newer is not None
+
+    def leave(self, directory: str) -> None:
+        """Be seen no more. Our file stays as long as another instance is there: it tells that we were.
+
+        Who was stopped, or could not look, would else not know that kubelet has heard somebody newer and
+        does not listen to him any more.
+        """
+        self._left = True
         folder = os.path.join(directory, FOLDER)
+        with suppress(OSError):
+            others = [_living(os.path.join(folder, name)) for name in self._others(folder)]
+            for other in filter(None, others):
+                os.close(other)
+            if not any(others):
+                os.unlink(os.path.join(folder, self._name))
+        for file in filter(None, (self._lock, self._newer)):
+            os.close(file)
+        self._lock = self._newer = None
+        with suppress(OSError):  # another instance is there
+            os.rmdir(folder)
+
+    def _be_seen(self, folder: str) -> None:
         with suppress(FileExistsError):
             os.mkdir(folder, 0o700)
         if not self._seen(folder):
             self._enter(folder)
-        others = [name for name in os.listdir(folder) if _NAME.fullmatch(name) and name != self._name]
-        living = [name for name in others if _lives(os.path.join(folder, name))]
-        return max(living, default="") > self._name
 
-    def leave(self, directory: str) -> None:
-        """Be seen no more."""
-        self._left = True
-        with suppress(OSError):
-            os.unlink(os.path.join(directory, FOLDER, self._name))
-        self._unlock()
-        with suppress(OSError):  # another instance is there
-            os.rmdir(os.path.join(directory, FOLDER))
+    def _newest_living(self, folder: str) -> int | None:
+        """The newest living instance's file, open, if it is newer than we are."""
+        newest = None
+        for name in sorted(self._others(folder), reverse=True):
+            if name > self._name:
+                self.newest = max(self.newest, name)
+            living = _living(os.path.join(folder, name))
+            if living is not None and newest is None and name > self._name:
+                newest = living
+            elif living is not None:
+                os.close(living)
+        return newest
+
+    def _others(self, folder: str) -> list[str]:
+        return [name for name in os.listdir(folder) if _NAME.fullmatch(name) and name != self._name]
 
     def _seen(self, folder: str) -> bool:
         """Whether our file is still the one we hold the lock of."""
@@ -95,36 +132,41 @@ class Presence:
             # Counted on, not taken from a clock that may jump.
             numbers = [int(match[1]) for name in os.listdir(folder) if (match := _NAME.fullmatch(name))]
             self._name = f"{max(numbers, default=0) + 1:010}-{self._token}"
+        path = os.path.join(folder, self._name)
         for _ in range(_TRIES):
-            self._unlock()
-            path = os.path.join(folder, self._name)
             # Opened for writing: its end by any death is an inotify event then, IN_CLOSE_WRITE.
-            self._lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            with suppress(BlockingIOError):  # another instance is trying whether we live
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if self._seen(folder):
-                    return
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # another instance is trying whether we live
+                os.close(lock)
+                continue
+            before, self._lock = self._lock, lock
+            if before is not None:
+                os.close(before)
+            if self._seen(folder):
+                return
         raise BlockingIOError(f"{folder}: no lock to be had")
 
-    def _unlock(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
 
-
-def _lives(path: str) -> bool:
-    """Whether somebody holds the lock of this file; if not, it is removed."""
+def _living(path: str) -> int | None:
+    """The file, open, if somebody holds its lock; if nobody does, it is removed."""
     try:
         probe = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
-        return False
-    try:
-        fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return None
+    if _held(probe):
+        return probe
+    with suppress(OSError):  # gone by now, or not ours to remove
         os.unlink(path)
+    os.close(probe)
+    return None
+
+
+def _held(file: int) -> bool:
+    """Whether somebody else holds the lock of an open file; if not, we share it until the file is closed."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # gone by now, or not ours to remove: nobody holds it
-        return False
-    finally:
-        os.close(probe)
     return False

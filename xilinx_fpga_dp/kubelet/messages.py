@@ -6,6 +6,7 @@ from typing import Any
 from grpclib.encoding.base import CodecBase
 
 from xilinx_fpga_dp.kubelet import v1beta1
+from xilinx_fpga_dp.kubelet.framing import check
 from xilinx_fpga_dp.model import Grant, Offer
 
 API_VERSION = "v1beta1"  # exactly this, or kubelet refuses: plugin/v1beta1/server.go
@@ -30,6 +31,7 @@ class Codec(CodecBase):
         Raises:
             Exception: of many kinds, for bytes that are no such message.
         """
+        check(data, message_type)
         return message_type.parse(data)
 
 

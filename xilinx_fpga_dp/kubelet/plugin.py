@@ -75,6 +75,8 @@ class Plugin:
         # The first stream is kubelet's: nobody else was told this socket's name. Later ones are guests.
         self.watched = asyncio.Event()
         self.lost = asyncio.Event()
+        self._calls: set[asyncio.Task[Any]] = set()  # unary calls under way
+        self._ending = False
 
     @property
     def up_to_date(self) -> bool:
@@ -88,6 +90,12 @@ class Plugin:
     def end_streams(self) -> None:
         """Let every stream send the last list published, then end: kubelet sees a clean end."""
         self._lists.close()
+
+    def refuse_the_rest(self) -> None:
+        """Answer the unary calls that are still under way: the plugin is ending."""
+        self._ending = True
+        for call in self._calls:
+            call.cancel()
 
     def __mapping__(self) -> dict[str, grpclib.const.Handler]:
         """Return grpclib's table of methods, whose names are those of protos/api.proto."""
@@ -125,12 +133,12 @@ class Plugin:
         self, method: str, stream: Stream[Any, Any], answer: Callable[[Any], Awaitable[bytes]]
     ) -> bytes:
         """Turn whatever happens into an answer or a status: without either, kubelet would wait for ever."""
+        call = asyncio.current_task()
+        assert call is not None  # noqa: S101 - grpclib makes a task of each call
+        self._calls.add(call)
         try:
             async with asyncio.timeout(self._time_limit):
-                request = await stream.recv_message()
-                if request is None:
-                    raise GRPCError(Status.INVALID_ARGUMENT, f"{method}: the request is missing")
-                return await answer(request)
+                return await answer(await _received(method, stream))
         except (GRPCError, StreamTerminatedError):
             raise
         except Refusal as refusal:
@@ -144,18 +152,25 @@ class Plugin:
                 f"{method} of {self._resource} took more than {self._time_limit:g} s",
             ) from None
         except asyncio.CancelledError:
-            if (task := asyncio.current_task()) is None or task.cancelling():
-                raise  # the stream or the server ends
+            if self._ending:
+                call.uncancel()
+                raise GRPCError(
+                    Status.UNAVAILABLE, f"{method} of {self._resource}: the plugin is ending"
+                ) from None
+            if call.cancelling():
+                raise  # the stream or the connection ends
             raise GRPCError(Status.INTERNAL, f"{method} of {self._resource} was interrupted") from None
         except Exception as error:
             log.exception("call failed", extra={"resource": self._resource, "method": method})
             raise GRPCError(Status.INTERNAL, f"{method} of {self._resource} failed: {error!r}") from None
+        finally:
+            self._calls.discard(call)
 
     async def _list_and_watch(self, stream: Stream[v1beta1.Empty, Any]) -> None:
+        await _received("ListAndWatch", stream)
         kubelets = not self.watched.is_set()
         self.watched.set()
         try:
-            await stream.recv_message()
             sent = None
             while True:
                 sent = await self._lists.other_than(sent)
@@ -198,3 +213,20 @@ class Plugin:
 
     def _current(self) -> Offer:
         return self._offer() or Offer(self._resource, ())
+
+
+async def _received(method: str, stream: Stream[Any, Any]) -> Any:
+    """The request of a call.
+
+    Raises:
+        GRPCError: there is none, or its bytes are none. grpclib and betterproto2 say so in many ways.
+    """
+    try:
+        request = await stream.recv_message()
+    except (GRPCError, StreamTerminatedError, TimeoutError):
+        raise
+    except Exception as error:
+        raise GRPCError(Status.INVALID_ARGUMENT, f"{method}: no such request: {error}") from None
+    if request is None:
+        raise GRPCError(Status.INVALID_ARGUMENT, f"{method}: the request is missing")
+    return request

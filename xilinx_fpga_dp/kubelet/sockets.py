@@ -7,10 +7,14 @@ import re
 import secrets
 import socket
 import weakref
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
-from grpclib.protocol import H2Protocol
+from grpclib.config import Configuration
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+from grpclib.protocol import AbstractHandler, Buffer, H2Protocol, Stream
 from grpclib.server import Server
 
 from xilinx_fpga_dp.kubelet.messages import Codec
@@ -24,8 +28,16 @@ _TOKEN_BYTES = 6
 _OURS = re.compile(rf"(?:.+-)?[0-9a-f]{{{2 * _TOKEN_BYTES}}}{re.escape(SUFFIX)}")
 SHORTEST_NAME = len("-".join(("0" * 2 * _TOKEN_BYTES, SUFFIX.removeprefix("-"))))
 
-# Seconds in which calls under way may end before their connections are closed.
+# Seconds in which calls under way may end, and then those that are refused, before connections are closed.
 _LAST_CALLS = 0.3
+_LAST_REFUSALS = 0.1
+
+# kubelet has one connection, and a guest perhaps another.
+_CONNECTIONS = 16
+# Bytes: a request names device ids, a few thousand at most. The window is the least that HTTP/2 allows, and
+# all that waits unread of a connection.
+_MAX_REQUEST = 1 << 20
+_WINDOW = (1 << 16) - 1
 
 
 class Bound:
@@ -55,11 +67,11 @@ async def serving(plugin: Plugin, resource: str, watch: Watch) -> AsyncIterator[
     """
     name = _socket_name(watch.path, resource)
     path = os.path.join(watch.path, name)
-    server = _Server([plugin], codec=Codec())
+    server = _Server(plugin)
     watch.mine.add(name)
     try:
         listener = _listen(path)
-        await server.start(sock=listener)
+        await server.start(sock=listener, backlog=_CONNECTIONS)
         bound = Bound(name, watch)
         await bound.settle()
         yield bound
@@ -72,46 +84,105 @@ async def serving(plugin: Plugin, resource: str, watch: Watch) -> AsyncIterator[
 
 
 class _Server(Server):
-    """grpclib's server, which can also end its connections.
+    """grpclib's server, which can also end its connections, and bounds what they cost.
 
     Its own close() cancels the streams without trailers, and on Python 3.12 and later its wait_closed() waits
-    until the client closes the connection, which kubelet never does.
+    until the client closes the connection, which kubelet never does. It takes any number of connections and
+    messages of any length.
     """
 
-    def __init__(self, handlers: list[Plugin], *, codec: Codec) -> None:
-        super().__init__(handlers, codec=codec)
+    def __init__(self, plugin: Plugin) -> None:
+        window = Configuration(http2_connection_window_size=_WINDOW, http2_stream_window_size=_WINDOW)
+        super().__init__([plugin], codec=Codec(), config=window)
+        self._plugin = plugin
         self._protocols: weakref.WeakSet[H2Protocol] = weakref.WeakSet()
         self._ended = False
 
     def _protocol_factory(self) -> H2Protocol:
-        protocol = super()._protocol_factory()
-        self._protocols.add(protocol)
-        if self._ended:  # accepted in the last moment: connected right after this, then closed
+        made = super()._protocol_factory()
+        protocol = _Protocol(_Calls(made.handler), made.config, made.h2_config)
+        open_ones = sum(not each.connection.is_closing() for each in self._protocols if _connected(each))
+        if self._ended or open_ones >= _CONNECTIONS:  # connected right after this, then closed
             asyncio.get_running_loop().call_soon(_close, protocol)
+        self._protocols.add(protocol)
         return protocol
 
     async def end(self) -> None:
-        """Take no more connections, let calls under way end for a moment, then close every connection.
-
-        grpclib tells nobody when a call ends, so that is looked for.
-        """
+        """Take no more connections, let calls under way end for a moment, then close every connection."""
         if self._server is not None:
             self._server.close()
         await asyncio.sleep(0)  # streams that were told to end do so now
-        deadline = asyncio.get_running_loop().time() + _LAST_CALLS
-        while self._busy() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+        await self._idle(_LAST_CALLS)
+        self._plugin.refuse_the_rest()
+        await self._idle(_LAST_REFUSALS)
         self._ended = True
         for protocol in list(self._protocols):
             _close(protocol)
+
+    async def _idle(self, limit: float) -> None:
+        """Wait until no call is under way; grpclib tells nobody when one ends, so that is looked for."""
+        deadline = asyncio.get_running_loop().time() + limit
+        while self._busy() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
 
     def _busy(self) -> bool:
         return any(not handler.check_closed() for handler in self._handlers)
 
 
+class _Protocol(H2Protocol):
+    """One connection. What grpclib stumbles over ends it, and is no fault of ours to be logged as one."""
+
+    def data_received(self, data: bytes) -> None:
+        """Take what has come: frames grpclib does not know, or more of them after the last one."""
+        try:
+            super().data_received(data)
+        except Exception as error:
+            log.debug("connection closed", extra={"error": repr(error)})
+            self.processor.close("not understood")
+
+
+class _Calls(AbstractHandler):
+    """The calls of one connection, as grpclib takes them, but for the length of a request."""
+
+    def __init__(self, calls: AbstractHandler) -> None:
+        self._calls = calls
+
+    def accept(
+        self, stream: Stream, headers: list[tuple[str, str]], release_stream: Callable[[], None]
+    ) -> None:
+        """Answer a call, of which nothing but the head has been read yet."""
+        assert stream.id is not None  # noqa: S101 - for the type: it came with the head
+        stream.buffer = _Request(partial(stream.connection.ack, stream.id))
+        self._calls.accept(stream, headers, release_stream)
+
+    def cancel(self, stream: Stream) -> None:
+        """The client has given the call up."""
+        self._calls.cancel(stream)
+
+    def close(self) -> None:
+        """The connection is closed."""
+        self._calls.close()
+
+
+class _Request(Buffer):
+    """What has come of a request."""
+
+    async def read(self, size: int) -> bytes:
+        """Wait for so many bytes."""
+        if size > _MAX_REQUEST:
+            raise GRPCError(
+                Status.RESOURCE_EXHAUSTED, f"a request of {size} bytes; {_MAX_REQUEST} are allowed"
+            )
+        return await super().read(size)
+
+
 def _close(protocol: H2Protocol) -> None:
-    if hasattr(protocol, "processor"):  # connected
+    if _connected(protocol):
         protocol.processor.close("the plugin ends")
+
+
+def _connected(protocol: H2Protocol) -> bool:
+    return hasattr(protocol, "processor")
 
 
 def _listen(path: str) -> socket.socket:

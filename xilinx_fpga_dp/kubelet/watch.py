@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,8 +20,8 @@ SUFFIX = "-fpga.sock"  # of every socket of ours
 # Seconds between looks that nothing woke, and that one look may take.
 _LOOK_EVERY = 2.0
 _LOOK_LIMIT = 5.0
-# Seconds between looks while a newer instance speaks.
-_STANDBY = 0.5
+# Seconds between looks while a newer instance speaks, or the directory can't be looked at.
+_SOON = 0.5
 
 Identity = tuple[int, int, int]
 """Device, inode and time of modification of a file: a chmod changes none, a new file one of them.
@@ -39,12 +38,14 @@ class SocketDirectory:
         kubelet: kubelet's socket; None: there is none.
         ours: the sockets with our suffix, whoever made them.
         newer: a newer instance of this program lives on the node, and speaks in our place.
+        newest: the newest of those newer ones there have been; it may be gone again.
         problem: why the directory could not be looked at.
     """
 
     kubelet: Identity | None = None
     ours: frozenset[tuple[str, Identity]] = frozenset()
     newer: bool = False
+    newest: str = ""
     problem: str | None = None
 
 
@@ -91,8 +92,8 @@ class Watch:
         with Wakeups(self.path, f"{self.path}/{FOLDER}") as wakeups:
             while True:
                 wakeups.arm()
-                await self.look()
-                await wakeups.wait(_STANDBY if self.directory.value.newer else _LOOK_EVERY)
+                seen = await self.look()
+                await wakeups.wait(_SOON if seen.newer or seen.problem else _LOOK_EVERY)
 
     def _tell(self, problem: str | None) -> None:
         if problem != self._told:
@@ -106,9 +107,7 @@ class Watch:
 def _look(path: str, presence: Presence) -> SocketDirectory:
     kubelet = None
     ours = set()
-    newer = False
-    with suppress(OSError):  # a read-only or full directory has no room for two, and is reported by binding
-        newer = presence.newer_lives(path)
+    newer = presence.newer_lives(path)
     try:
         with os.scandir(path) as entries:
             for entry in entries:
@@ -119,8 +118,8 @@ def _look(path: str, presence: Presence) -> SocketDirectory:
                     elif identity:
                         ours.add((entry.name, identity))
     except OSError as error:
-        return SocketDirectory(problem=error.strerror)
-    return SocketDirectory(kubelet, frozenset(ours), newer)
+        return SocketDirectory(newer=newer, newest=presence.newest, problem=error.strerror)
+    return SocketDirectory(kubelet, frozenset(ours), newer, presence.newest)
 
 
 def _identity(path: str) -> Identity | None:

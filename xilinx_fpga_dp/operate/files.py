@@ -14,6 +14,7 @@ from xilinx_fpga_dp.wakeups import Wakeups
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY = 10.0  # seconds between looks at a file that nothing woke
+_AGAIN = 0.5  # seconds until a file that could not be written is tried again
 _TIME_LIMIT = 2.0  # seconds a file operation may take
 
 
@@ -47,8 +48,8 @@ class KeptFile:
         with Wakeups(os.path.dirname(self.path)) as wakeups:
             while True:
                 wakeups.arm()
-                await self._restore()
-                await wakeups.wait(_LOOK_EVERY)
+                restored = await self._restore()
+                await wakeups.wait(_LOOK_EVERY if restored else _AGAIN)
 
     async def _restore(self) -> bool:
         async with self._writing:

@@ -1,0 +1,224 @@
+"""Lets things go wrong: `python -m tests.faults {each,pairs,soak}`; see docs/faults.md."""
+
+import argparse
+import contextlib
+import itertools
+import json
+import queue
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from tests.faults.catalogue import FAULTS, named, pairs
+from tests.faults.fault import Fault
+from tests.faults.stage import SHELLS, Stage
+from tests.faults.trial import Broken, NotBoth, Outcome, tried
+
+Job = tuple[tuple[Fault, ...], int]
+"""Faults that happen at once, and to how many instances."""
+
+_NAMESPACES = ("unshare", "--user", "--map-root-user", "--mount", "--propagation", "private")
+
+
+def main() -> int:
+    options = _options()
+    if options.lane is not None:
+        return _lane(options)
+    lanes = 1 if options.what == "soak" else options.lanes
+    print(f"seed {options.seed}", flush=True)
+    enter = [*_NAMESPACES, "--"] if _namespaces() else []
+    inside = ["--in-namespaces"] if enter else []
+    lane = [*enter, sys.executable, "-m", "tests.faults", *sys.argv[1:], *inside]
+    processes = [
+        subprocess.Popen(
+            [*lane, f"--seed={options.seed}", f"--lane={number}"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(lanes)
+    ]
+    outcomes = list(_read(processes))
+    failed = [each for each in outcomes if each["problem"]]
+    skipped = sum(each["skipped"] is not None for each in outcomes)
+    ended_well = all(process.wait() == 0 for process in processes)
+    print(f"{len(outcomes)} trials, {len(failed)} broken, {skipped} not possible here")
+    for each in failed:
+        print(f"BROKEN, {each['instances']} instances: {' + '.join(each['faults'])}: {each['problem']}")
+    if options.table:
+        print(*_table(outcomes), sep="\n")
+    return 0 if ended_well and not failed and outcomes else 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("what", choices=["each", "pairs", "soak"])
+    parser.add_argument("--only", action="append", default=[], help="faults whose name begins so")
+    parser.add_argument("--long", action="store_true", help="those that take long, too")
+    parser.add_argument("--instances", type=int, choices=[1, 2], help="of the service; both where not given")
+    parser.add_argument("--sample", type=int, help="so many of the pairs; all where not given")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of a soak")
+    parser.add_argument("--seed", type=int, default=1, help="of what is left to chance")
+    parser.add_argument("--table", action="store_true", help="end with the table of docs/faults.md")
+    parser.add_argument("--lanes", type=int, default=3, help="trials at a time")
+    parser.add_argument("--lane", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--in-namespaces", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _namespaces() -> bool:
+    """Whether a process can have a user and a mount namespace of its own here."""
+    if shutil.which("unshare") is None:
+        return False
+    return subprocess.run([*_NAMESPACES, "--", "true"], capture_output=True, check=False).returncode == 0
+
+
+def _read(processes: Sequence["subprocess.Popen[str]"]) -> Iterator[dict[str, Any]]:
+    """The outcomes of all lanes as they come, each printed."""
+    lines: queue.Queue[str | None] = queue.Queue()
+
+    def pass_on(process: "subprocess.Popen[str]") -> None:
+        for line in process.stdout or ():
+            lines.put(line)
+        lines.put(None)
+
+    for process in processes:
+        threading.Thread(target=pass_on, args=(process,), daemon=True).start()
+    open_ones = len(processes)
+    while open_ones:
+        line = lines.get()
+        if line is None:
+            open_ones -= 1
+        elif line.startswith("{"):
+            outcome = json.loads(line)
+            print(_row(outcome), flush=True)
+            yield outcome
+        else:
+            print(line, end="", flush=True)
+
+
+def _row(outcome: dict[str, Any]) -> str:
+    name = " + ".join(outcome["faults"]) + (" (two)" if outcome["instances"] > 1 else "")
+    if outcome["skipped"]:
+        return f"{name}: not possible here: {outcome['skipped']}"
+    if outcome["problem"]:
+        return f"{name}: BROKEN: {outcome['problem']}"
+    return (
+        f"{name}: back {1000 * outcome['back']:.0f} ms, lost {1000 * outcome['lost']:.0f} ms, "
+        f"{outcome['memory']:+.1f} MB, {100 * outcome['cpu']:.0f} % CPU"
+    )
+
+
+def _table(outcomes: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """What was measured of single faults, with one instance and with two."""
+    measured = {(each["faults"][0], each["instances"]): each for each in outcomes if len(each["faults"]) == 1}
+    yield "| fault | back after, ms | lost meanwhile, ms | two instances: back | lost | who may notice |"
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for fault in FAULTS:
+        cells = []
+        for instances in (1, 2):
+            if (each := measured.get((fault.name, instances))) is None or each["problem"] or each["skipped"]:
+                cells += ["-", "-"]
+            else:
+                cells += [f"{1000 * each['back']:.0f}", f"{1000 * each['lost']:.0f}"]
+        noticed = {0: "nobody", len(SHELLS): "every resource"}.get(len(fault.touches), "its own resource")
+        yield f"| {' | '.join((fault.name, *cells, noticed))} |"
+
+
+# One lane: its own namespaces, its own stages, one trial after the other.
+
+
+def _lane(options: argparse.Namespace) -> int:
+    dice = random.Random(f"{options.seed}/{options.what}")
+    stages = _Stages(options.seed)
+    jobs: Iterable[Job] = _jobs(options, dice)
+    if options.what == "soak":
+        jobs = _until(time.monotonic() + 60 * options.minutes, jobs)
+    else:
+        jobs = itertools.islice(jobs, options.lane, None, options.lanes)
+    try:
+        for faults, instances in jobs:
+            print(json.dumps(stages.outcome(faults, instances).as_json()), flush=True)
+    finally:
+        stages.close()
+    return 0
+
+
+def _jobs(options: argparse.Namespace, dice: random.Random) -> Iterator[Job]:
+    chosen = [each for each in FAULTS if options.long or not each.long]
+    if options.only:
+        chosen = [named(name) for name in options.only]
+    instances = [options.instances] if options.instances else [1, 2]
+    if options.what == "each":
+        for number in instances:
+            yield from (((fault,), number) for fault in chosen)
+    elif options.what == "pairs" and options.only:
+        yield from ((tuple(chosen), number) for number in instances)
+    elif options.what == "pairs":
+        several = [(pair, number) for number in instances for pair in pairs()]
+        yield from dice.sample(several, options.sample) if options.sample else several
+    else:
+        while True:
+            faults = tuple(dice.sample(chosen, dice.choice((1, 1, 2, 2, 3))))
+            if len({fault.place for fault in faults}) == len(faults):
+                yield faults, 2 if options.instances is None else options.instances
+
+
+def _until(deadline: float, jobs: Iterable[Job]) -> Iterator[Job]:
+    return itertools.takewhile(lambda _: time.monotonic() < deadline, jobs)
+
+
+class _Stages:
+    """The stages of a lane: one is used again and again, until something has broken on it."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._stage: Stage | None = None
+
+    def outcome(self, faults: Sequence[Fault], instances: int) -> Outcome:
+        missing = [why for fault in faults if (why := fault.missing())]
+        names = tuple(fault.name for fault in faults)
+        if missing:
+            return Outcome(names, instances, skipped=missing[0])
+        try:
+            return tried(self._for(instances), faults)
+        except NotBoth as error:
+            self._drop()
+            return Outcome(names, instances, skipped=str(error))
+        except Broken as error:
+            return self._broken(names, instances, str(error))
+        except Exception:
+            return self._broken(names, instances, traceback.format_exc())
+
+    def close(self) -> None:
+        if self._stage is not None:
+            self._stage.__exit__(None, None, None)
+            self._stage = None
+
+    def _for(self, instances: int) -> Stage:
+        if self._stage is None or self._stage.instances != instances:
+            self.close()
+            self._stage = Stage(instances, seed=self._seed)
+            self._stage.__enter__()
+        return self._stage
+
+    def _broken(self, names: tuple[str, ...], instances: int, why: str) -> Outcome:
+        if self._stage is not None:
+            for life in self._stage.lives:
+                print(*life.service.raw[-15:], sep="", file=sys.stderr)
+        self._drop()
+        return Outcome(names, instances, problem=why)
+
+    def _drop(self) -> None:
+        with contextlib.suppress(Exception):
+            self.close()
+        self._stage = None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""What each target begins with: input as it is on a node."""
+
+from tests.faults.wires import message, request
+from tests.wire import pb, pods_pb
+
+_IDS = ["0000:65:00.1", "0000:66:00.1::0"]
+
+
+def seeds_of(target: str) -> list[bytes]:
+    """Input that is right, or nearly."""
+    return {"wire": _wire, "connection": _connection, "sysfs": _sysfs, "settings": _settings, "http": _http}[
+        target
+    ]()
+
+
+def _allocate() -> bytes:
+    container = pb.ContainerAllocateRequest(devices_ids=_IDS)
+    encoded: bytes = pb.AllocateRequest(container_requests=[container]).SerializeToString()
+    return encoded
+
+
+def _wire() -> list[bytes]:
+    preferred = pb.ContainerPreferredAllocationRequest(
+        available_deviceIDs=_IDS, must_include_deviceIDs=_IDS[:1], allocation_size=1
+    )
+    devices = pods_pb.ContainerDevices(resource_name="xilinx.com/fpga-x", device_ids=_IDS)
+    pod = pods_pb.PodResources(
+        name="p", namespace="n", containers=[pods_pb.ContainerResources(name="c", devices=[devices])]
+    )
+    return [
+        b"\0" + _allocate(),
+        b"\1" + pb.PreferredAllocationRequest(container_requests=[preferred]).SerializeToString(),
+        b"\2" + pb.PreStartContainerRequest(devices_ids=_IDS).SerializeToString(),
+        b"\3",
+        b"\4" + pods_pb.ListPodResourcesResponse(pod_resources=[pod]).SerializeToString(),
+    ]
+
+
+def _connection() -> list[bytes]:
+    methods = {"Allocate": _allocate(), "GetDevicePluginOptions": b"", "ListAndWatch": b""}
+    whole = [request(name, message(body)) for name, body in methods.items()]
+    return [each.partition(b"SM\r\n\r\n")[2] for each in whole]
+
+
+def _sysfs() -> list[bytes]:
+    return [
+        b"\x00xilinx_u200_xdma_201830_2\n\xff\xfe\x011561465320\n",
+        b"\x02" + b"0x1\n\xff\xfe\x031\n",
+        b"\x04" + b"862c7020a250293e32036f19956669e5\n" * 2,
+        b"\x0b-1\n\xff\xfe\x0c0x10ee\n\xff\xfe\x0d0x5001\n",
+        b"\x09" + b"0x80000\n\xff\xfe\x0a0x1\n",
+    ]
+
+
+def _settings() -> list[bytes]:
+    return [
+        b"\x051.5\0\x03/var/run",
+        b"\x05{shell}-{timestamp}\0\x04amd.com/",
+        b"\x09127.0.0.1:8080\0\x0dcdi",
+    ]
+
+
+def _http() -> list[bytes]:
+    return [
+        b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"HEAD /livez?x HTTP/1.0\r\n\r\n",
+        b"POST / HTTP/1.1\r\n\r\n",
+    ]

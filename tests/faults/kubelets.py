@@ -1,0 +1,294 @@
+"""What goes wrong with kubelet, its directory, and the sockets in it."""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+
+from tests.faults.fault import EVER, Catalogue
+from tests.faults.stage import SHELLS, Stage, own_namespaces, wait_until
+
+faults = Catalogue()
+fault = faults.fault
+
+ALL = " ".join(SHELLS)
+# Seconds: kubelet may take 10 s to dial back within a Register call, and the call 15 s.
+HANGING_CALL = 16.0
+
+
+def no_mounts() -> str | None:
+    return None if own_namespaces() else "no mount namespace of its own to mount in"
+
+
+def shell(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True)
+
+
+# kubelet
+
+
+@fault("kubelet killed", touches=ALL, gap=EVER, place="kubelet")
+def killed(stage: Stage) -> Iterator[None]:
+    stage.kubelet_down()
+    yield
+    stage.kubelet_up()
+
+
+@fault("kubelet restarted 10 times", touches=ALL, gap=EVER, place="kubelet")
+def restarted(stage: Stage) -> Iterator[None]:
+    for number in range(10):
+        stage.kubelet_anew()
+        time.sleep(0.02 * number)
+    yield
+
+
+@fault("kubelet restarted 100 times", touches=ALL, gap=EVER, place="kubelet", long=True)
+def restarted_often(stage: Stage) -> Iterator[None]:
+    for number in range(100):
+        stage.kubelet_anew()
+        time.sleep(0.01 * (number % 10))
+    yield
+
+
+@fault("kubelet hung in Register, killed", touches=ALL, gap=EVER, place="kubelet")
+def hung_in_register_and_killed(stage: Stage) -> Iterator[None]:
+    stage.kubelet.faults.register_hang = 60.0
+    stage.kubelet_anew()
+    yield
+    stage.kubelet.faults.register_hang = 0.0
+    stage.kubelet_anew()
+
+
+@fault("kubelet hung in Register", touches=ALL, gap=EVER, back=HANGING_CALL, place="kubelet", long=True)
+def hung_in_register(stage: Stage) -> Iterator[None]:
+    stage.kubelet.faults.register_hang = 60.0
+    stage.kubelet_anew()
+    yield
+    stage.kubelet.faults.register_hang = 0.0
+
+
+@fault("kubelet hung in the dial-back, killed", touches=ALL, gap=EVER, place="kubelet")
+def hung_in_the_dial_back_and_killed(stage: Stage) -> Iterator[None]:
+    stage.kubelet.faults.dial_hang = 60.0
+    stage.kubelet_anew()
+    yield
+    stage.kubelet.faults.dial_hang = 0.0
+    stage.kubelet_anew()
+
+
+@fault("kubelet hung in the dial-back", touches=ALL, gap=EVER, back=HANGING_CALL, place="kubelet", long=True)
+def hung_in_the_dial_back(stage: Stage) -> Iterator[None]:
+    stage.kubelet.faults.dial_hang = 60.0
+    stage.kubelet_anew()
+    yield
+    stage.kubelet.faults.dial_hang = 0.0
+
+
+@fault("kubelet registers and never lists", touches=ALL, gap=EVER, back=11.0, place="kubelet", long=True)
+def never_lists(stage: Stage) -> Iterator[None]:
+    stage.kubelet.faults.never_list = True
+    stage.kubelet_anew()
+    yield
+    stage.kubelet.faults.never_list = False
+
+
+@fault("kubelet answers errors", touches=ALL, gap=EVER, place="kubelet")
+def answers_errors(stage: Stage) -> Iterator[None]:
+    stage.kubelet.faults.refuse = grpc.StatusCode.UNKNOWN
+    stage.kubelet_anew()
+    yield
+    stage.kubelet.faults.refuse = None
+
+
+@fault("kubelet slow", touches=ALL, gap=EVER, place="kubelet")
+def slow(stage: Stage) -> Iterator[None]:
+    stage.kubelet.faults.register_hang = stage.kubelet.faults.list_delay = 0.3
+    stage.kubelet_anew()
+    yield
+    stage.kubelet.faults.register_hang = stage.kubelet.faults.list_delay = 0.0
+
+
+@fault("one stream cut, kubelet alive", touches="u250", gap=1.0)
+def one_stream_cut(stage: Stage) -> Iterator[None]:
+    stage.cut("u250")
+    yield
+
+
+@fault("every stream cut, kubelet alive", touches=ALL, gap=1.0)
+def every_stream_cut(stage: Stage) -> Iterator[None]:
+    stage.cut(*SHELLS)
+    yield
+
+
+# Its directory
+
+
+@fault("directory removed, kubelet killed", touches=ALL, gap=EVER, place="directory")
+def removed(stage: Stage) -> Iterator[None]:
+    stage.kubelet_down()
+    shutil.rmtree(stage.sockets)
+    yield
+    stage.sockets.mkdir(exist_ok=True)
+    stage.kubelet_up()
+
+
+@fault("directory removed, kubelet alive, restarted later", deaf=True, touches=ALL, place="directory")
+def removed_beneath(stage: Stage) -> Iterator[None]:
+    shutil.rmtree(stage.sockets)
+    yield
+    stage.sockets.mkdir(exist_ok=True)
+    stage.kubelet_anew()
+
+
+@fault("directory emptied, kubelet alive, restarted later", deaf=True, touches=ALL, place="directory")
+def emptied(stage: Stage) -> Iterator[None]:
+    shutil.rmtree(stage.sockets)
+    stage.sockets.mkdir()
+    yield
+    stage.kubelet_anew()
+
+
+@fault("directory renamed and renamed back, kubelet alive", deaf=True, place="directory")
+def renamed_and_back(stage: Stage) -> Iterator[None]:
+    away = stage.sockets.with_suffix(".away")
+    stage.sockets.rename(away)
+    yield
+    if stage.sockets.exists():  # a kubelet that was started meanwhile has made one
+        shutil.rmtree(away)
+    else:
+        away.rename(stage.sockets)
+
+
+@fault("directory renamed, kubelet restarts in a new one", touches=ALL, gap=EVER, place="directory")
+def renamed(stage: Stage) -> Iterator[None]:
+    away = stage.sockets.with_suffix(".away")
+    stage.kubelet_down()
+    stage.sockets.rename(away)
+    yield
+    stage.sockets.mkdir()
+    stage.kubelet_up()
+    shutil.rmtree(away)
+
+
+@contextmanager
+def mounted(stage: Stage, *options: str) -> Iterator[None]:
+    """Something mounted over the directory."""
+    shell("mount", *options, str(stage.sockets))
+    yield
+    shell("umount", "--lazy", str(stage.sockets))  # a socket in it keeps it busy
+
+
+@fault("directory read-only, kubelet alive", deaf=True, place="directory", missing=no_mounts)
+def read_only(stage: Stage) -> Iterator[None]:
+    with mounted(stage, "--bind", str(stage.sockets)):
+        shell("mount", "-o", "remount,ro,bind", str(stage.sockets))
+        yield
+
+
+@fault("directory read-only, streams cut", touches=ALL, gap=EVER, place="directory", missing=no_mounts)
+def read_only_and_cut(stage: Stage) -> Iterator[None]:
+    with mounted(stage, "--bind", str(stage.sockets)):
+        shell("mount", "-o", "remount,ro,bind", str(stage.sockets))
+        stage.cut(*SHELLS)
+        yield
+
+
+@fault("directory full, streams cut", touches=ALL, gap=EVER, place="directory", missing=no_mounts)
+def full(stage: Stage) -> Iterator[None]:
+    stage.kubelet_down()
+    with mounted(stage, "-t", "tmpfs", "-o", "size=64k,nr_inodes=24", "tmpfs"):
+        stage.kubelet_up()
+        wait_until(stage.all_full, 5)
+        fillers = _fill(stage.sockets)
+        stage.cut(*SHELLS)
+        yield
+        for path in fillers:
+            path.unlink(missing_ok=True)
+        wait_until(stage.all_full, 1.2)
+        back = stage.all_full()
+        stage.kubelet_down()
+    stage.kubelet_up()
+    assert back or stage.paired, "not back 1.2 s after the directory had room again"
+
+
+def _fill(directory: Path) -> list[Path]:
+    made = []
+    for number in range(1000):
+        path = directory / f"filler-{number}"
+        try:
+            path.touch()
+        except OSError:
+            break
+        made.append(path)
+    return made
+
+
+@fault("directory replaced by another mount", touches=ALL, gap=EVER, place="directory", missing=no_mounts)
+def replaced(stage: Stage) -> Iterator[None]:
+    stage.kubelet_down()
+    with mounted(stage, "-t", "tmpfs", "tmpfs"):
+        stage.kubelet_up()
+        yield
+        stage.kubelet_down()
+    stage.kubelet_up()
+
+
+@fault("directory mounted over, kubelet alive", deaf=True, place="directory", missing=no_mounts)
+def mounted_over(stage: Stage) -> Iterator[None]:
+    with mounted(stage, "-t", "tmpfs", "tmpfs"):
+        yield
+    if stage.kubelet_restarted:  # its socket has gone with the mount
+        stage.kubelet_anew()
+
+
+# The sockets in it
+
+
+@fault("every socket of ours unlinked", touches=ALL, gap=1.0, place="sockets")
+def unlinked(stage: Stage) -> Iterator[None]:
+    for path in stage.own_sockets():
+        path.unlink(missing_ok=True)
+    yield
+
+
+@fault("one socket of ours unlinked", touches="u250", gap=1.0, place="sockets")
+def one_unlinked(stage: Stage) -> Iterator[None]:
+    for path in stage.own_sockets("u250"):
+        path.unlink(missing_ok=True)
+    yield
+
+
+@fault("one socket of ours replaced by another's", touches="u250", gap=1.0, place="sockets")
+def usurped(stage: Stage) -> Iterator[None]:
+    path = stage.endpoint("u250")
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(path))
+        other.listen()
+        yield
+    path.unlink(missing_ok=True)
+
+
+@fault("a dead instance's socket left behind", place="strangers")
+def stale(stage: Stage) -> Iterator[None]:
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(stage.sockets / "dead-fpga.sock"))
+        dead.listen()
+    yield
+
+
+@fault("a live socket of another program", place="strangers")
+def stranger(stage: Stage) -> Iterator[None]:
+    path = stage.sockets / "somebody-elses-fpga.sock"
+    with socket.socket(socket.AF_UNIX) as alive:
+        alive.bind(str(path))
+        alive.listen()
+        yield
+        swept = not path.exists() and stage.sockets.exists()
+    path.unlink(missing_ok=True)
+    assert not swept or stage.kubelet_restarted, "it was swept though it lives"

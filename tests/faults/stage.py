@@ -1,0 +1,297 @@
+"""What faults happen to: a sample node, a kubelet double, and one or two instances of the real service."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.conftest import settings_for
+from tests.double import KubeletDouble
+from tests.process import Service, eventually
+from xilinx_fpga_dp.simulate.node import SampleCard, SampleNode
+
+SHELLS = {
+    "u200": "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320",
+    "u250": "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294",
+}
+# Any device of the kernel's that no card driver has; told its event again, it is the same as before.
+EVENT = Path("/sys/devices/virtual/mem/null/uevent")
+_CLOCK = Path(__file__).with_name("clock")
+_SHARED_MEMORY = "/dev/shm"
+
+
+@dataclass
+class Life:
+    """One instance, and when it was told to end."""
+
+    service: Service
+    ended: float | None = None
+
+    def said(self) -> set[str]:
+        """The names of the sockets it has had."""
+        return {each["endpoint"] for each in list(self.service.events) if "endpoint" in each}
+
+
+class Stage:
+    """A node with two cards of one shell and one of another, as it should be.
+
+    Args:
+        instances: of the service: one, or an older and a newer one that speaks in its place.
+        seed: of what faults leave to chance.
+    """
+
+    def __init__(self, instances: int = 1, *, seed: int = 0) -> None:
+        place = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
+        self.directory = tempfile.mkdtemp(prefix="fpga-", dir=place)
+        self.node = SampleNode(self.directory)
+        self.node.add_ordinary_devices()
+        for number, board in enumerate(("u200", "u200", "u250")):
+            self.node.add_card(board, f"0000:{0x10 * (number + 1) + 1:02x}:00", numa_node=number % 2)
+        self.sockets = Path(self.node.socket_dir)
+        run = Path(self.directory, "run")  # as a node's /run: small, and in memory
+        run.mkdir()
+        if own_namespaces():
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", run], check=True)
+        self.cdi = run / "cdi"
+        self.spec = self.cdi / "xilinx.com-fpga.json"
+        self.kubelet = KubeletDouble(self.sockets)
+        self.instances = instances
+        self.services: list[Service] = []  # the newest last: it speaks
+        self.seed = seed
+        self.began: dict[int, Any] = {}  # what each process had when it was first looked at
+        self.paired = False  # several faults at once: each can't tell what is its own doing
+        self.lives: list[Life] = []
+        self._clock = Path(self.directory, "clock")
+        self.set_clock(0)
+        self._kubelet_down = 0  # faults that have it down
+        self.kubelet_restarted = False  # in this trial: then it has swept its directory
+        self.wanted = {
+            SHELLS[shell]: {card.address for card in self.cards(shell)} for shell in ("u200", "u250")
+        }
+
+    def __enter__(self) -> Self:
+        self.kubelet.start()
+        for _ in range(self.instances):
+            service = self.start()
+            for resource in self.wanted:
+                service.logged("registered", resource=resource, limit=20)
+        assert wait_until(lambda: self.problem() is None, 10), self.problem()
+        self.prove_life()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for service in self.services:
+            service.__exit__(kind, error, trace)
+        self.kubelet.stop()
+        if own_namespaces():
+            subprocess.run(["umount", "--lazy", f"{self.directory}/run"], check=False)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    # The node
+
+    def cards(self, shell: str) -> list[SampleCard]:
+        """The cards of a shell."""
+        return [card for card in self.node.cards if card.board.vbnv.startswith(f"xilinx_{shell}_")]
+
+    # Kubelet, which several faults may have down at once
+
+    def kubelet_down(self) -> None:
+        self._kubelet_down += 1
+        self.kubelet_restarted = True
+        self.kubelet.kill()
+
+    def kubelet_up(self) -> None:
+        self._kubelet_down -= 1
+        if not self._kubelet_down:
+            self.kubelet.start()
+
+    def kubelet_anew(self) -> None:
+        """Restart it."""
+        self.kubelet_down()
+        self.kubelet_up()
+
+    def cut(self, *shells: str) -> None:
+        """End kubelet's streams while it lives."""
+        for shell in shells:
+            if self.full(SHELLS[shell]) and not self.kubelet_is_down:
+                self.kubelet.cut_stream(SHELLS[shell])
+
+    def full(self, resource: str) -> bool:
+        """Whether kubelet counts all devices of a resource as healthy."""
+        return self.kubelet.allocatable(resource) == len(self.wanted[resource])
+
+    def all_full(self) -> bool:
+        return all(map(self.full, self.wanted))
+
+    # The service
+
+    @property
+    def voice(self) -> Service:
+        """The instance that speaks."""
+        return self.services[-1]
+
+    def start(self) -> Service:
+        """Start another instance, which speaks as soon as it can."""
+        service = self.launch()
+        self.services.append(service)
+        self.lives.append(Life(service))
+        return service
+
+    def launch(self) -> Service:
+        """Start a process of the service that is none of the instances."""
+        return Service(
+            settings_for(
+                self.node,
+                RECOVERY_CHECKS="1",
+                REQUEST_TIMEOUT="1",
+                DEVICE_STRATEGY="both",
+                CDI_DIR=str(self.cdi),
+                HTTP_ADDRESS="127.0.0.1:0",
+                POD_RESOURCES_SOCKET=f"{self.directory}/pods.sock",
+            ),
+            environment={"PYTHONPATH": str(_CLOCK), "FAULTS_CLOCK": str(self._clock)},
+        )
+
+    def set_clock(self, seconds: int) -> None:
+        """Set the instances' clock so far forth or back."""
+        self._clock.write_text(str(seconds))
+
+    def end(self, service: Service, number: signal.Signals) -> None:
+        """Let an instance end by a signal; after SIGTERM in good order, within what the contract allows."""
+        next(life for life in self.lives if life.service is service).ended = time.monotonic()
+        service.process.send_signal(number)
+        code = service.process.wait(2)
+        assert code == (0 if number is signal.SIGTERM else -number), f"ended with {code}"
+        service.__exit__(None, None, None)
+        self.services.remove(service)
+
+    def page(self, path: str, service: Service | None = None) -> str:
+        """What an instance says over HTTP."""
+        port = (service or self.voice).logged("serving HTTP")["port"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    def since(self) -> datetime | None:
+        """Since when a device is healthy, by the clock of the one that speaks; None: it does not answer."""
+        try:
+            state = json.loads(self.page("/state"))
+        except OSError:
+            return None
+        return datetime.fromisoformat(state["devices"][0]["since"])
+
+    @property
+    def kubelet_is_down(self) -> bool:
+        return self._kubelet_down > 0
+
+    def send(self, number: signal.Signals) -> None:
+        """Send all instances a signal."""
+        for service in self.services:
+            service.process.send_signal(number)
+
+    # The directory
+
+    def own_sockets(self, shell: str = "") -> list[Path]:
+        return sorted(path for path in self.sockets.glob("fpga-xilinx_*-fpga.sock") if shell in path.name)
+
+    def endpoint(self, shell: str) -> Path:
+        """The socket kubelet was told of last."""
+        named = [each.endpoint for each in self.kubelet.registrations if each.resource == SHELLS[shell]]
+        return self.sockets / named[-1]
+
+    def strays(self) -> list[str]:
+        """What is in the socket directory and should not be: anything but one live socket a resource.
+
+        And one more for each instance that stands by, which may still have the stream it had.
+        """
+        there = {path.name: path for path in self.sockets.iterdir()}
+        there.pop("kubelet.sock", None)
+        folder = there.pop(".xilinx-fpga-dp", None)
+        strange = [name for name in there if not name.endswith("-fpga.sock") or not _alive(there[name])]
+        for shell in SHELLS:
+            sockets = [name for name in there if shell in name and name not in strange]
+            strange += sockets[self.instances :]
+        if folder:
+            strange += sorted(each.name for each in folder.iterdir())[self.instances :]
+        return strange
+
+    def spec_is_whole(self) -> bool:
+        """Whether the CDI spec names all devices."""
+        try:
+            spec: dict[str, Any] = json.loads(self.spec.read_text())
+        except (OSError, ValueError):
+            return False
+        return len(spec["devices"]) >= len(self.node.cards)
+
+    # What is there when all is well
+
+    def problem(self) -> str | None:
+        """Why not all is as it should be."""
+        if not all(service.process.poll() is None for service in self.services):
+            return "a process ended"
+        said = {each["resource"] for each in list(self.voice.events) if each["event"] == "registered"}
+        if self.wanted.keys() - said:
+            return "the one that speaks has not registered yet"
+        if not self.all_full():
+            return f"kubelet knows {self.kubelet.resources()}"
+        if not self.spec_is_whole():
+            return "the CDI spec is not whole"
+        if strays := self.strays():
+            return f"in the socket directory: {strays}"
+        return None
+
+    def prove_life(self) -> None:
+        """See that what kubelet holds is no memory: devices are allocated, and a change is heard."""
+        for resource, devices in self.wanted.items():
+            [container] = self.kubelet.allocate(resource, devices).container_responses
+            assert len(container.devices) == len(devices)
+        card = self.cards("u250")[0]
+        card.offline()
+        self.kubelet.wait_for(lambda: self.kubelet.allocatable(SHELLS["u250"]) == 0, 3)
+        card.mend()
+        self.kubelet.wait_for(self.all_full, 3)
+        assert "ok" in self.page("/livez")
+        eventually(lambda: json.loads(self.page("/state"))["resources"], "it has a state", 2)
+
+
+def _alive(path: Path) -> bool:
+    """Whether somebody has this socket: listed by the kernel, without connecting to it."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return False
+    known = Path("/proc/net/unix").read_text()
+    return stat.S_ISSOCK(mode) and re.search(rf" {re.escape(str(path))}$", known, re.MULTILINE) is not None
+
+
+def wait_until(holds: Callable[[], bool], limit: float) -> bool:
+    """Wait for something; whether it came."""
+    deadline = time.monotonic() + limit
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def own_namespaces() -> bool:
+    """Whether this process has namespaces of its own, to mount in and to take limits from."""
+    return "--in-namespaces" in sys.argv

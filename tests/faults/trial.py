@@ -1,0 +1,237 @@
+"""One trial: faults begin, last and end, one within the other; then all must be as before."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tests.faults.fault import EVER, Fault
+from tests.faults.stage import SHELLS, Stage, wait_until
+from tests.faults.watching import Figures, Watching, figures, least
+
+_SETTLED = 0.3  # seconds that all has to stay well
+_GONE = 3.0  # seconds until descriptors and threads that were needed for a moment are given back
+_SPINNING = 0.6  # of a core, while nothing happens
+_MOST_MEMORY = 12.0  # MB more than at first, whatever has happened since
+# Seconds between the looks of whoever measures, and what of a list is on its way.
+_UNSHARP = 0.05
+
+
+# Threads that are no leak: the loop's, and those of asyncio's own pool, which grows to this and stays.
+_POOL = 1 + min(32, (os.cpu_count() or 1) + 4)
+
+
+class Broken(AssertionError):  # noqa: N818 - a word is enough
+    """Something did not hold."""
+
+
+class NotBoth(Exception):  # noqa: N818 - no fault of anybody's
+    """One fault can't be done while the other lasts: kubelet can't start on a read-only disk."""
+
+
+@dataclass
+class Outcome:
+    """What was measured.
+
+    Attributes:
+        faults: their names.
+        instances: of the service.
+        back: seconds from the end until all was as before.
+        lost: the longest that a resource was lost while it lasted, seconds.
+        memory: MB more than when a process was first looked at, of all instances the most.
+        cpu: of a core while nothing happened but the fault lasted.
+        stalled: seconds that the measuring itself was held up at most.
+        problem: what did not hold; None: all did.
+        skipped: why it was not tried.
+    """
+
+    faults: tuple[str, ...]
+    instances: int
+    back: float = 0.0
+    lost: float = 0.0
+    memory: float = 0.0
+    cpu: float = 0.0
+    stalled: float = 0.0
+    problem: str | None = None
+    skipped: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def tried(stage: Stage, faults: Sequence[Fault]) -> Outcome:
+    """Let faults happen, and say what was seen.
+
+    Raises:
+        Broken: something did not hold; the stage is of no more use.
+    """
+    outcome = Outcome(tuple(fault.name for fault in faults), stage.instances)
+    try:
+        _try(stage, faults, outcome)
+    except Broken:
+        raise
+    except AssertionError as error:
+        raise Broken(str(error) or repr(error)) from error
+    return outcome
+
+
+def _try(stage: Stage, faults: Sequence[Fault], outcome: Outcome) -> None:
+    _require(stage.problem() is None, f"before: {stage.problem()}")
+    stage.paired = len(faults) > 1
+    stage.kubelet_restarted = False
+    for pid, now in least(_pids(stage), 0.2).items():
+        stage.began.setdefault(pid, now)
+    heard = _Heard(stage)
+    with Watching(stage) as watching:
+        began = time.monotonic()
+        under_way: list[Iterator[None]] = []
+        for fault in faults:
+            steps = fault.steps(stage)
+            try:
+                next(steps)
+            except (OSError, RuntimeError) as error:  # RuntimeError: kubelet itself can't begin
+                if not under_way:
+                    raise
+                raise NotBoth(f"not while the other lasts: {error}") from error
+            under_way.append(steps)
+        outcome.cpu = _busiest(stage, max(fault.lasts for fault in faults))
+        ending = time.monotonic()
+        for steps in reversed(under_way):
+            try:
+                next(steps, None)
+            except (OSError, RuntimeError) as error:
+                if not stage.paired:
+                    raise
+                raise NotBoth(f"can't end while the other lasts: {error}") from error
+        over = time.monotonic()
+        # Of two the end of one may be what the other's mending has waited for.
+        limit = sum(fault.back for fault in faults)
+        wait_until(lambda: stage.problem() is None, limit + 2.0)
+        outcome.back = time.monotonic() - over
+        _require(stage.problem() is None, f"{limit + 2.0:g} s after its end: {stage.problem()}")
+        time.sleep(_SETTLED)
+        _require(stage.problem() is None, f"it did not stay well: {stage.problem()}")
+        outcome.stalled = watching.stalled
+        allowed = limit + watching.stalled + _UNSHARP
+        _require(outcome.back <= allowed, f"back after {outcome.back:.2f} s, not {limit:g} s")
+        _bounded_loss(stage, faults, watching, (began, ending), outcome)
+    heard.check(faults)
+    stage.prove_life()
+    _nothing_left(stage, outcome)
+
+
+def _bounded_loss(
+    stage: Stage, faults: Sequence[Fault], watching: Watching, lasted: tuple[float, float], outcome: Outcome
+) -> None:
+    """While a fault lasts, nothing may be lost for longer than it has to be."""
+    for shell, resource in SHELLS.items():
+        gaps = [
+            fault.shared_gap if stage.instances > 1 else fault.gap
+            for fault in faults
+            if shell in fault.touches
+        ]
+        lost = watching.longest(resource, *lasted)
+        outcome.lost = max(outcome.lost, lost)
+        if len(faults) > 1 and gaps and any(fault.deaf for fault in faults):
+            continue
+        allowed = sum(gaps) + watching.stalled + _UNSHARP
+        _require(lost <= allowed, f"{shell} lost for {lost:.2f} s, not {sum(gaps):g} s")
+
+
+def _busiest(stage: Stage, seconds: float) -> float:
+    """Let time pass; what of a core the busiest instance used, the first moment apart."""
+    time.sleep(min(0.2, seconds / 2))
+    used = {pid: figures(pid).cpu for pid in _pids(stage)}
+    began = time.monotonic()
+    time.sleep(seconds - min(0.2, seconds / 2))
+    share = max(
+        ((figures(pid).cpu - before) / (time.monotonic() - began) for pid, before in used.items()),
+        default=0.0,
+    )
+    _require(share < _SPINNING, f"{100 * share:.0f} % of a core while it lasted")
+    return share
+
+
+def _nothing_left(stage: Stage, outcome: Outcome) -> None:
+    """No descriptor, thread or memory more than at first, no core spinning, no error of ours in the log."""
+    # One that stands by may have the sockets and streams of before, or not.
+    spare = 2 * len(SHELLS) if stage.instances > 1 else 0
+    deadline = time.monotonic() + _GONE
+    while True:
+        after = {pid: now for pid, now in least(_pids(stage), 0.25).items() if pid in stage.began}
+        more = [text for pid, now in after.items() if (text := _more(stage.began[pid], now, spare))]
+        if not more or time.monotonic() > deadline:
+            break
+    _require(not more, "; ".join(more))
+    for pid, now in after.items():
+        _require(now.cpu / 0.25 < _SPINNING, f"{400 * now.cpu:.0f} % of a core afterwards")
+        outcome.memory = max(outcome.memory, now.memory - stage.began[pid].memory)
+    _require(outcome.memory < _MOST_MEMORY, f"{outcome.memory:.1f} MB more than at first")
+    for life in stage.lives:
+        errors = [each for each in list(life.service.events) if each["level"] in ("error", "critical")]
+        _require(not errors, f"logged: {errors[:1]}")
+
+
+def _more(before: Figures, now: Figures, spare: int) -> str | None:
+    if now.descriptors > before.descriptors + spare:
+        return f"{now.descriptors - before.descriptors} descriptors more than at first"
+    if now.threads > max(before.threads, _POOL):
+        return f"{now.threads - before.threads} threads more than at first"
+    return None
+
+
+class _Heard:
+    """What kubelet hears during a trial: of whom, and by whom."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._lists = {resource: len(stage.kubelet.lists(resource)) for resource in stage.wanted}
+        self._registrations = len(stage.kubelet.registrations)
+
+    def check(self, faults: Sequence[Fault]) -> None:
+        """Nothing of a resource that was not touched, no other device, and one voice."""
+        touched = {SHELLS[shell] for fault in faults for shell in fault.touches}
+        cards_change = any(fault.devices for fault in faults)
+        again = [each.resource for each in self._stage.kubelet.registrations[self._registrations :]]
+        for resource, wanted in self._stage.wanted.items():
+            lists = self._stage.kubelet.lists(resource)[self._lists[resource] :]
+            if resource not in touched:
+                _require(not lists, f"kubelet heard {len(lists)} lists of {resource}")
+                _require(resource not in again, f"{resource} registered again")
+            for each in lists:
+                strange = each.health.keys() - wanted
+                _require(not strange, f"devices {strange} in {resource}")
+                changed = each.health != dict.fromkeys(wanted, "Healthy")
+                _require(not changed or cards_change, f"{resource} listed {each.health}")
+            self._one_voice(resource, lists)
+
+    def _one_voice(self, resource: str, lists: Sequence[Any]) -> None:
+        """An instance is silent as soon as a newer one has spoken, for as long as that one lives."""
+        said = [life.said() for life in self._stage.lives]
+        first = {
+            number: next(
+                (each.time for each in self._stage.kubelet.lists(resource) if each.endpoint in mine), EVER
+            )
+            for number, mine in enumerate(said)
+        }
+        for each in lists:
+            speaker = next((number for number, mine in enumerate(said) if each.endpoint in mine), None)
+            if speaker is None:
+                continue  # one that was started and ended at once
+            for number in range(speaker + 1, len(said)):
+                ended = self._stage.lives[number].ended
+                alive = ended is None or each.time < ended
+                _require(
+                    not (alive and first[number] < each.time - _UNSHARP),
+                    f"{resource} heard from the older of two instances",
+                )
+
+
+def _pids(stage: Stage) -> list[int]:
+    return [service.process.pid for service in stage.services if service.process.poll() is None]
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise Broken(otherwise)

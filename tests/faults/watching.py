@@ -1,0 +1,123 @@
+"""Looks on while something goes wrong: at kubelet's lists, at descriptors, threads, memory and CPU."""
+
+import os
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.faults.stage import Stage
+
+_EVERY = 0.02  # seconds between looks
+_SELDOM = 0.05  # the same at what /proc has to count
+_TICKS = os.sysconf("SC_CLK_TCK")
+_MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a process has: file descriptors, threads, resident memory in MB, seconds of CPU used so far."""
+
+    descriptors: int
+    threads: int
+    memory: float
+    cpu: float
+
+
+def figures(pid: int) -> Figures:
+    """What a process has now.
+
+    Raises:
+        OSError: it is gone.
+    """
+    status = Path(f"/proc/{pid}/status").read_text()
+    lines = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return Figures(
+        len(os.listdir(f"/proc/{pid}/fd")),
+        int(lines["Threads"]),
+        int(lines["VmRSS"].split()[0]) * 1024 / _MEGABYTE,
+        (int(stat[11]) + int(stat[12])) / _TICKS,
+    )
+
+
+def least(pids: Iterable[int], seconds: float) -> dict[int, Figures]:
+    """The least of each that processes have in some seconds: what comes and goes is no leak."""
+    deadline = time.monotonic() + seconds
+    found: dict[int, list[Figures]] = {pid: [] for pid in pids}
+    while time.monotonic() < deadline:
+        for pid, seen in found.items():
+            seen.append(figures(pid))
+        time.sleep(_SELDOM)
+    return {
+        pid: Figures(
+            min(each.descriptors for each in seen),
+            min(each.threads for each in seen),
+            min(each.memory for each in seen),
+            seen[-1].cpu - seen[0].cpu,
+        )
+        for pid, seen in found.items()
+    }
+
+
+@dataclass
+class Watching:
+    """Looks at kubelet's lists all the time, as a context manager.
+
+    Attributes:
+        lost: for each resource the intervals in which kubelet counted fewer healthy devices than there are,
+            monotonic; the last one may still be open.
+        stalled: seconds this very process was held up at most: the machine is busy, and nobody's fault.
+    """
+
+    stage: Stage
+    lost: dict[str, list[tuple[float, float | None]]] = field(default_factory=dict)
+    stalled: float = 0.0
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self.lost = {resource: [] for resource in self.stage.wanted}
+        self._thread = threading.Thread(target=self._look, name="watching", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop.set()
+        if self._thread:
+            self._thread.join(5)
+
+    def _look(self) -> None:
+        last = time.monotonic()
+        while not self._stop.wait(_EVERY):
+            now = time.monotonic()
+            self.stalled = max(self.stalled, now - last - _EVERY)
+            last = now
+            for resource, gaps in self.lost.items():
+                full = self.stage.full(resource)
+                if gaps and gaps[-1][1] is None:
+                    if full:
+                        gaps[-1] = (gaps[-1][0], now)
+                elif not full:
+                    gaps.append((now, None))
+
+    def longest(self, resource: str, since: float, until: float) -> float:
+        """The longest a resource was lost between two moments, seconds."""
+        gaps = [
+            min(until if end is None else end, until) - max(begin, since)
+            for begin, end in list(self.lost[resource])
+        ]
+        return max((gap for gap in gaps if gap > 0), default=0.0)
+
+    def back(self, since: float) -> float:
+        """Seconds from a moment until the last resource was back for good."""
+        ends = [end or time.monotonic() for gaps in self.lost.values() for _, end in gaps]
+        return max([end - since for end in ends] + [0.0])

@@ -25,10 +25,11 @@ from xilinx_fpga_dp.kubelet.meter import Meter
 from xilinx_fpga_dp.kubelet.plugin import Plugin, Terms
 from xilinx_fpga_dp.kubelet.podresources import _by_address
 from xilinx_fpga_dp.kubelet.sockets import _Server
+from xilinx_fpga_dp.offering import Offering
 from xilinx_fpga_dp.operate import listing
 from xilinx_fpga_dp.operate.http import _STATUS, HttpServer, text
 from xilinx_fpga_dp.operate.metrics import Metrics
-from xilinx_fpga_dp.parts import grants_of, offers_by, scanner_of
+from xilinx_fpga_dp.parts import grants_of, scanner_of
 from xilinx_fpga_dp.resources.offers import names_of
 from xilinx_fpga_dp.settings import BadSettings, Settings
 from xilinx_fpga_dp.simulate.node import SampleNode
@@ -167,7 +168,9 @@ def _content(path: str) -> bytes:
 
 async def _look(settings: Settings) -> None:
     scanner = scanner_of(settings)
-    offers = offers_by(settings, await scanner.scan())
+    found = await scanner.scan()
+    offering = Offering(settings, patient=False)
+    offers = offering.offers(found, offering.basis(found, 0))
     for name, _ in names_of(offers):
         assert is_extended_resource_name(name), name
     addresses = {device.address for offer in offers.by_resource.values() for device in offer.devices}

@@ -91,8 +91,13 @@ class Plugin:
         """Let every stream send the last list published, then end: kubelet sees a clean end."""
         self._lists.close()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a unary call is under way."""
+        return bool(self._calls)
+
     def refuse_the_rest(self) -> None:
-        """Answer the unary calls that are still under way: the plugin is ending."""
+        """Answer the unary calls that are still under way, and all to come: the plugin is ending."""
         self._ending = True
         for call in self._calls:
             call.cancel()
@@ -136,6 +141,10 @@ class Plugin:
         call = asyncio.current_task()
         assert call is not None  # noqa: S101 - grpclib makes a task of each call
         self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        ending = GRPCError(Status.UNAVAILABLE, f"{method} of {self._resource}: the plugin is ending")
+        if self._ending:
+            raise ending
         try:
             async with asyncio.timeout(self._time_limit):
                 return await answer(await _received(method, stream))
@@ -154,17 +163,13 @@ class Plugin:
         except asyncio.CancelledError:
             if self._ending:
                 call.uncancel()
-                raise GRPCError(
-                    Status.UNAVAILABLE, f"{method} of {self._resource}: the plugin is ending"
-                ) from None
+                raise ending from None
             if call.cancelling():
                 raise  # the stream or the connection ends
             raise GRPCError(Status.INTERNAL, f"{method} of {self._resource} was interrupted") from None
         except Exception as error:
             log.exception("call failed", extra={"resource": self._resource, "method": method})
             raise GRPCError(Status.INTERNAL, f"{method} of {self._resource} failed: {error!r}") from None
-        finally:
-            self._calls.discard(call)
 
     async def _list_and_watch(self, stream: Stream[v1beta1.Empty, Any]) -> None:
         await _received("ListAndWatch", stream)

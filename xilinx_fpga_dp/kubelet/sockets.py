@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import socket
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
@@ -28,9 +29,14 @@ _TOKEN_BYTES = 6
 _OURS = re.compile(rf"(?:.+-)?[0-9a-f]{{{2 * _TOKEN_BYTES}}}{re.escape(SUFFIX)}")
 SHORTEST_NAME = len("-".join(("0" * 2 * _TOKEN_BYTES, SUFFIX.removeprefix("-"))))
 
-# Seconds in which calls under way may end, and then those that are refused, before connections are closed.
+# Seconds in which calls under way may end, then those that are refused, then the streams.
 _LAST_CALLS = 0.3
 _LAST_REFUSALS = 0.1
+_LAST_LISTS = 0.3
+
+# Seconds that a living instance may take from its bind to its listen: inotify tells others of the one, and they
+# may have the processor then.
+_MOMENT = 0.1
 
 # kubelet has one connection, and a guest perhaps another.
 _CONNECTIONS = 16
@@ -71,12 +77,11 @@ async def serving(plugin: Plugin, resource: str, watch: Watch) -> AsyncIterator[
     watch.mine.add(name)
     try:
         listener = _listen(path)
-        await server.start(sock=listener, backlog=_CONNECTIONS)
+        await server.start(sock=listener)
         bound = Bound(name, watch)
         await bound.settle()
         yield bound
     finally:
-        plugin.end_streams()
         with suppress(OSError):  # kubelet was faster, or the directory is gone
             os.unlink(path)
         watch.mine.discard(name)
@@ -95,42 +100,66 @@ class _Server(Server):
         window = Configuration(http2_connection_window_size=_WINDOW, http2_stream_window_size=_WINDOW)
         super().__init__([plugin], codec=Codec(), config=window)
         self._plugin = plugin
-        self._protocols: weakref.WeakSet[H2Protocol] = weakref.WeakSet()
+        self._protocols: weakref.WeakSet[_Protocol] = weakref.WeakSet()
         self._ended = False
 
     def _protocol_factory(self) -> H2Protocol:
         made = super()._protocol_factory()
         protocol = _Protocol(_Calls(made.handler), made.config, made.h2_config)
-        open_ones = sum(not each.connection.is_closing() for each in self._protocols if _connected(each))
-        if self._ended or open_ones >= _CONNECTIONS:  # connected right after this, then closed
-            asyncio.get_running_loop().call_soon(_close, protocol)
+        open_ones = sum(not each.closed for each in self._protocols)
+        protocol.unwanted = self._ended or open_ones >= _CONNECTIONS
         self._protocols.add(protocol)
         return protocol
 
     async def end(self) -> None:
-        """Take no more connections, let calls under way end for a moment, then close every connection."""
+        """Take no more connections, let calls and then streams end, then close every connection.
+
+        kubelet closes its connection as soon as the stream has ended, so calls are answered before.
+        """
         if self._server is not None:
             self._server.close()
-        await asyncio.sleep(0)  # streams that were told to end do so now
-        await self._idle(_LAST_CALLS)
+        await _while(lambda: self._plugin.busy, _LAST_CALLS)
         self._plugin.refuse_the_rest()
-        await self._idle(_LAST_REFUSALS)
+        await _while(lambda: self._plugin.busy, _LAST_REFUSALS)
+        self._plugin.end_streams()
+        await asyncio.sleep(0)  # they do so now
+        await _while(self._busy, _LAST_LISTS)
         self._ended = True
         for protocol in list(self._protocols):
-            _close(protocol)
-
-    async def _idle(self, limit: float) -> None:
-        """Wait until no call is under way; grpclib tells nobody when one ends, so that is looked for."""
-        deadline = asyncio.get_running_loop().time() + limit
-        while self._busy() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+            protocol.close("the plugin ends")
 
     def _busy(self) -> bool:
         return any(not handler.check_closed() for handler in self._handlers)
 
 
+async def _while(busy: Callable[[], bool], limit: float) -> None:
+    """Wait as long as something is under way: looked for, since grpclib tells nobody when a call ends."""
+    deadline = asyncio.get_running_loop().time() + limit
+    while busy() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+
+
 class _Protocol(H2Protocol):
     """One connection. What grpclib stumbles over ends it, and is no fault of ours to be logged as one."""
+
+    unwanted = False  # to be closed as soon as it is made
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was open and is no more."""
+        return hasattr(self, "connection") and self.connection.is_closing()
+
+    def close(self, why: str) -> None:
+        """End it, and the calls on it; one that is about to be made ends then."""
+        self.unwanted = True
+        if hasattr(self, "processor"):
+            self.processor.close(why)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin, some turns of the loop after the connection was accepted."""
+        super().connection_made(transport)
+        if self.unwanted:
+            self.close("not wanted")
 
     def data_received(self, data: bytes) -> None:
         """Take what has come: frames grpclib does not know, or more of them after the last one."""
@@ -138,7 +167,7 @@ class _Protocol(H2Protocol):
             super().data_received(data)
         except Exception as error:
             log.debug("connection closed", extra={"error": repr(error)})
-            self.processor.close("not understood")
+            self.close("not understood")
 
 
 class _Calls(AbstractHandler):
@@ -176,15 +205,6 @@ class _Request(Buffer):
         return await super().read(size)
 
 
-def _close(protocol: H2Protocol) -> None:
-    if _connected(protocol):
-        protocol.processor.close("the plugin ends")
-
-
-def _connected(protocol: H2Protocol) -> bool:
-    return hasattr(protocol, "processor")
-
-
 def _listen(path: str) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
@@ -208,9 +228,13 @@ def _socket_name(directory: str, resource: str) -> str:
 def sweep(directory: str, names: Iterable[str]) -> list[str]:
     """Remove those sockets that nobody listens on: a dead instance left them. Blocks.
 
-    A live instance between its bind and its listen could lose a socket so; it would notice and make another.
+    A living instance is between its bind and its listen for a moment, so each is tried twice.
     """
-    return [name for name in names if _dead(path := os.path.join(directory, name)) and _removed(path)]
+    paths = {name: os.path.join(directory, name) for name in names}
+    dead = [name for name in paths if _dead(paths[name])]
+    if dead:
+        time.sleep(_MOMENT)
+    return [name for name in dead if _dead(paths[name]) and _removed(paths[name])]
 
 
 def strangers(directory: str) -> tuple[str, ...]:

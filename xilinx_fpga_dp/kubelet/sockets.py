@@ -34,8 +34,8 @@ _LAST_CALLS = 0.3
 _LAST_REFUSALS = 0.1
 _LAST_LISTS = 0.3
 
-# Seconds that a living instance may take from its bind to its listen: inotify tells others of the one, and they
-# may have the processor then.
+# Seconds that a living instance may take from its bind to its listen: inotify tells others of the one, and
+# they may have the processor then.
 _MOMENT = 0.1
 
 # kubelet has one connection, and a guest perhaps another.

@@ -1,19 +1,18 @@
 """What goes wrong on the node: its limits, its clock, its cards and files, and signals."""
 
+import contextlib
 import itertools
 import os
 import random
 import resource
-import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 from tests.faults.fault import EVER, Catalogue
-from tests.faults.kubelets import ALL, no_mounts
+from tests.faults.kubelets import ALL, no_mounts, remove
 from tests.faults.stage import EVENT, Stage, own_namespaces, wait_until
 from xilinx_fpga_dp.simulate.node import DAMAGES
 
@@ -280,18 +279,25 @@ def bus_unreadable(stage: Stage) -> Iterator[None]:
 # Files
 
 
-@fault("no room for the CDI spec", place="cdi", missing=no_mounts)
-def cdi_full(stage: Stage) -> Iterator[None]:
+@fault("no room for the CDI spec and the feature file", place="files", missing=no_mounts)
+def disk_full(stage: Stage) -> Iterator[None]:
     filler = stage.cdi.parent / "filler"
-    with filler.open("wb") as file:
-        subprocess.run(["cat", "/dev/zero"], stdout=file, stderr=subprocess.DEVNULL, check=False)
-    stage.spec.write_text("")
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:  # page by page, or some are left
+            file.write(bytes(4096))
+    for path in (stage.spec, stage.features):
+        with path.open("r+") as file:  # cut off, it would make room
+            file.write("!" * path.stat().st_size)
     yield
+    mended = stage.spec_is_whole() or stage.features_are_whole()
     filler.unlink()
+    assert not mended, "there was room"
 
 
-@fault("the CDI spec scribbled on, then its directory removed", place="cdi")
-def cdi_removed(stage: Stage) -> Iterator[None]:
-    stage.spec.write_text("{")
+@fault("CDI spec and feature file scribbled on, then their directories removed", place="files")
+def files_removed(stage: Stage) -> Iterator[None]:
+    for file in (stage.spec, stage.features):
+        file.write_text("{")
     yield
-    shutil.rmtree(stage.cdi)
+    for file in (stage.spec, stage.features):
+        remove(file.parent)

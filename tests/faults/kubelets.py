@@ -29,6 +29,16 @@ def shell(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
+def remove(directory: Path) -> None:
+    """Remove a directory in which the service goes on making and removing sockets."""
+
+    def gone() -> bool:
+        shutil.rmtree(directory, ignore_errors=True)
+        return not directory.exists()
+
+    assert wait_until(gone, 5), f"{directory} can't be removed"
+
+
 # kubelet
 
 
@@ -131,7 +141,7 @@ def every_stream_cut(stage: Stage) -> Iterator[None]:
 @fault("directory removed, kubelet killed", touches=ALL, gap=EVER, place="directory")
 def removed(stage: Stage) -> Iterator[None]:
     stage.kubelet_down()
-    shutil.rmtree(stage.sockets)
+    remove(stage.sockets)
     yield
     stage.sockets.mkdir(exist_ok=True)
     stage.kubelet_up()
@@ -139,7 +149,7 @@ def removed(stage: Stage) -> Iterator[None]:
 
 @fault("directory removed, kubelet alive, restarted later", deaf=True, touches=ALL, place="directory")
 def removed_beneath(stage: Stage) -> Iterator[None]:
-    shutil.rmtree(stage.sockets)
+    remove(stage.sockets)
     yield
     stage.sockets.mkdir(exist_ok=True)
     stage.kubelet_anew()
@@ -147,7 +157,7 @@ def removed_beneath(stage: Stage) -> Iterator[None]:
 
 @fault("directory emptied, kubelet alive, restarted later", deaf=True, touches=ALL, place="directory")
 def emptied(stage: Stage) -> Iterator[None]:
-    shutil.rmtree(stage.sockets)
+    remove(stage.sockets)
     stage.sockets.mkdir()
     yield
     stage.kubelet_anew()
@@ -159,7 +169,7 @@ def renamed_and_back(stage: Stage) -> Iterator[None]:
     stage.sockets.rename(away)
     yield
     if stage.sockets.exists():  # a kubelet that was started meanwhile has made one
-        shutil.rmtree(away)
+        remove(away)
     else:
         away.rename(stage.sockets)
 
@@ -172,7 +182,7 @@ def renamed(stage: Stage) -> Iterator[None]:
     yield
     stage.sockets.mkdir()
     stage.kubelet_up()
-    shutil.rmtree(away)
+    remove(away)
 
 
 @contextmanager

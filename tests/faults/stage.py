@@ -29,7 +29,7 @@ SHELLS = {
 }
 # Any device of the kernel's that no card driver has; told its event again, it is the same as before.
 EVENT = Path("/sys/devices/virtual/mem/null/uevent")
-_CLOCK = Path(__file__).with_name("clock")
+_INSIDE = Path(__file__).with_name("inside")
 _SHARED_MEMORY = "/dev/shm"
 
 
@@ -67,6 +67,7 @@ class Stage:
             subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", run], check=True)
         self.cdi = run / "cdi"
         self.spec = self.cdi / "xilinx.com-fpga.json"
+        self.features = run / "nfd" / "xilinx-fpga-dp"
         self.kubelet = KubeletDouble(self.sockets)
         self.instances = instances
         self.services: list[Service] = []  # the newest last: it speaks
@@ -164,15 +165,28 @@ class Stage:
                 REQUEST_TIMEOUT="1",
                 DEVICE_STRATEGY="both",
                 CDI_DIR=str(self.cdi),
+                NFD_FEATURES_DIR=str(self.features.parent),
                 HTTP_ADDRESS="127.0.0.1:0",
                 POD_RESOURCES_SOCKET=f"{self.directory}/pods.sock",
             ),
-            environment={"PYTHONPATH": str(_CLOCK), "FAULTS_CLOCK": str(self._clock)},
+            environment={
+                "PYTHONPATH": str(_INSIDE),
+                "FAULTS_CLOCK": str(self._clock),
+                "FAULTS_TASKS": f"{self.directory}/tasks",
+            },
         )
 
     def set_clock(self, seconds: int) -> None:
         """Set the instances' clock so far forth or back."""
         self._clock.write_text(str(seconds))
+
+    def tasks(self, pid: int) -> int:
+        """How many tasks the loop of an instance has."""
+        count = Path(f"{self.directory}/tasks.{pid}")
+        count.unlink(missing_ok=True)
+        os.kill(pid, signal.SIGUSR2)
+        assert wait_until(count.exists, 5), f"process {pid} does not say how many tasks it has"
+        return int(count.read_text())
 
     def end(self, service: Service, number: signal.Signals) -> None:
         """Let an instance end by a signal; after SIGTERM in good order, within what the contract allows."""
@@ -241,6 +255,13 @@ class Stage:
             return False
         return len(spec["devices"]) >= len(self.node.cards)
 
+    def features_are_whole(self) -> bool:
+        """Whether the feature file counts all devices."""
+        try:
+            return f"fpga.count={len(self.node.cards)}\n" in self.features.read_text()
+        except OSError:
+            return False
+
     # What is there when all is well
 
     def problem(self) -> str | None:
@@ -254,6 +275,8 @@ class Stage:
             return f"kubelet knows {self.kubelet.resources()}"
         if not self.spec_is_whole():
             return "the CDI spec is not whole"
+        if not self.features_are_whole():
+            return "the feature file is not whole"
         if strays := self.strays():
             return f"in the socket directory: {strays}"
         return None

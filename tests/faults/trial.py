@@ -11,7 +11,7 @@ from tests.faults.stage import SHELLS, Stage, wait_until
 from tests.faults.watching import Figures, Watching, figures, least
 
 _SETTLED = 0.3  # seconds that all has to stay well
-_GONE = 3.0  # seconds until descriptors and threads that were needed for a moment are given back
+_GONE = 3.0  # seconds until descriptors, threads and tasks that were needed for a moment are given back
 _SPINNING = 0.6  # of a core, while nothing happens
 _MOST_MEMORY = 12.0  # MB more than at first, whatever has happened since
 # Seconds between the looks of whoever measures, and what of a list is on its way.
@@ -80,7 +80,7 @@ def _try(stage: Stage, faults: Sequence[Fault], outcome: Outcome) -> None:
     _require(stage.problem() is None, f"before: {stage.problem()}")
     stage.paired = len(faults) > 1
     stage.kubelet_restarted = False
-    for pid, now in least(_pids(stage), 0.2).items():
+    for pid, now in least(stage, _pids(stage), 0.2).items():
         stage.began.setdefault(pid, now)
     heard = _Heard(stage)
     with Watching(stage) as watching:
@@ -154,12 +154,13 @@ def _busiest(stage: Stage, seconds: float) -> float:
 
 
 def _nothing_left(stage: Stage, outcome: Outcome) -> None:
-    """No descriptor, thread or memory more than at first, no core spinning, no error of ours in the log."""
+    """No descriptor, thread, task or memory more than at first, no core spinning, no error of ours in the log."""
     # One that stands by may have the sockets and streams of before, or not.
     spare = 2 * len(SHELLS) if stage.instances > 1 else 0
     deadline = time.monotonic() + _GONE
     while True:
-        after = {pid: now for pid, now in least(_pids(stage), 0.25).items() if pid in stage.began}
+        known = [pid for pid in _pids(stage) if pid in stage.began]
+        after = least(stage, known, 0.25)
         more = [text for pid, now in after.items() if (text := _more(stage.began[pid], now, spare))]
         if not more or time.monotonic() > deadline:
             break
@@ -178,6 +179,8 @@ def _more(before: Figures, now: Figures, spare: int) -> str | None:
         return f"{now.descriptors - before.descriptors} descriptors more than at first"
     if now.threads > max(before.threads, _POOL):
         return f"{now.threads - before.threads} threads more than at first"
+    if now.tasks > before.tasks + spare:
+        return f"{now.tasks - before.tasks} tasks more than at first"
     return None
 
 

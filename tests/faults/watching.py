@@ -4,7 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -19,12 +19,16 @@ _MEGABYTE = 1_000_000
 
 @dataclass(frozen=True)
 class Figures:
-    """What a process has: file descriptors, threads, resident memory in MB, seconds of CPU used so far."""
+    """What a process has: file descriptors, threads, resident memory in MB, seconds of CPU used so far.
+
+    And tasks, where somebody has asked it for them.
+    """
 
     descriptors: int
     threads: int
     memory: float
     cpu: float
+    tasks: int = 0
 
 
 def figures(pid: int) -> Figures:
@@ -44,13 +48,13 @@ def figures(pid: int) -> Figures:
     )
 
 
-def least(pids: Iterable[int], seconds: float) -> dict[int, Figures]:
-    """The least of each that processes have in some seconds: what comes and goes is no leak."""
+def least(stage: Stage, pids: Iterable[int], seconds: float) -> dict[int, Figures]:
+    """The least of each that instances have in some seconds: what comes and goes is no leak."""
     deadline = time.monotonic() + seconds
     found: dict[int, list[Figures]] = {pid: [] for pid in pids}
     while time.monotonic() < deadline:
         for pid, seen in found.items():
-            seen.append(figures(pid))
+            seen.append(replace(figures(pid), tasks=stage.tasks(pid)))
         time.sleep(_SELDOM)
     return {
         pid: Figures(
@@ -58,6 +62,7 @@ def least(pids: Iterable[int], seconds: float) -> dict[int, Figures]:
             min(each.threads for each in seen),
             min(each.memory for each in seen),
             seen[-1].cpu - seen[0].cpu,
+            min(each.tasks for each in seen),
         )
         for pid, seen in found.items()
     }

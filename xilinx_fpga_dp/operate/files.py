@@ -48,8 +48,10 @@ class KeptFile:
         with Wakeups(os.path.dirname(self.path)) as wakeups:
             while True:
                 wakeups.arm()
-                restored = await self._restore()
-                await wakeups.wait(_LOOK_EVERY if restored else _AGAIN)
+                if await self._restore():
+                    await wakeups.wait(_LOOK_EVERY)
+                else:  # what was tried in the directory would wake at once
+                    await asyncio.sleep(_AGAIN)
 
     async def _restore(self) -> bool:
         async with self._writing:

@@ -205,6 +205,30 @@ class TestCdi:
             assert document is not None
             assert document["devices"][0]["containerEdits"]["deviceNodes"][0]["path"] == "/dev/dri/renderD200"
 
+    def test_of_two_instances_with_other_settings_the_newer_keeps_it(
+        self, pair: SampleNode, kubelet: KubeletDouble
+    ) -> None:
+        """Or each would write what the other has written."""
+        settings = settings_for(pair, DEVICE_STRATEGY="cdi", CDI_DIR=f"{pair.root}/cdi")
+        path = f"{pair.root}/cdi/{cdi.FILE}"
+
+        def exposed() -> bool:
+            return "/dev/xclmgmt" in json.dumps(self.read(pair))
+
+        kubelet.start()
+        with Service(settings) as older:
+            older.logged("registered")
+            with Service(settings | {"EXPOSE_MGMT": "true"}) as newer:
+                newer.logged("registered")
+                older.logged("a newer instance speaks")
+                eventually(exposed, "the newer's")
+                before = os.stat(path)
+                os.utime(path)  # both look again
+                time.sleep(0.5)
+                assert exposed()
+                assert os.stat(path).st_ino == before.st_ino, "nobody has written it again"
+            eventually(lambda: not exposed(), "the older's again")
+
     def test_a_directory_that_cannot_be_written(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
         with open(f"{pair.root}/file", "w"):
             pass

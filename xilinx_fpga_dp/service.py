@@ -105,6 +105,7 @@ class Service:
             "hint": self._hint,
             "heart": pages.heart,
             "rules": self._offering.run,
+            "voice": self._leave_files,
         }
         if self._settings.device_strategy != "device-specs":
             parts["cdi"] = self._spec.run
@@ -192,6 +193,17 @@ class Service:
     async def _write_spec(self, devices: Iterable[Device]) -> bool:
         expose = self._settings.expose_mgmt
         return await self._spec.set(cdi.spec((each, nodes_of(each, expose_mgmt=expose)) for each in devices))
+
+    async def _leave_files(self) -> None:
+        """Leave the files to a newer instance for as long as one lives: it may have other settings."""
+        files = (self._spec, self._labels)
+        while True:
+            await self._watch.directory.until(lambda seen: seen.newer)
+            for file in files:
+                file.leave()
+            await self._watch.directory.until(lambda seen: not seen.newer)
+            for file in files:
+                await file.keep()
 
     async def _label(self) -> None:
         """Let the feature file say what is offered."""

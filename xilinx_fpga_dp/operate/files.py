@@ -34,6 +34,7 @@ class KeptFile:
         self._wanted: str | None = None  # None: there is to be no file
         self._known = asyncio.Event()  # what it should say; until then the one of the instance before stays
         self._writing = asyncio.Lock()
+        self._anothers = False  # a newer instance keeps it
         self._complaint: str | None = None
 
     async def set(self, wanted: str | None) -> bool:
@@ -42,13 +43,23 @@ class KeptFile:
         self._known.set()
         return await self._restore()
 
+    def leave(self) -> None:
+        """Let another instance keep the file."""
+        self._anothers = True
+
+    async def keep(self) -> None:
+        """Keep it again."""
+        self._anothers = False
+        if self._known.is_set():
+            await self._restore()
+
     async def run(self) -> None:
         """Restore the file whenever something else has changed it, for ever."""
         await self._known.wait()
         with Wakeups(os.path.dirname(self.path)) as wakeups:
             while True:
                 wakeups.arm()
-                if await self._restore():
+                if await self._restore() or self._anothers:
                     await wakeups.wait(_LOOK_EVERY)
                 else:  # what was tried in the directory would wake at once
                     await asyncio.sleep(_AGAIN)
@@ -58,6 +69,8 @@ class KeptFile:
             try:
                 async with asyncio.timeout(_TIME_LIMIT):
                     if await self._read() != self._wanted:
+                        if self._anothers:
+                            return False
                         await self._write()
             except OSError as error:
                 self._complain(error)

@@ -154,7 +154,7 @@ def _busiest(stage: Stage, seconds: float) -> float:
 
 
 def _nothing_left(stage: Stage, outcome: Outcome) -> None:
-    """Nothing more than at first of descriptors, threads, tasks, memory; no core spins, no error is logged."""
+    """No more descriptors, threads, tasks or memory than at first, no core spinning, no error in the log."""
     # One that stands by may have the sockets and streams of before, or not.
     spare = 2 * len(SHELLS) if stage.instances > 1 else 0
     deadline = time.monotonic() + _GONE

@@ -4,13 +4,16 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from grpclib.const import Status
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from xilinx_fpga_dp import __version__
 from xilinx_fpga_dp.kubelet.meter import Meter
 from xilinx_fpga_dp.model import Offers
+from xilinx_fpga_dp.without_tls import ssl_by_name
+
+with ssl_by_name():  # for a server of its own, which has no use here
+    from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+    from prometheus_client.core import GaugeMetricFamily, Metric
+    from prometheus_client.registry import Collector
 
 _PREFIX = "xilinx_fpga_dp"
 _ALLOCATE_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)

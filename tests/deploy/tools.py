@@ -5,6 +5,7 @@
 
 import json
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -86,7 +87,7 @@ def _kept(name: str, read: Callable[[], str]) -> str:
     file = cache_dir() / "schemas" / name
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
+        partial = file.with_suffix(f".{os.getpid()}")  # others may do the same at this moment
         partial.write_text(read())
         partial.rename(file)
     return file.read_text()

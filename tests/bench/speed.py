@@ -14,7 +14,7 @@ import grpc
 
 from tests.bench import woken
 from tests.bench.figures import Figure, quantile
-from tests.bench.stage import Process, Stage, cards, cpu_seconds, waited
+from tests.bench.stage import Process, Stage, cards, cpu_seconds, environment, waited
 from tests.wire import pb
 
 _BARE = "import grpclib, pydantic_settings"
@@ -36,7 +36,7 @@ def start(quick: bool) -> Iterator[Figure]:
             used = cpu_seconds(service.pid)
             service.end()
             began, children = time.monotonic(), os.times()
-            subprocess.run([sys.executable, "-c", _BARE], check=True)
+            subprocess.run([sys.executable, "-c", _BARE], env=environment(), check=True)
             bare, after = time.monotonic() - began, os.times()
             if run == 0:  # this one compiled what had to be
                 continue

@@ -138,6 +138,15 @@ class TestSteps:
         assert state is not None
         assert step(state, None, 101, RULES, check=True) is None
 
+    def test_its_driver_goes_before_it_does(self) -> None:
+        for announced, place in ((Reason.OFFLINE, True), (None, False)):
+            state = first(seen(announced), 0)
+            for _ in range(2):
+                assert state is not None
+                state = step(state, lost(Reason.NO_DRIVER), 1, RULES, check=True)
+            assert state is not None
+            assert (step(state, None, 2, RULES, check=True) is not None) is place
+
     @pytest.mark.parametrize("before", [None, Reason.NOT_READY, Reason.UNRESPONSIVE])
     def test_gone_without_a_warning_is_unplugged(self, before: Reason | None) -> None:
         state = first(seen(before), 0)
@@ -226,6 +235,7 @@ class Against(RuleBasedStateMachine):
         self.reasons: dict[str, Reason | None] = {}
         self.good: dict[str, int] = {}
         self.since: dict[str, float] = {}
+        self.announced: dict[str, bool] = {}
 
     @rule(
         address=st.sampled_from(ADDRESSES),
@@ -245,6 +255,11 @@ class Against(RuleBasedStateMachine):
         found = self.memory.step([look for look in self.looks.values() if look], self.now, check=check)
         for address in self.ADDRESSES:
             self._oracle(address, self.looks[address], check)
+            reason = self.reasons.get(address)
+            warned = reason in (Reason.SHUTDOWN, Reason.OFFLINE, Reason.RESETTING)
+            self.announced[address] = warned or (
+                reason is Reason.NO_DRIVER and self.announced.get(address, False)
+            )
         told = {device.address: device.reason for device in found.devices}
         offered = {a: r for a, r in self.reasons.items() if not self._expired(a)}
         assert told == offered
@@ -255,7 +270,7 @@ class Against(RuleBasedStateMachine):
     def _oracle(self, address: str, look: Look | None, check: bool) -> None:
         known = address in self.reasons
         if look is None and known:
-            if self.reasons[address] in (Reason.SHUTDOWN, Reason.OFFLINE, Reason.RESETTING):
+            if self.announced[address]:
                 self._lose(address, Reason.RESETTING)
                 if not self._expired(address):
                     return

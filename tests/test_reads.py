@@ -11,10 +11,6 @@ import pytest
 from xilinx_fpga_dp.reads import Pending, Reads
 
 
-def _threads() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if thread.name == "reads"}
-
-
 async def _until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not holds():
@@ -47,19 +43,30 @@ async def test_a_hanging_read_holds_up_nobody() -> None:
 
 async def test_one_parked_thread_a_hanging_device_and_no_more() -> None:
     gate = threading.Event()
+    parked: list[threading.Thread] = []
+
+    def hang() -> str:
+        parked.append(threading.current_thread())
+        return str(gate.wait(30))
+
     reads: Reads[str] = Reads()
-    calls: dict[str, Callable[[], str]] = {str(i): lambda: str(gate.wait(30)) for i in range(3)}
+    calls: dict[str, Callable[[], str]] = {str(i): hang for i in range(3)}
     calls["well"] = partial(_answer, "well")
-    before = _threads()  # other tests may have left some that hang for good
     since = set()
     for _ in range(5):
         answers = await reads.gather(calls, 0.1)
         assert answers["well"] == "well"
         since.add(tuple(a.since for a in answers.values() if isinstance(a, Pending)))
     assert len(since) == 1, "the same reads are still outstanding"
-    assert len(_threads() - before) == 3
+    assert len(set(parked)) == len(parked) == 3
     gate.set()
-    await _until(lambda: not _threads() - before)
+    await _until(lambda: sum(thread.is_alive() for thread in parked) <= 2)
+
+
+async def test_a_thread_with_nothing_to_do_is_used_again() -> None:
+    reads: Reads[threading.Thread] = Reads()
+    used = [(await reads.gather({"a": threading.current_thread}, 5))["a"] for _ in range(20)]
+    assert len(set(used)) < len(used) / 2
 
 
 async def test_what_comes_late_wakes_and_is_taken_next_time() -> None:

@@ -6,6 +6,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -14,6 +16,8 @@ T = TypeVar("T")
 _STEP = 0.02
 # Seconds after which an answer that nobody took is too old to be taken: the device may be another one.
 _STALE = 10.0
+# Threads with nothing to do that are kept: to start one costs more than most reads.
+_KEPT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,32 @@ class _Read(Generic[T]):  # touched on the loop only, but for the call
     @property
     def stale(self) -> bool:
         return self.returned is not None and time.monotonic() - self.returned > _STALE
+
+
+class _Walker:
+    """A thread that does one job after the other. One that hangs is in nobody's way: nobody else has it."""
+
+    _idle: deque["_Walker"] = deque()  # noqa: RUF012 - everybody's; append and pop are atomic
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        threading.Thread(target=self._run, name="reads", daemon=True).start()
+
+    @classmethod
+    def send(cls, job: Callable[[], None]) -> None:
+        """Let a thread do this."""
+        try:
+            walker = cls._idle.pop()
+        except IndexError:
+            walker = cls()
+        walker._jobs.put(job)
+
+    def _run(self) -> None:
+        while True:
+            self._jobs.get()()
+            if len(self._idle) >= _KEPT:
+                return
+            self._idle.append(self)
 
 
 class Reads(Generic[T]):
@@ -81,19 +111,18 @@ class Reads(Generic[T]):
         queue: deque[_Read[T]],
         patience: float,
     ) -> None:
-        """Wait for the answers, with as many walkers through the queue as hanging reads make it take."""
+        """Wait for the answers, with as many threads through the queue as hanging reads make it take."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
         before = len(answers)
         while answers and (rest := deadline - loop.time()) > 0:
             if queue and len(answers) == before:
-                walker = threading.Thread(target=self._walk, args=(loop, queue), name="reads", daemon=True)
-                walker.start()
+                _Walker.send(partial(self._walk, loop, queue))
             before = len(answers)
             _, answers = await asyncio.wait(answers, timeout=min(_STEP, rest) if queue else rest)
 
     def _walk(self, loop: asyncio.AbstractEventLoop, queue: deque[_Read[T]]) -> None:
-        """A walker's thread."""
+        """Make one call after the other, on a thread."""
         while queue:
             try:
                 read = queue.popleft()

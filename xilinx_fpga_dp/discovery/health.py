@@ -14,7 +14,8 @@ from xilinx_fpga_dp.model import Device, History, Inventory, LeftOut, Reason
 
 # A device whose shell can't be read, or that has no drm, keeps its place so long and no longer.
 _LOST: Final = frozenset({Reason.RESETTING, Reason.SHELL_UNKNOWN, Reason.NO_DRIVER})
-# A PCI function that goes away after one of these is being reset (hot reset, AFI load), not unplugged.
+# A PCI function that goes away after one of these is being reset (hot reset, AFI load), not unplugged. Its
+# driver goes first (pci_stop_and_remove_bus_device), and it may be looked at just then.
 _ANNOUNCED: Final = frozenset({Reason.SHUTDOWN, Reason.OFFLINE, Reason.FIREWALL, Reason.RESETTING})
 
 
@@ -69,6 +70,7 @@ class State:
         held: a pod has it under another name or id.
         good: good checks in a row since the last fault.
         lost_since: when its shell, drm or function was lost; None: it is there.
+        announced: it may go away and come back.
         expired: lost for longer than the grace: it is not offered any more.
         past_trip: a firewall trip on record that is over.
     """
@@ -79,6 +81,7 @@ class State:
     held: bool = False
     good: int = 0
     lost_since: float | None = None
+    announced: bool = False
     expired: bool = False
     past_trip: str | None = None
 
@@ -95,6 +98,7 @@ def first(look: Look, now: float) -> State | None:
         history=History(since=now, changes=0, last_reason=fault),
         fault=fault,
         lost_since=now if fault in _LOST else None,
+        announced=fault in _ANNOUNCED,
         past_trip=past,
     )
 
@@ -113,7 +117,7 @@ def step(state: State, look: Look | None, now: float, rules: Rules, *, check: bo
         None where the device is gone.
     """
     if look is None:
-        if state.fault not in _ANNOUNCED:
+        if not state.announced:
             return None
         gone = _lost(state, Reason.RESETTING, now, rules)
         return None if gone.expired else gone
@@ -162,7 +166,10 @@ def _told(state: State, before: State, now: float) -> State:
     if reason != before.device.reason:
         history = History(now, history.changes + 1, reason or history.last_reason)
     return dataclasses.replace(
-        state, device=dataclasses.replace(state.device, reason=reason), history=history
+        state,
+        device=dataclasses.replace(state.device, reason=reason),
+        history=history,
+        announced=state.fault in _ANNOUNCED or (before.announced and state.fault is Reason.NO_DRIVER),
     )
 
 

@@ -55,7 +55,6 @@ class Scanner:
         self._dev_root = dev_root
         self._memory = Memory(rules)
         self._bus_reads: Reads[Bus] = Reads(wake)
-        self._refreshes: Reads[Bus] = Reads()
         self._reads: Reads[Look | None] = Reads(wake)
         self._withheld_reads: Reads[str | None] = Reads(wake)
         self._slow = Slow(wake)
@@ -113,18 +112,21 @@ class Scanner:
 
     async def refresh(self, device: Device) -> Device | None:
         """The device as it is now, with its fault; None if it is gone. Waits as long as its driver likes."""
-        addresses = {device.address}
-        read = partial(read_again, self._bus, _WANTED, addresses)
-        bus = (await self._refreshes.gather({device.address: read}, math.inf))[device.address]
-        if not isinstance(bus, Bus):
-            return replace(device, reason=Reason.UNRESPONSIVE)
-        probes = self._of(addresses, bus)
-        answers = await self._reads.gather({probe.key: probe.ask for probe in probes}, math.inf)
-        for probe in probes:
-            look = self._look(probe, answers[probe.key])
-            if look and look.address == device.address:
-                return replace(look.device or device, reason=look.reason)
-        return None
+        key = next((key for key, own in self._addresses.items() if own == device.address), device.address)
+        # In one go: a hop to a thread costs more than the reads.
+        ask = partial(self._ask_again, self._bus, device.address, key)
+        look = self._completed(key, (await self._reads.gather({key: ask}, math.inf))[key])
+        if look is None or look.address != device.address:
+            return None
+        return replace(look.device or device, reason=look.reason)
+
+    def _ask_again(self, bus: Bus, address: str, key: str) -> Look | None:
+        """A device's look, now; None if it is gone. Blocks."""
+        try:
+            now = read_again(bus, _WANTED, {address})
+        except OSError as error:
+            return Look(address, reason=Reason.UNRESPONSIVE, why=f"{error.filename}: {error.strerror}")
+        return next((probe.ask() for probe in self._probes(now) if probe.key == key), None)
 
     async def _read_bus(self, what: str, read: Callable[[], Bus]) -> Bus:
         bus = (await self._bus_reads.gather({what: read}, _BUS_PATIENCE))[what]
@@ -159,7 +161,13 @@ class Scanner:
         return [look for look in looks if look is not None]
 
     def _look(self, probe: Probe, answer: Look | Exception | Pending | None) -> Look | None:
-        address = self._addresses.get(probe.key, probe.key)
+        if isinstance(answer, Look) and probe.ask_slowly:
+            self._slow.ask(probe.key, probe.ask_slowly)
+        return self._completed(probe.key, answer)
+
+    def _completed(self, key: str, answer: Look | Exception | Pending | None) -> Look | None:
+        """A look with all that is known beside what was answered."""
+        address = self._addresses.get(key, key)
         if isinstance(answer, Exception):
             return Look(address, reason=Reason.SHELL_UNKNOWN, why=f"reading it failed: {answer!r}")
         if isinstance(answer, Pending):
@@ -168,11 +176,11 @@ class Scanner:
             return Look(address, reason=Reason.UNRESPONSIVE, why="its driver does not answer: a read hangs")
         if answer is None:
             return None
-        if answer.address != probe.key:
-            self._addresses[probe.key] = answer.address
-        if probe.ask_slowly:
-            answer = answer.with_slow(self._slow.get(probe.key, probe.ask_slowly))
-        if why := self._withheld.get(probe.key):
+        if answer.address != key:
+            self._addresses[key] = answer.address
+        if slow := self._slow.known(key):
+            answer = answer.with_slow(slow)
+        if why := self._withheld.get(key):
             return Look(answer.address, reason=Reason.SHELL_UNKNOWN, why=why)
         return answer
 

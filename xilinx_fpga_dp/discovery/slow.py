@@ -54,8 +54,13 @@ class Slow:
         """Whether some answer is still awaited."""
         return any(entry.reading for entry in self._entries.values())
 
-    def get(self, address: str, read: Callable[[str | None], Answers]) -> Answers:
-        """What is known of a device; when it is time, ``read`` is started on a thread of its own.
+    def known(self, address: str) -> Answers | None:
+        """What is known of a device; None: it was never asked."""
+        entry = self._entries.get(address)
+        return entry.answers if entry else None
+
+    def ask(self, address: str, read: Callable[[str | None], Answers]) -> None:
+        """Start ``read`` on a thread of its own, if it is time.
 
         Args:
             address: of the device.
@@ -75,7 +80,6 @@ class Slow:
                     return
 
             threading.Thread(target=body, name="slow", daemon=True).start()
-        return entry.answers
 
     def keep(self, addresses: Collection[str]) -> None:
         """Forget the devices that are gone: another card may come into the slot."""

@@ -155,15 +155,16 @@ def read_again(bus: Bus, wanted: Wanted, addresses: Collection[str]) -> Bus:
     Raises:
         OSError: the PCI bus cannot be listed, so nothing is known of what is there.
     """
-    there = set(_pci_names(bus.root))
     functions = []
     for function in bus.functions:
         if function.address not in addresses:
             functions.append(function)
-        elif function.address in there:
+        elif os.path.lexists(function.path):
             driver = _link_name(f"{function.path}/driver")
             listing = _listing(function.path, driver in wanted.drivers)
             functions.append(replace(function, driver=driver, **listing))
+        else:
+            _pci_names(bus.root)
     return replace(bus, functions=tuple(functions), classes=_class_devices(bus.root, wanted))
 
 

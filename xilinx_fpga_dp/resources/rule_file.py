@@ -1,4 +1,4 @@
-"""A file of rules as lists, mappings and texts, be it JSON or YAML; what the rules say is not its business."""
+"""A file of rules as lists, mappings and texts, be it JSON or YAML. It knows nothing of what rules say."""
 
 import json
 from collections.abc import Iterator, Sequence

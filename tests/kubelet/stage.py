@@ -24,6 +24,7 @@ from .report import Report
 # What the two shells of the default cards are called at kubelet: two U200, a U250.
 U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
 U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
+ONCE = {U200: 1, U250: 1}  # of what happened to each resource
 
 # Impatient, so that a case takes seconds: no kernel tells the service what happens to a sample card.
 # And without a port: those of this machine belong to others.
@@ -175,13 +176,13 @@ class Stage:
         """How many times this kubelet has taken the resource's plugin in."""
         return self._counted("kubelet_device_plugin_registration_total", resource)
 
-    def registered_once(self) -> bool:
-        """Whether this kubelet, since its start, was asked to take each plugin in once and no more.
+    def times_registered(self) -> dict[str, int]:
+        """How often this kubelet, since its start, was asked to take each plugin in: once, and no more.
 
         A call that names a socket which kubelet has removed at its start is worse than a waste: it fails
         after 10 s, and kubelets before 1.37 then forget the plugin that registered rightly meanwhile.
         """
-        return self.registrations(U200) == self.registrations(U250) == 1
+        return {resource: self.registrations(resource) for resource in ONCE}
 
     def wait_registrations(self, count: int, resource: str = U200) -> None:
         """Wait until this kubelet has taken the resource's plugin in so many times."""

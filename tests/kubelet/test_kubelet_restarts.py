@@ -2,7 +2,7 @@
 
 import time
 
-from .stage import U200, U250, Stage, made_at
+from .stage import ONCE, U200, U250, Stage, made_at
 
 # From kubelet's new socket until kubelet has our list. Seconds: a kubelet that starts does much besides.
 BACK_LIMIT = 2.0
@@ -17,7 +17,7 @@ def _start_kubelet(stage: Stage, what: str) -> None:
         stage.report.time(f"{what}: kubelet's socket to resource back", took)
         assert took < BACK_LIMIT
     stage.wait_all()
-    assert stage.registered_once()
+    assert stage.times_registered() == ONCE
 
 
 def test_kubelet_killed_and_restarted(stage: Stage) -> None:
@@ -58,5 +58,5 @@ def test_kubelet_restarted_in_quick_succession_without_waiting_for_the_resources
         stage.node.kill_kubelet()
         stage.node.start_kubelet()
     stage.wait_all()
-    assert stage.registered_once()
+    assert stage.times_registered() == ONCE
     assert len(stage.sockets()) == 2

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from .namespace import Process
-from .stage import U200, U250, Stage
+from .stage import ONCE, U200, U250, Stage
 
 # Seconds for which nothing may be allocatable, in any of these cases.
 GAP_LIMIT = 1.0
@@ -120,7 +120,7 @@ def test_kubelet_restart_finds_the_newer_and_later_the_older(stage: Stage) -> No
         stage.node.start_kubelet()  # it removes all files of the directory
         stage.wait_all()
         time.sleep(0.3)
-        assert stage.registered_once()
+        assert stage.times_registered() == ONCE
         assert len(stage.sockets()) == 2, "only the newer comes back"
     assert older.running
     before = stage.registrations(U200)
@@ -135,7 +135,7 @@ def test_newer_that_dies_while_kubelet_is_away_leaves_it_to_the_older(stage: Sta
     newer.kill()
     stage.node.start_kubelet()
     stage.wait_all()
-    assert stage.registered_once()
+    assert stage.times_registered() == ONCE
     _, seen = stage.run_pod({U200: 2})
     assert len(seen.cards) == 2
 

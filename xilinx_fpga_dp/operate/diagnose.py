@@ -77,6 +77,7 @@ class Seen:
         elsewhere: other directories that have a kubelet's socket, with whose they usually are.
         podresources: where kubelet tells who holds what.
         holders: None: it tells.
+        unready: why the service at our HTTP address says that it is not ready; None: it does not.
         written: directories that files are written to, by setting; None: it can be written.
         mounts: paths to mount into containers, None: it is there.
         enforcing: SELinux is on.
@@ -96,6 +97,7 @@ class Seen:
     elsewhere: tuple[tuple[str, str], ...]
     podresources: str
     holders: Trouble | None
+    unready: str | None = None
     written: Mapping[str, tuple[str, Trouble | None]] = field(default_factory=dict)
     mounts: Mapping[str, Trouble | None] = field(default_factory=dict)
     enforcing: bool = False
@@ -117,6 +119,23 @@ class Seen:
         told = [trouble for _, trouble in self.written.values()]
         return tuple(each for each in (*seen, *told) if isinstance(each, Trouble))
 
+
+# Where kubelet takes plugins: the first, whatever its --root-dir is (kubernetes#120626, k0s#7585), but some
+# distributions have that elsewhere on the host (k3s#1390, rancher#20155).
+_PLUGIN_ROOTS = (
+    ("/var/lib/kubelet", "kubeadm"),
+    ("/var/lib/rancher/k3s/agent/kubelet", "an old k3s"),
+    ("/var/lib/rancher/rke2/agent/kubelet", "RKE2"),
+    ("/opt/rke/var/lib/kubelet", "RKE"),
+    ("/var/snap/microk8s/common/var/lib/kubelet", "MicroK8s"),
+)
+ROOTS = (
+    *_PLUGIN_ROOTS,
+    ("/var/lib/k0s/kubelet", "k0s"),
+    ("/var/data/kubelet", "IBM Cloud"),
+    ("/var/vcap/data/kubelet", "Tanzu"),
+)
+"""Where a kubelet's socket is worth looking for, and whose it would be."""
 
 # What helps a device that is Unhealthy: docs/operating.md has it at length.
 _REMEDY: Mapping[Reason, str] = {
@@ -296,8 +315,12 @@ def kubelet(seen: Seen) -> Lines:
 
 
 def _where_to(seen: Seen) -> str:
-    if not seen.elsewhere:
-        return "start kubelet (systemctl status kubelet), or set SOCKET_DIR to its device-plugins directory"
+    if not seen.elsewhere:  # of the host a pod sees only what is mounted: there may be one all the same
+        places = ", ".join(f"{root} (as {whose} has it)" for root, whose in _PLUGIN_ROOTS)
+        return (
+            "start kubelet (systemctl status kubelet), or set SOCKET_DIR to its device-plugins directory, "
+            f"which is in one of {places}"
+        )
     places = ", ".join(f"{path} (as {whose} has it)" for path, whose in seen.elsewhere)
     return f"there is one in {places}: set SOCKET_DIR to that and mount it at the same path"
 
@@ -309,8 +332,9 @@ def podresources(seen: Seen) -> Lines:
     else:
         yield _warn(
             "podresources",
-            f"{seen.podresources}: {seen.holders.why}; mount its directory and set POD_RESOURCES_SOCKET, "
-            "or drain the node before cards are reprogrammed or renamed",
+            f"{seen.podresources}: {seen.holders.why}; mount its directory, which is in kubelet's --root-dir "
+            "(on k0s /var/lib/k0s/kubelet), and set POD_RESOURCES_SOCKET, or drain the node before cards are "
+            "reprogrammed or renamed",
         )
 
 
@@ -321,6 +345,12 @@ def instances(seen: Seen) -> Lines:
             "service",
             f"{seen.instances} instances run on this node and the newest speaks; right during an update, "
             "else delete one DaemonSet (kubectl get daemonsets -A)",
+        )
+    elif seen.unready:
+        yield _fail(
+            "service",
+            f"it runs and is not ready: {seen.unready}; if it stays so look at its log and at kubelet's "
+            "(journalctl -u kubelet)",
         )
     else:
         yield _ok("service", "it runs on this node" if seen.instances else "it does not run on this node")

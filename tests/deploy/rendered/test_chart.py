@@ -206,6 +206,20 @@ def test_without_an_address_there_are_no_probes(tmp_path: Path) -> None:
     assert environment(daemonset)["XILINX_FPGA_DP_HTTP_ADDRESS"] == ""
 
 
+def test_alerts_find_their_job_whatever_the_release_is_called(tmp_path: Path) -> None:
+    text = render(tmp_path, {"nameOverride": "fpga", "podMonitor": {"enabled": True}})
+    monitor = only("PodMonitor", text)
+    [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+    assert {"targetLabel": "job", "replacement": "xilinx-fpga-dp"} in endpoint["relabelings"]
+    pod = only("DaemonSet", text)["spec"]["template"]["metadata"]["labels"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= pod.items()
+
+
+def test_no_priority_class_is_none(tmp_path: Path) -> None:
+    [daemonset] = valid(render(tmp_path, {"priorityClassName": ""}))
+    assert "priorityClassName" not in daemonset["spec"]["template"]["spec"]
+
+
 def test_the_dashboard_arrives_whole(tmp_path: Path) -> None:
     found = only("ConfigMap", render(tmp_path, {"dashboard": {"enabled": True}}))
     [text] = found["data"].values()

@@ -179,6 +179,8 @@ def test_renames_are_a_folder_that_kubelet_can_swap(tmp_path: Path) -> None:
         ({"EXTRA_MOUNTS": ["/opt/xilinx/xrt"]}, {"/host/root": ("/", "Directory", True)}),
         ({"EXTRA_MOUNTS": "/opt/xilinx/xrt,/opt/x"}, {"/host/root": ("/", "Directory", True)}),
         ({"EXTRA_MOUNTS": []}, {}),
+        ({"EXTRA_MOUNTS": "none"}, {}),
+        ({"HOST_ROOT": "/"}, {}),
     ],
 )
 def test_a_folder_is_mounted_only_where_it_is_used(
@@ -186,7 +188,7 @@ def test_a_folder_is_mounted_only_where_it_is_used(
 ) -> None:
     [daemonset] = valid(render(tmp_path, {"settings": settings}))
     assert mounts(daemonset) == ALWAYS | more
-    assert ("XILINX_FPGA_DP_HOST_ROOT" in environment(daemonset)) == ("/host/root" in more)
+    assert (environment(daemonset).get("XILINX_FPGA_DP_HOST_ROOT", "/") != "/") == ("/host/root" in more)
 
 
 def test_another_kubelet_folder(tmp_path: Path) -> None:

@@ -465,6 +465,27 @@ class TestRules:
         assert reason in line.said.partition("; ")[0]
         assert line.said.partition("; ")[2]
 
+    @pytest.mark.parametrize(
+        ("board", "driver", "address", "helps"),
+        [
+            ("u200", "xocl", "0000:11:00.1", True),
+            ("u30", "xocl", "0000:11:00.1", True),
+            ("aws-vu9p-f1", "xocl", "0000:00:1d.0", False),
+            ("u30", "xocl", "0000:00:1e.0", False),  # VT1
+            ("v80", "ami", "0000:11:00.0", False),
+            ("zcu102", "zocl", "axi:zyxclmm_drm", False),
+        ],
+    )
+    def test_no_reset_is_advised_where_it_breaks_or_there_is_none(
+        self, board: str, driver: str, address: str, helps: bool
+    ) -> None:
+        for reason in (Reason.BAD_STATE, Reason.UNRESPONSIVE):
+            device = Device(address, Shell(board, "1", None), board, driver, reason=reason)
+            offer = Offer("x.com/a", (Unit(address, (device,)),))
+            [line] = diagnose.cards(replace(self.well, scan=Offers({"x.com/a": offer})))
+            assert ("xbutil reset" in line.said and "does not work" not in line.said) == helps
+            assert "mpd" not in line.said or board.startswith("aws") or board == "u30"
+
     def test_a_refusal_under_selinux(self) -> None:
         denied = Trouble("Permission denied", errno.EACCES)
         assert list(diagnose.selinux(replace(self.well, kubelet=denied))) == []

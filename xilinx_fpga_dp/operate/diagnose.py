@@ -151,6 +151,20 @@ _REMEDY: Mapping[Reason, str] = {
     Reason.BAD_STATE: "a compute unit hangs: xbutil reset",
     Reason.HELD: "delete or drain the pod that has it under another name (held_by in `list --output json`)",
 }
+# The same where another driver than XRT's speaks for it.
+_REMEDY_WITHOUT_XRT: Mapping[Reason, str] = {
+    Reason.NO_DRIVER: "bind it to its driver again",
+    Reason.SHELL_UNKNOWN: "its driver is still bringing it up; if that does not end, dmesg says why",
+    Reason.NOT_READY: "its driver is still bringing it up; if that does not end, dmesg says why",
+    Reason.UNRESPONSIVE: "its firmware hangs: cold-boot the card",
+    Reason.BAD_STATE: "its firmware failed or does not fit the driver: dmesg, on a V80 `ami_tool overview`",
+}
+# XRT#6028 and video-sdk#8; docs/aws.md
+_RESET_MENDS = frozenset({Reason.UNRESPONSIVE, Reason.FIREWALL, Reason.OFFLINE, Reason.BAD_STATE})
+_NO_RESET_ON_AWS = (
+    "xbutil reset does not work on AWS: on F1 clear the slot (fpga-clear-local-image) and restart mpd, else "
+    "stop and start the instance"
+)
 # What helps where kubelet's socket is there.
 _KUBELET: Mapping[int, str] = {
     errno.ECONNREFUSED: "nobody listens there: start kubelet (systemctl status kubelet)",
@@ -228,8 +242,9 @@ def cards(seen: Seen) -> Lines:
             yield _ok(device.address, f"{told}, Healthy")
         else:
             level = Level.FAIL if device.reason is Reason.NO_NODE else Level.WARN
-            node = f" ({device.node or 'no drm/renderD* in its directory'})" * (level is Level.FAIL)
-            yield Line(level, device.address, f"{told}, {device.reason}{node}; {_REMEDY[device.reason]}")
+            node = f" ({device.node or 'its driver shows none'})" * (level is Level.FAIL)
+            remedy = _remedy(device, device.reason)
+            yield Line(level, device.address, f"{told}, {device.reason}{node}; {remedy}")
     for entry in seen.offers.left_out:
         yield _warn(entry.function, f"not offered: {entry.reason}")
     for warning in seen.offers.warnings:
@@ -238,6 +253,15 @@ def cards(seen: Seen) -> Lines:
         yield _warn(
             "cards", "no FPGA card on the PCI bus; if there is one, reseat it or rescan (lspci -d 10ee:)"
         )
+
+
+def _remedy(device: Device, reason: Reason) -> str:
+    # The U30 cards of VT1 show their user functions at function 0.
+    aws = device.board.startswith("aws") or (device.board == "u30" and device.address.endswith(".0"))
+    if aws and reason in _RESET_MENDS:
+        return _NO_RESET_ON_AWS
+    without = {} if device.driver == "xocl" else _REMEDY_WITHOUT_XRT
+    return without.get(reason, _REMEDY[reason])
 
 
 def device_nodes(seen: Seen) -> Lines:

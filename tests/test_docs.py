@@ -32,6 +32,7 @@ ELSEWHERE = {
     "lspci",
     "udevadm",
     "systemctl",
+    "journalctl",
     "rollout",
     "ausearch",
 }

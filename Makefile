@@ -87,7 +87,7 @@ image-name:
 # BUILDER may be buildah or podman; SUFFIX parts the images of several architectures.
 release: dist
 	@command -v $(firstword $(BUILDER)) >/dev/null || { $(NO_IMAGE) "$(firstword $(BUILDER)) is not installed"; }
-	@$(MAKE) image || { $(NO_IMAGE) "it can't be built here (it takes root or user namespaces, and BASE)"; }
+	@$(MAKE) image || { $(NO_IMAGE) "it can't be built here (it takes root or user namespaces, BASE and a package index)"; }
 	$(BUILDER) push --quiet $(IMAGE) oci-archive:$(ARCHIVE):$(IMAGE)
 	SYFT_CHECK_FOR_APP_UPDATE=false SYFT_FILE_METADATA_SELECTION=none \
 	"$$($(TOOLS) syft)" scan --quiet --source-name $(IMAGE) \

@@ -12,14 +12,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import grpc
 import pytest
 
 from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.process import COMMAND, Service, clean_environment, cli, eventually
 from tests.test_held import Hold, PodResourcesDouble
+from tests.test_probes import Probed
 from xilinx_fpga_dp.model import Device, LeftOut, Offer, Offers, Reason, Shell, Unit
 from xilinx_fpga_dp.operate import diagnose
 from xilinx_fpga_dp.operate.diagnose import Level, Node, Seen, Trouble
@@ -103,6 +106,49 @@ def test_a_running_service_is_not_disturbed(node: SampleNode, kubelet: KubeletDo
             the_line(lines, "warn  service: 2 instances", "delete one DaemonSet")
         eventually(lambda: kubelet.allocatable(U200) == 1, "the older speaks again")
         assert (service.process.poll(), len(before[1])) == (None, 1)
+
+
+def test_a_service_that_kubelet_refuses(node: SampleNode, kubelet: KubeletDouble) -> None:
+    node.add_card("u200")
+    pages = Probed(node)
+    with Service(pages.settings) as service:
+        service.logged("serving HTTP")
+        _, lines = told(node, HTTP_ADDRESS=pages.address)
+        the_line(lines, f"fail  service: it runs and is not ready: not registered: {U200}; ", "its log")
+        kubelet.faults.refuse = grpc.StatusCode.UNKNOWN
+        kubelet.start()
+        service.logged("not registered yet")
+        code, lines = told(node, HTTP_ADDRESS=pages.address)
+        assert code == 1
+        the_line(
+            lines, "fail  service: ", f"not registered: {U200} (kubelet refused: ", "journalctl -u kubelet"
+        )
+        kubelet.faults.refuse = None
+        pages.turns("readyz", (200, "ok\n"))
+        _, lines = told(node, HTTP_ADDRESS=pages.address)
+        the_line(lines, "ok    service: it runs")
+
+
+def test_another_program_has_the_address(node: SampleNode) -> None:
+    """On the host that of a pod is not to be reached, and somebody else may have it."""
+    node.add_card("u200")
+
+    class Stranger(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_error(503)
+
+        def log_message(self, *_: object) -> None: ...
+
+    asked: list[str] = []
+    with HTTPServer(("127.0.0.1", 0), Stranger) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with Service(settings_for(node, HTTP_ADDRESS="")) as service:
+            service.logged("device found")
+            _, lines = told(node, HTTP_ADDRESS=f"127.0.0.1:{server.server_port}")
+            the_line(lines, "ok    service: it runs")
+        server.shutdown()
+    assert asked == ["/readyz"]
 
 
 def another_xrt(node: SampleNode) -> None:
@@ -210,12 +256,15 @@ def test_a_name_that_is_too_long(node: SampleNode) -> None:
 def test_no_kubelet(node: SampleNode) -> None:
     code, lines = told(node)
     assert code == 1
-    the_line(
+    line = the_line(
         lines,
         f"fail  kubelet: no kubelet.sock in {node.socket_dir}",
         "systemctl status kubelet",
         "SOCKET_DIR",
     )
+    # A pod that was given the wrong directory sees no other: where others have it is said all the same.
+    for whose in ("k3s", "RKE2", "/opt/rke/", "/var/snap/microk8s/"):
+        assert whose in line
     the_line(lines, "warn  podresources: ", "No such file", "POD_RESOURCES_SOCKET")
 
 
@@ -415,6 +464,27 @@ class TestRules:
         assert line.level is (Level.FAIL if reason is Reason.NO_NODE else Level.WARN)
         assert reason in line.said.partition("; ")[0]
         assert line.said.partition("; ")[2]
+
+    @pytest.mark.parametrize(
+        ("board", "driver", "address", "helps"),
+        [
+            ("u200", "xocl", "0000:11:00.1", True),
+            ("u30", "xocl", "0000:11:00.1", True),
+            ("aws-vu9p-f1", "xocl", "0000:00:1d.0", False),
+            ("u30", "xocl", "0000:00:1e.0", False),  # VT1
+            ("v80", "ami", "0000:11:00.0", False),
+            ("zcu102", "zocl", "axi:zyxclmm_drm", False),
+        ],
+    )
+    def test_no_reset_is_advised_where_it_breaks_or_there_is_none(
+        self, board: str, driver: str, address: str, helps: bool
+    ) -> None:
+        for reason in (Reason.BAD_STATE, Reason.UNRESPONSIVE):
+            device = Device(address, Shell(board, "1", None), board, driver, reason=reason)
+            offer = Offer("x.com/a", (Unit(address, (device,)),))
+            [line] = diagnose.cards(replace(self.well, scan=Offers({"x.com/a": offer})))
+            assert ("xbutil reset" in line.said and "does not work" not in line.said) == helps
+            assert "mpd" not in line.said or board.startswith("aws") or board == "u30"
 
     def test_a_refusal_under_selinux(self) -> None:
         denied = Trouble("Permission denied", errno.EACCES)

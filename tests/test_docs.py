@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.process import Service, clean_environment, eventually
 from tests.test_probes import Probed
+from xilinx_fpga_dp import cli
 from xilinx_fpga_dp.model import Reason
 from xilinx_fpga_dp.operate import diagnose
 from xilinx_fpga_dp.resources import labels
@@ -20,6 +22,7 @@ from xilinx_fpga_dp.simulate.node import SampleNode
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("configuration", "operating", "security")
+README = (ROOT / "README.md").read_text()
 # What no test can run here: it needs a cluster, a node, a card.
 ELSEWHERE = {
     "kubectl",
@@ -29,6 +32,7 @@ ELSEWHERE = {
     "lspci",
     "udevadm",
     "systemctl",
+    "journalctl",
     "rollout",
     "ausearch",
 }
@@ -66,6 +70,7 @@ def test_every_command_works(page: str, node: SampleNode, kubelet: KubeletDouble
             done = subprocess.run(
                 ["sh", "-c", here],
                 env=clean_environment(settings_for(node)),
+                cwd=ROOT,
                 capture_output=True,
                 text=True,
                 check=False,
@@ -73,6 +78,66 @@ def test_every_command_works(page: str, node: SampleNode, kubelet: KubeletDouble
             )
             assert done.returncode == 0, (command, done)
             assert done.stdout, command
+
+
+def test_every_command_of_the_readme_works(node: SampleNode, tmp_path: Path) -> None:
+    node.add_card("u200")
+    written = re.findall(r"^[$#] ((?:python|\().*)$|`(python -m [^`]*)`", README, re.MULTILINE)
+    asked = ["".join(each) for each in written]
+    assert len(asked) > 4
+    for command in asked:
+        here = command.replace("python ", f"{shlex.quote(sys.executable)} ")
+        here = here.replace("/tmp/node", f"{tmp_path}/node").replace("DIR", f"{tmp_path}/other")
+        if command.endswith("xilinx_fpga_dp run"):  # ends when it is told to
+            here = f"{here} & sleep 1; kill $!; wait $!"
+        elif "--board" in command:
+            here += " --once"
+        done = subprocess.run(
+            ["sh", "-c", here],
+            env=clean_environment(settings_for(node)),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, (command, done)
+
+
+def test_the_readme_tells_of_commands_targets_and_files_that_there_are() -> None:
+    rows = re.findall(r"^\| `(\w+)(?: ID\.\.\.)?` \|", README, re.MULTILINE)
+    assert set(rows) == set(cli._COMMANDS)
+    targets = set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    asked = set(re.findall(r"(?:`|^|\$ )make ([a-z][a-z0-9-]*)", README, re.MULTILINE))
+    assert {"run", "test", "image", "check", "e2e"} <= asked <= targets
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", README)
+    for path in [*links, *re.findall(r"\bdeploy/[\w./-]*\w", README)]:
+        assert (ROOT / path).exists(), path
+    for page, anchor in re.findall(r"\]\(docs/(\w+)\.md#([^)]+)\)", README):
+        headings = re.findall(r"^#+ (.+)$", text(page), re.MULTILINE)
+        assert anchor in [heading.lower().replace(" ", "-") for heading in headings]
+
+
+def test_the_quick_start_has_its_steps_in_order_and_says_what_it_needs() -> None:
+    _, start = README.split("## Quick start in a cluster\n")
+    start = start.partition("\n## ")[0]
+    assert "needs a cluster with cards" in start.strip().splitlines()[0]
+    steps = re.findall(r"^ +(kubectl (?:\S+ )*?\S+)$", start, re.MULTILINE)
+    assert [step for step in steps if " -- python " not in step] == [
+        "kubectl create -f deploy/fpga-device-plugin.yml",
+        "kubectl get daemonset -n kube-system xilinx-fpga-dp",
+        "kubectl describe node NODE",
+        "kubectl create -f deploy/examples/dp-pod.yaml",
+        "kubectl get pod mypod",
+        "kubectl exec -it mypod -- bash",
+    ]
+    elsewhere = README.replace(start, "")
+    assert not re.search(r"\bkubectl (?!describe node` would say)", elsewhere.replace("\n", " "))
+    daemonset = yaml.safe_load((ROOT / "deploy/fpga-device-plugin.yml").read_text())
+    where = daemonset["metadata"]
+    assert (where["name"], where["namespace"]) == ("xilinx-fpga-dp", "kube-system")
+    # The one line that sed is told to change.
+    assert len(re.findall("image: .*", (ROOT / "deploy/fpga-device-plugin.yml").read_text())) == 1
 
 
 @pytest.mark.parametrize("page", PAGES)

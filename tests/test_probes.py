@@ -101,7 +101,7 @@ def test_while_kubelet_is_away(probed: Probed, kubelet: KubeletDouble) -> None:
     assert probed.registered() == {U200: 1}
     for restart in (1, 2):
         kubelet.stop()
-        probed.turns("readyz", NOT_REGISTERED, 1)
+        eventually(lambda: probed.get("readyz")[0] == 503, "not ready", 1)
         assert probed.get("livez") == OK
         assert probed.registered() == {U200: 0}
         assert probed.devices() == {("Healthy", "", U200): 1}, "kubelet's absence is no fault of the card"
@@ -115,20 +115,24 @@ def test_kubelet_dies_without_a_word(probed: Probed, kubelet: KubeletDouble) -> 
     kubelet.start()
     probed.turns("readyz", OK)
     kubelet.kill()
-    probed.turns("readyz", NOT_REGISTERED, 1)
+    eventually(lambda: probed.get("readyz")[0] == 503, "not ready", 1)
     eventually(
         lambda: probed.series().get(f'registrations_total{{resource="{U200}",result="failed"}}', 0) >= 2,
         "attempts are counted",
     )
     assert probed.series()["kubelet_restarts_total"] == 0
     assert probed.get("livez") == OK
+    status, said = probed.get("readyz")
+    assert (status, said) == (503, f"not registered: {U200} (Connection refused)\n"), "and why is said"
 
 
 def test_kubelet_refuses(probed: Probed, kubelet: KubeletDouble) -> None:
     kubelet.faults.refuse = grpc.StatusCode.UNKNOWN
     kubelet.start()
     eventually(lambda: len(kubelet.refusals) > 2, "asked")
-    assert probed.get("readyz") == NOT_REGISTERED
+    status, said = probed.get("readyz")
+    assert status == 503
+    assert said.startswith(f"not registered: {U200} (kubelet refused: ")
     assert probed.registered() == {U200: 0}
 
 

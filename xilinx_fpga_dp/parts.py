@@ -35,6 +35,7 @@ def places_of(settings: Settings) -> Places:
         host_root=settings.host_root,
         socket_dir=settings.socket_dir,
         pod_resources_socket=settings.pod_resources_socket,
+        http_address=settings.http_address,
         written=tuple(written),
         extra_mounts=settings.extra_mounts,
         expose_mgmt=settings.expose_mgmt,

@@ -94,6 +94,7 @@ class Service:
             self._registered,
             self._waits,
             self._holders.ask,
+            complaints=self._fleet.complaints,
             expose_mgmt=self._settings.expose_mgmt,
         )
         parts: dict[str, Callable[[], Awaitable[None]]] = {

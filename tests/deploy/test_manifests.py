@@ -19,9 +19,6 @@ from xilinx_fpga_dp.simulate.node import SampleNode
 DAEMONSET = only("DaemonSet", STATIC.read_text())
 EXAMPLES = sorted((DEPLOY / "examples").glob("*.yaml"))
 
-# In the chart and not in the program before they are implemented there.
-EXPECTED = {"COMPAT", "U30_UNIT", "NFD_FEATURES_DIR", "RESOURCE_RENAMES"}
-
 
 def test_the_static_manifest_is_as_it_must_be() -> None:
     assert len(documents(STATIC.read_text())) == 1
@@ -69,20 +66,19 @@ def test_there_is_one_version() -> None:
 
 def test_the_chart_knows_every_setting() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
+    # The one that is a file is made of resourceRenames.
     known = {*schema["properties"]["settings"]["properties"], "RESOURCE_RENAMES"}
-    fields = {name.upper() for name in Settings.model_fields}
-    assert fields <= known
-    assert known - fields <= EXPECTED
+    assert known == {name.upper() for name in Settings.model_fields}
 
 
 def test_the_values_say_what_the_defaults_are() -> None:
     text = (CHART / "values.yaml").read_text()
     shown = dict(re.findall(r"^  (?:# )?([A-Z][A-Z0-9_]+): (.+?)(?: +#.*)?$", text, re.MULTILINE))
-    assert {name.upper() for name in Settings.model_fields} - EXPECTED <= shown.keys()
+    assert {name.upper() for name in Settings.model_fields} - {"RESOURCE_RENAMES"} == shown.keys()
     # These the chart decides; the rest is the program's, as text: the environment is nothing else.
     chosen = {"HTTP_ADDRESS", "DEV_ROOT", "HOST_ROOT"}
     for name, value in shown.items():
-        if name.lower() in Settings.model_fields and name not in chosen:
+        if name not in chosen:
             said = yaml.safe_load(value)
             text = ",".join(said) if isinstance(said, list) else str(said)
             default = Settings.model_fields[name.lower()].get_default()

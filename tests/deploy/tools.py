@@ -5,7 +5,6 @@
 
 import json
 import logging
-import os
 import shutil
 import sys
 import tempfile
@@ -87,9 +86,10 @@ def _kept(name: str, read: Callable[[], str]) -> str:
     file = cache_dir() / "schemas" / name
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(f".{os.getpid()}")  # others may do the same at this moment
-        partial.write_text(read())
-        partial.rename(file)
+        with tempfile.TemporaryDirectory(dir=file.parent) as scratch:  # another run may be at it, too
+            partial = Path(scratch) / name
+            partial.write_text(read())
+            partial.rename(file)
     return file.read_text()
 
 

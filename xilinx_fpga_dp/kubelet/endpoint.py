@@ -58,7 +58,7 @@ class Endpoint:
         self._terms = terms
         self._meter = meter
         self._failures = 0  # attempts in a row
-        self._complaint: str | None = None  # the failure that was logged last
+        self.complaint: str | None = None  # how the last attempt failed; None: it did not
 
     def register_again(self) -> None:
         """Leave what is and go round again now, unless there is nobody to register with."""
@@ -184,7 +184,7 @@ class Endpoint:
 
     def _registered(self, socket: sockets.Bound) -> float:
         self.registered = True
-        self._complaint = None
+        self.complaint = None
         self._meter.registration(self.resource, "ok")
         log.info("registered", extra={"resource": self.resource, "endpoint": socket.name})
         return asyncio.get_running_loop().time()
@@ -193,10 +193,10 @@ class Endpoint:
         self._failures += 1
         self._meter.registration(self.resource, "failed")
         complaint = _sentence(error)
-        expected = isinstance(error, _NotReached) or complaint == self._complaint
+        expected = isinstance(error, _NotReached) or complaint == self.complaint
         level = logging.DEBUG if expected else logging.WARNING
         log.log(level, "not registered yet", extra={"resource": self.resource, "error": complaint})
-        self._complaint = complaint
+        self.complaint = complaint
 
 
 def _sentence(error: Exception) -> str:

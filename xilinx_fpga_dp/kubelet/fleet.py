@@ -60,6 +60,10 @@ class Fleet:
         """Whether kubelet knows each resource and reads its list."""
         return {name: endpoint.registered for name, endpoint in self._endpoints.items()}
 
+    def complaints(self) -> dict[str, str]:
+        """How the last attempt to register failed, of the resources whose did."""
+        return {name: each.complaint for name, each in self._endpoints.items() if each.complaint}
+
     def _reconcile(self, offers: Offers, group: asyncio.TaskGroup) -> None:
         for name in offers.by_resource.keys() - self._endpoints.keys():
             endpoint = Endpoint(name, self._watch, self._terms, self._meter)

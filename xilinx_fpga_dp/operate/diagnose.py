@@ -77,6 +77,7 @@ class Seen:
         elsewhere: other directories that have a kubelet's socket, with whose they usually are.
         podresources: where kubelet tells who holds what.
         holders: None: it tells.
+        unready: why the service at our HTTP address says that it is not ready; None: it does not.
         written: directories that files are written to, by setting; None: it can be written.
         mounts: paths to mount into containers, None: it is there.
         enforcing: SELinux is on.
@@ -96,6 +97,7 @@ class Seen:
     elsewhere: tuple[tuple[str, str], ...]
     podresources: str
     holders: Trouble | None
+    unready: str | None = None
     written: Mapping[str, tuple[str, Trouble | None]] = field(default_factory=dict)
     mounts: Mapping[str, Trouble | None] = field(default_factory=dict)
     enforcing: bool = False
@@ -118,6 +120,23 @@ class Seen:
         return tuple(each for each in (*seen, *told) if isinstance(each, Trouble))
 
 
+# Where kubelet takes plugins: the first, whatever its --root-dir is (kubernetes#120626, k0s#7585), but some
+# distributions have that elsewhere on the host (k3s#1390, rancher#20155).
+_PLUGIN_ROOTS = (
+    ("/var/lib/kubelet", "kubeadm"),
+    ("/var/lib/rancher/k3s/agent/kubelet", "an old k3s"),
+    ("/var/lib/rancher/rke2/agent/kubelet", "RKE2"),
+    ("/opt/rke/var/lib/kubelet", "RKE"),
+    ("/var/snap/microk8s/common/var/lib/kubelet", "MicroK8s"),
+)
+ROOTS = (
+    *_PLUGIN_ROOTS,
+    ("/var/lib/k0s/kubelet", "k0s"),
+    ("/var/data/kubelet", "IBM Cloud"),
+    ("/var/vcap/data/kubelet", "Tanzu"),
+)
+"""Where a kubelet's socket is worth looking for, and whose it would be."""
+
 # What helps a device that is Unhealthy: docs/operating.md has it at length.
 _REMEDY: Mapping[Reason, str] = {
     Reason.NO_DRIVER: "load its driver (modprobe xocl xclmgmt)",
@@ -132,6 +151,20 @@ _REMEDY: Mapping[Reason, str] = {
     Reason.BAD_STATE: "a compute unit hangs: xbutil reset",
     Reason.HELD: "delete or drain the pod that has it under another name (held_by in `list --output json`)",
 }
+# The same where another driver than XRT's speaks for it.
+_REMEDY_WITHOUT_XRT: Mapping[Reason, str] = {
+    Reason.NO_DRIVER: "bind it to its driver again",
+    Reason.SHELL_UNKNOWN: "its driver is still bringing it up; if that does not end, dmesg says why",
+    Reason.NOT_READY: "its driver is still bringing it up; if that does not end, dmesg says why",
+    Reason.UNRESPONSIVE: "its firmware hangs: cold-boot the card",
+    Reason.BAD_STATE: "its firmware failed or does not fit the driver: dmesg, on a V80 `ami_tool overview`",
+}
+# XRT#6028 and video-sdk#8; docs/aws.md
+_RESET_MENDS = frozenset({Reason.UNRESPONSIVE, Reason.FIREWALL, Reason.OFFLINE, Reason.BAD_STATE})
+_NO_RESET_ON_AWS = (
+    "xbutil reset does not work on AWS: on F1 clear the slot (fpga-clear-local-image) and restart mpd, else "
+    "stop and start the instance"
+)
 # What helps where kubelet's socket is there.
 _KUBELET: Mapping[int, str] = {
     errno.ECONNREFUSED: "nobody listens there: start kubelet (systemctl status kubelet)",
@@ -209,8 +242,9 @@ def cards(seen: Seen) -> Lines:
             yield _ok(device.address, f"{told}, Healthy")
         else:
             level = Level.FAIL if device.reason is Reason.NO_NODE else Level.WARN
-            node = f" ({device.node or 'no drm/renderD* in its directory'})" * (level is Level.FAIL)
-            yield Line(level, device.address, f"{told}, {device.reason}{node}; {_REMEDY[device.reason]}")
+            node = f" ({device.node or 'its driver shows none'})" * (level is Level.FAIL)
+            remedy = _remedy(device, device.reason)
+            yield Line(level, device.address, f"{told}, {device.reason}{node}; {remedy}")
     for entry in seen.offers.left_out:
         yield _warn(entry.function, f"not offered: {entry.reason}")
     for warning in seen.offers.warnings:
@@ -219,6 +253,15 @@ def cards(seen: Seen) -> Lines:
         yield _warn(
             "cards", "no FPGA card on the PCI bus; if there is one, reseat it or rescan (lspci -d 10ee:)"
         )
+
+
+def _remedy(device: Device, reason: Reason) -> str:
+    # The U30 cards of VT1 show their user functions at function 0.
+    aws = device.board.startswith("aws") or (device.board == "u30" and device.address.endswith(".0"))
+    if aws and reason in _RESET_MENDS:
+        return _NO_RESET_ON_AWS
+    without = {} if device.driver == "xocl" else _REMEDY_WITHOUT_XRT
+    return without.get(reason, _REMEDY[reason])
 
 
 def device_nodes(seen: Seen) -> Lines:
@@ -296,8 +339,12 @@ def kubelet(seen: Seen) -> Lines:
 
 
 def _where_to(seen: Seen) -> str:
-    if not seen.elsewhere:
-        return "start kubelet (systemctl status kubelet), or set SOCKET_DIR to its device-plugins directory"
+    if not seen.elsewhere:  # of the host a pod sees only what is mounted: there may be one all the same
+        places = ", ".join(f"{root} (as {whose} has it)" for root, whose in _PLUGIN_ROOTS)
+        return (
+            "start kubelet (systemctl status kubelet), or set SOCKET_DIR to its device-plugins directory, "
+            f"which is in one of {places}"
+        )
     places = ", ".join(f"{path} (as {whose} has it)" for path, whose in seen.elsewhere)
     return f"there is one in {places}: set SOCKET_DIR to that and mount it at the same path"
 
@@ -309,8 +356,9 @@ def podresources(seen: Seen) -> Lines:
     else:
         yield _warn(
             "podresources",
-            f"{seen.podresources}: {seen.holders.why}; mount its directory and set POD_RESOURCES_SOCKET, "
-            "or drain the node before cards are reprogrammed or renamed",
+            f"{seen.podresources}: {seen.holders.why}; mount its directory, which is in kubelet's --root-dir "
+            "(on k0s /var/lib/k0s/kubelet), and set POD_RESOURCES_SOCKET, or drain the node before cards are "
+            "reprogrammed or renamed",
         )
 
 
@@ -321,6 +369,12 @@ def instances(seen: Seen) -> Lines:
             "service",
             f"{seen.instances} instances run on this node and the newest speaks; right during an update, "
             "else delete one DaemonSet (kubectl get daemonsets -A)",
+        )
+    elif seen.unready:
+        yield _fail(
+            "service",
+            f"it runs and is not ready: {seen.unready}; if it stays so look at its log and at kubelet's "
+            "(journalctl -u kubelet)",
         )
     else:
         yield _ok("service", "it runs on this node" if seen.instances else "it does not run on this node")

@@ -12,6 +12,8 @@ import stat
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
+from http.client import HTTPConnection
 from typing import Any, TypeVar
 
 from xilinx_fpga_dp.discovery.sysfs import module_version
@@ -21,7 +23,8 @@ from xilinx_fpga_dp.kubelet.registration import greet
 from xilinx_fpga_dp.kubelet.sockets import strangers
 from xilinx_fpga_dp.kubelet.watch import KUBELET_SOCKET
 from xilinx_fpga_dp.model import Device, Offers
-from xilinx_fpga_dp.operate.diagnose import Node, Seen, Trouble
+from xilinx_fpga_dp.operate.diagnose import ROOTS, Node, Seen, Trouble
+from xilinx_fpga_dp.operate.http import NAME
 from xilinx_fpga_dp.reads import Pending, Reads
 from xilinx_fpga_dp.resources.grants import nodes_of
 
@@ -33,19 +36,6 @@ _PATIENCE = 3.0  # seconds that files may take, all together, and kubelet
 _DRIVERS = ("xocl", "xclmgmt", "ami", "zocl")
 _MAX_JSON = 65536
 
-# kubelet's roots. Its device-plugins directory is in the first whatever its --root-dir is (kubernetes#83226),
-# but distributions have had it elsewhere (k3s#1390, rancher#20155).
-_ROOTS = (
-    ("/var/lib/kubelet", "kubeadm"),
-    ("/var/lib/rancher/k3s/agent/kubelet", "an old k3s"),
-    ("/var/lib/rancher/rke2/agent/kubelet", "RKE2"),
-    ("/opt/rke/var/lib/kubelet", "RKE"),
-    ("/var/snap/microk8s/common/var/lib/kubelet", "MicroK8s"),
-    ("/var/lib/k0s/kubelet", "k0s"),
-    ("/var/data/kubelet", "IBM Cloud"),
-    ("/var/vcap/data/kubelet", "Tanzu"),
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Places:
@@ -56,6 +46,7 @@ class Places:
     host_root: str
     socket_dir: str
     pod_resources_socket: str
+    http_address: str = ""
     written: tuple[tuple[str, str], ...] = ()
     extra_mounts: tuple[str, ...] = ()
     expose_mgmt: bool = False
@@ -80,6 +71,7 @@ async def look(places: Places, scan: Callable[[], Awaitable[Offers]]) -> Seen:
                 "strangers": partial(strangers, places.socket_dir),
                 "elsewhere": partial(_elsewhere, host, places.socket_dir),
                 "enforcing": partial(_enforces, places.sysfs_root),
+                "unready": partial(_unready, places.http_address),
                 **{path: partial(_there, host + path) for path in places.extra_mounts},
                 **{name: partial(_makeable, path) for name, path in places.written},
             }
@@ -106,6 +98,7 @@ async def look(places: Places, scan: Callable[[], Awaitable[Offers]]) -> Seen:
         elsewhere=_known(looks["elsewhere"], ()),
         podresources=places.pod_resources_socket,
         holders=holders,
+        unready=_known(looks["unready"], None),
         written={name: (path, looks[name]) for name, path in places.written},
         mounts={path: looks[path] for path in places.extra_mounts},
         enforcing=_known(looks["enforcing"], False),
@@ -223,12 +216,31 @@ def _there(path: str) -> None:
 
 
 def _elsewhere(host: str, socket_dir: str) -> tuple[tuple[str, str], ...]:
-    found = ((f"{root}/device-plugins", whose) for root, whose in _ROOTS)
+    found = ((f"{root}/device-plugins", whose) for root, whose in ROOTS)
     return tuple(
         (path, whose)
         for path, whose in found
         if path != socket_dir and os.path.exists(f"{host}{path}/{KUBELET_SOCKET}")
     )
+
+
+def _unready(address: str) -> str | None:
+    """Why the service at that address says that it is not ready; None: it is, or another program answers.
+
+    Raises:
+        OSError: nobody answers. A service in a pod is not to be reached from the host by its address.
+    """
+    if not address:
+        return None
+    host, _, port = address.rpartition(":")
+    connection = HTTPConnection(host.strip("[]") or "localhost", int(port), timeout=_PATIENCE)
+    try:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        ours = answer.getheader("Server") == NAME and answer.status == HTTPStatus.SERVICE_UNAVAILABLE
+        return answer.read(_MAX_JSON).decode(errors="replace").strip() if ours else None
+    finally:
+        connection.close()
 
 
 def _enforces(sysfs_root: str) -> bool:

@@ -14,6 +14,8 @@ _TIME_LIMIT = 10.0  # seconds for a request and its answer
 _CONNECTIONS = 64  # at once; for one more the oldest is closed: a probe asks at once, who is silent is none
 _AGAIN = 5.0  # seconds until an address that is taken is tried again
 
+NAME = "xilinx-fpga-dp"  # of the server, by which `diagnose` knows it
+
 _STATUS = {
     200: "OK",
     400: "Bad Request",
@@ -103,6 +105,7 @@ class HttpServer:
         method, answer = await self._page(head)
         writer.write(
             f"HTTP/1.1 {answer.status} {_STATUS[answer.status]}\r\n"
+            f"Server: {NAME}\r\n"
             f"Content-Type: {answer.kind}\r\n"
             f"Content-Length: {len(answer.body)}\r\n"
             "Cache-Control: no-store\r\n"

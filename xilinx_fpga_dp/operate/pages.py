@@ -21,6 +21,7 @@ class Pages:
         registered: whether kubelet knows each resource and reads its list.
         waits: why not all that is on the node is offered yet; None: it is.
         held: asks who holds what.
+        complaints: how the last attempt to register failed, of the resources whose did.
         expose_mgmt: whether pods get management nodes.
     """
 
@@ -32,11 +33,13 @@ class Pages:
         waits: Callable[[], str | None],
         held: Callable[[], Awaitable[Held]],
         *,
+        complaints: Callable[[], Mapping[str, str]] = dict,
         expose_mgmt: bool,
     ) -> None:
         self._metrics = metrics
         self._offers = offers
         self._registered = registered
+        self._complaints = complaints
         self._waits = waits
         self._held = held
         self._expose_mgmt = expose_mgmt
@@ -65,7 +68,12 @@ class Pages:
         offers, registered = self._offers() or Offers({}), self._registered()
         if why := self._waits():
             return text(why, 503)
-        missing = [name for name in offers.by_resource if not registered.get(name)]
+        complaints = self._complaints()
+        missing = [
+            f"{name} ({complaints[name]})" if name in complaints else name
+            for name in offers.by_resource
+            if not registered.get(name)
+        ]
         return text(f"not registered: {', '.join(missing)}", 503) if missing else text("ok")
 
     async def _text(self) -> Answer:

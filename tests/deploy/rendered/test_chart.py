@@ -179,6 +179,8 @@ def test_renames_are_a_folder_that_kubelet_can_swap(tmp_path: Path) -> None:
         ({"EXTRA_MOUNTS": ["/opt/xilinx/xrt"]}, {"/host/root": ("/", "Directory", True)}),
         ({"EXTRA_MOUNTS": "/opt/xilinx/xrt,/opt/x"}, {"/host/root": ("/", "Directory", True)}),
         ({"EXTRA_MOUNTS": []}, {}),
+        ({"EXTRA_MOUNTS": "none"}, {}),
+        ({"HOST_ROOT": "/"}, {}),
     ],
 )
 def test_a_folder_is_mounted_only_where_it_is_used(
@@ -186,7 +188,7 @@ def test_a_folder_is_mounted_only_where_it_is_used(
 ) -> None:
     [daemonset] = valid(render(tmp_path, {"settings": settings}))
     assert mounts(daemonset) == ALWAYS | more
-    assert ("XILINX_FPGA_DP_HOST_ROOT" in environment(daemonset)) == ("/host/root" in more)
+    assert (environment(daemonset).get("XILINX_FPGA_DP_HOST_ROOT", "/") != "/") == ("/host/root" in more)
 
 
 def test_another_kubelet_folder(tmp_path: Path) -> None:
@@ -204,6 +206,20 @@ def test_without_an_address_there_are_no_probes(tmp_path: Path) -> None:
     [daemonset] = valid(render(tmp_path, {"settings": {"HTTP_ADDRESS": ""}}))
     assert not {"ports", "livenessProbe", "readinessProbe"} & container(daemonset).keys()
     assert environment(daemonset)["XILINX_FPGA_DP_HTTP_ADDRESS"] == ""
+
+
+def test_alerts_find_their_job_whatever_the_release_is_called(tmp_path: Path) -> None:
+    text = render(tmp_path, {"nameOverride": "fpga", "podMonitor": {"enabled": True}})
+    monitor = only("PodMonitor", text)
+    [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+    assert {"targetLabel": "job", "replacement": "xilinx-fpga-dp"} in endpoint["relabelings"]
+    pod = only("DaemonSet", text)["spec"]["template"]["metadata"]["labels"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= pod.items()
+
+
+def test_no_priority_class_is_none(tmp_path: Path) -> None:
+    [daemonset] = valid(render(tmp_path, {"priorityClassName": ""}))
+    assert "priorityClassName" not in daemonset["spec"]["template"]["spec"]
 
 
 def test_the_dashboard_arrives_whole(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def test_alerts_fire_when_they_should() -> None:
         ("max by (node) (up{", "min by (node) (up{"),  # during an update one of two pods is down
         ('health="Unhealthy", reason!~"resetting|held"', 'health="Unhealthy"'),
         ("for: 13m", "for: 5m"),
+        ("build_info offset 1h) unless on (node) up{", "build_info offset 2h) unless on (node) up{"),
         ("(sum by (node, pod) (xilinx_fpga_dp_devices))", "(xilinx_fpga_dp_devices)"),
         (" or 0 * max by (node) (xilinx_fpga_dp_build_info)", ""),
         (" or 0 * xilinx_fpga_dp_allocations_total", " or xilinx_fpga_dp_allocations_total"),

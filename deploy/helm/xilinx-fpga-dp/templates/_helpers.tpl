@@ -47,7 +47,7 @@ labels:
 {{- $_ := set $own "SOCKET_DIR" (printf "%s/device-plugins" .Values.kubeletDir) -}}
 {{- $_ := set $own "POD_RESOURCES_SOCKET" (printf "%s/pod-resources/kubelet.sock" .Values.kubeletDir) -}}
 {{- end -}}
-{{- if .Values.settings.EXTRA_MOUNTS -}}
+{{- if not (has (toString .Values.settings.EXTRA_MOUNTS) (list "" "[]" "none" "<nil>")) -}}
 {{- $_ := set $own "HOST_ROOT" "/host/root" -}}
 {{- end -}}
 {{- if .Values.resourceRenames -}}

@@ -172,6 +172,17 @@ def test_pod_of_the_daemonset_has_no_more_than_it_needs(daemon: Daemon) -> None:
     assert said.strip() == "Operation not permitted"
 
 
+def test_diagnose_in_the_pod_of_the_daemonset(daemon: Daemon) -> None:
+    """What an operator is told to type: it may open no device, and finds nothing wrong."""
+    daemon.wait_ready("plugin")
+    lines = daemon.run("plugin", "xilinx-fpga-dp", "diagnose").splitlines()
+    assert [line for line in lines if not line.startswith("ok ")] == []
+    for said in ("kubelet: it answers", "service: it runs", "podresources: kubelet tells"):
+        assert any(said in line for line in lines), said
+    nodes = {line.split()[1].removesuffix(":") for line in lines if "/dev/dri/renderD" in line}
+    assert nodes == {card.render_node for card in daemon.stage.cards}
+
+
 def test_update_with_surge_keeps_every_device(daemon: Daemon) -> None:
     """The new pod is ready before the old one goes, as maxSurge has it: both hold no port of the host."""
     stage = daemon.stage

@@ -375,6 +375,20 @@ class TestMixedNode:
         assert {a: after[a] for a in others} == {a: before[a] for a in others}
         card.unhang(attribute)
 
+    @pytest.mark.parametrize("other", ["u200", "f1", "v80", "ma35d"])
+    async def test_a_device_that_says_it_is_another(self, mixed: Mixed, other: str) -> None:
+        watched = scanner(mixed.node)
+        before = {device.address: device for device in (await settled(watched)).devices}
+        liar = mixed.cards["ma35d"][-1]
+        victim = mixed.cards[other][0].address
+        liar.write("bus_id", victim)
+        for found in (await settled(watched), await watched.check(), await settled(scanner(mixed.node))):
+            after = {device.address: device for device in found.devices}
+            assert after == {a: device for a, device in before.items() if a != liar.address}
+            [entry] = found.left_out
+            assert entry.reason == f"it says that it is {victim}, which is another device"
+        assert await watched.refresh(before[victim]) == before[victim]
+
     async def test_all_are_named_for_kubelet(self, mixed: Mixed) -> None:
         offers = offers_of(await settled(scanner(mixed.node)), Naming(PREFIX, "{shell}-{timestamp}"))
         assert offers.left_out == ()

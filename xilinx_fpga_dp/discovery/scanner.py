@@ -64,6 +64,7 @@ class Scanner:
         self._strangers: list[Look] = []  # at what is no device and never was
         self._withheld: dict[str, str] = {}  # why devices can't be offered yet, by key
         self._addresses: dict[str, str] = {}  # of devices that only their driver tells the address of, by key
+        self._keys: frozenset[str] = frozenset()  # of what is or should be a device
         self._pending = False
 
     @property
@@ -87,6 +88,7 @@ class Scanner:
         """
         self._bus = await self._read_bus("all", partial(read_bus, self._root, _WANTED))
         probes = self._probes(self._bus)
+        self._keys = frozenset(probe.key for probe in probes if probe.device)
         self._withheld = await self._ask_what_is_withheld(probes)
         looks = await self._ask(probes)
         known = self._memory.known
@@ -155,8 +157,14 @@ class Scanner:
         """Ask the drivers, all at once, and wait a moment for those that are late."""
         answers = await self._reads.gather({probe.key: probe.ask for probe in probes}, _PATIENCE)
         self._pending = any(isinstance(answer, Pending) for answer in answers.values())
-        looks = (self._look(probe, answers[probe.key]) for probe in probes)
-        return [look for look in looks if look is not None]
+        looks: dict[str, Look] = {}
+        for probe in probes:
+            look = self._look(probe, answers[probe.key])
+            if look and look.address in looks:  # two class devices that name one function: the first has it
+                look = _not_its_own(probe.key, look.address)
+            if look:
+                looks[look.address] = look
+        return list(looks.values())
 
     def _look(self, probe: Probe, answer: Look | Exception | Pending | None) -> Look | None:
         address = self._addresses.get(probe.key, probe.key)
@@ -169,6 +177,8 @@ class Scanner:
         if answer is None:
             return None
         if answer.address != probe.key:
+            if answer.address in self._keys:
+                return _not_its_own(probe.key, answer.address)
             self._addresses[probe.key] = answer.address
         if probe.ask_slowly:
             answer = answer.with_slow(self._slow.get(probe.key, probe.ask_slowly))
@@ -178,3 +188,8 @@ class Scanner:
 
     def _remember(self, looks: Iterable[Look], *, check: bool) -> Inventory:
         return self._memory.step(looks, time.monotonic(), check=check, numa_nodes=self._bus.numa_nodes)
+
+
+def _not_its_own(key: str, address: str) -> Look:
+    why = f"it says that it is {address}, which is another device"
+    return Look(key, reason=Reason.SHELL_UNKNOWN, why=why)

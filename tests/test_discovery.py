@@ -203,6 +203,45 @@ class TestFinding:
         card.unbind()
         assert (await only_reason(node)).startswith("no driver: install XRT")
 
+    async def test_a_card_without_drivers_is_told_once(self, node: SampleNode) -> None:
+        card = node.add_card("u50")
+        card.unbind()
+        card.unbind_mgmt()
+        [entry] = (await settled(scanner(node))).left_out
+        assert entry.function == card.address
+
+    async def test_a_card_that_lost_its_drivers_is_a_device_and_nothing_left_out(
+        self, node: SampleNode
+    ) -> None:
+        card = node.add_card("u50")
+        watched = scanner(node)
+        await settled(watched)
+        card.unbind()
+        card.unbind_mgmt()
+        found = await settled(watched)
+        assert [device.reason for device in found.devices] == [Reason.NO_DRIVER]
+        assert found.left_out == ()
+
+    @pytest.mark.parametrize(
+        ("device", "driver"),
+        [("5005", "xocl"), ("50b4", "ami"), ("5070", "transcoder"), ("f010", "xocl")],
+    )
+    async def test_a_machines_card_says_which_driver_would_offer_it(
+        self, node: SampleNode, device: str, driver: str
+    ) -> None:
+        vendor = "1d0f" if device == "f010" else "10ee"
+        for number in ("0", "1"):
+            node.add_function(f"0000:70:00.{number}", Ids(vendor, device, "120000"), driver="vfio-pci")
+        said = f"bound to vfio-pci, for a virtual machine; bind it to {driver} to offer it here"
+        assert await only_reason(node) == said
+
+    async def test_a_v80_without_drivers_is_told_once(self, node: SampleNode) -> None:
+        card = node.add_card("v80")
+        card.unbind()
+        card._dma.unbind()
+        [entry] = (await settled(scanner(node))).left_out
+        assert (entry.function, "modprobe ami" in entry.reason) == (card.address, True)
+
     async def test_plain_dma_drivers_are_not_ours(self, node: SampleNode) -> None:
         node.add_function("0000:70:00.0", Ids("10ee", "903f", "070001"), driver="xdma")
         node.add_function("0000:71:00.0", Ids("10ee", "50b5", "120000"), driver="qdma-pf")

@@ -90,8 +90,8 @@ class Scanner:
         probes = self._probes(self._bus)
         self._keys = frozenset(probe.key for probe in probes if probe.device)
         self._withheld = await self._ask_what_is_withheld(probes)
-        looks = await self._ask(probes)
         known = self._memory.known
+        looks = _once_a_card(await self._ask(probes), known)
         self._strangers = [look for look in looks if look.device is None and look.address not in known]
         keys = {probe.key for probe in probes}
         self._slow.keep(keys)
@@ -188,6 +188,21 @@ class Scanner:
 
     def _remember(self, looks: Iterable[Look], *, check: bool) -> Inventory:
         return self._memory.step(looks, time.monotonic(), check=check, numa_nodes=self._bus.numa_nodes)
+
+
+def _once_a_card(looks: Collection[Look], known: Collection[str]) -> list[Look]:
+    """Without what is said of several functions of one slot alike: the last has it, XRT's user function."""
+    last = {(_slot(look.address), look.why): look for look in looks if look.device is None}
+    return [
+        look
+        for look in looks
+        if look.device or look.address in known or last[_slot(look.address), look.why] is look
+    ]
+
+
+def _slot(address: str) -> str:
+    """Of a PCI function; what has another name is all there is of it."""
+    return address.rpartition(".")[0] or address
 
 
 def _not_its_own(key: str, address: str) -> Look:

@@ -251,6 +251,30 @@ class TestMa35d:
         reasons = {entry.function: entry.reason for entry in (await settled(scanner(node))).left_out}
         assert "shows no ama_transcoder device" in reasons[card.address]
 
+    async def test_one_of_two_without_its_device_says_so(self, node: SampleNode) -> None:
+        dead, well = node.plug("ma35d")
+        [path] = dead.nodes
+        node.remove_class_device("misc", os.path.basename(path), path)
+        found = await settled(scanner(node))
+        assert [device.address for device in found.devices] == [well.address]
+        [entry] = found.left_out
+        assert entry.function == dead.address
+        assert "shows no ama_transcoder device" in entry.reason
+
+    async def test_a_device_that_loses_its_own_is_resetting(self, node: SampleNode) -> None:
+        dead, well = node.plug("ma35d")
+        watched = scanner(node)
+        await settled(watched)
+        [path] = dead.nodes
+        node.remove_class_device("misc", os.path.basename(path), path)
+        for found in (await watched.check(), await settled(watched)):
+            reasons = {device.address: device.reason for device in found.devices}
+            assert reasons == {dead.address: Reason.RESETTING, well.address: None}
+        well.hang("bus_id")
+        reasons = {device.address: device.reason for device in (await watched.scan()).devices}
+        assert reasons[well.address] is None
+        well.unhang("bus_id")
+
     async def test_a_number_that_another_device_got(self, node: SampleNode) -> None:
         """The misc device's number says nothing about the card: only its bus_id does."""
         first, second = node.add_card("ma35d", "0000:65:00"), node.add_card("ma35d", "0000:75:00")

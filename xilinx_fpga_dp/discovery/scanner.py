@@ -160,8 +160,10 @@ class Scanner:
         looks: dict[str, Look] = {}
         for probe in probes:
             look = self._look(probe, answers[probe.key])
-            if look and look.address in looks:  # two class devices that name one function: the first has it
-                look = _not_its_own(probe.key, look.address)
+            if look and look.address in looks:
+                if not probe.device:  # its function needs no word
+                    continue
+                look = _not_its_own(probe.key, look.address)  # two class devices name one function
             if look:
                 looks[look.address] = look
         return list(looks.values())

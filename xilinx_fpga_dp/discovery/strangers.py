@@ -26,8 +26,8 @@ _OTHERS: Final = {
 VENDORS: Final = frozenset({_XILINX, *_OTHERS})
 
 _XRT: Final = ("xocl", "XRT's driver or load it (modprobe xocl xclmgmt)")
-# Xilinx' cards that XRT does not drive, or not alone: ami_pcie.h, and the MA35D's only id. The driver's name, and
-# how to get it
+# Of Xilinx' cards that XRT does not drive, or not alone, the driver and how to get it: ami_pcie.h, and the
+# MA35D's only id
 _OTHER_DRIVERS: Final = {
     "50b4": ("ami", "AVED's driver or load it (modprobe ami), or XRT's for its shells"),
     "50bc": ("ami", "AVED's driver or load it (modprobe ami)"),

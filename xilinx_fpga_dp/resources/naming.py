@@ -164,8 +164,8 @@ def values_of(device: Device) -> dict[str, str | None]:
 def render(template: str, device: Device) -> str:
     """Fill a template from a device. A field without a value takes the separator before it along.
 
-    So ``{shell}-{timestamp}`` names a device whose driver knows no timestamp by its shell alone. Where nothing
-    stands before it, the separator after it goes.
+    So ``{shell}-{timestamp}`` names a device whose driver knows no timestamp by its shell alone. A field
+    with nothing before it takes the separator after it.
     """
     values = values_of(device)
     out = ""

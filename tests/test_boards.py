@@ -111,6 +111,7 @@ def test_every_row_of_the_facts_is_a_board() -> None:
 class TestAws:
     """The stages of docs/aws.md."""
 
+    PAGE_OF_MIGRATION = PAGE.with_name("migration.md").read_text()
     PAGE = PAGE.with_name("aws.md").read_text()
 
     def seen(self, node: SampleNode) -> str:
@@ -139,11 +140,12 @@ class TestAws:
         shown.append("the same: " + self.seen(node).partition(": ")[2])
         assert shown == stages
 
-    def test_the_name_of_the_old_plugin(self, node: SampleNode) -> None:
-        rules = re.search(r"```yaml\n(.*?)```", self.PAGE, re.DOTALL)
-        assert rules
+    @pytest.mark.parametrize(
+        "rules", re.findall(r"```yaml\n(- [^`]*f1-04261818[^`]*)```", PAGE + PAGE_OF_MIGRATION)
+    )
+    def test_the_name_of_the_old_plugin(self, node: SampleNode, rules: str) -> None:
         path = Path(node.root, "renames.yaml")
-        path.write_text(rules[1])
+        path.write_text(rules)
         for name in ("f1", "f1-2019"):
             card = node.add_card(name)
             (device,) = listed(node, RESOURCE_RENAMES=str(path))["devices"]
@@ -166,3 +168,9 @@ class TestAws:
         node.plug("vt1")
         for device in listed(node)["devices"]:
             assert f"`{device['resource']}`" in self.PAGE
+
+    def test_the_names_in_the_page_on_migration(self, node: SampleNode) -> None:
+        node.add_card("f1")
+        for settings in ({"COMPAT": "1.3.0"}, {}):
+            (device,) = listed(node, **settings)["devices"]
+            assert f"`{device['resource']}`" in self.PAGE_OF_MIGRATION

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tests.boards import allocatable_rows, board_of, name_of
 from tests.conftest import settings_for
 from tests.process import cli
+from tests.test_naming import kubelet_takes
 from xilinx_fpga_dp.discovery.health import Rules
 from xilinx_fpga_dp.discovery.scanner import ScanFailed, Scanner
 from xilinx_fpga_dp.model import Device, Inventory, Reason
@@ -203,6 +204,45 @@ class TestFinding:
         card.unbind()
         assert (await only_reason(node)).startswith("no driver: install XRT")
 
+    async def test_a_card_without_drivers_is_told_once(self, node: SampleNode) -> None:
+        card = node.add_card("u50")
+        card.unbind()
+        card.unbind_mgmt()
+        [entry] = (await settled(scanner(node))).left_out
+        assert entry.function == card.address
+
+    async def test_a_card_that_lost_its_drivers_is_a_device_and_nothing_left_out(
+        self, node: SampleNode
+    ) -> None:
+        card = node.add_card("u50")
+        watched = scanner(node)
+        await settled(watched)
+        card.unbind()
+        card.unbind_mgmt()
+        found = await settled(watched)
+        assert [device.reason for device in found.devices] == [Reason.NO_DRIVER]
+        assert found.left_out == ()
+
+    @pytest.mark.parametrize(
+        ("device", "driver"),
+        [("5005", "xocl"), ("50b4", "ami"), ("5070", "transcoder"), ("f010", "xocl")],
+    )
+    async def test_a_machines_card_says_which_driver_would_offer_it(
+        self, node: SampleNode, device: str, driver: str
+    ) -> None:
+        vendor = "1d0f" if device == "f010" else "10ee"
+        for number in ("0", "1"):
+            node.add_function(f"0000:70:00.{number}", Ids(vendor, device, "120000"), driver="vfio-pci")
+        said = f"bound to vfio-pci, for a virtual machine; bind it to {driver} to offer it here"
+        assert await only_reason(node) == said
+
+    async def test_a_v80_without_drivers_is_told_once(self, node: SampleNode) -> None:
+        card = node.add_card("v80")
+        card.unbind()
+        card._dma.unbind()
+        [entry] = (await settled(scanner(node))).left_out
+        assert (entry.function, "modprobe ami" in entry.reason) == (card.address, True)
+
     async def test_plain_dma_drivers_are_not_ours(self, node: SampleNode) -> None:
         node.add_function("0000:70:00.0", Ids("10ee", "903f", "070001"), driver="xdma")
         node.add_function("0000:71:00.0", Ids("10ee", "50b5", "120000"), driver="qdma-pf")
@@ -277,6 +317,15 @@ class TestDefectsOfTheOriginal:
         assert time.monotonic() - began < 1
 
 
+@pytest.fixture(scope="module")
+def two_cards(tmp_path_factory: pytest.TempPathFactory) -> SampleNode:
+    """A U200 and a U55C; who damages one mends it first."""
+    node = SampleNode(tmp_path_factory.mktemp("two") / "node")
+    node.add_card("u200")
+    node.add_card("u55c")
+    return node
+
+
 ATTRIBUTES = (
     "vendor", "device", "class", "numa_node", "driver", "user_pf", "ready", "dev_offline", "shutdown",
     "device_bad_state", "logic_uuids", "board_name", "rom", "rom/VBNV", "rom/timestamp", "rom/uuid", "xmc",
@@ -324,6 +373,31 @@ class TestOneBadCard:
             assert [d for d in after.devices if d.address != bad.address] == list(before.devices[:2])
         finally:
             shutil.rmtree(root)
+
+    @given(
+        st.fixed_dictionaries({}, optional={
+            "rom/VBNV": st.text(max_size=80) | st.from_regex(r"[a-z0-9.:_ -]{1,70}\n?", fullmatch=True),
+            "rom/timestamp": st.text(max_size=30) | st.integers(-1, 2**65).map(str),
+            "logic_uuids": st.text(max_size=70) | st.from_regex(r"([0-9A-Fa-f]{31,33}\n){1,3}"),
+            "xmc/serial_num": st.text(max_size=70),
+        })
+    )  # fmt: skip
+    def test_any_text_gives_a_name_kubelet_takes_or_a_reason(
+        self, two_cards: SampleNode, texts: dict[str, str]
+    ) -> None:
+        good, odd = two_cards.cards
+        odd.mend()
+        for attribute, text in texts.items():
+            odd.write(attribute, text.encode("utf-8", "replace"))
+        found = asyncio.run(settled(scanner(two_cards)))
+        for template in ("{shell}-{timestamp}", "{serial}.{uuid}_{shell}"):
+            offers = offers_of(found, Naming("xilinx.com/fpga-", template))
+            assert all(map(kubelet_takes, offers.by_resource))
+            offered = {unit.id for offer in offers.by_resource.values() for unit in offer.units}
+            reasons = {entry.function: entry.reason for entry in offers.left_out}
+            assert good.address in offered
+            assert offered ^ reasons.keys() == {good.address, odd.address}
+            assert all(reason and reason.isprintable() for reason in reasons.values())
 
     @pytest.mark.parametrize("attribute", ["rom/VBNV", "ready", "dev_offline", "logic_uuids"])
     async def test_a_read_that_never_returns(self, node: SampleNode, attribute: str) -> None:

@@ -251,6 +251,30 @@ class TestMa35d:
         reasons = {entry.function: entry.reason for entry in (await settled(scanner(node))).left_out}
         assert "shows no ama_transcoder device" in reasons[card.address]
 
+    async def test_one_of_two_without_its_device_says_so(self, node: SampleNode) -> None:
+        dead, well = node.plug("ma35d")
+        [path] = dead.nodes
+        node.remove_class_device("misc", os.path.basename(path), path)
+        found = await settled(scanner(node))
+        assert [device.address for device in found.devices] == [well.address]
+        [entry] = found.left_out
+        assert entry.function == dead.address
+        assert "shows no ama_transcoder device" in entry.reason
+
+    async def test_a_device_that_loses_its_own_is_resetting(self, node: SampleNode) -> None:
+        dead, well = node.plug("ma35d")
+        watched = scanner(node)
+        await settled(watched)
+        [path] = dead.nodes
+        node.remove_class_device("misc", os.path.basename(path), path)
+        for found in (await watched.check(), await settled(watched)):
+            reasons = {device.address: device.reason for device in found.devices}
+            assert reasons == {dead.address: Reason.RESETTING, well.address: None}
+        well.hang("bus_id")
+        reasons = {device.address: device.reason for device in (await watched.scan()).devices}
+        assert reasons[well.address] is None
+        well.unhang("bus_id")
+
     async def test_a_number_that_another_device_got(self, node: SampleNode) -> None:
         """The misc device's number says nothing about the card: only its bus_id does."""
         first, second = node.add_card("ma35d", "0000:65:00"), node.add_card("ma35d", "0000:75:00")
@@ -374,6 +398,20 @@ class TestMixedNode:
         after = {device.address: device for device in (await watched.scan()).devices}
         assert {a: after[a] for a in others} == {a: before[a] for a in others}
         card.unhang(attribute)
+
+    @pytest.mark.parametrize("other", ["u200", "f1", "v80", "ma35d"])
+    async def test_a_device_that_says_it_is_another(self, mixed: Mixed, other: str) -> None:
+        watched = scanner(mixed.node)
+        before = {device.address: device for device in (await settled(watched)).devices}
+        liar = mixed.cards["ma35d"][-1]
+        victim = mixed.cards[other][0].address
+        liar.write("bus_id", victim)
+        for found in (await settled(watched), await watched.check(), await settled(scanner(mixed.node))):
+            after = {device.address: device for device in found.devices}
+            assert after == {a: device for a, device in before.items() if a != liar.address}
+            [entry] = found.left_out
+            assert entry.reason == f"it says that it is {victim}, which is another device"
+        assert await watched.refresh(before[victim]) == before[victim]
 
     async def test_all_are_named_for_kubelet(self, mixed: Mixed) -> None:
         offers = offers_of(await settled(scanner(mixed.node)), Naming(PREFIX, "{shell}-{timestamp}"))

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from xilinx_fpga_dp.model import Device, Inventory, LeftOut, Reason, Shell
+from xilinx_fpga_dp.model import Device, Inventory, LeftOut, Offers, Reason, Shell
 from xilinx_fpga_dp.operate.journal import Journal
 from xilinx_fpga_dp.operate.logs import JsonLines, TextLines
 from xilinx_fpga_dp.resources.naming import Naming
@@ -43,6 +43,13 @@ def test_each_change_once(lines: pytest.LogCaptureFixture) -> None:
         "device Healthy",
         "device gone",
     ]
+
+
+def test_a_warning_once(lines: pytest.LogCaptureFixture) -> None:
+    journal = Journal()
+    for time, warnings in enumerate((("a",), ("a",), ("a", "b"), (), ("a",))):
+        journal.tell(Offers({}, warnings=warnings), time)
+    assert [record.__dict__["problem"] for record in lines.records] == ["a", "b", "a"]
 
 
 def test_a_device_that_moves(lines: pytest.LogCaptureFixture) -> None:

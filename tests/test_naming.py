@@ -52,6 +52,22 @@ def test_no_timestamp_no_dash() -> None:
 
 
 @pytest.mark.parametrize(
+    ("template", "name"),
+    [
+        ("{timestamp}-{shell}", "xilinx_v80"),
+        ("{serial}_{timestamp}-{board}", "u200"),
+        ("x-{serial}-{board}", "x-u200"),
+        ("-{board}", "-u200"),
+        ("{serial}-{uuid}.x", "x"),
+        ("{board}-{serial}-{shell}", "u200-xilinx_v80"),
+    ],
+)
+def test_a_field_that_is_not_there_takes_a_separator_along(template: str, name: str) -> None:
+    naming = Naming("xilinx.com/fpga", template)
+    assert naming.resource_name(device("xilinx_v80", None)) == f"xilinx.com/fpga{name}"
+
+
+@pytest.mark.parametrize(
     ("vbnv", "like"),
     [
         ("xilinx u200", r"fpga-xilinx-u200-1-[0-9a-f]{8}"),

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import re
+import subprocess
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import settings_for
 from tests.double import KubeletDouble
-from tests.process import Service, cli
+from tests.process import COMMAND, Service, clean_environment, cli
 from tests.test_naming import kubelet_takes
 from xilinx_fpga_dp.model import Device, Shell
 from xilinx_fpga_dp.operate.followed import FollowedFile
@@ -27,7 +28,7 @@ PREFIX = "xilinx.com/fpga-"
 BASE = Naming(PREFIX, "{shell}-{timestamp}")
 U30 = Device(
     "0000:65:00.1",
-    Shell("xilinx_u30_gen3x4_base_1", "0", "937ed70867cf3350bc06304053ff8293"),
+    Shell("xilinx_u30_gen3x4_base_1", "0", "1b5feb2a91b6818da3e8d9867de17da0"),
     "u30",
     "xocl",
     device_id="513d",
@@ -59,7 +60,7 @@ def problems(text: str | bytes) -> tuple[str, ...]:
         ('shell: "xilinx_u30_*"', True),
         ('shell: "XILINX_U30_*"', True),
         ("shell: xilinx_u30", False),
-        ('shell: "xilinx_u30_*", uuid: "*ff8293"', True),
+        ('shell: "xilinx_u30_*", uuid: "*e17da0"', True),
         ('shell: "xilinx_u30_*", uuid: "*ff8294"', False),
         ("timestamp: 0", True),
         ("timestamp: 00", False),
@@ -372,6 +373,20 @@ def test_a_swapped_config_map_counts_at_once_and_a_broken_one_not(
         volume.publish(RULE.format("third"))
         kubelet.wait_for(lambda: kubelet.allocatable(PREFIX + "third") == 1, timeout=3)
         assert service.terminate() == 0
+
+
+def test_a_file_mounted_by_itself_never_changes_and_that_is_told(card: SampleNode, tmp_path: Path) -> None:
+    path = tmp_path / "the rules.yaml"
+    path.write_text(RULE.format("mine"))
+    script = 'mount --bind "$0" "$0" && exec "$@"'
+    alone = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, str(path)]
+    if subprocess.run([*alone, "true"], check=False).returncode:
+        pytest.skip("needs user namespaces to mount")
+    environment = clean_environment(settings_for(card, RESOURCE_RENAMES=str(path)))
+    said = subprocess.check_output([*alone, *COMMAND, "list"], env=environment, text=True)
+    assert PREFIX + "mine" in said
+    assert f"warning: {path}: is mounted by itself (subPath)" in said
+    assert "subPath" not in subprocess.check_output([*COMMAND, "list"], env=environment, text=True)
 
 
 def test_a_missing_file_is_told_and_counts_when_it_is_there(

@@ -25,6 +25,8 @@ _OLD_WAIT: Final = 5.0
 # Seconds the file of rules may take before anything is offered without it.
 _FIRST_LOOK: Final = 10.0
 
+_FIXED: Final = "is mounted by itself (subPath), so a changed one never gets here; mount its directory"
+
 Rules = tuple[renames.Rule, ...] | compat.Customize
 """What the file of RESOURCE_RENAMES says: our rules, or the names of plugin 1.3.0."""
 
@@ -159,4 +161,5 @@ def _problems(path: str, rules: Followed[Rules]) -> list[str]:
     return [
         *(f"{path}: {problem}; {meanwhile}" for problem in rules.problems),
         *(f"{path}: {problem}" for problem in left_out),
+        *([f"{path}: {_FIXED}"] if rules.fixed else ()),
     ]

@@ -4,7 +4,7 @@ Nobody has run it on hardware. The files are those that plugin 1.3.0 read (fpga.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Final
 
@@ -31,20 +31,20 @@ _MAX_SERIAL: Final = 64
 
 
 def probes(bus: Bus, dev_root: str) -> Iterator[Probe]:
-    """A probe for each misc device; without any, one for each function of the driver, to say so."""
+    """A probe for each misc device; where some function of the driver may have none, for each to say so."""
     devices = bus.classes.get("misc", ())
     by_address = {function.address: function for function in bus.functions}
+    functions = [function for function in bus.functions if function.driver == DRIVER]
     for device in devices:
         yield Probe(device.name, partial(_look, device, by_address, dev_root), partial(_read_slow, device))
-    if not devices:
-        for function in bus.functions:
-            if function.driver == DRIVER:
-                yield Probe(function.address, partial(_without_device, function), device=False)
+    if len(devices) < len(functions):
+        for function in functions:
+            yield Probe(function.address, partial(_without_device, function, devices), device=False)
 
 
 def _look(device: ClassDevice, by_address: Mapping[str, Function], dev_root: str) -> Look:
     try:
-        address = (read_attribute(f"{device.path}/bus_id") or "").lower()
+        address = _address(device)
     except Unreadable as error:
         return Look(device.name, reason=Reason.SHELL_UNKNOWN, why=str(error))
     if not ADDRESS.fullmatch(address):
@@ -69,7 +69,17 @@ def _look(device: ClassDevice, by_address: Mapping[str, Function], dev_root: str
     )
 
 
-def _without_device(function: Function) -> Look:
+def _address(device: ClassDevice) -> str:
+    return (read_attribute(f"{device.path}/bus_id") or "").lower()
+
+
+def _without_device(function: Function, devices: Iterable[ClassDevice]) -> Look | None:
+    """Why a function has no misc device; None: it has one, or one that can't be read may be its."""
+    try:
+        if function.address in map(_address, devices):
+            return None
+    except Unreadable:
+        return None
     return Look(
         function.address,
         reason=Reason.RESETTING,

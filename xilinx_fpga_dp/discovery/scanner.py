@@ -63,6 +63,7 @@ class Scanner:
         self._strangers: list[Look] = []  # at what is no device and never was
         self._withheld: dict[str, str] = {}  # why devices can't be offered yet, by key
         self._addresses: dict[str, str] = {}  # of devices that only their driver tells the address of, by key
+        self._keys: frozenset[str] = frozenset()  # of what is or should be a device
         self._pending = False
 
     @property
@@ -86,9 +87,10 @@ class Scanner:
         """
         self._bus = await self._read_bus("all", partial(read_bus, self._root, _WANTED))
         probes = self._probes(self._bus)
+        self._keys = frozenset(probe.key for probe in probes if probe.device)
         self._withheld = await self._ask_what_is_withheld(probes)
-        looks = await self._ask(probes)
         known = self._memory.known
+        looks = _once_a_card(await self._ask(probes), known)
         self._strangers = [look for look in looks if look.device is None and look.address not in known]
         keys = {probe.key for probe in probes}
         self._slow.keep(keys)
@@ -157,8 +159,16 @@ class Scanner:
         """Ask the drivers, all at once, and wait a moment for those that are late."""
         answers = await self._reads.gather({probe.key: probe.ask for probe in probes}, _PATIENCE)
         self._pending = any(isinstance(answer, Pending) for answer in answers.values())
-        looks = (self._look(probe, answers[probe.key]) for probe in probes)
-        return [look for look in looks if look is not None]
+        looks: dict[str, Look] = {}
+        for probe in probes:
+            look = self._look(probe, answers[probe.key])
+            if look and look.address in looks:
+                if not probe.device:  # its function needs no word
+                    continue
+                look = _not_its_own(probe.key, look.address)  # two class devices name one function
+            if look:
+                looks[look.address] = look
+        return list(looks.values())
 
     def _look(self, probe: Probe, answer: Look | Exception | Pending | None) -> Look | None:
         if isinstance(answer, Look) and probe.ask_slowly:
@@ -177,6 +187,8 @@ class Scanner:
         if answer is None:
             return None
         if answer.address != key:
+            if answer.address in self._keys:
+                return _not_its_own(key, answer.address)
             self._addresses[key] = answer.address
         if slow := self._slow.known(key):
             answer = answer.with_slow(slow)
@@ -186,3 +198,23 @@ class Scanner:
 
     def _remember(self, looks: Iterable[Look], *, check: bool) -> Inventory:
         return self._memory.step(looks, time.monotonic(), check=check, numa_nodes=self._bus.numa_nodes)
+
+
+def _once_a_card(looks: Collection[Look], known: Collection[str]) -> list[Look]:
+    """Without what is said of several functions of one slot alike: the last has it, XRT's user function."""
+    last = {(_slot(look.address), look.why): look for look in looks if look.device is None}
+    return [
+        look
+        for look in looks
+        if look.device or look.address in known or last[_slot(look.address), look.why] is look
+    ]
+
+
+def _slot(address: str) -> str:
+    """Of a PCI function; what has another name is all there is of it."""
+    return address.rpartition(".")[0] or address
+
+
+def _not_its_own(key: str, address: str) -> Look:
+    why = f"it says that it is {address}, which is another device"
+    return Look(key, reason=Reason.SHELL_UNKNOWN, why=why)

@@ -25,11 +25,13 @@ _OTHERS: Final = {
 }
 VENDORS: Final = frozenset({_XILINX, *_OTHERS})
 
-# Xilinx' cards that XRT does not drive, or not alone: ami_pcie.h, and the MA35D's only id
+_XRT: Final = ("xocl", "XRT's driver or load it (modprobe xocl xclmgmt)")
+# Of Xilinx' cards that XRT does not drive, or not alone, the driver and how to get it: ami_pcie.h, and the
+# MA35D's only id
 _OTHER_DRIVERS: Final = {
-    "50b4": "AVED's driver (modprobe ami), or XRT's for its shells",
-    "50bc": "AVED's driver (modprobe ami)",
-    "5070": "the AMA SDK's driver (modprobe ama_transcoder)",
+    "50b4": ("ami", "AVED's driver or load it (modprobe ami), or XRT's for its shells"),
+    "50bc": ("ami", "AVED's driver or load it (modprobe ami)"),
+    "5070": ("transcoder", "the AMA SDK's driver or load it (modprobe ama_transcoder)"),
 }
 _FOR_MACHINES: Final = frozenset({"vfio-pci", "pci-stub", "xen-pciback"})
 
@@ -41,12 +43,17 @@ def probes(bus: Bus, taken: Collection[str]) -> Iterator[Probe]:
         bus: what is there.
         taken: slots of which a driver offers a device: their other functions are part of it.
     """
-    for function in bus.functions:
-        if (
-            function.slot not in taken
-            and (function.driver is None or function.driver in _FOR_MACHINES)
-            and is_card(function)
-        ):
+    idle = [
+        function
+        for function in bus.functions
+        if function.slot not in taken
+        and (function.driver is None or function.driver in _FOR_MACHINES)
+        and is_card(function)
+    ]
+    others = {function.slot for function in idle if function.device in _OTHER_DRIVERS}
+    for function in idle:
+        # A V80's second function is part of it, and is not XRT's.
+        if function.slot not in others or function.device in _OTHER_DRIVERS:
             yield Probe(function.address, partial(_look, function), device=False)
 
 
@@ -60,8 +67,9 @@ def _look(function: Function) -> Look:
 
 
 def _why(function: Function) -> str:
+    driver, install = _OTHER_DRIVERS.get(function.device or "", _XRT)
     if function.driver is not None:
-        return f"bound to {function.driver}, for a virtual machine; bind it to xocl to offer it here"
+        return f"bound to {function.driver}, for a virtual machine; bind it to {driver} to offer it here"
     if function.vendor == _AMAZON and function.device in _F2:
         return (
             "no driver: AWS F2 in its HDK flow, which has none and can't be offered "
@@ -69,6 +77,4 @@ def _why(function: Function) -> str:
         )
     if function.vendor == _AMAZON:
         return "no driver: an AWS F1 slot needs xocl, and mpd to load its first image"
-    if other := _OTHER_DRIVERS.get(function.device or ""):
-        return f"no driver: install or load {other}"
-    return "no driver: install XRT's driver or load it (modprobe xocl xclmgmt)"
+    return f"no driver: install {install}"

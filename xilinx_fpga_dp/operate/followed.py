@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,10 +25,12 @@ class Followed(Generic[T]):
     Attributes:
         value: what it said when it was good last; None: it never was.
         problems: why it can't be used as it is now, each a sentence.
+        fixed: it is mounted by itself, as with ``subPath``: what takes its place on the node is never seen.
     """
 
     value: T | None = None
     problems: tuple[str, ...] = ()
+    fixed: bool = False
 
 
 class FollowedFile(Generic[T]):
@@ -81,10 +84,11 @@ class FollowedFile(Generic[T]):
         now = _contents(self.path, self._limit)
         if now == text:
             return now, known
+        fixed = _is_mount(self.path)
         try:
-            return now, Followed(self._parse(now))
+            return now, Followed(self._parse(now), fixed=fixed)
         except ValueError as error:
-            return now, Followed(known.value, tuple(map(str, error.args)))
+            return now, Followed(known.value, tuple(map(str, error.args)), fixed)
 
 
 def _contents(path: str, limit: int) -> bytes:
@@ -102,6 +106,17 @@ def _contents(path: str, limit: int) -> bytes:
     if len(found) > limit:
         raise OSError(errno.EFBIG, f"it has more than {limit} bytes")
     return bytes(found)
+
+
+def _is_mount(path: str) -> bool:
+    """Whether a file is a mount point; os.path.ismount does not know one of the same file system."""
+    try:
+        with open("/proc/self/mountinfo", "rb") as mounts:
+            points = {line.split(b" ")[4] for line in mounts}
+    except OSError:
+        return False
+    # fs/proc_namespace.c show_mountinfo writes these four as octal numbers
+    return re.sub(rb"[ \t\n\\]", lambda char: b"\\%03o" % ord(char[0]), os.fsencode(path)) in points
 
 
 def _words(error: Exception) -> str:

@@ -43,8 +43,9 @@ class Journal:
             self._health.pop(address, None)
         for address in sorted(found):
             self._tell_device(then.get(address), found[address], time)
-        for entry in set(now.left_out) - set(self._before.left_out if self._before else ()):
-            log.warning("left out", extra={"function": entry.function, "reason": entry.reason})
+        for entry in now.left_out:
+            if self._before is None or entry not in self._before.left_out:
+                log.warning("left out", extra={"function": entry.function, "reason": entry.reason})
         for warning in now.warnings:
             if self._before is None or warning not in self._before.warnings:
                 log.warning("to be mended", extra={"problem": warning})
@@ -53,8 +54,6 @@ class Journal:
             known = self._before.by_resource.get(name) if self._before else None
             if uuids and (known is None or mixed_builds(known) != uuids):
                 log.warning("different builds share a resource", extra={"resource": name, "uuids": uuids})
-        for warning in set(now.warnings) - set(self._before.warnings if self._before else ()):
-            log.warning(warning)
         self._before = now
 
     def _tell_device(self, before: tuple[str, Device] | None, now: tuple[str, Device], time: float) -> None:

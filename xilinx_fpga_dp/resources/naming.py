@@ -164,16 +164,17 @@ def values_of(device: Device) -> dict[str, str | None]:
 def render(template: str, device: Device) -> str:
     """Fill a template from a device. A field without a value takes the separator before it along.
 
-    So ``{shell}-{timestamp}`` names a device whose driver knows no timestamp by its shell alone.
+    So ``{shell}-{timestamp}`` names a device whose driver knows no timestamp by its shell alone. A field
+    with nothing before it takes the separator after it.
     """
     values = values_of(device)
     out = ""
+    headless = False
     for literal, field, _, _ in string.Formatter().parse(template):
         value = values[field] if field is not None else ""
-        if value is None:
-            out += literal.rstrip("-_.")
-        else:
-            out += literal + value
+        text = literal.lstrip("-_.") if headless else literal
+        out += text.rstrip("-_.") if value is None else text + value
+        headless = not out and (headless or value is None)
     return out
 
 

@@ -141,6 +141,10 @@ class Stage:
         """The names of the service's sockets beside kubelet's."""
         return sorted(path.name for path in self.node.plugin_dir.glob("*-fpga.sock"))
 
+    def wait_swept(self, limit: float = 5.0) -> None:
+        """Wait until there are the service's two sockets and none that a dead instance left."""
+        wait_for(lambda: len(self.sockets()) == 2, "the sockets of dead instances swept up", limit)
+
     # what kubelet says
 
     def wait_all(self, limit: float = 10.0) -> None:

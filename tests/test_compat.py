@@ -243,7 +243,13 @@ def test_the_whole_way_with_compat(
     monkeypatch.setenv("VirtualDev", "True")
     monkeypatch.setenv("VirtualNum", "2")
     kubelet.start()
-    with Service(settings_for(node, COMPAT="1.3.0", RESOURCE_RENAMES=str(path))) as service:
+    template = {"RESOURCE_NAME_TEMPLATE": "{board}"}
+    with Service(settings_for(node, COMPAT="1.3.0", RESOURCE_RENAMES=str(path), **template)) as service:
+        service.logged(
+            "ignored: names are those of plugin 1.3.0 with COMPAT",
+            variable="XILINX_FPGA_DP_RESOURCE_NAME_TEMPLATE",
+            level="warning",
+        )
         expected = {
             "amd.com/fast-u200-1561465320": {"0000:21:00.1-0": "Healthy", "0000:21:00.1-1": "Healthy"},
             "amd.com/xilinx_u55c_gen3x16_xdma_base_3-0": {

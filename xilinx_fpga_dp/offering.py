@@ -115,6 +115,11 @@ class Offering:
         )
         for was, write in compat.advice(self._old, self._environment, own_prefix=own):
             log.info("COMPAT: what to write now", extra={"was": was, "write": write})
+        if "resource_name_template" in self._settings.model_fields_set:
+            log.warning(
+                "ignored: names are those of plugin 1.3.0 with COMPAT",
+                extra={"variable": variable("resource_name_template")},
+            )
 
     def _names(
         self, found: Inventory, rules: Followed[Rules], settled: Settled | None = None

@@ -430,11 +430,13 @@ ZOCL_BOARDS: Mapping[str, ZoclBoard] = {
         model="ZynqMP ZCU102 Rev1.0",
         compatible=("xlnx,zynqmp-zcu102-rev1.0", "xlnx,zynqmp-zcu102", "xlnx,zynqmp"),
         source=f"{_LINUX}/zynqmp-zcu102-rev1.0.dts",
+        seen=False,
     ),
     "zcu104": ZoclBoard(
         model="ZynqMP ZCU104 RevC",
         compatible=("xlnx,zynqmp-zcu104-revC", "xlnx,zynqmp-zcu104", "xlnx,zynqmp"),
         source=f"{_LINUX}/zynqmp-zcu104-revC.dts",
+        seen=False,
     ),
     "kv260": ZoclBoard(
         model="ZynqMP KV260 revB",
@@ -448,6 +450,7 @@ ZOCL_BOARDS: Mapping[str, ZoclBoard] = {
         model="ZynqMP KR260 revB",
         compatible=("xlnx,zynqmp-sk-kr260-revB", "xlnx,zynqmp-sk-kr260", "xlnx,zynqmp"),
         source=f"{_LINUX}/zynqmp-sck-kr-g-revB.dtso",
+        seen=False,
     ),
     "k26": ZoclBoard(
         model="ZynqMP SMK-K26 Rev1/B/A",

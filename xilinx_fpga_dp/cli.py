@@ -3,13 +3,14 @@
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from xilinx_fpga_dp import __version__
-from xilinx_fpga_dp.settings import BadSettings, Settings, variable
+from xilinx_fpga_dp.settings import BadSettings, Settings, unknown_variables, variable
 
 HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """The signals that the service heeds; they come blocked (see ``__main__``)."""
@@ -95,13 +96,27 @@ def _list(settings: Settings, options: argparse.Namespace) -> int:
 def _diagnose(settings: Settings, options: argparse.Namespace) -> int:
     from xilinx_fpga_dp.model import Offers  # noqa: PLC0415
     from xilinx_fpga_dp.operate import diagnose, examine, logs  # noqa: PLC0415
-    from xilinx_fpga_dp.parts import look_once, places_of, scanner_of  # noqa: PLC0415
+    from xilinx_fpga_dp.parts import look_once, scanner_of  # noqa: PLC0415
 
     async def scan() -> Offers:
         return (await look_once(settings, scanner_of(settings)))[0]
 
     logs.set_up("error", settings.log_format)
-    lines = diagnose.lines(asyncio.run(examine.look(places_of(settings), scan)))
+    written = [("CDI_DIR", settings.cdi_dir)] if settings.device_strategy != "device-specs" else []
+    written += [("NFD_FEATURES_DIR", settings.nfd_features_dir)] if settings.nfd_features_dir else []
+    places = examine.Places(
+        sysfs_root=settings.sysfs_root,
+        dev_root=settings.dev_root,
+        host_root=settings.host_root,
+        socket_dir=settings.socket_dir,
+        pod_resources_socket=settings.pod_resources_socket,
+        http_address=settings.http_address,
+        written=tuple(written),
+        extra_mounts=settings.extra_mounts,
+        expose_mgmt=settings.expose_mgmt,
+        unknown=tuple(unknown_variables(os.environ)),
+    )
+    lines = diagnose.lines(asyncio.run(examine.look(places, scan)))
     as_json = json.dumps(diagnose.as_document(lines), indent=2)
     print(as_json if options.output == "json" else diagnose.as_text(lines))
     return _REFUSED if diagnose.worst(lines) is diagnose.Level.FAIL else _OK

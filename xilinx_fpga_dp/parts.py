@@ -12,35 +12,16 @@ from xilinx_fpga_dp.discovery.sysfs import module_version
 from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.model import Device, Held, Offers
 from xilinx_fpga_dp.offering import Offering
-from xilinx_fpga_dp.operate.examine import Places
 from xilinx_fpga_dp.operate.files import HostPaths
 from xilinx_fpga_dp.reads import Reads
 from xilinx_fpga_dp.resources.grants import Grants
 from xilinx_fpga_dp.resources.offers import held_elsewhere
-from xilinx_fpga_dp.settings import Settings, unknown_variables
+from xilinx_fpga_dp.settings import Settings
 
 # Of REQUEST_TIMEOUT, what looking at the devices may take: the rest is for saying which one hangs.
 _LOOK_SHARE = 0.9
 # Seconds a single look waits for late drivers and serial numbers.
 _LOOK_LIMIT = 3.0
-
-
-def places_of(settings: Settings) -> Places:
-    """Where ``diagnose`` looks."""
-    written = [("CDI_DIR", settings.cdi_dir)] if settings.device_strategy != "device-specs" else []
-    written += [("NFD_FEATURES_DIR", settings.nfd_features_dir)] if settings.nfd_features_dir else []
-    return Places(
-        sysfs_root=settings.sysfs_root,
-        dev_root=settings.dev_root,
-        host_root=settings.host_root,
-        socket_dir=settings.socket_dir,
-        pod_resources_socket=settings.pod_resources_socket,
-        http_address=settings.http_address,
-        written=tuple(written),
-        extra_mounts=settings.extra_mounts,
-        expose_mgmt=settings.expose_mgmt,
-        unknown=tuple(unknown_variables(os.environ)),
-    )
 
 
 async def versions_of(settings: Settings, drivers: Iterable[str]) -> dict[str, str]:

@@ -21,6 +21,10 @@ _WANTED: Final = Wanted(
     vendors=strangers.VENDORS,
     classes={name: pattern for backend in BACKENDS for name, pattern in backend.CLASSES.items()},
 )
+# What of that has a say about a device of some driver of the PCI bus
+_WANTED_FOR: Final = {
+    driver: replace(_WANTED, classes=backend.CLASSES) for backend in BACKENDS for driver in backend.DRIVERS
+}
 
 # Seconds a scan waits for drivers before it goes ahead without the late ones.
 _PATIENCE = 0.25
@@ -116,18 +120,18 @@ class Scanner:
         """The device as it is now, with its fault; None if it is gone. Waits as long as its driver likes."""
         key = next((key for key, own in self._addresses.items() if own == device.address), device.address)
         # In one go: a hop to a thread costs more than the reads.
-        ask = partial(self._ask_again, self._bus, device.address, key)
+        ask = partial(self._ask_again, self._bus.near(device.address), device, key)
         look = self._completed(key, (await self._reads.gather({key: ask}, math.inf))[key])
         if look is None or look.address != device.address:
             return None
         return replace(look.device or device, reason=look.reason)
 
-    def _ask_again(self, bus: Bus, address: str, key: str) -> Look | None:
+    def _ask_again(self, bus: Bus, device: Device, key: str) -> Look | None:
         """A device's look, now; None if it is gone. Blocks."""
         try:
-            now = read_again(bus, _WANTED, {address})
+            now = read_again(bus, _WANTED_FOR.get(device.driver, _WANTED), {device.address})
         except OSError as error:
-            return Look(address, reason=Reason.UNRESPONSIVE, why=f"{error.filename}: {error.strerror}")
+            return Look(device.address, reason=Reason.UNRESPONSIVE, why=f"{error.filename}: {error.strerror}")
         return next((probe.ask() for probe in self._probes(now) if probe.key == key), None)
 
     async def _read_bus(self, what: str, read: Callable[[], Bus]) -> Bus:

@@ -99,6 +99,11 @@ class Bus:
     numa_nodes: tuple[int, ...] = ()
     classes: Mapping[str, tuple[ClassDevice, ...]] = field(default_factory=dict)
 
+    def near(self, address: str) -> "Bus":
+        """The same with no functions but those in an address' slot."""
+        slot = address.rpartition(".")[0]
+        return replace(self, functions=tuple(f for f in self.functions if f.slot == slot))
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
+from typing import cast
 
 from grpclib.config import Configuration
 from grpclib.const import Status
@@ -157,7 +158,7 @@ class _Protocol(H2Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, some turns of the loop after the connection was accepted."""
-        super().connection_made(transport)
+        super().connection_made(_Gathering(cast(asyncio.Transport, transport)))
         if self.unwanted:
             self.close("not wanted")
 
@@ -168,6 +169,42 @@ class _Protocol(H2Protocol):
         except Exception as error:
             log.debug("connection closed", extra={"error": repr(error)})
             self.close("not understood")
+
+
+class _Gathering(asyncio.Transport):
+    """A transport that sends in one go what is written in one turn of the loop.
+
+    grpclib writes an answer's head, body and end one by one, and each would wake the client.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        super().__init__()
+        self._transport = transport
+        self._waiting: list[bytes | bytearray | memoryview] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send it at the end of this turn."""
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._waiting.append(data)
+
+    def close(self) -> None:
+        """Send what is still to be sent, then close."""
+        self._send()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether it is closed or about to be."""
+        return self._transport.is_closing()
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        """What the transport tells of itself."""
+        return self._transport.get_extra_info(name, default)
+
+    def _send(self) -> None:
+        if self._waiting:
+            self._transport.write(b"".join(self._waiting))
+            self._waiting.clear()
 
 
 class _Calls(AbstractHandler):

@@ -7,6 +7,10 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
+# No line tells where in the source it was logged; finding that out costs more than the line (logging's HOWTO,
+# "Optimization").
+logging._srcfile = None  # noqa: SLF001
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _PLAIN = re.compile(r"[\w./:@,+={}()*-]+")  # a value that needs no quotes
 

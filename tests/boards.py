@@ -10,7 +10,8 @@ from xilinx_fpga_dp.simulate.boards import Board
 
 Row = dict[str, Any]
 
-_ROWS = Path(__file__).parent / "data" / "boards.json"
+_DATA = Path(__file__).parent / "data"
+_ROWS = _DATA / "boards.json"
 
 
 @cache
@@ -76,3 +77,11 @@ def _hex(number: str | None) -> str | None:
 def _uuid(uuid: str | None) -> str | None:
     """As sysfs prints it: tools print it in upper case and with dashes."""
     return uuid.replace("-", "").lower() if uuid else None
+
+
+@cache
+def documented_tree() -> dict[str, str]:
+    """The whole tree of a card that XRT's documentation shows: ``/`` for a directory, a link's target."""
+    lines = (_DATA / "xrt-2019.1-tree.txt").read_text().splitlines()
+    parts = (line.partition(" -> ") for line in lines if not line.startswith("#"))
+    return {name.rstrip("/"): "/" if name.endswith("/") else target for name, _, target in parts}

@@ -7,19 +7,20 @@ import shutil
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.boards import allocatable_rows, board_of, name_of
+from tests.boards import allocatable_rows, board_of, documented_tree, name_of
 from tests.conftest import settings_for
 from tests.process import cli
 from tests.test_naming import kubelet_takes
 from xilinx_fpga_dp.discovery.health import Rules
 from xilinx_fpga_dp.discovery.scanner import ScanFailed, Scanner
-from xilinx_fpga_dp.model import Device, Inventory, Reason
+from xilinx_fpga_dp.model import Device, Inventory, Reason, Shell
 from xilinx_fpga_dp.resources.naming import Naming, name_problem
 from xilinx_fpga_dp.resources.offers import offers_of
 from xilinx_fpga_dp.simulate.node import DAMAGES, Ids, SampleNode
@@ -63,8 +64,54 @@ def listed(node: SampleNode, **more: str) -> dict[str, Any]:
     return document
 
 
+def documented_node(root: Path) -> Path:
+    """A node with the card that XRT's documentation shows; its texts are those of a U200, or 0."""
+    texts = {
+        "0000:04:00.1/vendor": "0x10ee",
+        "0000:04:00.1/device": "0x5001",
+        "0000:04:00.1/ready": "0x1",
+        "0000:04:00.1/rom.u.1025/VBNV": "xilinx_u200_xdma_201830_2",
+        "0000:04:00.1/rom.u.1025/timestamp": "1561465320",
+        "0000:04:00.0/vendor": "0x10ee",
+        "0000:04:00.0/device": "0x5000",
+    }
+    above = root / "sys/devices/pci0000:00/0000:00:15.0"
+    for name, target in documented_tree().items():
+        if target == "/":
+            (above / name).mkdir(parents=True)
+        elif target:
+            (above / name).symlink_to(target)
+        else:
+            (above / name).write_text(f"{texts.get(name, '0')}\n")
+    bus = root / "sys/bus/pci/devices"
+    bus.mkdir(parents=True)
+    for function in above.iterdir():
+        (bus / function.name).symlink_to(f"../../../devices/pci0000:00/0000:00:15.0/{function.name}")
+    for node in ("dri/card1", "dri/renderD129", "xclmgmt1024", "xvc_pub.u1025"):
+        (root / "dev" / node).parent.mkdir(parents=True, exist_ok=True)
+        (root / "dev" / node).touch()
+    return root
+
+
 class TestRecipes:
     """The trees of field and driver evidence."""
+
+    async def test_the_whole_tree_that_xrt_documents(self, tmp_path: Path) -> None:
+        root = documented_node(tmp_path)
+        found = await settled(Scanner(f"{root}/sys", f"{root}/dev", RULES))
+        assert found.left_out == ()
+        [device] = found.devices
+        assert device == Device(
+            address="0000:04:00.1",
+            shell=Shell("xilinx_u200_xdma_201830_2", "1561465320", None),
+            board="u200",
+            driver="xocl",
+            device_id="5001",
+            numa_node=0,
+            pcie_path=("pci0000:00", "0000:00:15.0"),
+            node="/dev/dri/renderD129",
+            mgmt_node="/dev/xclmgmt1024",
+        )
 
     async def test_u200_of_2019_1(self, node: SampleNode) -> None:
         node.add_card("u200-2019.1", "0000:04:00")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.boards import Row, all_rows, allocatable_rows, board_of, name_of, slot_of
+from tests.boards import Row, all_rows, allocatable_rows, board_of, documented_tree, name_of, slot_of
 from xilinx_fpga_dp.simulate.boards import BOARDS
 from xilinx_fpga_dp.simulate.node import DAMAGES, SampleCard, SampleNode
 from xilinx_fpga_dp.simulate.releases import DRIVER_VERSIONS
@@ -70,6 +70,19 @@ def names(path: str) -> set[str]:
 def subdevices(card: SampleCard) -> set[str]:
     """The kinds of sub-device the user function shows: `rom` for `rom.u.0`."""
     return {name.rpartition(".u.")[0] for name in names(card.user) if ".u." in name}
+
+
+def test_a_card_shows_nothing_that_the_documented_one_does_not(node: SampleNode) -> None:
+    node.drm_cards.take(0), node.drm_renders.take(128)
+    card = node.add_card("u200-2019.1", "0000:04:00")
+    above = os.path.dirname(card.user)
+    shown = {
+        os.path.relpath(f"{folder}/{name}", above)
+        for function in ("0000:04:00.0", "0000:04:00.1")
+        for folder, directories, files in os.walk(f"{above}/{function}")
+        for name in directories + files
+    }
+    assert shown <= set(documented_tree())
 
 
 def nodes(node: SampleNode) -> set[str]:

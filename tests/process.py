@@ -16,7 +16,9 @@ COMMAND = (sys.executable, "-m", "xilinx_fpga_dp")
 
 
 def clean_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """Its own without settings of ours, plus these. Bytecode is written, or each start would compile."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    kept.pop("PYTHONDONTWRITEBYTECODE", None)
     return kept | {PREFIX + name: value for name, value in settings.items()}
 
 

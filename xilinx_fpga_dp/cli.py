@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _BAD_USE
     if options.command != "run":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HEEDED)
+        gc.enable()
     try:
         return _COMMANDS[options.command](settings, options)
     except BrokenPipeError:  # `list | head`
@@ -66,6 +68,8 @@ def _run(settings: Settings, _options: argparse.Namespace) -> int:
     async def serve() -> None:
         await Service(settings).run()
 
+    gc.freeze()  # modules and classes stay as long as the process does: no collection need visit them
+    gc.enable()
     logs.set_up(settings.log_level, settings.log_format)
     asyncio.run(serve())
     return _OK

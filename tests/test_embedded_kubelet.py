@@ -5,9 +5,11 @@ pods, device cgroups and kubelet's own metrics are what it does not have.
 """
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -226,3 +228,22 @@ async def test_two_streams_of_a_resource_live_beside_each_other(stage: Stage) ->
             await asyncio.to_thread(newer.logged, "registered", count=2)
             await asyncio.sleep(0.3)
             assert not [event for event in older.events if event["event"] == "leaving endpoint"]
+
+
+async def test_a_plugin_may_be_quicker_to_remove_its_socket(
+    node: SampleNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = Path(node.socket_dir, "plugin.sock")
+    left.touch()
+    unlink = os.unlink
+
+    def too_late(path: str) -> None:
+        unlink(path)  # the plugin's
+        unlink(path)  # kubelet's
+
+    monkeypatch.setattr(os, "unlink", too_late)
+    kubelet = Kubelet(node.socket_dir)
+    await kubelet.start()
+    monkeypatch.undo()
+    await kubelet.stop()
+    assert not left.exists()

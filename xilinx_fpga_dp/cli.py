@@ -56,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `list | head`
         return _OK
     except OSError as error:  # a full disk behind `list > file`
-        print(f"{options.command}: {error.strerror}", file=sys.stderr)
+        where = f": {error.filename}" if error.filename else ""
+        print(f"{options.command}: {error.strerror}{where}", file=sys.stderr)
         return _REFUSED
 
 

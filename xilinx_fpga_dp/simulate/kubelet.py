@@ -92,7 +92,8 @@ class Kubelet(v1beta1.RegistrationBase):
         """Start as kubelet does: first remove every socket there is, ours and others' (manager.go)."""
         for entry in os.scandir(self.directory):
             if entry.name != CHECKPOINT and not entry.is_dir(follow_symlinks=False):
-                os.unlink(entry.path)
+                with suppress(FileNotFoundError):  # its plugin was quicker
+                    os.unlink(entry.path)
         await self._load()
         self._server = Server([self])
         await self._server.start(path=os.path.join(self.directory, "kubelet.sock"))

@@ -118,3 +118,31 @@ async def test_an_old_answer_is_not_taken_for_a_new_device(monkeypatch: pytest.M
     assert isinstance((await reads.gather({"a": slow}, 0.01))["a"], Pending)
     await asyncio.sleep(0.3)
     assert (await reads.gather({"a": partial(_answer, "new")}, 5))["a"] == "new"
+
+
+async def test_what_comes_before_one_that_hangs_is_not_held_up() -> None:
+    gate = threading.Event()
+    reads: Reads[str] = Reads()
+    well = asyncio.create_task(
+        reads.gather({"a": partial(_answer, "A"), "z": lambda: str(gate.wait(30))}, 30)
+    )
+    await asyncio.sleep(0.02)
+    answers = await asyncio.wait_for(reads.gather({"a": partial(_answer, "again")}, 30), 5)
+    assert answers["a"] in ("A", "again")
+    gate.set()
+    assert (await well)["a"] == "A"
+
+
+async def test_the_loop_is_woken_a_few_times_however_many_devices_there_are() -> None:
+    woken = []
+    loop = asyncio.get_running_loop()
+    real = loop.call_soon_threadsafe
+
+    def counted(*arguments: object, **more: object) -> object:
+        woken.append(1)
+        return real(*arguments, **more)  # type: ignore[arg-type]
+
+    loop.call_soon_threadsafe = counted  # type: ignore[assignment,method-assign]
+    calls = {str(n): partial(_answer, str(n)) for n in range(200)}
+    assert await Reads[str]().gather(calls, 5) == {key: key for key in calls}
+    assert len(woken) <= 4

@@ -81,6 +81,8 @@ class Reads(Generic[T]):
     def __init__(self, wake: Callable[[], None] = lambda: None) -> None:
         self._wake = wake
         self._outstanding: dict[str, _Read[T]] = {}  # touched on the loop only
+        # With the time; filled by threads, emptied by the loop: append and popleft are atomic.
+        self._returned: deque[tuple[_Read[T], T | Exception, float]] = deque()
 
     async def gather(
         self, calls: Mapping[str, Callable[[], T]], patience: float
@@ -89,6 +91,7 @@ class Reads(Generic[T]):
 
         A call for a device whose last read is outstanding joins it, or takes what it returned meanwhile.
         """
+        self._deliver()
         reads: dict[str, _Read[T]] = {}
         queue: deque[_Read[T]] = deque()
         for device, call in calls.items():
@@ -99,7 +102,7 @@ class Reads(Generic[T]):
             reads[device] = self._outstanding[device]
             reads[device].waiters += 1
         try:
-            await self._wait({read.answer for read in reads.values()}, queue, patience)
+            await self._wait([read.answer for read in reads.values()], queue, patience)
         finally:
             for read in reads.values():
                 read.waiters -= 1
@@ -107,7 +110,7 @@ class Reads(Generic[T]):
 
     async def _wait(
         self,
-        answers: set[asyncio.Future[T | Exception]],
+        answers: list[asyncio.Future[T | Exception]],
         queue: deque[_Read[T]],
         patience: float,
     ) -> None:
@@ -119,28 +122,45 @@ class Reads(Generic[T]):
             if queue and len(answers) == before:
                 _Walker.send(partial(self._walk, loop, queue))
             before = len(answers)
-            _, answers = await asyncio.wait(answers, timeout=min(_STEP, rest) if queue else rest)
+            await asyncio.wait(answers, timeout=min(_STEP, rest) if queue else rest)
+            self._deliver()
+            answers = [answer for answer in answers if not answer.done()]
 
     def _walk(self, loop: asyncio.AbstractEventLoop, queue: deque[_Read[T]]) -> None:
-        """Make one call after the other, on a thread."""
+        """Make one call after the other, on a thread.
+
+        The loop is woken for the last two of them and for one that was late, not for each: that would cost
+        more than the reads. It looks by itself after each ``_STEP`` while there is a queue.
+        """
         while queue:
             try:
                 read = queue.popleft()
             except IndexError:  # another walker was faster
                 return
             try:
-                outcome: T | Exception = read.call()
-            except Exception as error:  # handed to whoever asked
-                outcome = error
-            try:
-                loop.call_soon_threadsafe(self._returned, read, outcome)
+                if not queue and self._returned:  # this one may hang, and nobody looks any more
+                    loop.call_soon_threadsafe(self._deliver)
+                began = time.monotonic()
+                try:
+                    outcome: T | Exception = read.call()
+                except Exception as error:  # handed to whoever asked
+                    outcome = error
+                ended = time.monotonic()
+                self._returned.append((read, outcome, ended))
+                if not queue or ended - began > _STEP:
+                    loop.call_soon_threadsafe(self._deliver)
             except RuntimeError:  # the loop is closed: the process is ending, nobody waits
                 return
 
-    def _returned(self, read: _Read[T], outcome: T | Exception) -> None:
-        read.returned = time.monotonic()
-        read.answer.set_result(outcome)
-        if not read.waiters:
+    def _deliver(self) -> None:
+        """Give what has returned to whoever waits for it."""
+        forgotten = False
+        while self._returned:
+            read, outcome, ended = self._returned.popleft()
+            read.returned = ended
+            read.answer.set_result(outcome)
+            forgotten |= not read.waiters
+        if forgotten:
             self._wake()
 
     def _take(self, device: str, read: _Read[T]) -> T | Exception | Pending:

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import errno
+import itertools
 import json
 import os
 import socket
@@ -20,8 +21,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.process import Service, eventually
-from xilinx_fpga_dp.discovery import uevents
+from xilinx_fpga_dp.discovery import uevents, xrt
 from xilinx_fpga_dp.discovery.health import Look, Memory, Rules, first, hold, step, xrt_reason, xrt_trip
+from xilinx_fpga_dp.discovery.scanner import Scanner
+from xilinx_fpga_dp.discovery.sysfs import Function
 from xilinx_fpga_dp.kubelet.pace import Pace
 from xilinx_fpga_dp.model import Device, Reason, Shell
 from xilinx_fpga_dp.simulate.node import SampleCard, SampleNode
@@ -396,6 +399,38 @@ def test_firewall(node: SampleNode, kubelet: KubeletDouble, service: Service, re
     service.logged("device Unhealthy", device=card.address, reason="resetting")
     card.reset_end()
     kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1, 15)
+
+
+@pytest.mark.parametrize(
+    ("listed", "read"), list(itertools.combinations(("management", "sub-devices", "attributes", "drm"), 2))
+)
+async def test_a_reset_that_goes_on_in_the_middle_of_a_look_ends_its_trip(
+    node: SampleNode, monkeypatch: pytest.MonkeyPatch, listed: str, read: str
+) -> None:
+    """The directory is listed first: what returns before the rest is read must not be missed."""
+    card = node.add_card("u55c", release="2022.2")
+    scanner = Scanner(node.sysfs_root, node.dev_root, Rules(recovery_checks=1, reset_grace=100))
+    [device] = (await scanner.scan(check=True)).devices
+    assert device.healthy
+    card.firewall_trip()
+    assert [each.reason for each in (await scanner.check()).devices] == [Reason.FIREWALL]
+    card.reset_begin()
+    assert [each.reason for each in (await scanner.check()).devices] == [Reason.RESETTING]
+    steps = card.returning()
+    assert listed in steps  # goes as far
+    real = xrt.read_render_node
+
+    def meanwhile(function: Function) -> str | None:
+        assert read in steps
+        return real(function)
+
+    monkeypatch.setattr(xrt, "read_render_node", meanwhile)
+    await scanner.check()
+    monkeypatch.undo()
+    for _ in steps:
+        pass
+    await scanner.check()
+    assert [each.reason for each in (await scanner.check()).devices] == [None]
 
 
 def test_a_base_that_waits_for_its_shell(node: SampleNode, kubelet: KubeletDouble, service: Service) -> None:

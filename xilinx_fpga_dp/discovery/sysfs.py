@@ -205,6 +205,11 @@ def _listing(path: str, wanted: bool) -> _Listing:
         return {"entries": (), "fault": f"its directory cannot be listed: {error.strerror}"}
 
 
+def listed_again(function: Function) -> Function:
+    """The function with the names that are in its directory now."""
+    return replace(function, **_listing(function.path, wanted=True))
+
+
 def list_names(path: str) -> list[str]:
     """The names in a directory; none where it is missing or cannot be listed."""
     try:

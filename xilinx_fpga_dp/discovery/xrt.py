@@ -21,6 +21,7 @@ from xilinx_fpga_dp.discovery.sysfs import (
     Unreadable,
     first_readable,
     list_names,
+    listed_again,
     node_exists,
     read_attribute,
     read_serial,
@@ -112,8 +113,13 @@ def read(function: Function, mgmt: Function | None, dev_root: str) -> Reading:
             faults[os.path.basename(paths[0])] = str(error)
             return None
 
-    roms = function.subdirectories(_ROM)
     render_node = read_render_node(function)
+    health = {name: attribute(f"{function.path}/{name}") for name in _HEALTH}
+    if "drm" not in function.entries:
+        # It was listed in a reset, from which sub-devices return first, then health attributes, then drm
+        # (xocl_reset_notify). A trip on record would be missed now and taken for a new one by the next look.
+        function = listed_again(function)
+    roms = function.subdirectories(_ROM)
     latched = latches_trips(function)
     return Reading(
         vbnv=attribute(*(f"{rom}/VBNV" for rom in roms)),
@@ -121,7 +127,7 @@ def read(function: Function, mgmt: Function | None, dev_root: str) -> Reading:
         # EINVAL on single-stage shells and AWS, missing before 2019.2: the device has none then
         logic_uuid=_last_uuid(attribute(f"{function.path}/logic_uuids")),
         roms=len(roms),
-        health={name: attribute(f"{function.path}/{name}") for name in _HEALTH},
+        health=health,
         render_node=render_node,
         render_node_exists=render_node is not None and node_exists(dev_root, render_node),
         mgmt_node=_existing(dev_root, _mgmt_nodes(mgmt) if mgmt else ()),

@@ -62,6 +62,7 @@ def set_up(level: str, style: str, stream: TextIO | None = None) -> None:
     # grpclib tells of every cancelled request; what matters of it we log ourselves.
     logging.getLogger("grpclib").setLevel(logging.ERROR if level != "debug" else logging.DEBUG)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    logging.getLogger("hpack").setLevel(logging.WARNING)  # at debug it tells of every byte of a header
 
 
 def _time(record: logging.LogRecord) -> str:

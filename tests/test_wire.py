@@ -208,6 +208,15 @@ def test_what_google_refuses_is_refused(descriptor: Descriptor, data: st.DataObj
 
 
 @every_message
+def test_a_tag_of_more_than_five_bytes_is_refused(descriptor: Descriptor) -> None:
+    wire = b"\xfd\x86\x80\x80\x80\x00" + bytes(4)  # the last of UNKNOWN, longer than need be
+    with pytest.raises(DecodeError):
+        getattr(pb, descriptor.name).FromString(wire)
+    with pytest.raises(ValueError, match="too long"):
+        Codec().decode(wire, ours_of(descriptor))
+
+
+@every_message
 def test_what_is_cut_off_in_a_message_within_is_refused(descriptor: Descriptor) -> None:
     for field in descriptor.fields:
         if field.message_type is not None and not _is_map(field):  # maps are only sent

@@ -17,6 +17,7 @@ _MOST_FIELDS = 1 << 16
 _MOST_UNKNOWN = 1 << 8
 
 _VARINT_BYTES = 10
+_TAG_BYTES = 5  # a tag is 32 bits; google takes no longer ones, whatever they say
 _NUMBERS = 1 << 29  # field numbers are less
 
 
@@ -48,7 +49,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes | None]]:
     """The number of each field and, where it has a length, its bytes."""
     at = 0
     while at < len(data):
-        tag, at = _varint(data, at)
+        tag, at = _varint(data, at, _TAG_BYTES)
         value = None
         match tag & 7:
             case 0:
@@ -70,9 +71,9 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes | None]]:
         yield tag >> 3, value
 
 
-def _varint(data: bytes, at: int) -> tuple[int, int]:
+def _varint(data: bytes, at: int, most: int = _VARINT_BYTES) -> tuple[int, int]:
     result = 0
-    for index, byte in enumerate(data[at : at + _VARINT_BYTES]):
+    for index, byte in enumerate(data[at : at + most]):
         result |= (byte & 0x7F) << 7 * index
         if byte < 0x80:  # noqa: PLR2004 - the last byte of a number
             return result, at + index + 1

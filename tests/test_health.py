@@ -8,23 +8,25 @@ import json
 import os
 import socket
 import subprocess
+import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable
 from typing import Any, ClassVar
+from unittest import mock
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.process import Service, eventually
-from xilinx_fpga_dp.discovery import uevents, xrt
+from xilinx_fpga_dp.discovery import sysfs, uevents, xrt
 from xilinx_fpga_dp.discovery.health import Look, Memory, Rules, first, hold, step, xrt_reason, xrt_trip
 from xilinx_fpga_dp.discovery.scanner import Scanner
-from xilinx_fpga_dp.discovery.sysfs import Function
 from xilinx_fpga_dp.kubelet.pace import Pace
 from xilinx_fpga_dp.model import Device, Reason, Shell
 from xilinx_fpga_dp.simulate.node import SampleCard, SampleNode
@@ -401,36 +403,60 @@ def test_firewall(node: SampleNode, kubelet: KubeletDouble, service: Service, re
     kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1, 15)
 
 
-@pytest.mark.parametrize(
-    ("listed", "read"), list(itertools.combinations(("management", "sub-devices", "attributes", "drm"), 2))
-)
-async def test_a_reset_that_goes_on_in_the_middle_of_a_look_ends_its_trip(
-    node: SampleNode, monkeypatch: pytest.MonkeyPatch, listed: str, read: str
-) -> None:
-    """The directory is listed first: what returns before the rest is read must not be missed."""
-    card = node.add_card("u55c", release="2022.2")
-    scanner = Scanner(node.sysfs_root, node.dev_root, Rules(recovery_checks=1, reset_grace=100))
-    [device] = (await scanner.scan(check=True)).devices
-    assert device.healthy
-    card.firewall_trip()
-    assert [each.reason for each in (await scanner.check()).devices] == [Reason.FIREWALL]
-    card.reset_begin()
-    assert [each.reason for each in (await scanner.check()).devices] == [Reason.RESETTING]
-    steps = card.returning()
-    assert listed in steps  # goes as far
-    real = xrt.read_render_node
+_HALF = 5  # steps of a reset, after which it waits for the management function
 
-    def meanwhile(function: Function) -> str | None:
-        assert read in steps
-        return real(function)
 
-    monkeypatch.setattr(xrt, "read_render_node", meanwhile)
-    await scanner.check()
-    monkeypatch.undo()
-    for _ in steps:
-        pass
-    await scanner.check()
-    assert [each.reason for each in (await scanner.check()).devices] == [None]
+class TestAResetInTheMiddleOfALook:
+    """A look reads one file after the other; a reset goes on meanwhile, and no later look may fall into it.
+
+    A trip stays on record from 2022.2 on. One that was over, or is with this reset, must not count again.
+    """
+
+    @pytest.mark.parametrize("tripped", ["before this reset", "and reset before", "before the service began"])
+    @settings(max_examples=30, deadline=None)
+    @given(listed=st.integers(2, 8), more=st.integers(1, 8), read=st.integers(0, 14))
+    def test_its_trip_is_over(self, tripped: str, listed: int, more: int, read: int) -> None:
+        with tempfile.TemporaryDirectory(prefix="fpga-") as root:
+            asyncio.run(self._looked_at(SampleNode(root), tripped, listed, more, read))
+
+    async def _looked_at(self, node: SampleNode, tripped: str, listed: int, more: int, read: int) -> None:
+        """Look at a card when so many steps of a reset are done; after so many reads some more are."""
+        card = node.add_card("u55c", release="2022.2")
+        scanner = Scanner(node.sysfs_root, node.dev_root, Rules(recovery_checks=1, reset_grace=100))
+        if tripped != "before the service began":
+            await self._reasons(scanner)
+        card.firewall_trip()
+        if tripped == "before this reset":
+            assert await self._reasons(scanner) == [Reason.FIREWALL]
+        elif tripped == "and reset before":
+            card.reset_begin()
+            assert await self._reasons(scanner) == [Reason.RESETTING]
+            card.reset_end()
+            assert await self._reasons(scanner) == [None]
+        steps = itertools.chain(card.resetting(), card.returning())
+        done = list(itertools.islice(steps, listed))
+        if listed + more > _HALF:  # a reset takes seconds: another look was before
+            await self._reasons(scanner)
+        reads = itertools.count()
+        real = sysfs.read_attribute
+
+        def meanwhile(path: str) -> str | None:
+            if threading.current_thread().name == "reads" and next(reads) == read:  # the look's, no slow one
+                done.extend(itertools.islice(steps, more))
+            return real(path)
+
+        with (
+            mock.patch.object(sysfs, "read_attribute", meanwhile),
+            mock.patch.object(xrt, "read_attribute", meanwhile),
+            mock.patch("xilinx_fpga_dp.discovery.scanner._PATIENCE", 5),
+        ):
+            await scanner.scan(check=True)
+        done.extend(steps)
+        await self._reasons(scanner)
+        assert await self._reasons(scanner) == [None]
+
+    async def _reasons(self, scanner: Scanner) -> list[Reason | None]:
+        return [each.reason for each in (await scanner.scan(check=True)).devices]
 
 
 def test_a_base_that_waits_for_its_shell(node: SampleNode, kubelet: KubeletDouble, service: Service) -> None:

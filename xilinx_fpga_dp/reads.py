@@ -81,8 +81,10 @@ class Reads(Generic[T]):
     def __init__(self, wake: Callable[[], None] = lambda: None) -> None:
         self._wake = wake
         self._outstanding: dict[str, _Read[T]] = {}  # touched on the loop only
-        # With the time; filled by threads, emptied by the loop: append and popleft are atomic.
-        self._returned: deque[tuple[_Read[T], T | Exception, float]] = deque()
+        # Between the loop and the threads: append and popleft are atomic.
+        self._queue: deque[_Read[T]] = deque()
+        self._returned: deque[tuple[_Read[T], T | Exception, float]] = deque()  # with the time
+        self._watching = 0  # gathers that look by themselves whether something has returned
 
     async def gather(
         self, calls: Mapping[str, Callable[[], T]], patience: float
@@ -93,52 +95,51 @@ class Reads(Generic[T]):
         """
         self._deliver()
         reads: dict[str, _Read[T]] = {}
-        queue: deque[_Read[T]] = deque()
         for device, call in calls.items():
             if (last := self._outstanding.get(device)) is None or last.stale:
                 answer = asyncio.get_running_loop().create_future()
                 self._outstanding[device] = _Read(call, answer, time.monotonic())
-                queue.append(self._outstanding[device])
+                self._queue.append(self._outstanding[device])
             reads[device] = self._outstanding[device]
             reads[device].waiters += 1
         try:
-            await self._wait([read.answer for read in reads.values()], queue, patience)
+            await self._wait([read.answer for read in reads.values()], patience)
         finally:
             for read in reads.values():
                 read.waiters -= 1
         return {device: self._take(device, read) for device, read in reads.items()}
 
-    async def _wait(
-        self,
-        answers: list[asyncio.Future[T | Exception]],
-        queue: deque[_Read[T]],
-        patience: float,
-    ) -> None:
+    async def _wait(self, answers: list[asyncio.Future[T | Exception]], patience: float) -> None:
         """Wait for the answers, with as many threads through the queue as hanging reads make it take."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
         before = len(answers)
         while answers and (rest := deadline - loop.time()) > 0:
-            if queue and len(answers) == before:
-                _Walker.send(partial(self._walk, loop, queue))
+            watching = bool(self._queue)
+            if watching and len(answers) == before:
+                _Walker.send(partial(self._walk, loop))
             before = len(answers)
-            await asyncio.wait(answers, timeout=min(_STEP, rest) if queue else rest)
-            self._deliver()
+            self._watching += watching
+            try:
+                await asyncio.wait(answers, timeout=min(_STEP, rest) if watching else rest)
+            finally:
+                self._watching -= watching
+                self._deliver()
             answers = [answer for answer in answers if not answer.done()]
 
-    def _walk(self, loop: asyncio.AbstractEventLoop, queue: deque[_Read[T]]) -> None:
+    def _walk(self, loop: asyncio.AbstractEventLoop) -> None:
         """Make one call after the other, on a thread.
 
-        The loop is woken for the last two of them and for one that was late, not for each: that would cost
-        more than the reads. It looks by itself after each ``_STEP`` while there is a queue.
+        The loop is not woken for each, which would cost more than the reads: while there is a queue a gather
+        looks by itself after each ``_STEP``. It is woken at the end, for what was late, and if none looks.
         """
-        while queue:
+        while self._queue:
             try:
-                read = queue.popleft()
+                read = self._queue.popleft()
             except IndexError:  # another walker was faster
                 return
             try:
-                if not queue and self._returned:  # this one may hang, and nobody looks any more
+                if not self._queue and self._returned:  # this one may hang, and nobody looks any more
                     loop.call_soon_threadsafe(self._deliver)
                 began = time.monotonic()
                 try:
@@ -147,7 +148,7 @@ class Reads(Generic[T]):
                     outcome = error
                 ended = time.monotonic()
                 self._returned.append((read, outcome, ended))
-                if not queue or ended - began > _STEP:
+                if not self._queue or not self._watching or ended - began > _STEP:
                     loop.call_soon_threadsafe(self._deliver)
             except RuntimeError:  # the loop is closed: the process is ending, nobody waits
                 return

@@ -5,6 +5,7 @@ release of the driver does not have, never a fault. One device's looks change no
 """
 
 import dataclasses
+import errno
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -267,12 +268,14 @@ def xrt_reason(attributes: Mapping[str, str | None], *, renders: bool, node: boo
     """
     if number(attributes.get("shutdown")) == 1:
         return Reason.SHUTDOWN
-    # 1, or -19 (ENODEV) once drm is gone: userpf/xocl_sysfs.c dev_offline_show
-    if number(attributes.get("dev_offline")) not in (None, 0):
-        return Reason.OFFLINE
-    if not renders and attributes.get("ready") is None and attributes.get("dev_offline") is None:
-        # A reset removes drm and these attributes first: userpf/xocl_drv.c xocl_reset_notify
+    offline = number(attributes.get("dev_offline"))
+    # A reset removes drm, then these attributes, and returns them first: userpf/xocl_drv.c xocl_reset_notify.
+    # Between the two, dev_offline is -19 (ENODEV): userpf/xocl_sysfs.c dev_offline_show
+    gone = attributes.get("ready") is None and attributes.get("dev_offline") is None
+    if not renders and (gone or offline == -errno.ENODEV):
         return Reason.RESETTING
+    if offline not in (None, 0):
+        return Reason.OFFLINE
     # Hexadecimal; XRT itself refuses a device that is not ready: pcie/linux/pcidrv.cpp
     if number(attributes.get("ready")) == 0:
         return Reason.NOT_READY

@@ -167,6 +167,8 @@ def test_a_rule_that_gives_no_name_is_told_and_changes_nothing() -> None:
         ('[{"match": {"serial": null}, "name": "a"}]', "rule 1: match.serial"),
         ("- {match: {shell: '" + "x" * 300 + "'}, name: a}", "at most 256"),
         ("- {match: {}, name: 'fpga{colour}'}", "rule 1: name: unknown field {colour}"),
+        ('- {match: {}, name: "{co\\nlour}"}', r"rule 1: name: unknown field {co\nlour}"),
+        ('- {match: {"co\\nlour": red}, name: b}', r"rule 1: match.co\nlour: unknown field"),
         ("- {match: {}, name: 'fpga{shell:>9}'}", "rule 1: name: the field {shell} takes no format"),
         ("- {match: {}, name: 'fpga{'}", "rule 1: name: "),
         ("- {match: {}, name: amd.com/u30}", "rule 1: name: a resource name can't have '/'"),

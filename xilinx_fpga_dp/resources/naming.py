@@ -78,7 +78,7 @@ def fields_problem(template: str) -> str | None:
         return f"{error}; fields are written {{shell}}"
     for _, field, spec, conversion in parts:
         if field is not None and field not in FIELDS:
-            return f"unknown field {{{field}}}; known are {', '.join(FIELDS)}"
+            return f"unknown field {{{repr(field)[1:-1]}}}; known are {', '.join(FIELDS)}"
         if spec or conversion:
             return f"the field {{{field}}} takes no format or conversion"
     return None

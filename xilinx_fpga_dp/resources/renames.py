@@ -185,7 +185,10 @@ def _match(globs: object, wrong: Callable[[str, str], None]) -> dict[str, re.Pat
         return match
     for name, glob in globs.items():
         if name not in FIELDS:
-            wrong(f"match.{str(name)[:_MAX_TEXT]}: ", f"unknown field; known are {', '.join(FIELDS)}")
+            wrong(
+                f"match.{repr(str(name)[:_MAX_TEXT])[1:-1]}: ",
+                f"unknown field; known are {', '.join(FIELDS)}",
+            )
         elif not isinstance(glob, str):
             wrong(f"match.{name}: ", 'must be a glob in quotes; "" is for devices without the field')
         elif len(glob) > _MAX_TEXT:

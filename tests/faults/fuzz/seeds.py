@@ -8,9 +8,15 @@ _IDS = ["0000:65:00.1", "0000:66:00.1::0"]
 
 def seeds_of(target: str) -> list[bytes]:
     """Input that is right, or nearly."""
-    return {"wire": _wire, "connection": _connection, "sysfs": _sysfs, "settings": _settings, "http": _http}[
-        target
-    ]()
+    return {
+        "wire": _wire,
+        "connection": _connection,
+        "sysfs": _sysfs,
+        "settings": _settings,
+        "http": _http,
+        "rules": _rules,
+        "old_rules": _old_rules,
+    }[target]()
 
 
 def _allocate() -> bytes:
@@ -65,4 +71,19 @@ def _http() -> list[bytes]:
         b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n",
         b"HEAD /livez?x HTTP/1.0\r\n\r\n",
         b"POST / HTTP/1.1\r\n\r\n",
+    ]
+
+
+def _rules() -> list[bytes]:
+    return [
+        b"- match: {board: u2*, shell: '*xdma*'}\n  name: big-{board}\n- {match: {}, name: rest}\n",
+        b'[{"match": {"serial": "?*"}, "name": "{serial}-{timestamp}"}]',
+        b"[]",
+    ]
+
+
+def _old_rules() -> list[bytes]:
+    return [
+        b'{"u200-xilinx_u200_xdma_201830_2-0": "\'fpga\'+DeviceName+ShellVer"}',
+        b'{"a-b": "x", "a-b-c": 1}',
     ]

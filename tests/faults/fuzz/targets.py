@@ -25,17 +25,24 @@ from xilinx_fpga_dp.kubelet.meter import Meter
 from xilinx_fpga_dp.kubelet.plugin import Plugin, Terms
 from xilinx_fpga_dp.kubelet.podresources import _by_address
 from xilinx_fpga_dp.kubelet.sockets import _Server
+from xilinx_fpga_dp.model import Device, Shell
 from xilinx_fpga_dp.offering import Offering
 from xilinx_fpga_dp.operate import listing
 from xilinx_fpga_dp.operate.http import _STATUS, HttpServer, text
 from xilinx_fpga_dp.operate.metrics import Metrics
 from xilinx_fpga_dp.parts import grants_of, scanner_of
+from xilinx_fpga_dp.resources import compat, renames
+from xilinx_fpga_dp.resources.naming import Naming
 from xilinx_fpga_dp.resources.offers import names_of
 from xilinx_fpga_dp.settings import BadSettings, Settings
 from xilinx_fpga_dp.simulate.node import SampleNode
 
 Target = Callable[[bytes], None]
 
+_DEVICES = (
+    Device("0000:21:00.1", Shell("xilinx_u200_xdma_201830_2", "1561465320", None), "u200", "xocl"),
+    Device("0000:31:00.0", Shell("xilinx_v80", None, None), "v80", "ami"),
+)
 _REQUESTS = ("AllocateRequest", "PreferredAllocationRequest", "PreStartContainerRequest", "Empty")
 _ATTRIBUTES = (
     *(
@@ -224,4 +231,25 @@ def http(data: bytes) -> None:
     assert answer.status in _STATUS, method
 
 
-TARGETS: Mapping[str, Target] = {each.__name__: each for each in (wire, connection, sysfs, settings, http)}
+def rules(data: bytes) -> None:
+    """A file of rules for names: refused in lines, or each device has a name that kubelet takes."""
+    try:
+        taken = renames.parse(data)
+    except renames.BadRenames as bad:
+        assert all("\n" not in each for each in bad.problems), bad.problems
+        return
+    base = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")
+    names = renames.Renaming(base, "xilinx.com/fpga-", rules=taken).among(_DEVICES)
+    for device in _DEVICES:
+        assert is_extended_resource_name(names.resource_name(device)), device.address
+
+
+def old_rules(data: bytes) -> None:
+    """A NameCustomize.json of plugin 1.3.0: taken, left out in lines, or none."""
+    if customize := compat.parse(data):
+        assert all("\n" not in each for each in customize.problems), customize.problems
+
+
+TARGETS: Mapping[str, Target] = {
+    each.__name__: each for each in (wire, connection, sysfs, settings, http, rules, old_rules)
+}

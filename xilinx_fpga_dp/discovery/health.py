@@ -5,7 +5,6 @@ release of the driver does not have, never a fault. One device's looks change no
 """
 
 import dataclasses
-import errno
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -31,6 +30,7 @@ class Look:
         why: for people, why it can't be offered; only without a device.
         trip: the firewall trip on record, as text that another trip would change; None: none.
         latched: the driver keeps a trip on record after it is over (XRT >= 2022.2, subdev/firewall.c).
+        in_reset: a reset has begun or is not over, whatever the reason.
     """
 
     address: str
@@ -39,6 +39,7 @@ class Look:
     why: str = ""
     trip: str | None = None
     latched: bool = False
+    in_reset: bool = False
 
     def with_slow(self, answers: Answers) -> "Look":
         """The look with what is known from the slow answers."""
@@ -98,7 +99,7 @@ def first(look: Look, now: float) -> State | None:
         device=dataclasses.replace(look.device, reason=fault),
         history=History(since=now, changes=0, last_reason=fault),
         fault=fault,
-        lost_since=now if fault in _LOST else None,
+        lost_since=now if fault in _LOST or look.in_reset else None,
         announced=fault in _ANNOUNCED,
         past_trip=past,
     )
@@ -126,19 +127,21 @@ def step(state: State, look: Look | None, now: float, rules: Rules, *, check: bo
         reason = look.reason or (state.fault if state.lost_since is not None else None)
         return _lost(state, reason, now, rules) if reason else state
     past = state.past_trip
-    if state.lost_since is not None and look.reason not in _LOST and look.latched:
+    lost = look.in_reset or look.reason in _LOST
+    if state.lost_since is not None and not lost and look.latched:
         past = look.trip  # a reset is complete: what is on record now is over
-    elif look.trip is None:
+    elif look.trip is None and not look.in_reset:
         past = None
     fault = _fault(look, past)
     if fault in _LOST:
         return _lost(dataclasses.replace(state, past_trip=past), fault, now, rules)
+    since = (now if state.lost_since is None else state.lost_since) if look.in_reset else None
     good = 0 if fault else state.good + check
     if fault is None and state.fault is not None and good < rules.recovery_checks:
         fault = state.fault
     return _told(
         dataclasses.replace(
-            state, device=look.device, fault=fault, good=good, lost_since=None, expired=False, past_trip=past
+            state, device=look.device, fault=fault, good=good, lost_since=since, expired=False, past_trip=past
         ),
         state,
         now,
@@ -268,14 +271,12 @@ def xrt_reason(attributes: Mapping[str, str | None], *, renders: bool, node: boo
     """
     if number(attributes.get("shutdown")) == 1:
         return Reason.SHUTDOWN
-    offline = number(attributes.get("dev_offline"))
-    # A reset removes drm, then these attributes, and returns them first: userpf/xocl_drv.c xocl_reset_notify.
-    # Between the two, dev_offline is -19 (ENODEV): userpf/xocl_sysfs.c dev_offline_show
-    gone = attributes.get("ready") is None and attributes.get("dev_offline") is None
-    if not renders and (gone or offline == -errno.ENODEV):
-        return Reason.RESETTING
-    if offline not in (None, 0):
+    # 1, or -19 (ENODEV) once drm is gone: userpf/xocl_sysfs.c dev_offline_show
+    if number(attributes.get("dev_offline")) not in (None, 0):
         return Reason.OFFLINE
+    if not renders and attributes.get("ready") is None and attributes.get("dev_offline") is None:
+        # A reset removes drm and these attributes first: userpf/xocl_drv.c xocl_reset_notify
+        return Reason.RESETTING
     # Hexadecimal; XRT itself refuses a device that is not ready: pcie/linux/pcidrv.cpp
     if number(attributes.get("ready")) == 0:
         return Reason.NOT_READY

@@ -5,6 +5,7 @@ function number: those differ by board, by shell and by cloud. Sub-devices are f
 scan, since their numbers change with releases and resets (XRT xocl_subdev.c).
 """
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +14,7 @@ from functools import partial
 from typing import Final
 
 from xilinx_fpga_dp.discovery.backend import Probe
-from xilinx_fpga_dp.discovery.health import Look, xrt_reason, xrt_trip
+from xilinx_fpga_dp.discovery.health import Look, number, xrt_reason, xrt_trip
 from xilinx_fpga_dp.discovery.slow import Answers
 from xilinx_fpga_dp.discovery.sysfs import (
     Bus,
@@ -163,7 +164,11 @@ def look_at(function: Function, reading: Reading) -> Look:
         mgmt_node=reading.mgmt_node,
         qdma_node=reading.qdma_node,
     )
-    return Look(function.address, device, reason, trip=reading.trip, latched=reading.latched)
+    # dev_offline asks the drm device: between its going and that of the attributes, and in their return
+    in_reset = reading.render_node is None and number(reading.health["dev_offline"]) == -errno.ENODEV
+    return Look(
+        function.address, device, reason, trip=reading.trip, latched=reading.latched, in_reset=in_reset
+    )
 
 
 def _shell_of(reading: Reading) -> Shell | str:

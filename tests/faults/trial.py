@@ -9,6 +9,7 @@ from typing import Any
 from tests.faults.fault import EVER, Fault
 from tests.faults.stage import SHELLS, Stage, wait_until
 from tests.faults.watching import Figures, Watching, figures, least
+from xilinx_fpga_dp.reads import _KEPT
 
 _SETTLED = 0.3  # seconds that all has to stay well
 _GONE = 3.0  # seconds until descriptors, threads and tasks that were needed for a moment are given back
@@ -18,8 +19,8 @@ _MOST_MEMORY = 12.0  # MB more than at first, whatever has happened since
 _UNSHARP = 0.05
 
 
-# Threads that are no leak: the loop's, and those of asyncio's own pool, which grows to this and stays.
-_POOL = 1 + min(32, (os.cpu_count() or 1) + 4)
+# No leak: the loop's thread, asyncio's own pool, which grows to this and stays, and idle ones of reads.py.
+_POOL = 1 + min(32, (os.cpu_count() or 1) + 4) + _KEPT
 
 
 class Broken(AssertionError):  # noqa: N818 - a word is enough

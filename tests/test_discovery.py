@@ -405,7 +405,7 @@ class TestOneBadCard:
             max_size=4,
         )
     )
-    @settings(max_examples=30)
+    @settings(max_examples=60)
     def test_any_damage(self, damages: list[tuple[str, Any]]) -> None:
         root = tempfile.mkdtemp(prefix="fpga-")
         try:

@@ -10,7 +10,7 @@ import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore] # 
 with atheris.instrument_imports(include=["xilinx_fpga_dp"]):
     from tests.faults.fuzz.targets import TARGETS
 
-from tests.faults.fuzz.seeds import seeds_of
+from tests.faults.fuzz.seeds import SEEDS
 
 _FOLDER = Path(".fuzz")
 
@@ -41,7 +41,7 @@ def _fuzz(name: str, seconds: int, seed: int) -> None:
     """Fuzz one target; libFuzzer ends the process."""
     corpus = _FOLDER / name
     corpus.mkdir(parents=True, exist_ok=True)
-    for number, each in enumerate(seeds_of(name)):
+    for number, each in enumerate(SEEDS[name]):
         (corpus / f"seed-{number}").write_bytes(each)
     limits = [
         f"-max_total_time={seconds}",

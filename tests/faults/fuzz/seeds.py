@@ -1,22 +1,11 @@
 """What each target begins with: input as it is on a node."""
 
+from collections.abc import Mapping
+
 from tests.faults.wires import message, request
 from tests.wire import pb, pods_pb
 
 _IDS = ["0000:65:00.1", "0000:66:00.1::0"]
-
-
-def seeds_of(target: str) -> list[bytes]:
-    """Input that is right, or nearly."""
-    return {
-        "wire": _wire,
-        "connection": _connection,
-        "sysfs": _sysfs,
-        "settings": _settings,
-        "http": _http,
-        "rules": _rules,
-        "old_rules": _old_rules,
-    }[target]()
 
 
 def _allocate() -> bytes:
@@ -48,42 +37,34 @@ def _connection() -> list[bytes]:
     return [each.partition(b"SM\r\n\r\n")[2] for each in whole]
 
 
-def _sysfs() -> list[bytes]:
-    return [
+SEEDS: Mapping[str, list[bytes]] = {
+    "wire": _wire(),
+    "connection": _connection(),
+    "sysfs": [
         b"\x00xilinx_u200_xdma_201830_2\n\xff\xfe\x011561465320\n",
         b"\x02" + b"0x1\n\xff\xfe\x031\n",
         b"\x04" + b"862c7020a250293e32036f19956669e5\n" * 2,
         b"\x0b-1\n\xff\xfe\x0c0x10ee\n\xff\xfe\x0d0x5001\n",
         b"\x09" + b"0x80000\n\xff\xfe\x0a0x1\n",
-    ]
-
-
-def _settings() -> list[bytes]:
-    return [
+    ],
+    "settings": [
         b"\x051.5\0\x03/var/run",
         b"\x05{shell}-{timestamp}\0\x04amd.com/",
         b"\x09127.0.0.1:8080\0\x0dcdi",
-    ]
-
-
-def _http() -> list[bytes]:
-    return [
+    ],
+    "http": [
         b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n",
         b"HEAD /livez?x HTTP/1.0\r\n\r\n",
         b"POST / HTTP/1.1\r\n\r\n",
-    ]
-
-
-def _rules() -> list[bytes]:
-    return [
+    ],
+    "rules": [
         b"- match: {board: u2*, shell: '*xdma*'}\n  name: big-{board}\n- {match: {}, name: rest}\n",
         b'[{"match": {"serial": "?*"}, "name": "{serial}-{timestamp}"}]',
         b"[]",
-    ]
-
-
-def _old_rules() -> list[bytes]:
-    return [
+    ],
+    "old_rules": [
         b'{"u200-xilinx_u200_xdma_201830_2-0": "\'fpga\'+DeviceName+ShellVer"}',
         b'{"a-b": "x", "a-b-c": 1}',
-    ]
+    ],
+}
+"""Input that is right, or nearly, for each target."""

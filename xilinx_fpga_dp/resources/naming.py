@@ -70,6 +70,11 @@ def template_problem(template: str) -> str | None:
     return None
 
 
+def in_a_line(text: str) -> str:
+    """A text of somebody's as it may stand in a sentence: line breaks and control characters escaped."""
+    return repr(text)[1:-1]
+
+
 def fields_problem(template: str) -> str | None:
     """Why no name can be made by this template, which need not have a field; None if one can."""
     try:
@@ -78,7 +83,7 @@ def fields_problem(template: str) -> str | None:
         return f"{error}; fields are written {{shell}}"
     for _, field, spec, conversion in parts:
         if field is not None and field not in FIELDS:
-            return f"unknown field {{{repr(field)[1:-1]}}}; known are {', '.join(FIELDS)}"
+            return f"unknown field {{{in_a_line(field)}}}; known are {', '.join(FIELDS)}"
         if spec or conversion:
             return f"the field {{{field}}} takes no format or conversion"
     return None

@@ -15,6 +15,7 @@ from xilinx_fpga_dp.resources.naming import (
     fields_of,
     fields_problem,
     full_name,
+    in_a_line,
     render,
     values_of,
 )
@@ -185,10 +186,8 @@ def _match(globs: object, wrong: Callable[[str, str], None]) -> dict[str, re.Pat
         return match
     for name, glob in globs.items():
         if name not in FIELDS:
-            wrong(
-                f"match.{repr(str(name)[:_MAX_TEXT])[1:-1]}: ",
-                f"unknown field; known are {', '.join(FIELDS)}",
-            )
+            shown = in_a_line(str(name)[:_MAX_TEXT])
+            wrong(f"match.{shown}: ", f"unknown field; known are {', '.join(FIELDS)}")
         elif not isinstance(glob, str):
             wrong(f"match.{name}: ", 'must be a glob in quotes; "" is for devices without the field')
         elif len(glob) > _MAX_TEXT:

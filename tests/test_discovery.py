@@ -290,6 +290,15 @@ class TestFinding:
         [entry] = (await settled(scanner(node))).left_out
         assert (entry.function, "modprobe ami" in entry.reason) == (card.address, True)
 
+    async def test_a_card_in_the_place_of_another_makers(self, node: SampleNode) -> None:
+        for address, vendor in (("0000:70:00.0", "8086"), ("0000:71:00.0", "10ee")):
+            node.add_function(address, Ids(vendor, "5005", "120000"))
+        eyes = scanner(node)
+        assert [entry.function for entry in (await settled(eyes)).left_out] == ["0000:71:00.0"]
+        links = f"{node.sysfs_root}/bus/pci/devices"
+        os.replace(f"{links}/0000:71:00.0", f"{links}/0000:70:00.0")
+        assert [entry.function for entry in (await settled(eyes)).left_out] == ["0000:70:00.0"]
+
     async def test_plain_dma_drivers_are_not_ours(self, node: SampleNode) -> None:
         node.add_function("0000:70:00.0", Ids("10ee", "903f", "070001"), driver="xdma")
         node.add_function("0000:71:00.0", Ids("10ee", "50b5", "120000"), driver="qdma-pf")
@@ -445,6 +454,26 @@ class TestOneBadCard:
             assert good.address in offered
             assert offered ^ reasons.keys() == {good.address, odd.address}
             assert all(reason and reason.isprintable() for reason in reasons.values())
+
+    async def test_what_a_late_check_finds_changed_is_looked_at_again(self, node: SampleNode) -> None:
+        card = node.add_card("u55c")
+        eyes = scanner(node)
+        device = (await settled(eyes)).devices[0]
+        for joined in (lambda: eyes.refresh(device), eyes.check, eyes.scan):
+            card.hang("shutdown")
+            assert (await eyes.check()).devices[0].healthy
+            waiting = asyncio.ensure_future(joined())
+            await asyncio.sleep(0)
+            card.offline()
+            card.unhang("shutdown")
+            found = await waiting
+            if isinstance(found, Inventory):
+                assert len(found.devices) == 1
+                found = (await eyes.check()).devices[0]
+            assert found
+            assert found.reason is Reason.OFFLINE
+            card.mend()
+            assert (await eyes.scan(check=True)).devices[0].healthy
 
     @pytest.mark.parametrize("attribute", ["rom/VBNV", "ready", "dev_offline", "logic_uuids"])
     async def test_a_read_that_never_returns(self, node: SampleNode, attribute: str) -> None:

@@ -12,12 +12,12 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 from unittest import mock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -25,11 +25,12 @@ from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.process import Service, eventually
 from xilinx_fpga_dp.discovery import sysfs, uevents, xrt
-from xilinx_fpga_dp.discovery.health import Look, Memory, Rules, first, hold, step, xrt_reason, xrt_trip
+from xilinx_fpga_dp.discovery.health import Look, Memory, Rules, first, hold, step, xrt_reason, xrt_tripped
 from xilinx_fpga_dp.discovery.scanner import Scanner
 from xilinx_fpga_dp.kubelet.pace import Pace
 from xilinx_fpga_dp.model import Device, Reason, Shell
 from xilinx_fpga_dp.simulate.node import SampleCard, SampleNode
+from xilinx_fpga_dp.simulate.releases import DRIVER_VERSIONS
 
 U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
 U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
@@ -88,10 +89,10 @@ class TestReadings:
 
     @pytest.mark.parametrize("level", [None, "18446744073709551615", "4294967295", "-1", "x", ""])
     def test_no_trip(self, level: str | None) -> None:
-        assert xrt_trip(level, "0", "0") is None
+        assert not xrt_tripped(level)
 
-    def test_a_trip_is_told_from_the_next(self) -> None:
-        assert xrt_trip("2", "524288", "1") != xrt_trip("2", "524288", "2") is not None
+    def test_a_trip(self) -> None:
+        assert xrt_tripped("2")
 
     @given(st.dictionaries(st.sampled_from(sorted(WELL)), st.one_of(st.none(), st.text())))
     def test_any_text_gives_a_verdict(self, attributes: dict[str, str | None]) -> None:
@@ -457,6 +458,71 @@ class TestAResetInTheMiddleOfALook:
 
     async def _reasons(self, scanner: Scanner) -> list[Reason | None]:
         return [each.reason for each in (await scanner.scan(check=True)).devices]
+
+
+def _trips(card: SampleCard) -> Iterator[str]:
+    """Two trips on record, one after the other, that nothing else tells of; then a reset."""
+    for level in ("2", "3"):
+        card.write("firewall/level", level)
+        yield level
+        card.mend()
+        yield "mended"
+    card.write("firewall/level", "3")
+    yield from itertools.chain(card.resetting(), card.returning(suffix=1))
+
+
+def _one_by_one(card: SampleCard) -> Iterator[str]:
+    """What else a fault shows in, each alone."""
+    for attribute in ("rom/VBNV", "driver"):
+        card.corrupt(attribute, "missing")
+        yield attribute
+        card.unbind()
+        card.bind()
+        yield "bound anew"
+
+
+def _broken_and_mended(name: str) -> Callable[[SampleCard], Iterator[str]]:
+    def steps(card: SampleCard) -> Iterator[str]:
+        for change in FAULTS[name][:2]:
+            change(card)
+            yield name
+
+    return steps
+
+
+CHANGES: dict[str, Callable[[SampleCard], Iterator[str]]] = {
+    **{name: _broken_and_mended(name) for name in FAULTS if name != "unresponsive"},
+    "reset": lambda card: itertools.chain(card.resetting(), card.returning(suffix=1)),
+    "trips": _trips,
+    "one by one": _one_by_one,
+}
+# The first release that has it. Before, a trip is asked for apart from looks, and only now and then.
+SINCE = {"shutdown": "2020.1", "trips": "2022.2"}
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    release=st.sampled_from(tuple(DRIVER_VERSIONS)),
+    names=st.lists(st.sampled_from(sorted(CHANGES)), min_size=1, max_size=3),
+)
+@example(release="2023.2", names=["trips", "one by one"])
+@mock.patch("xilinx_fpga_dp.discovery.scanner._PATIENCE", 5)
+def test_a_check_tells_what_a_look_at_everything_would(release: str, names: list[str]) -> None:
+    async def compare(node: SampleNode) -> None:
+        card = node.add_card("u55c", release=release)
+        rules = Rules(recovery_checks=2, reset_grace=100)
+        checks, scans = (Scanner(node.sysfs_root, node.dev_root, rules) for _ in range(2))
+        await checks.scan()
+        await scans.scan()
+        for name in names:
+            for done in CHANGES[name](card) if release >= SINCE.get(name, "") else ():
+                for _ in range(3):
+                    checked, scanned = await checks.check(), await scans.scan(check=True)
+                    told, true = ([(d.reason, d.node) for d in each.devices] for each in (checked, scanned))
+                    assert told == true, (name, done)
+
+    with tempfile.TemporaryDirectory(prefix="fpga-") as root:
+        asyncio.run(compare(SampleNode(root)))
 
 
 def test_a_base_that_waits_for_its_shell(node: SampleNode, kubelet: KubeletDouble, service: Service) -> None:

@@ -53,7 +53,7 @@ def probes(bus: Bus, dev_root: str) -> Iterator[Probe]:
         yield Probe(
             function.address,
             partial(_look, function, bus.root, dev_root, alone=alone),
-            partial(_read_slow, function),
+            ask_slowly=partial(_read_slow, function),
         )
 
 

@@ -18,6 +18,8 @@ class Probe:
         key: what is asked under this name is never asked twice at a time; the device's address where it is
             known without asking its driver.
         ask: answers with a look, or that there is nothing to say; may never return.
+        same: whether a look that found no fault would find none now, told from fewer reads; False where that
+            is not sure. A whole look follows then.
         ask_slowly: what may take its driver long; is given the serial number that is known already.
         withheld: why it can't be offered yet, asked of another driver; one that hangs says nothing.
         device: it is (or was) a device, not a function that only has a reason why it is none.
@@ -25,6 +27,7 @@ class Probe:
 
     key: str
     ask: Callable[[], Look | None]
+    same: Callable[[Look], bool] | None = None
     ask_slowly: Callable[[str | None], Answers] | None = None
     withheld: Callable[[], str | None] | None = None
     device: bool = True

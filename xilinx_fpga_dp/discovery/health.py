@@ -293,12 +293,6 @@ def number(text: str | None) -> int | None:
         return None
 
 
-def xrt_trip(level: str | None, status: str | None, detected_time: str | None) -> str | None:
-    """A firewall trip on record, from the attributes of ``firewall.u.*``: subdev/firewall.c.
-
-    Not tripped is a level of -1 printed as an unsigned number, and a status of 0.
-    """
-    not_tripped = (None, 0xFFFF_FFFF_FFFF_FFFF, 0xFFFF_FFFF, -1)
-    if number(level) in not_tripped:
-        return None
-    return f"{level}/{status}/{detected_time}"
+def xrt_tripped(level: str | None) -> bool:
+    """Whether ``firewall.u.*/level`` tells of a trip; if not, it is -1 as an unsigned: subdev/firewall.c."""
+    return number(level) not in (None, 0xFFFF_FFFF_FFFF_FFFF, 0xFFFF_FFFF, -1)

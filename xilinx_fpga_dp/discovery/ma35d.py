@@ -36,7 +36,11 @@ def probes(bus: Bus, dev_root: str) -> Iterator[Probe]:
     by_address = {function.address: function for function in bus.functions}
     functions = [function for function in bus.functions if function.driver == DRIVER]
     for device in devices:
-        yield Probe(device.name, partial(_look, device, by_address, dev_root), partial(_read_slow, device))
+        yield Probe(
+            device.name,
+            partial(_look, device, by_address, dev_root),
+            ask_slowly=partial(_read_slow, device),
+        )
     if len(devices) < len(functions):
         for function in functions:
             yield Probe(function.address, partial(_without_device, function, devices), device=False)

@@ -2,10 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 from xilinx_fpga_dp.discovery import ami, ma35d, strangers, xrt, zocl
 from xilinx_fpga_dp.discovery.backend import Backend, Probe
@@ -34,6 +34,13 @@ _LATE = 2.0
 _BUS_PATIENCE = 5.0
 
 
+class _Changed:
+    """The answer to whether a device is without a fault still, where that is not sure."""
+
+
+_Answer: TypeAlias = Look | _Changed | Exception | Pending | None
+
+
 class ScanFailed(Exception):  # noqa: N818 - the node's state, not a fault of ours
     """The bus as a whole could not be read; says which path and why."""
 
@@ -59,7 +66,7 @@ class Scanner:
         self._dev_root = dev_root
         self._memory = Memory(rules)
         self._bus_reads: Reads[Bus] = Reads(wake)
-        self._reads: Reads[Look | None] = Reads(wake)
+        self._reads: Reads[Look | _Changed | None] = Reads(wake)
         self._withheld_reads: Reads[str | None] = Reads(wake)
         self._slow = Slow(wake)
         # Of the last look at the whole bus; touched on the loop only.
@@ -68,6 +75,7 @@ class Scanner:
         self._withheld: dict[str, str] = {}  # why devices can't be offered yet, by key
         self._addresses: dict[str, str] = {}  # of devices that only their driver tells the address of, by key
         self._keys: frozenset[str] = frozenset()  # of what is or should be a device
+        self._good: dict[str, tuple[Probe, Look]] = {}  # the last whole looks that found no fault, by key
         self._pending = False
 
     @property
@@ -89,27 +97,31 @@ class Scanner:
         Raises:
             ScanFailed: the bus could not be listed; what is known stays as it is.
         """
-        self._bus = await self._read_bus("all", partial(read_bus, self._root, _WANTED))
+        self._bus = await self._read_bus("all", partial(read_bus, self._root, _WANTED, self._bus))
         probes = self._probes(self._bus)
         self._keys = frozenset(probe.key for probe in probes if probe.device)
         self._withheld = await self._ask_what_is_withheld(probes)
         known = self._memory.known
+        self._pending = False
         looks = _once_a_card(await self._ask(probes), known)
         self._strangers = [look for look in looks if look.device is None and look.address not in known]
         keys = {probe.key for probe in probes}
         self._slow.keep(keys)
         self._addresses = {key: address for key, address in self._addresses.items() if key in keys}
+        self._good = {key: good for key, good in self._good.items() if key in keys}
         return self._remember(looks, check=check)
 
     async def check(self) -> Inventory:
-        """Look at the known devices only: a health check.
+        """Look at the known devices only: a health check. Where nothing has changed, a few reads tell.
 
         Raises:
             ScanFailed: as above.
         """
-        known = self._memory.known
-        bus = await self._read_bus("known", partial(read_again, self._bus, _WANTED, known))
-        looks = await self._ask(self._of(known, bus))
+        self._pending = False
+        looks = await self._ask_good()
+        if rest := self._memory.known.difference(look.address for look in looks):
+            bus = await self._read_bus("known", partial(read_again, self._bus, _WANTED, rest))
+            looks += await self._ask(self._of(rest, bus))
         return self._remember([*looks, *self._strangers], check=True)
 
     def hold(self, addresses: frozenset[str]) -> Inventory:
@@ -121,7 +133,10 @@ class Scanner:
         key = next((key for key, own in self._addresses.items() if own == device.address), device.address)
         # In one go: a hop to a thread costs more than the reads.
         ask = partial(self._ask_again, self._bus.near(device.address), device, key)
-        look = self._completed(key, (await self._reads.gather({key: ask}, math.inf))[key])
+        answer: _Answer = _Changed()
+        while isinstance(answer, _Changed):  # a check was asking the same driver
+            answer = (await self._reads.gather({key: ask}, math.inf))[key]
+        look = self._completed(key, answer)
         if look is None or look.address != device.address:
             return None
         return replace(look.device or device, reason=look.reason)
@@ -159,10 +174,26 @@ class Scanner:
         answers = await self._withheld_reads.gather(calls, _PATIENCE) if calls else {}
         return {key: answer for key, answer in answers.items() if isinstance(answer, str)}
 
+    async def _ask_good(self) -> list[Look]:
+        """Ask the drivers whether what had no fault has none still; without the looks at what has changed."""
+        calls = {key: partial(_same_or_changed, *good) for key, good in self._good.items()}
+        answers = await self._reads.gather(calls, _PATIENCE)
+        told = {key: answer for key, answer in answers.items() if isinstance(answer, Look | Pending)}
+        return self._looks([self._good[key][0] for key in told], told)
+
     async def _ask(self, probes: Collection[Probe]) -> list[Look]:
         """Ask the drivers, all at once, and wait a moment for those that are late."""
         answers = await self._reads.gather({probe.key: probe.ask for probe in probes}, _PATIENCE)
-        self._pending = any(isinstance(answer, Pending) for answer in answers.values())
+        for probe in probes:
+            answer = answers[probe.key]
+            if probe.same and isinstance(answer, Look) and answer.device and not answer.reason:
+                self._good[probe.key] = (probe, answer)
+            else:
+                self._good.pop(probe.key, None)
+        return self._looks(probes, answers)
+
+    def _looks(self, probes: Iterable[Probe], answers: Mapping[str, _Answer]) -> list[Look]:
+        self._pending |= any(isinstance(answer, Pending) for answer in answers.values())
         looks: dict[str, Look] = {}
         for probe in probes:
             look = self._look(probe, answers[probe.key])
@@ -174,12 +205,12 @@ class Scanner:
                 looks[look.address] = look
         return list(looks.values())
 
-    def _look(self, probe: Probe, answer: Look | Exception | Pending | None) -> Look | None:
+    def _look(self, probe: Probe, answer: _Answer) -> Look | None:
         if isinstance(answer, Look) and probe.ask_slowly:
             self._slow.ask(probe.key, probe.ask_slowly)
         return self._completed(probe.key, answer)
 
-    def _completed(self, key: str, answer: Look | Exception | Pending | None) -> Look | None:
+    def _completed(self, key: str, answer: _Answer) -> Look | None:
         """A look with all that is known beside what was answered."""
         address = self._addresses.get(key, key)
         if isinstance(answer, Exception):
@@ -188,6 +219,9 @@ class Scanner:
             if time.monotonic() - answer.since < _LATE:
                 return Look(address, why="waiting for its driver to answer")
             return Look(address, reason=Reason.UNRESPONSIVE, why="its driver does not answer: a read hangs")
+        if isinstance(answer, _Changed):
+            self._pending = True
+            return Look(address, why="it has changed: to be looked at again")
         if answer is None:
             return None
         if answer.address != key:
@@ -212,6 +246,10 @@ def _once_a_card(looks: Collection[Look], known: Collection[str]) -> list[Look]:
         for look in looks
         if look.device or look.address in known or last[_slot(look.address), look.why] is look
     ]
+
+
+def _same_or_changed(probe: Probe, look: Look) -> Look | _Changed:
+    return look if probe.same and probe.same(look) else _Changed()
 
 
 def _slot(address: str) -> str:

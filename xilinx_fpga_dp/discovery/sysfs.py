@@ -4,7 +4,6 @@ Everything here blocks and belongs on a worker thread. It knows no driver and ju
 Plain os calls: pathlib costs five times the CPU, aiofiles fifty times.
 """
 
-import itertools
 import os
 import re
 import stat
@@ -19,6 +18,9 @@ _ROOT_BUS = re.compile(r"pci[0-9a-f]{4,8}:[0-9a-f]{2}")
 # The kernel hands out at most a page for an attribute (fs/sysfs/file.c); more is not an attribute.
 _MAX_ATTRIBUTE = 4096
 _MAX_SERIAL = 64
+_BLOCKING = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY
+# O_NONBLOCK changes nothing for sysfs; it keeps whatever else stands there from holding up the bus.
+_AT_ONCE = _BLOCKING | os.O_NONBLOCK
 _MAX_ENTRIES = 4096  # names taken from one directory; a real function has some hundred
 
 
@@ -35,7 +37,8 @@ class Function:
         vendor, device: four hex digits.
         driver: the name behind its ``driver`` link.
         pcie_path: what stands above it, root bus first.
-        entries: the names in its directory, sorted; read only for functions whose driver is asked for.
+        entries: the names in its directory; read only for functions whose driver is asked for.
+        sub_devices: those of them that are called as XRT's sub-devices, sorted.
         fault: why its directory could not be listed.
     """
 
@@ -46,7 +49,8 @@ class Function:
     driver: str | None
     numa_node: int | None
     pcie_path: tuple[str, ...]
-    entries: tuple[str, ...] = ()
+    entries: frozenset[str] = frozenset()
+    sub_devices: tuple[str, ...] = ()
     fault: str | None = None
 
     @property
@@ -55,14 +59,13 @@ class Function:
         return self.address.rpartition(".")[0]
 
     def subdirectories(self, pattern: re.Pattern[str]) -> list[str]:
-        """The directories of its sub-devices of that name, as paths; a file of that name is none."""
-        names = (name for name in self.entries if ".u." in name)  # spares some fifty matches
-        paths = [f"{self.path}/{name}" for name in names if pattern.fullmatch(name)]
-        return [path for path in paths if os.path.isdir(path)]
+        """The directories of its sub-devices of that name, as paths."""
+        return [f"{self.path}/{name}" for name in self.sub_devices if pattern.fullmatch(name)]
 
 
 class _Listing(TypedDict):
-    entries: tuple[str, ...]
+    entries: frozenset[str]
+    sub_devices: tuple[str, ...]
     fault: str | None
 
 
@@ -90,6 +93,7 @@ class Bus:
     Attributes:
         root: where this sysfs is.
         functions: the PCI functions looked for, ordered by address.
+        others: the PCI functions of vendors that are not looked for: address and inode number.
         numa_nodes: those online.
         classes: the class devices looked for, by class.
     """
@@ -98,6 +102,7 @@ class Bus:
     functions: tuple[Function, ...] = ()
     numa_nodes: tuple[int, ...] = ()
     classes: Mapping[str, tuple[ClassDevice, ...]] = field(default_factory=dict)
+    others: Mapping[str, int] = field(default_factory=dict)
 
     def near(self, address: str) -> "Bus":
         """The same with no functions but those in an address' slot."""
@@ -120,21 +125,28 @@ class Wanted:
     classes: Mapping[str, re.Pattern[str]]
 
 
-def read_bus(root: str, wanted: Wanted) -> Bus:
+def read_bus(root: str, wanted: Wanted, before: Bus | None = None) -> Bus:
     """Read what the kernel's core itself answers, all in one go; it never blocks.
 
     Args:
         root: where sysfs is, ``/sys``.
         wanted: what to look for.
+        before: the bus as it was. Of another vendor's function only the driver can be another one by now; a
+            function that took its place has another inode number (fs/kernfs/dir.c counts them up).
 
     Raises:
         OSError: the PCI bus cannot be listed.
     """
     base = f"{root}/bus/pci/devices"
+    known = before.others if before else {}
     functions = []
-    for address in sorted(filter(ADDRESS.fullmatch, _pci_names(root))):
+    others = {}
+    for address, inode in sorted(_pci_inodes(root).items()):
         path = f"{base}/{address}"
         driver = _link_name(f"{path}/driver")
+        if driver not in wanted.drivers and known.get(address) == inode:
+            others[address] = inode
+            continue
         vendor = _hex_id(f"{path}/vendor")
         if driver in wanted.drivers or vendor in wanted.vendors:
             functions.append(
@@ -149,7 +161,9 @@ def read_bus(root: str, wanted: Wanted) -> Bus:
                     **_listing(path, driver in wanted.drivers),
                 )
             )
-    return Bus(root, tuple(functions), _online_nodes(root), _class_devices(root, wanted))
+        elif vendor:
+            others[address] = inode
+    return Bus(root, tuple(functions), _online_nodes(root), _class_devices(root, wanted), others)
 
 
 def read_again(bus: Bus, wanted: Wanted, addresses: Collection[str]) -> Bus:
@@ -169,17 +183,19 @@ def read_again(bus: Bus, wanted: Wanted, addresses: Collection[str]) -> Bus:
             listing = _listing(function.path, driver in wanted.drivers)
             functions.append(replace(function, driver=driver, **listing))
         else:
-            _pci_names(bus.root)
+            _pci_inodes(bus.root)
     return replace(bus, functions=tuple(functions), classes=_class_devices(bus.root, wanted))
 
 
-def _pci_names(root: str) -> list[str]:
+def _pci_inodes(root: str) -> dict[str, int]:
+    """The inode number of each function's link, by address."""
     try:
-        return os.listdir(f"{root}/bus/pci/devices")
+        with os.scandir(f"{root}/bus/pci/devices") as entries:
+            return {entry.name: entry.inode() for entry in entries if ADDRESS.fullmatch(entry.name)}
     except FileNotFoundError:
         # An embedded board's kernel may have no PCI at all; a sysfs without any bus is not one to believe.
         if os.path.isdir(f"{root}/bus") and not os.path.lexists(f"{root}/bus/pci"):
-            return []
+            return {}
         raise
 
 
@@ -199,10 +215,14 @@ def _class_device(path: str) -> ClassDevice:
 
 
 def _listing(path: str, wanted: bool) -> _Listing:
+    fault = None
+    names: list[str] = []
     try:
-        return {"entries": tuple(sorted(_names(path))) if wanted else (), "fault": None}
+        names = _names(path) if wanted else []
     except OSError as error:
-        return {"entries": (), "fault": f"its directory cannot be listed: {error.strerror}"}
+        fault = f"its directory cannot be listed: {error.strerror}"
+    sub_devices = tuple(sorted([name for name in names if ".u." in name]))  # xocl_subdev.c
+    return {"entries": frozenset(names), "sub_devices": sub_devices, "fault": fault}
 
 
 def listed_again(function: Function) -> Function:
@@ -224,8 +244,7 @@ def module_version(root: str, driver: str) -> str | None:
 
 
 def _names(path: str) -> list[str]:
-    with os.scandir(path) as entries:
-        return [entry.name for entry in itertools.islice(entries, _MAX_ENTRIES)]
+    return os.listdir(path)[:_MAX_ENTRIES]
 
 
 def read_attribute(path: str) -> str | None:
@@ -257,9 +276,9 @@ def read_strings(path: str) -> tuple[str, ...]:
 
 def _text(path: str) -> str | None:
     try:
-        data = _read(path, os.O_RDONLY)
+        data = _read(path, _BLOCKING)
         text = data.decode("utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise Unreadable(f"{os.path.basename(path)}: {error.strerror}") from error
@@ -297,6 +316,11 @@ def read_serial(paths: Iterable[str]) -> str | None:
     return serial if serial and serial.isprintable() and len(serial) <= _MAX_SERIAL else None
 
 
+def driver_of(function: Function) -> str | None:
+    """The name of the driver that the function is bound to now."""
+    return _link_name(f"{function.path}/driver")
+
+
 def node_exists(root: str, node: str) -> bool:
     """Whether a device node, given by its path under /dev, is there. Only looked at, never opened.
 
@@ -310,7 +334,7 @@ def node_exists(root: str, node: str) -> bool:
 
 
 def _read(path: str, flags: int) -> bytes:
-    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY)
+    descriptor = os.open(path, flags)
     try:
         return os.read(descriptor, _MAX_ATTRIBUTE + 1)
     finally:
@@ -318,9 +342,8 @@ def _read(path: str, flags: int) -> bytes:
 
 
 def _core_text(path: str) -> str | None:
-    # O_NONBLOCK changes nothing for sysfs; it keeps whatever else stands there from holding up the bus.
     try:
-        return _read(path, os.O_RDONLY | os.O_NONBLOCK)[:_MAX_ATTRIBUTE].decode("ascii").strip()
+        return _read(path, _AT_ONCE)[:_MAX_ATTRIBUTE].decode("ascii").strip()
     except (OSError, UnicodeDecodeError):
         return None
 
@@ -339,7 +362,7 @@ def _numa_node(path: str) -> int | None:
 
 def _link_name(path: str) -> str | None:
     try:
-        return os.path.basename(os.readlink(path))
+        return os.readlink(path).rpartition("/")[2]
     except OSError:
         return None
 

@@ -14,12 +14,13 @@ from functools import partial
 from typing import Final
 
 from xilinx_fpga_dp.discovery.backend import Probe
-from xilinx_fpga_dp.discovery.health import Look, number, xrt_reason, xrt_trip
+from xilinx_fpga_dp.discovery.health import Look, number, xrt_reason, xrt_tripped
 from xilinx_fpga_dp.discovery.slow import Answers
 from xilinx_fpga_dp.discovery.sysfs import (
     Bus,
     Function,
     Unreadable,
+    driver_of,
     first_readable,
     list_names,
     listed_again,
@@ -97,9 +98,10 @@ def _user_probe(function: Function, bus: Bus, dev_root: str) -> Probe:
     mgmt = management_function(function, bus.functions)
     return Probe(
         function.address,
-        lambda: look_at(function, read(function, mgmt, dev_root)),
-        partial(_read_slow, function),
-        partial(_withheld, mgmt) if mgmt and "rp_program" in mgmt.entries else None,
+        ask=lambda: look_at(function, read(function, mgmt, dev_root)),
+        same=partial(is_same, function, dev_root),
+        ask_slowly=partial(_read_slow, function),
+        withheld=partial(_withheld, mgmt) if mgmt and "rp_program" in mgmt.entries else None,
     )
 
 
@@ -136,6 +138,29 @@ def read(function: Function, mgmt: Function | None, dev_root: str) -> Reading:
         trip=read_trip(function) if latched else None,
         latched=latched,
         faults=faults,
+    )
+
+
+def is_same(function: Function, dev_root: str, look: Look) -> bool:
+    """Whether a user function in which a look found no fault has none still. Blocks; may never return.
+
+    All that a fault shows in is read: that drm is there says that its sub-devices are, but for XRT <= 2019.2,
+    which takes only them away in a reset.
+    """
+    device = look.device
+    if device is None or device.node is None or "drm" not in function.entries:
+        return False
+    if driver_of(function) != USER_DRIVER or read_render_node(function) != device.node:
+        return False
+    try:
+        health = {name: read_attribute(f"{function.path}/{name}") for name in _HEALTH}
+        vbnv = first_readable(f"{rom}/VBNV" for rom in function.subdirectories(_ROM))
+    except Unreadable:
+        return False
+    return (
+        xrt_reason(health, renders=True, node=node_exists(dev_root, device.node)) is None
+        and vbnv == device.shell.vbnv
+        and (not look.latched or read_trip(function) == look.trip)
     )
 
 
@@ -260,13 +285,12 @@ def read_trip(function: Function) -> str | None:
     """Its firewall trip on record; None if there is none, or no firewall to read (V70, XRT <= 2019.1)."""
     for path in function.subdirectories(_FIREWALL):
         try:
-            level, status, time = (
-                read_attribute(f"{path}/{name}") for name in ("level", "status", "detected_time")
-            )
+            level = read_attribute(f"{path}/level")
+            if xrt_tripped(level):
+                status, time = (read_attribute(f"{path}/{name}") for name in ("status", "detected_time"))
+                return f"{level}/{status}/{time}"
         except Unreadable:
             continue
-        if trip := xrt_trip(level, status, time):
-            return trip
     return None
 
 

@@ -61,25 +61,35 @@ class Watch:
         self._presence = Presence()
         self._reads: Reads[SocketDirectory] = Reads()
         self._looking = asyncio.Lock()
+        self._asked = 0  # calls of look so far
+        self._answered = 0  # so many of them had come when the last look began
         self._told: str | None = None  # the problem that was logged last
 
     async def look(self) -> SocketDirectory:
-        """Look now. What was done to the directory before this call is seen."""
+        """Look now. What was done to the directory before this call is seen; all who wait share a look."""
+        self._asked += 1
+        call = self._asked
         async with self._looking:
-            seen = (await self._reads.gather({"": partial(_look, self.path, self._presence)}, _LOOK_LIMIT))[
-                ""
-            ]
+            if self._answered < call:
+                asked = self._asked
+                self._see(await self._look())
+                self._answered = asked
+            return self.directory.value
+
+    async def _look(self) -> SocketDirectory:
+        look = partial(_look, self.path, self._presence)
+        seen = (await self._reads.gather({"": look}, _LOOK_LIMIT))[""]
         if isinstance(seen, Pending):
-            seen = SocketDirectory(problem=f"no answer for {_LOOK_LIMIT:g} s")
-        elif isinstance(seen, Exception):
-            seen = SocketDirectory(problem=repr(seen))
+            return SocketDirectory(problem=f"no answer for {_LOOK_LIMIT:g} s")
+        return SocketDirectory(problem=repr(seen)) if isinstance(seen, Exception) else seen
+
+    def _see(self, seen: SocketDirectory) -> None:
         self._tell(seen.problem)
         if seen.kubelet is not None:
             if self._kubelet not in (None, seen.kubelet):
                 self._meter.kubelet_restart()
             self._kubelet = seen.kubelet
         self.directory.set(seen)
-        return seen
 
     async def run(self) -> None:
         """Keep ``directory`` true, for ever; when cancelled, make room for an older instance."""

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from grpclib.exceptions import GRPCError, StreamTerminatedError
@@ -13,7 +14,7 @@ from xilinx_fpga_dp.kubelet.meter import Meter
 from xilinx_fpga_dp.kubelet.pace import Pace
 from xilinx_fpga_dp.kubelet.plugin import Plugin, Terms
 from xilinx_fpga_dp.kubelet.registration import register
-from xilinx_fpga_dp.kubelet.watch import KUBELET_SOCKET, Identity, Watch
+from xilinx_fpga_dp.kubelet.watch import KUBELET_SOCKET, Identity, SocketDirectory, Watch, identity_of
 from xilinx_fpga_dp.latest import Latest
 from xilinx_fpga_dp.model import Offer
 
@@ -52,6 +53,7 @@ class Endpoint:
         self.resource = resource
         self.offer: Latest[Offer | None] = Latest(None)  # set by the fleet; None: the shell is gone
         self.registered = False  # kubelet knows it and reads its list
+        self._connected: Identity | None = None  # the kubelet that this round has reached
         self._again = asyncio.Event()
         self._pace = Pace(_BURST, _INTERVAL)
         self._watch = watch
@@ -85,6 +87,7 @@ class Endpoint:
         """Serve and register once, then list until there is a reason to go round again."""
         plugin = Plugin(self.resource, lambda: self.offer.value, self._terms, self._meter)
         newest = self._watch.directory.value.newest
+        self._connected = None
         async with sockets.serving(plugin, self.resource, self._watch) as socket:
             moved = self._moved(socket, kubelet)
             if why := await first(self._gone(), self._register(plugin, socket), moved):
@@ -118,7 +121,8 @@ class Endpoint:
         path = f"{self._watch.path}/{KUBELET_SOCKET}"
         while True:
             try:
-                await register(path, socket.name, self.resource, self._terms.options)
+                note = partial(self._note, path, identity_of(path))
+                await register(path, socket.name, self.resource, self._terms.options, note)
                 break
             except (ConnectionRefusedError, FileNotFoundError) as error:
                 # Nobody listens: kubelet is dead, or between its bind and its listen. It has not heard of
@@ -130,16 +134,28 @@ class Endpoint:
         async with asyncio.timeout(_STREAM_LIMIT):
             await plugin.watched.wait()
 
+    def _note(self, path: str, before: Identity | None) -> None:
+        """Note whom this round has reached: it may be a new kubelet before the directory was looked at again.
+
+        To take it for another one then would leave what it has just been told of, and tell it once more.
+        """
+        if before == identity_of(path):  # nothing else has stood there meanwhile
+            self._connected = before
+
     async def _moved(self, socket: sockets.Bound, kubelet: Identity | None) -> str:
         """Wait until the directory shows that kubelet can't reach this socket, or is another one.
 
         Where kubelet's own socket is not to be seen nobody could be told of another one of ours. So a
         directory that is away, or can't be read, takes nothing from a kubelet that lives.
         """
+
+        def ours(seen: SocketDirectory) -> bool:
+            return seen.kubelet in (kubelet, self._connected)
+
         seen = await self._watch.directory.until(
-            lambda seen: seen.kubelet is not None and (seen.kubelet != kubelet or not socket.seen_in(seen))
+            lambda seen: seen.kubelet is not None and not (ours(seen) and socket.seen_in(seen))
         )
-        return "its socket is gone" if seen.kubelet == kubelet else "kubelet is new"
+        return "its socket is gone" if ours(seen) else "kubelet is new"
 
     async def _silent(self, newest: str) -> str:
         """Wait until a newer instance than those so far has come and gone.

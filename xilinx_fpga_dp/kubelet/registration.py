@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+from collections.abc import Callable
 
 from grpclib.client import Channel
 from grpclib.const import Cardinality
@@ -16,11 +17,16 @@ TIME_LIMIT = 15.0
 
 
 async def register(
-    kubelet_socket: str, endpoint: str, resource: str, options: v1beta1.DevicePluginOptions
+    kubelet_socket: str,
+    endpoint: str,
+    resource: str,
+    options: v1beta1.DevicePluginOptions,
+    connected: Callable[[], None] = lambda: None,
 ) -> None:
     """Tell kubelet that ``endpoint``, a socket name in its own directory, serves ``resource``.
 
-    kubelet dials the endpoint before it answers, so it must be served already.
+    kubelet dials the endpoint before it answers, so it must be served already. ``connected`` is called before
+    anything is told.
 
     Raises:
         OSError: kubelet's socket can't be connected to, or the endpoint's is gone.
@@ -39,6 +45,7 @@ async def register(
             # stays. Naming a socket that is gone costs kubelet a dial of 10 s, and up to 1.36 it then
             # forgets the endpoint that has registered rightly meanwhile.
             os.stat(os.path.join(os.path.dirname(kubelet_socket), endpoint))
+            connected()
             await v1beta1.RegistrationStub(channel).register(request)
     finally:
         channel.close()

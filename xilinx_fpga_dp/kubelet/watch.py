@@ -122,7 +122,7 @@ def _look(path: str, presence: Presence) -> SocketDirectory:
         with os.scandir(path) as entries:
             for entry in entries:
                 if entry.name == KUBELET_SOCKET or entry.name.endswith(SUFFIX):
-                    identity = _identity(entry.path)
+                    identity = identity_of(entry.path)
                     if identity and entry.name == KUBELET_SOCKET:
                         kubelet = identity
                     elif identity:
@@ -132,7 +132,8 @@ def _look(path: str, presence: Presence) -> SocketDirectory:
     return SocketDirectory(kubelet, frozenset(ours), newer, presence.newest)
 
 
-def _identity(path: str) -> Identity | None:
+def identity_of(path: str) -> Identity | None:
+    """The identity of what is there; None: nothing is."""
     try:
         status = os.lstat(path)
     except OSError:

@@ -1,0 +1,42 @@
+"""The life of one endpoint, in the turns that a process would take too rarely."""
+
+import asyncio
+import socket
+from pathlib import Path
+from unittest import mock
+
+from tests.double import KubeletDouble
+from tests.test_resources import PLAIN, device, offer
+from xilinx_fpga_dp.kubelet.endpoint import Endpoint
+from xilinx_fpga_dp.kubelet.meter import Meter
+from xilinx_fpga_dp.kubelet.plugin import Terms
+from xilinx_fpga_dp.kubelet.watch import Watch
+
+
+async def test_a_kubelet_that_is_reached_before_it_is_seen_is_told_once(tmp_path: Path) -> None:
+    dead = tmp_path / "kubelet.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(dead))
+    watch = Watch(str(tmp_path), Meter())
+    await watch.look()
+    offered = offer(device())
+    endpoint = Endpoint(offered.resource, watch, Terms(PLAIN, 5), Meter())
+    endpoint.offer.set(offered)
+    kubelet = KubeletDouble(tmp_path)
+    kubelet.faults.list_delay = 0.3
+    life = asyncio.create_task(endpoint.run())
+    async with asyncio.timeout(10):
+        while not endpoint.complaint:
+            await asyncio.sleep(0.01)
+        dead.unlink()
+        with mock.patch("tests.double.wipe"):  # that has just been
+            await asyncio.to_thread(kubelet.start)
+        while not kubelet.registrations:
+            await asyncio.sleep(0.01)
+        await watch.look()
+        while not endpoint.registered:
+            await asyncio.sleep(0.01)
+        assert len(kubelet.registrations) == 1
+        endpoint.offer.set(None)
+        await life
+    kubelet.stop()

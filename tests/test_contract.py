@@ -222,7 +222,7 @@ def test_a_call_under_way_at_the_end_is_refused_with_a_sentence(
     os.unlink(f"{cards.root}{cards.cards[0].render_node}")  # so that its driver has to be asked
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(refused, registered.allocate, U200, ["0000:11:00.1"])
-        time.sleep(0.1)
+        time.sleep(0.5)
         assert service.terminate() == 0
         status = call.result(5)
     cards.cards[0].unhang("ready")

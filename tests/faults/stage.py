@@ -205,7 +205,9 @@ class Stage:
             return text
 
     def since(self) -> datetime | None:
-        """Since when a device is healthy, by the clock of the one that speaks; None: it does not answer."""
+        """Since when a device is healthy, by the clock of the one that speaks; None: nobody answers."""
+        if not self.services:
+            return None
         try:
             state = json.loads(self.page("/state"))
         except OSError:

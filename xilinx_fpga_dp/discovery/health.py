@@ -43,10 +43,11 @@ class Look:
 
     def with_slow(self, answers: Answers) -> "Look":
         """The look with what is known from the slow answers."""
-        if self.device is None:
+        trip = answers.trip if answers.again else self.trip
+        if self.device is None or (self.device.serial, self.trip) == (answers.serial, trip):
             return self
         device = dataclasses.replace(self.device, serial=answers.serial)
-        return dataclasses.replace(self, device=device, trip=self.trip or answers.trip)
+        return dataclasses.replace(self, device=device, trip=trip)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class State:
         history: for people.
         fault: of its own; a device without one may still be held.
         held: a pod has it under another name or id.
-        good: good checks in a row since the last fault.
+        good: good checks in a row since the last fault, as far as they count.
         lost_since: when its shell, drm or function was lost; None: it is there.
         announced: it may go away and come back.
         expired: lost for longer than the grace: it is not offered any more.
@@ -136,9 +137,12 @@ def step(state: State, look: Look | None, now: float, rules: Rules, *, check: bo
     if fault in _LOST:
         return _lost(dataclasses.replace(state, past_trip=past), fault, now, rules)
     since = (now if state.lost_since is None else state.lost_since) if look.in_reset else None
-    good = 0 if fault else state.good + check
+    good = 0 if fault else min(state.good + check, rules.recovery_checks)
     if fault is None and state.fault is not None and good < rules.recovery_checks:
         fault = state.fault
+    known = (state.fault, state.good, state.lost_since, state.past_trip)
+    if look.device is state.device and not state.expired and known == (fault, good, since, past):
+        return state
     return _told(
         dataclasses.replace(
             state, device=look.device, fault=fault, good=good, lost_since=since, expired=False, past_trip=past
@@ -169,9 +173,10 @@ def _told(state: State, before: State, now: float) -> State:
     history = state.history
     if reason != before.device.reason:
         history = History(now, history.changes + 1, reason or history.last_reason)
+    device = state.device
     return dataclasses.replace(
         state,
-        device=dataclasses.replace(state.device, reason=reason),
+        device=device if device.reason == reason else dataclasses.replace(device, reason=reason),
         history=history,
         announced=state.fault in _ANNOUNCED or (before.announced and state.fault is Reason.NO_DRIVER),
     )

@@ -177,19 +177,14 @@ class Scanner:
     async def _ask_good(self) -> list[Look]:
         """Ask the drivers whether what had no fault has none still; without the looks at what has changed."""
         calls = {key: partial(_same_or_changed, *good) for key, good in self._good.items()}
+        probes = [probe for probe, _ in self._good.values()]
         answers = await self._reads.gather(calls, _PATIENCE)
         told = {key: answer for key, answer in answers.items() if isinstance(answer, Look | Pending)}
-        return self._looks([self._good[key][0] for key in told], told)
+        return self._looks([probe for probe in probes if probe.key in told], told)
 
     async def _ask(self, probes: Collection[Probe]) -> list[Look]:
         """Ask the drivers, all at once, and wait a moment for those that are late."""
         answers = await self._reads.gather({probe.key: probe.ask for probe in probes}, _PATIENCE)
-        for probe in probes:
-            answer = answers[probe.key]
-            if probe.same and isinstance(answer, Look) and answer.device and not answer.reason:
-                self._good[probe.key] = (probe, answer)
-            else:
-                self._good.pop(probe.key, None)
         return self._looks(probes, answers)
 
     def _looks(self, probes: Iterable[Probe], answers: Mapping[str, _Answer]) -> list[Look]:
@@ -197,6 +192,10 @@ class Scanner:
         looks: dict[str, Look] = {}
         for probe in probes:
             look = self._look(probe, answers[probe.key])
+            if probe.same and look and look.device and not look.reason:
+                self._good[probe.key] = (probe, look)
+            else:
+                self._good.pop(probe.key, None)
             if look and look.address in looks:
                 if not probe.device:  # its function needs no word
                     continue

@@ -46,9 +46,9 @@ def probes(bus: Bus, taken: Collection[str]) -> Iterator[Probe]:
     idle = [
         function
         for function in bus.functions
-        if function.slot not in taken
-        and (function.driver is None or function.driver in _FOR_MACHINES)
+        if (function.driver is None or function.driver in _FOR_MACHINES)
         and is_card(function)
+        and function.slot not in taken
     ]
     others = {function.slot for function in idle if function.device in _OTHER_DRIVERS}
     for function in idle:

@@ -77,9 +77,11 @@ def probes(bus: Bus, dev_root: str) -> Iterator[Probe]:
     """A probe for each user function, and for each function of the drivers that should have one beside it."""
     slots = {function.slot for function in bus.functions if function.driver != MGMT_DRIVER}
     users = {function.slot for function in bus.functions if is_user(function)}
+    # Not to be seen in a virtual machine, nor on AWS.
+    mgmt = {function.slot: function for function in bus.functions if function.driver == MGMT_DRIVER}
     for function in bus.functions:
         if is_user(function):
-            yield _user_probe(function, bus, dev_root)
+            yield _user_probe(function, mgmt.get(function.slot), dev_root)
         # The management function of a user function needs no word, whatever becomes of the user function.
         elif (function.driver == USER_DRIVER and function.slot not in users) or (
             function.driver == MGMT_DRIVER and function.slot not in slots
@@ -92,10 +94,9 @@ def is_user(function: Function) -> bool:
     return function.driver == USER_DRIVER and "user_pf" in function.entries
 
 
-def _user_probe(function: Function, bus: Bus, dev_root: str) -> Probe:
+def _user_probe(function: Function, mgmt: Function | None, dev_root: str) -> Probe:
     if (function.vendor, function.device) == _F2_MANAGEMENT:
         return Probe(function.address, partial(_look_at_stranger, function), device=False)
-    mgmt = management_function(function, bus.functions)
     return Probe(
         function.address,
         ask=lambda: look_at(function, read(function, mgmt, dev_root)),
@@ -221,11 +222,6 @@ def board_of(vbnv: str) -> str:
     """The card's type: the second field of its VBNV, lower case; ``emb-plus`` has one field only."""
     fields = vbnv.split("_")
     return (fields[1] if len(fields) > 1 and fields[1] else vbnv).lower()
-
-
-def management_function(user: Function, functions: Iterable[Function]) -> Function | None:
-    """The management function in the same slot, if it is visible: not in a VM, not on AWS."""
-    return next((f for f in functions if f.driver == MGMT_DRIVER and f.slot == user.slot), None)
 
 
 def _withheld(mgmt: Function) -> str | None:

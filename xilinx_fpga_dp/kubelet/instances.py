@@ -51,6 +51,7 @@ class Presence:
         self._token = secrets.token_hex(4)
         self._name = ""  # ours; names are ordered by age, the newest last
         self._lock: int | None = None
+        self._before: int | None = None  # our lock in the folder that was there before
         self._newer: int | None = None  # the newest one's file, open
         self.newest = ""  # of those newer than we are the newest there has been, as far as we have seen
         self._left = False
@@ -90,9 +91,9 @@ class Presence:
                 os.close(other)
             if not any(others):
                 os.unlink(os.path.join(folder, self._name))
-        for file in filter(None, (self._lock, self._newer)):
+        for file in filter(None, (self._lock, self._before, self._newer)):
             os.close(file)
-        self._lock = self._newer = None
+        self._lock = self._before = self._newer = None
         with suppress(OSError):  # another instance is there
             os.rmdir(folder)
 
@@ -120,12 +121,7 @@ class Presence:
 
     def _seen(self, folder: str) -> bool:
         """Whether our file is still the one we hold the lock of."""
-        if self._lock is None:
-            return False
-        try:
-            return os.path.samestat(os.fstat(self._lock), os.stat(os.path.join(folder, self._name)))
-        except OSError:
-            return False
+        return self._lock is not None and _is_at(self._lock, os.path.join(folder, self._name))
 
     def _enter(self, folder: str) -> None:
         if not self._name:
@@ -133,6 +129,11 @@ class Presence:
             numbers = [int(match[1]) for name in os.listdir(folder) if (match := _NAME.fullmatch(name))]
             self._name = f"{max(numbers, default=0) + 1:010}-{self._token}"
         path = os.path.join(folder, self._name)
+        # The lock of the folder before is kept: an older instance may not have looked at the new one yet when
+        # the old one is back, a mount that ended.
+        if self._before is not None and _is_at(self._before, path):
+            self._lock, self._before = self._before, self._lock
+            return
         for _ in range(_TRIES):
             # Opened for writing: its end by any death is an inotify event then, IN_CLOSE_WRITE.
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -141,12 +142,22 @@ class Presence:
             except BlockingIOError:  # another instance is trying whether we live
                 os.close(lock)
                 continue
-            before, self._lock = self._lock, lock
-            if before is not None:
-                os.close(before)
-            if self._seen(folder):
-                return
+            if not _is_at(lock, path):
+                os.close(lock)
+                continue
+            if self._before is not None:
+                os.close(self._before)
+            self._lock, self._before = lock, self._lock
+            return
         raise BlockingIOError(f"{folder}: no lock to be had")
+
+
+def _is_at(file: int, path: str) -> bool:
+    """Whether an open file is the one at a path."""
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except OSError:
+        return False
 
 
 def _living(path: str) -> int | None:

@@ -18,6 +18,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from grpclib.protocol import AbstractHandler, Buffer, H2Protocol, Stream
 from grpclib.server import Server
+from h2.connection import H2Connection
 
 from xilinx_fpga_dp.kubelet.messages import Codec
 from xilinx_fpga_dp.kubelet.plugin import Plugin
@@ -45,6 +46,9 @@ _CONNECTIONS = 16
 # all that waits unread of a connection.
 _MAX_REQUEST = 1 << 20
 _WINDOW = (1 << 16) - 1
+# Streams that have ended which a connection remembers. kubelet has one for as long as it lives, on which h2's
+# own 65,536 would come to some 10 MB.
+H2Connection.MAX_CLOSED_STREAMS = 1024
 
 
 class Bound:

@@ -79,9 +79,11 @@ class Watch:
     async def _look(self) -> SocketDirectory:
         look = partial(_look, self.path, self._presence)
         seen = (await self._reads.gather({"": look}, _LOOK_LIMIT))[""]
-        if isinstance(seen, Pending):
-            return SocketDirectory(problem=f"no answer for {_LOOK_LIMIT:g} s")
-        return SocketDirectory(problem=repr(seen)) if isinstance(seen, Exception) else seen
+        if isinstance(seen, SocketDirectory):
+            return seen
+        problem = f"no answer for {_LOOK_LIMIT:g} s" if isinstance(seen, Pending) else repr(seen)
+        before = self.directory.value
+        return SocketDirectory(newer=before.newer, newest=before.newest, problem=problem)
 
     def _see(self, seen: SocketDirectory) -> None:
         self._tell(seen.problem)

@@ -1,0 +1,60 @@
+"""Who of several instances speaks, where the directory they meet in is another one at the next look."""
+
+from pathlib import Path
+from unittest import mock
+
+from xilinx_fpga_dp.kubelet.instances import Presence
+from xilinx_fpga_dp.kubelet.meter import Meter
+from xilinx_fpga_dp.kubelet.watch import SocketDirectory, Watch
+
+
+def _two(directory: Path) -> tuple[Presence, Presence]:
+    older, newer = Presence(), Presence()
+    directory.mkdir()
+    assert not older.newer_lives(str(directory))
+    assert not newer.newer_lives(str(directory))
+    assert older.newer_lives(str(directory))
+    return older, newer
+
+
+def _replace(directory: Path, aside: Path) -> None:
+    directory.rename(aside)
+    directory.mkdir()
+
+
+def test_a_directory_that_is_back_before_the_older_has_looked_gives_it_no_voice(tmp_path: Path) -> None:
+    directory = tmp_path / "device-plugins"
+    older, newer = _two(directory)
+    for number in range(3):
+        _replace(directory, tmp_path / "below")
+        assert not newer.newer_lives(str(directory))
+        directory.rename(tmp_path / f"mount-{number}")
+        (tmp_path / "below").rename(directory)
+        assert older.newer_lives(str(directory)), "the newer one lives, and may be stopped right now"
+        assert not newer.newer_lives(str(directory))
+        assert older.newer_lives(str(directory))
+    newer.leave(str(directory))
+    assert not older.newer_lives(str(directory))
+    older.leave(str(directory))
+    assert list(directory.iterdir()) == []
+
+
+def test_one_directory_after_the_other(tmp_path: Path) -> None:
+    directory = tmp_path / "device-plugins"
+    older, newer = _two(directory)
+    for number in range(5):
+        _replace(directory, tmp_path / f"{number}")
+        assert older.newer_lives(str(directory))
+        assert not newer.newer_lives(str(directory))
+        assert older.newer_lives(str(directory))
+    newer.leave(str(directory))
+    assert not older.newer_lives(str(directory))
+
+
+async def test_a_look_that_fails_is_no_news_of_the_newer_one(tmp_path: Path) -> None:
+    watch = Watch(str(tmp_path), Meter())
+    watch.directory.set(SocketDirectory(newer=True, newest="0000000002-00000000"))
+    with mock.patch("xilinx_fpga_dp.kubelet.watch._look", side_effect=RuntimeError("a bug")):
+        seen = await watch.look()
+    assert (seen.newer, seen.newest) == (True, "0000000002-00000000")
+    assert seen.problem

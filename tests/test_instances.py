@@ -1,5 +1,6 @@
 """Who of several instances speaks, where the directory they meet in is another one at the next look."""
 
+import os
 from pathlib import Path
 from unittest import mock
 
@@ -33,6 +34,10 @@ def test_a_directory_that_is_back_before_the_older_has_looked_gives_it_no_voice(
         assert older.newer_lives(str(directory)), "the newer one lives, and may be stopped right now"
         assert not newer.newer_lives(str(directory))
         assert older.newer_lives(str(directory))
+    with mock.patch("xilinx_fpga_dp.kubelet.instances._OVERLAP", 0):
+        before = len(os.listdir("/proc/self/fd"))
+        assert not newer.newer_lives(str(directory))
+        assert len(os.listdir("/proc/self/fd")) == before - 1, "no lock is kept for ever"
     newer.leave(str(directory))
     assert not older.newer_lives(str(directory))
     older.leave(str(directory))

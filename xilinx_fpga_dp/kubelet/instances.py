@@ -8,12 +8,16 @@ import fcntl
 import os
 import re
 import secrets
+import time
 from contextlib import suppress
 
 FOLDER = ".xilinx-fpga-dp"
 
 _NAME = re.compile(r"(\d{10})-[0-9a-f]{8}")
 _TRIES = 10
+# Seconds a lock is kept in the folder that was there before: an older instance has looked at the new one by
+# then, and may not have when the old one is back at once, after a mount that ended.
+_OVERLAP = 1.5
 
 
 def living(directory: str) -> int:
@@ -52,6 +56,7 @@ class Presence:
         self._name = ""  # ours; names are ordered by age, the newest last
         self._lock: int | None = None
         self._before: int | None = None  # our lock in the folder that was there before
+        self._entered = 0.0  # time.monotonic() when we came into this one
         self._newer: int | None = None  # the newest one's file, open
         self.newest = ""  # of those newer than we are the newest there has been, as far as we have seen
         self._left = False
@@ -102,6 +107,9 @@ class Presence:
             os.mkdir(folder, 0o700)
         if not self._seen(folder):
             self._enter(folder)
+        elif self._before is not None and time.monotonic() - self._entered > _OVERLAP:
+            os.close(self._before)
+            self._before = None
 
     def _newest_living(self, folder: str) -> int | None:
         """The newest living instance's file, open, if it is newer than we are."""
@@ -129,8 +137,7 @@ class Presence:
             numbers = [int(match[1]) for name in os.listdir(folder) if (match := _NAME.fullmatch(name))]
             self._name = f"{max(numbers, default=0) + 1:010}-{self._token}"
         path = os.path.join(folder, self._name)
-        # The lock of the folder before is kept: an older instance may not have looked at the new one yet when
-        # the old one is back, a mount that ended.
+        self._entered = time.monotonic()
         if self._before is not None and _is_at(self._before, path):
             self._lock, self._before = self._before, self._lock
             return

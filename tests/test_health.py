@@ -27,6 +27,7 @@ from tests.process import Service, eventually
 from xilinx_fpga_dp.discovery import sysfs, uevents, xrt
 from xilinx_fpga_dp.discovery.health import Look, Memory, Rules, first, hold, step, xrt_reason, xrt_tripped
 from xilinx_fpga_dp.discovery.scanner import Scanner
+from xilinx_fpga_dp.discovery.sysfs import Wanted
 from xilinx_fpga_dp.kubelet.pace import Pace
 from xilinx_fpga_dp.model import Device, Reason, Shell
 from xilinx_fpga_dp.simulate.node import SampleCard, SampleNode
@@ -91,8 +92,20 @@ class TestReadings:
     def test_no_trip(self, level: str | None) -> None:
         assert not xrt_tripped(level)
 
-    def test_a_trip(self) -> None:
+    def test_a_trip_is_told_from_the_next(self, node: SampleNode) -> None:
         assert xrt_tripped("2")
+        card = node.add_card("u55c", release="2022.2")
+        [user] = (
+            function
+            for function in sysfs.read_bus(node.sysfs_root, Wanted(xrt.DRIVERS, frozenset(), {})).functions
+            if function.address == card.address
+        )
+        trips = set()
+        for level, status, time_ in (("2", "524288", "1"), ("2", "524288", "2"), ("2", "1", "2")):
+            for name, text in (("level", level), ("status", status), ("detected_time", time_)):
+                card.write(f"firewall/{name}", text)
+            trips.add(xrt.read_trip(user))
+        assert len(trips - {None}) == 3
 
     @given(st.dictionaries(st.sampled_from(sorted(WELL)), st.one_of(st.none(), st.text())))
     def test_any_text_gives_a_verdict(self, attributes: dict[str, str | None]) -> None:

@@ -140,8 +140,9 @@ def step(state: State, look: Look | None, now: float, rules: Rules, *, check: bo
     good = 0 if fault else min(state.good + check, rules.recovery_checks)
     if fault is None and state.fault is not None and good < rules.recovery_checks:
         fault = state.fault
-    known = (state.fault, state.good, state.lost_since, state.past_trip)
-    if look.device is state.device and not state.expired and known == (fault, good, since, past):
+    # Most checks bring nothing new.
+    before = (state.fault, state.good, state.lost_since, state.past_trip)
+    if look.device is state.device and not state.expired and before == (fault, good, since, past):
         return state
     return _told(
         dataclasses.replace(

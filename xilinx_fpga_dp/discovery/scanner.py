@@ -75,7 +75,7 @@ class Scanner:
         self._withheld: dict[str, str] = {}  # why devices can't be offered yet, by key
         self._addresses: dict[str, str] = {}  # of devices that only their driver tells the address of, by key
         self._keys: frozenset[str] = frozenset()  # of what is or should be a device
-        self._good: dict[str, tuple[Probe, Look]] = {}  # the last whole looks that found no fault, by key
+        self._good: dict[str, tuple[Probe, Look]] = {}  # whom to ask whether a look without a fault holds
         self._pending = False
 
     @property
@@ -176,19 +176,19 @@ class Scanner:
 
     async def _ask_good(self) -> list[Look]:
         """Ask the drivers whether what had no fault has none still; without the looks at what has changed."""
-        calls = {key: partial(_same_or_changed, *good) for key, good in self._good.items()}
-        probes = [probe for probe, _ in self._good.values()]
+        good = list(self._good.values())
+        calls = {probe.key: partial(_same_or_changed, probe, look) for probe, look in good}
         answers = await self._reads.gather(calls, _PATIENCE)
-        told = {key: answer for key, answer in answers.items() if isinstance(answer, Look | Pending)}
-        return self._looks([probe for probe in probes if probe.key in told], told)
+        told = [probe for probe, _ in good if isinstance(answers[probe.key], Look | Pending)]
+        return self._looks(told, answers)
 
     async def _ask(self, probes: Collection[Probe]) -> list[Look]:
         """Ask the drivers, all at once, and wait a moment for those that are late."""
         answers = await self._reads.gather({probe.key: probe.ask for probe in probes}, _PATIENCE)
         return self._looks(probes, answers)
 
-    def _looks(self, probes: Iterable[Probe], answers: Mapping[str, _Answer]) -> list[Look]:
-        self._pending |= any(isinstance(answer, Pending) for answer in answers.values())
+    def _looks(self, probes: Collection[Probe], answers: Mapping[str, _Answer]) -> list[Look]:
+        self._pending |= any(isinstance(answers[probe.key], Pending | _Changed) for probe in probes)
         looks: dict[str, Look] = {}
         for probe in probes:
             look = self._look(probe, answers[probe.key])
@@ -219,7 +219,6 @@ class Scanner:
                 return Look(address, why="waiting for its driver to answer")
             return Look(address, reason=Reason.UNRESPONSIVE, why="its driver does not answer: a read hangs")
         if isinstance(answer, _Changed):
-            self._pending = True
             return Look(address, why="it has changed: to be looked at again")
         if answer is None:
             return None

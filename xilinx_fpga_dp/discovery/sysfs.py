@@ -143,7 +143,7 @@ def read_bus(root: str, wanted: Wanted, before: Bus | None = None) -> Bus:
     others = {}
     for address, inode in sorted(_pci_inodes(root).items()):
         path = f"{base}/{address}"
-        driver = _link_name(f"{path}/driver")
+        driver = driver_of(path)
         if driver not in wanted.drivers and known.get(address) == inode:
             others[address] = inode
             continue
@@ -179,7 +179,7 @@ def read_again(bus: Bus, wanted: Wanted, addresses: Collection[str]) -> Bus:
         if function.address not in addresses:
             functions.append(function)
         elif os.path.lexists(function.path):
-            driver = _link_name(f"{function.path}/driver")
+            driver = driver_of(function.path)
             listing = _listing(function.path, driver in wanted.drivers)
             functions.append(replace(function, driver=driver, **listing))
         else:
@@ -210,17 +210,18 @@ def _class_devices(root: str, wanted: Wanted) -> dict[str, tuple[ClassDevice, ..
 def _class_device(path: str) -> ClassDevice:
     parent = _link_name(f"{path}/device")
     # A PCI function's driver is known from its own directory.
-    driver = _link_name(f"{path}/device/driver") if parent and not ADDRESS.fullmatch(parent) else None
+    driver = driver_of(f"{path}/device") if parent and not ADDRESS.fullmatch(parent) else None
     return ClassDevice(os.path.basename(path), path, parent, driver)
 
 
 def _listing(path: str, wanted: bool) -> _Listing:
-    fault = None
     names: list[str] = []
-    try:
-        names = _names(path) if wanted else []
-    except OSError as error:
-        fault = f"its directory cannot be listed: {error.strerror}"
+    fault = None
+    if wanted:
+        try:
+            names = _names(path)
+        except OSError as error:
+            fault = f"its directory cannot be listed: {error.strerror}"
     sub_devices = tuple(sorted([name for name in names if ".u." in name]))  # xocl_subdev.c
     return {"entries": frozenset(names), "sub_devices": sub_devices, "fault": fault}
 
@@ -316,9 +317,9 @@ def read_serial(paths: Iterable[str]) -> str | None:
     return serial if serial and serial.isprintable() and len(serial) <= _MAX_SERIAL else None
 
 
-def driver_of(function: Function) -> str | None:
-    """The name of the driver that the function is bound to now."""
-    return _link_name(f"{function.path}/driver")
+def driver_of(path: str) -> str | None:
+    """The name of the driver that a device, given by its directory, is bound to now."""
+    return _link_name(f"{path}/driver")
 
 
 def node_exists(root: str, node: str) -> bool:

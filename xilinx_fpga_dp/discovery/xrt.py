@@ -151,7 +151,7 @@ def is_same(function: Function, dev_root: str, look: Look) -> bool:
     device = look.device
     if device is None or device.node is None or "drm" not in function.entries:
         return False
-    if driver_of(function) != USER_DRIVER or read_render_node(function) != device.node:
+    if driver_of(function.path) != USER_DRIVER or read_render_node(function) != device.node:
         return False
     try:
         health = {name: read_attribute(f"{function.path}/{name}") for name in _HEALTH}

@@ -47,7 +47,7 @@ _CONNECTIONS = 16
 _MAX_REQUEST = 1 << 20
 _WINDOW = (1 << 16) - 1
 # Streams that have ended which a connection remembers. kubelet has one for as long as it lives, on which h2's
-# own 65,536 would come to some 10 MB.
+# own 65,536 would take 8 MB.
 H2Connection.MAX_CLOSED_STREAMS = 1024
 
 

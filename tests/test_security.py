@@ -1,5 +1,6 @@
 """What others could try: a pod, a file in sysfs, a file where we write. See docs/security.md."""
 
+import asyncio
 import json
 import os
 import stat
@@ -96,3 +97,18 @@ async def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     assert not target.is_symlink()
     assert target.read_text() == "ours"
     assert os.listdir(folder) == ["file"]
+
+
+async def test_a_file_is_written_though_who_asked_for_it_gives_up(tmp_path: Path) -> None:
+    # As Allocate does when kubelet gives the call up: cut half way, a file would stay open.
+    kept = KeptFile(str(tmp_path / "file"))
+    for turns, wanted in enumerate(("one", "two", "three", "four")):
+        asking = asyncio.create_task(kept.set(wanted))
+        for _ in range(turns + 1):
+            await asyncio.sleep(0)
+        asking.cancel()
+        async with asyncio.timeout(5):
+            while not (tmp_path / "file").exists() or (tmp_path / "file").read_text() != wanted:
+                await asyncio.sleep(0.01)
+    assert await kept.set("five")
+    assert (tmp_path / "file").read_text() == "five"

@@ -34,6 +34,7 @@ class KeptFile:
         self._wanted: str | None = None  # None: there is to be no file
         self._known = asyncio.Event()  # what it should say; until then the one of the instance before stays
         self._writing = asyncio.Lock()
+        self._next: asyncio.Task[bool] | None = None  # the look that has not begun yet
         self._anothers = False  # a newer instance keeps it
         self._complaint: str | None = None
 
@@ -65,7 +66,18 @@ class KeptFile:
                     await asyncio.sleep(_AGAIN)
 
     async def _restore(self) -> bool:
+        """Look at the file, and write it if need be; whether it says what it should then.
+
+        All who ask share the next look, and none cuts it short who asks no more, as a call does that kubelet
+        gives up: the file it has open would stay open.
+        """
+        if self._next is None:
+            self._next = asyncio.create_task(self._look())
+        return await asyncio.shield(self._next)
+
+    async def _look(self) -> bool:
         async with self._writing:
+            self._next = None  # what is wanted from now on is for another one
             try:
                 async with asyncio.timeout(_TIME_LIMIT):
                     if await self._read() != self._wanted:

@@ -1,11 +1,11 @@
 """Watching the directory where kubelet's socket is and ours go: what counts is a look at it."""
 
-import asyncio
 import logging
 import os
 from dataclasses import dataclass
 from functools import partial
 
+from xilinx_fpga_dp.coalesced import Coalesced
 from xilinx_fpga_dp.kubelet.instances import FOLDER, Presence
 from xilinx_fpga_dp.kubelet.meter import Meter
 from xilinx_fpga_dp.latest import Latest
@@ -60,28 +60,29 @@ class Watch:
         self.mine: set[str] = set()  # the names of this process's sockets, kept by who makes them
         self._presence = Presence()
         self._reads: Reads[SocketDirectory] = Reads()
-        self._looking = asyncio.Lock()
-        self._asked = 0  # calls of look so far
-        self._answered = 0  # so many of them had come when the last look began
+        self._late = False  # the last read had not returned in time
+        self._looks = Coalesced(self._look)
         self._told: str | None = None  # the problem that was logged last
 
     async def look(self) -> SocketDirectory:
         """Look now. What was done to the directory before this call is seen; all who wait share a look."""
-        self._asked += 1
-        call = self._asked
-        async with self._looking:
-            if self._answered < call:
-                asked = self._asked
-                self._see(await self._look())
-                self._answered = asked
-            return self.directory.value
+        return await self._looks.run()
 
     async def _look(self) -> SocketDirectory:
+        late = self._late
+        seen = await self._read()
+        if late and not self._late:  # what the late look has returned at last is of then
+            seen = await self._read()
+        self._see(seen)
+        return seen
+
+    async def _read(self) -> SocketDirectory:
         look = partial(_look, self.path, self._presence)
         seen = (await self._reads.gather({"": look}, _LOOK_LIMIT))[""]
+        self._late = isinstance(seen, Pending)
         if isinstance(seen, SocketDirectory):
             return seen
-        problem = f"no answer for {_LOOK_LIMIT:g} s" if isinstance(seen, Pending) else repr(seen)
+        problem = f"no answer for {_LOOK_LIMIT:g} s" if self._late else repr(seen)
         before = self.directory.value
         return SocketDirectory(newer=before.newer, newest=before.newest, problem=problem)
 

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import aiofiles
 import aiofiles.os
 
+from xilinx_fpga_dp.coalesced import Coalesced
+from xilinx_fpga_dp.latest import Latest
 from xilinx_fpga_dp.wakeups import Wakeups
 
 log = logging.getLogger(__name__)
@@ -33,16 +35,15 @@ class KeptFile:
         self._mode = mode
         self._wanted: str | None = None  # None: there is to be no file
         self._known = asyncio.Event()  # what it should say; until then the one of the instance before stays
-        self._writing = asyncio.Lock()
-        self._next: asyncio.Task[bool] | None = None  # the look that has not begun yet
+        self._looks = Coalesced(self._look)
         self._anothers = False  # a newer instance keeps it
-        self._complaint: str | None = None
+        self._complaint: Latest[str | None] = Latest(None)  # why it does not say what it should
 
     async def set(self, wanted: str | None) -> bool:
         """Let the file say this; None: remove it. Whether it does now."""
         self._wanted = wanted
         self._known.set()
-        return await self._restore()
+        return await self._looks.run()
 
     def leave(self) -> None:
         """Let another instance keep the file."""
@@ -52,43 +53,42 @@ class KeptFile:
         """Keep it again."""
         self._anothers = False
         if self._known.is_set():
-            await self._restore()
+            await self._looks.run()
 
     async def run(self) -> None:
-        """Restore the file whenever something else has changed it, for ever."""
+        """Restore the file whenever something else has changed it or it could not be written, for ever."""
         await self._known.wait()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._follow())
+            group.create_task(self._retry())
+
+    async def _follow(self) -> None:
         with Wakeups(os.path.dirname(self.path)) as wakeups:
             while True:
                 wakeups.arm()
-                if await self._restore() or self._anothers:
-                    await wakeups.wait(_LOOK_EVERY)
-                else:  # what was tried in the directory would wake at once
-                    await asyncio.sleep(_AGAIN)
+                await self._looks.run()
+                await self._complaint.until(lambda complaint: complaint is None)  # each try would wake
+                await wakeups.wait(_LOOK_EVERY)
 
-    async def _restore(self) -> bool:
-        """Look at the file, and write it if need be; whether it says what it should then.
-
-        All who ask share the next look, and none cuts it short who asks no more, as a call does that kubelet
-        gives up: the file it has open would stay open.
-        """
-        if self._next is None:
-            self._next = asyncio.create_task(self._look())
-        return await asyncio.shield(self._next)
+    async def _retry(self) -> None:
+        while True:
+            await self._complaint.until(bool)
+            await asyncio.sleep(_AGAIN)
+            await self._looks.run()
 
     async def _look(self) -> bool:
-        async with self._writing:
-            self._next = None  # what is wanted from now on is for another one
-            try:
-                async with asyncio.timeout(_TIME_LIMIT):
-                    if await self._read() != self._wanted:
-                        if self._anothers:
-                            return False
-                        await self._write()
-            except OSError as error:
-                self._complain(error)
-                return False
-            self._complain(None)
-            return True
+        """Look at the file, and write it if need be; whether it says what it should then."""
+        try:
+            async with asyncio.timeout(_TIME_LIMIT):
+                if await self._read() != self._wanted:
+                    if self._anothers:
+                        return False
+                    await self._write()
+        except OSError as error:
+            self._complain(error)
+            return False
+        self._complain(None)
+        return True
 
     async def _read(self) -> str | None:
         try:
@@ -119,12 +119,12 @@ class KeptFile:
 
     def _complain(self, error: OSError | None) -> None:
         complaint = None if error is None else (error.strerror or "no answer in time")
-        if complaint != self._complaint:
+        if complaint != self._complaint.value:
             if complaint:
                 log.warning("file not written", extra={"path": self.path, "error": complaint})
             else:
                 log.info("file is written again", extra={"path": self.path})
-        self._complaint = complaint
+        self._complaint.set(complaint)
 
 
 class HostPaths:

@@ -1,0 +1,65 @@
+"""Work that many ask for: whoever asks gets a run that began afterwards, and none is cut short."""
+
+import asyncio
+
+import pytest
+
+from xilinx_fpga_dp.coalesced import Coalesced
+
+
+class _Work:
+    """Runs that end when they are let; each says which one it was."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.ended = 0
+        self.gate = asyncio.Event()
+
+    async def __call__(self) -> int:
+        self.begun += 1
+        number = self.begun
+        await self.gate.wait()
+        self.ended += 1
+        return number
+
+
+async def test_all_who_wait_share_the_next_run() -> None:
+    work = _Work()
+    runs = Coalesced(work)
+    first = asyncio.create_task(runs.run())
+    while not work.begun:
+        await asyncio.sleep(0)
+    others = [asyncio.create_task(runs.run()) for _ in range(5)]
+    await asyncio.sleep(0.01)
+    assert work.begun == 1
+    work.gate.set()
+    assert await first == 1
+    assert await asyncio.gather(*others) == [2] * 5
+
+
+async def test_a_run_goes_on_though_who_asked_gives_up() -> None:
+    work = _Work()
+    runs = Coalesced(work)
+    asking = asyncio.create_task(runs.run())
+    while not work.begun:
+        await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.wait([asking])
+    again = asyncio.create_task(runs.run())
+    work.gate.set()
+    assert await again == 2
+    assert work.ended == 2
+
+
+async def test_what_a_run_raises_is_for_those_who_wait_for_it() -> None:
+    outcomes = iter([OSError("full"), None])
+
+    async def work() -> str:
+        if error := next(outcomes):
+            raise error
+        return "done"
+
+    runs = Coalesced(work)
+    with pytest.raises(OSError, match="full"):
+        await runs.run()
+    assert await runs.run() == "done"

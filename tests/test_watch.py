@@ -1,0 +1,56 @@
+"""Looks at the socket directory: what was done before one was asked for is seen."""
+
+import asyncio
+import threading
+from pathlib import Path
+from unittest import mock
+
+from xilinx_fpga_dp.kubelet import watch as module
+from xilinx_fpga_dp.kubelet.meter import Meter
+from xilinx_fpga_dp.kubelet.watch import SocketDirectory, Watch
+
+_OURS = "a-fpga.sock"
+
+
+class _Slow:
+    """The real look, of which the first has seen the directory long before it returns."""
+
+    def __init__(self) -> None:
+        self.seen = threading.Event()
+        self.go = threading.Event()
+        self._look = module._look
+
+    def __call__(self, *args: object) -> SocketDirectory:
+        outcome = self._look(*args)  # type: ignore[arg-type]
+        if not self.seen.is_set():
+            self.seen.set()
+            self.go.wait(10)
+        return outcome
+
+
+async def test_a_look_that_was_given_up_is_not_taken_for_news(tmp_path: Path) -> None:
+    slow = _Slow()
+    watch = Watch(str(tmp_path), Meter())
+    with mock.patch.object(module, "_look", slow):
+        asking = asyncio.create_task(watch.look())
+        assert await asyncio.to_thread(slow.seen.wait, 10)
+        asking.cancel()
+        await asyncio.wait([asking])
+        (tmp_path / _OURS).touch()
+        again = asyncio.create_task(watch.look())
+        await asyncio.sleep(0.01)
+        slow.go.set()
+        assert {name for name, _ in (await again).ours} == {_OURS}
+
+
+async def test_what_a_late_look_returns_is_not_taken_for_news(tmp_path: Path) -> None:
+    slow = _Slow()
+    watch = Watch(str(tmp_path), Meter())
+    with mock.patch.object(module, "_look", slow), mock.patch.object(module, "_LOOK_LIMIT", 0.1):
+        assert "no answer" in str((await watch.look()).problem)
+        (tmp_path / _OURS).touch()
+        slow.go.set()
+        await asyncio.sleep(0.05)
+        seen = await watch.look()
+    assert seen.problem is None
+    assert {name for name, _ in seen.ours} == {_OURS}

@@ -1,10 +1,12 @@
 """What others could try: a pod, a file in sysfs, a file where we write. See docs/security.md."""
 
 import asyncio
+import errno
 import json
 import os
 import stat
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -97,6 +99,23 @@ async def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     assert not target.is_symlink()
     assert target.read_text() == "ours"
     assert os.listdir(folder) == ["file"]
+
+
+async def test_a_file_that_could_not_be_written_once_is_tried_again_soon(tmp_path: Path) -> None:
+    # Without a descriptor left nothing happens in the directory that would wake whoever keeps the file.
+    path = tmp_path / "file"
+    kept = KeptFile(str(path))
+    keeping = asyncio.create_task(kept.run())
+    assert await kept.set("one")
+    await asyncio.sleep(0.2)  # it looks after the write, and waits
+    failing = mock.patch("aiofiles.open", side_effect=OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+    with failing:
+        assert not await kept.set("two")
+    async with asyncio.timeout(5):  # half of what it waits for when nothing wakes it
+        while path.read_text() != "two":
+            await asyncio.sleep(0.01)
+    keeping.cancel()
+    await asyncio.wait([keeping])
 
 
 async def test_a_file_is_written_though_who_asked_for_it_gives_up(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 from asyncio import constants
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from xilinx_fpga_dp import __version__
@@ -62,6 +62,7 @@ class Service:
         self._metrics = Metrics(lambda: self._offers.value, self._registered)
         self._watch = Watch(settings.socket_dir, self._metrics)
         self._spec = KeptFile(f"{settings.cdi_dir}/{cdi.FILE}")
+        self._fresh: dict[str, Device] = {}  # handed out as they are now, which the next scan will show
         self._labels = KeptFile(f"{settings.nfd_features_dir}/{labels.FILE}")
         terms = Terms(
             grants_of(settings, self._scanner, self._devices, self._in_spec),
@@ -180,7 +181,8 @@ class Service:
         self._journal.tell(offers, asyncio.get_running_loop().time())
         self._offers.set(offers)
         if self._settings.device_strategy != "device-specs":
-            await self._write_spec(self._devices())
+            self._fresh.clear()
+            await self._write_spec()
 
     def _devices(self) -> tuple[Device, ...]:
         """Every device that is offered now."""
@@ -189,11 +191,15 @@ class Service:
 
     async def _in_spec(self, devices: tuple[Device, ...]) -> bool:
         """Let the CDI spec have these devices as they are, beside all others; whether it has."""
-        return await self._write_spec({each.address: each for each in (*self._devices(), *devices)}.values())
+        self._fresh.update({each.address: each for each in devices})
+        return await self._write_spec()
 
-    async def _write_spec(self, devices: Iterable[Device]) -> bool:
+    async def _write_spec(self) -> bool:
+        devices = {each.address: each for each in self._devices()} | self._fresh
         expose = self._settings.expose_mgmt
-        return await self._spec.set(cdi.spec((each, nodes_of(each, expose_mgmt=expose)) for each in devices))
+        return await self._spec.set(
+            cdi.spec((each, nodes_of(each, expose_mgmt=expose)) for each in devices.values())
+        )
 
     async def _leave_files(self) -> None:
         """Leave the files to a newer instance for as long as one lives: it may have other settings."""

@@ -475,6 +475,23 @@ class TestOneBadCard:
             card.mend()
             assert (await eyes.scan(check=True)).devices[0].healthy
 
+    async def test_a_device_that_is_handed_out_is_read_anew_while_a_check_is_late(
+        self, node: SampleNode
+    ) -> None:
+        card = node.add_card("u200")
+        eyes = scanner(node)
+        device = (await settled(eyes)).devices[0]
+        card.hang("shutdown")
+        assert (await eyes.check()).devices[0] == device
+        waiting = asyncio.ensure_future(eyes.refresh(device))
+        await asyncio.sleep(0)
+        card.write("rom/timestamp", b"1700000000\n")  # which a check does not read
+        card.unhang("shutdown")
+        found = await waiting
+        assert found
+        assert found.shell
+        assert found.shell.timestamp == "1700000000"
+
     @pytest.mark.parametrize("attribute", ["rom/VBNV", "ready", "dev_offline", "logic_uuids"])
     async def test_a_read_that_never_returns(self, node: SampleNode, attribute: str) -> None:
         node.add_card("u200")

@@ -62,7 +62,8 @@ class Service:
         self._metrics = Metrics(lambda: self._offers.value, self._registered)
         self._watch = Watch(settings.socket_dir, self._metrics)
         self._spec = KeptFile(f"{settings.cdi_dir}/{cdi.FILE}")
-        self._fresh: dict[str, Device] = {}  # handed out as they are now, which the next scan will show
+        # Handed out as they are now, by address, and when: the next scan shows them so, a check may not.
+        self._fresh: dict[str, tuple[Device, float]] = {}
         self._labels = KeptFile(f"{settings.nfd_features_dir}/{labels.FILE}")
         terms = Terms(
             grants_of(settings, self._scanner, self._devices, self._in_spec),
@@ -152,6 +153,7 @@ class Service:
                 found = await (self._scanner.scan(check=check) if scan else self._scanner.check())
                 if scan:
                     self._metrics.scanned(now() - began)
+                    self._fresh = {name: fresh for name, fresh in self._fresh.items() if fresh[1] > began}
                 self._failure = None
                 await self._publish(found)
             except ScanFailed as error:
@@ -181,7 +183,6 @@ class Service:
         self._journal.tell(offers, asyncio.get_running_loop().time())
         self._offers.set(offers)
         if self._settings.device_strategy != "device-specs":
-            self._fresh.clear()
             await self._write_spec()
 
     def _devices(self) -> tuple[Device, ...]:
@@ -191,11 +192,13 @@ class Service:
 
     async def _in_spec(self, devices: tuple[Device, ...]) -> bool:
         """Let the CDI spec have these devices as they are, beside all others; whether it has."""
-        self._fresh.update({each.address: each for each in devices})
+        now = asyncio.get_running_loop().time()
+        self._fresh |= {each.address: (each, now) for each in devices}
         return await self._write_spec()
 
     async def _write_spec(self) -> bool:
-        devices = {each.address: each for each in self._devices()} | self._fresh
+        fresh = {address: device for address, (device, _) in self._fresh.items()}
+        devices = {each.address: each for each in self._devices()} | fresh
         expose = self._settings.expose_mgmt
         return await self._spec.set(
             cdi.spec((each, nodes_of(each, expose_mgmt=expose)) for each in devices.values())

@@ -149,6 +149,9 @@ class Presence:
             except BlockingIOError:  # another instance is trying whether we live
                 os.close(lock)
                 continue
+            except OSError:  # a file system without locks
+                os.close(lock)
+                raise
             if not _is_at(lock, path):
                 os.close(lock)
                 continue

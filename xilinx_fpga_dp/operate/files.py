@@ -114,7 +114,8 @@ class KeptFile:
             await aiofiles.os.replace(beside, self.path)
         except BaseException:
             with contextlib.suppress(OSError):
-                await aiofiles.os.unlink(beside)
+                async with asyncio.timeout(_TIME_LIMIT):  # where the directory hangs, this does too
+                    await aiofiles.os.unlink(beside)
             raise
 
     def _complain(self, error: OSError | None) -> None:

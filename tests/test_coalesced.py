@@ -23,12 +23,18 @@ class _Work:
         return number
 
 
-async def test_all_who_wait_share_the_next_run() -> None:
-    work = _Work()
+async def _under_way(work: _Work) -> tuple[Coalesced[int], asyncio.Task[int]]:
+    """Runs of the work, with whoever waits for the first, which has begun."""
     runs = Coalesced(work)
     first = asyncio.create_task(runs.run())
     while not work.begun:
         await asyncio.sleep(0)
+    return runs, first
+
+
+async def test_all_who_wait_share_the_next_run() -> None:
+    work = _Work()
+    runs, first = await _under_way(work)
     others = [asyncio.create_task(runs.run()) for _ in range(5)]
     await asyncio.sleep(0.01)
     assert work.begun == 1
@@ -39,10 +45,7 @@ async def test_all_who_wait_share_the_next_run() -> None:
 
 async def test_a_run_goes_on_though_who_asked_gives_up() -> None:
     work = _Work()
-    runs = Coalesced(work)
-    asking = asyncio.create_task(runs.run())
-    while not work.begun:
-        await asyncio.sleep(0)
+    runs, asking = await _under_way(work)
     asking.cancel()
     await asyncio.wait([asking])
     again = asyncio.create_task(runs.run())

@@ -109,6 +109,17 @@ class Reads(Generic[T]):
                 read.waiters -= 1
         return {device: self._take(device, read) for device, read in reads.items()}
 
+    async def anew(self, device: str, call: Callable[[], T], patience: float) -> T | Exception | Pending:
+        """What a call that begins now returned or raised, as ``gather``: no answer is of before.
+
+        It waits for a read of the device that is outstanding, as long as it would for its own.
+        """
+        while True:
+            joined = device in self._outstanding
+            answer = (await self.gather({device: call}, patience))[device]
+            if not joined or isinstance(answer, Pending):
+                return answer
+
     async def _wait(self, answers: list[asyncio.Future[T | Exception]], patience: float) -> None:
         """Wait for the answers, with as many threads through the queue as hanging reads make it take."""
         loop = asyncio.get_running_loop()

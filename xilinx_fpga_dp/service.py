@@ -153,7 +153,9 @@ class Service:
                 found = await (self._scanner.scan(check=check) if scan else self._scanner.check())
                 if scan:
                     self._metrics.scanned(now() - began)
-                    self._fresh = {name: fresh for name, fresh in self._fresh.items() if fresh[1] > began}
+                    self._fresh = {
+                        address: fresh for address, fresh in self._fresh.items() if fresh[1] > began
+                    }
                 self._failure = None
                 await self._publish(found)
             except ScanFailed as error:

@@ -132,18 +132,8 @@ class Scanner:
         """The device as it is now, with its fault; None if it is gone. Waits as long as its driver likes."""
         key = next((key for key, own in self._addresses.items() if own == device.address), device.address)
         # In one go: a hop to a thread costs more than the reads.
-        near = self._bus.near(device.address)
-        asked = False
-
-        def ask() -> Look | None:
-            nonlocal asked
-            asked = True
-            return self._ask_again(near, device, key)
-
-        answer: _Answer = None
-        while not asked:  # what a check or a scan was asking the same driver may be of before
-            answer = (await self._reads.gather({key: ask}, math.inf))[key]
-        look = self._completed(key, answer)
+        ask = partial(self._ask_again, self._bus.near(device.address), device, key)
+        look = self._completed(key, await self._reads.anew(key, ask, math.inf))
         if look is None or look.address != device.address:
             return None
         return replace(look.device or device, reason=look.reason)

@@ -60,7 +60,6 @@ class Watch:
         self.mine: set[str] = set()  # the names of this process's sockets, kept by who makes them
         self._presence = Presence()
         self._reads: Reads[SocketDirectory] = Reads()
-        self._late = False  # the last read had not returned in time
         self._looks = Coalesced(self._look)
         self._told: str | None = None  # the problem that was logged last
 
@@ -69,20 +68,16 @@ class Watch:
         return await self._looks.run()
 
     async def _look(self) -> SocketDirectory:
-        late = self._late
         seen = await self._read()
-        if late and not self._late:  # what the late look has returned at last is of then
-            seen = await self._read()
         self._see(seen)
         return seen
 
     async def _read(self) -> SocketDirectory:
         look = partial(_look, self.path, self._presence)
-        seen = (await self._reads.gather({"": look}, _LOOK_LIMIT))[""]
-        self._late = isinstance(seen, Pending)
+        seen = await self._reads.anew("", look, _LOOK_LIMIT)
         if isinstance(seen, SocketDirectory):
             return seen
-        problem = f"no answer for {_LOOK_LIMIT:g} s" if self._late else repr(seen)
+        problem = f"no answer for {_LOOK_LIMIT:g} s" if isinstance(seen, Pending) else repr(seen)
         before = self.directory.value
         return SocketDirectory(newer=before.newer, newest=before.newest, problem=problem)
 

@@ -4,6 +4,7 @@ import json
 import os
 import stat
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,11 @@ class TestCdi:
     def names(self, node: SampleNode) -> list[str]:
         return [each["name"] for each in (self.read(node) or {"devices": []})["devices"]]
 
+    def nodes(self, node: SampleNode) -> dict[str, str]:
+        """The first device node of each device by its name."""
+        devices = (self.read(node) or {"devices": []})["devices"]
+        return {each["name"]: each["containerEdits"]["deviceNodes"][0]["path"] for each in devices}
+
     @pytest.mark.parametrize("strategy", ["cdi", "both"])
     def test_strategies(self, pair: SampleNode, kubelet: KubeletDouble, strategy: str) -> None:
         settings = settings_for(pair, DEVICE_STRATEGY=strategy, CDI_DIR=f"{pair.root}/cdi")
@@ -201,9 +207,33 @@ class TestCdi:
             pair.cards[0].reset_begin()
             pair.cards[0].reset_end(render=200)
             kubelet.allocate(U55C, [A])
-            document = self.read(pair)
-            assert document is not None
-            assert document["devices"][0]["containerEdits"]["deviceNodes"][0]["path"] == "/dev/dri/renderD200"
+            assert self.nodes(pair)[A] == "/dev/dri/renderD200"
+
+    def test_all_that_was_handed_out_since_the_last_scan_stays_in_the_file(
+        self, pair: SampleNode, kubelet: KubeletDouble
+    ) -> None:
+        settings = settings_for(
+            pair, DEVICE_STRATEGY="cdi", CDI_DIR=f"{pair.root}/cdi", SCAN_INTERVAL="60", HEALTH_INTERVAL="60"
+        )
+        with Service(settings) as service:
+            kubelet.start()
+            kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+            time.sleep(0.5)  # until the scan is over that the serial numbers woke
+            for number, card in enumerate(pair.cards):
+                card.reset_begin()
+                card.reset_end(render=200 + number)
+            for unit_id in (A, B):
+                kubelet.allocate(U55C, [unit_id])
+            assert self.nodes(pair) == {A: "/dev/dri/renderD200", B: "/dev/dri/renderD201"}
+
+            def scanned(render: int) -> bool:
+                return self.nodes(pair)[A] == f"/dev/dri/renderD{render}"
+
+            for render in (300, 400):  # the first scan after an Allocate, and one with none before it
+                pair.cards[0].reset_begin()
+                pair.cards[0].reset_end(render=render)
+                service.hang_up()
+                eventually(partial(scanned, render), "as a scan shows it")
 
     def test_of_two_instances_with_other_settings_the_newer_keeps_it(
         self, pair: SampleNode, kubelet: KubeletDouble

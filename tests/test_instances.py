@@ -1,5 +1,6 @@
 """Who of several instances speaks, where the directory they meet in is another one at the next look."""
 
+import errno
 import os
 from pathlib import Path
 from unittest import mock
@@ -54,6 +55,19 @@ def test_one_directory_after_the_other(tmp_path: Path) -> None:
         assert older.newer_lives(str(directory))
     newer.leave(str(directory))
     assert not older.newer_lives(str(directory))
+
+
+def test_a_file_system_without_locks_costs_no_descriptors(tmp_path: Path) -> None:
+    presence = Presence()
+    before = len(os.listdir("/proc/self/fd"))
+    refused = OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+    with mock.patch("fcntl.flock", side_effect=refused):
+        for _ in range(3):
+            assert not presence.newer_lives(str(tmp_path))
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert not presence.newer_lives(str(tmp_path))
+    assert len(os.listdir("/proc/self/fd")) == before + 1, "the lock is held once there are locks"
+    presence.leave(str(tmp_path))
 
 
 async def test_a_look_that_fails_is_no_news_of_the_newer_one(tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ import errno
 import json
 import os
 import stat
+import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -92,7 +95,7 @@ async def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     target = folder / "file"
-    for planted in (target, folder / f".file.{os.getpid()}"):
+    for planted in (target, *(folder / f".file.{os.getpid()}.{each}" for each in range(3))):
         planted.symlink_to(victim)
     assert await KeptFile(str(target)).set("ours")
     assert victim.read_text() == "untouched"
@@ -131,3 +134,50 @@ async def test_a_file_is_written_though_who_asked_for_it_gives_up(tmp_path: Path
                 await asyncio.sleep(0.01)
     assert await kept.set("five")
     assert (tmp_path / "file").read_text() == "five"
+
+
+async def test_a_write_that_hung_and_ends_late_spoils_none_that_came_after(tmp_path: Path) -> None:
+    kept = KeptFile(str(tmp_path / "file"))
+    answering, late = threading.Event(), threading.Event()
+    replace, unlink = os.replace, os.unlink
+
+    def replace_late(source: str, target: str) -> None:
+        if late.is_set():  # the next one: what hung before ends right before it
+            answering.set()
+            hung[0].join()
+        else:
+            late.set()
+            hung.append(threading.current_thread())
+            answering.wait()
+        replace(source, target)
+
+    def hang(path: str) -> None:
+        answering.wait()
+        unlink(path)
+
+    async def own_thread(work: Callable[..., None], *args: str) -> None:
+        done = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        errors: list[OSError] = []
+
+        def run() -> None:
+            try:
+                work(*args)
+            except OSError as error:
+                errors.append(error)
+            loop.call_soon_threadsafe(done.set)
+
+        threading.Thread(target=run).start()
+        await done.wait()
+        for error in errors:
+            raise error
+
+    hung: list[threading.Thread] = []
+    limit = mock.patch("xilinx_fpga_dp.operate.files._TIME_LIMIT", 0.2)
+    with limit, mock.patch("aiofiles.os.replace", partial(own_thread, replace_late)):
+        async with asyncio.timeout(5):
+            with mock.patch("aiofiles.os.unlink", partial(own_thread, hang)):
+                assert not await kept.set("one"), "neither the write nor the clean-up answers"
+            assert await kept.set("two")
+    assert (tmp_path / "file").read_text() == "two"
+    assert os.listdir(tmp_path) == ["file"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ class KeptFile:
         self.path = path
         self._mode = mode
         self._wanted: str | None = None  # None: there is to be no file
+        self._tries = itertools.count()  # to write it
         self._known = asyncio.Event()  # what it should say; until then the one of the instance before stays
         self._looks = Coalesced(self._look)
         self._anothers = False  # a newer instance keeps it
@@ -103,10 +105,13 @@ class KeptFile:
                 await aiofiles.os.unlink(self.path)
             return
         directory, name = os.path.split(self.path)
+        ours = f".{name}.{os.getpid()}."  # no reader of specs takes a name like that
         await aiofiles.os.makedirs(directory, mode=0o755, exist_ok=True)
-        beside = f"{directory}/.{name}.{os.getpid()}"  # no reader of specs takes a name like that
-        with contextlib.suppress(FileNotFoundError):
-            await aiofiles.os.unlink(beside)
+        # A try that was given up may still hang in a thread: none may rename what the next one is writing.
+        for left in [each for each in await aiofiles.os.listdir(directory) if each.startswith(ours)]:
+            with contextlib.suppress(OSError):
+                await aiofiles.os.unlink(f"{directory}/{left}")
+        beside = f"{directory}/{ours}{next(self._tries)}"
         try:
             async with aiofiles.open(beside, "x", encoding="utf-8") as file:  # follows no link
                 await file.write(self._wanted)

@@ -6,8 +6,6 @@ import json
 import os
 import stat
 import threading
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -136,48 +134,37 @@ async def test_a_file_is_written_though_who_asked_for_it_gives_up(tmp_path: Path
     assert (tmp_path / "file").read_text() == "five"
 
 
-async def test_a_write_that_hung_and_ends_late_spoils_none_that_came_after(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ends", ["amid the next", "after the next"])
+async def test_a_write_that_hung_and_ends_late_spoils_none_that_came_after(tmp_path: Path, ends: str) -> None:
     kept = KeptFile(str(tmp_path / "file"))
-    answering, late = threading.Event(), threading.Event()
+    hung, answering, ended = threading.Event(), threading.Event(), threading.Event()
     replace, unlink = os.replace, os.unlink
 
     def replace_late(source: str, target: str) -> None:
-        if late.is_set():  # the next one: what hung before ends right before it
-            answering.set()
-            hung[0].join()
-        else:
-            late.set()
-            hung.append(threading.current_thread())
+        if not hung.is_set():
+            hung.set()
             answering.wait()
+            try:
+                replace(source, target)
+            finally:
+                ended.set()
+            return
+        if ends == "amid the next":
+            answering.set()
+            ended.wait()
         replace(source, target)
 
     def hang(path: str) -> None:
         answering.wait()
         unlink(path)
 
-    async def own_thread(work: Callable[..., None], *args: str) -> None:
-        done = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        errors: list[OSError] = []
-
-        def run() -> None:
-            try:
-                work(*args)
-            except OSError as error:
-                errors.append(error)
-            loop.call_soon_threadsafe(done.set)
-
-        threading.Thread(target=run).start()
-        await done.wait()
-        for error in errors:
-            raise error
-
-    hung: list[threading.Thread] = []
     limit = mock.patch("xilinx_fpga_dp.operate.files._TIME_LIMIT", 0.2)
-    with limit, mock.patch("aiofiles.os.replace", partial(own_thread, replace_late)):
+    with limit, mock.patch("aiofiles.os.replace", lambda *paths: asyncio.to_thread(replace_late, *paths)):
         async with asyncio.timeout(5):
-            with mock.patch("aiofiles.os.unlink", partial(own_thread, hang)):
+            with mock.patch("aiofiles.os.unlink", lambda path: asyncio.to_thread(hang, path)):
                 assert not await kept.set("one"), "neither the write nor the clean-up answers"
             assert await kept.set("two")
+    answering.set()
+    assert ended.wait(5)
     assert (tmp_path / "file").read_text() == "two"
     assert os.listdir(tmp_path) == ["file"]

@@ -155,6 +155,12 @@ class TestCdi:
         devices = (self.read(node) or {"devices": []})["devices"]
         return {each["name"]: each["containerEdits"]["deviceNodes"][0]["path"] for each in devices}
 
+    def seldom_scanned(self, node: SampleNode) -> dict[str, str]:
+        """Settings with which only Allocate and SIGHUP change the file."""
+        return settings_for(
+            node, DEVICE_STRATEGY="cdi", CDI_DIR=f"{node.root}/cdi", SCAN_INTERVAL="60", HEALTH_INTERVAL="60"
+        )
+
     @pytest.mark.parametrize("strategy", ["cdi", "both"])
     def test_strategies(self, pair: SampleNode, kubelet: KubeletDouble, strategy: str) -> None:
         settings = settings_for(pair, DEVICE_STRATEGY=strategy, CDI_DIR=f"{pair.root}/cdi")
@@ -197,10 +203,7 @@ class TestCdi:
     def test_a_new_render_node_is_in_the_file_before_the_answer(
         self, pair: SampleNode, kubelet: KubeletDouble
     ) -> None:
-        settings = settings_for(
-            pair, DEVICE_STRATEGY="cdi", CDI_DIR=f"{pair.root}/cdi", SCAN_INTERVAL="60", HEALTH_INTERVAL="60"
-        )
-        with Service(settings):
+        with Service(self.seldom_scanned(pair)):
             kubelet.start()
             kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
             time.sleep(0.5)  # until the scan is over that the serial numbers woke
@@ -212,10 +215,7 @@ class TestCdi:
     def test_all_that_was_handed_out_since_the_last_scan_stays_in_the_file(
         self, pair: SampleNode, kubelet: KubeletDouble
     ) -> None:
-        settings = settings_for(
-            pair, DEVICE_STRATEGY="cdi", CDI_DIR=f"{pair.root}/cdi", SCAN_INTERVAL="60", HEALTH_INTERVAL="60"
-        )
-        with Service(settings) as service:
+        with Service(self.seldom_scanned(pair)) as service:
             kubelet.start()
             kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
             time.sleep(0.5)  # until the scan is over that the serial numbers woke

@@ -299,6 +299,26 @@ class TestFinding:
         os.replace(f"{links}/0000:71:00.0", f"{links}/0000:70:00.0")
         assert [entry.function for entry in (await settled(eyes)).left_out] == ["0000:70:00.0"]
 
+    async def test_a_card_in_the_place_of_another(self, node: SampleNode) -> None:
+        first, second = node.add_card("u200"), node.add_card("u55c")
+        eyes = scanner(node)
+        before = {device.address: device for device in (await settled(eyes)).devices}
+        links = f"{node.sysfs_root}/bus/pci/devices"
+        os.replace(f"{links}/{second.address}", f"{links}/{first.address}")
+        after = {device.address: device for device in (await settled(eyes)).devices}[first.address]
+        other = before[second.address]
+        assert (after.device_id, after.pcie_path, after.board) == (other.device_id, other.pcie_path, "u55c")
+        assert after.device_id != before[first.address].device_id
+
+    async def test_an_id_that_can_be_read_later(self, node: SampleNode) -> None:
+        card = node.add_card("u200")
+        text = Path(card.path("device")).read_text()
+        card.corrupt("device", "empty")
+        eyes = scanner(node)
+        assert [device.device_id for device in (await settled(eyes)).devices] == [None]
+        card.write("device", text.strip())
+        assert [device.device_id for device in (await settled(eyes)).devices] == ["5001"]
+
     async def test_plain_dma_drivers_are_not_ours(self, node: SampleNode) -> None:
         node.add_function("0000:70:00.0", Ids("10ee", "903f", "070001"), driver="xdma")
         node.add_function("0000:71:00.0", Ids("10ee", "50b5", "120000"), driver="qdma-pf")

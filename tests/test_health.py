@@ -97,7 +97,9 @@ class TestReadings:
         card = node.add_card("u55c", release="2022.2")
         [user] = (
             function
-            for function in sysfs.read_bus(node.sysfs_root, Wanted(xrt.DRIVERS, frozenset(), {})).functions
+            for function in sysfs.read_bus(
+                node.sysfs_root, Wanted(xrt.DRIVERS, xrt.LISTED, frozenset(), {})
+            ).functions
             if function.address == card.address
         )
         trips = set()

@@ -24,6 +24,7 @@ from xilinx_fpga_dp.model import Device, Reason, Shell
 
 DRIVER: Final = "ami"
 DRIVERS: Final = frozenset({DRIVER})
+LISTED: Final[frozenset[str]] = frozenset()
 CLASSES: Final[Mapping[str, re.Pattern[str]]] = {}
 
 # ami_pcie.h, AMI_PCIE_DEVICE_ID; the driver takes every function of subsystem 10ee:000e

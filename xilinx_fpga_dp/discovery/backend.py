@@ -38,11 +38,15 @@ class Backend(Protocol):
 
     Attributes:
         DRIVERS: the PCI drivers it speaks for.
+        LISTED: those of them of whose functions it wants to know what is in their directories.
         CLASSES: the class devices it looks for.
     """
 
     @property
     def DRIVERS(self) -> frozenset[str]: ...  # noqa: N802 - a module's constant
+
+    @property
+    def LISTED(self) -> frozenset[str]: ...  # noqa: N802
 
     @property
     def CLASSES(self) -> Mapping[str, Pattern[str]]: ...  # noqa: N802

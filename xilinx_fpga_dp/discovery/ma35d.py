@@ -24,6 +24,7 @@ from xilinx_fpga_dp.model import Device, Reason, Shell
 
 DRIVER: Final = "transcoder"
 DRIVERS: Final = frozenset({DRIVER})
+LISTED: Final[frozenset[str]] = frozenset()
 CLASSES: Final[Mapping[str, re.Pattern[str]]] = {"misc": re.compile(r"ama_transcoder\d{1,4}")}
 
 _SHELL: Final = Shell("MA35", None, None)

@@ -18,6 +18,7 @@ from xilinx_fpga_dp.reads import Pending, Reads
 BACKENDS: Final[tuple[Backend, ...]] = (xrt, ami, ma35d, zocl)
 _WANTED: Final = Wanted(
     drivers=frozenset().union(*(backend.DRIVERS for backend in BACKENDS)),
+    listed=frozenset().union(*(backend.LISTED for backend in BACKENDS)),
     vendors=strangers.VENDORS,
     classes={name: pattern for backend in BACKENDS for name, pattern in backend.CLASSES.items()},
 )

@@ -35,9 +35,10 @@ class Function:
     Attributes:
         path: its directory.
         vendor, device: four hex digits.
-        driver: the name behind its ``driver`` link.
         pcie_path: what stands above it, root bus first.
-        entries: the names in its directory; read only for functions whose driver is asked for.
+        made: what tells it from one that took its place; None where something of the above is missing.
+        driver: the name behind its ``driver`` link.
+        entries: the names in its directory; none where they are not wanted.
         sub_devices: those of them that are called as XRT's sub-devices, sorted.
         fault: why its directory could not be listed.
     """
@@ -46,9 +47,10 @@ class Function:
     path: str
     vendor: str | None
     device: str | None
-    driver: str | None
-    numa_node: int | None
     pcie_path: tuple[str, ...]
+    made: tuple[int, int] | None
+    driver: str | None = None
+    numa_node: int | None = None
     entries: frozenset[str] = frozenset()
     sub_devices: tuple[str, ...] = ()
     fault: str | None = None
@@ -115,12 +117,14 @@ class Wanted:
     """What of a node is looked for.
 
     Attributes:
-        drivers: PCI functions bound to one of these; their directories are listed too.
+        drivers: PCI functions bound to one of these.
+        listed: those of them of whose functions the directories are listed too.
         vendors: PCI functions of one of these, four hex digits, whatever driver they have.
         classes: the names of class devices, by class.
     """
 
     drivers: frozenset[str]
+    listed: frozenset[str]
     vendors: frozenset[str]
     classes: Mapping[str, re.Pattern[str]]
 
@@ -131,14 +135,15 @@ def read_bus(root: str, wanted: Wanted, before: Bus | None = None) -> Bus:
     Args:
         root: where sysfs is, ``/sys``.
         wanted: what to look for.
-        before: the bus as it was. Of another vendor's function only the driver can be another one by now; a
-            function that took its place has another inode number (fs/kernfs/dir.c counts them up).
+        before: the bus as it was. What a function is does not change as long as it is there; one that took
+            its place has another inode number (fs/kernfs/dir.c counts them up).
 
     Raises:
         OSError: the PCI bus cannot be listed.
     """
     base = f"{root}/bus/pci/devices"
     known = before.others if before else {}
+    own = {function.address: function for function in before.functions} if before else {}
     functions = []
     others = {}
     for address, inode in sorted(_pci_inodes(root).items()):
@@ -147,23 +152,35 @@ def read_bus(root: str, wanted: Wanted, before: Bus | None = None) -> Bus:
         if driver not in wanted.drivers and known.get(address) == inode:
             others[address] = inode
             continue
-        vendor = _hex_id(f"{path}/vendor")
+        made = _made(path)
+        if (function := own.get(address)) and function.made != made:
+            function = None
+        vendor = function.vendor if function else _hex_id(f"{path}/vendor")
         if driver in wanted.drivers or vendor in wanted.vendors:
-            functions.append(
-                Function(
-                    address=address,
-                    path=path,
-                    vendor=vendor,
-                    device=_hex_id(f"{path}/device"),
-                    driver=driver,
-                    numa_node=_numa_node(f"{path}/numa_node"),
-                    pcie_path=_pcie_path(path),
-                    **_listing(path, driver in wanted.drivers),
-                )
-            )
+            function = function or _function(address, path, vendor, made)
+            numa_node = _numa_node(f"{path}/numa_node")  # root may set it, where the firmware does not tell
+            listing = _listing(path, driver in wanted.listed)
+            functions.append(replace(function, driver=driver, numa_node=numa_node, **listing))
         elif vendor:
             others[address] = inode
     return Bus(root, tuple(functions), _online_nodes(root), _class_devices(root, wanted), others)
+
+
+def _function(address: str, path: str, vendor: str | None, made: tuple[int, int] | None) -> Function:
+    """A function with what does not change as long as it is there."""
+    device = _hex_id(f"{path}/device")
+    pcie_path = _pcie_path(path)
+    complete = vendor and device and pcie_path
+    return Function(address, path, vendor, device, pcie_path, made if complete else None)
+
+
+def _made(path: str) -> tuple[int, int] | None:
+    """A link's inode number and time: another link's differ, even where numbers are used again."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def read_again(bus: Bus, wanted: Wanted, addresses: Collection[str]) -> Bus:
@@ -180,7 +197,7 @@ def read_again(bus: Bus, wanted: Wanted, addresses: Collection[str]) -> Bus:
             functions.append(function)
         elif os.path.lexists(function.path):
             driver = driver_of(function.path)
-            listing = _listing(function.path, driver in wanted.drivers)
+            listing = _listing(function.path, driver in wanted.listed)
             functions.append(replace(function, driver=driver, **listing))
         else:
             _pci_inodes(bus.root)

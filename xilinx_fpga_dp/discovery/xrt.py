@@ -33,6 +33,7 @@ from xilinx_fpga_dp.model import Device, Reason, Shell
 USER_DRIVER: Final = "xocl"
 MGMT_DRIVER: Final = "xclmgmt"
 DRIVERS: Final = frozenset({USER_DRIVER, MGMT_DRIVER})
+LISTED: Final = frozenset({USER_DRIVER})
 CLASSES: Final[Mapping[str, re.Pattern[str]]] = {}
 
 # xocl takes both functions of an AWS F2 card (devices.h XOCL_USER_PCI_IDS); this is the management function
@@ -102,7 +103,7 @@ def _user_probe(function: Function, mgmt: Function | None, dev_root: str) -> Pro
         ask=lambda: look_at(function, read(function, mgmt, dev_root)),
         same=partial(is_same, function, dev_root),
         ask_slowly=partial(_read_slow, function),
-        withheld=partial(_withheld, mgmt) if mgmt and "rp_program" in mgmt.entries else None,
+        withheld=partial(_withheld, mgmt) if mgmt else None,
     )
 
 

@@ -17,6 +17,7 @@ from xilinx_fpga_dp.model import Device, Reason, Shell
 
 DRIVER: Final = "zocl-drm"
 DRIVERS: Final[frozenset[str]] = frozenset()  # of the PCI bus: none
+LISTED = DRIVERS
 CLASSES: Final[Mapping[str, re.Pattern[str]]] = {"drm": re.compile(r"renderD\d{1,7}")}
 
 _TREE: Final = "firmware/devicetree/base"

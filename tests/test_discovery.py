@@ -1,14 +1,18 @@
 """From a sample node's files to devices, and to reasons for what is left out."""
 
 import asyncio
+import errno
 import json
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -550,6 +554,102 @@ class TestOneBadCard:
             if os.path.exists(card.path(attribute)):
                 card.hang(attribute)
         assert (await only_device(node)).healthy
+
+
+class _Descriptors:
+    """Files and directories that are opened, of which some find no descriptor left."""
+
+    def __init__(self, refused: Callable[[int, str], bool] = lambda *_: False) -> None:
+        self.asked = 0
+        self._refused = refused
+        self._patches = [
+            mock.patch.object(os, name, partial(self._open, getattr(os, name)))
+            for name in ("open", "listdir", "scandir")
+        ]
+
+    def __enter__(self) -> Self:
+        for patch in self._patches:
+            patch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for patch in self._patches:
+            patch.stop()
+
+    def _open(self, real: Callable[..., Any], path: Any, *more: Any) -> Any:
+        self.asked += 1
+        if self._refused(self.asked, str(path)):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
+        return real(path, *more)
+
+
+def _only(one: int, number: int, path: str) -> bool:
+    return number == one
+
+
+def _from(first: int, number: int, path: str) -> bool:
+    return number >= first
+
+
+class TestWithoutDescriptors:
+    """What can't be read for want of a descriptor tells nothing of any card."""
+
+    @pytest.fixture(params=[("u200", "u55c", "v80", "ma35d"), ("zcu102",)], ids="-".join)
+    def cards(self, node: SampleNode, request: pytest.FixtureRequest) -> SampleNode:
+        for board in request.param:
+            node.add_card(board)
+        return node
+
+    @pytest.mark.parametrize("later", [False, True], ids=["one", "all from one on"])
+    @pytest.mark.parametrize("what", ["scan", "check"])
+    async def test_nothing_changes(self, cards: SampleNode, what: str, later: bool) -> None:
+        eyes = scanner(cards)
+        before = await settled(eyes)
+        assert before.devices
+        look = getattr(eyes, what)
+        with _Descriptors() as counted:
+            await look()
+        assert counted.asked >= 3
+        failed = 0
+        for last in range(1, counted.asked + 1):
+            with _Descriptors(partial(_from, last) if later else partial(_only, last)):
+                try:
+                    assert (await look()).devices == before.devices
+                except ScanFailed as error:
+                    failed += 1
+                    assert "Too many open files" in str(error)
+        assert failed or what == "check"
+        after = await eyes.scan()
+        assert (after.devices, after.left_out) == (before.devices, before.left_out)
+
+    async def test_none_is_handed_out_unseen(self, cards: SampleNode) -> None:
+        eyes = scanner(cards)
+        for device in (await settled(eyes)).devices:
+            with _Descriptors() as counted:
+                assert await eyes.refresh(device) == device
+            for last in range(1, counted.asked + 1):
+                with _Descriptors(partial(_from, last)):
+                    now = await eyes.refresh(device)
+                assert now == replace(device, reason=Reason.UNRESPONSIVE)
+
+    async def test_a_serial_number_is_asked_for_again(self, node: SampleNode) -> None:
+        node.add_card("u200", serial="XFL1")
+        eyes = scanner(node)
+        with _Descriptors(lambda _, path: path.endswith("serial_num")):
+            assert [device.serial for device in (await settled(eyes)).devices] == [None]
+        async with asyncio.timeout(10):
+            while (await eyes.scan()).devices[0].serial != "XFL1":
+                await asyncio.sleep(0.1)
+
+    async def test_a_base_without_its_shell_stays_withheld(self, node: SampleNode) -> None:
+        card = node.add_card("u50")
+        card.write("mgmt/rp_program", "1")
+        eyes = scanner(node)
+        before = (await settled(eyes)).left_out
+        assert "waits for the shell" in before[0].reason
+        with _Descriptors(lambda _, path: path.endswith("rp_program")):
+            found = await eyes.scan()
+        assert (found.devices, found.left_out) == ((), before)
 
 
 class TestTheBus:

@@ -71,8 +71,7 @@ def netlink_overflows(stage: Stage) -> Iterator[None]:
     yield
 
 
-# A card of which a read fails for want of a descriptor is taken for a faulty one, hence the devices.
-@fault("file descriptors used up", touches=ALL, devices=True, gap=EVER, deaf=True, place="descriptors")
+@fault("file descriptors used up", deaf=True, place="descriptors")
 def descriptors_used_up(stage: Stage) -> Iterator[None]:
     for service in stage.services:
         pid = service.process.pid
@@ -86,14 +85,7 @@ def descriptors_used_up(stage: Stage) -> Iterator[None]:
         resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE, (min(1024, hard), hard))
 
 
-@fault(
-    "file descriptors used up, streams cut",
-    touches=ALL,
-    devices=True,
-    gap=EVER,
-    deaf=True,
-    place="descriptors",
-)
+@fault("file descriptors used up, streams cut", touches=ALL, gap=EVER, deaf=True, place="descriptors")
 def descriptors_used_up_and_cut(stage: Stage) -> Iterator[None]:
     steps = descriptors_used_up(stage)
     next(steps)

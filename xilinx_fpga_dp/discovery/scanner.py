@@ -11,7 +11,7 @@ from xilinx_fpga_dp.discovery import ami, ma35d, strangers, xrt, zocl
 from xilinx_fpga_dp.discovery.backend import Backend, Probe
 from xilinx_fpga_dp.discovery.health import Look, Memory, Rules
 from xilinx_fpga_dp.discovery.slow import Slow
-from xilinx_fpga_dp.discovery.sysfs import Bus, Wanted, read_again, read_bus
+from xilinx_fpga_dp.discovery.sysfs import Bus, OutOfDescriptors, Wanted, read_again, read_bus
 from xilinx_fpga_dp.model import Device, Inventory, Reason
 from xilinx_fpga_dp.reads import Pending, Reads
 
@@ -143,15 +143,19 @@ class Scanner:
         """A device's look, now; None if it is gone. Blocks."""
         try:
             now = read_again(bus, _WANTED_FOR.get(device.driver, _WANTED), {device.address})
+            return next((probe.ask() for probe in self._probes(now) if probe.key == key), None)
         except OSError as error:
             return Look(device.address, reason=Reason.UNRESPONSIVE, why=f"{error.filename}: {error.strerror}")
-        return next((probe.ask() for probe in self._probes(now) if probe.key == key), None)
+        except OutOfDescriptors as error:
+            return Look(device.address, reason=Reason.UNRESPONSIVE, why=str(error))
 
     async def _read_bus(self, what: str, read: Callable[[], Bus]) -> Bus:
         bus = (await self._bus_reads.gather({what: read}, _BUS_PATIENCE))[what]
         if isinstance(bus, Bus):
             return bus
         path = f"{self._root}/bus/pci/devices"
+        if isinstance(bus, OutOfDescriptors):
+            raise ScanFailed(str(bus))
         if isinstance(bus, Pending):
             raise ScanFailed(f"{path}: no answer for {time.monotonic() - bus.since:.0f} s")
         raise ScanFailed(f"{path}: {bus.strerror if isinstance(bus, OSError) else repr(bus)}")
@@ -170,7 +174,9 @@ class Scanner:
         """Why devices can't be offered yet, by key. Who does not answer in time has nothing against it."""
         calls = {probe.key: probe.withheld for probe in probes if probe.withheld}
         answers = await self._withheld_reads.gather(calls, _PATIENCE) if calls else {}
-        return {key: answer for key, answer in answers.items() if isinstance(answer, str)}
+        unread = (key for key, answer in answers.items() if isinstance(answer, OutOfDescriptors))
+        as_before = {key: self._withheld[key] for key in unread if key in self._withheld}
+        return as_before | {key: answer for key, answer in answers.items() if isinstance(answer, str)}
 
     async def _ask_good(self) -> list[Look]:
         """Ask the drivers whether what had no fault has none still; without the looks at what has changed."""
@@ -210,14 +216,8 @@ class Scanner:
     def _completed(self, key: str, answer: _Answer) -> Look | None:
         """A look with all that is known beside what was answered."""
         address = self._addresses.get(key, key)
-        if isinstance(answer, Exception):
-            return Look(address, reason=Reason.SHELL_UNKNOWN, why=f"reading it failed: {answer!r}")
-        if isinstance(answer, Pending):
-            if time.monotonic() - answer.since < _LATE:
-                return Look(address, why="waiting for its driver to answer")
-            return Look(address, reason=Reason.UNRESPONSIVE, why="its driver does not answer: a read hangs")
-        if isinstance(answer, _Changed):
-            return Look(address, why="it has changed: to be looked at again")
+        if isinstance(answer, Exception | Pending | _Changed):
+            return _unanswered(address, answer)
         if answer is None:
             return None
         if answer.address != key:
@@ -242,6 +242,19 @@ def _once_a_card(looks: Collection[Look], known: Collection[str]) -> list[Look]:
         for look in looks
         if look.device or look.address in known or last[_slot(look.address), look.why] is look
     ]
+
+
+def _unanswered(address: str, answer: Exception | Pending | _Changed) -> Look:
+    """What there is to say of a device that has not been looked at."""
+    if isinstance(answer, OutOfDescriptors):
+        return Look(address, why=str(answer))
+    if isinstance(answer, Exception):
+        return Look(address, reason=Reason.SHELL_UNKNOWN, why=f"reading it failed: {answer!r}")
+    if isinstance(answer, _Changed):
+        return Look(address, why="it has changed: to be looked at again")
+    if time.monotonic() - answer.since < _LATE:
+        return Look(address, why="waiting for its driver to answer")
+    return Look(address, reason=Reason.UNRESPONSIVE, why="its driver does not answer: a read hangs")
 
 
 def _same_or_changed(probe: Probe, look: Look) -> Look | _Changed:

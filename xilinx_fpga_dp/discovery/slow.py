@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors
+
 # An empty serial number may mean "not fetched yet" or that the card has none: ask again, ever more rarely.
 _RETRY = 2.0
 _MAX_RETRY = 300.0
@@ -70,10 +72,13 @@ class Slow:
         entry = self._entries.setdefault(address, _Entry())
         if not entry.reading and loop.time() >= entry.due:
             entry.reading = True
-            known = entry.answers.serial
+            known = entry.answers
 
             def body() -> None:
-                answers = read(known)
+                try:
+                    answers = read(known.serial)
+                except OutOfDescriptors:
+                    answers = known
                 try:
                     loop.call_soon_threadsafe(self._store, entry, answers)
                 except RuntimeError:  # the loop is closed: the process is ending

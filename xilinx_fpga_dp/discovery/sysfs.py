@@ -1,9 +1,11 @@
 """All reads of sysfs: what the kernel's core answers in one go, what a driver answers an attribute at a time.
 
-Everything here blocks and belongs on a worker thread. It knows no driver and judges nothing.
+Everything here blocks and belongs on a worker thread. It knows no driver and judges nothing. What opens
+something raises OutOfDescriptors where it can't for want of one; other errors are an answer like any other.
 Plain os calls: pathlib costs five times the CPU, aiofiles fifty times.
 """
 
+import errno
 import os
 import re
 import stat
@@ -21,11 +23,16 @@ _MAX_SERIAL = 64
 _BLOCKING = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY
 # O_NONBLOCK changes nothing for sysfs; it keeps whatever else stands there from holding up the bus.
 _AT_ONCE = _BLOCKING | os.O_NONBLOCK
+_OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 _MAX_ENTRIES = 4096  # names taken from one directory; a real function has some hundred
 
 
 class Unreadable(Exception):  # noqa: N818 - what a file answered, not a fault of ours
     """An attribute that is there and cannot be read as text; says its name and why."""
+
+
+class OutOfDescriptors(Exception):  # noqa: N818 - nor is it one of what was to be read, of which it says nothing
+    """No file descriptor was left to read with; says what was to be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +147,7 @@ def read_bus(root: str, wanted: Wanted, before: Bus | None = None) -> Bus:
 
     Raises:
         OSError: the PCI bus cannot be listed.
+        OutOfDescriptors: not all of it can be read now.
     """
     base = f"{root}/bus/pci/devices"
     known = before.others if before else {}
@@ -190,6 +198,7 @@ def read_again(bus: Bus, wanted: Wanted, addresses: Collection[str]) -> Bus:
 
     Raises:
         OSError: the PCI bus cannot be listed, so nothing is known of what is there.
+        OutOfDescriptors: as above.
     """
     functions = []
     for function in bus.functions:
@@ -262,7 +271,11 @@ def module_version(root: str, driver: str) -> str | None:
 
 
 def _names(path: str) -> list[str]:
-    return os.listdir(path)[:_MAX_ENTRIES]
+    try:
+        return os.listdir(path)[:_MAX_ENTRIES]
+    except OSError as error:
+        _not_for_want_of_descriptors(error)
+        raise
 
 
 def read_attribute(path: str) -> str | None:
@@ -352,11 +365,20 @@ def node_exists(root: str, node: str) -> bool:
 
 
 def _read(path: str, flags: int) -> bytes:
-    descriptor = os.open(path, flags)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        _not_for_want_of_descriptors(error)
+        raise
     try:
         return os.read(descriptor, _MAX_ATTRIBUTE + 1)
     finally:
         os.close(descriptor)
+
+
+def _not_for_want_of_descriptors(error: OSError) -> None:
+    if error.errno in _OUT_OF_DESCRIPTORS:
+        raise OutOfDescriptors(f"{error.filename}: {error.strerror}") from None
 
 
 def _core_text(path: str) -> str | None:

@@ -1,15 +1,13 @@
 """The service: builds the parts and runs them in one TaskGroup. The only module that knows them all."""
 
 import asyncio
-import errno
 import logging
 import os
 import signal
-from asyncio import constants
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from xilinx_fpga_dp import __version__
+from xilinx_fpga_dp.accepting import Starving
 from xilinx_fpga_dp.discovery import uevents
 from xilinx_fpga_dp.discovery.scanner import ScanFailed
 from xilinx_fpga_dp.kubelet.fleet import Fleet
@@ -37,10 +35,6 @@ _SOON = 0.5
 _LEAST = 0.05
 # Seconds that all devices wait for kubelet's word on who holds a new one; after that the new one waits alone.
 _VETTING = 0.2
-# Seconds until connections are taken again after there was no file descriptor for one; 1 in asyncio, and
-# kubelet would wait as long.
-constants.ACCEPT_RETRY_DELAY = 0.25  # type: ignore[misc,assignment]
-_QUIET = 10.0  # seconds between two warnings of that
 
 
 class Service:
@@ -85,7 +79,7 @@ class Service:
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. SIGHUP scans and registers again."""
         self._heed_signals()
-        asyncio.get_running_loop().set_exception_handler(_Starving())
+        asyncio.get_running_loop().set_exception_handler(Starving())
         for name in unknown_variables(os.environ):
             log.warning("unknown setting ignored", extra={"variable": name})
         self._offering.tell_old_ways()
@@ -249,23 +243,6 @@ class Service:
                 "directory" if problem else "socket",
                 extra={"path": f"{self._watch.path}/{KUBELET_SOCKET}", **problem},
             )
-
-
-class _Starving:
-    """Says once what asyncio says again and again: there is no file descriptor for a connection."""
-
-    def __init__(self) -> None:
-        self._quiet_until = 0.0
-
-    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        error = context.get("exception")
-        if isinstance(error, ValueError) and "_start_serving" in context["message"]:
-            return  # asyncio tries again on a listener that is closed by now
-        if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
-            loop.default_exception_handler(context)
-        elif loop.time() >= self._quiet_until:
-            self._quiet_until = loop.time() + _QUIET
-            log.warning("no file descriptor for a connection", extra={"error": error.strerror})
 
 
 async def _unending(name: str, part: Callable[[], Awaitable[None]]) -> None:

@@ -20,6 +20,7 @@ from grpclib.protocol import AbstractHandler, Buffer, H2Protocol, Stream
 from grpclib.server import Server
 from h2.connection import H2Connection
 
+from xilinx_fpga_dp import accepting
 from xilinx_fpga_dp.kubelet.messages import Codec
 from xilinx_fpga_dp.kubelet.plugin import Plugin
 from xilinx_fpga_dp.kubelet.watch import SUFFIX, Identity, SocketDirectory, Watch
@@ -82,7 +83,8 @@ async def serving(plugin: Plugin, resource: str, watch: Watch) -> AsyncIterator[
     watch.mine.add(name)
     try:
         listener = _listen(path)
-        await server.start(sock=listener)
+        await server.start(sock=listener, backlog=accepting.AT_ONCE)
+        accepting.let_wait(listener)
         bound = Bound(name, watch)
         await bound.settle()
         yield bound
@@ -251,7 +253,7 @@ def _listen(path: str) -> socket.socket:
     try:
         listener.bind(path)
         os.chmod(path, 0o600)  # kubelet is root
-        listener.listen(100)
+        accepting.let_wait(listener)
     except BaseException:
         listener.close()
         raise

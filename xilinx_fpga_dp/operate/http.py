@@ -7,6 +7,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
+from xilinx_fpga_dp import accepting
+
 log = logging.getLogger(__name__)
 
 _REQUEST_LIMIT = 8192  # bytes of a request's head
@@ -66,9 +68,7 @@ class HttpServer:
         complaint: str | None = None
         while True:
             try:
-                server = await asyncio.start_server(
-                    self._connected, self._host.strip("[]") or None, self._port, limit=_REQUEST_LIMIT
-                )
+                server = await self._listen()
             except OSError as error:
                 if error.strerror != complaint:
                     log.warning("HTTP address not to be had, trying again", extra={"error": str(error)})
@@ -82,6 +82,20 @@ class HttpServer:
                 await asyncio.Event().wait()
             finally:
                 server.close()
+
+    async def _listen(self) -> asyncio.Server:
+        host = self._host.strip("[]") or None
+        server = await asyncio.start_server(
+            self._connected, host, self._port, limit=_REQUEST_LIMIT, backlog=accepting.AT_ONCE
+        )
+        try:
+            for socket in server.sockets:
+                with socket.dup() as listener:  # what asyncio shows of it can't be told to listen
+                    accepting.let_wait(listener)
+        except OSError:
+            server.close()
+            raise
+        return server
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._connections) == _CONNECTIONS:

@@ -1,0 +1,82 @@
+"""Connections for which there is no file descriptor: they wait, and cost next to nothing."""
+
+import asyncio
+import itertools
+import os
+import resource
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.test_resources import PLAIN, device, offer
+from xilinx_fpga_dp.kubelet.meter import Meter
+from xilinx_fpga_dp.kubelet.plugin import Plugin, Terms
+from xilinx_fpga_dp.kubelet.sockets import serving
+from xilinx_fpga_dp.kubelet.watch import Watch
+from xilinx_fpga_dp.operate import http
+
+_SEVERAL = 20
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """This process can open nothing."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = set(map(int, os.listdir("/proc/self/fd")))
+    unused = next(number for number in itertools.count() if number not in used)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (unused, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@asynccontextmanager
+async def for_kubelet(directory: Path) -> AsyncIterator[tuple[socket.AddressFamily, Any]]:
+    offered = offer(device())
+    watch = Watch(str(directory), Meter())
+    plugin = Plugin(offered.resource, lambda: offered, Terms(PLAIN, 5), Meter())
+    async with serving(plugin, offered.resource, watch) as bound:
+        yield socket.AF_UNIX, f"{directory}/{bound.name}"
+
+
+@asynccontextmanager
+async def for_probes(directory: Path) -> AsyncIterator[tuple[socket.AddressFamily, Any]]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = free.getsockname()
+    server = asyncio.create_task(http.HttpServer(f"127.0.0.1:{address[1]}", {}).run())
+    while True:
+        with suppress(ConnectionRefusedError), socket.create_connection(address):
+            break
+        await asyncio.sleep(0.01)
+    yield socket.AF_INET, address
+    server.cancel()
+    with suppress(asyncio.CancelledError):
+        await server
+
+
+@pytest.mark.parametrize("server", [for_kubelet, for_probes])
+async def test_connections_wait_for_a_descriptor(tmp_path: Path, server: Any) -> None:
+    failed: list[Any] = []
+    loop = asyncio.get_running_loop()
+    async with server(tmp_path) as (family, address):
+        await asyncio.sleep(0.1)
+        loop.set_exception_handler(lambda _, context: failed.append(context["exception"]))
+        clients = [socket.socket(family) for _ in range(_SEVERAL)]
+        for client in clients:
+            client.settimeout(2)
+        with no_descriptors():
+            refused = [client.connect_ex(address) for client in clients]
+            await asyncio.sleep(0.7)
+        assert not any(refused)
+        assert 1 <= len(failed) <= 4
+        assert {error.strerror for error in failed} == {"Too many open files"}
+        for client in clients:
+            client.sendall(b"nonsense\r\n\r\n" * 3)
+            assert await asyncio.to_thread(client.recv, 1)
+            client.close()
+        await asyncio.sleep(0.1)

@@ -54,3 +54,29 @@ async def test_what_a_late_look_returns_is_not_taken_for_news(tmp_path: Path) ->
         seen = await watch.look()
     assert seen.problem is None
     assert {name for name, _ in seen.ours} == {_OURS}
+
+
+async def test_where_somebody_has_looked_what_happens_next_wakes(tmp_path: Path) -> None:
+    """As with a mount that has come or gone, the path leads elsewhere and no event says so."""
+    path = tmp_path / "device-plugins"
+    for name in ("before", "after"):
+        (tmp_path / name).mkdir()
+    path.symlink_to("before")
+    watch = Watch(str(path), Meter())
+    with mock.patch.object(module, "_LOOK_EVERY", 60):
+        following = asyncio.create_task(watch.run())
+        await asyncio.sleep(0.2)
+        for _ in range(3):
+            for target in ("after", "before"):
+                (tmp_path / "next").symlink_to(target)
+                (tmp_path / "next").replace(path)
+                await watch.look()
+                await asyncio.sleep(0)
+                (path / module.KUBELET_SOCKET).touch()
+                async with asyncio.timeout(5):
+                    await watch.directory.until(lambda seen: seen.kubelet is not None)
+                (path / module.KUBELET_SOCKET).unlink()
+                async with asyncio.timeout(5):
+                    await watch.directory.until(lambda seen: seen.kubelet is None)
+        following.cancel()
+        await asyncio.wait([following])

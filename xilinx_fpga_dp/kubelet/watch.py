@@ -10,7 +10,7 @@ from xilinx_fpga_dp.kubelet.instances import FOLDER, Presence
 from xilinx_fpga_dp.kubelet.meter import Meter
 from xilinx_fpga_dp.latest import Latest
 from xilinx_fpga_dp.reads import Pending, Reads
-from xilinx_fpga_dp.wakeups import Wakeups
+from xilinx_fpga_dp.wakeups import Places, Wakeups, places
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class SocketDirectory:
         newer: a newer instance of this program lives on the node, and speaks in our place.
         newest: the newest of those newer ones there have been; it may be gone again.
         problem: why the directory could not be looked at.
+        places: of the directory and the folder of instances in it.
     """
 
     kubelet: Identity | None = None
@@ -47,6 +48,7 @@ class SocketDirectory:
     newer: bool = False
     newest: str = ""
     problem: str | None = None
+    places: Places | None = None
 
 
 class Watch:
@@ -61,6 +63,7 @@ class Watch:
         self._presence = Presence()
         self._reads: Reads[SocketDirectory] = Reads()
         self._looks = Coalesced(self._look)
+        self._wakeups = Wakeups(path, f"{path}/{FOLDER}")
         self._told: str | None = None  # the problem that was logged last
 
     async def look(self) -> SocketDirectory:
@@ -83,6 +86,8 @@ class Watch:
 
     def _see(self, seen: SocketDirectory) -> None:
         self._tell(seen.problem)
+        if seen.places:
+            self._wakeups.looked(seen.places)
         if seen.kubelet is not None:
             if self._kubelet not in (None, seen.kubelet):
                 self._meter.kubelet_restart()
@@ -97,7 +102,7 @@ class Watch:
             self._presence.leave(self.path)
 
     async def _follow(self) -> None:
-        with Wakeups(self.path, f"{self.path}/{FOLDER}") as wakeups:
+        with self._wakeups as wakeups:
             while True:
                 wakeups.arm()
                 seen = await self.look()
@@ -116,6 +121,7 @@ def _look(path: str, presence: Presence) -> SocketDirectory:
     kubelet = None
     ours = set()
     newer = presence.newer_lives(path)
+    there = places(path, f"{path}/{FOLDER}")
     try:
         with os.scandir(path) as entries:
             for entry in entries:
@@ -126,8 +132,9 @@ def _look(path: str, presence: Presence) -> SocketDirectory:
                     elif identity:
                         ours.add((entry.name, identity))
     except OSError as error:
-        return SocketDirectory(newer=newer, newest=presence.newest, problem=error.strerror)
-    return SocketDirectory(kubelet, frozenset(ours), newer, presence.newest)
+        problem = error.strerror
+        return SocketDirectory(newer=newer, newest=presence.newest, problem=problem, places=there)
+    return SocketDirectory(kubelet, frozenset(ours), newer, presence.newest, places=there)
 
 
 def identity_of(path: str) -> Identity | None:

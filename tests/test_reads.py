@@ -164,3 +164,19 @@ async def test_the_loop_is_woken_a_few_times_however_many_devices_there_are() ->
     calls = {str(n): partial(_answer, str(n)) for n in range(200)}
     assert await Reads[str]().gather(calls, 5) == {key: key for key in calls}
     assert len(woken) <= 20
+
+
+async def test_time_in_which_the_process_was_stopped_does_not_count() -> None:
+    gate = threading.Event()
+    loop = asyncio.get_running_loop()
+    reads: Reads[bool] = Reads()
+    loop.call_later(0.05, time.sleep, 0.8)  # a stand-in: the thread would be stopped too
+    loop.call_later(0.9, gate.set)
+    assert await reads.gather({"a": partial(gate.wait, 10)}, 0.3) == {"a": True}
+
+    loop.call_later(0.05, time.sleep, 0.8)
+    gate.clear()
+    [late] = (await reads.gather({"a": partial(gate.wait, 10)}, 0.3)).values()
+    assert isinstance(late, Pending)
+    assert time.monotonic() - late.since < 0.8
+    gate.set()

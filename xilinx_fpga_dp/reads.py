@@ -14,6 +14,8 @@ T = TypeVar("T")
 
 # Seconds without one read returning after which a second walker takes up what is left.
 _STEP = 0.02
+# Seconds the loop is late after which this process was stopped, by a debugger or for want of a processor.
+_STOPPED = 0.1
 # Seconds after which an answer that nobody took is too old to be taken: the device may be another one.
 _STALE = 10.0
 # Threads with nothing to do that are kept: to start one costs more than most reads.
@@ -103,7 +105,7 @@ class Reads(Generic[T]):
             reads[device] = self._outstanding[device]
             reads[device].waiters += 1
         try:
-            await self._wait([read.answer for read in reads.values()], patience)
+            await self._wait(list(reads.values()), patience)
         finally:
             for read in reads.values():
                 read.waiters -= 1
@@ -120,23 +122,30 @@ class Reads(Generic[T]):
             if not joined or isinstance(answer, Pending):
                 return answer
 
-    async def _wait(self, answers: list[asyncio.Future[T | Exception]], patience: float) -> None:
+    async def _wait(self, reads: list[_Read[T]], patience: float) -> None:
         """Wait for the answers, with as many threads through the queue as hanging reads make it take."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
-        before = len(answers)
-        while answers and (rest := deadline - loop.time()) > 0:
+        before = len(reads)
+        while reads and (began := loop.time()) < deadline:
             watching = bool(self._queue)
-            if watching and len(answers) == before:
+            if watching and len(reads) == before:
                 _Walker.send(partial(self._walk, loop))
-            before = len(answers)
+            before = len(reads)
             self._watching += watching
+            until = min(began + _STEP, deadline) if watching else deadline
             try:
-                await asyncio.wait(answers, timeout=min(_STEP, rest) if watching else rest)
+                await asyncio.wait([read.answer for read in reads], timeout=until - began)
             finally:
                 self._watching -= watching
                 self._deliver()
-            answers = [answer for answer in answers if not answer.done()]
+            reads = [read for read in reads if not read.answer.done()]
+            # A process that was stopped has not read either, so that time does not count.
+            if loop.time() - until > _STOPPED:
+                lost = loop.time() - began
+                deadline += lost
+                for read in reads:
+                    read.since += lost
 
     def _walk(self, loop: asyncio.AbstractEventLoop) -> None:
         """Make one call after the other, on a thread.

@@ -211,6 +211,8 @@ class _Stages:
         if self._stage is not None:
             for life in self._stage.lives:
                 print(*life.service.raw[-15:], sep="", file=sys.stderr)
+                with contextlib.suppress(Exception):  # it has ended, or answers nothing
+                    print(*self._stage.tasks(life.service.process.pid), sep="\n", file=sys.stderr)
         self._drop()
         return Outcome(names, instances, problem=why)
 

@@ -180,13 +180,13 @@ class Stage:
         """Set the instances' clock so far forth or back."""
         self._clock.write_text(str(seconds))
 
-    def tasks(self, pid: int) -> int:
-        """How many tasks the loop of an instance has."""
-        count = Path(f"{self.directory}/tasks.{pid}")
-        count.unlink(missing_ok=True)
+    def tasks(self, pid: int) -> list[str]:
+        """The tasks of the loop of an instance, each with where it waits."""
+        told = Path(f"{self.directory}/tasks.{pid}")
+        told.unlink(missing_ok=True)
         os.kill(pid, signal.SIGUSR2)
-        assert wait_until(count.exists, 5), f"process {pid} does not say how many tasks it has"
-        return int(count.read_text())
+        assert wait_until(told.exists, 5), f"process {pid} does not tell its tasks"
+        return told.read_text().splitlines()
 
     def end(self, service: Service, number: signal.Signals) -> None:
         """Let an instance end by a signal; after SIGTERM in good order, within what the contract allows."""

@@ -54,7 +54,7 @@ def least(stage: Stage, pids: Iterable[int], seconds: float) -> dict[int, Figure
     found: dict[int, list[Figures]] = {pid: [] for pid in pids}
     while time.monotonic() < deadline:
         for pid, seen in found.items():
-            seen.append(replace(figures(pid), tasks=stage.tasks(pid)))
+            seen.append(replace(figures(pid), tasks=len(stage.tasks(pid))))
         time.sleep(_SELDOM)
     return {
         pid: Figures(

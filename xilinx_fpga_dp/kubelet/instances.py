@@ -61,6 +61,11 @@ class Presence:
         self.newest = ""  # of those newer than we are the newest there has been, as far as we have seen
         self._left = False
 
+    @property
+    def moving(self) -> bool:
+        """Whether we are in the folder that was there before as well, until a look that is late enough."""
+        return self._before is not None
+
     def newer_lives(self, directory: str) -> bool:
         """Make sure that we are seen; whether a newer instance is there.
 

@@ -18,8 +18,9 @@ DIST ?= dist
 run: $(VENV)/.run
 	$(BIN)/python -m xilinx_fpga_dp simulate $(ARGS)
 
+# Several at a time, since most of them wait; ARGS=-n0 for one after the other, as a debugger needs it.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(ARGS)
 
 # With a real kubelet, which is built at first: KUBERNETES=1.Y for another than the newest. Needs root.
 e2e: $(VENV)/.dev

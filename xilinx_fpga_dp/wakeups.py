@@ -8,6 +8,7 @@ nobody, neither its beginning nor its end while something in it is open: who loo
 import asyncio
 import logging
 import os
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -88,25 +89,31 @@ class Wakeups:
         if self._astray and self._waiting is not None and not self._waiting.expired():
             self._waiting.reschedule(0)
 
-    async def wait(self, limit: float) -> None:
-        """Wait for a change, at most so many seconds; a burst of changes is one."""
+    def moved(self) -> bool:
+        """Whether the paths lead elsewhere than what is watched."""
+        return self._inotify is not None and places(*self._paths) != self._places
+
+    async def wait(self, limit: float) -> bool:
+        """Wait for a change, at most so many seconds; a burst of changes is one. Whether there may be one."""
         if self._astray:
-            return
+            return True
         if self._inotify is None:
             await asyncio.sleep(limit / 4)
-            return
+            return True
         try:
             async with asyncio.timeout(limit) as self._waiting:
                 event = await self._inotify.get()
+        except TimeoutError:
+            return self._astray
+        finally:
             self._waiting = None
+        with suppress(TimeoutError):
             async with asyncio.timeout(_BURST):
                 while not event.mask & _DEAD:
                     event = await self._inotify.get()
-        except TimeoutError:
-            return
-        finally:
-            self._waiting = None
-        self._disarm()
+        if event.mask & _DEAD:
+            self._disarm()
+        return True
 
     def _disarm(self) -> None:
         if self._inotify is not None:

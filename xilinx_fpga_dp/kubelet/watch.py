@@ -1,5 +1,6 @@
 """Watching the directory where kubelet's socket is and ours go: what counts is a look at it."""
 
+import asyncio
 import logging
 import os
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ _LOOK_EVERY = 2.0
 _LOOK_LIMIT = 5.0
 # Seconds between looks while a newer instance speaks, we move, or the directory can't be looked at.
 _SOON = 0.5
+# Seconds until it is asked again where the path leads: a mount wakes nobody.
+_STEP = 0.25
 
 Identity = tuple[int, int, int]
 """Device, inode and time of modification of a file: a chmod changes none, a new file one of them.
@@ -102,12 +105,16 @@ class Watch:
             self._presence.leave(self.path)
 
     async def _follow(self) -> None:
+        loop = asyncio.get_running_loop()
         with self._wakeups as wakeups:
             while True:
                 wakeups.arm()
                 seen = await self.look()
                 soon = seen.newer or seen.problem or self._presence.moving
-                await wakeups.wait(_SOON if soon else _LOOK_EVERY)
+                until = loop.time() + (_SOON if soon else _LOOK_EVERY)
+                while loop.time() < until:
+                    if await wakeups.wait(_STEP) or wakeups.moved():
+                        break
 
     def _tell(self, problem: str | None) -> None:
         if problem != self._told:

@@ -74,7 +74,7 @@ async def test_connections_wait_for_a_descriptor(tmp_path: Path, server: Any) ->
                 refused = [client.connect_ex(address) for client in clients]
                 await asyncio.sleep(0.7)
             assert not any(refused)
-            assert 1 <= len(failed) <= 4
+            assert 1 <= len(failed) <= 8  # asyncio of Python 3.14 tries twice
             assert {error.strerror for error in failed} == {"Too many open files"}
             for client in clients:
                 client.sendall(b"nonsense\r\n\r\n" * 3)

@@ -45,21 +45,6 @@ def test_a_directory_that_is_back_before_the_older_has_looked_gives_it_no_voice(
     assert list(directory.iterdir()) == []
 
 
-def test_a_directory_that_is_back_after_the_newer_one_has_let_go_of_it(tmp_path: Path) -> None:
-    directory = tmp_path / "device-plugins"
-    older, newer = _two(directory)
-    _replace(directory, tmp_path / "below")
-    assert older.newer_lives(str(directory))
-    assert not newer.newer_lives(str(directory))
-    assert older.newer_lives(str(directory))
-    with mock.patch("xilinx_fpga_dp.kubelet.instances._OVERLAP", 0):
-        assert not newer.newer_lives(str(directory))
-    directory.rename(tmp_path / "mount")
-    (tmp_path / "below").rename(directory)
-    assert older.newer_lives(str(directory))
-    assert not newer.newer_lives(str(directory))
-
-
 def test_one_directory_after_the_other(tmp_path: Path) -> None:
     directory = tmp_path / "device-plugins"
     older, newer = _two(directory)

@@ -61,11 +61,6 @@ class Presence:
         self.newest = ""  # of those newer than we are the newest there has been, as far as we have seen
         self._left = False
 
-    @property
-    def moving(self) -> bool:
-        """Whether we are in the folder that was there before as well, until a look that is late enough."""
-        return self._before is not None
-
     def newer_lives(self, directory: str) -> bool:
         """Make sure that we are seen; whether a newer instance is there.
 
@@ -76,17 +71,16 @@ class Presence:
             return True
         with suppress(OSError):  # no directory, a full or a read-only one: binding reports it
             self._be_seen(os.path.join(directory, FOLDER))
-        found = None
-        with suppress(OSError):
-            found = self._newest_living(os.path.join(directory, FOLDER))
+        # The folder may be another one than before, and we the first to be in it. Whoever is not there yet
+        # holds the old lock until he is, so that is looked at first.
         if self._newer is not None:
-            # The folder may be another one than before, and we the first to be in it: whoever is not there
-            # yet holds the old lock. Once he is there it is no good any more, since he lets it go.
-            if found is None and _held(self._newer):
+            if _held(self._newer):
                 return True
             os.close(self._newer)
-        self._newer = found
-        return found is not None
+            self._newer = None
+        with suppress(OSError):
+            self._newer = self._newest_living(os.path.join(directory, FOLDER))
+        return self._newer is not None
 
     def leave(self, directory: str) -> None:
         """Be seen no more. Our file stays as long as another instance is there: it tells that we were.

@@ -1,6 +1,5 @@
 """Watching the directory where kubelet's socket is and ours go: what counts is a look at it."""
 
-import asyncio
 import logging
 import os
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from xilinx_fpga_dp.kubelet.instances import FOLDER, Presence
 from xilinx_fpga_dp.kubelet.meter import Meter
 from xilinx_fpga_dp.latest import Latest
 from xilinx_fpga_dp.reads import Pending, Reads
-from xilinx_fpga_dp.wakeups import Places, Wakeups, places
+from xilinx_fpga_dp.wakeups import Wakeups
 
 log = logging.getLogger(__name__)
 
@@ -21,10 +20,8 @@ SUFFIX = "-fpga.sock"  # of every socket of ours
 # Seconds between looks that nothing woke, and that one look may take.
 _LOOK_EVERY = 2.0
 _LOOK_LIMIT = 5.0
-# Seconds between looks while a newer instance speaks, we move, or the directory can't be looked at.
+# Seconds between looks while a newer instance speaks, or the directory can't be looked at.
 _SOON = 0.5
-# Seconds until it is asked again where the path leads: a mount wakes nobody.
-_STEP = 0.25
 
 Identity = tuple[int, int, int]
 """Device, inode and time of modification of a file: a chmod changes none, a new file one of them.
@@ -43,7 +40,6 @@ class SocketDirectory:
         newer: a newer instance of this program lives on the node, and speaks in our place.
         newest: the newest of those newer ones there have been; it may be gone again.
         problem: why the directory could not be looked at.
-        places: of the directory and the folder of instances in it.
     """
 
     kubelet: Identity | None = None
@@ -51,7 +47,6 @@ class SocketDirectory:
     newer: bool = False
     newest: str = ""
     problem: str | None = None
-    places: Places | None = None
 
 
 class Watch:
@@ -66,7 +61,6 @@ class Watch:
         self._presence = Presence()
         self._reads: Reads[SocketDirectory] = Reads()
         self._looks = Coalesced(self._look)
-        self._wakeups = Wakeups(path, f"{path}/{FOLDER}")
         self._told: str | None = None  # the problem that was logged last
 
     async def look(self) -> SocketDirectory:
@@ -89,8 +83,6 @@ class Watch:
 
     def _see(self, seen: SocketDirectory) -> None:
         self._tell(seen.problem)
-        if seen.places:
-            self._wakeups.looked(seen.places)
         if seen.kubelet is not None:
             if self._kubelet not in (None, seen.kubelet):
                 self._meter.kubelet_restart()
@@ -105,16 +97,11 @@ class Watch:
             self._presence.leave(self.path)
 
     async def _follow(self) -> None:
-        loop = asyncio.get_running_loop()
-        with self._wakeups as wakeups:
+        with Wakeups(self.path, f"{self.path}/{FOLDER}") as wakeups:
             while True:
                 wakeups.arm()
                 seen = await self.look()
-                soon = seen.newer or seen.problem or self._presence.moving
-                until = loop.time() + (_SOON if soon else _LOOK_EVERY)
-                while loop.time() < until:
-                    if await wakeups.wait(_STEP) or wakeups.moved():
-                        break
+                await wakeups.wait(_SOON if seen.newer or seen.problem else _LOOK_EVERY)
 
     def _tell(self, problem: str | None) -> None:
         if problem != self._told:
@@ -129,7 +116,6 @@ def _look(path: str, presence: Presence) -> SocketDirectory:
     kubelet = None
     ours = set()
     newer = presence.newer_lives(path)
-    there = places(path, f"{path}/{FOLDER}")
     try:
         with os.scandir(path) as entries:
             for entry in entries:
@@ -140,9 +126,8 @@ def _look(path: str, presence: Presence) -> SocketDirectory:
                     elif identity:
                         ours.add((entry.name, identity))
     except OSError as error:
-        problem = error.strerror
-        return SocketDirectory(newer=newer, newest=presence.newest, problem=problem, places=there)
-    return SocketDirectory(kubelet, frozenset(ours), newer, presence.newest, places=there)
+        return SocketDirectory(newer=newer, newest=presence.newest, problem=error.strerror)
+    return SocketDirectory(kubelet, frozenset(ours), newer, presence.newest)
 
 
 def identity_of(path: str) -> Identity | None:

@@ -1,7 +1,6 @@
 """Connections for which there is no file descriptor: they wait, and cost next to nothing."""
 
 import asyncio
-import itertools
 import os
 import resource
 import socket
@@ -26,8 +25,8 @@ _SEVERAL = 10  # fewer than kubelet may have, more than would wait by themselves
 def no_descriptors() -> Iterator[None]:
     """This process can open nothing."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = set(map(int, os.listdir("/proc/self/fd")))
-    unused = next(number for number in itertools.count() if number not in used)
+    unused = os.dup(0)
+    os.close(unused)
     resource.setrlimit(resource.RLIMIT_NOFILE, (unused, before[1]))
     try:
         yield

@@ -25,7 +25,7 @@ constants.ACCEPT_RETRY_DELAY = 0.25  # type: ignore[misc,assignment]
 
 
 def let_wait(listener: socket.socket) -> None:
-    """Let connections wait at a socket whose server has been started."""
+    """Let connections wait at a socket; to be said again once its server has been started."""
     listener.listen(_WAITING)
 
 

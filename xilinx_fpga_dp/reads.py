@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 # Seconds without one read returning after which a second walker takes up what is left.
 _STEP = 0.02
-# Seconds the loop is late after which this process was stopped, by a debugger or for want of a processor.
+# Seconds the loop is late after which this process is taken for stopped: a debugger, no processor to be had.
 _STOPPED = 0.1
 # Seconds after which an answer that nobody took is too old to be taken: the device may be another one.
 _STALE = 10.0
@@ -141,11 +141,10 @@ class Reads(Generic[T]):
                 self._deliver()
             reads = [read for read in reads if not read.answer.done()]
             # A process that was stopped has not read either, so that time does not count.
-            if loop.time() - until > _STOPPED:
-                lost = loop.time() - began
-                deadline += lost
-                for read in reads:
-                    read.since += lost
+            if (now := loop.time()) - until > _STOPPED:
+                deadline += now - began
+                for read in reads:  # another who waits for it may have done so already
+                    read.since = min(read.since + now - began, now)
 
     def _walk(self, loop: asyncio.AbstractEventLoop) -> None:
         """Make one call after the other, on a thread.

@@ -253,7 +253,7 @@ def _listen(path: str) -> socket.socket:
     try:
         listener.bind(path)
         os.chmod(path, 0o600)  # kubelet is root
-        accepting.let_wait(listener)
+        accepting.let_wait(listener)  # at once: whoever sweeps takes a socket without for a dead instance's
     except BaseException:
         listener.close()
         raise

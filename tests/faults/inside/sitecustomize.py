@@ -1,4 +1,4 @@
-"""What a trial has inside the process of the service: a wall clock it can set, and a count of tasks.
+"""What a trial has inside the process of the service: a wall clock it can set, and word of its tasks.
 
 The clock is as many seconds forth as the file FAULTS_CLOCK says; Python's monotonic clock runs on, as the
 kernel's does when somebody sets the clock. At SIGUSR2 asyncio's tasks are written to a file that is named

@@ -1,11 +1,12 @@
 """Who of several instances speaks, where the directory they meet in is another one at the next look."""
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 from unittest import mock
 
-from xilinx_fpga_dp.kubelet.instances import Presence
+from xilinx_fpga_dp.kubelet.instances import FOLDER, Presence
 from xilinx_fpga_dp.kubelet.meter import Meter
 from xilinx_fpga_dp.kubelet.watch import SocketDirectory, Watch
 
@@ -43,6 +44,73 @@ def test_a_directory_that_is_back_before_the_older_has_looked_gives_it_no_voice(
     assert not older.newer_lives(str(directory))
     older.leave(str(directory))
     assert list(directory.iterdir()) == []
+
+
+def test_a_directory_that_is_back_just_as_its_lock_is_let_go_gives_the_older_no_voice(tmp_path: Path) -> None:
+    directory = tmp_path / "device-plugins"
+    older, newer = _two(directory)
+    _replace(directory, tmp_path / "below")
+    assert not newer.newer_lives(str(directory))
+    assert older.newer_lives(str(directory))
+    assert newer.moving
+    with mock.patch("xilinx_fpga_dp.kubelet.instances._OVERLAP", 0):
+        assert not newer.newer_lives(str(directory))
+    assert not newer.moving
+    directory.rename(tmp_path / "mount")
+    (tmp_path / "below").rename(directory)
+    assert older.newer_lives(str(directory))
+    assert not newer.newer_lives(str(directory))
+    assert older.newer_lives(str(directory))
+
+
+def test_the_middle_one_of_three_is_not_held_on_to_in_place_of_the_newest(tmp_path: Path) -> None:
+    directory = tmp_path / "device-plugins"
+    older, middle = _two(directory)
+    newest = Presence()
+    assert not newest.newer_lives(str(directory))
+    assert older.newer_lives(str(directory))
+    assert middle.newer_lives(str(directory))
+    _replace(directory, tmp_path / "below")
+    assert middle.newer_lives(str(directory))
+    assert older.newer_lives(str(directory))
+    middle.leave(str(directory))
+    assert older.newer_lives(str(directory)), "the newest one has not looked yet"
+    newest.leave(str(directory))
+    assert not older.newer_lives(str(directory))
+
+
+def test_nobody_is_seen_without_a_lock(tmp_path: Path) -> None:
+    """Else whoever looks just then takes a beginner for dead, and its file for left."""
+    older, newer = Presence(), Presence()
+    assert not older.newer_lives(str(tmp_path))
+    seen: list[bool] = []
+    flock = fcntl.flock
+
+    def looked_at(file: int, operation: int) -> None:
+        if operation & fcntl.LOCK_EX:
+            with mock.patch("fcntl.flock", flock):
+                seen.append(older.newer_lives(str(tmp_path)))
+        flock(file, operation)
+
+    with mock.patch("fcntl.flock", looked_at):
+        assert not newer.newer_lives(str(tmp_path))
+    assert seen == [False], "the newer one was not there at the first try"
+    assert older.newer_lives(str(tmp_path))
+
+
+def test_what_died_before_it_was_seen_is_removed_later(tmp_path: Path) -> None:
+    folder = tmp_path / FOLDER
+    folder.mkdir()
+    old, young, strange = (
+        folder / name for name in ("0000000001-00000000.new", "0000000001-11111111.new", "a.new")
+    )
+    for file in (old, young, strange):
+        file.touch()
+    os.utime(old, (0, 0))
+    assert not Presence().newer_lives(str(tmp_path))
+    assert not old.exists()
+    assert young.exists()
+    assert strange.exists()
 
 
 def test_one_directory_after_the_other(tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
 """Waking up when something happens in a directory, which may be made anew, renamed or mounted over.
 
-inotify only wakes; whoever is woken looks for himself. So nothing is missed: not an overflow of the queue,
-not a directory that another has replaced, and a node out of inotify watches is only slower.
+What happens only wakes; whoever is woken looks for himself. So nothing is missed: not an overflow of the
+queue, not a directory that another has replaced, and a node out of inotify watches is only slower.
 """
 
 import asyncio
 import logging
 import os
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
@@ -14,8 +15,9 @@ from asyncinotify import Inotify, Mask
 
 log = logging.getLogger(__name__)
 
-# Seconds in which a burst of events is folded into one wake-up.
+# Seconds in which a burst of events is folded into one wake-up, and how many are read at once.
 _BURST = 0.002
+_MANY = 256
 
 _CHANGES = (
     Mask.CREATE
@@ -30,6 +32,9 @@ _CHANGES = (
 # After these a watch follows nothing, or another directory than the path says.
 _DEAD = Mask.IGNORED | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.Q_OVERFLOW | Mask.UNMOUNT
 
+# A mount over a directory is no inotify event. The kernel tells of each in this mount namespace here.
+_MOUNTS = "/proc/self/mountinfo"
+
 _Place = tuple[int, int] | None
 
 
@@ -43,6 +48,8 @@ class Wakeups:
         self._paths = paths
         self._places: list[_Place] = []  # that the watches follow
         self._inotify: Inotify | None = None
+        self._mounts: int | None = None
+        self._changed = asyncio.Event()
 
     def __enter__(self) -> Self:
         return self
@@ -57,40 +64,58 @@ class Wakeups:
 
     def arm(self) -> None:
         """See to it that what happens from now on wakes, also where a path leads elsewhere than before."""
-        places = [_place(path) for path in self._paths]
-        if self._inotify is not None and places == self._places:
+        self._changed.clear()
+        if self._inotify is not None and self._places == [_place(path) for path in self._paths]:
             return
         self._disarm()
         try:
-            self._inotify = Inotify()
-            for path, place in zip(self._paths, places, strict=True):
-                watched = path if place else os.path.dirname(path)
-                if os.path.isdir(watched):
-                    self._inotify.add_watch(watched, _CHANGES)
-            self._places = places
+            self._follow_mounts()
+            self._follow()
         except OSError as error:  # inotify's limits are used up, or a directory went that moment
             log.debug("no inotify, looking by timer", extra={"error": str(error)})
             self._disarm()
 
     async def wait(self, limit: float) -> None:
         """Wait for a change, at most so many seconds; a burst of changes is one."""
-        if self._inotify is None:
-            await asyncio.sleep(limit / 4)
-            return
         try:
-            async with asyncio.timeout(limit):
-                event = await self._inotify.get()
-            async with asyncio.timeout(_BURST):
-                while not event.mask & _DEAD:
-                    event = await self._inotify.get()
+            async with asyncio.timeout(limit if self._inotify else limit / 4):
+                await self._changed.wait()
         except TimeoutError:
             return
-        self._disarm()
+        await asyncio.sleep(_BURST)
+
+    def _follow(self) -> None:
+        places = [_place(path) for path in self._paths]
+        self._inotify = Inotify(sync_timeout=0)
+        for path, place in zip(self._paths, places, strict=True):
+            watched = path if place else os.path.dirname(path)
+            if os.path.isdir(watched):
+                self._inotify.add_watch(watched, _CHANGES)
+        self._places = places
+        asyncio.get_running_loop().add_reader(self._inotify.fd, self._take, self._inotify)
+
+    def _take(self, inotify: Inotify) -> None:
+        """Take the events there are. Not one at a time by ``get``: it loses some where it is cancelled."""
+        events = list(islice(inotify, _MANY))
+        if len(events) == _MANY or any(event.mask & _DEAD for event in events):
+            self._disarm()
+        self._changed.set()
+
+    def _follow_mounts(self) -> None:
+        self._mounts = os.open(_MOUNTS, os.O_RDONLY | os.O_CLOEXEC)
+        # It is readable at any time; what has changed is told as an error (man 5 proc), which wakes a writer.
+        asyncio.get_running_loop().add_writer(self._mounts, self._changed.set)
 
     def _disarm(self) -> None:
+        loop = asyncio.get_running_loop()
         if self._inotify is not None:
+            loop.remove_reader(self._inotify.fd)
             self._inotify.close()
             self._inotify = None
+        if self._mounts is not None:
+            loop.remove_writer(self._mounts)
+            os.close(self._mounts)
+            self._mounts = None
 
 
 def _place(path: str) -> _Place:

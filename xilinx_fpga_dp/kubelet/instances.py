@@ -14,7 +14,8 @@ from contextlib import suppress
 FOLDER = ".xilinx-fpga-dp"
 
 _NAME = re.compile(r"(\d{10})-[0-9a-f]{8}")
-_TRIES = 10
+_UNSEEN = ".new"  # what a file's name ends with until its lock is held
+_FORGOTTEN = 60.0  # seconds after which such a file is of one that died at it
 # Seconds a lock is kept in the folder that was there before: an older instance has looked at the new one by
 # then, and may not have when the old one is back at once, after a mount that ended.
 _OVERLAP = 1.5
@@ -57,7 +58,7 @@ class Presence:
         self._lock: int | None = None
         self._before: int | None = None  # our lock in the folder that was there before
         self._entered = 0.0  # time.monotonic() when we came into this one
-        self._newer: int | None = None  # the newest one's file, open
+        self._newer: tuple[str, int] | None = None  # the newest one's name, and its file, open
         self.newest = ""  # of those newer than we are the newest there has been, as far as we have seen
         self._left = False
 
@@ -71,16 +72,22 @@ class Presence:
             return True
         with suppress(OSError):  # no directory, a full or a read-only one: binding reports it
             self._be_seen(os.path.join(directory, FOLDER))
-        # The folder may be another one than before, and we the first to be in it. Whoever is not there yet
-        # holds the old lock until he is, so that is looked at first.
-        if self._newer is not None:
-            if _held(self._newer):
-                return True
-            os.close(self._newer)
-            self._newer = None
+        found = None
         with suppress(OSError):
-            self._newer = self._newest_living(os.path.join(directory, FOLDER))
-        return self._newer is not None
+            found = self._newest_living(os.path.join(directory, FOLDER))
+        # The folder may be another one than before, and we the first to be in it. Whoever is not there yet
+        # holds the old lock until he is. Who is there is held on to there: he lets the old one go.
+        if self._newer is not None and (found is None or found[0] < self._newer[0]) and _held(self._newer[1]):
+            found, self._newer = self._newer, found
+        if self._newer is not None:
+            os.close(self._newer[1])
+        self._newer = found
+        return found is not None
+
+    @property
+    def moving(self) -> bool:
+        """Whether the lock in a folder of before is to be let go, at one of the next looks."""
+        return self._before is not None
 
     def leave(self, directory: str) -> None:
         """Be seen no more. Our file stays as long as another instance is there: it tells that we were.
@@ -96,8 +103,9 @@ class Presence:
                 os.close(other)
             if not any(others):
                 os.unlink(os.path.join(folder, self._name))
-        for file in filter(None, (self._lock, self._before, self._newer)):
-            os.close(file)
+        for file in (self._lock, self._before, self._newer and self._newer[1]):
+            if file is not None:
+                os.close(file)
         self._lock = self._before = self._newer = None
         with suppress(OSError):  # another instance is there
             os.rmdir(folder)
@@ -111,15 +119,15 @@ class Presence:
             os.close(self._before)
             self._before = None
 
-    def _newest_living(self, folder: str) -> int | None:
-        """The newest living instance's file, open, if it is newer than we are."""
+    def _newest_living(self, folder: str) -> tuple[str, int] | None:
+        """The newest living instance's name and its file, open, if it is newer than we are."""
         newest = None
         for name in sorted(self._others(folder), reverse=True):
             if name > self._name:
                 self.newest = max(self.newest, name)
             living = _living(os.path.join(folder, name))
             if living is not None and newest is None and name > self._name:
-                newest = living
+                newest = (name, living)
             elif living is not None:
                 os.close(living)
         return newest
@@ -138,28 +146,44 @@ class Presence:
             self._name = f"{max(numbers, default=0) + 1:010}-{self._token}"
         path = os.path.join(folder, self._name)
         self._entered = time.monotonic()
+        _sweep(folder)
         if self._before is not None and _is_at(self._before, path):
             self._lock, self._before = self._before, self._lock
             return
-        for _ in range(_TRIES):
-            # Opened for writing: its end by any death is an inotify event then, IN_CLOSE_WRITE.
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:  # another instance is trying whether we live
-                os.close(lock)
-                continue
-            except OSError:  # a file system without locks
-                os.close(lock)
-                raise
-            if not _is_at(lock, path):
-                os.close(lock)
-                continue
-            if self._before is not None:
-                os.close(self._before)
-            self._lock, self._before = lock, self._lock
-            return
-        raise BlockingIOError(f"{folder}: no lock to be had")
+        lock = _locked_file(path)
+        if self._before is not None:
+            os.close(self._before)
+        self._lock, self._before = lock, self._lock
+
+
+def _locked_file(path: str) -> int:
+    """Make a file that nobody sees without its lock: who did would take its process for dead, and remove it.
+
+    Raises:
+        OSError: it can't be made, or the file system has no locks.
+    """
+    unseen = f"{path}{_UNSEEN}"
+    # Opened for writing: its end by any death is an inotify event then, IN_CLOSE_WRITE.
+    lock = os.open(unseen, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.rename(unseen, path)
+    except OSError:
+        with suppress(OSError):
+            os.unlink(unseen)
+        os.close(lock)
+        raise
+    return lock
+
+
+def _sweep(folder: str) -> None:
+    """Remove what nobody has seen because its process died just then."""
+    for name in os.listdir(folder):
+        if name.endswith(_UNSEEN) and _NAME.fullmatch(name.removesuffix(_UNSEEN)):
+            path = os.path.join(folder, name)
+            with suppress(OSError):  # seen by now
+                if time.time() - os.lstat(path).st_mtime > _FORGOTTEN:
+                    os.unlink(path)
 
 
 def _is_at(file: int, path: str) -> bool:

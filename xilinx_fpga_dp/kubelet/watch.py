@@ -20,7 +20,8 @@ SUFFIX = "-fpga.sock"  # of every socket of ours
 # Seconds between looks that nothing woke, and that one look may take.
 _LOOK_EVERY = 2.0
 _LOOK_LIMIT = 5.0
-# Seconds between looks while a newer instance speaks, or the directory can't be looked at.
+# Seconds between looks while a newer instance speaks, the directory can't be looked at or has just become
+# another one.
 _SOON = 0.5
 
 Identity = tuple[int, int, int]
@@ -101,7 +102,8 @@ class Watch:
             while True:
                 wakeups.arm()
                 seen = await self.look()
-                await wakeups.wait(_SOON if seen.newer or seen.problem else _LOOK_EVERY)
+                soon = seen.newer or seen.problem or self._presence.moving
+                await wakeups.wait(_SOON if soon else _LOOK_EVERY)
 
     def _tell(self, problem: str | None) -> None:
         if problem != self._told:

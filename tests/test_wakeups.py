@@ -1,0 +1,107 @@
+"""Waking up for changes in a directory: each is told, also one that another takes the place of."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from xilinx_fpga_dp import wakeups as module
+from xilinx_fpga_dp.wakeups import Wakeups
+
+_LONG = 30.0  # nobody waits for it: pytest's own limit is less
+
+
+async def _woken(wakeups: Wakeups, change: Callable[[], object]) -> None:
+    wakeups.arm()
+    waiting = asyncio.create_task(wakeups.wait(_LONG))
+    await asyncio.sleep(0.02)
+    assert not waiting.done()
+    change()
+    async with asyncio.timeout(5):
+        await waiting
+
+
+async def test_each_change_wakes(tmp_path: Path) -> None:
+    directory = tmp_path / "directory"
+    with Wakeups(str(directory)) as wakeups:
+        for _ in range(2):
+            await _woken(wakeups, directory.mkdir)
+            await _woken(wakeups, (directory / "a").touch)
+            await _woken(wakeups, lambda: (directory / "a").rename(directory / "b"))
+            await _woken(wakeups, (directory / "b").unlink)
+            await _woken(wakeups, lambda: directory.rename(tmp_path / "aside"))
+            await _woken(wakeups, directory.mkdir)
+            await _woken(wakeups, (directory / "a").touch)
+            await _woken(wakeups, lambda: shutil.rmtree(directory))
+
+
+async def test_what_happens_during_the_look_wakes_and_what_was_before_it_does_not(tmp_path: Path) -> None:
+    with Wakeups(str(tmp_path)) as wakeups:
+        wakeups.arm()
+        (tmp_path / "a").touch()
+        await asyncio.sleep(0.02)
+        async with asyncio.timeout(5):
+            await wakeups.wait(_LONG)
+        (tmp_path / "b").touch()
+        await asyncio.sleep(0.02)
+        wakeups.arm()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await wakeups.wait(_LONG)
+        await _woken(wakeups, (tmp_path / "c").touch)
+
+
+async def test_more_than_is_read_at_once_wakes_and_leaves_it_awake(tmp_path: Path) -> None:
+    def many() -> None:
+        for number in range(300):
+            (tmp_path / str(number)).touch()
+
+    with Wakeups(str(tmp_path)) as wakeups:
+        await _woken(wakeups, many)
+        await _woken(wakeups, (tmp_path / "a").touch)
+
+
+async def test_no_inotify_is_only_slower(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with Wakeups(str(tmp_path)) as wakeups:
+        with mock.patch.object(module.Inotify, "add_watch", side_effect=OSError(28, "limits")):
+            wakeups.arm()
+            assert len(os.listdir("/proc/self/fd")) == before
+            async with asyncio.timeout(5):
+                await wakeups.wait(0.1)
+        await _woken(wakeups, (tmp_path / "a").touch)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+_MOUNTS = f"""
+import asyncio, subprocess, sys
+from xilinx_fpga_dp.wakeups import Wakeups
+
+async def main(directory):
+    with Wakeups(directory) as wakeups:
+        for command in (["mount", "-t", "tmpfs", "tmpfs"], ["umount", "--lazy"]) * 2:
+            wakeups.arm()
+            waiting = asyncio.create_task(wakeups.wait({_LONG}))
+            await asyncio.sleep(0.02)
+            assert not waiting.done()
+            await asyncio.to_thread(subprocess.run, [*command, directory], check=True)
+            async with asyncio.timeout(5):
+                await waiting
+
+asyncio.run(main(sys.argv[1]))
+"""
+_NAMESPACES = ("unshare", "--user", "--map-root-user", "--mount", "--propagation", "private")
+
+
+@pytest.mark.skipif(
+    subprocess.run([*_NAMESPACES, "true"], capture_output=True, check=False).returncode != 0,
+    reason="no namespaces of one's own here",
+)
+def test_a_mount_wakes_and_its_end(tmp_path: Path) -> None:
+    subprocess.run([*_NAMESPACES, sys.executable, "-c", _MOUNTS, tmp_path], check=True, timeout=50)

@@ -10,8 +10,8 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from asyncinotify import Inotify
 
-from xilinx_fpga_dp import wakeups as module
 from xilinx_fpga_dp.wakeups import Wakeups
 
 _LONG = 30.0  # nobody waits for it: pytest's own limit is less
@@ -70,7 +70,7 @@ async def test_more_than_is_read_at_once_wakes_and_leaves_it_awake(tmp_path: Pat
 async def test_no_inotify_is_only_slower(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     with Wakeups(str(tmp_path)) as wakeups:
-        with mock.patch.object(module.Inotify, "add_watch", side_effect=OSError(28, "limits")):
+        with mock.patch.object(Inotify, "add_watch", side_effect=OSError(28, "limits")):
             wakeups.arm()
             assert len(os.listdir("/proc/self/fd")) == before
             async with asyncio.timeout(5):

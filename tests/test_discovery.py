@@ -24,6 +24,8 @@ from tests.process import cli
 from tests.test_naming import kubelet_takes
 from xilinx_fpga_dp.discovery.health import Rules
 from xilinx_fpga_dp.discovery.scanner import ScanFailed, Scanner
+from xilinx_fpga_dp.discovery.slow import Answers, Slow
+from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors
 from xilinx_fpga_dp.model import Device, Inventory, Reason, Shell
 from xilinx_fpga_dp.resources.naming import Naming, name_problem
 from xilinx_fpga_dp.resources.offers import offers_of
@@ -640,6 +642,23 @@ class TestWithoutDescriptors:
         async with asyncio.timeout(10):
             while (await eyes.scan()).devices[0].serial != "XFL1":
                 await asyncio.sleep(0.1)
+
+    async def test_it_is_asked_for_no_more_rarely(self) -> None:
+        asked: list[str | None] = []
+
+        def read(serial: str | None) -> Answers:
+            asked.append(serial)
+            if len(asked) < 5:
+                raise OutOfDescriptors
+            return Answers("XFL1")
+
+        slow = Slow(lambda: None)
+        with mock.patch("xilinx_fpga_dp.discovery.slow._RETRY", 0):
+            async with asyncio.timeout(1):  # the first pause after an answer without it is 2 s
+                while slow.known("card") != Answers("XFL1"):
+                    slow.ask("card", read)
+                    await asyncio.sleep(0.001)
+        assert asked == [None] * 5
 
     async def test_a_base_without_its_shell_stays_withheld(self, node: SampleNode) -> None:
         card = node.add_card("u50")

@@ -181,3 +181,21 @@ async def test_time_in_which_the_process_was_stopped_does_not_count() -> None:
         assert isinstance(late, Pending)
         assert 0.2 < time.monotonic() - late.since < 0.8, "once, however many wait"
     gate.set()
+
+
+async def test_a_loop_that_is_late_all_the_time_makes_nobody_wait_for_ever() -> None:
+    gate = threading.Event()
+    loop = asyncio.get_running_loop()
+    late = 0
+
+    def be_late() -> None:
+        nonlocal late
+        late += 1
+        time.sleep(0.25)
+        loop.call_later(0.001, be_late)
+
+    loop.call_soon(be_late)
+    [answer] = (await Reads[bool]().gather({"a": partial(gate.wait, 5)}, 0.02)).values()
+    assert isinstance(answer, Pending)
+    assert late < 15
+    gate.set()

@@ -16,6 +16,8 @@ T = TypeVar("T")
 _STEP = 0.02
 # Seconds the loop is late after which this process is taken for stopped: a debugger, no processor to be had.
 _STOPPED = 0.1
+# How often that is believed while one waits: a process that is throttled is late all the time.
+_STOPS = 3
 # Seconds after which an answer that nobody took is too old to be taken: the device may be another one.
 _STALE = 10.0
 # Threads with nothing to do that are kept: to start one costs more than most reads.
@@ -127,6 +129,7 @@ class Reads(Generic[T]):
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
         before = len(reads)
+        stops = 0
         while reads and (began := loop.time()) < deadline:
             watching = bool(self._queue)
             if watching and len(reads) == before:
@@ -141,7 +144,8 @@ class Reads(Generic[T]):
                 self._deliver()
             reads = [read for read in reads if not read.answer.done()]
             # A process that was stopped has not read either, so that time does not count.
-            if (now := loop.time()) - until > _STOPPED:
+            if (now := loop.time()) - until > _STOPPED and stops < _STOPS:
+                stops += 1
                 deadline += now - began
                 for read in reads:  # another who waits for it may have done so already
                     read.since = min(read.since + now - began, now)

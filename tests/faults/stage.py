@@ -279,6 +279,9 @@ class Stage:
             return "the CDI spec is not whole"
         if not self.features_are_whole():
             return "the feature file is not whole"
+        for shell in SHELLS:
+            if not _alive(self.endpoint(shell)):
+                return f"the socket kubelet was told of for {shell} is gone"
         if strays := self.strays():
             return f"in the socket directory: {strays}"
         return None

@@ -76,9 +76,9 @@ class Slow:
 
             def body() -> None:
                 try:
-                    answers = read(known.serial)
-                except OutOfDescriptors:
-                    answers = known
+                    answers: Answers | None = read(known.serial)
+                except OutOfDescriptors:  # nobody was asked
+                    answers = None
                 try:
                     loop.call_soon_threadsafe(self._store, entry, answers)
                 except RuntimeError:  # the loop is closed: the process is ending
@@ -92,10 +92,13 @@ class Slow:
             if not self._entries[address].reading:  # one thread a device, whatever happens to it
                 del self._entries[address]
 
-    def _store(self, entry: _Entry, answers: Answers) -> None:
+    def _store(self, entry: _Entry, answers: Answers | None) -> None:
+        entry.reading = False
+        if answers is None:
+            entry.due = asyncio.get_running_loop().time() + _RETRY
+            return
         news = answers != entry.answers
         entry.answers = answers
-        entry.reading = False
         wait = _TRIP_EVERY if answers.again else float("inf")
         if answers.serial is None:
             wait = min(wait, entry.retry)

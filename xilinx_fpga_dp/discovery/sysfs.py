@@ -143,7 +143,8 @@ def read_bus(root: str, wanted: Wanted, before: Bus | None = None) -> Bus:
         root: where sysfs is, ``/sys``.
         wanted: what to look for.
         before: the bus as it was. What a function is does not change as long as it is there; one that took
-            its place has another inode number (fs/kernfs/dir.c counts them up).
+            its place has another inode number (fs/kernfs/dir.c counts them up; before Linux 4.14 it may use
+            one again, and a card in the place of another maker's function is seen once its driver has it).
 
     Raises:
         OSError: the PCI bus cannot be listed.
@@ -183,7 +184,10 @@ def _function(address: str, path: str, vendor: str | None, made: tuple[int, int]
 
 
 def _made(path: str) -> tuple[int, int] | None:
-    """A link's inode number and time: another link's differ, even where numbers are used again."""
+    """A link's inode number and time: another link's differ, even where numbers are used again.
+
+    The time is when the kernel's cache took it in: where it differs for the same link, it is read anew.
+    """
     try:
         status = os.lstat(path)
     except OSError:

@@ -15,7 +15,7 @@ FOLDER = ".xilinx-fpga-dp"
 
 _NAME = re.compile(r"(\d{10})-[0-9a-f]{8}")
 _UNSEEN = ".new"  # what a file's name ends with until its lock is held
-_FORGOTTEN = 60.0  # seconds after which such a file is of one that died at it
+_FORGOTTEN = 1.0  # seconds after which such a file is of one that died at it
 # Seconds a lock is kept in the folder that was there before: an older instance has looked at the new one by
 # then, and may not have when the old one is back at once, after a mount that ended.
 _OVERLAP = 1.5
@@ -121,6 +121,7 @@ class Presence:
 
     def _newest_living(self, folder: str) -> tuple[str, int] | None:
         """The newest living instance's name and its file, open, if it is newer than we are."""
+        _sweep(folder)
         newest = None
         for name in sorted(self._others(folder), reverse=True):
             if name > self._name:
@@ -146,7 +147,6 @@ class Presence:
             self._name = f"{max(numbers, default=0) + 1:010}-{self._token}"
         path = os.path.join(folder, self._name)
         self._entered = time.monotonic()
-        _sweep(folder)
         if self._before is not None and _is_at(self._before, path):
             self._lock, self._before = self._before, self._lock
             return

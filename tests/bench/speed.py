@@ -19,6 +19,7 @@ from tests.wire import pb
 
 _BARE = "import grpclib, pydantic_settings"
 _Call: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, bytes]"
+_LISTED = pb.ListAndWatchResponse(devices=[pb.Device(ID="0", health="Healthy")]).SerializeToString()
 _WARM_UP = 300  # calls
 _BLOCK = 250  # calls to one server before the other has its turn
 
@@ -60,7 +61,7 @@ def back(quick: bool) -> Iterator[Figure]:
         own: list[float] = []
         with Stage(cards(max(shells, 4), shells)) as stage:
             stage.running()
-            minimal = _minimal(stage, b"")
+            minimal = _reference(stage, "minimal", b"", _LISTED)
             for _ in range(5 if quick else 25):
                 stage.kubelet.kill()
                 time.sleep(random.uniform(0.1, 0.6))  # noqa: S311
@@ -78,7 +79,7 @@ def back(quick: bool) -> Iterator[Figure]:
 
 
 def allocate(quick: bool) -> Iterator[Figure]:
-    """One client, one call after the other; service and reference take turns."""
+    """One client, one call after the other; the service, the reference and bare grpclib take turns."""
     with Stage(cards(4, shells=2)) as stage:
         service = stage.running()
         resource = min(stage.resources)
@@ -86,23 +87,25 @@ def allocate(quick: bool) -> Iterator[Figure]:
         ids = [min(stage.kubelet.resources()[resource])]
         container = pb.ContainerAllocateRequest(devices_ids=ids)
         request = pb.AllocateRequest(container_requests=[container]).SerializeToString()
-        minimal = _minimal(stage, stage.kubelet.allocate_raw(resource, ids))
+        answer = stage.kubelet.allocate_raw(resource, ids)
+        minimal = _reference(stage, "minimal", answer, _LISTED)
+        bare = _reference(stage, "bare", answer)
         sides = [
             (_call(f"{stage.node.socket_dir}/{newest.endpoint}"), service.pid),
             (_call(stage.path("minimal.sock")), minimal.pid),
+            (_call(stage.path("bare.sock")), bare.pid),
         ]
-        times: list[list[float]] = [[], []]
-        cpu = [0.0, 0.0]
+        times: list[list[float]] = [[] for _ in sides]
+        cpu = [0.0 for _ in sides]
         for call, _ in sides:
             for _ in range(_WARM_UP):
-                answer = call(request)
-        assert answer == stage.kubelet.allocate_raw(resource, ids)
+                assert call(request) == answer
         for _ in range(4 if quick else 24):
             for side, (call, pid) in enumerate(sides):
                 before = cpu_seconds(pid)
                 times[side] += [1000 * waited(lambda c=call: c(request)) for _ in range(_BLOCK)]  # type: ignore[misc]
                 cpu[side] += cpu_seconds(pid) - before
-    ours, theirs = times
+    ours, theirs, bares = times
     compared = f"grpcio.aio, {len(answer)} bytes"
     for name, share in (("p50", 0.5), ("p99", 0.99)):
         reference = _median(_blocks(theirs, share))
@@ -110,10 +113,13 @@ def allocate(quick: bool) -> Iterator[Figure]:
             f"Allocate {name} of {_BLOCK} calls", "us", _blocks(ours, share), 1.1 * reference, "median",
             reference, compared,
         )  # fmt: skip
-    yield Figure(
-        "- CPU of the server a call", "us", [cpu[0] / len(ours) * 1e6], None, "median",
-        cpu[1] / len(theirs) * 1e6, compared,
-    )  # fmt: skip
+        yield Figure(
+            f"- {name} of grpclib with nothing of ours", "us", _blocks(bares, share), None, "median",
+            reference, compared,
+        )  # fmt: skip
+    used, their_cpu, bare_cpu = (seconds / len(ours) * 1e6 for seconds in cpu)
+    yield Figure("- CPU of the server a call", "us", [used], None, "median", their_cpu, compared)
+    yield Figure("- the same of grpclib", "us", [bare_cpu], None, "median", their_cpu, compared)
 
 
 def fault(quick: bool) -> Iterator[Figure]:
@@ -148,12 +154,12 @@ def _faults(stage: Stage, count: int, tell: Callable[[], object]) -> Iterator[fl
         yield (stage.kubelet.wait_for(heard) - began) * 1000
 
 
-def _minimal(stage: Stage, answer: bytes) -> Process:
-    listed = pb.ListAndWatchResponse(devices=[pb.Device(ID="0", health="Healthy")]).SerializeToString()
-    process = stage.start("tests.bench.minimal", stage.path("minimal.sock"), answer.hex(), listed.hex())
-    channel = grpc.insecure_channel(f"unix:{stage.path('minimal.sock')}")
-    grpc.channel_ready_future(channel).result(20)
-    channel.close()
+def _reference(stage: Stage, module: str, *answers: bytes) -> Process:
+    """One of the servers to compare with, as soon as it can be reached."""
+    path = stage.path(f"{module}.sock")
+    process = stage.start(f"tests.bench.{module}", path, *(answer.hex() for answer in answers))
+    with grpc.insecure_channel(f"unix:{path}") as channel:
+        grpc.channel_ready_future(channel).result(20)
     return process
 
 

@@ -335,7 +335,7 @@ class TestPace:
             if wait >= 1 and sent:
                 assert delay == 0, "never after a quiet second"
             now += delay
-            pace.sent(now)
+            pace.done(now)
             sent.append(now)
         for index, start in enumerate(sent):
             within = [time for time in sent[index:] if time - start < 1 - 1e-6]

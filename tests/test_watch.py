@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -54,3 +55,20 @@ async def test_what_a_late_look_returns_is_not_taken_for_news(tmp_path: Path) ->
         seen = await watch.look()
     assert seen.problem is None
     assert {name for name, _ in seen.ours} == {_OURS}
+
+
+async def test_however_much_happens_it_looks_at_an_even_pace_and_sees_the_end(tmp_path: Path) -> None:
+    watch = Watch(str(tmp_path), Meter())
+    with mock.patch.object(module, "_look", mock.Mock(wraps=module._look)) as looks:
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(watch.run())
+            began = time.monotonic()
+            for number in range(1000):
+                await asyncio.to_thread((tmp_path / str(number)).touch)
+            (tmp_path / _OURS).touch()
+            took = time.monotonic() - began
+            async with asyncio.timeout(5):
+                await watch.directory.until(lambda seen: bool(seen.ours))
+            count = looks.call_count
+            running.cancel()
+    assert count <= module._AT_ONCE + took / module._INTERVAL + 3

@@ -15,9 +15,7 @@ from asyncinotify import Inotify, Mask
 
 log = logging.getLogger(__name__)
 
-# Seconds in which a burst of events is folded into one wake-up, and how many are read at once.
-_BURST = 0.002
-_MANY = 256
+_MANY = 256  # events read at once
 
 _CHANGES = (
     Mask.CREATE
@@ -42,10 +40,15 @@ class Wakeups:
     """Wakes for changes in directories. One that is missing is waited for in the directory above it.
 
     Use: ``arm``, look at the directories, ``wait``; again and again, as a context manager.
+
+    Args:
+        paths: the directories.
+        fold: seconds after a change in which what else happens is part of it, such as the writing of a file.
     """
 
-    def __init__(self, *paths: str) -> None:
+    def __init__(self, *paths: str, fold: float = 0.002) -> None:
         self._paths = paths
+        self._fold = fold
         self._places: list[_Place] = []  # that the watches follow
         self._inotify: Inotify | None = None
         self._mounts: int | None = None
@@ -76,13 +79,13 @@ class Wakeups:
             self._disarm()
 
     async def wait(self, limit: float) -> None:
-        """Wait for a change, at most so many seconds; a burst of changes is one."""
+        """Wait for a change, at most so many seconds."""
         try:
             async with asyncio.timeout(limit if self._inotify else limit / 4):
                 await self._changed.wait()
         except TimeoutError:
             return
-        await asyncio.sleep(_BURST)
+        await asyncio.sleep(self._fold)
 
     def _follow(self) -> None:
         places = [_place(path) for path in self._paths]

@@ -180,7 +180,7 @@ class Endpoint:
             if plugin.up_to_date or self._watch.directory.value.newer:
                 continue
             await asyncio.sleep(self._pace.delay(now()))
-            self._pace.sent(now())
+            self._pace.done(now())
             offer = self.offer.value  # what came meanwhile replaces what was to be sent
             plugin.publish()
         return "its shell is gone from the node"

@@ -1,5 +1,6 @@
 """Watching the directory where kubelet's socket is and ours go: what counts is a look at it."""
 
+import asyncio
 import logging
 import os
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from functools import partial
 from xilinx_fpga_dp.coalesced import Coalesced
 from xilinx_fpga_dp.kubelet.instances import FOLDER, Presence
 from xilinx_fpga_dp.kubelet.meter import Meter
+from xilinx_fpga_dp.kubelet.pace import Pace
 from xilinx_fpga_dp.latest import Latest
 from xilinx_fpga_dp.reads import Pending, Reads
 from xilinx_fpga_dp.wakeups import Wakeups
@@ -23,6 +25,9 @@ _LOOK_LIMIT = 5.0
 # Seconds between looks while a newer instance speaks, the directory can't be looked at or has just become
 # another one.
 _SOON = 0.5
+# What happens in the directory is looked at at once so many times in a row, then every so many seconds.
+_AT_ONCE = 10
+_INTERVAL = 0.02
 
 Identity = tuple[int, int, int]
 """Device, inode and time of modification of a file: a chmod changes none, a new file one of them.
@@ -98,12 +103,16 @@ class Watch:
             self._presence.leave(self.path)
 
     async def _follow(self) -> None:
-        with Wakeups(self.path, f"{self.path}/{FOLDER}") as wakeups:
+        now = asyncio.get_running_loop().time
+        pace = Pace(_AT_ONCE, _INTERVAL)
+        with Wakeups(self.path, f"{self.path}/{FOLDER}", fold=0) as wakeups:
             while True:
                 wakeups.arm()
                 seen = await self.look()
                 soon = seen.newer or seen.problem or self._presence.moving
                 await wakeups.wait(_SOON if soon else _LOOK_EVERY)
+                await asyncio.sleep(pace.delay(now()))
+                pace.done(now())
 
     def _tell(self, problem: str | None) -> None:
         if problem != self._told:

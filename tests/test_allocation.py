@@ -235,6 +235,26 @@ class TestCdi:
                 service.hang_up()
                 eventually(partial(scanned, render), "as a scan shows it")
 
+    def test_a_scan_that_began_before_takes_nothing_back(
+        self, pair: SampleNode, kubelet: KubeletDouble
+    ) -> None:
+        with Service(self.seldom_scanned(pair)) as service:
+            kubelet.start()
+            kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+            time.sleep(0.5)  # until the scan is over that the serial numbers woke
+            first, second = pair.cards
+            second.hang("rom/VBNV")
+            pair.add_card("u55c")
+            service.hang_up()  # a scan that has seen the first and the third card, and waits for the second
+            time.sleep(0.1)
+            first.reset_begin()
+            first.reset_end(render=200)
+            kubelet.allocate(U55C, [A])
+            until = time.monotonic() + 1
+            while time.monotonic() < until:
+                assert self.nodes(pair)[A] == "/dev/dri/renderD200"
+            second.unhang("rom/VBNV")
+
     def test_of_two_instances_with_other_settings_the_newer_keeps_it(
         self, pair: SampleNode, kubelet: KubeletDouble
     ) -> None:

@@ -22,6 +22,7 @@ from xilinx_fpga_dp.discovery.sysfs import (
     Unreadable,
     driver_of,
     first_readable,
+    is_there,
     list_names,
     listed_again,
     node_exists,
@@ -152,7 +153,8 @@ def is_same(function: Function, dev_root: str, look: Look) -> bool:
     device = look.device
     if device is None or device.node is None or "drm" not in function.entries:
         return False
-    if driver_of(function.path) != USER_DRIVER or read_render_node(function) != device.node:
+    render_node = f"{function.path}/drm/{os.path.basename(device.node)}"
+    if driver_of(function.path) != USER_DRIVER or not is_there(render_node):
         return False
     try:
         health = {name: read_attribute(f"{function.path}/{name}") for name in _HEALTH}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -77,6 +78,26 @@ async def test_no_inotify_is_only_slower(tmp_path: Path) -> None:
                 await wakeups.wait(0.1)
         await _woken(wakeups, (tmp_path / "a").touch)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_a_directory_renamed_just_before_it_is_watched_wakes(tmp_path: Path, there: bool) -> None:
+    directory, aside = tmp_path / "directory", tmp_path / "aside"
+    before, after = (directory, aside) if there else (aside, directory)
+    before.mkdir()
+    add_watch = Inotify.add_watch
+
+    def late(*arguments: Any) -> Any:
+        if before.exists():
+            before.rename(after)
+        return add_watch(*arguments)
+
+    with Wakeups(str(directory)) as wakeups:
+        with mock.patch.object(Inotify, "add_watch", late):
+            wakeups.arm()
+        async with asyncio.timeout(5):
+            await wakeups.wait(_LONG)
+        await _woken(wakeups, lambda: after.rename(before))
 
 
 _MOUNTS = f"""

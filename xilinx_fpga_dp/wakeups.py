@@ -68,8 +68,10 @@ class Wakeups:
     def arm(self) -> None:
         """See to it that what happens from now on wakes, also where a path leads elsewhere than before."""
         self._changed.clear()
-        if self._inotify is not None and self._places == [_place(path) for path in self._paths]:
+        places = self._places_now()
+        if self._inotify is not None and self._places == places:
             return
+        self._places = places
         self._disarm()
         try:
             self._follow_mounts()
@@ -77,6 +79,8 @@ class Wakeups:
         except OSError as error:  # inotify's limits are used up, or a directory went that moment
             log.debug("no inotify, looking by timer", extra={"error": str(error)})
             self._disarm()
+        if self._places_now() != places:  # changed before it was watched
+            self._changed.set()
 
     async def wait(self, limit: float) -> None:
         """Wait for a change, at most so many seconds."""
@@ -88,14 +92,15 @@ class Wakeups:
         await asyncio.sleep(self._fold)
 
     def _follow(self) -> None:
-        places = [_place(path) for path in self._paths]
         self._inotify = Inotify(sync_timeout=0)
-        for path, place in zip(self._paths, places, strict=True):
+        for path, place in zip(self._paths, self._places, strict=True):
             watched = path if place else os.path.dirname(path)
             if os.path.isdir(watched):
                 self._inotify.add_watch(watched, _CHANGES)
-        self._places = places
         asyncio.get_running_loop().add_reader(self._inotify.fd, self._take, self._inotify)
+
+    def _places_now(self) -> list[_Place]:
+        return [_place(path) for path in self._paths]
 
     def _take(self, inotify: Inotify) -> None:
         """Take the events there are. Not one at a time by ``get``: it loses some where it is cancelled."""

@@ -1,11 +1,14 @@
 """Waking up for changes in a directory: each is told, also one that another takes the place of."""
 
 import asyncio
+import itertools
 import os
+import resource
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -73,11 +76,47 @@ async def test_no_inotify_is_only_slower(tmp_path: Path) -> None:
     with Wakeups(str(tmp_path)) as wakeups:
         with mock.patch.object(Inotify, "add_watch", side_effect=OSError(28, "limits")):
             wakeups.arm()
-            assert len(os.listdir("/proc/self/fd")) == before
             async with asyncio.timeout(5):
                 await wakeups.wait(0.1)
         await _woken(wakeups, (tmp_path / "a").touch)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_without_a_descriptor_left_it_follows_a_directory_made_anew(tmp_path: Path) -> None:
+    directory = tmp_path / "directory"
+    directory.mkdir()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Wakeups(str(directory)) as wakeups:
+        wakeups.arm()
+        descriptors = set(map(int, os.listdir("/proc/self/fd")))
+        lowest = next(number for number in itertools.count() if number not in descriptors)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+            for _ in range(2):
+                await _woken(wakeups, directory.rmdir)
+                await _woken(wakeups, directory.mkdir)
+                await _woken(wakeups, lambda: os.mkdir(directory / "a"))
+                await _woken(wakeups, lambda: os.rmdir(directory / "a"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+async def test_it_watches_no_more_than_there_is(tmp_path: Path) -> None:
+    directory = tmp_path / "directory"
+    with Wakeups(str(directory)) as wakeups:
+        for number in range(20):
+            await _woken(wakeups, directory.mkdir)
+            await _woken(wakeups, lambda number=number: directory.rename(tmp_path / str(number)))  # type: ignore[misc]
+        assert _watches() == 1
+
+
+def _watches() -> int:
+    """How many inotify watches this process has, as the kernel counts them."""
+    found = 0
+    for name in os.listdir("/proc/self/fdinfo"):
+        with suppress(FileNotFoundError):  # of the listing itself
+            found += Path("/proc/self/fdinfo", name).read_text().count("inotify wd:")
+    return found
 
 
 @pytest.mark.parametrize("there", [True, False])

@@ -7,6 +7,7 @@ queue, not a directory that another has replaced, and a node out of inotify watc
 import asyncio
 import logging
 import os
+from contextlib import suppress
 from itertools import islice
 from types import TracebackType
 from typing import Self
@@ -15,7 +16,9 @@ from asyncinotify import Inotify, Mask
 
 log = logging.getLogger(__name__)
 
-_MANY = 256  # events read at once
+# Events read at once, and as many as a queue may hold (fs.inotify.max_queued_events, as it is by itself).
+_MANY = 256
+_QUEUE = 16384
 
 _CHANGES = (
     Mask.CREATE
@@ -49,7 +52,7 @@ class Wakeups:
     def __init__(self, *paths: str, fold: float = 0.002) -> None:
         self._paths = paths
         self._fold = fold
-        self._places: list[_Place] = []  # that the watches follow
+        self._followed: list[_Place] | None = None  # what is watched; None: not all of it
         self._inotify: Inotify | None = None
         self._mounts: int | None = None
         self._changed = asyncio.Event()
@@ -63,58 +66,6 @@ class Wakeups:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._disarm()
-
-    def arm(self) -> None:
-        """See to it that what happens from now on wakes, also where a path leads elsewhere than before."""
-        self._changed.clear()
-        places = self._places_now()
-        if self._inotify is not None and self._places == places:
-            return
-        self._places = places
-        self._disarm()
-        try:
-            self._follow_mounts()
-            self._follow()
-        except OSError as error:  # inotify's limits are used up, or a directory went that moment
-            log.debug("no inotify, looking by timer", extra={"error": str(error)})
-            self._disarm()
-        if self._places_now() != places:  # changed before it was watched
-            self._changed.set()
-
-    async def wait(self, limit: float) -> None:
-        """Wait for a change, at most so many seconds."""
-        try:
-            async with asyncio.timeout(limit if self._inotify else limit / 4):
-                await self._changed.wait()
-        except TimeoutError:
-            return
-        await asyncio.sleep(self._fold)
-
-    def _follow(self) -> None:
-        self._inotify = Inotify(sync_timeout=0)
-        for path, place in zip(self._paths, self._places, strict=True):
-            watched = path if place else os.path.dirname(path)
-            if os.path.isdir(watched):
-                self._inotify.add_watch(watched, _CHANGES)
-        asyncio.get_running_loop().add_reader(self._inotify.fd, self._take, self._inotify)
-
-    def _places_now(self) -> list[_Place]:
-        return [_place(path) for path in self._paths]
-
-    def _take(self, inotify: Inotify) -> None:
-        """Take the events there are. Not one at a time by ``get``: it loses some where it is cancelled."""
-        events = list(islice(inotify, _MANY))
-        if len(events) == _MANY or any(event.mask & _DEAD for event in events):
-            self._disarm()
-        self._changed.set()
-
-    def _follow_mounts(self) -> None:
-        self._mounts = os.open(_MOUNTS, os.O_RDONLY | os.O_CLOEXEC)
-        # It is readable at any time; what has changed is told as an error (man 5 proc), which wakes a writer.
-        asyncio.get_running_loop().add_writer(self._mounts, self._changed.set)
-
-    def _disarm(self) -> None:
         loop = asyncio.get_running_loop()
         if self._inotify is not None:
             loop.remove_reader(self._inotify.fd)
@@ -123,7 +74,73 @@ class Wakeups:
         if self._mounts is not None:
             loop.remove_writer(self._mounts)
             os.close(self._mounts)
-            self._mounts = None
+
+    def arm(self) -> None:
+        """See to it that what happens from now on wakes, also where a path leads elsewhere than before."""
+        self._changed.clear()
+        places = self._places()
+        if self._followed == places:
+            return
+        self._followed = None
+        try:
+            self._follow(places, self._opened())
+        except OSError as error:  # inotify's limits are used up, or a directory went that moment
+            log.debug("no inotify, looking by timer", extra={"error": str(error)})
+        if self._places() != places:  # changed before it was watched
+            self._changed.set()
+
+    async def wait(self, limit: float) -> None:
+        """Wait for a change, at most so many seconds."""
+        try:
+            async with asyncio.timeout(limit / 4 if self._followed is None else limit):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+        await asyncio.sleep(self._fold)
+
+    def _opened(self) -> Inotify:
+        """What tells of changes. Opened once: another time there may be no descriptor left."""
+        loop = asyncio.get_running_loop()
+        if self._inotify is None:
+            self._inotify = Inotify(sync_timeout=0)
+            loop.add_reader(self._inotify.fd, self._take, self._inotify)
+        if self._mounts is None:
+            self._mounts = os.open(_MOUNTS, os.O_RDONLY | os.O_CLOEXEC)
+            # It is readable at any time; a change is told as an error (man 5 proc), which wakes a writer.
+            loop.add_writer(self._mounts, self._changed.set)
+        return self._inotify
+
+    def _follow(self, places: list[_Place], inotify: Inotify) -> None:
+        """Watch these places and nothing else. What is not told yet is dropped: a look is to come."""
+        _drain(inotify)  # or there may be no room for what a removal tells
+        for watch in inotify.watches:
+            with suppress(OSError):  # the kernel has removed it
+                inotify.rm_watch(watch)
+        _drain(inotify)
+        for path, place in zip(self._paths, places, strict=True):
+            watched = path if place else os.path.dirname(path)
+            if os.path.isdir(watched):
+                inotify.add_watch(watched, _CHANGES)
+        self._followed = places
+
+    def _take(self, inotify: Inotify) -> None:
+        """Take the events there are. Not one at a time by ``get``: it loses some where it is cancelled."""
+        if self._inotify is None:
+            return
+        events = list(islice(inotify, _MANY))
+        if len(events) == _MANY:  # some more may have been read, of which the loop will not hear
+            asyncio.get_running_loop().call_soon(self._take, inotify)
+        if any(event.mask & _DEAD for event in events):
+            self._followed = None
+        self._changed.set()
+
+    def _places(self) -> list[_Place]:
+        return [_place(path) for path in self._paths]
+
+
+def _drain(inotify: Inotify) -> None:
+    for _ in islice(inotify, _QUEUE):
+        pass
 
 
 def _place(path: str) -> _Place:

@@ -19,6 +19,7 @@ from tests.faults.catalogue import FAULTS, named, pairs
 from tests.faults.fault import Fault
 from tests.faults.stage import SHELLS, Stage
 from tests.faults.trial import Broken, NotBoth, Outcome, tried
+from tests.faults.watching import descriptors
 
 Job = tuple[tuple[Fault, ...], int]
 """Faults that happen at once, and to how many instances."""
@@ -212,7 +213,8 @@ class _Stages:
             for life in self._stage.lives:
                 print(*life.service.raw[-15:], sep="", file=sys.stderr)
                 with contextlib.suppress(Exception):  # it has ended, or answers nothing
-                    print(*self._stage.tasks(life.service.process.pid), sep="\n", file=sys.stderr)
+                    pid = life.service.process.pid
+                    print(*descriptors(pid), *self._stage.tasks(pid), sep="\n", file=sys.stderr)
         self._drop()
         return Outcome(names, instances, problem=why)
 

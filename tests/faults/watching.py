@@ -4,6 +4,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -46,6 +47,15 @@ def figures(pid: int) -> Figures:
         int(lines["VmRSS"].split()[0]) * 1024 / _MEGABYTE,
         (int(stat[11]) + int(stat[12])) / _TICKS,
     )
+
+
+def descriptors(pid: int) -> list[str]:
+    """What a process has open, by number."""
+    found = {}
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        with suppress(FileNotFoundError):  # closed by now
+            found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
+    return [f"{number} {found[number]}" for number in sorted(found)]
 
 
 def least(stage: Stage, pids: Iterable[int], seconds: float) -> dict[int, Figures]:

@@ -79,6 +79,22 @@ def test_the_middle_one_of_three_is_not_held_on_to_in_place_of_the_newest(tmp_pa
     assert not older.newer_lives(str(directory))
 
 
+def test_who_has_not_looked_finds_that_a_newer_one_was_there_whoever_looks_before(tmp_path: Path) -> None:
+    directory = str(tmp_path)
+    standby, voice, newest = Presence(), Presence(), Presence()
+    for each in (standby, voice, newest):
+        assert not each.newer_lives(directory)
+    newest.leave(directory)
+    assert standby.newer_lives(directory), "the voice lives"
+    assert standby.newest > voice.newest
+    assert not voice.newer_lives(directory)
+    assert voice.newest == standby.newest
+    voice.leave(directory)
+    assert not standby.newer_lives(directory)
+    standby.leave(directory)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nobody_is_seen_without_a_lock(tmp_path: Path) -> None:
     """Else whoever looks just then takes a beginner for dead, and its file for left."""
     older, newer = Presence(), Presence()

@@ -120,17 +120,24 @@ class Presence:
             self._before = None
 
     def _newest_living(self, folder: str) -> tuple[str, int] | None:
-        """The newest living instance's name and its file, open, if it is newer than we are."""
+        """The newest living instance's name and its file, open, if it is newer than we are.
+
+        What dead ones left is removed, but not what is for one between us and them to find: it may not know
+        yet that kubelet has heard somebody newer.
+        """
         _sweep(folder)
         newest = None
-        for name in sorted(self._others(folder), reverse=True):
-            if name > self._name:
-                self.newest = max(self.newest, name)
-            living = _living(os.path.join(folder, name))
-            if living is not None and newest is None and name > self._name:
+        for name in sorted(self._others(folder)):
+            living = _living(os.path.join(folder, name), remove=newest is None)
+            if name < self._name:
+                if living is not None:
+                    os.close(living)
+                continue
+            self.newest = max(self.newest, name)
+            if living is not None:
+                if newest is not None:
+                    os.close(newest[1])
                 newest = (name, living)
-            elif living is not None:
-                os.close(living)
         return newest
 
     def _others(self, folder: str) -> list[str]:
@@ -194,16 +201,17 @@ def _is_at(file: int, path: str) -> bool:
         return False
 
 
-def _living(path: str) -> int | None:
-    """The file, open, if somebody holds its lock; if nobody does, it is removed."""
+def _living(path: str, *, remove: bool = True) -> int | None:
+    """The file, open, if somebody holds its lock; if nobody does, it may be removed."""
     try:
         probe = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return None
     if _held(probe):
         return probe
-    with suppress(OSError):  # gone by now, or not ours to remove
-        os.unlink(path)
+    if remove:
+        with suppress(OSError):  # gone by now, or not ours to remove
+            os.unlink(path)
     os.close(probe)
     return None
 

@@ -1,5 +1,6 @@
 """The real program in its own process, as an operator runs it."""
 
+import gc
 import json
 import os
 import signal
@@ -112,3 +113,9 @@ def eventually(holds: Callable[[], Any], what: str, limit: float = 10) -> None:
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {limit} s: {what}")
         time.sleep(0.01)
+
+
+def descriptors() -> int:
+    """How many file descriptors this very process has open, without what tests before have left to Python."""
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from unittest import mock
 
+from tests.process import descriptors
 from xilinx_fpga_dp.kubelet.instances import FOLDER, Presence
 from xilinx_fpga_dp.kubelet.meter import Meter
 from xilinx_fpga_dp.kubelet.watch import SocketDirectory, Watch
@@ -37,9 +38,9 @@ def test_a_directory_that_is_back_before_the_older_has_looked_gives_it_no_voice(
         assert not newer.newer_lives(str(directory))
         assert older.newer_lives(str(directory))
     with mock.patch("xilinx_fpga_dp.kubelet.instances._OVERLAP", 0):
-        before = len(os.listdir("/proc/self/fd"))
+        before = descriptors()
         assert not newer.newer_lives(str(directory))
-        assert len(os.listdir("/proc/self/fd")) == before - 1, "no lock is kept for ever"
+        assert descriptors() == before - 1, "no lock is kept for ever"
     newer.leave(str(directory))
     assert not older.newer_lives(str(directory))
     older.leave(str(directory))
@@ -143,14 +144,14 @@ def test_one_directory_after_the_other(tmp_path: Path) -> None:
 
 def test_a_file_system_without_locks_costs_no_descriptors(tmp_path: Path) -> None:
     presence = Presence()
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     refused = OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
     with mock.patch("fcntl.flock", side_effect=refused):
         for _ in range(3):
             assert not presence.newer_lives(str(tmp_path))
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
     assert not presence.newer_lives(str(tmp_path))
-    assert len(os.listdir("/proc/self/fd")) == before + 1, "the lock is held once there are locks"
+    assert descriptors() == before + 1, "the lock is held once there are locks"
     presence.leave(str(tmp_path))
 
 

@@ -4,6 +4,8 @@ import asyncio
 import errno
 import json
 import os
+import re
+import socket
 import stat
 import threading
 from pathlib import Path
@@ -62,6 +64,62 @@ def test_a_shell_s_name_leads_nowhere(node: SampleNode, kubelet: KubeletDouble, 
         assert all(line.startswith("{") for line in service.raw)
 
 
+@pytest.mark.parametrize(
+    ("rule", "serial", "name"),
+    [
+        ("..", "XFL1", r"xilinx\.com/fpga-[0-9a-f]{8}"),
+        ("{serial}", "../../../../tmp/evil", r"xilinx\.com/fpga-[^/]*tmp-evil-[0-9a-f]{8}"),
+        ("../../../../tmp/evil", "XFL1", r"xilinx\.com/fpga-xilinx_u200_xdma_201830_2-1561465320"),
+    ],
+)
+def test_a_rule_for_names_leads_nowhere(
+    node: SampleNode, kubelet: KubeletDouble, rule: str, serial: str, name: str
+) -> None:
+    """A file of rules names a resource, and a resource's name is in its socket's; a path is none of both."""
+    card = node.add_card("u200", serial=serial)
+    rules = Path(node.root, "rules.yaml")
+    rules.write_text(json.dumps([{"match": {}, "name": rule}]))
+    before = set(os.listdir(node.root))
+    with Service(settings_for(node, RESOURCE_RENAMES=str(rules))) as service:
+        kubelet.start()
+        kubelet.wait_for(lambda: any(re.fullmatch(name, each.resource) for each in kubelet.registrations))
+        assert kubelet.refusals == []
+        registration = kubelet.registrations[-1]
+        assert "/" not in registration.endpoint
+        kubelet.wait_for(lambda: kubelet.allocatable(registration.resource) == 1)
+        kubelet.allocate(registration.resource, [card.address])
+        assert set(os.listdir(node.root)) == before
+        assert all(line.startswith("{") for line in service.raw)
+
+
+@pytest.mark.parametrize("board", ["u200", "v80", "ma35d"])
+@pytest.mark.parametrize(
+    ("serial", "taken"),
+    [
+        ("S" * 64, True),
+        ("../../etc/passwd", True),  # a text like any other, and in no path
+        ("S" * 65, False),
+        ("S" * 4097, False),
+        ("S" * (1 << 20), False),
+        ("S\x1b[2J", False),
+        ("S\nT", False),
+    ],
+)
+def test_a_serial_number_is_one_or_none(node: SampleNode, board: str, serial: str, taken: bool) -> None:
+    card = node.add_card(board)
+    file, before = {
+        "u200": ("xmc/serial_num", ""),
+        "v80": ("board_serial", ""),
+        "ma35d": ("device_info", "Product serial number = "),
+    }[board]
+    card.write(file, (before + serial).encode())
+    found = cli("list", "--output", "json", settings=settings_for(node))
+    [device] = json.loads(found.stdout)["devices"]
+    # The second line of device_info is another field's, so what stands before it is the number.
+    assert device["serial"] == (serial if taken else "S" if (board, serial) == ("ma35d", "S\nT") else None)
+    assert device["health"] == "Healthy"
+
+
 @pytest.mark.parametrize("name", ["renderD128x", "renderD", "renderD12345678", "card0", "..renderD1"])
 def test_only_a_render_node_is_handed_out(node: SampleNode, name: str) -> None:
     card = node.add_card("u200")
@@ -100,6 +158,29 @@ async def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     assert not target.is_symlink()
     assert target.read_text() == "ours"
     assert os.listdir(folder) == ["file"]
+
+
+def test_a_planted_link_in_the_socket_directory_is_not_followed(
+    node: SampleNode, kubelet: KubeletDouble
+) -> None:
+    """In the place of our folder it makes room for that; a socket behind one that is called as ours stays."""
+    node.add_card("u200")
+    victims = Path(node.root, "victims")
+    victims.mkdir()
+    (victims / "0000000001-00000000").touch()  # as an instance's file, and nobody holds its lock
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(victims / "dead.sock"))
+    sockets = Path(node.socket_dir)
+    kubelet.start()  # it removes links when it starts
+    (sockets / ".xilinx-fpga-dp").symlink_to(victims)
+    (sockets / f"fpga-x-{'0' * 12}-fpga.sock").symlink_to(victims / "dead.sock")
+    with Service(settings_for(node)) as service:
+        resource = service.logged("registered")["resource"]
+        kubelet.wait_for(lambda: kubelet.allocatable(resource) == 1)
+        folder = (sockets / ".xilinx-fpga-dp").lstat()
+        assert stat.S_ISDIR(folder.st_mode)
+        assert service.terminate() == 0
+    assert sorted(os.listdir(victims)) == ["0000000001-00000000", "dead.sock"]
 
 
 async def test_a_file_that_could_not_be_written_once_is_tried_again_soon(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 from asyncinotify import Inotify
 
+from tests.process import descriptors
 from xilinx_fpga_dp.wakeups import Wakeups
 
 _LONG = 30.0  # nobody waits for it: pytest's own limit is less
@@ -71,14 +72,14 @@ async def test_more_than_is_read_at_once_wakes_and_leaves_it_awake(tmp_path: Pat
 
 
 async def test_no_inotify_is_only_slower(tmp_path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     with Wakeups(str(tmp_path)) as wakeups:
         with mock.patch.object(Inotify, "add_watch", side_effect=OSError(28, "limits")):
             wakeups.arm()
             async with asyncio.timeout(5):
                 await wakeups.wait(0.1)
         await _woken(wakeups, (tmp_path / "a").touch)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 async def test_a_directory_made_anew_needs_no_descriptor(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ async def test_a_directory_made_anew_needs_no_descriptor(tmp_path: Path) -> None
     directory.mkdir()
     with Wakeups(str(directory)) as wakeups:
         wakeups.arm()
-        before = len(os.listdir("/proc/self/fd"))
+        before = descriptors()
         # asyncinotify opens a selector beside inotify's own descriptor, which it forgets where this fails
         with mock.patch("selectors.DefaultSelector", side_effect=OSError(errno.EMFILE, "none is left")):
             for _ in range(2):
@@ -94,7 +95,7 @@ async def test_a_directory_made_anew_needs_no_descriptor(tmp_path: Path) -> None
                 await _woken(wakeups, directory.mkdir)
                 await _woken(wakeups, (directory / "a").touch)
                 await _woken(wakeups, (directory / "a").unlink)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert descriptors() == before
 
 
 async def test_it_watches_no_more_than_there_is(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import fcntl
 import os
 import re
 import secrets
+import stat
 import time
 from contextlib import suppress
 
@@ -111,8 +112,7 @@ class Presence:
             os.rmdir(folder)
 
     def _be_seen(self, folder: str) -> None:
-        with suppress(FileExistsError):
-            os.mkdir(folder, 0o700)
+        _make(folder)
         if not self._seen(folder):
             self._enter(folder)
         elif self._before is not None and time.monotonic() - self._entered > _OVERLAP:
@@ -161,6 +161,15 @@ class Presence:
         if self._before is not None:
             os.close(self._before)
         self._lock, self._before = lock, self._lock
+
+
+def _make(folder: str) -> None:
+    """Make the folder where there is none; what else has its name, a link to another one say, makes room."""
+    with suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
+    if not stat.S_ISDIR(os.lstat(folder).st_mode):
+        os.unlink(folder)
+        os.mkdir(folder, 0o700)
 
 
 def _locked_file(path: str) -> int:

@@ -91,6 +91,22 @@ class TestSharing:
             assert sorted(info) == addresses.split(",")
             assert len(container.devices) == 3
 
+    def test_the_other_cards_that_hang_are_left_out_in_time(
+        self, pair: SampleNode, kubelet: KubeletDouble
+    ) -> None:
+        others = [pair.add_card("u250", f"0000:{bus}1:00") for bus in (3, 4)]
+        with Service(settings_for(pair, SHARED_REPLICAS="2", SHARED_GRANT="all")):
+            kubelet.start()
+            kubelet.wait_for(lambda: kubelet.allocatable(U55C + SHARED) == 4)
+            for card in others:
+                card.hang("ready")
+            try:
+                [container] = kubelet.allocate(U55C + SHARED, [f"{A}::1"]).container_responses
+            finally:
+                for card in others:
+                    card.unhang("ready")
+            assert only(container)[0] == f"{A},{B}"
+
 
 class TestNames:
     @given(st.text(min_size=1, max_size=90))
@@ -278,6 +294,22 @@ class TestCdi:
                 assert exposed()
                 assert os.stat(path).st_ino == before.st_ino, "nobody has written it again"
             eventually(lambda: not exposed(), "the older's again")
+
+    def test_a_file_that_hangs_holds_up_nothing_else(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
+        folder = Path(pair.root, "cdi")
+        folder.mkdir()
+        os.mkfifo(folder / "xilinx.com-fpga.json")  # whoever opens it to read waits
+        with Service(settings_for(pair, DEVICE_STRATEGY="both", CDI_DIR=str(folder))) as service:
+            kubelet.start()
+            kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+            for _ in range(3):
+                pair.cards[0].offline()
+                kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1, 1.5)
+                pair.cards[0].mend()
+                kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2, 1.5)
+            [container] = kubelet.allocate(U55C, [B]).container_responses
+            assert [each.host_path for each in container.devices] == [pair.cards[1].render_node]
+            assert service.terminate() == 0, "no thread that hangs keeps it"
 
     def test_a_directory_that_cannot_be_written(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
         with open(f"{pair.root}/file", "w"):

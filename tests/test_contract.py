@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -13,6 +14,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import grpc
 import pytest
@@ -21,6 +23,7 @@ from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.process import Service, eventually
 from tests.wire import pb
+from xilinx_fpga_dp import service as service_module
 from xilinx_fpga_dp.kubelet.messages import options
 from xilinx_fpga_dp.kubelet.registration import register
 from xilinx_fpga_dp.simulate.node import SampleNode
@@ -433,6 +436,62 @@ def test_it_ends_while_a_read_hangs_and_a_second_signal_changes_nothing(
     assert ours(cards) == []
 
 
+def test_signals_until_the_very_end_change_nothing(registered: KubeletDouble, service: Service) -> None:
+    while service.process.poll() is None:
+        service.process.send_signal(signal.SIGTERM)
+        time.sleep(0.0005)
+    assert service.process.returncode == 0
+    assert service.raw[-1].startswith("{")
+
+
+async def test_a_part_that_keeps_a_cancellation_to_itself_ends() -> None:
+    # As one does whose connection is lost in the very turn: grpclib's Wrapper makes another error of it.
+    async def stubborn() -> None:
+        for _ in range(3):
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                continue
+
+    part = asyncio.create_task(stubborn())
+    await asyncio.sleep(0)
+    with mock.patch("xilinx_fpga_dp.service._ENDING", 0.05):
+        async with asyncio.timeout(5):
+            await service_module._end([part])
+    assert part.done()
+
+
+def test_a_newer_instance_that_ends_lets_the_older_speak_after_its_streams_have_ended(
+    cards: SampleNode, kubelet: KubeletDouble
+) -> None:
+    """Kubelets up to 1.36 drop the endpoint that has registered before an old stream's end."""
+    with Service(settings_for(cards)) as older:
+        older.logged("device found")
+        eventually(lambda: os.path.exists(f"{cards.socket_dir}/.xilinx-fpga-dp"), "it is seen")
+        with Service(settings_for(cards)) as newer:
+            newer.logged("device found")
+            kubelet.start()
+            endpoint = newer.logged("registered", resource=U200)["endpoint"]
+            kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+            count = len(kubelet.registrations)
+            cards.cards[0].hang("ready")
+            [calling] = [threading.Thread(target=_refused, args=(kubelet, cards.cards[0].address))]
+            calling.start()  # the newer waits for it a moment when it ends
+            time.sleep(0.1)
+            assert newer.terminate() == 0
+            calling.join()
+            cards.cards[0].unhang("ready")
+        kubelet.wait_for(lambda: len(kubelet.registrations) > count)
+        [ended] = [each.time for each in kubelet.ends if each.endpoint == endpoint]
+        assert kubelet.registrations[count].time > ended
+        kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+
+
+def _refused(kubelet: KubeletDouble, address: str) -> None:
+    with pytest.raises(grpc.RpcError):
+        kubelet.allocate(U200, [address])
+
+
 def test_it_ends_without_a_kubelet(cards: SampleNode, service: Service) -> None:
     service.logged("device found")
     assert service.terminate() == 0
@@ -620,7 +679,9 @@ def _holds_signals_back(pid: int) -> bool:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_at_start_is_heeded(cards: SampleNode, delay: float, number: signal.Signals) -> None:
     with Service(settings_for(cards)) as service:
-        time.sleep(0.05 + delay)  # the interpreter's own start is not ours
+        # The interpreter's own start is not ours.
+        eventually(lambda: _holds_signals_back(service.process.pid), "it has begun")
+        time.sleep(delay)
         service.process.send_signal(number)
         if number is signal.SIGTERM:
             assert service.process.wait(5) == 0

@@ -8,6 +8,7 @@ from unittest import mock
 from tests.double import KubeletDouble
 from tests.test_resources import PLAIN, device, offer
 from xilinx_fpga_dp.kubelet.endpoint import Endpoint
+from xilinx_fpga_dp.kubelet.instances import Presence
 from xilinx_fpga_dp.kubelet.meter import Meter
 from xilinx_fpga_dp.kubelet.plugin import Terms
 from xilinx_fpga_dp.kubelet.watch import Watch
@@ -39,4 +40,34 @@ async def test_a_kubelet_that_is_reached_before_it_is_seen_is_told_once(tmp_path
         assert len(kubelet.registrations) == 1
         endpoint.offer.set(None)
         await life
+    kubelet.stop()
+
+
+async def test_one_that_registers_while_a_newer_instance_comes_leaves_it_to_that_one(tmp_path: Path) -> None:
+    """Of two Registers kubelet believes the one it has answered last, and would ask who is about to end."""
+    kubelet = KubeletDouble(tmp_path)
+    kubelet.faults.register_hang = 1.0
+    kubelet.start()
+    watch = Watch(str(tmp_path), Meter())
+    offered = offer(device())
+    endpoint = Endpoint(offered.resource, watch, Terms(PLAIN, 5), Meter())
+    endpoint.offer.set(offered)
+    newer = Presence()
+    tasks = [asyncio.create_task(each) for each in (watch.run(), endpoint.run())]
+    async with asyncio.timeout(10):
+        while not list(tmp_path.glob("*-fpga.sock")):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)  # it waits for kubelet's answer
+        assert not newer.newer_lives(str(tmp_path))
+        while list(tmp_path.glob("*-fpga.sock")):
+            await asyncio.sleep(0.01)
+        endpoint.register_again()
+        await asyncio.sleep(1.5)
+        assert kubelet.registrations == []
+        newer.leave(str(tmp_path))
+        while not endpoint.registered:
+            await asyncio.sleep(0.01)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
     kubelet.stop()

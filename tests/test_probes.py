@@ -10,17 +10,20 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
+from unittest import mock
 
 import grpc
 import pytest
 
 from tests.conftest import settings_for
 from tests.double import KubeletDouble
-from tests.process import Service, clean_environment, eventually
+from tests.process import Service, clean_environment, descriptors, eventually
 from tests.test_held import PodResourcesDouble
 from xilinx_fpga_dp.model import Offers, Reason
+from xilinx_fpga_dp.operate.http import Answer, HttpServer
 from xilinx_fpga_dp.operate.metrics import Metrics
 from xilinx_fpga_dp.operate.pages import Pages
 from xilinx_fpga_dp.simulate.node import SampleNode
@@ -362,3 +365,47 @@ class TestStrangers:
         assert got.startswith(answer)
         assert bool(got) == bool(answer)
         assert probed.get("livez") == OK
+
+
+class TestUnreadAnswers:
+    """A page that its client does not read."""
+
+    @asynccontextmanager
+    async def asked(self) -> AsyncIterator[tuple[HttpServer, asyncio.Task[None]]]:
+        """A server of which a page is asked for, and never read."""
+
+        async def page() -> Answer:
+            return Answer(bytes(32 << 20))
+
+        server = HttpServer("127.0.0.1:0", {"/": page})
+        listener = await server._listen()
+        before = asyncio.all_tasks()
+        _, writer = await asyncio.open_connection(*listener.sockets[0].getsockname())
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await asyncio.sleep(0.2)
+        [task] = asyncio.all_tasks() - before
+        try:
+            yield server, task
+        finally:
+            writer.transport.abort()
+            listener.close()
+
+    async def test_is_given_up(self) -> None:
+        before = descriptors()
+        with mock.patch("xilinx_fpga_dp.operate.http._TIME_LIMIT", 0.3):
+            async with self.asked() as (server, task):
+                assert server._connections
+                async with asyncio.timeout(5):
+                    await asyncio.wait([task])
+                await asyncio.sleep(0.05)
+                assert not server._connections
+                assert descriptors() <= before + 2, "the listener and the client"
+
+    async def test_does_not_keep_the_process_from_ending(self, caplog: pytest.LogCaptureFixture) -> None:
+        async with self.asked() as (_, task):
+            task.cancel()
+            async with asyncio.timeout(5):
+                await asyncio.wait([task])
+            await asyncio.sleep(0.05)
+        assert not caplog.records

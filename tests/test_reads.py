@@ -4,12 +4,15 @@ import asyncio
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
+from unittest import mock
 
 import pytest
 
-from xilinx_fpga_dp.reads import Pending, Reads
+from xilinx_fpga_dp import reads as module
+from xilinx_fpga_dp.reads import Daemons, Pending, Reads
 
 
 async def _until(holds: Callable[[], bool]) -> None:
@@ -199,3 +202,37 @@ async def test_a_loop_that_is_late_all_the_time_makes_nobody_wait_for_ever() -> 
     assert isinstance(answer, Pending)
     assert late < 15
     gate.set()
+
+
+async def test_without_a_thread_to_be_had_nobody_is_late_and_all_is_read_once_there_is_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reads: Reads[str] = Reads()
+    with (
+        mock.patch.object(module._Walker, "_idle", deque()),
+        mock.patch("threading.Thread.start", side_effect=RuntimeError("can't start new thread")),
+    ):
+        for _ in range(2):
+            began = time.monotonic()
+            [late] = (await reads.gather({"a": partial(_answer, "A")}, 0.2)).values()
+            assert isinstance(late, Pending)
+            assert late.since > began + 0.1
+        with pytest.raises(BlockingIOError):
+            await asyncio.get_running_loop().run_in_executor(Daemons(1), _answer, "A")
+    assert [each.message for each in caplog.records] == ["out of threads: see the limits of tasks (pids)"]
+    assert await reads.gather({"a": partial(_answer, "A")}, 5) == {"a": "A"}
+
+
+async def test_what_hangs_for_a_library_is_bounded_and_in_nobodys_way() -> None:
+    gate = threading.Event()
+    loop = asyncio.get_running_loop()
+    threads = Daemons(2)
+    hanging = [loop.run_in_executor(threads, gate.wait, 30) for _ in range(2)]
+    with pytest.raises(TimeoutError):
+        await loop.run_in_executor(threads, _answer, "A")
+    assert await loop.run_in_executor(Daemons(1), _answer, "A") == "A"
+    gate.set()
+    assert await asyncio.gather(*hanging) == [True, True]
+    assert await loop.run_in_executor(threads, _answer, "A") == "A"
+    with pytest.raises(ZeroDivisionError):
+        await loop.run_in_executor(threads, lambda: 1 / 0)

@@ -8,6 +8,7 @@ import re
 import socket
 import stat
 import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from unittest import mock
 
@@ -240,10 +241,13 @@ async def test_a_write_that_hung_and_ends_late_spoils_none_that_came_after(tmp_p
         answering.wait()
         unlink(path)
 
-    with mock.patch("aiofiles.os.replace", lambda *paths: asyncio.to_thread(replace_late, *paths)):
+    def late(call: Callable[..., None]) -> Callable[..., Awaitable[None]]:
+        return lambda *paths, executor: asyncio.get_running_loop().run_in_executor(executor, call, *paths)
+
+    with mock.patch("aiofiles.os.replace", late(replace_late)):
         with (
             mock.patch("xilinx_fpga_dp.operate.files._TIME_LIMIT", 0.5),
-            mock.patch("aiofiles.os.unlink", lambda path: asyncio.to_thread(hang, path)),
+            mock.patch("aiofiles.os.unlink", late(hang)),
         ):
             try:
                 async with asyncio.timeout(5):

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -16,13 +17,14 @@ import pytest
 from asyncinotify import Inotify
 
 from tests.process import descriptors
+from xilinx_fpga_dp import wakeups as module
 from xilinx_fpga_dp.wakeups import Wakeups
 
 _LONG = 30.0  # nobody waits for it: pytest's own limit is less
 
 
 async def _woken(wakeups: Wakeups, change: Callable[[], object]) -> None:
-    wakeups.arm()
+    await wakeups.arm()
     waiting = asyncio.create_task(wakeups.wait(_LONG))
     await asyncio.sleep(0.02)
     assert not waiting.done()
@@ -47,14 +49,14 @@ async def test_each_change_wakes(tmp_path: Path) -> None:
 
 async def test_what_happens_during_the_look_wakes_and_what_was_before_it_does_not(tmp_path: Path) -> None:
     with Wakeups(str(tmp_path)) as wakeups:
-        wakeups.arm()
+        await wakeups.arm()
         (tmp_path / "a").touch()
         await asyncio.sleep(0.02)
         async with asyncio.timeout(5):
             await wakeups.wait(_LONG)
         (tmp_path / "b").touch()
         await asyncio.sleep(0.02)
-        wakeups.arm()
+        await wakeups.arm()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
                 await wakeups.wait(_LONG)
@@ -75,7 +77,7 @@ async def test_no_inotify_is_only_slower(tmp_path: Path) -> None:
     before = descriptors()
     with Wakeups(str(tmp_path)) as wakeups:
         with mock.patch.object(Inotify, "add_watch", side_effect=OSError(28, "limits")):
-            wakeups.arm()
+            await wakeups.arm()
             async with asyncio.timeout(5):
                 await wakeups.wait(0.1)
         await _woken(wakeups, (tmp_path / "a").touch)
@@ -86,7 +88,7 @@ async def test_a_directory_made_anew_needs_no_descriptor(tmp_path: Path) -> None
     directory = tmp_path / "directory"
     directory.mkdir()
     with Wakeups(str(directory)) as wakeups:
-        wakeups.arm()
+        await wakeups.arm()
         before = descriptors()
         # asyncinotify opens a selector beside inotify's own descriptor, which it forgets where this fails
         with mock.patch("selectors.DefaultSelector", side_effect=OSError(errno.EMFILE, "none is left")):
@@ -117,7 +119,9 @@ def _watches() -> int:
 
 
 @pytest.mark.parametrize("there", [True, False])
-async def test_a_directory_renamed_just_before_it_is_watched_wakes(tmp_path: Path, there: bool) -> None:
+async def test_a_directory_renamed_just_before_it_is_watched_is_followed_where_it_is(
+    tmp_path: Path, there: bool
+) -> None:
     directory, aside = tmp_path / "directory", tmp_path / "aside"
     before, after = (directory, aside) if there else (aside, directory)
     before.mkdir()
@@ -130,10 +134,23 @@ async def test_a_directory_renamed_just_before_it_is_watched_wakes(tmp_path: Pat
 
     with Wakeups(str(directory)) as wakeups:
         with mock.patch.object(Inotify, "add_watch", late):
-            wakeups.arm()
-        async with asyncio.timeout(5):
-            await wakeups.wait(_LONG)
+            await wakeups.arm()
         await _woken(wakeups, lambda: after.rename(before))
+
+
+async def test_a_path_on_a_mount_that_hangs_holds_up_nobody(tmp_path: Path) -> None:
+    gate = threading.Event()
+    with Wakeups(str(tmp_path)) as wakeups:
+        hanging = mock.Mock(side_effect=lambda _: gate.wait(30))
+        with mock.patch.object(module, "_LIMIT", 0.1), mock.patch.object(module, "_place", hanging):
+            arming = asyncio.create_task(wakeups.arm())
+            await asyncio.sleep(0)
+            assert not arming.done()
+            async with asyncio.timeout(5):
+                await arming
+                await wakeups.wait(0.1)
+        gate.set()
+        await _woken(wakeups, (tmp_path / "a").touch)
 
 
 _MOUNTS = f"""
@@ -143,7 +160,7 @@ from xilinx_fpga_dp.wakeups import Wakeups
 async def main(directory):
     with Wakeups(directory) as wakeups:
         for command in (["mount", "-t", "tmpfs", "tmpfs"], ["umount", "--lazy"]) * 2:
-            wakeups.arm()
+            await wakeups.arm()
             waiting = asyncio.create_task(wakeups.wait({_LONG}))
             await asyncio.sleep(0.02)
             assert not waiting.done()

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from unittest import mock
 
+import pytest
+
 from xilinx_fpga_dp.kubelet import watch as module
 from xilinx_fpga_dp.kubelet.meter import Meter
 from xilinx_fpga_dp.kubelet.watch import SocketDirectory, Watch
@@ -72,3 +74,20 @@ async def test_however_much_happens_it_looks_at_an_even_pace_and_sees_the_end(tm
             count = looks.call_count
             running.cancel()
     assert count <= module._AT_ONCE + took / module._INTERVAL + 3
+
+
+async def test_one_that_has_failed_is_begun_again_and_speaks(tmp_path: Path) -> None:
+    watch = Watch(str(tmp_path), Meter())
+    await watch.look()
+    failing = mock.patch.object(watch, "look", side_effect=RuntimeError("what nobody has thought of"))
+    with failing, pytest.raises(RuntimeError):
+        await watch.run()
+    running = asyncio.create_task(watch.run())
+    await asyncio.sleep(0.1)
+    assert not watch.directory.value.newer
+    (tmp_path / _OURS).touch()
+    async with asyncio.timeout(1):
+        await watch.directory.until(lambda seen: bool(seen.ours))
+    running.cancel()
+    await asyncio.wait([running])
+    assert (await watch.look()).newer, "it has made room for another"

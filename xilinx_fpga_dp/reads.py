@@ -1,16 +1,21 @@
 """Blocking reads that may never return, kept away from the loop and from each other."""
 
 import asyncio
+import errno
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 # Seconds without one read returning after which a second walker takes up what is left.
 _STEP = 0.02
@@ -48,19 +53,28 @@ class _Walker:
     """A thread that does one job after the other. One that hangs is in nobody's way: nobody else has it."""
 
     _idle: deque["_Walker"] = deque()  # noqa: RUF012 - everybody's; append and pop are atomic
+    _wanting = False  # a thread that could not be started was told of
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
         threading.Thread(target=self._run, name="reads", daemon=True).start()
 
     @classmethod
-    def send(cls, job: Callable[[], None]) -> None:
-        """Let a thread do this."""
+    def send(cls, job: Callable[[], None]) -> bool:
+        """Let a thread do this, if there is one to be had."""
         try:
             walker = cls._idle.pop()
         except IndexError:
-            walker = cls()
+            try:
+                walker = cls()
+            except RuntimeError as error:
+                if not cls._wanting:
+                    log.warning("out of threads: see the limits of tasks (pids)", extra={"error": str(error)})
+                cls._wanting = True
+                return False
+        cls._wanting = False
         walker._jobs.put(job)
+        return True
 
     def _run(self) -> None:
         while True:
@@ -68,6 +82,45 @@ class _Walker:
             if len(self._idle) >= _KEPT:
                 return
             self._idle.append(self)
+
+
+class Daemons(Executor):
+    """Runs what a library wants to run on threads, such as aiofiles, so that what hangs is in nobody's way.
+
+    In asyncio's own executor it would keep others from running, and the process from ending.
+
+    Args:
+        most: calls under way at once; more than that are refused: those before have hung.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._under_way: set[Future[Any]] = set()
+
+    def submit(self, call: Callable[..., T], /, *arguments: Any, **more: Any) -> Future[T]:
+        """Let a thread make this call.
+
+        Raises:
+            TimeoutError: too many before it do not return.
+            BlockingIOError: there is no thread to be had.
+        """
+        if len(self._under_way) >= self._most:
+            raise TimeoutError
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(call(*arguments, **more))
+            except BaseException as error:
+                future.set_exception(error)
+
+        future.set_running_or_notify_cancel()
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        if not _Walker.send(run):
+            self._under_way.discard(future)
+            raise BlockingIOError(errno.EAGAIN, "out of threads")
+        return future
 
 
 class Reads(Generic[T]):
@@ -132,8 +185,9 @@ class Reads(Generic[T]):
         stops = 0
         while reads and (began := loop.time()) < deadline:
             watching = bool(self._queue)
-            if watching and len(reads) == before:
-                _Walker.send(partial(self._walk, loop))
+            if watching and len(reads) == before and not _Walker.send(partial(self._walk, loop)):
+                for read in list(self._queue):  # nobody has been asked, so nobody is late
+                    read.since = began
             before = len(reads)
             self._watching += watching
             until = min(began + _STEP, deadline) if watching else deadline

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from xilinx_fpga_dp import __version__
 from xilinx_fpga_dp.accepting import Starving
@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 # Seconds until the next scan while an answer is outstanding, and at least between two scans.
 _SOON = 0.5
 _LEAST = 0.05
+# Seconds the parts may take to end in good order; a server lets calls end first.
+_ENDING = 1.2
+_HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Seconds that all devices wait for kubelet's word on who holds a new one; after that the new one waits alone.
 _VETTING = 0.2
 
@@ -99,6 +102,7 @@ class Service:
             "holders": self._holders.run,
             "watch": self._watch.run,
             "fleet": lambda: self._fleet.run(self._offers),
+            "sweep": self._fleet.sweep,
             "hint": self._hint,
             "heart": pages.heart,
             "rules": self._offering.run,
@@ -106,26 +110,33 @@ class Service:
         }
         if self._settings.device_strategy != "device-specs":
             parts["cdi"] = self._spec.run
+            parts["specifying"] = self._specify
         if self._settings.nfd_features_dir:
             parts["labels"] = self._labels.run
             parts["labelling"] = self._label
         if self._settings.http_address:
             parts["http"] = HttpServer(self._settings.http_address, pages.by_path()).run
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(_unending(name, part), name=name) for name, part in parts.items()]
+            tasks = {
+                name: group.create_task(_unending(name, part), name=name) for name, part in parts.items()
+            }
             await self._stop.wait()
             log.info("ending")
-            for task in tasks:
-                task.cancel()
+            watch = tasks.pop("watch")
+            await _end(tasks.values())
+            await _end([watch])  # lets an older one speak: kubelets up to 1.36 want our streams ended before
+        for number in _HEEDED:  # one more changes nothing
+            signal.signal(number, signal.SIG_IGN)
         log.info("ended")
 
     def _heed_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        acts = {signal.SIGTERM: self._stop.set, signal.SIGINT: self._stop.set, signal.SIGHUP: self._hang_up}
+        for number in _HEEDED:
+            # Not by the loop's add_signal_handler: at its end a signal would do what it does to any process.
+            signal.signal(number, lambda number, _: loop.call_soon_threadsafe(acts[signal.Signals(number)]))
         # They were held back since the process began: what came meanwhile comes now.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEEDED)
 
     def _hang_up(self) -> None:
         log.info("SIGHUP: scanning and registering again")
@@ -178,13 +189,19 @@ class Service:
         self._published = (found, basis, self._holders.held, self._holders.vetted)
         self._journal.tell(offers, asyncio.get_running_loop().time())
         self._offers.set(offers)
-        if self._settings.device_strategy != "device-specs":
-            await self._write_spec()
 
     def _devices(self) -> tuple[Device, ...]:
         """Every device that is offered now."""
         offers = self._offers.value
         return tuple(d for offer in offers.by_resource.values() for d in offer.devices) if offers else ()
+
+    async def _specify(self) -> None:
+        """Let the CDI spec have what is offered."""
+        seen = None
+        while True:
+            seen = await self._offers.other_than(seen)
+            if seen is not None:
+                await self._write_spec()
 
     async def _in_spec(self, devices: tuple[Device, ...]) -> bool:
         """Let the CDI spec have these devices as they are, beside all others; whether it has."""
@@ -243,6 +260,17 @@ class Service:
                 "directory" if problem else "socket",
                 extra={"path": f"{self._watch.path}/{KUBELET_SOCKET}", **problem},
             )
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait for their end; again if need be: a library may keep a cancellation to itself."""
+    pending = set(tasks)
+    limit = _ENDING
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=limit)
+        limit = _LEAST
 
 
 async def _unending(name: str, part: Callable[[], Awaitable[None]]) -> None:

@@ -7,12 +7,15 @@ queue, not a directory that another has replaced, and a node out of inotify watc
 import asyncio
 import logging
 import os
+import stat
 from contextlib import suppress
 from itertools import islice
 from types import TracebackType
 from typing import Self
 
 from asyncinotify import Inotify, Mask
+
+from xilinx_fpga_dp.reads import Reads
 
 log = logging.getLogger(__name__)
 
@@ -36,13 +39,20 @@ _DEAD = Mask.IGNORED | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.Q_OVERFLOW | Mas
 # A mount over a directory is no inotify event. The kernel tells of each in this mount namespace here.
 _MOUNTS = "/proc/self/mountinfo"
 
-_Place = tuple[int, int] | None
+# Seconds that finding the directories may take: one may be on a mount that hangs.
+_LIMIT = 2.0
+_TRIES = 3  # to watch what is there: others may change it meanwhile
+
+Place = tuple[str, int, int] | None
+"""A directory to watch, its device and its inode; None: neither it nor the one above it is there."""
 
 
 class Wakeups:
     """Wakes for changes in directories. One that is missing is waited for in the directory above it.
 
-    Use: ``arm``, look at the directories, ``wait``; again and again, as a context manager.
+    Use, as a context manager, again and again: ``arm``, look at the directories, ``wait``. Who looks on a
+    thread anyway does without ``arm``: ``clear``; find the ``places``, then look, on the thread; ``follow``
+    them, and look once more where that says so; ``wait``.
 
     Args:
         paths: the directories.
@@ -52,7 +62,8 @@ class Wakeups:
     def __init__(self, *paths: str, fold: float = 0.002) -> None:
         self._paths = paths
         self._fold = fold
-        self._followed: list[_Place] | None = None  # what is watched; None: not all of it
+        self._followed: list[Place] | None = None  # what is watched; None: not all of it
+        self._finds: Reads[list[Place]] = Reads()
         self._inotify: Inotify | None = None
         self._mounts: int | None = None
         self._changed = asyncio.Event()
@@ -74,20 +85,43 @@ class Wakeups:
         if self._mounts is not None:
             loop.remove_writer(self._mounts)
             os.close(self._mounts)
+            self._mounts = None
+        self._followed = None
 
-    def arm(self) -> None:
+    async def arm(self) -> None:
         """See to it that what happens from now on wakes, also where a path leads elsewhere than before."""
+        self.clear()
+        for _ in range(_TRIES):
+            places = await self._finds.anew("", self.places, _LIMIT)
+            if not isinstance(places, list):
+                self._followed = None
+                return
+            if not self.follow(places):
+                return
+        self._changed.set()
+
+    def clear(self) -> None:
+        """Forget what has happened: a look is to come."""
         self._changed.clear()
-        places = self._places()
+
+    def places(self) -> list[Place]:
+        """Where the paths lead now. Blocks."""
+        return [_place(path) or _place(os.path.dirname(path)) for path in self._paths]
+
+    def follow(self, places: list[Place]) -> bool:
+        """Watch these, and nothing else. Whether they are others than before: then look once more."""
         if self._followed == places:
-            return
+            return False
         self._followed = None
         try:
-            self._follow(places, self._opened())
-        except OSError as error:  # inotify's limits are used up, or a directory went that moment
+            self._watch(places, self._opened())
+        except (FileNotFoundError, NotADirectoryError):  # it went that moment
+            return True
+        except OSError as error:  # inotify's limits are used up
             log.debug("no inotify, looking by timer", extra={"error": str(error)})
-        if self._places() != places:  # changed before it was watched
-            self._changed.set()
+            return False
+        self._followed = places
+        return True
 
     async def wait(self, limit: float) -> None:
         """Wait for a change, at most so many seconds."""
@@ -110,18 +144,15 @@ class Wakeups:
             loop.add_writer(self._mounts, self._changed.set)
         return self._inotify
 
-    def _follow(self, places: list[_Place], inotify: Inotify) -> None:
+    def _watch(self, places: list[Place], inotify: Inotify) -> None:
         """Watch these places and nothing else. What is not told yet is dropped: a look is to come."""
         _drain(inotify)  # or there may be no room for what a removal tells
         for watch in inotify.watches:
             with suppress(OSError):  # the kernel has removed it
                 inotify.rm_watch(watch)
         _drain(inotify)
-        for path, place in zip(self._paths, places, strict=True):
-            watched = path if place else os.path.dirname(path)
-            if os.path.isdir(watched):
-                inotify.add_watch(watched, _CHANGES)
-        self._followed = places
+        for directory, *_ in filter(None, places):
+            inotify.add_watch(directory, _CHANGES)
 
     def _take(self, inotify: Inotify) -> None:
         """Take the events there are. Not one at a time by ``get``: it loses some where it is cancelled."""
@@ -134,18 +165,15 @@ class Wakeups:
             self._followed = None
         self._changed.set()
 
-    def _places(self) -> list[_Place]:
-        return [_place(path) for path in self._paths]
-
 
 def _drain(inotify: Inotify) -> None:
     for _ in islice(inotify, _QUEUE):
         pass
 
 
-def _place(path: str) -> _Place:
+def _place(directory: str) -> Place:
     try:
-        status = os.stat(path)
+        status = os.stat(directory)
     except OSError:
         return None
-    return (status.st_dev, status.st_ino)
+    return (directory, status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None

@@ -84,7 +84,10 @@ class Slow:
                 except RuntimeError:  # the loop is closed: the process is ending
                     return
 
-            threading.Thread(target=body, name="slow", daemon=True).start()
+            try:
+                threading.Thread(target=body, name="slow", daemon=True).start()
+            except RuntimeError:  # out of threads; reads.py has told of it
+                self._store(entry, None)
 
     def keep(self, addresses: Collection[str]) -> None:
         """Forget the devices that are gone: another card may come into the slot."""

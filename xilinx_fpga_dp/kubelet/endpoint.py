@@ -63,8 +63,9 @@ class Endpoint:
         self.complaint: str | None = None  # how the last attempt failed; None: it did not
 
     def register_again(self) -> None:
-        """Leave what is and go round again now, unless there is nobody to register with."""
-        if self._watch.directory.value.kubelet is not None:
+        """Leave what is and go round again now, unless nobody is there or another speaks."""
+        seen = self._watch.directory.value
+        if seen.kubelet is not None and not seen.newer:
             self._again.set()
 
     async def run(self) -> None:
@@ -90,7 +91,8 @@ class Endpoint:
         self._connected = None
         async with sockets.serving(plugin, self.resource, self._watch) as socket:
             moved = self._moved(socket, kubelet)
-            if why := await first(self._gone(), self._register(plugin, socket), moved):
+            outdone = self._outdone(newest)  # of two Registers kubelet believes the one it has answered last
+            if why := await first(self._gone(), outdone, self._register(plugin, socket), moved):
                 raise _NotReached(why)
             if self.offer.value is None:
                 return  # kubelet has not heard of it, or of an empty list
@@ -157,6 +159,11 @@ class Endpoint:
         )
         return "its socket is gone" if ours(seen) else "kubelet is new"
 
+    async def _outdone(self, newest: str) -> str:
+        """Wait until there is, or was, a newer instance than those so far."""
+        await self._watch.directory.until(lambda seen: seen.newer or seen.newest != newest)
+        return "a newer instance speaks"
+
     async def _silent(self, newest: str) -> str:
         """Wait until a newer instance than those so far has come and gone.
 
@@ -164,9 +171,9 @@ class Endpoint:
         stays open and calls are answered: its end would make kubelets up to 1.36 drop the newer instance's
         endpoint, and later ones promote ours when the newer one goes. To speak again takes a new round.
         """
-        await self._watch.directory.until(lambda seen: seen.newer or seen.newest != newest)
+        why = await self._outdone(newest)
         self.registered = False
-        log.info("a newer instance speaks", extra={"resource": self.resource})
+        log.info(why, extra={"resource": self.resource})
         await self._watch.directory.until(lambda seen: not seen.newer)
         return "the newer instance is gone"
 

@@ -42,7 +42,6 @@ class Fleet:
         """
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._sweep(), name="sweep")
                 seen = None
                 while True:
                     seen = await offers.other_than(seen)
@@ -81,8 +80,8 @@ class Fleet:
         self._endpoints.pop(endpoint.resource, None)
         self._meter.resource_gone(endpoint.resource)
 
-    async def _sweep(self) -> None:
-        """Remove the sockets that dead instances left, when there is a new one and now and then."""
+    async def sweep(self) -> None:
+        """Remove the sockets that dead instances left, when there is a new one and now and then, for ever."""
         reads: Reads[list[str]] = Reads()
         seen = None
         while True:

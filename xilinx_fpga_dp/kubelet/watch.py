@@ -4,7 +4,6 @@ import asyncio
 import logging
 import os
 from dataclasses import dataclass
-from functools import partial
 
 from xilinx_fpga_dp.coalesced import Coalesced
 from xilinx_fpga_dp.kubelet.instances import FOLDER, Presence
@@ -12,7 +11,7 @@ from xilinx_fpga_dp.kubelet.meter import Meter
 from xilinx_fpga_dp.kubelet.pace import Pace
 from xilinx_fpga_dp.latest import Latest
 from xilinx_fpga_dp.reads import Pending, Reads
-from xilinx_fpga_dp.wakeups import Wakeups
+from xilinx_fpga_dp.wakeups import Place, Wakeups
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +64,11 @@ class Watch:
         self.directory = Latest(SocketDirectory())
         self.mine: set[str] = set()  # the names of this process's sockets, kept by who makes them
         self._presence = Presence()
-        self._reads: Reads[SocketDirectory] = Reads()
+        # fold: kubelet's socket and ours are whole as soon as they are there
+        self._wakeups = Wakeups(path, f"{path}/{FOLDER}", fold=0)
+        self._reads: Reads[tuple[list[Place], SocketDirectory]] = Reads()
         self._looks = Coalesced(self._look)
+        self._places: list[Place] = []
         self._told: str | None = None  # the problem that was logged last
 
     async def look(self) -> SocketDirectory:
@@ -79,13 +81,16 @@ class Watch:
         return seen
 
     async def _read(self) -> SocketDirectory:
-        look = partial(_look, self.path, self._presence)
-        seen = await self._reads.anew("", look, _LOOK_LIMIT)
-        if isinstance(seen, SocketDirectory):
+        answer = await self._reads.anew("", self._places_and_look, _LOOK_LIMIT)
+        if isinstance(answer, tuple):
+            self._places, seen = answer
             return seen
-        problem = f"no answer for {_LOOK_LIMIT:g} s" if isinstance(seen, Pending) else repr(seen)
+        problem = f"no answer for {_LOOK_LIMIT:g} s" if isinstance(answer, Pending) else repr(answer)
         before = self.directory.value
         return SocketDirectory(newer=before.newer, newest=before.newest, problem=problem)
+
+    def _places_and_look(self) -> tuple[list[Place], SocketDirectory]:
+        return self._wakeups.places(), _look(self.path, self._presence)
 
     def _see(self, seen: SocketDirectory) -> None:
         self._tell(seen.problem)
@@ -99,18 +104,20 @@ class Watch:
         """Keep ``directory`` true, for ever; when cancelled, make room for an older instance."""
         try:
             await self._follow()
-        finally:
+        except asyncio.CancelledError:
             self._presence.leave(self.path)
+            raise
 
     async def _follow(self) -> None:
         now = asyncio.get_running_loop().time
         pace = Pace(_AT_ONCE, _INTERVAL)
-        with Wakeups(self.path, f"{self.path}/{FOLDER}", fold=0) as wakeups:
+        with self._wakeups as wakeups:
             while True:
-                wakeups.arm()
+                wakeups.clear()
                 seen = await self.look()
-                soon = seen.newer or seen.problem or self._presence.moving
-                await wakeups.wait(_SOON if soon else _LOOK_EVERY)
+                if not wakeups.follow(self._places):
+                    soon = seen.newer or seen.problem or self._presence.moving
+                    await wakeups.wait(_SOON if soon else _LOOK_EVERY)
                 await asyncio.sleep(pace.delay(now()))
                 pace.done(now())
 

@@ -6,12 +6,14 @@ import itertools
 import logging
 import os
 from collections.abc import Sequence
+from functools import partial
 
 import aiofiles
 import aiofiles.os
 
 from xilinx_fpga_dp.coalesced import Coalesced
 from xilinx_fpga_dp.latest import Latest
+from xilinx_fpga_dp.reads import Daemons, Pending, Reads
 from xilinx_fpga_dp.wakeups import Wakeups
 
 log = logging.getLogger(__name__)
@@ -19,6 +21,7 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY = 10.0  # seconds between looks at a file that nothing woke
 _AGAIN = 0.5  # seconds until a file that could not be written is tried again
 _TIME_LIMIT = 2.0  # seconds a file operation may take
+_HANGING = 4  # operations of a file at once: two tries, and the removal of what each has left
 
 
 class KeptFile:
@@ -36,6 +39,7 @@ class KeptFile:
         self._mode = mode
         self._wanted: str | None = None  # None: there is to be no file
         self._tries = itertools.count()  # to write it
+        self._threads = Daemons(_HANGING)
         self._known = asyncio.Event()  # what it should say; until then the one of the instance before stays
         self._looks = Coalesced(self._look)
         self._anothers = False  # a newer instance keeps it
@@ -67,7 +71,7 @@ class KeptFile:
     async def _follow(self) -> None:
         with Wakeups(os.path.dirname(self.path)) as wakeups:
             while True:
-                wakeups.arm()
+                await wakeups.arm()
                 await self._looks.run()
                 await self._complaint.until(lambda complaint: complaint is None)  # each try would wake
                 await wakeups.wait(_LOOK_EVERY)
@@ -94,7 +98,9 @@ class KeptFile:
 
     async def _read(self) -> str | None:
         try:
-            async with aiofiles.open(self.path, encoding="utf-8", errors="replace") as file:
+            async with aiofiles.open(
+                self.path, encoding="utf-8", errors="replace", executor=self._threads
+            ) as file:
                 return await file.read(1 << 20)
         except FileNotFoundError:
             return None
@@ -102,26 +108,31 @@ class KeptFile:
     async def _write(self) -> None:
         if self._wanted is None:
             with contextlib.suppress(FileNotFoundError):
-                await aiofiles.os.unlink(self.path)
+                await self._unlink(self.path)
             return
         directory, name = os.path.split(self.path)
         ours = f".{name}.{os.getpid()}."  # no reader of specs takes a name like that
-        await aiofiles.os.makedirs(directory, mode=0o755, exist_ok=True)
+        await aiofiles.os.makedirs(directory, mode=0o755, exist_ok=True, executor=self._threads)
         # A try that was given up may still hang in a thread: none may rename what the next one is writing.
-        for left in [each for each in await aiofiles.os.listdir(directory) if each.startswith(ours)]:
+        there = await aiofiles.os.listdir(directory, executor=self._threads)
+        for left in [each for each in there if each.startswith(ours)]:
             with contextlib.suppress(OSError):
-                await aiofiles.os.unlink(f"{directory}/{left}")
+                await self._unlink(f"{directory}/{left}")
         beside = f"{directory}/{ours}{next(self._tries)}"
         try:
-            async with aiofiles.open(beside, "x", encoding="utf-8") as file:  # follows no link
+            # Follows no link
+            async with aiofiles.open(beside, "x", encoding="utf-8", executor=self._threads) as file:
                 await file.write(self._wanted)
                 os.fchmod(file.fileno(), self._mode)
-            await aiofiles.os.replace(beside, self.path)
+            await aiofiles.os.replace(beside, self.path, executor=self._threads)
         except BaseException:
             with contextlib.suppress(OSError):
                 async with asyncio.timeout(_TIME_LIMIT):  # where the directory hangs, this does too
-                    await aiofiles.os.unlink(beside)
+                    await self._unlink(beside)
             raise
+
+    async def _unlink(self, path: str) -> None:
+        await aiofiles.os.unlink(path, executor=self._threads)
 
     def _complain(self, error: OSError | None) -> None:
         complaint = None if error is None else (error.strerror or "no answer in time")
@@ -146,24 +157,17 @@ class HostPaths:
     def __init__(self, root: str, paths: Sequence[str]) -> None:
         self._root = root.rstrip("/")
         self._paths = paths
+        self._reads: Reads[bool] = Reads()
         self._missing: set[str] = set()  # that were complained of
 
     async def there(self) -> tuple[str, ...]:
-        """Those that are there now."""
-        return tuple([path for path in self._paths if await self._is_there(path)])
-
-    async def _is_there(self, path: str) -> bool:
-        try:
-            async with asyncio.timeout(_TIME_LIMIT):
-                # A link may lead to a place that is only seen from the host's own root.
-                there = await aiofiles.os.path.exists(self._root + path) or await aiofiles.os.path.islink(
-                    self._root + path
-                )
-        except TimeoutError:
-            there = False
-        if there:
-            self._missing.discard(path)
-        elif path not in self._missing:
-            self._missing.add(path)
-            log.warning("extra mount left out: it is not on the host", extra={"path": path})
-        return there
+        """Those that are there now; one that does not answer, on a mount that hangs, is not."""
+        # A link counts: it may lead to a place that is only seen from the host's own root.
+        calls = {path: partial(os.path.lexists, self._root + path) for path in self._paths}
+        answers = await self._reads.gather(calls, _TIME_LIMIT) if calls else {}
+        missing = {path for path, answer in answers.items() if answer is not True}
+        for path in sorted(missing - self._missing):
+            why = "it does not answer" if isinstance(answers[path], Pending) else "it is not on the host"
+            log.warning("extra mount left out: %s", why, extra={"path": path})
+        self._missing = missing
+        return tuple(path for path in self._paths if path not in missing)

@@ -75,7 +75,7 @@ class FollowedFile(Generic[T]):
         """Look whenever it may have changed, for ever."""
         with Wakeups(os.path.dirname(self.path)) as wakeups:
             while True:
-                wakeups.arm()
+                await wakeups.arm()
                 await self.look()
                 await wakeups.wait(_LOOK_EVERY)
 

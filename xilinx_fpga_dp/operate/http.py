@@ -1,7 +1,6 @@
 """Probes, metrics and state over HTTP. As much of HTTP as kubelet's probes, Prometheus and curl need."""
 
 import asyncio
-import contextlib
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
@@ -106,13 +105,15 @@ class HttpServer:
         try:
             async with asyncio.timeout(_TIME_LIMIT):
                 await self._answer(reader, writer)
+                writer.close()
+                await writer.wait_closed()  # all of it is sent then
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             log.debug("HTTP connection broken")  # a TimeoutError is an OSError
+        except asyncio.CancelledError:
+            log.debug("ending")  # raised on, asyncio's streams would log it as an error
         finally:
             self._connections.pop(writer, None)
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            writer.transport.abort()  # what a client has not read is nothing to wait for
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")

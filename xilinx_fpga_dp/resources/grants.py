@@ -19,6 +19,9 @@ from xilinx_fpga_dp.resources import cdi
 Refresh = Callable[[Device], Awaitable[Device | None]]
 """The device as it is now; None if it is gone."""
 
+# Seconds in which the devices that nobody asked for have to answer: a late one counts as unresponsive then.
+_OTHERS = 2.0
+
 Strategy = Literal["device-specs", "cdi", "both"]
 
 
@@ -76,9 +79,11 @@ class Grants:
         Raises:
             Refusal: an id is unknown, twice, vanished, unhealthy or does not answer.
         """
+        now = asyncio.get_running_loop().time
+        began = now()
         devices = await self.devices(offer, ids)
         if self.everything is not None:
-            devices = await self._with_all_others(devices)
+            devices = await self._with_all_others(devices, min(_OTHERS, began + self.time_limit - now()))
         named = False
         if self.strategy != "device-specs":
             named = await self.in_spec(devices)
@@ -109,17 +114,25 @@ class Grants:
             _fit(offer, before, now)
         return tuple(sorted((d for d in fresh if d), key=lambda device: device.address))
 
-    async def _with_all_others(self, devices: tuple[Device, ...]) -> tuple[Device, ...]:
-        """Every device of the node that is fit; the others are left out without a word."""
+    async def _with_all_others(self, devices: tuple[Device, ...], limit: float) -> tuple[Device, ...]:
+        """Every device of the node that is fit; the others are left out without a word.
+
+        Args:
+            devices: those that were asked for.
+            limit: seconds that all others may take together.
+        """
         found = {device.address: device for device in devices}
-        for device in self.everything() if self.everything else ():
-            if device.address in found or not device.healthy:
-                continue
-            try:
-                async with asyncio.timeout(self.time_limit):
-                    now = await self.refresh(device)
-            except TimeoutError:
-                continue
+        everything = self.everything() if self.everything else ()
+        others = [each for each in everything if each.address not in found and each.healthy]
+        looks = [asyncio.ensure_future(self.refresh(each)) for each in others]
+        try:
+            if looks:
+                await asyncio.wait(looks, timeout=limit)
+        finally:
+            late = [look for look in looks if look.cancel()]
+            await asyncio.gather(*late, return_exceptions=True)
+        for device, look in zip(others, looks, strict=True):
+            now = None if look.cancelled() else look.result()
             if now is not None and now.healthy and now.node and now.shell == device.shell:
                 found[now.address] = now
         return tuple(found[address] for address in sorted(found))

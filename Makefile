@@ -54,7 +54,7 @@ faults: $(VENV)/.dev
 
 faults-all: $(VENV)/.dev
 	$(BIN)/python -m tests.faults each --long $(SEEDED)
-	$(BIN)/python -m tests.faults pairs $(SEEDED)
+	$(BIN)/python -m tests.faults pairs --long $(SEEDED)
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.faults soak --minutes $(or $(MINUTES),10) $(SEEDED)

@@ -159,6 +159,7 @@ class KubeletDouble:
             re-registration the new endpoint is dropped.
         dial_limit: seconds Register tries to connect to the plugin; 10 in kubelet.
         grace: seconds the devices of an ended stream count as capacity; 300 in kubelet.
+        told: called with the endpoint that a Register names, before anything is done with it.
     """
 
     def __init__(
@@ -168,11 +169,13 @@ class KubeletDouble:
         by_socket: bool = False,
         dial_limit: float = 10.0,
         grace: float = 300.0,
+        told: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.directory = directory.absolute()
         self.by_socket = by_socket
         self.dial_limit = dial_limit
         self.grace = grace
+        self.told = told
         self.faults = Faults()
         self._life: _Life | None = None
         self._seen = _Seen()
@@ -484,6 +487,7 @@ class _Life:
     # Registering, as server.go and handler.go have it
 
     def _register(self, request: Any, context: grpc.ServicerContext) -> Any:
+        self._double.told(request.endpoint)
         try:
             self._check(request)
             client = _Client(

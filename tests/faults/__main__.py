@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import os
 import queue
 import random
 import shutil
@@ -17,12 +18,13 @@ from typing import Any
 
 from tests.faults.catalogue import FAULTS, named, pairs
 from tests.faults.fault import Fault
-from tests.faults.stage import SHELLS, Stage
+from tests.faults.stage import SHELLS, Setting, Stage, descriptors
 from tests.faults.trial import Broken, NotBoth, Outcome, tried
-from tests.faults.watching import descriptors
 
-Job = tuple[tuple[Fault, ...], int]
-"""Faults that happen at once, and to how many instances."""
+Job = tuple[tuple[Fault, ...], Setting]
+"""Faults that happen at once, and to whom."""
+
+_SETTINGS = (Setting(), Setting(2), Setting(2, by_socket=True))
 
 _NAMESPACES = ("unshare", "--user", "--map-root-user", "--mount", "--propagation", "private")
 
@@ -45,12 +47,16 @@ def main() -> int:
         for number in range(lanes)
     ]
     outcomes = list(_read(processes))
+    required = os.environ.get("FAULTS_REQUIRED") == "1"
+    for each in outcomes:
+        if required and each["missing"]:
+            each["problem"] = f"not possible here: {each['skipped']}"
     failed = [each for each in outcomes if each["problem"]]
     skipped = sum(each["skipped"] is not None for each in outcomes)
     ended_well = all(process.wait() == 0 for process in processes)
     print(f"{len(outcomes)} trials, {len(failed)} broken, {skipped} not possible here")
     for each in failed:
-        print(f"BROKEN, {each['instances']} instances: {' + '.join(each['faults'])}: {each['problem']}")
+        print(f"BROKEN, {Setting(*each['setting'])}: {' + '.join(each['faults'])}: {each['problem']}")
     if options.table:
         print(*_table(outcomes), sep="\n")
     return 0 if ended_well and not failed and outcomes else 1
@@ -104,7 +110,7 @@ def _read(processes: Sequence["subprocess.Popen[str]"]) -> Iterator[dict[str, An
 
 
 def _row(outcome: dict[str, Any]) -> str:
-    name = " + ".join(outcome["faults"]) + (" (two)" if outcome["instances"] > 1 else "")
+    name = f"{' + '.join(outcome['faults'])} ({Setting(*outcome['setting'])})"
     if outcome["skipped"]:
         return f"{name}: not possible here: {outcome['skipped']}"
     if outcome["problem"]:
@@ -116,14 +122,17 @@ def _row(outcome: dict[str, Any]) -> str:
 
 
 def _table(outcomes: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """What was measured of single faults, with one instance and with two."""
-    measured = {(each["faults"][0], each["instances"]): each for each in outcomes if len(each["faults"]) == 1}
-    yield "| fault | back after, ms | lost meanwhile, ms | two instances: back | lost | who may notice |"
-    yield "| --- | --- | --- | --- | --- | --- |"
+    """What was measured of single faults, in each setting."""
+    measured = {
+        (each["faults"][0], Setting(*each["setting"])): each for each in outcomes if len(each["faults"]) == 1
+    }
+    heads = [f"{setting}: {what}" for setting in _SETTINGS for what in ("back after, ms", "lost, ms")]
+    yield f"| {' | '.join(('fault', *heads, 'who may notice'))} |"
+    yield f"|{' --- |' * (len(heads) + 2)}"
     for fault in FAULTS:
         cells = []
-        for instances in (1, 2):
-            if (each := measured.get((fault.name, instances))) is None or each["problem"] or each["skipped"]:
+        for setting in _SETTINGS:
+            if (each := measured.get((fault.name, setting))) is None or each["problem"] or each["skipped"]:
                 cells += ["-", "-"]
             else:
                 cells += [f"{1000 * each['back']:.0f}", f"{1000 * each['lost']:.0f}"]
@@ -136,15 +145,21 @@ def _table(outcomes: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 def _lane(options: argparse.Namespace) -> int:
     dice = random.Random(f"{options.seed}/{options.what}")
-    stages = _Stages(options.seed)
+    stages = _Stages()
     jobs: Iterable[Job] = _jobs(options, dice)
     if options.what == "soak":
         jobs = _until(time.monotonic() + 60 * options.minutes, jobs)
     else:
         jobs = itertools.islice(jobs, options.lane, None, options.lanes)
     try:
-        for faults, instances in jobs:
-            print(json.dumps(stages.outcome(faults, instances).as_json()), flush=True)
+        for number, (faults, setting) in enumerate(jobs):
+            seed = f"{options.seed}/{'/'.join(fault.name for fault in faults)}/{setting}"
+            if options.what == "soak":
+                seed += f"/{number}"
+            outcome = stages.outcome(faults, setting, seed)
+            if options.what == "soak" and outcome.problem:
+                outcome.problem += stages.smaller(faults, setting, seed)
+            print(json.dumps(outcome.as_json()), flush=True)
     finally:
         stages.close()
     return 0
@@ -154,20 +169,27 @@ def _jobs(options: argparse.Namespace, dice: random.Random) -> Iterator[Job]:
     chosen = [each for each in FAULTS if options.long or not each.long]
     if options.only:
         chosen = [named(name) for name in options.only]
-    instances = [options.instances] if options.instances else [1, 2]
+    settings = [each for each in _SETTINGS if options.instances in (None, each.instances)]
     if options.what == "each":
-        for number in instances:
-            yield from (((fault,), number) for fault in chosen)
+        yield from (((fault,), setting) for setting in settings for fault in chosen)
     elif options.what == "pairs" and options.only:
-        yield from ((tuple(chosen), number) for number in instances)
+        yield from ((tuple(chosen), setting) for setting in settings)
     elif options.what == "pairs":
-        several = [(pair, number) for number in instances for pair in pairs()]
-        yield from dice.sample(several, options.sample) if options.sample else several
+        # One within the other, either way, and of two instances with one kubelet or the other
+        both = [tuple(dice.sample(pair, 2)) for pair in pairs(chosen)]
+        several = [(pair, dice.choice(of)) for of in _by_instances(settings) for pair in both]
+        several = dice.sample(several, options.sample) if options.sample else several
+        yield from sorted(several, key=lambda job: job[1])
     else:
+        two = [each for each in settings if each.instances == (options.instances or 2)]
         while True:
             faults = tuple(dice.sample(chosen, dice.choice((1, 1, 2, 2, 3))))
             if len({fault.place for fault in faults}) == len(faults):
-                yield faults, 2 if options.instances is None else options.instances
+                yield faults, two[0] if dice.random() < 0.9 else dice.choice(two)
+
+
+def _by_instances(settings: Sequence[Setting]) -> list[list[Setting]]:
+    return [list(group) for _, group in itertools.groupby(settings, lambda each: each.instances)]
 
 
 def _until(deadline: float, jobs: Iterable[Job]) -> Iterator[Job]:
@@ -177,46 +199,55 @@ def _until(deadline: float, jobs: Iterable[Job]) -> Iterator[Job]:
 class _Stages:
     """The stages of a lane: one is used again and again, until something has broken on it."""
 
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
+    def __init__(self) -> None:
         self._stage: Stage | None = None
 
-    def outcome(self, faults: Sequence[Fault], instances: int) -> Outcome:
+    def outcome(self, faults: Sequence[Fault], setting: Setting, seed: str) -> Outcome:
+        """Let faults happen; the seed decides what they leave to chance."""
         missing = [why for fault in faults if (why := fault.missing())]
         names = tuple(fault.name for fault in faults)
         if missing:
-            return Outcome(names, instances, skipped=missing[0])
+            return Outcome(names, setting, skipped=missing[0], missing=True)
         try:
-            return tried(self._for(instances), faults)
+            return tried(self._for(setting), faults, random.Random(seed))
         except NotBoth as error:
             self._drop()
-            return Outcome(names, instances, skipped=str(error))
+            return Outcome(names, setting, skipped=str(error))
         except Broken as error:
-            return self._broken(names, instances, str(error))
+            return self._broken(names, setting, str(error))
         except Exception:
-            return self._broken(names, instances, traceback.format_exc())
+            return self._broken(names, setting, traceback.format_exc())
+
+    def smaller(self, faults: Sequence[Fault], setting: Setting, seed: str) -> str:
+        """Which of several faults break something without the others, as far as trying once tells."""
+        for size in range(1, len(faults)):
+            for fewer in itertools.combinations(faults, size):
+                if self.outcome(fewer, setting, seed).problem:
+                    return f"; so did {' + '.join(fault.name for fault in fewer)} alone"
+        return "; none of fewer did" if len(faults) > 1 else ""
 
     def close(self) -> None:
         if self._stage is not None:
             self._stage.__exit__(None, None, None)
             self._stage = None
 
-    def _for(self, instances: int) -> Stage:
-        if self._stage is None or self._stage.instances != instances:
+    def _for(self, setting: Setting) -> Stage:
+        if self._stage is None or self._stage.setting != setting:
             self.close()
-            self._stage = Stage(instances, seed=self._seed)
+            self._stage = Stage(setting)
             self._stage.__enter__()
         return self._stage
 
-    def _broken(self, names: tuple[str, ...], instances: int, why: str) -> Outcome:
+    def _broken(self, names: tuple[str, ...], setting: Setting, why: str) -> Outcome:
         if self._stage is not None:
             for life in self._stage.lives:
                 print(*life.service.raw[-15:], sep="", file=sys.stderr)
                 with contextlib.suppress(Exception):  # it has ended, or answers nothing
                     pid = life.service.process.pid
-                    print(*descriptors(pid), *self._stage.tasks(pid), sep="\n", file=sys.stderr)
+                    tasks, threads = self._stage.tasks(pid)
+                    print(*descriptors(pid).items(), *tasks, threads, sep="\n", file=sys.stderr)
         self._drop()
-        return Outcome(names, instances, problem=why)
+        return Outcome(names, setting, problem=why)
 
     def _drop(self) -> None:
         with contextlib.suppress(Exception):

@@ -26,6 +26,7 @@ class Fault:
         shared_gap: the same where a second instance stands by.
         deaf: an instance, or kubelet, can't be reached while it lasts, so nothing else is mended either.
         back: seconds after its end until all is as before.
+        brief: over as soon as it has begun, so that counts as its end where it is alone.
         lasts: seconds.
         place: what it changes; two that change the same can't be told apart and are not paired.
         long: takes too long for a short run.
@@ -40,6 +41,7 @@ class Fault:
     shared_gap: float
     deaf: bool
     back: float
+    brief: bool
     lasts: float
     place: str
     long: bool
@@ -62,6 +64,7 @@ class Catalogue(list[Fault]):
         shared_gap: float | None = None,
         deaf: bool = False,
         back: float = 1.0,
+        brief: bool = False,
         lasts: float = 0.7,
         place: str = "",
         long: bool = False,
@@ -80,6 +83,7 @@ class Catalogue(list[Fault]):
                     shared_gap=gap if shared_gap is None else shared_gap,
                     deaf=deaf,
                     back=back,
+                    brief=brief,
                     lasts=lasts,
                     place=place or name,
                     long=long,

@@ -1,25 +1,37 @@
 """What goes wrong on the node: its limits, its clock, its cards and files, and signals."""
 
 import contextlib
+import errno
 import itertools
 import os
-import random
+import re
 import resource
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from tests.faults.fault import EVER, Catalogue
 from tests.faults.kubelets import ALL, no_mounts, remove
-from tests.faults.stage import EVENT, Stage, own_namespaces, wait_until
+from tests.faults.stage import EVENT, Stage, descriptors, own_namespaces, wait_until
 from xilinx_fpga_dp.simulate.node import DAMAGES
 
 faults = Catalogue()
 fault = faults.fault
 
 _INSTANCES = Path("/proc/sys/user/max_inotify_instances")
+_WATCHES = Path("/proc/sys/user/max_inotify_watches")
+# What a driver's read answers where it can't (xocl: mailbox, clocks, a card in reset), and the kernel.
+_ERRNOS = (
+    *(errno.EIO, errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENODEV, errno.ENXIO),
+    *(errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.ENOMEM, errno.EBUSY, errno.ENOSYS),
+)
+_ATTRIBUTES = (
+    "ready", "dev_offline", "rom/VBNV", "rom/timestamp", "mailbox_connect_state", "logic_uuids",
+    "xmc/serial_num", "numa_node", "vendor", "device", "firewall/level",
+)  # fmt: skip
 # Seconds until an instance that is started has its first list, on a busy machine; the bench measures that.
 _START = 10.0
 
@@ -35,21 +47,62 @@ def no_events() -> str | None:
     return None if os.access(EVENT, os.W_OK) else "no event can be made in sysfs"
 
 
-@fault("inotify used up, kubelet restarted", touches=ALL, gap=EVER, place="inotify", missing=no_limits)
-def inotify_used_up(stage: Stage) -> Iterator[None]:
-    before = _INSTANCES.read_text()
-    _INSTANCES.write_text("0")
+@contextmanager
+def none_left(limit: Path) -> Iterator[None]:
+    """A limit of this user namespace's that is used up."""
+    before = limit.read_text()
+    limit.write_text("0")
     try:
-        stage.kubelet_anew()
         yield
+    finally:
+        limit.write_text(before)
+
+
+def _watched_inodes(stage: Stage) -> set[int]:
+    """What the one that speaks watches by inotify."""
+    folder = Path(f"/proc/{stage.voice.process.pid}/fdinfo")
+    told = "".join(each.read_text() for each in folder.iterdir())
+    return {int(inode, 16) for inode in re.findall(r"inotify wd:\w+ ino:(\w+)", told)}
+
+
+@fault(
+    "inotify's watches used up, directory made anew",
+    touches=ALL,
+    gap=EVER,
+    place="directory",
+    missing=no_limits,
+)
+def watches_used_up(stage: Stage) -> Iterator[None]:
+    with none_left(_WATCHES):
+        stage.kubelet_down()
+        remove(stage.sockets)
+        stage.sockets.mkdir()
+        stage.kubelet_up()
+        yield
+        nothing = not stage.services or stage.sockets.stat().st_ino not in _watched_inodes(stage)
         stage.kubelet_anew()  # it comes back although nothing wakes
         back = stage.kubelet_is_down or wait_until(stage.all_full, 1.5)
-    finally:
-        _INSTANCES.write_text(before)
+    stage.expect(nothing, "the new directory is watched")
     assert back or stage.paired, "not back 1.5 s after kubelet"
 
 
-@fault("inotify's queue overflows", deaf=True, place="inotify")
+@fault("inotify used up when an instance starts", touches=ALL, gap=EVER, place="processes", back=_START,
+       missing=no_limits)  # fmt: skip
+def inotify_used_up(stage: Stage) -> Iterator[None]:
+    with none_left(_INSTANCES):
+        if stage.services:
+            stage.end(stage.voice, signal.SIGTERM)
+        stage.start().logged("device found", limit=_START)
+        stage.kubelet_anew()
+        yield
+        nothing = not _watched_inodes(stage)
+        stage.kubelet_anew()  # it comes back although nothing wakes
+        back = stage.kubelet_is_down or wait_until(stage.all_full, 1.5)
+    stage.expect(nothing, "it has watches")
+    assert back or stage.paired, "not back 1.5 s after kubelet"
+
+
+@fault("inotify's queue overflows", deaf=True, place="inotify", brief=True)
 def inotify_overflows(stage: Stage) -> Iterator[None]:
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     with stopped(stage):
@@ -60,15 +113,26 @@ def inotify_overflows(stage: Stage) -> Iterator[None]:
                 os.unlink(path)
             except OSError:
                 break  # another fault has the directory
+    stage.expect(number == most // 2, "some files could not be made")
     yield
 
 
-@fault("netlink's buffer overflows", deaf=True, place="netlink", missing=no_events)
+@fault("netlink's buffer overflows", deaf=True, place="netlink", missing=no_events, brief=True)
 def netlink_overflows(stage: Stage) -> Iterator[None]:
+    before = _dropped(stage)
     with stopped(stage):
         for _ in range(1500):
             EVENT.write_text("change")
+        stage.expect(_dropped(stage) > before, "the kernel dropped no event")
     yield
+
+
+def _dropped(stage: Stage) -> int:
+    """Events that the kernel had no room for in the instances' netlink sockets."""
+    pids = (service.process.pid for service in stage.services)
+    own = {link for pid in pids for link in descriptors(pid).values()}
+    rows = [line.split() for line in Path("/proc/net/netlink").read_text().splitlines()[1:]]
+    return sum(int(row[8]) for row in rows if f"socket:[{row[9]}]" in own)
 
 
 @fault("file descriptors used up", deaf=True, place="descriptors")
@@ -150,12 +214,11 @@ def _believes(stage: Stage, before: datetime | None, seconds: int) -> bool:
 # Signals
 
 
-@fault("SIGHUP twenty times at any moment", touches=ALL, gap=1.0, place="processes")
+@fault("SIGHUP twenty times at any moment", touches=ALL, gap=1.0, place="processes", brief=True)
 def hung_up(stage: Stage) -> Iterator[None]:
-    dice = random.Random(stage.seed)
     for _ in range(20):
         stage.send(signal.SIGHUP)
-        time.sleep(dice.uniform(0, 0.1))
+        time.sleep(stage.dice.uniform(0, 0.1))
     yield
 
 
@@ -173,12 +236,11 @@ def killed(stage: Stage) -> Iterator[None]:
     stage.start()
 
 
-@fault("SIGTERM to one that starts, at any moment", touches=ALL, gap=1.0, place="processes")
+@fault("SIGTERM to one that starts, at any moment", touches=ALL, gap=1.0, place="processes", brief=True)
 def ended_at_start(stage: Stage) -> Iterator[None]:
-    dice = random.Random(stage.seed)
     for _ in range(4):
         service = stage.launch()
-        time.sleep(dice.uniform(0.1, 1.2))
+        time.sleep(stage.dice.uniform(0.1, 1.2))
         service.process.send_signal(signal.SIGTERM)
         code = service.process.wait(_START)
         service.__exit__(None, None, None)
@@ -210,6 +272,7 @@ def ended_while_a_read_hangs(stage: Stage) -> Iterator[None]:
     devices=True,
     gap=EVER,
     place="cards",
+    brief=True,
 )
 def damaged(stage: Stage) -> Iterator[None]:
     card = stage.cards("u250")[0]
@@ -232,12 +295,43 @@ def damaged(stage: Stage) -> Iterator[None]:
     yield
 
 
+@fault("each attribute of a card answers each error of a driver", touches="u250", devices=True, gap=EVER,
+       place="cards", brief=True)  # fmt: skip
+def failing(stage: Stage) -> Iterator[None]:
+    card = stage.cards("u250")[0]
+    numbers = list(_ERRNOS)
+    stage.dice.shuffle(numbers)
+    by_bus = f"{stage.node.sysfs_root}/bus/pci/devices/{card.address}"
+    paths = [path.replace(card.user, by_bus) for path in map(card.path, (*_ATTRIBUTES, "", "drm"))]
+    for path, number in zip(paths, itertools.cycle(numbers), strict=False):
+        stage.fail({path: number})
+        time.sleep(0.12)
+    stage.fail({})
+    yield
+
+
 @fault("reading a card hangs", touches="u250", devices=True, gap=EVER, place="cards", lasts=2.7)
 def hanging(stage: Stage) -> Iterator[None]:
     card = stage.cards("u250")[0]
-    card.hang("ready")
+    attribute = stage.dice.choice(("ready", "dev_offline", "rom/VBNV", "mailbox_connect_state"))
+    card.hang(attribute)
     yield
-    card.unhang("ready")
+    card.unhang(attribute)
+
+
+@fault("threads used up, two cards hang, kubelet restarts", touches=ALL, devices=True, gap=EVER, deaf=True,
+       place="cards")  # fmt: skip
+def threads_used_up(stage: Stage) -> Iterator[None]:
+    cards = (stage.cards("u200")[0], stage.cards("u250")[0])
+    stage.fail({}, threadless=True)
+    for card in cards:
+        card.hang("ready")
+    time.sleep(0.3)  # each is waited for by a thread there is
+    stage.kubelet_anew()
+    yield
+    for card in cards:
+        card.unhang("ready")
+    stage.fail({})
 
 
 @fault(
@@ -247,15 +341,15 @@ def hanging(stage: Stage) -> Iterator[None]:
     gap=EVER,
     place="cards",
     back=1.5,
+    brief=True,
 )
 def unplugged(stage: Stage) -> Iterator[None]:
-    dice = random.Random(stage.seed)
     card = stage.cards("u250")[0]
     for _ in range(10):
         card.remove()
-        time.sleep(dice.uniform(0, 0.1))
+        time.sleep(stage.dice.uniform(0, 0.1))
         card.plug()
-        time.sleep(dice.uniform(0, 0.1))
+        time.sleep(stage.dice.uniform(0, 0.1))
     yield
 
 

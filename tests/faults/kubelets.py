@@ -49,7 +49,7 @@ def killed(stage: Stage) -> Iterator[None]:
     stage.kubelet_up()
 
 
-@fault("kubelet restarted 10 times", touches=ALL, gap=EVER, place="kubelet")
+@fault("kubelet restarted 10 times", touches=ALL, gap=EVER, place="kubelet", brief=True)
 def restarted(stage: Stage) -> Iterator[None]:
     for number in range(10):
         stage.kubelet_anew()
@@ -57,7 +57,7 @@ def restarted(stage: Stage) -> Iterator[None]:
     yield
 
 
-@fault("kubelet restarted 100 times", touches=ALL, gap=EVER, place="kubelet", long=True)
+@fault("kubelet restarted 100 times", touches=ALL, gap=EVER, place="kubelet", long=True, brief=True)
 def restarted_often(stage: Stage) -> Iterator[None]:
     for number in range(100):
         stage.kubelet_anew()
@@ -123,13 +123,13 @@ def slow(stage: Stage) -> Iterator[None]:
     stage.kubelet.faults.register_hang = stage.kubelet.faults.list_delay = 0.0
 
 
-@fault("one stream cut, kubelet alive", touches="u250", gap=1.0)
+@fault("one stream cut, kubelet alive", touches="u250", gap=1.0, brief=True)
 def one_stream_cut(stage: Stage) -> Iterator[None]:
     stage.cut("u250")
     yield
 
 
-@fault("every stream cut, kubelet alive", touches=ALL, gap=1.0)
+@fault("every stream cut, kubelet alive", touches=ALL, gap=1.0, brief=True)
 def every_stream_cut(stage: Stage) -> Iterator[None]:
     stage.cut(*SHELLS)
     yield
@@ -259,14 +259,14 @@ def mounted_over(stage: Stage) -> Iterator[None]:
 # The sockets in it
 
 
-@fault("every socket of ours unlinked", touches=ALL, gap=1.0, place="sockets")
+@fault("every socket of ours unlinked", touches=ALL, gap=1.0, place="sockets", brief=True)
 def unlinked(stage: Stage) -> Iterator[None]:
     for path in stage.own_sockets():
         path.unlink(missing_ok=True)
     yield
 
 
-@fault("one socket of ours unlinked", touches="u250", gap=1.0, place="sockets")
+@fault("one socket of ours unlinked", touches="u250", gap=1.0, place="sockets", brief=True)
 def one_unlinked(stage: Stage) -> Iterator[None]:
     for path in stage.own_sockets("u250"):
         path.unlink(missing_ok=True)
@@ -284,7 +284,7 @@ def usurped(stage: Stage) -> Iterator[None]:
     path.unlink(missing_ok=True)
 
 
-@fault("a dead instance's socket left behind", place="strangers")
+@fault("a dead instance's socket left behind", place="strangers", brief=True)
 def stale(stage: Stage) -> Iterator[None]:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(stage.sockets / "dead-fpga.sock"))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -11,12 +12,14 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from tests.conftest import settings_for
 from tests.double import KubeletDouble
@@ -33,6 +36,16 @@ _INSIDE = Path(__file__).with_name("inside")
 _SHARED_MEMORY = "/dev/shm"
 
 
+class Setting(NamedTuple):
+    """How many instances there are, and whether kubelet tells their sockets apart: as from 1.37 on."""
+
+    instances: int = 1
+    by_socket: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.instances} with kubelet {'1.37' if self.by_socket else '1.36'}"
+
+
 @dataclass
 class Life:
     """One instance, and when it was told to end."""
@@ -40,20 +53,15 @@ class Life:
     service: Service
     ended: float | None = None
 
-    def said(self) -> set[str]:
-        """The names of the sockets it has had."""
-        return {each["endpoint"] for each in list(self.service.events) if "endpoint" in each}
-
 
 class Stage:
     """A node with two cards of one shell and one of another, as it should be.
 
     Args:
-        instances: of the service: one, or an older and a newer one that speaks in its place.
-        seed: of what faults leave to chance.
+        setting: how many instances of the service, and with what kubelet.
     """
 
-    def __init__(self, instances: int = 1, *, seed: int = 0) -> None:
+    def __init__(self, setting: Setting) -> None:
         place = _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else None
         self.directory = tempfile.mkdtemp(prefix="fpga-", dir=place)
         self.node = SampleNode(self.directory)
@@ -68,15 +76,22 @@ class Stage:
         self.cdi = run / "cdi"
         self.spec = self.cdi / "xilinx.com-fpga.json"
         self.features = run / "nfd" / "xilinx-fpga-dp"
-        self.kubelet = KubeletDouble(self.sockets)
-        self.instances = instances
+        self.setting = setting
+        self.instances = setting.instances
+        self.kubelet = KubeletDouble(self.sockets, by_socket=setting.by_socket, told=self._told)
         self.services: list[Service] = []  # the newest last: it speaks
-        self.seed = seed
-        self.began: dict[int, Any] = {}  # what each process had when it was first looked at
+        self.launched: list[int] = []  # every process there has been
+        self.owners: dict[str, int] = {}  # whose each endpoint was that kubelet was told of
+        self.dice = random.Random(0)  # what faults leave to chance
+        self.quiet: Any = None  # what the one that speaks has when nothing happens
+        self.before: Any = None  # what there was when all was well first
+        self._granted: dict[str, bytes] = {}  # the same of kubelet's calls
         self.paired = False  # several faults at once: each can't tell what is its own doing
         self.lives: list[Life] = []
         self._clock = Path(self.directory, "clock")
         self.set_clock(0)
+        self._errors = Path(self.directory, "errors")
+        self.fail({})
         self._kubelet_down = 0  # faults that have it down
         self.kubelet_restarted = False  # in this trial: then it has swept its directory
         self.wanted = {
@@ -91,6 +106,8 @@ class Stage:
                 service.logged("registered", resource=resource, limit=20)
         assert wait_until(lambda: self.problem() is None, 10), self.problem()
         self.prove_life()
+        assert wait_until(lambda: self.problem() is None, 10), self.problem()
+        self.before = self.state()
         return self
 
     def __exit__(
@@ -158,7 +175,7 @@ class Stage:
 
     def launch(self) -> Service:
         """Start a process of the service that is none of the instances."""
-        return Service(
+        service = Service(
             settings_for(
                 self.node,
                 RECOVERY_CHECKS="1",
@@ -172,21 +189,35 @@ class Stage:
             environment={
                 "PYTHONPATH": str(_INSIDE),
                 "FAULTS_CLOCK": str(self._clock),
+                "FAULTS_ERRORS": str(self._errors),
                 "FAULTS_TASKS": f"{self.directory}/tasks",
             },
         )
+        self.launched.append(service.process.pid)
+        return service
 
     def set_clock(self, seconds: int) -> None:
         """Set the instances' clock so far forth or back."""
         self._clock.write_text(str(seconds))
 
-    def tasks(self, pid: int) -> list[str]:
-        """The tasks of the loop of an instance, each with where it waits."""
+    def fail(self, errors: Mapping[str, int], *, threadless: bool = False) -> None:
+        """Let reading these paths fail in the instances, each with an errno, and let no thread be started."""
+        aside = self._errors.with_suffix(".new")
+        aside.write_text(json.dumps({"errors": errors, "threadless": threadless}))
+        aside.rename(self._errors)
+
+    def expect(self, holds: bool, what: str) -> None:
+        """See that a fault has happened; of several at once each can't tell."""
+        assert holds or self.paired, f"nothing has happened: {what}"
+
+    def tasks(self, pid: int) -> tuple[list[str], Counter[str]]:
+        """The tasks of an instance's loop, each with where it waits, and its threads by their kind."""
         told = Path(f"{self.directory}/tasks.{pid}")
         told.unlink(missing_ok=True)
         os.kill(pid, signal.SIGUSR2)
         assert wait_until(told.exists, 5), f"process {pid} does not tell its tasks"
-        return told.read_text().splitlines()
+        tasks, _, threads = told.read_text().partition("\n\n")
+        return tasks.splitlines(), Counter(re.split(r"[-_ ]\d", name)[0] for name in threads.splitlines())
 
     def end(self, service: Service, number: signal.Signals) -> None:
         """Let an instance end by a signal; after SIGTERM in good order, within what the contract allows."""
@@ -224,6 +255,14 @@ class Stage:
             service.process.send_signal(number)
 
     # The directory
+
+    def _told(self, endpoint: str) -> None:
+        """Note whose an endpoint is, as the kernel shows it."""
+        if (inode := _inode(self.sockets / endpoint)) is None:
+            return
+        for pid in self.launched:
+            if f"socket:[{inode}]" in descriptors(pid).values():
+                self.owners[endpoint] = pid
 
     def own_sockets(self, shell: str = "") -> list[Path]:
         return sorted(path for path in self.sockets.glob("fpga-xilinx_*-fpga.sock") if shell in path.name)
@@ -279,6 +318,8 @@ class Stage:
             return "the CDI spec is not whole"
         if not self.features_are_whole():
             return "the feature file is not whole"
+        if self.before is not None and self.before != (now := self.state()):
+            return f"it was {self.before}, it is {now}"
         for shell in SHELLS:
             if not _alive(self.endpoint(shell)):
                 return f"the socket kubelet was told of for {shell} is gone"
@@ -286,17 +327,24 @@ class Stage:
             return f"in the socket directory: {strays}"
         return None
 
+    def state(self) -> list[Any]:
+        """What has to be the same again: the files, and what kubelet knows."""
+        topology = [self.kubelet.topology(resource) for resource in self.wanted]
+        return [_text(self.spec), _text(self.features), topology]
+
     def prove_life(self) -> None:
         """See that what kubelet holds is no memory: devices are allocated, and a change is heard."""
         for resource, devices in self.wanted.items():
-            [container] = self.kubelet.allocate(resource, devices).container_responses
-            assert len(container.devices) == len(devices)
+            granted = self.kubelet.allocate_raw(resource, sorted(devices))
+            before = self._granted.setdefault(resource, granted)
+            assert granted == before, f"{resource}: it was granted {before!r}, now {granted!r}"
         card = self.cards("u250")[0]
         card.offline()
         self.kubelet.wait_for(lambda: self.kubelet.allocatable(SHELLS["u250"]) == 0, 3)
         card.mend()
         self.kubelet.wait_for(self.all_full, 3)
-        assert "ok" in self.page("/livez")
+        for service in self.services:
+            assert "ok" in self.page("/livez", service)
         eventually(lambda: json.loads(self.page("/state"))["resources"], "it has a state", 2)
 
 
@@ -306,8 +354,31 @@ def _alive(path: Path) -> bool:
         mode = path.lstat().st_mode
     except OSError:
         return False
+    return stat.S_ISSOCK(mode) and _inode(path) is not None
+
+
+def _inode(path: Path) -> str | None:
+    """Of the socket that was bound to a path and is open still; man 5 proc_net_unix."""
     known = Path("/proc/net/unix").read_text()
-    return stat.S_ISSOCK(mode) and re.search(rf" {re.escape(str(path))}$", known, re.MULTILINE) is not None
+    found = re.findall(rf" (\d+) {re.escape(str(path))}$", known, re.MULTILINE)
+    return found[-1] if found else None
+
+
+def descriptors(pid: int) -> dict[int, str]:
+    """What a process has open; nothing of one that has ended."""
+    found = {}
+    with suppress(OSError):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with suppress(FileNotFoundError):  # closed by now
+                found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
+    return dict(sorted(found.items()))
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except OSError:
+        return None
 
 
 def wait_until(holds: Callable[[], bool], limit: float) -> bool:

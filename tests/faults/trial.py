@@ -1,13 +1,15 @@
 """One trial: faults begin, last and end, one within the other; then all must be as before."""
 
 import os
+import random
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from tests.faults.fault import EVER, Fault
-from tests.faults.stage import SHELLS, Stage, wait_until
+from tests.faults.stage import SHELLS, Setting, Stage, wait_until
 from tests.faults.watching import Figures, Watching, figures, least
 from xilinx_fpga_dp.reads import _KEPT
 
@@ -19,8 +21,10 @@ _MOST_MEMORY = 12.0  # MB more than at first, whatever has happened since
 _UNSHARP = 0.05
 
 
-# No leak: the loop's thread, asyncio's own pool, which grows to this and stays, and idle ones of reads.py.
-_POOL = 1 + min(32, (os.cpu_count() or 1) + 4) + _KEPT
+_MENDED = 1.0  # seconds a resource may be lost once a fault is over
+
+# No leak: idle threads of reads.py, and asyncio's own pool, which grows to this and stays.
+_POOLS = {"reads": _KEPT, "asyncio": min(32, (os.cpu_count() or 1) + 4)}
 
 
 class Broken(AssertionError):  # noqa: N818 - a word is enough
@@ -37,7 +41,7 @@ class Outcome:
 
     Attributes:
         faults: their names.
-        instances: of the service.
+        setting: of the stage.
         back: seconds from the end until all was as before.
         lost: the longest that a resource was lost while it lasted, seconds.
         memory: MB more than when a process was first looked at, of all instances the most.
@@ -45,10 +49,11 @@ class Outcome:
         stalled: seconds that the measuring itself was held up at most.
         problem: what did not hold; None: all did.
         skipped: why it was not tried.
+        missing: it can't be tried on this machine at all.
     """
 
     faults: tuple[str, ...]
-    instances: int
+    setting: Setting
     back: float = 0.0
     lost: float = 0.0
     memory: float = 0.0
@@ -56,18 +61,25 @@ class Outcome:
     stalled: float = 0.0
     problem: str | None = None
     skipped: str | None = None
+    missing: bool = False
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def tried(stage: Stage, faults: Sequence[Fault]) -> Outcome:
+def tried(stage: Stage, faults: Sequence[Fault], dice: random.Random) -> Outcome:
     """Let faults happen, and say what was seen.
+
+    Args:
+        stage: to whom.
+        faults: which, each within the one before.
+        dice: of what they leave to chance.
 
     Raises:
         Broken: something did not hold; the stage is of no more use.
     """
-    outcome = Outcome(tuple(fault.name for fault in faults), stage.instances)
+    outcome = Outcome(tuple(fault.name for fault in faults), stage.setting)
+    stage.dice = dice
     try:
         _try(stage, faults, outcome)
     except Broken:
@@ -81,11 +93,10 @@ def _try(stage: Stage, faults: Sequence[Fault], outcome: Outcome) -> None:
     _require(stage.problem() is None, f"before: {stage.problem()}")
     stage.paired = len(faults) > 1
     stage.kubelet_restarted = False
-    for pid, now in least(stage, _pids(stage), 0.2).items():
-        stage.began.setdefault(pid, now)
+    if stage.quiet is None:
+        stage.quiet = least(stage, [stage.voice.process.pid], 0.3)[stage.voice.process.pid]
     heard = _Heard(stage)
     with Watching(stage) as watching:
-        began = time.monotonic()
         under_way: list[Iterator[None]] = []
         for fault in faults:
             steps = fault.steps(stage)
@@ -96,6 +107,7 @@ def _try(stage: Stage, faults: Sequence[Fault], outcome: Outcome) -> None:
                     raise
                 raise NotBoth(f"not while the other lasts: {error}") from error
             under_way.append(steps)
+        begun = time.monotonic()
         outcome.cpu = _busiest(stage, max(fault.lasts for fault in faults))
         ending = time.monotonic()
         for steps in reversed(under_way):
@@ -116,28 +128,34 @@ def _try(stage: Stage, faults: Sequence[Fault], outcome: Outcome) -> None:
         outcome.stalled = watching.stalled
         allowed = limit + watching.stalled + _UNSHARP
         _require(outcome.back <= allowed, f"back after {outcome.back:.2f} s, not {limit:g} s")
-        _bounded_loss(stage, faults, watching, (began, ending), outcome)
+        _bounded_loss(stage, faults, watching, ending, outcome)
+        if all(fault.brief for fault in faults):
+            after = watching.back(begun)
+            _require(after <= allowed, f"the last resource was back after {after:.2f} s, not {limit:g} s")
     heard.check(faults)
     stage.prove_life()
     _nothing_left(stage, outcome)
 
 
 def _bounded_loss(
-    stage: Stage, faults: Sequence[Fault], watching: Watching, lasted: tuple[float, float], outcome: Outcome
+    stage: Stage, faults: Sequence[Fault], watching: Watching, ending: float, outcome: Outcome
 ) -> None:
-    """While a fault lasts, nothing may be lost for longer than it has to be."""
+    """Nothing may be lost for longer than it has to be, while a fault lasts and when it ends."""
+    unsharp = watching.stalled + _UNSHARP
     for shell, resource in SHELLS.items():
         gaps = [
             fault.shared_gap if stage.instances > 1 else fault.gap
             for fault in faults
             if shell in fault.touches
         ]
-        lost = watching.longest(resource, *lasted)
+        lost = watching.longest(resource, until=ending)
         outcome.lost = max(outcome.lost, lost)
         if len(faults) > 1 and gaps and any(fault.deaf for fault in faults):
             continue
-        allowed = sum(gaps) + watching.stalled + _UNSHARP
-        _require(lost <= allowed, f"{shell} lost for {lost:.2f} s, not {sum(gaps):g} s")
+        _require(lost <= sum(gaps) + unsharp, f"{shell} lost for {lost:.2f} s, not {sum(gaps):g} s")
+        lost = watching.longest(resource, since=ending)
+        mended = _MENDED * len(gaps)
+        _require(lost <= mended + unsharp, f"{shell} lost for {lost:.2f} s at the end, not {mended:g} s")
 
 
 def _busiest(stage: Stage, seconds: float) -> float:
@@ -156,30 +174,32 @@ def _busiest(stage: Stage, seconds: float) -> float:
 
 def _nothing_left(stage: Stage, outcome: Outcome) -> None:
     """No more descriptors, threads, tasks or memory than at first, no core spinning, no error in the log."""
-    # One that stands by may have the sockets and streams of before, or not.
-    spare = 2 * len(SHELLS) if stage.instances > 1 else 0
+    assert stage.quiet is not None
     deadline = time.monotonic() + _GONE
     while True:
-        known = [pid for pid in _pids(stage) if pid in stage.began]
-        after = least(stage, known, 0.25)
-        more = [text for pid, now in after.items() if (text := _more(stage.began[pid], now, spare))]
+        after = least(stage, _pids(stage), 0.25)
+        # One that stands by may have the sockets and streams of before, or not.
+        spare = {pid: 0 if pid == stage.voice.process.pid else 2 * len(SHELLS) for pid in after}
+        more = [text for pid, now in after.items() if (text := _more(stage.quiet, now, spare[pid]))]
         if not more or time.monotonic() > deadline:
             break
     _require(not more, "; ".join(more))
-    for pid, now in after.items():
+    for now in after.values():
         _require(now.cpu / 0.25 < _SPINNING, f"{400 * now.cpu:.0f} % of a core afterwards")
-        outcome.memory = max(outcome.memory, now.memory - stage.began[pid].memory)
+        outcome.memory = max(outcome.memory, now.memory - stage.quiet.memory)
     _require(outcome.memory < _MOST_MEMORY, f"{outcome.memory:.1f} MB more than at first")
     for life in stage.lives:
         errors = [each for each in list(life.service.events) if each["level"] in ("error", "critical")]
         _require(not errors, f"logged: {errors[:1]}")
+        strange = [line for line in list(life.service.raw) if not line.startswith("{")]
+        _require(not strange, f"printed: {''.join(strange[:20])}")
 
 
 def _more(before: Figures, now: Figures, spare: int) -> str | None:
     if now.descriptors > before.descriptors + spare:
         return f"{now.descriptors - before.descriptors} descriptors more than at first"
-    if now.threads > max(before.threads, _POOL):
-        return f"{now.threads - before.threads} threads more than at first"
+    if more := now.threads - (before.threads | Counter(_POOLS)):
+        return f"threads more than at first: {dict(more)}"
     if now.tasks > before.tasks + spare:
         return f"{now.tasks - before.tasks} tasks more than at first"
     return None
@@ -208,26 +228,26 @@ class _Heard:
                 _require(not strange, f"devices {strange} in {resource}")
                 changed = each.health != dict.fromkeys(wanted, "Healthy")
                 _require(not changed or cards_change, f"{resource} listed {each.health}")
-            self._one_voice(resource, lists)
+            registered = self._stage.kubelet.registrations[self._registrations :]
+            self._one_voice(resource, [*lists, *(each for each in registered if each.resource == resource)])
 
-    def _one_voice(self, resource: str, lists: Sequence[Any]) -> None:
+    def _one_voice(self, resource: str, said: Sequence[Any]) -> None:
         """An instance is silent as soon as a newer one has spoken, for as long as that one lives."""
-        said = [life.said() for life in self._stage.lives]
-        first = {
-            number: next(
-                (each.time for each in self._stage.kubelet.lists(resource) if each.endpoint in mine), EVER
-            )
-            for number, mine in enumerate(said)
-        }
-        for each in lists:
-            speaker = next((number for number, mine in enumerate(said) if each.endpoint in mine), None)
-            if speaker is None:
+        owners = self._stage.owners
+        pids = [life.service.process.pid for life in self._stage.lives]
+        first = dict.fromkeys(pids, EVER)
+        for each in self._stage.kubelet.lists(resource):
+            if (pid := owners.get(each.endpoint)) in first:
+                first[pid] = min(first[pid], each.time)
+        for each in said:
+            pid = owners.get(each.endpoint)
+            _require(pid is not None, f"{resource} heard from {each.endpoint}, which is nobody's")
+            if pid not in pids:
                 continue  # one that was started and ended at once
-            for number in range(speaker + 1, len(said)):
-                ended = self._stage.lives[number].ended
-                alive = ended is None or each.time < ended
+            for newer in self._stage.lives[pids.index(pid) + 1 :]:
+                alive = newer.ended is None or each.time < newer.ended
                 _require(
-                    not (alive and first[number] < each.time - _UNSHARP),
+                    not (alive and first[newer.service.process.pid] < each.time - _UNSHARP),
                     f"{resource} heard from the older of two instances",
                 )
 

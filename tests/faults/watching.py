@@ -1,15 +1,18 @@
 """Looks on while something goes wrong: at kubelet's lists, at descriptors, threads, memory and CPU."""
 
+import operator
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.faults.fault import EVER
 from tests.faults.stage import Stage
 
 _EVERY = 0.02  # seconds between looks
@@ -22,14 +25,14 @@ _MEGABYTE = 1_000_000
 class Figures:
     """What a process has: file descriptors, threads, resident memory in MB, seconds of CPU used so far.
 
-    And tasks, where somebody has asked it for them.
+    And tasks, and threads by what they are for, where somebody has asked it for them.
     """
 
     descriptors: int
-    threads: int
     memory: float
     cpu: float
     tasks: int = 0
+    threads: Counter[str] = field(default_factory=Counter)
 
 
 def figures(pid: int) -> Figures:
@@ -43,19 +46,9 @@ def figures(pid: int) -> Figures:
     stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return Figures(
         len(os.listdir(f"/proc/{pid}/fd")),
-        int(lines["Threads"]),
         int(lines["VmRSS"].split()[0]) * 1024 / _MEGABYTE,
         (int(stat[11]) + int(stat[12])) / _TICKS,
     )
-
-
-def descriptors(pid: int) -> list[str]:
-    """What a process has open, by number."""
-    found = {}
-    for name in os.listdir(f"/proc/{pid}/fd"):
-        with suppress(FileNotFoundError):  # closed by now
-            found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
-    return [f"{number} {found[number]}" for number in sorted(found)]
 
 
 def least(stage: Stage, pids: Iterable[int], seconds: float) -> dict[int, Figures]:
@@ -64,15 +57,16 @@ def least(stage: Stage, pids: Iterable[int], seconds: float) -> dict[int, Figure
     found: dict[int, list[Figures]] = {pid: [] for pid in pids}
     while time.monotonic() < deadline:
         for pid, seen in found.items():
-            seen.append(replace(figures(pid), tasks=len(stage.tasks(pid))))
+            tasks, threads = stage.tasks(pid)
+            seen.append(replace(figures(pid), tasks=len(tasks), threads=threads))
         time.sleep(_SELDOM)
     return {
         pid: Figures(
             min(each.descriptors for each in seen),
-            min(each.threads for each in seen),
             min(each.memory for each in seen),
             seen[-1].cpu - seen[0].cpu,
             min(each.tasks for each in seen),
+            reduce(operator.and_, (each.threads for each in seen)),
         )
         for pid, seen in found.items()
     }
@@ -124,15 +118,14 @@ class Watching:
                 elif not full:
                     gaps.append((now, None))
 
-    def longest(self, resource: str, since: float, until: float) -> float:
-        """The longest a resource was lost between two moments, seconds."""
-        gaps = [
-            min(until if end is None else end, until) - max(begin, since)
-            for begin, end in list(self.lost[resource])
-        ]
-        return max((gap for gap in gaps if gap > 0), default=0.0)
+    def longest(self, resource: str, *, since: float = 0.0, until: float = EVER) -> float:
+        """The longest a resource was lost, seconds, of the times that began between two moments."""
+        now = time.monotonic()
+        gaps = [(begin, end or now) for begin, end in list(self.lost[resource])]
+        return max((end - begin for begin, end in gaps if since <= begin < until), default=0.0)
 
     def back(self, since: float) -> float:
         """Seconds from a moment until the last resource was back for good."""
-        ends = [end or time.monotonic() for gaps in self.lost.values() for _, end in gaps]
+        now = time.monotonic()
+        ends = [end or now for gaps in self.lost.values() for _, end in list(gaps)]
         return max([end - since for end in ends] + [0.0])

@@ -1,6 +1,5 @@
 """What goes wrong on the plugin's own sockets: peers that are too many, too slow, or speak nonsense."""
 
-import random
 import resource
 import socket
 import struct
@@ -30,7 +29,8 @@ def connected(stage: Stage, within: ExitStack, limit: float = 2.0) -> socket.soc
     peer.settimeout(limit)
     try:
         peer.connect(str(stage.endpoint("u250")))
-    except (OSError, IndexError):
+    except (OSError, IndexError) as error:
+        stage.expect(False, f"no connection: {error}")
         return None
     return peer
 
@@ -104,11 +104,10 @@ def half_open(stage: Stage) -> Iterator[None]:
 
 @fault("garbage bytes", place="connections")
 def garbage(stage: Stage) -> Iterator[None]:
-    dice = random.Random(stage.seed)
     with ExitStack() as peers:
         for number in range(50):
             begin = (b"", _PREFACE, request("Allocate", b"", whole=False))[number % 3]
-            sent(connected(stage, peers), begin + dice.randbytes(dice.randrange(1, 3000)))
+            sent(connected(stage, peers), begin + stage.dice.randbytes(stage.dice.randrange(1, 3000)))
         yield
 
 
@@ -151,14 +150,18 @@ def _refused(stage: Stage, channel: grpc.Channel, method: str, body: bytes) -> N
         assert isinstance(error, grpc.Call)
         answered = error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
         assert answered or stage.paired, f"{method} got no answer"
+    else:
+        stage.expect(False, f"{method} of {body[:12]!r} was answered")
 
 
-@fault("streams opened and never read", touches="u250", devices=True, gap=EVER, place="cards")
+@fault("streams opened and never read", touches="u250", devices=True, gap=EVER, place="cards", brief=True)
 def never_read(stage: Stage) -> Iterator[None]:
     card = stage.cards("u250")[0]
     with ExitStack() as peers:
         for _ in range(4):
-            sent(connected(stage, peers), request("ListAndWatch", message(b""), window=0))
+            peer = connected(stage, peers)
+            sent(peer, request("ListAndWatch", message(b""), window=0))
+            stage.expect(peer is not None and bool(peer.recv(1)), "the stream was not opened")
         for _ in range(4):  # lists they do not take
             card.offline()
             time.sleep(0.15)

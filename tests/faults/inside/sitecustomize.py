@@ -1,20 +1,29 @@
-"""What a trial has inside the process of the service: a wall clock it can set, and word of its tasks.
+"""What a trial has inside the process of the service: its clock, errors that it makes, word of its tasks.
 
 The clock is as many seconds forth as the file FAULTS_CLOCK says; Python's monotonic clock runs on, as the
-kernel's does when somebody sets the clock. At SIGUSR2 asyncio's tasks are written to a file that is named
-after FAULTS_TASKS and the process, one a line with where it waits: nothing outside shows it.
+kernel's does when somebody sets the clock.
+
+The file FAULTS_ERRORS says what fails, as JSON: by path an errno, of ``listdir`` where it is a directory,
+else of ``read``, as a driver's do; and whether no thread can be started.
+
+At SIGUSR2 asyncio's tasks are written to a file that is named after FAULTS_TASKS and the process, one a line
+with where it waits, and the names of its threads after an empty line: nothing outside shows them.
 """
 
 import contextlib
 import datetime as dt
+import json
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 _true = time.time
 _true_ns = time.time_ns
+_open, _read, _close, _listdir = os.open, os.read, os.close, os.listdir
+_start_thread: Any = threading._start_new_thread  # type: ignore[attr-defined]
 _last = 0
 
 
@@ -31,13 +40,66 @@ class _DateTime(dt.datetime):
         return cls.fromtimestamp(time.time(), tz)
 
 
+class _Errors:
+    """What fails now. Looked at whenever it could matter; the file is made anew for each change."""
+
+    def __init__(self) -> None:
+        self._made = 0
+        self._by_path: dict[str, int] = {}
+        self._threadless = False
+        self._open: dict[int, int] = {}  # errno by descriptor
+
+    def of(self, path: Any) -> int | None:
+        self._look()
+        return self._by_path.get(path) if isinstance(path, str) else None
+
+    @property
+    def threadless(self) -> bool:
+        self._look()
+        return self._threadless
+
+    def _look(self) -> None:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            name = os.environ["FAULTS_ERRORS"]
+            if (made := os.stat(name).st_mtime_ns) != self._made:
+                told = json.loads(Path(name).read_text())
+                self._by_path, self._threadless, self._made = told["errors"], told["threadless"], made
+
+    def open(self, path: Any, *arguments: Any, **more: Any) -> int:
+        number = self.of(path)
+        descriptor = _open(path, *arguments, **more)
+        if number:
+            self._open[descriptor] = number
+        return descriptor
+
+    def read(self, descriptor: int, length: int) -> bytes:
+        if number := self._open.get(descriptor):
+            raise OSError(number, os.strerror(number))
+        return _read(descriptor, length)
+
+    def close(self, descriptor: int) -> None:
+        self._open.pop(descriptor, None)
+        _close(descriptor)
+
+    def listdir(self, path: Any = ".") -> Any:
+        if number := self.of(path):
+            raise OSError(number, os.strerror(number), path)
+        return _listdir(path)
+
+    def start_thread(self, *arguments: Any) -> int:
+        if self.threadless:
+            raise RuntimeError("can't start new thread")
+        return _start_thread(*arguments)
+
+
 def _write_tasks(*_: object) -> None:
     import asyncio  # noqa: PLC0415 - when the service has begun, and not before
 
     with contextlib.suppress(OSError, RuntimeError):  # no descriptor to write it with; no loop
         tasks = [f"{task.get_name()}: {_where(task.get_coro())}\n" for task in asyncio.all_tasks()]
+        threads = [f"{thread.name}\n" for thread in threading.enumerate()]
         half = Path(f"{os.environ['FAULTS_TASKS']}.{os.getpid()}.half")
-        half.write_text("".join(sorted(tasks)))
+        half.write_text("".join([*sorted(tasks), "\n", *sorted(threads)]))
         half.rename(half.with_suffix(""))
 
 
@@ -53,4 +115,7 @@ def _where(waiting: Any) -> str:
 time.time = lambda: _true() + _offset()
 time.time_ns = lambda: _true_ns() + _offset() * 1_000_000_000
 dt.datetime = _DateTime  # type: ignore[misc]
+_errors = _Errors()
+os.open, os.read, os.close, os.listdir = _errors.open, _errors.read, _errors.close, _errors.listdir  # type: ignore[assignment]
+threading._start_new_thread = _errors.start_thread  # type: ignore[attr-defined]
 signal.signal(signal.SIGUSR2, _write_tasks)

@@ -11,6 +11,8 @@ Steps = Callable[["Stage"], Iterator[None]]
 """Begins the fault, yields while it lasts, and ends it."""
 
 EVER = float("inf")
+# Seconds until all is as before where a card has changed often: then its lists come a second apart.
+PACED = 1.5
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from tests.faults.fault import EVER, Catalogue
+from tests.faults.fault import EVER, PACED, Catalogue
 from tests.faults.kubelets import ALL, no_mounts, remove
 from tests.faults.stage import EVENT, Stage, descriptors, own_namespaces, wait_until
 from xilinx_fpga_dp.simulate.node import DAMAGES
@@ -272,6 +272,7 @@ def ended_while_a_read_hangs(stage: Stage) -> Iterator[None]:
     devices=True,
     gap=EVER,
     place="cards",
+    back=PACED,
     brief=True,
 )
 def damaged(stage: Stage) -> Iterator[None]:
@@ -296,7 +297,7 @@ def damaged(stage: Stage) -> Iterator[None]:
 
 
 @fault("each attribute of a card answers each error of a driver", touches="u250", devices=True, gap=EVER,
-       place="cards", brief=True)  # fmt: skip
+       place="cards", back=PACED, brief=True)  # fmt: skip
 def failing(stage: Stage) -> Iterator[None]:
     card = stage.cards("u250")[0]
     numbers = list(_ERRNOS)
@@ -340,7 +341,7 @@ def threads_used_up(stage: Stage) -> Iterator[None]:
     devices=True,
     gap=EVER,
     place="cards",
-    back=1.5,
+    back=PACED,
     brief=True,
 )
 def unplugged(stage: Stage) -> Iterator[None]:

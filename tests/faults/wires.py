@@ -13,7 +13,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.settings import SettingCodes
 
-from tests.faults.fault import EVER, Catalogue
+from tests.faults.fault import EVER, PACED, Catalogue
 from tests.faults.stage import Stage
 
 faults = Catalogue()
@@ -154,7 +154,8 @@ def _refused(stage: Stage, channel: grpc.Channel, method: str, body: bytes) -> N
         stage.expect(False, f"{method} of {body[:12]!r} was answered")
 
 
-@fault("streams opened and never read", touches="u250", devices=True, gap=EVER, place="cards", brief=True)
+@fault("streams opened and never read", touches="u250", devices=True, gap=EVER, place="cards", back=PACED,
+       brief=True)  # fmt: skip
 def never_read(stage: Stage) -> Iterator[None]:
     card = stage.cards("u250")[0]
     with ExitStack() as peers:

@@ -34,6 +34,7 @@ SHELLS = {
 EVENT = Path("/sys/devices/virtual/mem/null/uevent")
 _INSIDE = Path(__file__).with_name("inside")
 _SHARED_MEMORY = "/dev/shm"
+_TRIES = 5  # to find a socket: the kernel's list may change while it is read
 
 
 class Setting(NamedTuple):
@@ -258,11 +259,12 @@ class Stage:
 
     def _told(self, endpoint: str) -> None:
         """Note whose an endpoint is, as the kernel shows it."""
-        if (inode := _inode(self.sockets / endpoint)) is None:
-            return
-        for pid in self.launched:
-            if f"socket:[{inode}]" in descriptors(pid).values():
-                self.owners[endpoint] = pid
+        for _ in range(_TRIES):
+            inode = _inode(self.sockets / endpoint)
+            for pid in self.launched:
+                if inode and f"socket:[{inode}]" in descriptors(pid).values():
+                    self.owners[endpoint] = pid
+                    return
 
     def own_sockets(self, shell: str = "") -> list[Path]:
         return sorted(path for path in self.sockets.glob("fpga-xilinx_*-fpga.sock") if shell in path.name)

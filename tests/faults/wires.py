@@ -26,9 +26,11 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 def connected(stage: Stage, within: ExitStack, limit: float = 2.0) -> socket.socket | None:
     """A connection to the endpoint of the U250 cards; None: there is no endpoint just now."""
     peer = within.enter_context(socket.socket(socket.AF_UNIX))
-    peer.settimeout(limit)
+    # Not Python's time limit: that would make it fail at once where many wait to be accepted (man 2 connect).
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 2, 0))
     try:
         peer.connect(str(stage.endpoint("u250")))
+        peer.settimeout(limit)
     except (OSError, IndexError) as error:
         stage.expect(False, f"no connection: {error}")
         return None

@@ -40,12 +40,21 @@ def _connection() -> list[bytes]:
 SEEDS: Mapping[str, list[bytes]] = {
     "wire": _wire(),
     "connection": _connection(),
+    # The first byte is the number of a file: targets.py _READ
     "sysfs": [
         b"\x00xilinx_u200_xdma_201830_2\n\xff\xfe\x011561465320\n",
         b"\x02" + b"0x1\n\xff\xfe\x031\n",
-        b"\x04" + b"862c7020a250293e32036f19956669e5\n" * 2,
-        b"\x0b-1\n\xff\xfe\x0c0x10ee\n\xff\xfe\x0d0x5001\n",
-        b"\x09" + b"0x80000\n\xff\xfe\x0a0x1\n",
+        b"\x05" + b"862c7020a250293e32036f19956669e5\n" * 2,
+        b"\x06XFL1ABCDEF\n\xff\xfe\x0b-1\n\xff\xfe\x0d0x10ee\n",
+        b"\x0a0x80000\n\xff\xfe\x090x1\n\xff\xfe\x081\n",
+        b"\x16READY\n\xff\xfe\x17862c7020-a250-293e-3203-6f19956669e5\n\xff\xfe\x18XFL1",
+        b"\x1c0000:c1:00.0\n\xff\xfe\x1dProduct serial number = XFL1\nPCIe device ID = 0x5070\n",
+        b"\x1eZynqMP SM-K26 Rev1\0\xff\xfe\x1fxlnx,zynqmp-smk-k26\0xlnx,zynqmp\0",
+        b"\x211\nc1:00.0 1 3\n\xff\xfe\x222.16.0,abc\n\xff\xfe\x230-1,4\n",
+    ],
+    "event": [
+        b"add@/devices/pci0000:60\0ACTION=add\0SUBSYSTEM=pci\0SEQNUM=1\0",
+        b"change@/x\0SUBSYSTEM=drm\0\xff\xfeadd@/y\0SUBSYSTEM=block\0",
     ],
     "settings": [
         b"\x051.5\0\x03/var/run",

@@ -6,9 +6,13 @@ Imported by atheris, so that the branches they take are counted.
 import asyncio
 import atexit
 import json
+import logging
 import os
 import shutil
+import socket
 import tempfile
+import threading
+import traceback
 from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
@@ -19,6 +23,7 @@ from grpclib.protocol import H2Protocol
 
 from tests.double import is_extended_resource_name
 from tests.wire import pb, pods_pb
+from xilinx_fpga_dp.discovery import uevents
 from xilinx_fpga_dp.kubelet import v1, v1beta1
 from xilinx_fpga_dp.kubelet.messages import Codec
 from xilinx_fpga_dp.kubelet.meter import Meter
@@ -35,7 +40,7 @@ from xilinx_fpga_dp.resources import compat, renames
 from xilinx_fpga_dp.resources.naming import Naming
 from xilinx_fpga_dp.resources.offers import names_of
 from xilinx_fpga_dp.settings import BadSettings, Settings
-from xilinx_fpga_dp.simulate.node import SampleNode
+from xilinx_fpga_dp.simulate.node import Card, SampleNode
 
 Target = Callable[[bytes], None]
 
@@ -44,26 +49,19 @@ _DEVICES = (
     Device("0000:31:00.0", Shell("xilinx_v80", None, None), "v80", "ami"),
 )
 _REQUESTS = ("AllocateRequest", "PreferredAllocationRequest", "PreStartContainerRequest", "Empty")
-_ATTRIBUTES = (
-    *(
-        "rom/VBNV",
-        "rom/timestamp",
-        "ready",
-        "dev_offline",
-        "logic_uuids",
-        "interface_uuids",
-        "xmc/serial_num",
+# Of each card, in the order in which they are plugged in `_node`, what is read of it.
+_READ = {
+    "u200": (
+        *("rom/VBNV", "rom/timestamp", "ready", "dev_offline", "shutdown", "logic_uuids", "xmc/serial_num"),
+        *("mailbox_connect_state", "device_bad_state", "firewall/status", "firewall/level", "numa_node"),
+        *("firewall/detected_time", "vendor", "device", "uevent", "userbar", "vmr_status"),
+        *("mgmt/dev_offline", "mgmt/rp_program", "mgmt/mfg", "mgmt/recovery"),
     ),
-    *(
-        "mailbox_connect_state",
-        "device_bad_state",
-        "firewall/status",
-        "firewall/level",
-        "numa_node",
-        "vendor",
-    ),
-    *("device", "uevent", "userbar", "mgmt/dev_offline", "mgmt/rp_program", "mgmt/mfg", "mgmt/recovery"),
-)
+    "v80": ("dev_state", "logic_uuid", "board_serial", "vendor", "device", "numa_node"),
+    "ma35d": ("bus_id", "device_info"),
+    "kv260": ("devicetree/model", "devicetree/compatible", "xclbinid"),
+}
+_OF_DRIVERS = ("bus/pci/drivers/ami/devices", "module/xocl/version", "devices/system/node/online")
 
 
 def wire(data: bytes) -> None:
@@ -109,9 +107,16 @@ class _Transport(asyncio.Transport):
 
 
 def connection(data: bytes) -> None:
-    """What a peer sends on a connection to the plugin, after the preface of HTTP/2."""
+    """What a peer sends on a connection to the plugin, after the preface of HTTP/2.
+
+    Whatever it is, nothing of ours stumbles over it, and nothing of it is left once the connection is lost.
+    """
     loop, server = _server()
+    complaints: list[str] = []
+    loop.set_exception_handler(lambda _, context: complaints.append(str(context)))
     loop.run_until_complete(_converse(server, data))
+    assert not complaints, complaints
+    assert not _logged, _logged
 
 
 async def _converse(server: _Server, data: bytes) -> None:
@@ -125,8 +130,35 @@ async def _converse(server: _Server, data: bytes) -> None:
             protocol.data_received(part)
         await asyncio.sleep(0)
     protocol.connection_lost(None)
-    for _ in range(4):
+    for _ in range(_TURNS):
+        if len(asyncio.all_tasks()) == 1:
+            return
         await asyncio.sleep(0)
+    raise AssertionError(f"left: {asyncio.all_tasks()}")
+
+
+class _Errors(logging.Handler):
+    """What is logged as an error, and what our own code has raised where a connection takes any error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR:
+            _logged.append(record.getMessage())
+
+
+_logged: list[str] = []
+_TURNS = 100  # of the loop, for what is cancelled to end
+_received = H2Protocol.data_received
+
+
+def _receive(protocol: H2Protocol, data: bytes) -> None:
+    """What `_Protocol` calls, and takes any error of."""
+    try:
+        _received(protocol, data)
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if "xilinx_fpga_dp" in frames[-1].filename:
+            _logged.append(repr(error))
+        raise
 
 
 @cache
@@ -143,39 +175,54 @@ def _server() -> tuple[asyncio.AbstractEventLoop, _Server]:
         terms = Terms(grants_of(settings, scanner, tuple, written), 0.05)
         return _Server(Plugin("xilinx.com/fpga-x", lambda: None, terms, Meter()))
 
+    logging.getLogger().addHandler(_Errors())
+    H2Protocol.data_received = _receive  # type: ignore[method-assign,assignment]
     return loop, loop.run_until_complete(made())
 
 
 def sysfs(data: bytes) -> None:
-    """What the files of a card hold: whatever it is, the others are offered, and all can be shown."""
-    loop, node, settings = _node()
-    card = node.cards[0]
-    parts = data.split(b"\xff\xfe", 2)
-    written = []
-    for part in parts:
+    """What the files of cards hold: whatever it is, the others are offered, and all can be shown."""
+    loop, settings, paths = _node()
+    written: list[tuple[str, bytes | None]] = []
+    for part in data.split(b"\xff\xfe", 2):
         if part:
-            attribute = _ATTRIBUTES[part[0] % len(_ATTRIBUTES)]
-            path = card.path(attribute)
-            if os.path.isfile(path):
-                written.append((path, _content(path)))
-                with open(path, "wb") as file:
-                    file.write(part[1:])
+            path = paths[part[0] % len(paths)]
+            written.append((path, _content(path)))
+            with open(path, "wb") as file:
+                file.write(part[1:])
     try:
         loop.run_until_complete(_look(settings))
     finally:
         for path, before in reversed(written):
-            with open(path, "wb") as file:
-                file.write(before)
+            _restore(path, before)
+    assert not _raised, _raised
 
 
-def _content(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
+_raised: list[str] = []  # on threads of the service's own
+
+
+def _content(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def _restore(path: str, before: bytes | None) -> None:
+    if before is None:
+        os.unlink(path)
+        return
+    with open(path, "wb") as file:
+        file.write(before)
 
 
 async def _look(settings: Settings) -> None:
     scanner = scanner_of(settings)
     found = await scanner.scan()
+    while not scanner.complete:  # serial numbers come later
+        await asyncio.sleep(0.001)
+        found = await scanner.scan()
     offering = Offering(settings, patient=False)
     offers = offering.offers(found, offering.basis(found, 0))
     for name, _ in names_of(offers):
@@ -190,12 +237,17 @@ async def _look(settings: Settings) -> None:
 
 
 @cache
-def _node() -> tuple[asyncio.AbstractEventLoop, SampleNode, Settings]:
+def _node() -> tuple[asyncio.AbstractEventLoop, Settings, tuple[str, ...]]:
+    """A loop, the settings for a node with a card of each driver and a neighbour, and the files to write."""
     directory = tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    threading.excepthook = lambda failure: _raised.append(repr(failure.exc_value))
     node = SampleNode(directory)
-    for number in (1, 2):
-        node.add_card("u200", f"0000:{number}1:00")
+    cards: dict[str, Card] = {"u200": node.add_card("u200", "0000:11:00"), "v80": node.add_card("v80")}
+    cards |= {"ma35d": node.add_card("ma35d"), "kv260": node.add_card("kv260")}
+    node.add_card("u200", "0000:21:00")
+    paths = [card.path(name) for board, card in cards.items() for name in _READ[board]]
+    paths += [f"{node.sysfs_root}/{name}" for name in _OF_DRIVERS]
     settings = Settings.load(
         {
             "sysfs_root": node.sysfs_root,
@@ -203,7 +255,23 @@ def _node() -> tuple[asyncio.AbstractEventLoop, SampleNode, Settings]:
             "pod_resources_socket": f"{directory}/none",
         }
     )
-    return asyncio.new_event_loop(), node, settings
+    there = tuple(path for path in paths if os.path.isdir(os.path.dirname(path)))
+    return asyncio.new_event_loop(), settings, there
+
+
+def event(data: bytes) -> None:
+    """A kernel event, or what poses as one: about a card or not, and the socket is read to its end."""
+    ours, kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, kernel:
+        ours.setblocking(False)
+        for part in data.split(b"\xff\xfe")[:4]:
+            kernel.send(part)
+        uevents._concerns_us(ours)
+        try:
+            left = ours.recv(1)
+        except BlockingIOError:
+            return
+        raise AssertionError(left)
 
 
 def settings(data: bytes) -> None:
@@ -251,5 +319,5 @@ def old_rules(data: bytes) -> None:
 
 
 TARGETS: Mapping[str, Target] = {
-    each.__name__: each for each in (wire, connection, sysfs, settings, http, rules, old_rules)
+    each.__name__: each for each in (wire, connection, sysfs, event, settings, http, rules, old_rules)
 }

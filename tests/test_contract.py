@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -21,6 +22,7 @@ import pytest
 
 from tests.conftest import settings_for
 from tests.double import KubeletDouble
+from tests.faults.wires import message, request
 from tests.process import Service, eventually
 from tests.wire import pb
 from xilinx_fpga_dp import service as service_module
@@ -188,6 +190,25 @@ def test_garbage_on_the_wire_becomes_a_status(registered: KubeletDouble) -> None
             assert "Allocate" in (status.details() or "")
         unknown: Any = channel.unary_unary("/v1beta1.DevicePlugin/Frobnicate")
         assert refused(lambda: unknown(b"", timeout=5)).code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(
+    "head",
+    [{":method": None}, {":path": None}, {"grpc-timeout": f"1{'0' * 400}H"}, {"x-bin": "ABCDE"}],
+)
+def test_an_odd_head_is_refused_or_passed_over_and_is_no_error_of_ours(
+    registered: KubeletDouble, service: Service, head: dict[str, str | None]
+) -> None:
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.settimeout(5)
+        peer.connect(f"{registered.directory}/{registered.registrations[0].endpoint}")
+        peer.sendall(request("GetDevicePluginOptions", message(b""), head=head))
+        answer = b""
+        # A frame of HEADERS or RST_STREAM of stream 1, or the end: RFC 9113
+        while not re.search(rb"[\x01\x03].\x00\x00\x00\x01", answer, re.DOTALL) and (some := peer.recv(4096)):
+            answer += some
+    registered.options(registered.registrations[0].resource)
+    assert not [each for each in service.events if each["level"] == "error"]
 
 
 def test_a_request_that_is_too_long_is_refused_before_it_is_read(registered: KubeletDouble) -> None:

@@ -4,7 +4,7 @@ import resource
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -56,21 +56,37 @@ def caller(stage: Stage) -> Iterator[grpc.Channel]:
         yield channel
 
 
-def request(method: str, body: bytes, *, window: int | None = None, whole: bool = True) -> bytes:
-    """The bytes of a call, made by h2; with a window, the client takes no more than that."""
-    client = H2Connection(H2Configuration(client_side=True, header_encoding="utf-8"))
+def request(
+    method: str,
+    body: bytes,
+    *,
+    window: int | None = None,
+    whole: bool = True,
+    head: Mapping[str, str | None] | None = None,
+) -> bytes:
+    """The bytes of a call, made by h2.
+
+    Args:
+        method: its name.
+        body: what follows its head.
+        window: bytes that the client takes; None: as many as there are by default.
+        whole: it ends after the body.
+        head: what is another in it; None: is missing.
+    """
+    settings = H2Configuration(client_side=True, header_encoding="utf-8", validate_outbound_headers=False)
+    client = H2Connection(settings)
     client.initiate_connection()
     if window is not None:
         client.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: window})
-    headers = {
+    headers: dict[str, str | None] = {
         ":method": "POST",
         ":scheme": "http",
         ":path": _PLUGIN + method,
         ":authority": "localhost",
         "content-type": "application/grpc",
         "te": "trailers",
-    }
-    client.send_headers(1, list(headers.items()))
+    } | (head or {})
+    client.send_headers(1, [(name, text) for name, text in headers.items() if text is not None])
     data = client.data_to_send()
     # Frames by hand: h2 would keep to a window of which it has not heard yet.
     for at in range(0, len(body), 16384):

@@ -47,6 +47,8 @@ _CONNECTIONS = 16
 # all that waits unread of a connection.
 _MAX_REQUEST = 1 << 20
 _WINDOW = (1 << 16) - 1
+_HEAD = frozenset({":method", ":path", "content-type", "te", "grpc-timeout", "user-agent"})
+_TIMEOUT = 9  # eight digits and a unit: PROTOCOL-HTTP2.md of grpc
 # Streams that have ended which a connection remembers. kubelet has one for as long as it lives, on which h2's
 # own 65,536 would take 8 MB.
 H2Connection.MAX_CLOSED_STREAMS = 1024
@@ -214,7 +216,7 @@ class _Gathering(asyncio.Transport):
 
 
 class _Calls(AbstractHandler):
-    """The calls of one connection, as grpclib takes them, but for the length of a request."""
+    """The calls of one connection, as grpclib takes them, but for their heads and the length of a request."""
 
     def __init__(self, calls: AbstractHandler) -> None:
         self._calls = calls
@@ -225,7 +227,7 @@ class _Calls(AbstractHandler):
         """Answer a call, of which nothing but the head has been read yet."""
         assert stream.id is not None  # noqa: S101 - for the type: it came with the head
         stream.buffer = _Request(partial(stream.connection.ack, stream.id))
-        self._calls.accept(stream, headers, release_stream)
+        self._calls.accept(stream, _head(headers), release_stream)
 
     def cancel(self, stream: Stream) -> None:
         """The client has given the call up."""
@@ -234,6 +236,18 @@ class _Calls(AbstractHandler):
     def close(self) -> None:
         """The connection is closed."""
         self._calls.close()
+
+
+def _head(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """What counts of a call's head, so that grpclib refuses what it would stumble over.
+
+    That is a head without a method or a path, a time limit that no float can hold, and metadata that is no
+    base64, which nothing here asks for.
+    """
+    told = {":method": "", ":path": ""} | {name: value for name, value in headers if name in _HEAD}
+    if len(told.get("grpc-timeout", "")) > _TIMEOUT:
+        told["grpc-timeout"] = ""  # no limit by its form
+    return list(told.items())
 
 
 class _Request(Buffer):

@@ -255,6 +255,8 @@ def _node() -> tuple[asyncio.AbstractEventLoop, Settings, tuple[str, ...]]:
             "pod_resources_socket": f"{directory}/none",
         }
     )
+    for path in filter(os.path.isdir, paths):  # as one stands in for an attribute that can't be read
+        os.rmdir(path)
     there = tuple(path for path in paths if os.path.isdir(os.path.dirname(path)))
     return asyncio.new_event_loop(), settings, there
 

@@ -268,6 +268,18 @@ def test_a_directory_that_is_away_takes_nothing_from_a_kubelet_that_lives(
     assert registered.ends == []
 
 
+def test_a_directory_that_is_removed_file_by_file_takes_nothing_either(
+    registered: KubeletDouble, cards: SampleNode, service: Service
+) -> None:
+    for name in ours(cards):
+        os.unlink(f"{cards.socket_dir}/{name}")
+    time.sleep(0.005)  # it is seen
+    shutil.rmtree(cards.socket_dir)
+    service.logged("socket directory", problem="No such file or directory")
+    time.sleep(0.3)
+    assert registered.ends == []
+
+
 def test_kubelet_absent_at_start_is_waited_for(
     cards: SampleNode, kubelet: KubeletDouble, service: Service
 ) -> None:

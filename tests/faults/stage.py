@@ -6,7 +6,9 @@ import random
 import re
 import shutil
 import signal
+import socket
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -34,7 +36,6 @@ SHELLS = {
 EVENT = Path("/sys/devices/virtual/mem/null/uevent")
 _INSIDE = Path(__file__).with_name("inside")
 _SHARED_MEMORY = "/dev/shm"
-_TRIES = 5  # to find a socket: the kernel's list may change while it is read
 
 
 class Setting(NamedTuple):
@@ -81,7 +82,6 @@ class Stage:
         self.instances = setting.instances
         self.kubelet = KubeletDouble(self.sockets, by_socket=setting.by_socket, told=self._told)
         self.services: list[Service] = []  # the newest last: it speaks
-        self.launched: list[int] = []  # every process there has been
         self.owners: dict[str, int] = {}  # whose each endpoint was that kubelet was told of
         self.dice = random.Random(0)  # what faults leave to chance
         self.quiet: Any = None  # what the one that speaks has when nothing happens
@@ -176,7 +176,7 @@ class Stage:
 
     def launch(self) -> Service:
         """Start a process of the service that is none of the instances."""
-        service = Service(
+        return Service(
             settings_for(
                 self.node,
                 RECOVERY_CHECKS="1",
@@ -194,8 +194,6 @@ class Stage:
                 "FAULTS_TASKS": f"{self.directory}/tasks",
             },
         )
-        self.launched.append(service.process.pid)
-        return service
 
     def set_clock(self, seconds: int) -> None:
         """Set the instances' clock so far forth or back."""
@@ -258,13 +256,12 @@ class Stage:
     # The directory
 
     def _told(self, endpoint: str) -> None:
-        """Note whose an endpoint is, as the kernel shows it."""
-        for _ in range(_TRIES):
-            inode = _inode(self.sockets / endpoint)
-            for pid in self.launched:
-                if inode and f"socket:[{inode}]" in descriptors(pid).values():
-                    self.owners[endpoint] = pid
-                    return
+        """Note whose an endpoint is, as the kernel tells who connects to it."""
+        with socket.socket(socket.AF_UNIX) as peer, suppress(OSError):  # it is gone, or will be refused
+            peer.settimeout(1)
+            peer.connect(str(self.sockets / endpoint))
+            credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            self.owners[endpoint], *_ = struct.unpack("3i", credentials)
 
     def own_sockets(self, shell: str = "") -> list[Path]:
         return sorted(path for path in self.sockets.glob("fpga-xilinx_*-fpga.sock") if shell in path.name)
@@ -356,14 +353,8 @@ def _alive(path: Path) -> bool:
         mode = path.lstat().st_mode
     except OSError:
         return False
-    return stat.S_ISSOCK(mode) and _inode(path) is not None
-
-
-def _inode(path: Path) -> str | None:
-    """Of the socket that was bound to a path and is open still; man 5 proc_net_unix."""
     known = Path("/proc/net/unix").read_text()
-    found = re.findall(rf" (\d+) {re.escape(str(path))}$", known, re.MULTILINE)
-    return found[-1] if found else None
+    return stat.S_ISSOCK(mode) and re.search(rf" {re.escape(str(path))}$", known, re.MULTILINE) is not None
 
 
 def descriptors(pid: int) -> dict[int, str]:

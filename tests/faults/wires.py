@@ -85,7 +85,8 @@ def request(
         ":authority": "localhost",
         "content-type": "application/grpc",
         "te": "trailers",
-    } | (head or {})
+        **(head or {}),
+    }
     client.send_headers(1, [(name, text) for name, text in headers.items() if text is not None])
     data = client.data_to_send()
     # Frames by hand: h2 would keep to a window of which it has not heard yet.

@@ -25,6 +25,8 @@ _STREAM_LIMIT = 10.0
 # Seconds between attempts while kubelet's socket is there: doubling from the first to the last.
 _FIRST_PAUSE = 0.02
 _LAST_PAUSE = 0.5
+# Seconds from the first file to the last when a directory is removed.
+_REMOVAL = 0.02
 # Seconds; a stream that lives no longer was no success.
 _SHORT_LIFE = 1.0
 _LOST = "kubelet's stream ended"
@@ -151,13 +153,19 @@ class Endpoint:
         directory that is away, or can't be read, takes nothing from a kubelet that lives.
         """
 
-        def ours(seen: SocketDirectory) -> bool:
-            return seen.kubelet in (kubelet, self._connected)
+        def new(seen: SocketDirectory) -> bool:
+            return seen.kubelet not in (None, kubelet, self._connected)
 
-        seen = await self._watch.directory.until(
-            lambda seen: seen.kubelet is not None and not (ours(seen) and socket.seen_in(seen))
-        )
-        return "its socket is gone" if ours(seen) else "kubelet is new"
+        def gone(seen: SocketDirectory) -> bool:
+            return seen.kubelet is not None and not socket.seen_in(seen)
+
+        while not new(await self._watch.directory.until(lambda seen: new(seen) or gone(seen))):
+            try:  # whoever removes the whole directory comes to kubelet's socket in a moment
+                async with asyncio.timeout(_REMOVAL):
+                    await self._watch.directory.until(lambda seen: new(seen) or not gone(seen))
+            except TimeoutError:
+                return "its socket is gone"
+        return "kubelet is new"
 
     async def _outdone(self, newest: str) -> str:
         """Wait until there is, or was, a newer instance than those so far."""

@@ -60,9 +60,11 @@ def none_left(limit: Path) -> Iterator[None]:
 
 def _watched_inodes(stage: Stage) -> set[int]:
     """What the one that speaks watches by inotify."""
-    folder = Path(f"/proc/{stage.voice.process.pid}/fdinfo")
-    told = "".join(each.read_text() for each in folder.iterdir())
-    return {int(inode, 16) for inode in re.findall(r"inotify wd:\w+ ino:(\w+)", told)}
+    found: set[int] = set()
+    for each in Path(f"/proc/{stage.voice.process.pid}/fdinfo").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed by now
+            found |= {int(inode, 16) for inode in re.findall(r"inotify wd:\w+ ino:(\w+)", each.read_text())}
+    return found
 
 
 @fault(

@@ -153,14 +153,16 @@ def read_bus(root: str, wanted: Wanted, before: Bus | None = None) -> Bus:
     base = f"{root}/bus/pci/devices"
     known = before.others if before else {}
     own = {function.address: function for function in before.functions} if before else {}
+    # A driver's directory lists what it is bound to (dd.c driver_sysfs_add): one listing for all functions.
+    bound = {name for driver in wanted.drivers for name in list_names(f"{root}/bus/pci/drivers/{driver}")}
     functions = []
     others = {}
     for address, inode in sorted(_pci_inodes(root).items()):
-        path = f"{base}/{address}"
-        driver = driver_of(path)
-        if driver not in wanted.drivers and known.get(address) == inode:
+        if address not in bound and known.get(address) == inode:
             others[address] = inode
             continue
+        path = f"{base}/{address}"
+        driver = driver_of(path)
         made = _made(path)
         if (function := own.get(address)) and function.made != made:
             function = None

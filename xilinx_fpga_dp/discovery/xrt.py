@@ -147,8 +147,8 @@ def read(function: Function, mgmt: Function | None, dev_root: str) -> Reading:
 def is_same(function: Function, dev_root: str, look: Look) -> bool:
     """Whether a user function in which a look found no fault has none still. Blocks; may never return.
 
-    All that a fault shows in is read: that drm is there says that its sub-devices are, but for XRT <= 2019.2,
-    which takes only them away in a reset.
+    All that a fault shows in is read, of what the driver has: that drm is there says that its sub-devices are,
+    but for XRT <= 2019.2, which takes only them away in a reset.
     """
     device = look.device
     if device is None or device.node is None or "drm" not in function.entries:
@@ -157,7 +157,9 @@ def is_same(function: Function, dev_root: str, look: Look) -> bool:
     if driver_of(function.path) != USER_DRIVER or not is_there(render_node):
         return False
     try:
-        health = {name: read_attribute(f"{function.path}/{name}") for name in _HEALTH}
+        health = {
+            name: read_attribute(f"{function.path}/{name}") for name in _HEALTH if name in function.entries
+        }
         vbnv = first_readable(f"{rom}/VBNV" for rom in function.subdirectories(_ROM))
     except Unreadable:
         return False

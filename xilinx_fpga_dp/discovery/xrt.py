@@ -147,7 +147,7 @@ def read(function: Function, mgmt: Function | None, dev_root: str) -> Reading:
 def is_same(function: Function, dev_root: str, look: Look) -> bool:
     """Whether a user function in which a look found no fault has none still. Blocks; may never return.
 
-    All that a fault shows in is read, of what the driver has: that drm is there says that its sub-devices are,
+    All that a fault shows in is read, of what its driver has: that drm is there says that sub-devices are,
     but for XRT <= 2019.2, which takes only them away in a reset.
     """
     device = look.device

@@ -4,6 +4,7 @@ import json
 import os
 import stat
 import time
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -295,21 +296,34 @@ class TestCdi:
                 assert os.stat(path).st_ino == before.st_ino, "nobody has written it again"
             eventually(lambda: not exposed(), "the older's again")
 
-    def test_a_file_that_hangs_holds_up_nothing_else(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
+    @pytest.mark.parametrize("hangs", ["open", "read"])
+    def test_a_file_that_hangs_holds_up_nothing_else(
+        self, pair: SampleNode, kubelet: KubeletDouble, hangs: str
+    ) -> None:
         folder = Path(pair.root, "cdi")
         folder.mkdir()
-        os.mkfifo(folder / "xilinx.com-fpga.json")  # whoever opens it to read waits
-        with Service(settings_for(pair, DEVICE_STRATEGY="both", CDI_DIR=str(folder))) as service:
-            kubelet.start()
-            kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
-            for _ in range(3):
-                pair.cards[0].offline()
-                kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1, 1.5)
-                pair.cards[0].mend()
-                kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2, 1.5)
-            [container] = kubelet.allocate(U55C, [B]).container_responses
-            assert [each.host_path for each in container.devices] == [pair.cards[1].render_node]
+        pipe = folder / "xilinx.com-fpga.json"
+        os.mkfifo(pipe)  # whoever opens it to read waits for a writer, or for what that writes
+        with ExitStack() as stack:
+            if hangs == "read":
+                stack.enter_context(pipe.open("r+b", buffering=0))
+            service = stack.enter_context(
+                Service(settings_for(pair, DEVICE_STRATEGY="both", CDI_DIR=str(folder)))
+            )
+            self._served(pair, kubelet)
             assert service.terminate() == 0, "no thread that hangs keeps it"
+
+    def _served(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
+        """See that all else goes on."""
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+        for _ in range(3):
+            pair.cards[0].offline()
+            kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1, 1.5)
+            pair.cards[0].mend()
+            kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2, 1.5)
+        [container] = kubelet.allocate(U55C, [B]).container_responses
+        assert [each.host_path for each in container.devices] == [pair.cards[1].render_node]
 
     def test_a_directory_that_cannot_be_written(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
         with open(f"{pair.root}/file", "w"):

@@ -477,7 +477,8 @@ def test_signals_until_the_very_end_change_nothing(registered: KubeletDouble, se
     assert service.raw[-1].startswith("{")
 
 
-async def test_a_part_that_keeps_a_cancellation_to_itself_ends() -> None:
+@pytest.mark.parametrize("within", [False, True])
+async def test_a_part_that_keeps_a_cancellation_to_itself_ends(within: bool) -> None:
     # As one does whose connection is lost in the very turn: grpclib's Wrapper makes another error of it.
     async def stubborn() -> None:
         for _ in range(3):
@@ -486,8 +487,12 @@ async def test_a_part_that_keeps_a_cancellation_to_itself_ends() -> None:
             except asyncio.CancelledError:
                 continue
 
-    part = asyncio.create_task(stubborn())
-    await asyncio.sleep(0)
+    async def group() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(stubborn())
+
+    part = asyncio.create_task(group() if within else stubborn())
+    await asyncio.sleep(0.01)
     with mock.patch("xilinx_fpga_dp.service._ENDING", 0.05):
         async with asyncio.timeout(5):
             await service_module._end([part])
@@ -504,6 +509,7 @@ def test_a_newer_instance_that_ends_lets_the_older_speak_after_its_streams_have_
         with Service(settings_for(cards)) as newer:
             newer.logged("device found")
             kubelet.start()
+            newer.logged("registered", resource=U250)
             endpoint = newer.logged("registered", resource=U200)["endpoint"]
             kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
             count = len(kubelet.registrations)

@@ -1,7 +1,9 @@
 """From a sample node's files to devices, and to reasons for what is left out."""
 
 import asyncio
+import contextlib
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -22,6 +24,7 @@ from tests.boards import allocatable_rows, board_of, documented_tree, name_of
 from tests.conftest import settings_for
 from tests.process import cli
 from tests.test_naming import kubelet_takes
+from xilinx_fpga_dp.discovery import sysfs, xrt
 from xilinx_fpga_dp.discovery.health import Rules
 from xilinx_fpga_dp.discovery.scanner import ScanFailed, Scanner
 from xilinx_fpga_dp.discovery.slow import Answers, Slow
@@ -676,6 +679,35 @@ class TestTheBus:
         os.rename(f"{node.sysfs_root}/bus", f"{node.sysfs_root}/sub")
         with pytest.raises(ScanFailed, match=r"bus/pci/devices: No such file"):
             await scanner(node).scan()
+
+    @pytest.mark.parametrize("reads", range(14))
+    @pytest.mark.parametrize("look", ["scan", "check"])
+    async def test_a_bus_that_goes_in_the_middle_of_a_look_is_no_fault_of_the_cards(
+        self, node: SampleNode, look: str, reads: int
+    ) -> None:
+        node.add_card("u50")
+        scanning = scanner(node)
+        assert (await scanning.scan()).devices[0].healthy
+        count = itertools.count()
+        real = sysfs.read_attribute
+        away = f"{node.sysfs_root}/away"
+
+        def meanwhile(path: str) -> str | None:
+            if next(count) == reads:
+                os.rename(f"{node.sysfs_root}/bus", away)
+            return real(path)
+
+        with (
+            mock.patch.object(xrt, "read_attribute", meanwhile),
+            mock.patch.object(sysfs, "read_attribute", meanwhile),
+            contextlib.suppress(ScanFailed),
+        ):
+            found = await getattr(scanning, look)()
+            assert found.devices[0].healthy
+        if os.path.exists(away):
+            os.rename(away, f"{node.sysfs_root}/bus")
+        [device] = (await scanning.scan()).devices
+        assert device.healthy, "at once: it never had a fault"
 
     async def test_odd_names_on_the_bus_are_passed_over(self, node: SampleNode) -> None:
         node.add_card("u50")

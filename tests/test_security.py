@@ -191,8 +191,8 @@ async def test_a_file_that_could_not_be_written_once_is_tried_again_soon(tmp_pat
     keeping = asyncio.create_task(kept.run())
     assert await kept.set("one")
     await asyncio.sleep(0.2)  # it looks after the write, and waits
-    failing = mock.patch("aiofiles.open", side_effect=OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
-    with failing:
+    none_left = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    with mock.patch("xilinx_fpga_dp.operate.files.open", side_effect=none_left, create=True):
         assert not await kept.set("two")
     async with asyncio.timeout(5):  # half of what it waits for when nothing wakes it
         while path.read_text() != "two":

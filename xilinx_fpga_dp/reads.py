@@ -49,15 +49,33 @@ class _Read(Generic[T]):  # touched on the loop only, but for the call
         return self.returned is not None and time.monotonic() - self.returned > _STALE
 
 
+class _Start:
+    """Starts threads that do not keep the process from ending; tells once that there are none to be had."""
+
+    _told = False
+
+    def __call__(self, run: Callable[[], None], name: str) -> bool:
+        try:
+            threading.Thread(target=run, name=name, daemon=True).start()
+        except RuntimeError as error:
+            if not self._told:
+                log.warning("out of threads: see the limits of tasks (pids)", extra={"error": str(error)})
+            self._told = True
+            return False
+        self._told = False
+        return True
+
+
+start = _Start()
+
+
 class _Walker:
     """A thread that does one job after the other. One that hangs is in nobody's way: nobody else has it."""
 
     _idle: deque["_Walker"] = deque()  # noqa: RUF012 - everybody's; append and pop are atomic
-    _wanting = False  # a thread that could not be started was told of
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        threading.Thread(target=self._run, name="reads", daemon=True).start()
 
     @classmethod
     def send(cls, job: Callable[[], None]) -> bool:
@@ -65,14 +83,9 @@ class _Walker:
         try:
             walker = cls._idle.pop()
         except IndexError:
-            try:
-                walker = cls()
-            except RuntimeError as error:
-                if not cls._wanting:
-                    log.warning("out of threads: see the limits of tasks (pids)", extra={"error": str(error)})
-                cls._wanting = True
+            walker = cls()
+            if not start(walker._run, "reads"):
                 return False
-        cls._wanting = False
         walker._jobs.put(job)
         return True
 

@@ -263,14 +263,18 @@ class Service:
 
 
 async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel tasks and wait for their end; again if need be: a library may keep a cancellation to itself."""
-    pending = set(tasks)
+    """Cancel tasks and wait for their end. A library may keep a cancellation to itself, so again if need be.
+
+    Then all tasks there are: a group cancels those in it only once.
+    """
+    pending = to_cancel = set(tasks)
     limit = _ENDING
     while pending:
-        for task in pending:
+        for task in to_cancel:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=limit)
         limit = _LEAST
+        to_cancel = asyncio.all_tasks() - {asyncio.current_task()}
 
 
 async def _unending(name: str, part: Callable[[], Awaitable[None]]) -> None:

@@ -109,18 +109,23 @@ class Wakeups:
         return [_place(path) or _place(os.path.dirname(path)) for path in self._paths]
 
     def follow(self, places: list[Place]) -> bool:
-        """Watch these, and nothing else. Whether they are others than before: then look once more."""
+        """Watch these, and nothing else.
+
+        Returns:
+            Whether to look once more: something may have happened in them before they were watched, or one
+            has gone that moment.
+        """
         if self._followed == places:
             return False
         self._followed = None
         try:
-            self._watch(places, self._opened())
-        except (FileNotFoundError, NotADirectoryError):  # it went that moment
-            return True
+            inotify = self._opened()
+            with suppress(FileNotFoundError, NotADirectoryError):  # it has gone
+                self._watch(places, inotify)
+                self._followed = places
         except OSError as error:  # inotify's limits are used up
             log.debug("no inotify, looking by timer", extra={"error": str(error)})
             return False
-        self._followed = places
         return True
 
     async def wait(self, limit: float) -> None:

@@ -1,6 +1,5 @@
 """One trial: faults begin, last and end, one within the other; then all must be as before."""
 
-import os
 import random
 import time
 from collections import Counter
@@ -23,8 +22,7 @@ _UNSHARP = 0.05
 
 _MENDED = 1.0  # seconds a resource may be lost once a fault is over
 
-# No leak: idle threads of reads.py, and asyncio's own pool, which grows to this and stays.
-_POOLS = {"reads": _KEPT, "asyncio": min(32, (os.cpu_count() or 1) + 4)}
+_POOLS = {"reads": _KEPT}  # idle threads, which are no leak
 
 
 class Broken(AssertionError):  # noqa: N818 - a word is enough

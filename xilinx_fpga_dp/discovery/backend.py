@@ -10,6 +10,12 @@ from xilinx_fpga_dp.discovery.slow import Answers
 from xilinx_fpga_dp.discovery.sysfs import Bus
 
 
+class Same(Protocol):
+    """See `Probe.same`."""
+
+    def __call__(self, look: Look, /, *, exact: bool) -> bool: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Probe:
     """How a driver is asked about one device, or about what should be one. All calls block on a thread.
@@ -18,8 +24,9 @@ class Probe:
         key: what is asked under this name is never asked twice at a time; the device's address where it is
             known without asking its driver.
         ask: answers with a look, or that there is nothing to say; may never return.
-        same: whether a look that found no fault would find none now, told from fewer reads; False where that
-            is not sure. A whole look follows then.
+        same: whether a look that found no fault would find none now, told from fewer reads; if asked to be
+            exact, whether it would find the same shell and device nodes too. False where that is not sure:
+            a whole look follows then.
         ask_slowly: what may take its driver long; is given the serial number that is known already.
         withheld: why it can't be offered yet, asked of another driver; one that hangs says nothing.
         device: it is (or was) a device, not a function that only has a reason why it is none.
@@ -27,7 +34,7 @@ class Probe:
 
     key: str
     ask: Callable[[], Look | None]
-    same: Callable[[Look], bool] | None = None
+    same: Same | None = None
     ask_slowly: Callable[[str | None], Answers] | None = None
     withheld: Callable[[], str | None] | None = None
     device: bool = True

@@ -133,16 +133,19 @@ class Scanner:
         """The device as it is now, with its fault; None if it is gone. Waits as long as its driver likes."""
         key = next((key for key, own in self._addresses.items() if own == device.address), device.address)
         # In one go: a hop to a thread costs more than the reads.
-        ask = partial(self._ask_again, self._bus.near(device.address), device, key)
+        ask = partial(self._ask_again, self._bus, device, key, self._good.get(key))
         look = self._completed(key, await self._reads.anew(key, ask, math.inf))
         if look is None or look.address != device.address:
             return None
         return replace(look.device or device, reason=look.reason)
 
-    def _ask_again(self, bus: Bus, device: Device, key: str) -> Look | None:
+    def _ask_again(self, bus: Bus, device: Device, key: str, good: tuple[Probe, Look] | None) -> Look | None:
         """A device's look, now; None if it is gone. Blocks."""
         try:
-            now = read_again(bus, _WANTED_FOR.get(device.driver, _WANTED), {device.address})
+            if good and _is_same(*good, exact=True):
+                return good[1]
+            wanted = _WANTED_FOR.get(device.driver, _WANTED)
+            now = read_again(bus.near(device.address), wanted, {device.address})
             return next((probe.ask() for probe in self._probes(now) if probe.key == key), None)
         except OSError as error:
             return Look(device.address, reason=Reason.UNRESPONSIVE, why=f"{error.filename}: {error.strerror}")
@@ -187,9 +190,17 @@ class Scanner:
         return self._looks(told, answers)
 
     async def _ask(self, probes: Collection[Probe]) -> list[Look]:
-        """Ask the drivers, all at once, and wait a moment for those that are late."""
+        """Ask the drivers, all at once, and wait a moment for those that are late.
+
+        Raises:
+            ScanFailed: what had no fault has one because the whole bus has gone meanwhile.
+        """
+        good = self._good.keys() & {probe.key for probe in probes}
         answers = await self._reads.gather({probe.key: probe.ask for probe in probes}, _PATIENCE)
-        return self._looks(probes, answers)
+        looks = self._looks(probes, answers)
+        if lost := good - self._good.keys():
+            await self._read_bus("lost", partial(read_again, self._bus, _WANTED, lost))
+        return looks
 
     def _looks(self, probes: Collection[Probe], answers: Mapping[str, _Answer]) -> list[Look]:
         self._pending |= any(isinstance(answers[probe.key], Pending | _Changed) for probe in probes)
@@ -258,7 +269,11 @@ def _unanswered(address: str, answer: Exception | Pending | _Changed) -> Look:
 
 
 def _same_or_changed(probe: Probe, look: Look) -> Look | _Changed:
-    return look if probe.same and probe.same(look) else _Changed()
+    return look if _is_same(probe, look, exact=False) else _Changed()
+
+
+def _is_same(probe: Probe, look: Look, *, exact: bool) -> bool:
+    return probe.same is not None and probe.same(look, exact=exact)
 
 
 def _slot(address: str) -> str:

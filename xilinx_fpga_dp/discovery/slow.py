@@ -4,11 +4,11 @@ The serial number is never evidence of anything. XRT xmc.c, firewall.c; mailbox.
 """
 
 import asyncio
-import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors
+from xilinx_fpga_dp.reads import start
 
 # An empty serial number may mean "not fetched yet" or that the card has none: ask again, ever more rarely.
 _RETRY = 2.0
@@ -84,9 +84,7 @@ class Slow:
                 except RuntimeError:  # the loop is closed: the process is ending
                     return
 
-            try:
-                threading.Thread(target=body, name="slow", daemon=True).start()
-            except RuntimeError:  # out of threads; reads.py has told of it
+            if not start(body, "slow"):
                 self._store(entry, None)
 
     def keep(self, addresses: Collection[str]) -> None:

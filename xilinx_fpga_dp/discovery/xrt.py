@@ -130,8 +130,7 @@ def read(function: Function, mgmt: Function | None, dev_root: str) -> Reading:
     return Reading(
         vbnv=attribute(*(f"{rom}/VBNV" for rom in roms)),
         timestamp=attribute(*(f"{rom}/timestamp" for rom in roms)),
-        # EINVAL on single-stage shells and AWS, missing before 2019.2: the device has none then
-        logic_uuid=_last_uuid(attribute(f"{function.path}/logic_uuids")),
+        logic_uuid=_read_uuid(function),
         roms=len(roms),
         health=health,
         render_node=render_node,
@@ -144,11 +143,13 @@ def read(function: Function, mgmt: Function | None, dev_root: str) -> Reading:
     )
 
 
-def is_same(function: Function, dev_root: str, look: Look) -> bool:
+def is_same(function: Function, dev_root: str, look: Look, *, exact: bool) -> bool:
     """Whether a user function in which a look found no fault has none still. Blocks; may never return.
 
-    All that a fault shows in is read, of what its driver has: that drm is there says that sub-devices are,
-    but for XRT <= 2019.2, which takes only them away in a reset.
+    Exact, also whether it has the same shell and device nodes: what a pod is told and given.
+
+    Reads every attribute in which a fault shows, if the driver had it when the function was listed. That drm
+    is there means that the sub-devices are, but up to XRT 2019.2, whose reset takes only those away.
     """
     device = look.device
     if device is None or device.node is None or "drm" not in function.entries:
@@ -167,7 +168,22 @@ def is_same(function: Function, dev_root: str, look: Look) -> bool:
         xrt_reason(health, renders=True, node=node_exists(dev_root, device.node)) is None
         and vbnv == device.shell.vbnv
         and (not look.latched or read_trip(function) == look.trip)
+        and (not exact or (_has_nodes_of(device, dev_root) and _has_shell_of(device, function)))
     )
+
+
+def _has_nodes_of(device: Device, dev_root: str) -> bool:
+    return all(node_exists(dev_root, node) for node in (device.mgmt_node, device.qdma_node) if node)
+
+
+def _has_shell_of(device: Device, function: Function) -> bool:
+    """Whether what tells two shells of one name apart is that of a device."""
+    try:
+        timestamp = first_readable(f"{rom}/timestamp" for rom in function.subdirectories(_ROM)) or ""
+    except Unreadable:
+        return False
+    same_time = bool(_TIMESTAMP.fullmatch(timestamp)) and str(int(timestamp)) == device.shell.timestamp
+    return same_time and _read_uuid(function) == device.shell.logic_uuid
 
 
 def look_at(function: Function, reading: Reading) -> Look:
@@ -332,9 +348,13 @@ def _instance(address: str) -> int:
     return (domain << 16 | bus << 8 | slot << 3 | function) & 0xFFFF_FFFF  # a C int: 10000:... wraps
 
 
-def _last_uuid(text: str | None) -> str | None:
+def _read_uuid(function: Function) -> str | None:
     """The shell's own uuid: a two-stage shell prints its base's before it."""
-    uuids = [line.strip() for line in (text or "").splitlines() if _UUID.fullmatch(line.strip())]
+    try:
+        lines = (read_attribute(f"{function.path}/logic_uuids") or "").splitlines()
+    except Unreadable:  # EINVAL on single-stage shells and AWS; it is missing before 2019.2
+        return None
+    uuids = [line.strip() for line in lines if _UUID.fullmatch(line.strip())]
     return uuids[-1] if uuids else None
 
 

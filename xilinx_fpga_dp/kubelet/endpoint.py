@@ -164,13 +164,14 @@ class Endpoint:
                 async with asyncio.timeout(_REMOVAL):
                     await self._watch.directory.until(lambda seen: new(seen) or not gone(seen))
             except TimeoutError:
-                return "its socket is gone"
-        return "kubelet is new"
+                if gone(await self._watch.look()):  # what was seen last may be of before
+                    break
+        return "kubelet is new" if new(self._watch.directory.value) else "its socket is gone"
 
     async def _outdone(self, newest: str) -> str:
         """Wait until there is, or was, a newer instance than those so far."""
         await self._watch.directory.until(lambda seen: seen.newer or seen.newest != newest)
-        return "a newer instance speaks"
+        return "a newer instance speaks"  # or has just spoken
 
     async def _silent(self, newest: str) -> str:
         """Wait until a newer instance than those so far has come and gone.

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import grpclib.const
@@ -127,7 +127,8 @@ class Plugin:
             except GRPCError as error:
                 self._meter.answered(self._resource, method, error.status.name, time.perf_counter() - began)
                 raise
-            self._meter.answered(self._resource, method, Status.OK.name, time.perf_counter() - began)
+            took = time.perf_counter() - began
+            _afterwards(lambda: self._meter.answered(self._resource, method, Status.OK.name, took))
             await stream.send_message(encoded)
 
         return {
@@ -205,7 +206,8 @@ class Plugin:
             tuple([await self._grants.answer(offer, each.devices_ids) for each in request.container_requests])
         )
         for each in request.container_requests:
-            log.info("allocated", extra={"resource": self._resource, "devices": ",".join(each.devices_ids)})
+            told = {"resource": self._resource, "devices": ",".join(each.devices_ids)}
+            _afterwards(partial(log.info, "allocated", extra=told))
         return answer
 
     def _encoded(self, answers: tuple[Answer, ...]) -> bytes:
@@ -218,6 +220,13 @@ class Plugin:
 
     def _current(self) -> Offer:
         return self._offer() or Offer(self._resource, ())
+
+
+def _afterwards(act: Callable[[], object]) -> None:
+    """Do something when the answer of the call under way has been sent: kubelet need not wait for it."""
+    call = asyncio.current_task()
+    assert call is not None  # noqa: S101 - grpclib makes a task of each call
+    call.add_done_callback(lambda _: act())
 
 
 async def _received(method: str, stream: Stream[Any, Any]) -> Any:

@@ -21,6 +21,7 @@ SUFFIX = "-fpga.sock"  # of every socket of ours
 # Seconds between looks that nothing woke, and that one look may take.
 _LOOK_EVERY = 2.0
 _LOOK_LIMIT = 5.0
+_LEAVING = 0.3  # and making room for another instance
 # Seconds between looks while a newer instance speaks, the directory can't be looked at or has just become
 # another one.
 _SOON = 0.5
@@ -66,9 +67,9 @@ class Watch:
         self._presence = Presence()
         # fold: kubelet's socket and ours are whole as soon as they are there
         self._wakeups = Wakeups(path, f"{path}/{FOLDER}", fold=0)
-        self._reads: Reads[tuple[list[Place], SocketDirectory]] = Reads()
+        self._reads: Reads[tuple[list[Place], SocketDirectory] | None] = Reads()
         self._looks = Coalesced(self._look)
-        self._places: list[Place] = []
+        self._places: list[Place] | None = None  # where the paths led at the last look, if it told
         self._told: str | None = None  # the problem that was logged last
 
     async def look(self) -> SocketDirectory:
@@ -85,6 +86,7 @@ class Watch:
         if isinstance(answer, tuple):
             self._places, seen = answer
             return seen
+        self._places = None
         problem = f"no answer for {_LOOK_LIMIT:g} s" if isinstance(answer, Pending) else repr(answer)
         before = self.directory.value
         return SocketDirectory(newer=before.newer, newest=before.newest, problem=problem)
@@ -105,8 +107,12 @@ class Watch:
         try:
             await self._follow()
         except asyncio.CancelledError:
-            self._presence.leave(self.path)
+            # After a look that is under way, which would be seen again
+            await self._reads.anew("", self._leave, _LEAVING)
             raise
+
+    def _leave(self) -> None:
+        self._presence.leave(self.path)
 
     async def _follow(self) -> None:
         now = asyncio.get_running_loop().time
@@ -115,7 +121,7 @@ class Watch:
             while True:
                 wakeups.clear()
                 seen = await self.look()
-                if not wakeups.follow(self._places):
+                if self._places is None or not wakeups.follow(self._places):
                     soon = seen.newer or seen.problem or self._presence.moving
                     await wakeups.wait(_SOON if soon else _LOOK_EVERY)
                 await asyncio.sleep(pace.delay(now()))

@@ -8,8 +8,8 @@ import os
 from collections.abc import Sequence
 from functools import partial
 
-import aiofiles
 import aiofiles.os
+from aiofiles.base import wrap
 
 from xilinx_fpga_dp.coalesced import Coalesced
 from xilinx_fpga_dp.latest import Latest
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY = 10.0  # seconds between looks at a file that nothing woke
 _AGAIN = 0.5  # seconds until a file that could not be written is tried again
 _TIME_LIMIT = 2.0  # seconds a file operation may take
-_HANGING = 4  # operations of a file at once: two tries, and the removal of what each has left
+_HANGING = 4  # operations of a file at once: a few tries, and the removal of what they have left
 
 
 class KeptFile:
@@ -97,13 +97,8 @@ class KeptFile:
         return True
 
     async def _read(self) -> str | None:
-        try:
-            async with aiofiles.open(
-                self.path, encoding="utf-8", errors="replace", executor=self._threads
-            ) as file:
-                return await file.read(1 << 20)
-        except FileNotFoundError:
-            return None
+        text: str | None = await _text(self.path, executor=self._threads)
+        return text
 
     async def _write(self) -> None:
         if self._wanted is None:
@@ -120,10 +115,7 @@ class KeptFile:
                 await self._unlink(f"{directory}/{left}")
         beside = f"{directory}/{ours}{next(self._tries)}"
         try:
-            # Follows no link
-            async with aiofiles.open(beside, "x", encoding="utf-8", executor=self._threads) as file:
-                await file.write(self._wanted)
-                os.fchmod(file.fileno(), self._mode)
+            await _create(beside, self._wanted, self._mode, executor=self._threads)
             await aiofiles.os.replace(beside, self.path, executor=self._threads)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -142,6 +134,28 @@ class KeptFile:
             else:
                 log.info("file is written again", extra={"path": self.path})
         self._complaint.set(complaint)
+
+
+# A file is opened, used and closed in one call on a thread: aiofiles' own `open` closes on asyncio's threads,
+# where one that hangs keeps the process from ending.
+
+
+@wrap
+def _text(path: str) -> str | None:
+    """What a file says; None: there is none."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read(1 << 20)
+    except FileNotFoundError:
+        return None
+
+
+@wrap
+def _create(path: str, text: str, mode: int) -> None:
+    """Make a file; what is there, a link say, is an error."""
+    with open(path, "x", encoding="utf-8") as file:
+        file.write(text)
+        os.fchmod(file.fileno(), mode)
 
 
 class HostPaths:
@@ -163,8 +177,11 @@ class HostPaths:
     async def there(self) -> tuple[str, ...]:
         """Those that are there now; one that does not answer, on a mount that hangs, is not."""
         # A link counts: it may lead to a place that is only seen from the host's own root.
-        calls = {path: partial(os.path.lexists, self._root + path) for path in self._paths}
-        answers = await self._reads.gather(calls, _TIME_LIMIT) if calls else {}
+        looks = [
+            self._reads.anew(path, partial(os.path.lexists, self._root + path), _TIME_LIMIT)
+            for path in self._paths
+        ]
+        answers = dict(zip(self._paths, await asyncio.gather(*looks), strict=True))
         missing = {path for path, answer in answers.items() if answer is not True}
         for path in sorted(missing - self._missing):
             why = "it does not answer" if isinstance(answers[path], Pending) else "it is not on the host"

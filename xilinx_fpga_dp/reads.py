@@ -49,24 +49,20 @@ class _Read(Generic[T]):  # touched on the loop only, but for the call
         return self.returned is not None and time.monotonic() - self.returned > _STALE
 
 
-class _Start:
-    """Starts threads that do not keep the process from ending; tells once that there are none to be had."""
-
-    _told = False
-
-    def __call__(self, run: Callable[[], None], name: str) -> bool:
-        try:
-            threading.Thread(target=run, name=name, daemon=True).start()
-        except RuntimeError as error:
-            if not self._told:
-                log.warning("out of threads: see the limits of tasks (pids)", extra={"error": str(error)})
-            self._told = True
-            return False
-        self._told = False
-        return True
+_none_left = threading.Event()  # the last thread could not be started, and that was told
 
 
-start = _Start()
+def start(run: Callable[[], None], name: str) -> bool:
+    """Start a thread that does not keep the process from ending; whether there was one to be had."""
+    try:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except RuntimeError as error:
+        if not _none_left.is_set():
+            log.warning("out of threads: see the limits of tasks (pids)", extra={"error": str(error)})
+        _none_left.set()
+        return False
+    _none_left.clear()
+    return True
 
 
 class _Walker:

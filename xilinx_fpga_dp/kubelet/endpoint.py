@@ -159,6 +159,7 @@ class Endpoint:
         def gone(seen: SocketDirectory) -> bool:
             return seen.kubelet is not None and not socket.seen_in(seen)
 
+        await socket.settle()  # while kubelet is told of it already
         while not new(await self._watch.directory.until(lambda seen: new(seen) or gone(seen))):
             try:  # whoever removes the whole directory comes to kubelet's socket in a moment
                 async with asyncio.timeout(_REMOVAL):

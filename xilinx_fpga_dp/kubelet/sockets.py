@@ -63,9 +63,10 @@ class Bound:
         self._identity: Identity | None = None
 
     async def settle(self) -> None:
-        """Look at the directory, so that what is seen of it from now on includes this socket."""
-        seen = dict((await self._watch.look()).ours)
-        self._identity = seen.get(self.name)
+        """Look at the directory once, so that what is seen of it from now on includes this socket."""
+        if self._identity is None:
+            seen = dict((await self._watch.look()).ours)
+            self._identity = seen.get(self.name)
 
     def seen_in(self, directory: SocketDirectory) -> bool:
         """Whether the name leads to this socket there: kubelet removes all sockets when it starts."""
@@ -87,9 +88,7 @@ async def serving(plugin: Plugin, resource: str, watch: Watch) -> AsyncIterator[
         listener = _listen(path)
         await server.start(sock=listener, backlog=accepting.AT_ONCE)
         accepting.let_wait(listener)
-        bound = Bound(name, watch)
-        await bound.settle()
-        yield bound
+        yield Bound(name, watch)
     finally:
         with suppress(OSError):  # kubelet was faster, or the directory is gone
             os.unlink(path)

@@ -71,3 +71,25 @@ async def test_one_that_registers_while_a_newer_instance_comes_leaves_it_to_that
         task.cancel()
     await asyncio.wait(tasks)
     kubelet.stop()
+
+
+async def test_kubelet_that_restarts_again_and_again_is_not_backed_off_from(tmp_path: Path) -> None:
+    """A stream that lives for less than a second is a failure, but not of the kubelet that comes next."""
+    kubelet = KubeletDouble(tmp_path)
+    watch = Watch(str(tmp_path), Meter())
+    offered = offer(device())
+    endpoint = Endpoint(offered.resource, watch, Terms(PLAIN, 5), Meter())
+    endpoint.offer.set(offered)
+    tasks = [asyncio.create_task(each) for each in (watch.run(), endpoint.run())]
+    async with asyncio.timeout(20):
+        for _ in range(6):
+            await asyncio.to_thread(kubelet.start)
+            while not endpoint.registered:
+                await asyncio.sleep(0.005)
+            assert endpoint._failures <= 2, "being refused by this one may count"
+            await asyncio.to_thread(kubelet.kill)
+            while endpoint.registered:
+                await asyncio.sleep(0.005)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)

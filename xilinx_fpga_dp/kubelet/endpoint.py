@@ -72,8 +72,12 @@ class Endpoint:
 
     async def run(self) -> None:
         """Live until the offer is gone; then kubelet has been sent an empty list. Never raises."""
+        before = None
         while (kubelet := await first(self._gone(), self._kubelet())) is not None:
             self._again.clear()
+            if kubelet != before:  # who is new has refused nothing, and cut off nobody
+                self._failures = 0
+            before = kubelet
             try:
                 await self._round(kubelet)
             except (OSError, GRPCError, StreamTerminatedError, _NotReached) as error:

@@ -521,6 +521,43 @@ class TestOneBadCard:
         assert found.shell
         assert found.shell.timestamp == "1700000000"
 
+    async def test_a_grant_that_finds_no_descriptor_is_refused_and_no_fault_for_a_check_that_waits_for_it(
+        self, node: SampleNode
+    ) -> None:
+        card = node.add_card("u200")
+        eyes = scanner(node)
+        device = (await settled(eyes)).devices[0]
+        card.hang("shutdown")
+        none_left = OutOfDescriptors("none is left")
+        with mock.patch("xilinx_fpga_dp.discovery.scanner.read_again", side_effect=none_left):
+            waiting = asyncio.ensure_future(eyes.refresh(device))
+            await asyncio.sleep(0)
+            card.unbind()  # so that a whole look follows
+            checking = asyncio.ensure_future(eyes.check())
+            await asyncio.sleep(0)
+            card.unhang("shutdown")
+            found = await waiting
+            assert found
+            assert found.reason is Reason.UNRESPONSIVE
+            with contextlib.suppress(ScanFailed):
+                assert (await checking).devices[0].healthy
+
+    async def test_a_grant_sees_a_new_trip_and_not_an_old_one(self, node: SampleNode) -> None:
+        card = node.add_card("u55c", release="2022.2")
+        card.firewall_trip()
+        card.reset_begin()
+        card.reset_end()
+        eyes = scanner(node)
+        device = (await settled(eyes)).devices[0]
+        assert device.healthy
+        assert await eyes.refresh(device) == device
+        card.firewall_trip()
+        card.write("firewall/detected_time", "1700000000")
+        card.write("dev_offline", "0")  # which follows a moment later
+        found = await eyes.refresh(device)
+        assert found
+        assert found.reason is Reason.FIREWALL
+
     @pytest.mark.parametrize("attribute", ["rom/VBNV", "ready", "dev_offline", "logic_uuids"])
     async def test_a_read_that_never_returns(self, node: SampleNode, attribute: str) -> None:
         node.add_card("u200")

@@ -1,6 +1,8 @@
 """The life of one endpoint, in the turns that a process would take too rarely."""
 
 import asyncio
+import errno
+import os
 import socket
 from pathlib import Path
 from unittest import mock
@@ -8,6 +10,7 @@ from unittest import mock
 from tests.double import KubeletDouble
 from tests.test_resources import PLAIN, device, offer
 from xilinx_fpga_dp.kubelet.endpoint import Endpoint
+from xilinx_fpga_dp.kubelet.fleet import Fleet
 from xilinx_fpga_dp.kubelet.instances import Presence
 from xilinx_fpga_dp.kubelet.meter import Meter
 from xilinx_fpga_dp.kubelet.plugin import Terms
@@ -93,3 +96,22 @@ async def test_kubelet_that_restarts_again_and_again_is_not_backed_off_from(tmp_
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
+
+
+async def test_a_dead_instances_socket_that_could_not_be_removed_is_tried_again_soon(tmp_path: Path) -> None:
+    dead = tmp_path / f"fpga-x-{'0' * 12}-fpga.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(dead))
+    watch = Watch(str(tmp_path), Meter())
+    await watch.look()
+    read_only = OSError(errno.EROFS, os.strerror(errno.EROFS))
+    with mock.patch("xilinx_fpga_dp.kubelet.sockets.os.unlink", side_effect=[read_only, read_only]) as tries:
+        sweeping = asyncio.create_task(Fleet(watch, Terms(PLAIN, 5), Meter()).sweep())
+        async with asyncio.timeout(10):
+            while tries.call_count < 2:
+                await asyncio.sleep(0.01)
+    async with asyncio.timeout(10):
+        while dead.exists():
+            await asyncio.sleep(0.01)
+    sweeping.cancel()
+    await asyncio.wait([sweeping])

@@ -152,9 +152,10 @@ async def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     target = folder / "file"
-    for planted in (target, *(folder / f".file.{os.getpid()}.{each}" for each in range(3))):
+    kept = KeptFile(str(target))
+    for planted in (target, *(folder / f".file.{kept._token}.{each}" for each in range(3))):
         planted.symlink_to(victim)
-    assert await KeptFile(str(target)).set("ours")
+    assert await kept.set("ours")
     assert victim.read_text() == "untouched"
     assert not target.is_symlink()
     assert target.read_text() == "ours"
@@ -182,6 +183,17 @@ def test_a_planted_link_in_the_socket_directory_is_not_followed(
         assert stat.S_ISDIR(folder.st_mode)
         assert service.terminate() == 0
     assert sorted(os.listdir(victims)) == ["0000000001-00000000", "dead.sock"]
+
+
+async def test_what_another_instance_writes_is_left_to_it_and_what_a_dead_one_left_is_removed(
+    tmp_path: Path,
+) -> None:
+    written, left = tmp_path / ".file.01234567.0", tmp_path / ".file.89abcdef.0"
+    for each in (written, left):
+        each.touch()
+    os.utime(left, (0, 0))
+    assert await KeptFile(str(tmp_path / "file")).set("ours")
+    assert sorted(os.listdir(tmp_path)) == [written.name, "file"]
 
 
 async def test_a_file_that_could_not_be_written_once_is_tried_again_soon(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--sample", type=int, help="so many of the pairs; all where not given")
     parser.add_argument("--minutes", type=float, default=10.0, help="of a soak")
     parser.add_argument("--seed", type=int, default=1, help="of what is left to chance")
-    parser.add_argument("--table", action="store_true", help="end with the table of docs/faults.md")
+    parser.add_argument("--table", action="store_true", help="end with a table of what was measured")
     parser.add_argument("--lanes", type=int, default=3, help="trials at a time")
     parser.add_argument("--lane", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--in-namespaces", action="store_true", help=argparse.SUPPRESS)

@@ -244,6 +244,11 @@ class Memory:
         }
         return self._inventory()
 
+    def fault_of(self, look: Look) -> Reason | None:
+        """The fault that a look at a device shows, a trip that was not on record before too."""
+        state = self._states.get(look.address)
+        return _fault(look, state.past_trip) if state else look.reason
+
     def _inventory(self) -> Inventory:
         offered = {a: state for a, state in self._states.items() if not state.expired}
         return Inventory(

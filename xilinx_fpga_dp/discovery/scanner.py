@@ -134,23 +134,26 @@ class Scanner:
         key = next((key for key, own in self._addresses.items() if own == device.address), device.address)
         # In one go: a hop to a thread costs more than the reads.
         ask = partial(self._ask_again, self._bus, device, key, self._good.get(key))
-        look = self._completed(key, await self._reads.anew(key, ask, math.inf))
+        answer = await self._reads.anew(key, ask, math.inf)
+        if isinstance(answer, OSError | OutOfDescriptors):
+            return replace(device, reason=Reason.UNRESPONSIVE)
+        look = self._completed(key, answer)
         if look is None or look.address != device.address:
             return None
-        return replace(look.device or device, reason=look.reason)
+        return replace(look.device or device, reason=self._memory.fault_of(look))
 
     def _ask_again(self, bus: Bus, device: Device, key: str, good: tuple[Probe, Look] | None) -> Look | None:
-        """A device's look, now; None if it is gone. Blocks."""
-        try:
-            if good and _is_same(*good, exact=True):
-                return good[1]
-            wanted = _WANTED_FOR.get(device.driver, _WANTED)
-            now = read_again(bus.near(device.address), wanted, {device.address})
-            return next((probe.ask() for probe in self._probes(now) if probe.key == key), None)
-        except OSError as error:
-            return Look(device.address, reason=Reason.UNRESPONSIVE, why=f"{error.filename}: {error.strerror}")
-        except OutOfDescriptors as error:
-            return Look(device.address, reason=Reason.UNRESPONSIVE, why=str(error))
+        """A device's look, now; None if it is gone. Blocks.
+
+        Raises:
+            OSError: the bus can't be listed. No fault of the device: a scan may be waiting for this answer.
+            OutOfDescriptors: nor is this.
+        """
+        if good and _is_same(*good, exact=True):
+            return good[1]
+        wanted = _WANTED_FOR.get(device.driver, _WANTED)
+        now = read_again(bus.near(device.address), wanted, {device.address})
+        return next((probe.ask() for probe in self._probes(now) if probe.key == key), None)
 
     async def _read_bus(self, what: str, read: Callable[[], Bus]) -> Bus:
         bus = (await self._bus_reads.gather({what: read}, _BUS_PATIENCE))[what]

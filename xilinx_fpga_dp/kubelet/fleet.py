@@ -16,6 +16,7 @@ from xilinx_fpga_dp.reads import Reads
 log = logging.getLogger(__name__)
 
 _SWEEP_EVERY = 30.0  # seconds
+_SWEEP_AGAIN = 0.5  # seconds until what could not be removed is tried again
 _SWEEP_LIMIT = 5.0  # seconds
 
 
@@ -82,17 +83,22 @@ class Fleet:
 
     async def sweep(self) -> None:
         """Remove the sockets that dead instances left, when there is a new one and now and then, for ever."""
-        reads: Reads[list[str]] = Reads()
+        reads: Reads[dict[str, bool]] = Reads()
         seen = None
+        pause = _SWEEP_EVERY
         while True:
             try:
-                async with asyncio.timeout(_SWEEP_EVERY):
+                async with asyncio.timeout(pause):
                     seen = await self._watch.directory.other_than(seen)
             except TimeoutError:
                 seen = self._watch.directory.value
+            pause = _SWEEP_EVERY
             strangers = {name for name, _ in seen.ours} - self._watch.mine
             if strangers:
                 work = {"": partial(sweep, self._watch.path, strangers)}
                 swept = (await reads.gather(work, _SWEEP_LIMIT))[""]
-                for name in swept if isinstance(swept, list) else ():
+                removed = swept if isinstance(swept, dict) else {"": False}
+                if not all(removed.values()):  # it is read-only, or does not answer
+                    pause = _SWEEP_AGAIN
+                for name in filter(removed.get, removed):
                     log.info("swept up a dead instance's socket", extra={"socket": name})

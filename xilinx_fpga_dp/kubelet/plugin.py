@@ -226,7 +226,7 @@ def _afterwards(act: Callable[[], object]) -> None:
     """Do something when the answer of the call under way has been sent: kubelet need not wait for it."""
     call = asyncio.current_task()
     assert call is not None  # noqa: S101 - grpclib makes a task of each call
-    call.add_done_callback(lambda _: act())
+    call.add_done_callback(lambda call: None if call.cancelled() or call.exception() else act())
 
 
 async def _received(method: str, stream: Stream[Any, Any]) -> Any:

@@ -23,7 +23,7 @@ from h2.connection import H2Connection
 from xilinx_fpga_dp import accepting
 from xilinx_fpga_dp.kubelet.messages import Codec
 from xilinx_fpga_dp.kubelet.plugin import Plugin
-from xilinx_fpga_dp.kubelet.watch import SUFFIX, Identity, SocketDirectory, Watch
+from xilinx_fpga_dp.kubelet.watch import SUFFIX, SocketDirectory, Watch, identity_of
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +60,14 @@ class Bound:
     def __init__(self, name: str, watch: Watch) -> None:
         self.name = name
         self._watch = watch
-        self._identity: Identity | None = None
+        self._identity = identity_of(os.path.join(watch.path, name))
+        self._settled = False
 
     async def settle(self) -> None:
         """Look at the directory once, so that what is seen of it from now on includes this socket."""
-        if self._identity is None:
-            seen = dict((await self._watch.look()).ours)
-            self._identity = seen.get(self.name)
+        if not self._settled:
+            await self._watch.look()
+            self._settled = True
 
     def seen_in(self, directory: SocketDirectory) -> bool:
         """Whether the name leads to this socket there: kubelet removes all sockets when it starts."""
@@ -281,8 +282,11 @@ def _socket_name(directory: str, resource: str) -> str:
     return f"{stem}-{token}{SUFFIX}" if stem else token + SUFFIX
 
 
-def sweep(directory: str, names: Iterable[str]) -> list[str]:
+def sweep(directory: str, names: Iterable[str]) -> dict[str, bool]:
     """Remove those sockets that nobody listens on: a dead instance left them. Blocks.
+
+    Returns:
+        Of each of those whether it could be removed.
 
     A living instance is between its bind and its listen for a moment, so each is tried twice.
     """
@@ -290,7 +294,7 @@ def sweep(directory: str, names: Iterable[str]) -> list[str]:
     dead = [name for name in paths if _dead(paths[name])]
     if dead:
         time.sleep(_MOMENT)
-    return [name for name in dead if _dead(paths[name]) and _removed(paths[name])]
+    return {name: _removed(paths[name]) for name in dead if _dead(paths[name])}
 
 
 def strangers(directory: str) -> tuple[str, ...]:

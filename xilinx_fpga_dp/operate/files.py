@@ -5,6 +5,8 @@ import contextlib
 import itertools
 import logging
 import os
+import secrets
+import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -21,6 +23,7 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY = 10.0  # seconds between looks at a file that nothing woke
 _AGAIN = 0.5  # seconds until a file that could not be written is tried again
 _TIME_LIMIT = 2.0  # seconds a file operation may take
+_FORGOTTEN = 60.0  # seconds after which what another instance has begun to write is left for good
 _HANGING = 4  # operations of a file at once: a few tries, and the removal of what they have left
 
 
@@ -39,6 +42,9 @@ class KeptFile:
         self._mode = mode
         self._wanted: str | None = None  # None: there is to be no file
         self._tries = itertools.count()  # to write it
+        self._token = secrets.token_hex(
+            4
+        )  # tells our tries from another instance's: each has pid 1 in its pod
         self._threads = Daemons(_HANGING)
         self._known = asyncio.Event()  # what it should say; until then the one of the instance before stays
         self._looks = Coalesced(self._look)
@@ -106,13 +112,15 @@ class KeptFile:
                 await self._unlink(self.path)
             return
         directory, name = os.path.split(self.path)
-        ours = f".{name}.{os.getpid()}."  # no reader of specs takes a name like that
+        every = f".{name}."  # no reader of specs takes a name like that
+        ours = f"{every}{self._token}."
         await aiofiles.os.makedirs(directory, mode=0o755, exist_ok=True, executor=self._threads)
         # A try that was given up may still hang in a thread: none may rename what the next one is writing.
-        there = await aiofiles.os.listdir(directory, executor=self._threads)
-        for left in [each for each in there if each.startswith(ours)]:
+        for left in await aiofiles.os.listdir(directory, executor=self._threads):
             with contextlib.suppress(OSError):
-                await self._unlink(f"{directory}/{left}")
+                path = f"{directory}/{left}"
+                if left.startswith(ours) or (left.startswith(every) and await self._is_old(path)):
+                    await self._unlink(path)
         beside = f"{directory}/{ours}{next(self._tries)}"
         try:
             await _create(beside, self._wanted, self._mode, executor=self._threads)
@@ -122,6 +130,11 @@ class KeptFile:
                 async with asyncio.timeout(_TIME_LIMIT):  # where the directory hangs, this does too
                     await self._unlink(beside)
             raise
+
+    async def _is_old(self, path: str) -> bool:
+        """Whether a file is of an instance that died at it."""
+        status = await aiofiles.os.stat(path, follow_symlinks=False, executor=self._threads)
+        return time.time() - status.st_mtime > _FORGOTTEN
 
     async def _unlink(self, path: str) -> None:
         await aiofiles.os.unlink(path, executor=self._threads)

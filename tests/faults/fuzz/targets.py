@@ -14,6 +14,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -24,13 +25,14 @@ from grpclib.protocol import H2Protocol
 from tests.double import is_extended_resource_name
 from tests.wire import pb, pods_pb
 from xilinx_fpga_dp.discovery import uevents
+from xilinx_fpga_dp.discovery.scanner import ScanFailed, Scanner
 from xilinx_fpga_dp.kubelet import v1, v1beta1
 from xilinx_fpga_dp.kubelet.messages import Codec
 from xilinx_fpga_dp.kubelet.meter import Meter
 from xilinx_fpga_dp.kubelet.plugin import Plugin, Terms
 from xilinx_fpga_dp.kubelet.podresources import _by_address
 from xilinx_fpga_dp.kubelet.sockets import _Server
-from xilinx_fpga_dp.model import Device, Shell
+from xilinx_fpga_dp.model import Device, Inventory, Shell
 from xilinx_fpga_dp.offering import Offering
 from xilinx_fpga_dp.operate import listing
 from xilinx_fpga_dp.operate.http import _STATUS, HttpServer, text
@@ -183,6 +185,8 @@ def _server() -> tuple[asyncio.AbstractEventLoop, _Server]:
 def sysfs(data: bytes) -> None:
     """What the files of cards hold: whatever it is, the others are offered, and all can be shown."""
     loop, settings, paths = _node()
+    scanner = scanner_of(settings)
+    before = loop.run_until_complete(scanner.scan())
     written: list[tuple[str, bytes | None]] = []
     for part in data.split(b"\xff\xfe", 2):
         if part:
@@ -191,6 +195,7 @@ def sysfs(data: bytes) -> None:
             with open(path, "wb") as file:
                 file.write(part[1:])
     try:
+        loop.run_until_complete(_look_again(scanner, before))
         loop.run_until_complete(_look(settings))
     finally:
         for path, before in reversed(written):
@@ -215,6 +220,18 @@ def _restore(path: str, before: bytes | None) -> None:
         return
     with open(path, "wb") as file:
         file.write(before)
+
+
+async def _look_again(scanner: Scanner, before: Inventory) -> None:
+    """A health check, and what a grant rests on: what has no fault is as a whole look finds it."""
+    with suppress(ScanFailed):
+        await scanner.check()
+    fresh = {device.address: await scanner.refresh(device) for device in before.devices}
+    found = {device.address: device for device in (await scanner.scan()).devices}
+    for address, device in fresh.items():
+        if device and device.healthy and found[address].healthy:
+            assert device.shell == found[address].shell, address
+            assert device.node == found[address].node, address
 
 
 async def _look(settings: Settings) -> None:

@@ -186,7 +186,7 @@ def sysfs(data: bytes) -> None:
     """What the files of cards hold: whatever it is, the others are offered, and all can be shown."""
     loop, settings, paths = _node()
     scanner = scanner_of(settings)
-    before = loop.run_until_complete(scanner.scan())
+    good = loop.run_until_complete(scanner.scan())
     written: list[tuple[str, bytes | None]] = []
     for part in data.split(b"\xff\xfe", 2):
         if part:
@@ -195,7 +195,7 @@ def sysfs(data: bytes) -> None:
             with open(path, "wb") as file:
                 file.write(part[1:])
     try:
-        loop.run_until_complete(_look_again(scanner, before))
+        loop.run_until_complete(_look_again(scanner, good))
         loop.run_until_complete(_look(settings))
     finally:
         for path, before in reversed(written):

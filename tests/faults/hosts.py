@@ -94,7 +94,7 @@ def inotify_used_up(stage: Stage) -> Iterator[None]:
     with none_left(_INSTANCES):
         if stage.services:
             stage.end(stage.voice, signal.SIGTERM)
-        stage.start().logged("device found", limit=_START)
+        stage.start().logged("started", limit=_START)
         stage.kubelet_anew()
         yield
         nothing = not _watched_inodes(stage)

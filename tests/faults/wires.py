@@ -24,7 +24,7 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
 def connected(stage: Stage, within: ExitStack, limit: float = 2.0) -> socket.socket | None:
-    """A connection to the endpoint of the U250 cards; None: there is no endpoint just now, or nobody takes it."""
+    """A connection to the endpoint of the U250 cards; None: there is none just now, or nobody takes it."""
     peer = within.enter_context(socket.socket(socket.AF_UNIX))
     # Not Python's time limit: that would make it fail at once where many wait to be accepted (man 2 connect).
     # Of a process that another fault has stopped there is nothing to wait for.

@@ -514,7 +514,7 @@ def test_a_newer_instance_that_ends_lets_the_older_speak_after_its_streams_have_
             kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
             count = len(kubelet.registrations)
             cards.cards[0].hang("ready")
-            [calling] = [threading.Thread(target=_refused, args=(kubelet, cards.cards[0].address))]
+            calling = threading.Thread(target=_refused, args=(kubelet, cards.cards[0].address))
             calling.start()  # the newer waits for it a moment when it ends
             time.sleep(0.1)
             assert newer.terminate() == 0

@@ -32,7 +32,7 @@ from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors
 from xilinx_fpga_dp.model import Device, Inventory, Reason, Shell
 from xilinx_fpga_dp.resources.naming import Naming, name_problem
 from xilinx_fpga_dp.resources.offers import offers_of
-from xilinx_fpga_dp.simulate.node import DAMAGES, Ids, SampleNode
+from xilinx_fpga_dp.simulate.node import DAMAGES, Ids, SampleCard, SampleNode
 
 RULES = Rules(recovery_checks=1, reset_grace=900)
 NAMING = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")
@@ -40,6 +40,13 @@ NAMING = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")
 
 def scanner(node: SampleNode) -> Scanner:
     return Scanner(node.sysfs_root, node.dev_root, RULES)
+
+
+async def seen(node: SampleNode) -> tuple[SampleCard, Scanner, Device]:
+    """A card, who looks at it, and the device it is."""
+    card = node.add_card("u200")
+    eyes = scanner(node)
+    return card, eyes, (await settled(eyes)).devices[0]
 
 
 async def settled(scanner: Scanner, limit: float = 5) -> Inventory:
@@ -507,9 +514,7 @@ class TestOneBadCard:
     async def test_a_device_that_is_handed_out_is_read_anew_while_a_check_is_late(
         self, node: SampleNode
     ) -> None:
-        card = node.add_card("u200")
-        eyes = scanner(node)
-        device = (await settled(eyes)).devices[0]
+        card, eyes, device = await seen(node)
         card.hang("shutdown")
         assert (await eyes.check()).devices[0] == device
         waiting = asyncio.ensure_future(eyes.refresh(device))
@@ -524,9 +529,7 @@ class TestOneBadCard:
     async def test_a_grant_that_finds_no_descriptor_is_refused_and_no_fault_for_a_check_that_waits_for_it(
         self, node: SampleNode
     ) -> None:
-        card = node.add_card("u200")
-        eyes = scanner(node)
-        device = (await settled(eyes)).devices[0]
+        card, eyes, device = await seen(node)
         card.hang("shutdown")
         none_left = OutOfDescriptors("none is left")
         with mock.patch("xilinx_fpga_dp.discovery.scanner.read_again", side_effect=none_left):

@@ -17,15 +17,21 @@ from xilinx_fpga_dp.kubelet.plugin import Terms
 from xilinx_fpga_dp.kubelet.watch import Watch
 
 
+def _endpoint(watch: Watch) -> Endpoint:
+    """The endpoint of a resource with one device."""
+    offered = offer(device())
+    endpoint = Endpoint(offered.resource, watch, Terms(PLAIN, 5), Meter())
+    endpoint.offer.set(offered)
+    return endpoint
+
+
 async def test_a_kubelet_that_is_reached_before_it_is_seen_is_told_once(tmp_path: Path) -> None:
     dead = tmp_path / "kubelet.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(dead))
     watch = Watch(str(tmp_path), Meter())
     await watch.look()
-    offered = offer(device())
-    endpoint = Endpoint(offered.resource, watch, Terms(PLAIN, 5), Meter())
-    endpoint.offer.set(offered)
+    endpoint = _endpoint(watch)
     kubelet = KubeletDouble(tmp_path)
     kubelet.faults.list_delay = 0.3
     life = asyncio.create_task(endpoint.run())
@@ -52,9 +58,7 @@ async def test_one_that_registers_while_a_newer_instance_comes_leaves_it_to_that
     kubelet.faults.register_hang = 1.0
     kubelet.start()
     watch = Watch(str(tmp_path), Meter())
-    offered = offer(device())
-    endpoint = Endpoint(offered.resource, watch, Terms(PLAIN, 5), Meter())
-    endpoint.offer.set(offered)
+    endpoint = _endpoint(watch)
     newer = Presence()
     tasks = [asyncio.create_task(each) for each in (watch.run(), endpoint.run())]
     async with asyncio.timeout(10):
@@ -80,9 +84,7 @@ async def test_kubelet_that_restarts_again_and_again_is_not_backed_off_from(tmp_
     """A stream that lives for less than a second is a failure, but not of the kubelet that comes next."""
     kubelet = KubeletDouble(tmp_path)
     watch = Watch(str(tmp_path), Meter())
-    offered = offer(device())
-    endpoint = Endpoint(offered.resource, watch, Terms(PLAIN, 5), Meter())
-    endpoint.offer.set(offered)
+    endpoint = _endpoint(watch)
     tasks = [asyncio.create_task(each) for each in (watch.run(), endpoint.run())]
     async with asyncio.timeout(20):
         for _ in range(6):

@@ -33,9 +33,9 @@ log = logging.getLogger(__name__)
 # Seconds until the next scan while an answer is outstanding, and at least between two scans.
 _SOON = 0.5
 _LEAST = 0.05
-# Seconds the parts may take to end in good order; a server lets calls end first.
+# Seconds the parts may take to end in good order (calls end first), and until they are told once more.
 _ENDING = 1.2
-_HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_END_AGAIN = 0.05
 # Seconds that all devices wait for kubelet's word on who holds a new one; after that the new one waits alone.
 _VETTING = 0.2
 
@@ -47,6 +47,11 @@ class Service:
         self._settings = settings
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
+        self._acts: dict[int, Callable[[], None]] = {  # at a signal
+            signal.SIGTERM: self._stop.set,
+            signal.SIGINT: self._stop.set,
+            signal.SIGHUP: self._hang_up,
+        }
         self._offers: Latest[Offers | None] = Latest(None)
         self._scanner = scanner_of(settings, self._wake.set)
         self._journal = Journal()
@@ -110,10 +115,10 @@ class Service:
         }
         if self._settings.device_strategy != "device-specs":
             parts["cdi"] = self._spec.run
-            parts["specifying"] = self._specify
+            parts["specifying"] = lambda: self._at_each_offer(lambda _: self._write_spec())
         if self._settings.nfd_features_dir:
             parts["labels"] = self._labels.run
-            parts["labelling"] = self._label
+            parts["labelling"] = lambda: self._at_each_offer(self._label)
         if self._settings.http_address:
             parts["http"] = HttpServer(self._settings.http_address, pages.by_path()).run
         async with asyncio.TaskGroup() as group:
@@ -125,18 +130,17 @@ class Service:
             watch = tasks.pop("watch")
             await _end(tasks.values())
             await _end([watch])  # lets an older one speak: kubelets up to 1.36 want our streams ended before
-        for number in _HEEDED:  # one more changes nothing
+        for number in self._acts:  # one more changes nothing
             signal.signal(number, signal.SIG_IGN)
         log.info("ended")
 
     def _heed_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        acts = {signal.SIGTERM: self._stop.set, signal.SIGINT: self._stop.set, signal.SIGHUP: self._hang_up}
-        for number in _HEEDED:
+        for number in self._acts:
             # Not by the loop's add_signal_handler: at its end a signal would do what it does to any process.
-            signal.signal(number, lambda number, _: loop.call_soon_threadsafe(acts[signal.Signals(number)]))
+            signal.signal(number, lambda number, _: loop.call_soon_threadsafe(self._acts[number]))
         # They were held back since the process began: what came meanwhile comes now.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEEDED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._acts)
 
     def _hang_up(self) -> None:
         log.info("SIGHUP: scanning and registering again")
@@ -195,13 +199,13 @@ class Service:
         offers = self._offers.value
         return tuple(d for offer in offers.by_resource.values() for d in offer.devices) if offers else ()
 
-    async def _specify(self) -> None:
-        """Let the CDI spec have what is offered."""
+    async def _at_each_offer(self, act: Callable[[Offers], Awaitable[object]]) -> None:
+        """Do something whenever something else is offered, and about the newest only, for ever."""
         seen = None
         while True:
             seen = await self._offers.other_than(seen)
             if seen is not None:
-                await self._write_spec()
+                await act(seen)
 
     async def _in_spec(self, devices: tuple[Device, ...]) -> bool:
         """Let the CDI spec have these devices as they are, beside all others; whether it has."""
@@ -228,14 +232,10 @@ class Service:
             for file in files:
                 await file.keep()
 
-    async def _label(self) -> None:
+    async def _label(self, offers: Offers) -> None:
         """Let the feature file say what is offered."""
-        seen = None
-        while True:
-            seen = await self._offers.other_than(seen)
-            drivers = {device.driver for device in self._devices()}
-            if seen is not None:
-                await self._labels.set(labels.feature_file(seen, await versions_of(self._settings, drivers)))
+        drivers = {device.driver for device in self._devices()}
+        await self._labels.set(labels.feature_file(offers, await versions_of(self._settings, drivers)))
 
     async def _until(self, due: float) -> None:
         """Wait for the time or a wake-up; a burst of wake-ups is folded into one."""
@@ -273,7 +273,7 @@ async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
         for task in to_cancel:
             task.cancel()
         _, pending = await asyncio.wait(pending, timeout=limit)
-        limit = _LEAST
+        limit = _END_AGAIN
         to_cancel = asyncio.all_tasks() - {asyncio.current_task()}
 
 

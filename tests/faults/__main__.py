@@ -25,6 +25,7 @@ Job = tuple[tuple[Fault, ...], Setting]
 """Faults that happen at once, and to whom."""
 
 _SETTINGS = (Setting(), Setting(2), Setting(2, by_socket=True))
+_CHANGES = 0.1  # how often a soak takes another setting: each time all is made anew
 
 _NAMESPACES = ("unshare", "--user", "--map-root-user", "--mount", "--propagation", "private")
 
@@ -181,11 +182,14 @@ def _jobs(options: argparse.Namespace, dice: random.Random) -> Iterator[Job]:
         several = dice.sample(several, options.sample) if options.sample else several
         yield from sorted(several, key=lambda job: job[1])
     else:
-        two = [each for each in settings if each.instances == (options.instances or 2)]
+        settings = [each for each in settings if each.instances == (options.instances or 2)]
+        setting = settings[0]
         while True:
             faults = tuple(dice.sample(chosen, dice.choice((1, 1, 2, 2, 3))))
             if len({fault.place for fault in faults}) == len(faults):
-                yield faults, two[0] if dice.random() < 0.9 else dice.choice(two)
+                if dice.random() < _CHANGES:
+                    setting = dice.choice(settings)
+                yield faults, setting
 
 
 def _by_instances(settings: Sequence[Setting]) -> list[list[Setting]]:

@@ -179,11 +179,11 @@ def _has_nodes_of(device: Device, dev_root: str) -> bool:
 def _has_shell_of(device: Device, function: Function) -> bool:
     """Whether what tells two shells of one name apart is that of a device."""
     try:
-        timestamp = first_readable(f"{rom}/timestamp" for rom in function.subdirectories(_ROM)) or ""
+        timestamp = first_readable(f"{rom}/timestamp" for rom in function.subdirectories(_ROM))
     except Unreadable:
         return False
-    same_time = bool(_TIMESTAMP.fullmatch(timestamp)) and str(int(timestamp)) == device.shell.timestamp
-    return same_time and _read_uuid(function) == device.shell.logic_uuid
+    shell = device.shell
+    return _plain(timestamp) == shell.timestamp and _read_uuid(function) == shell.logic_uuid
 
 
 def look_at(function: Function, reading: Reading) -> Look:
@@ -231,12 +231,18 @@ def _shell_of(reading: Reading) -> Shell | str:
         )
     if len(reading.vbnv) > _MAX_VBNV or not reading.vbnv.isprintable():
         return f"shell not known: VBNV is no name ({reading.vbnv[:40]!r})"
-    timestamp = reading.timestamp or ""
-    if not _TIMESTAMP.fullmatch(timestamp):
-        odd = f"{timestamp[:40]!r} is no decimal number" if timestamp else "missing or empty"
+    timestamp = _plain(reading.timestamp)
+    if timestamp is None:
+        text = reading.timestamp
+        odd = f"{text[:40]!r} is no decimal number" if text else "missing or empty"
         fault = reading.faults.get("timestamp") or f"timestamp: {odd}"
         return f"shell {reading.vbnv} not known for sure: {fault}"
-    return Shell(reading.vbnv, str(int(timestamp)), reading.logic_uuid)
+    return Shell(reading.vbnv, timestamp, reading.logic_uuid)
+
+
+def _plain(timestamp: str | None) -> str | None:
+    """A timestamp as it is in a name; None where it is none."""
+    return str(int(timestamp)) if timestamp and _TIMESTAMP.fullmatch(timestamp) else None
 
 
 def board_of(vbnv: str) -> str:

@@ -47,6 +47,7 @@ _CONNECTIONS = 16
 # all that waits unread of a connection.
 _MAX_REQUEST = 1 << 20
 _WINDOW = (1 << 16) - 1
+# What grpclib reads of a call's head, and how long a time limit may be.
 _HEAD = frozenset({":method", ":path", "content-type", "te", "grpc-timeout", "user-agent"})
 _TIMEOUT = 9  # eight digits and a unit: PROTOCOL-HTTP2.md of grpc
 # Streams that have ended which a connection remembers. kubelet has one for as long as it lives, on which h2's
@@ -285,10 +286,10 @@ def _socket_name(directory: str, resource: str) -> str:
 def sweep(directory: str, names: Iterable[str]) -> dict[str, bool]:
     """Remove those sockets that nobody listens on: a dead instance left them. Blocks.
 
+    A living instance is between its bind and its listen for a moment, so each is tried twice.
+
     Returns:
         Of each of those whether it could be removed.
-
-    A living instance is between its bind and its listen for a moment, so each is tried twice.
     """
     paths = {name: os.path.join(directory, name) for name in names}
     dead = [name for name in paths if _dead(paths[name])]

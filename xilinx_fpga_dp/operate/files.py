@@ -42,9 +42,8 @@ class KeptFile:
         self._mode = mode
         self._wanted: str | None = None  # None: there is to be no file
         self._tries = itertools.count()  # to write it
-        self._token = secrets.token_hex(
-            4
-        )  # tells our tries from another instance's: each has pid 1 in its pod
+        # Tells our tries from another instance's: each has pid 1 in its pod.
+        self._token = secrets.token_hex(4)
         self._threads = Daemons(_HANGING)
         self._known = asyncio.Event()  # what it should say; until then the one of the instance before stays
         self._looks = Coalesced(self._look)

@@ -755,6 +755,7 @@ def test_a_grant_looks_at_the_device_again(cards: SampleNode, kubelet: KubeletDo
     with Service(settings_for(cards, HEALTH_INTERVAL="60", SCAN_INTERVAL="60")):
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+        time.sleep(0.5)  # the serial numbers are news: the scan they ask for would see a fault half begun
         FRESH_FAULTS[name](cards.cards[0])
         status = refused(kubelet.allocate, U200, ["0000:11:00.1"])
         assert status.code() is grpc.StatusCode.FAILED_PRECONDITION

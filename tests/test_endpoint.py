@@ -7,13 +7,17 @@ import socket
 from pathlib import Path
 from unittest import mock
 
+from h2.events import DataReceived, Event, PingReceived, StreamEnded
+
 from tests.double import KubeletDouble
+from tests.faults.wires import begun, message
 from tests.test_resources import PLAIN, device, offer
+from xilinx_fpga_dp.kubelet import sockets
 from xilinx_fpga_dp.kubelet.endpoint import Endpoint
 from xilinx_fpga_dp.kubelet.fleet import Fleet
 from xilinx_fpga_dp.kubelet.instances import Presence
 from xilinx_fpga_dp.kubelet.meter import Meter
-from xilinx_fpga_dp.kubelet.plugin import Terms
+from xilinx_fpga_dp.kubelet.plugin import Plugin, Terms
 from xilinx_fpga_dp.kubelet.watch import Watch
 
 
@@ -98,6 +102,41 @@ async def test_kubelet_that_restarts_again_and_again_is_not_backed_off_from(tmp_
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
+
+
+async def test_the_last_list_is_not_lost_on_a_client_that_sends_before_it_reads(tmp_path: Path) -> None:
+    """grpc's C core drops what it has not read when it can't send: the connection waits until all is read."""
+    watch = Watch(str(tmp_path), Meter())
+    endpoint = _endpoint(watch)
+    plugin = Plugin(endpoint.resource, lambda: endpoint.offer.value, Terms(PLAIN, 5), Meter())
+    reader = begun("ListAndWatch")
+    reader.send_data(1, message(b""), end_stream=True)
+
+    async def served(client: socket.socket) -> None:
+        async with sockets.serving(plugin, endpoint.resource, watch) as bound:
+            await loop.sock_connect(client, str(tmp_path / bound.name))
+            await loop.sock_sendall(client, reader.data_to_send())
+            await plugin.watched.wait()
+            endpoint.offer.set(None)
+            plugin.publish()
+
+    loop = asyncio.get_running_loop()
+    with socket.socket(socket.AF_UNIX) as client, mock.patch.object(sockets, "_LAST_LISTS", 10.0):
+        client.setblocking(False)
+        service = asyncio.create_task(served(client))
+        async with asyncio.timeout(5):
+            await plugin.watched.wait()
+            await asyncio.sleep(0.1)
+            reader.ping(bytes(8))
+            await loop.sock_sendall(client, reader.data_to_send())
+            seen: list[Event] = []
+            while not any(isinstance(event, PingReceived) for event in seen):
+                seen += reader.receive_data(await loop.sock_recv(client, 65536))
+            assert [each.data for each in seen if isinstance(each, DataReceived)][-1] == message(b"")
+            assert any(isinstance(each, StreamEnded) for each in seen)
+            assert not service.done()
+            await loop.sock_sendall(client, reader.data_to_send())
+            await service
 
 
 async def test_a_dead_instances_socket_that_could_not_be_removed_is_tried_again_soon(tmp_path: Path) -> None:

@@ -58,6 +58,28 @@ def caller(stage: Stage) -> Iterator[grpc.Channel]:
         yield channel
 
 
+def begun(
+    method: str, *, window: int | None = None, head: Mapping[str, str | None] | None = None
+) -> H2Connection:
+    """A client that has a call's head to send, on its stream 1; arguments as of ``request``."""
+    settings = H2Configuration(client_side=True, header_encoding="utf-8", validate_outbound_headers=False)
+    client = H2Connection(settings)
+    client.initiate_connection()
+    if window is not None:
+        client.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: window})
+    headers: dict[str, str | None] = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": _PLUGIN + method,
+        ":authority": "localhost",
+        "content-type": "application/grpc",
+        "te": "trailers",
+        **(head or {}),
+    }
+    client.send_headers(1, [(name, text) for name, text in headers.items() if text is not None])
+    return client
+
+
 def request(
     method: str,
     body: bytes,
@@ -75,22 +97,7 @@ def request(
         whole: it ends after the body.
         head: what is another in it; None: is missing.
     """
-    settings = H2Configuration(client_side=True, header_encoding="utf-8", validate_outbound_headers=False)
-    client = H2Connection(settings)
-    client.initiate_connection()
-    if window is not None:
-        client.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: window})
-    headers: dict[str, str | None] = {
-        ":method": "POST",
-        ":scheme": "http",
-        ":path": _PLUGIN + method,
-        ":authority": "localhost",
-        "content-type": "application/grpc",
-        "te": "trailers",
-        **(head or {}),
-    }
-    client.send_headers(1, [(name, text) for name, text in headers.items() if text is not None])
-    data = client.data_to_send()
+    data = begun(method, window=window, head=head).data_to_send()
     # Frames by hand: h2 would keep to a window of which it has not heard yet.
     for at in range(0, len(body), 16384):
         part = body[at : at + 16384]

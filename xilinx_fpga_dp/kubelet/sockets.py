@@ -19,6 +19,7 @@ from grpclib.exceptions import GRPCError
 from grpclib.protocol import AbstractHandler, Buffer, H2Protocol, Stream
 from grpclib.server import Server
 from h2.connection import H2Connection
+from h2.events import Event, PingAckReceived
 
 from xilinx_fpga_dp import accepting
 from xilinx_fpga_dp.kubelet.messages import Codec
@@ -32,7 +33,7 @@ _TOKEN_BYTES = 6
 _OURS = re.compile(rf"(?:.+-)?[0-9a-f]{{{2 * _TOKEN_BYTES}}}{re.escape(SUFFIX)}")
 SHORTEST_NAME = len("-".join(("0" * 2 * _TOKEN_BYTES, SUFFIX.removeprefix("-"))))
 
-# Seconds in which calls under way may end, then those that are refused, then the streams.
+# Seconds in which calls under way may end, then those that are refused, then the streams and their reading.
 _LAST_CALLS = 0.3
 _LAST_REFUSALS = 0.1
 _LAST_LISTS = 0.3
@@ -133,13 +134,13 @@ class _Server(Server):
         await _while(lambda: self._plugin.busy, _LAST_REFUSALS)
         self._plugin.end_streams()
         await asyncio.sleep(0)  # they do so now
-        await _while(self._busy, _LAST_LISTS)
+        await _while(self._unheard, _LAST_LISTS)
         self._ended = True
         for protocol in list(self._protocols):
             protocol.close("the plugin ends")
 
-    def _busy(self) -> bool:
-        return any(not handler.check_closed() for handler in self._handlers)
+    def _unheard(self) -> bool:
+        return bool([protocol for protocol in self._protocols if not protocol.heard()])  # each is asked now
 
 
 async def _while(busy: Callable[[], bool], limit: float) -> None:
@@ -153,6 +154,8 @@ class _Protocol(H2Protocol):
     """One connection. What grpclib stumbles over ends it, and is no fault of ours to be logged as one."""
 
     unwanted = False  # to be closed as soon as it is made
+    _asked = False
+    _heard = False
 
     @property
     def closed(self) -> bool:
@@ -165,9 +168,27 @@ class _Protocol(H2Protocol):
         if hasattr(self, "processor"):
             self.processor.close(why)
 
+    def heard(self) -> bool:
+        """Whether the client has read the end of every call, if there were any: a ping asks for that.
+
+        grpc's C core, once it fails to send (an acknowledgement, for one), drops what it has not read yet:
+        closed too early, the empty list of a resource that is gone was lost. grpc-go reads on.
+        """
+        if not hasattr(self, "connection") or self.closed or not self.connection.streams_started:
+            return True
+        if not self._asked and not self.processor.streams:
+            self._asked = True
+            self.connection._connection.ping(bytes(8))  # noqa: SLF001 - grpclib pings to keep alive only
+            self.connection.flush()
+        return self._heard
+
+    def _answered(self, _event: Event) -> None:
+        self._heard = self._asked
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin, some turns of the loop after the connection was accepted."""
         super().connection_made(_Gathering(cast(asyncio.Transport, transport)))
+        self.processor.processors[PingAckReceived] = self._answered
         if self.unwanted:
             self.close("not wanted")
 

@@ -3,12 +3,14 @@
 import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -113,6 +115,16 @@ def eventually(holds: Callable[[], Any], what: str, limit: float = 10) -> None:
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {limit} s: {what}")
         time.sleep(0.01)
+
+
+def remove(directory: Path) -> None:
+    """Remove a directory in which the service goes on making and removing files."""
+
+    def gone() -> bool:
+        shutil.rmtree(directory, ignore_errors=True)
+        return not directory.exists()
+
+    eventually(gone, f"{directory} is removed", 5)
 
 
 def descriptors() -> int:

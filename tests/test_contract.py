@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import threading
@@ -23,7 +22,7 @@ import pytest
 from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.faults.wires import message, request
-from tests.process import Service, eventually
+from tests.process import Service, eventually, remove
 from tests.wire import pb
 from xilinx_fpga_dp import service as service_module
 from xilinx_fpga_dp.kubelet.messages import options
@@ -271,10 +270,13 @@ def test_a_directory_that_is_away_takes_nothing_from_a_kubelet_that_lives(
 def test_a_directory_that_is_removed_file_by_file_takes_nothing_either(
     registered: KubeletDouble, cards: SampleNode, service: Service
 ) -> None:
+    began = time.monotonic()
     for name in ours(cards):
         os.unlink(f"{cards.socket_dir}/{name}")
     time.sleep(0.005)  # it is seen
-    shutil.rmtree(cards.socket_dir)
+    remove(Path(cards.socket_dir))
+    if time.monotonic() - began > 0.015:
+        pytest.skip("this machine is too busy to remove a directory at once")
     service.logged("socket directory", problem="No such file or directory")
     time.sleep(0.3)
     assert registered.ends == []
@@ -662,7 +664,7 @@ def test_the_older_stays_silent_where_the_directory_is_made_anew(
             if remade == "moved":
                 os.rename(cards.socket_dir, f"{cards.socket_dir}.moved")
             else:
-                shutil.rmtree(cards.socket_dir)
+                remove(Path(cards.socket_dir))
             count = len(kubelet.registrations)
             kubelet.start()
             time.sleep(1.0)

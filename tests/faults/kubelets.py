@@ -1,6 +1,5 @@
 """What goes wrong with kubelet, its directory, and the sockets in it."""
 
-import shutil
 import socket
 import subprocess
 import time
@@ -12,6 +11,7 @@ import grpc
 
 from tests.faults.fault import EVER, Catalogue
 from tests.faults.stage import SHELLS, Stage, own_namespaces, wait_until
+from tests.process import remove
 
 faults = Catalogue()
 fault = faults.fault
@@ -27,16 +27,6 @@ def no_mounts() -> str | None:
 
 def shell(*command: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
-
-
-def remove(directory: Path) -> None:
-    """Remove a directory in which the service goes on making and removing sockets."""
-
-    def gone() -> bool:
-        shutil.rmtree(directory, ignore_errors=True)
-        return not directory.exists()
-
-    assert wait_until(gone, 5), f"{directory} can't be removed"
 
 
 # kubelet

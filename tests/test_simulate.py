@@ -3,8 +3,12 @@
 import os
 import signal
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.process import COMMAND, clean_environment, cli
 from xilinx_fpga_dp.simulate.node import SampleNode
@@ -34,6 +38,22 @@ def test_boards_may_be_chosen_and_settings_given() -> None:
     done = cli("simulate", "--once", "--board", "u50", "--resource-prefix", "amd.com/", limit=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "amd.com/xilinx_u50_gen3x16_xdma_201920_3-0" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--device-strategy", "cdi"), "CDI device xilinx.com/fpga=0000:65:00.1"),
+        (("--extra-mounts", "/usr/bin"), "mount /usr/bin"),
+        (("--shared-replicas", "3"), "  3         0            1"),
+    ],
+)
+def test_what_else_a_container_gets_is_shown(flags: tuple[str, str], said: str) -> None:
+    written = [path for path in ("/var/run/cdi", "/run/cdi") if os.path.exists(path)]
+    done = cli("simulate", "--once", "--board", "u200", *flags, limit=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert said in done.stdout
+    assert written == [path for path in ("/var/run/cdi", "/run/cdi") if os.path.exists(path)], "the host's"
 
 
 def test_an_unknown_board_is_named_with_those_known() -> None:
@@ -88,9 +108,30 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     assert cli("simulate", "--node", str(tmp_path)).returncode == 1
 
 
-def test_it_stays_up_until_interrupted() -> None:
+def test_a_node_without_a_name_is_not_built_here(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "simulate", "--node", ""],
+        env=clean_environment({}), cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("--node: must name a directory")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def temporary() -> Iterator[str]:
+    """Where temporary files go, for one test alone; short enough for unix sockets."""
+    with tempfile.TemporaryDirectory(prefix="sim-") as directory:
+        yield directory
+
+
+@pytest.mark.parametrize(("flags", "ending"), [((), "It ended with 0"), (("--board", "u200-golden"), "")])
+def test_it_stays_up_until_interrupted(temporary: str, flags: tuple[str, ...], ending: str) -> None:
     with subprocess.Popen(
-        [*COMMAND, "simulate"], env=clean_environment({}), stdout=subprocess.PIPE, text=True
+        [*COMMAND, "simulate", *flags],
+        env=clean_environment({}) | {"TMPDIR": temporary},
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -101,14 +142,17 @@ def test_it_stays_up_until_interrupted() -> None:
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
         assert process.wait(10) == 0
-        assert "It ended with 0" in rest
-    assert not [name for name in os.listdir("/tmp") if name.startswith("xilinx-fpga-dp-")]
+        assert ending in rest
+    assert os.listdir(temporary) == []
 
 
-def test_interrupted_in_the_middle_it_leaves_nothing() -> None:
+@pytest.mark.parametrize(("flags", "code"), [(("--once",), 1), ((), 0)])
+def test_interrupted_in_the_middle_it_leaves_nothing(
+    temporary: str, flags: tuple[str, ...], code: int
+) -> None:
     with subprocess.Popen(
-        [*COMMAND, "simulate", "--once"],
-        env=clean_environment({}),
+        [*COMMAND, "simulate", *flags],
+        env=clean_environment({}) | {"TMPDIR": temporary},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -117,8 +161,8 @@ def test_interrupted_in_the_middle_it_leaves_nothing() -> None:
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=20)
-        assert process.returncode != 0
-    assert not [name for name in os.listdir("/tmp") if name.startswith("xilinx-fpga-dp-")]
+        assert process.returncode == code
+    assert os.listdir(temporary) == []
 
 
 def test_cards_of_all_drivers_play_together() -> None:

@@ -39,6 +39,9 @@ class UnknownBoard(Exception):  # noqa: N818 - the user's, not ours
 
 def build_node(directory: str, boards: Sequence[str]) -> int:
     """Build a sample node and print the settings to run against it, ``NAME=value`` a line."""
+    if not directory:
+        print("--node: must name a directory, which is made if it is missing", file=sys.stderr)
+        return 2
     try:
         if os.path.isdir(directory) and os.listdir(directory):
             print(f"--node: {directory}: is not empty, and nothing is written over", file=sys.stderr)
@@ -77,7 +80,7 @@ async def play(settings: Settings, boards: Sequence[str], *, once: bool) -> int:
             print(f"\nFAILED: {failure}")
             return 1
         except asyncio.CancelledError:
-            return 1
+            return int(once)  # told to end before the end; no step has failed
         finally:
             stopped.cancel()
     return 0
@@ -90,7 +93,8 @@ class Story:
         self._node = node
         self._cards = cards
         self._offered: list[Card] = []
-        self._count = 0  # device ids: two devices of one card may be one
+        self._count = 0  # device ids: two devices of one card may be one, and one device several
+        self._replicas = settings.shared_replicas
         self._kubelet = Kubelet(node.socket_dir)
         self._environment = {
             **os.environ,
@@ -98,6 +102,9 @@ class Story:
             "XILINX_FPGA_DP_HEALTH_INTERVAL": "0.3",
             "XILINX_FPGA_DP_HTTP_ADDRESS": "",
             "XILINX_FPGA_DP_LOG_FORMAT": "text",
+            # Not the host's, of a real kubelet: nothing here is for its containers, nothing of theirs for this
+            "XILINX_FPGA_DP_CDI_DIR": f"{node.root}/cdi",
+            "XILINX_FPGA_DP_POD_RESOURCES_SOCKET": f"{node.root}/pod-resources/kubelet.sock",
             **settings.environment(),
             **node.environment(),
         }
@@ -116,7 +123,9 @@ class Story:
         try:
             await self._cards_found()
             if not self._offered:
-                _title("None of these can be offered: list says why")
+                up = "; this stays up until Ctrl-C" if stay else ""
+                _title(f"None of these can be offered: list says why{up}")
+                await self._stay(stay)
                 return
             await self._registered()
             pod = await self._allocated()
@@ -124,11 +133,15 @@ class Story:
             await self._kubelet_restarted(*pod)
             if stay:
                 self._how_to_play()
-                self.staying = True
-                await stay.wait()
+            await self._stay(stay)
             await self._ended()
         finally:
             await self._clean_up()
+
+    async def _stay(self, stay: asyncio.Event | None) -> None:
+        if stay:
+            self.staying = True
+            await stay.wait()
 
     async def _cards_found(self) -> None:
         _title("The cards found on this node (list)")
@@ -168,6 +181,8 @@ class Story:
         _say(["Its container gets:"])
         _say(f"  {name}={value}" for name, value in sorted(held.answer.envs.items()))
         _say(f"  device {each.host_path} ({each.permissions})" for each in held.answer.devices)
+        _say(f"  CDI device {each.name}" for each in held.answer.cdi_devices)
+        _say(f"  mount {each.host_path}" for each in held.answer.mounts)
         self._describe()
         return resource, held
 
@@ -182,7 +197,8 @@ class Story:
         else:
             card.unbind()
         await self._until(
-            lambda: sum(self._kubelet.allocatable().values()) == before - 1, "one device Unhealthy"
+            lambda: sum(self._kubelet.allocatable().values()) == before - self._replicas,
+            "one device Unhealthy",
         )
         self._describe()
         _title("It is reset, and comes back with another render node" if trips else "It gets its driver back")

@@ -764,17 +764,25 @@ def test_a_grant_looks_at_the_device_again(cards: SampleNode, kubelet: KubeletDo
         assert name in (status.details() or "")
 
 
-def test_a_read_only_directory_is_reported_and_waited_for(cards: SampleNode, kubelet: KubeletDouble) -> None:
+@pytest.mark.parametrize("there", [True, False])
+def test_a_read_only_directory_is_reported_and_waited_for(
+    cards: SampleNode, kubelet: KubeletDouble, *, there: bool
+) -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root to mount")
-    kubelet.start()
+    if there:
+        kubelet.start()
     here = cards.socket_dir
     if os.system(f"mount --bind {here} {here} && mount -o remount,ro,bind {here}") != 0:  # noqa: S605
         pytest.skip("no mounts here")
     try:
         with Service(settings_for(cards)) as service:
-            assert "Read-only" in service.logged("not registered yet")["error"]
+            assert service.logged("socket directory", path=here)["problem"] == "Read-only file system"
+            if there:
+                assert service.logged("not registered yet")["error"] == f"Read-only file system: {here}"
             os.system(f"umount {here}")  # noqa: S605
+            if not there:
+                kubelet.start()
             kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
     finally:
         os.system(f"umount {here} 2>/dev/null")  # noqa: S605

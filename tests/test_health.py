@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
 
@@ -806,6 +807,22 @@ def test_metrics_and_probes(node: SampleNode, kubelet: KubeletDouble, port: int)
         kubelet.wait_for(lambda: kubelet.capacity(U55C) == 0)
         eventually(lambda: U55C not in _get(port, "/metrics")[1], "its series are gone")
         assert _get(port, "/readyz") == (200, "ok\n"), "a node without cards is ready"
+
+
+def test_a_name_server_that_does_not_answer_stops_nothing(
+    node: SampleNode, kubelet: KubeletDouble, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import socket, time\nsocket.getaddrinfo = lambda *given, **more: time.sleep(60)\n"
+    )
+    node.add_card("u55c")
+    kubelet.start()
+    environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
+    with Service(settings_for(node, HTTP_ADDRESS="metrics.example:80"), environment=environment) as service:
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
+        told = service.logged("HTTP address not to be had, trying again")
+        assert (told["address"], told["error"]) == ("metrics.example:80", "no answer from the name server")
+        assert service.terminate() == 0
 
 
 def test_a_taken_address_stops_nothing(node: SampleNode, kubelet: KubeletDouble) -> None:

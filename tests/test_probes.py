@@ -126,7 +126,8 @@ def test_kubelet_dies_without_a_word(probed: Probed, kubelet: KubeletDouble) -> 
     assert probed.series()["kubelet_restarts_total"] == 0
     assert probed.get("livez") == OK
     status, said = probed.get("readyz")
-    assert (status, said) == (503, f"not registered: {U200} (Connection refused)\n"), "and why is said"
+    why = f"(Connection refused: {kubelet.socket})"
+    assert (status, said) == (503, f"not registered: {U200} {why}\n"), "and why is said"
 
 
 def test_kubelet_refuses(probed: Probed, kubelet: KubeletDouble) -> None:

@@ -47,6 +47,8 @@ from xilinx_fpga_dp.settings import BadSettings, Settings, unknown_variables, va
         ("HTTP_ADDRESS", "8080", "host:port"),
         ("HTTP_ADDRESS", "127.0.0.1:99999", "port"),
         ("HTTP_ADDRESS", "some host:80", "host"),
+        ("HTTP_ADDRESS", "a..b:80", "1 to 63 characters"),
+        ("HTTP_ADDRESS", f"{'a' * 64}.example:80", "1 to 63 characters"),
         ("LOG_LEVEL", "loud", "'debug'"),
         ("LOG_FORMAT", "xml", "'json'"),
     ],

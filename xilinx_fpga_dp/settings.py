@@ -72,6 +72,10 @@ def _http_address(address: str) -> str:
         raise ValueError(f"the port must be between 0 and {_MAX_PORT}")
     if not re.fullmatch(r"[A-Za-z0-9.-]*|\[[0-9a-fA-F:.]+\]", host):
         raise ValueError("the host must be a name or an address, an IPv6 one in brackets")
+    try:
+        host.encode("idna")  # as who looks the name up does
+    except UnicodeError:
+        raise ValueError("the parts of a host's name have 1 to 63 characters each") from None
     return address
 
 

@@ -40,7 +40,10 @@ async def register(
     channel = Channel(path=kubelet_socket, codec=Codec())
     try:
         async with asyncio.timeout(TIME_LIMIT):
-            await channel.__connect__()
+            try:
+                await channel.__connect__()
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, kubelet_socket) from None
             # A new kubelet removes all sockets before it binds its own, so what is there after the connect
             # stays. Naming a socket that is gone costs kubelet a dial of 10 s, and up to 1.36 it then
             # forgets the endpoint that has registered rightly meanwhile.

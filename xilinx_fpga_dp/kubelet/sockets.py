@@ -290,6 +290,10 @@ def _listen(path: str) -> socket.socket:
         listener.bind(path)
         os.chmod(path, 0o600)  # kubelet is root
         accepting.let_wait(listener)  # at once: whoever sweeps takes a socket without for a dead instance's
+    except OSError as error:
+        listener.close()
+        # Not the socket's own name, which is another one at each try
+        raise OSError(error.errno, error.strerror, os.path.dirname(path)) from None
     except BaseException:
         listener.close()
         raise

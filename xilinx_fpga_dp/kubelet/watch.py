@@ -1,6 +1,7 @@
 """Watching the directory where kubelet's socket is and ours go: what counts is a look at it."""
 
 import asyncio
+import errno
 import logging
 import os
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class SocketDirectory:
         ours: the sockets with our suffix, whoever made them.
         newer: a newer instance of this program lives on the node, and speaks in our place.
         newest: the newest of those newer ones there have been; it may be gone again.
-        problem: why the directory could not be looked at.
+        problem: why the directory could not be looked at, or takes no socket.
     """
 
     kubelet: Identity | None = None
@@ -149,9 +150,18 @@ def _look(path: str, presence: Presence) -> SocketDirectory:
                         kubelet = identity
                     elif identity:
                         ours.add((entry.name, identity))
+        problem = _unwritable(path)
     except OSError as error:
         return SocketDirectory(newer=newer, newest=presence.newest, problem=error.strerror)
-    return SocketDirectory(kubelet, frozenset(ours), newer, presence.newest)
+    return SocketDirectory(kubelet, frozenset(ours), newer, presence.newest, problem)
+
+
+def _unwritable(path: str) -> str | None:
+    """Why nothing can be made in a directory; None: something can."""
+    if os.access(path, os.W_OK | os.X_OK):
+        return None
+    read_only = os.statvfs(path).f_flag & os.ST_RDONLY
+    return os.strerror(errno.EROFS if read_only else errno.EACCES)
 
 
 def identity_of(path: str) -> Identity | None:

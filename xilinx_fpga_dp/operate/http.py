@@ -3,10 +3,13 @@
 import asyncio
 import json
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from xilinx_fpga_dp import accepting
+from xilinx_fpga_dp.reads import Daemons
 
 log = logging.getLogger(__name__)
 
@@ -14,6 +17,7 @@ _REQUEST_LIMIT = 8192  # bytes of a request's head
 _TIME_LIMIT = 10.0  # seconds for a request and its answer
 _CONNECTIONS = 64  # at once; for one more the oldest is closed: a probe asks at once, who is silent is none
 _AGAIN = 5.0  # seconds until an address that is taken is tried again
+_NAME_LIMIT = 5.0  # seconds a name server may take
 
 NAME = "xilinx-fpga-dp"  # of the server, by which `diagnose` knows it
 
@@ -57,8 +61,10 @@ class HttpServer:
     """
 
     def __init__(self, address: str, pages: Mapping[str, Page]) -> None:
+        self._address = address
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
+        self._names = Daemons(1)
         self._pages = pages
         self._connections: dict[asyncio.StreamWriter, None] = {}  # oldest first
 
@@ -69,13 +75,15 @@ class HttpServer:
             try:
                 server = await self._listen()
             except OSError as error:
-                if error.strerror != complaint:
-                    log.warning("HTTP address not to be had, trying again", extra={"error": str(error)})
-                complaint = error.strerror
+                why = error.strerror or str(error) or "no answer from the name server"
+                if why != complaint:
+                    told = {"address": self._address, "error": why}
+                    log.warning("HTTP address not to be had, trying again", extra=told)
+                complaint = why
                 await asyncio.sleep(_AGAIN)
                 continue
-            for socket in server.sockets:
-                host, port, *_ = socket.getsockname()
+            for listener in server.sockets:
+                host, port, *_ = listener.getsockname()
                 log.info("serving HTTP", extra={"host": host, "port": port})
             try:
                 await asyncio.Event().wait()
@@ -83,18 +91,27 @@ class HttpServer:
                 server.close()
 
     async def _listen(self) -> asyncio.Server:
-        host = self._host.strip("[]") or None
         server = await asyncio.start_server(
-            self._connected, host, self._port, limit=_REQUEST_LIMIT, backlog=accepting.AT_ONCE
+            self._connected, await self._hosts(), self._port, limit=_REQUEST_LIMIT, backlog=accepting.AT_ONCE
         )
         try:
-            for socket in server.sockets:
-                with socket.dup() as listener:  # what asyncio shows of it can't be told to listen
+            for shown in server.sockets:
+                with shown.dup() as listener:  # what asyncio shows of it can't be told to listen
                     accepting.let_wait(listener)
         except OSError:
             server.close()
             raise
         return server
+
+    async def _hosts(self) -> list[str]:
+        """The addresses to listen on. asyncio's own look for a name would keep the process from ending."""
+        find = partial(
+            socket.getaddrinfo,
+            self._host.strip("[]") or None, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE,
+        )  # fmt: skip
+        async with asyncio.timeout(_NAME_LIMIT):
+            found = await asyncio.get_running_loop().run_in_executor(self._names, find)
+        return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._connections) == _CONNECTIONS:

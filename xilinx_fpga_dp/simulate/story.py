@@ -102,7 +102,7 @@ class Story:
             "XILINX_FPGA_DP_HEALTH_INTERVAL": "0.3",
             "XILINX_FPGA_DP_HTTP_ADDRESS": "",
             "XILINX_FPGA_DP_LOG_FORMAT": "text",
-            # Not the host's, of a real kubelet: nothing here is for its containers, nothing of theirs for this
+            # Not the host's: nothing here is for its containers, and nothing of theirs counts here
             "XILINX_FPGA_DP_CDI_DIR": f"{node.root}/cdi",
             "XILINX_FPGA_DP_POD_RESOURCES_SOCKET": f"{node.root}/pod-resources/kubelet.sock",
             **settings.environment(),

@@ -86,7 +86,9 @@ class TestWithoutSerial:
         devices = [u30("21"), u30("22")]
         offers = offers_of(Inventory(tuple(devices)), NAMING, 1, Cards(pair=True).settle(devices, 0))
         assert offers.by_resource == {}
-        assert {entry.reason for entry in offers.left_out} == {"waiting for its serial number, 30 s at most"}
+        assert {entry.reason for entry in offers.left_out} == {
+            "waiting for its serial number; that takes 30 s at most"
+        }
 
     def test_a_serial_in_time_counts(self) -> None:
         pairing = Cards(pair=True)

@@ -26,12 +26,13 @@ from tests.test_probes import Probed
 from xilinx_fpga_dp.model import Device, LeftOut, Offer, Offers, Reason, Shell, Unit
 from xilinx_fpga_dp.operate import diagnose
 from xilinx_fpga_dp.operate.diagnose import Level, Node, Seen, Trouble
-from xilinx_fpga_dp.simulate.node import SampleNode
+from xilinx_fpga_dp.simulate.node import DAMAGES, Damage, SampleNode
 
 U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
 VERSION_JSON = (
     '{"BUILD_VERSION" : "2.11.634", "BUILD_BRANCH" : "2021.1"}'  # of XRT: CMake/config/version.json.in
 )
+REMEDY = ("; ", "?", " (")  # before one, or at its end
 LINE = re.compile(r"(ok  |warn|fail)  [^ ].*: .+")
 
 
@@ -42,6 +43,8 @@ def told(node: SampleNode, **settings: str) -> tuple[int, list[str]]:
     assert done.stderr == ""
     lines = done.stdout.splitlines()
     assert all(LINE.fullmatch(line) for line in lines), lines
+    for line in lines:
+        assert line.startswith("ok") or any(mark in line for mark in REMEDY), f"no remedy: {line}"
     assert (done.returncode == 1) == any(line.startswith("fail") for line in lines)
     return done.returncode, lines
 
@@ -156,6 +159,16 @@ def another_xrt(node: SampleNode) -> None:
     node.files.put(f"{node.root}/opt", {"xilinx": {"xrt": {"version.json": VERSION_JSON}}})
 
 
+def offline_without_node(node: SampleNode) -> None:
+    card = node.add_card("u200", "0000:31:00")
+    card.offline()
+    node.remove_node(card.render_node or "")
+
+
+def odd(attribute: str, damage: Damage) -> Callable[[SampleNode], None]:
+    return lambda node: node.add_card("u200", "0000:31:00").corrupt(attribute, damage)
+
+
 # Everything that users of such cards have been puzzled by: what is done to the node, what the line says.
 COMPLAINTS: dict[str, tuple[Callable[[SampleNode], object], tuple[str, ...]]] = {
     "golden image": (
@@ -194,9 +207,22 @@ COMPLAINTS: dict[str, tuple[Callable[[SampleNode], object], tuple[str, ...]]] = 
         lambda node: node.remove_node(node.add_card("u200", "0000:31:00").render_node or ""),
         ("fail  0000:31:00.1: ", "no-node", "/dev/dri/renderD", "DEV_ROOT", "udev"),
     ),
+    "node missing beside another fault": (
+        offline_without_node,
+        ("fail  /dev/dri/renderD128: ", "No such file", "DEV_ROOT", "udev"),
+    ),
     "node for root only": (
         lambda node: os.chmod(node.node_path(node.add_card("u200", "0000:31:00").render_node or ""), 0o660),
         ("warn  /dev/dri/renderD128: ", "mode 0660", "supplementalGroups [0]", "0666"),
+    ),
+    **{
+        f"{attribute} {damage}": (odd(attribute, damage), ("warn  0000:31:00.1: not offered: ",))
+        for attribute in ("rom/VBNV", "rom/timestamp")
+        for damage in DAMAGES
+    },
+    "AWS F2's second function": (
+        lambda node: node.plug("f2"),
+        ("warn  0000:34:00.1: ", "second function", "nothing to do"),
     ),
     "driver hangs": (
         lambda node: node.add_card("u200", "0000:31:00").hang("ready"),

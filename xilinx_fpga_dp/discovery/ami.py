@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Final
 
-from xilinx_fpga_dp.discovery.backend import Probe
+from xilinx_fpga_dp.discovery.backend import ODD_ANSWER, Probe
 from xilinx_fpga_dp.discovery.health import Look
 from xilinx_fpga_dp.discovery.slow import Answers
 from xilinx_fpga_dp.discovery.sysfs import (
@@ -63,11 +63,15 @@ def _look(function: Function, root: str, dev_root: str, *, alone: bool) -> Look:
         state = read_attribute(f"{function.path}/dev_state")
         node = _node(function, root) if alone else None
     except Unreadable as error:
-        return Look(function.address, reason=Reason.SHELL_UNKNOWN, why=str(error))
+        return Look(function.address, reason=Reason.SHELL_UNKNOWN, why=f"{error}; {ODD_ANSWER}")
     if state is None:
-        return Look(function.address, reason=Reason.RESETTING, why="no dev_state: ami is still probing it")
+        why = "no dev_state: ami is still probing it; if that does not end, dmesg says why"
+        return Look(function.address, reason=Reason.RESETTING, why=why)
     if not alone:
-        why = f"two cards of the driver end in {_tail(function)}: which /dev/ami* is whose can't be told"
+        why = (
+            f"two cards of the driver end in {_tail(function)}: which /dev/ami* is whose can't be told; "
+            "put one into another slot"
+        )
         return Look(function.address, reason=Reason.NO_NODE, why=why)
     board = _BOARDS.get(function.device or "", function.device or "unknown")
     device = Device(

@@ -3,11 +3,14 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from re import Pattern
-from typing import Protocol
+from typing import Final, Protocol
 
 from xilinx_fpga_dp.discovery.health import Look
 from xilinx_fpga_dp.discovery.slow import Answers
 from xilinx_fpga_dp.discovery.sysfs import Bus
+
+ODD_ANSWER: Final = "dmesg may say why; if it stays so load its driver anew, or cold-boot the card"
+"""The remedy where a driver gives no answer, or one that can't be."""
 
 
 class Same(Protocol):

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from xilinx_fpga_dp.discovery import ami, ma35d, strangers, xrt, zocl
-from xilinx_fpga_dp.discovery.backend import Backend, Probe
+from xilinx_fpga_dp.discovery.backend import ODD_ANSWER, Backend, Probe
 from xilinx_fpga_dp.discovery.health import Look, Memory, Rules
 from xilinx_fpga_dp.discovery.slow import Slow
 from xilinx_fpga_dp.discovery.sysfs import Bus, OutOfDescriptors, Wanted, read_again, read_bus
@@ -261,14 +261,15 @@ def _once_a_card(looks: Collection[Look], known: Collection[str]) -> list[Look]:
 def _unanswered(address: str, answer: Exception | Pending | _Changed) -> Look:
     """What there is to say of a device that has not been looked at."""
     if isinstance(answer, OutOfDescriptors):
-        return Look(address, why=str(answer))
+        return Look(address, why=f"{answer}; let this process have more (ulimit -n)")
     if isinstance(answer, Exception):
-        return Look(address, reason=Reason.SHELL_UNKNOWN, why=f"reading it failed: {answer!r}")
+        return Look(address, reason=Reason.SHELL_UNKNOWN, why=f"reading it failed: {answer!r}; {ODD_ANSWER}")
     if isinstance(answer, _Changed):
-        return Look(address, why="it has changed: to be looked at again")
+        return Look(address, why="it has changed; it is looked at again in a moment")
     if time.monotonic() - answer.since < _LATE:
-        return Look(address, why="waiting for its driver to answer")
-    return Look(address, reason=Reason.UNRESPONSIVE, why="its driver does not answer: a read hangs")
+        return Look(address, why="waiting for its driver to answer; that may take a moment")
+    why = f"its driver does not answer: a read hangs; {ODD_ANSWER}"
+    return Look(address, reason=Reason.UNRESPONSIVE, why=why)
 
 
 def _same_or_changed(probe: Probe, look: Look) -> Look | _Changed:
@@ -285,5 +286,5 @@ def _slot(address: str) -> str:
 
 
 def _not_its_own(key: str, address: str) -> Look:
-    why = f"it says that it is {address}, which is another device"
+    why = f"it says that it is {address}, which is another device; {ODD_ANSWER}"
     return Look(key, reason=Reason.SHELL_UNKNOWN, why=why)

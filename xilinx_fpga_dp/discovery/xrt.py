@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from xilinx_fpga_dp.discovery.backend import Probe
+from xilinx_fpga_dp.discovery.backend import ODD_ANSWER, Probe
 from xilinx_fpga_dp.discovery.health import Look, number, xrt_reason, xrt_tripped
 from xilinx_fpga_dp.discovery.slow import Answers
 from xilinx_fpga_dp.discovery.sysfs import (
@@ -223,20 +223,20 @@ def _shell_of(reading: Reading) -> Shell | str:
     if not reading.roms:
         return "shell not known: it has no rom.u.* directory; is the card being reset?"
     if fault := reading.faults.get("VBNV"):
-        return f"shell not known: {fault}"
+        return f"shell not known: {fault}; {ODD_ANSWER}"
     if not reading.vbnv:
         return (
             "shell not loaded yet: the driver gives no name (VBNV is empty); "
             "is xclmgmt (on the host) or mpd (in a virtual machine) running, is a shell programmed?"
         )
     if len(reading.vbnv) > _MAX_VBNV or not reading.vbnv.isprintable():
-        return f"shell not known: VBNV is no name ({reading.vbnv[:40]!r})"
+        return f"shell not known: VBNV is no name ({reading.vbnv[:40]!r}); {ODD_ANSWER}"
     timestamp = _plain(reading.timestamp)
     if timestamp is None:
         text = reading.timestamp
         odd = f"{text[:40]!r} is no decimal number" if text else "missing or empty"
         fault = reading.faults.get("timestamp") or f"timestamp: {odd}"
-        return f"shell {reading.vbnv} not known for sure: {fault}"
+        return f"shell {reading.vbnv} not known for sure: {fault}; {ODD_ANSWER}"
     return Shell(reading.vbnv, timestamp, reading.logic_uuid)
 
 
@@ -273,9 +273,12 @@ def _look_at_stranger(function: Function) -> Look:
 
 def _why_left_out(function: Function) -> str:
     if function.fault:
-        return function.fault
+        return f"{function.fault}; {ODD_ANSWER}"
     if (function.vendor, function.device) == _F2_MANAGEMENT:
-        return "second function of one device: AWS F2's management function, which xocl takes too"
+        return (
+            "second function of one device: AWS F2's management function, which xocl takes too; "
+            "nothing to do, the other one is what programs use"
+        )
     if function.driver == USER_DRIVER:
         return (
             "no user_pf: a recovery image, or xocl is still probing; "

@@ -265,11 +265,12 @@ def _remedy(device: Device, reason: Reason) -> str:
 
 
 def device_nodes(seen: Seen) -> Lines:
-    """May pods that do not run as root use the nodes?"""
+    """Are the nodes there, and may pods that do not run as root use them?"""
+    told = {device.node for _, device in seen.devices if device.reason is Reason.NO_NODE}
     for path, node in sorted(seen.nodes.items()):
         if isinstance(node, Trouble):
-            if not node.missing:  # a missing one is its device's reason
-                yield _fail(path, f"{node.why}; is the host's whole /dev mounted at DEV_ROOT?")
+            if not node.missing or path not in told:
+                yield _fail(path, f"{node.why}; {_REMEDY[Reason.NO_NODE]}")
         elif node.mode & _FOR_ALL == _FOR_ALL:
             yield _ok(path, "everybody may read and write it")
         else:

@@ -139,7 +139,10 @@ class Naming:
         """
         rendered = render(self.template, device)
         if not rendered:
-            raise ValueError(f"the template {self.template!r} gives no name: its fields are empty")
+            raise ValueError(
+                f"the template {self.template!r} gives no name: its fields are empty; "
+                "give RESOURCE_NAME_TEMPLATE another one"
+            )
         return full_name(self.prefix, rendered, self.suffix)
 
 

@@ -69,7 +69,7 @@ def _name_of(card: tuple[Device, ...], naming: Names, settled: Settled) -> str:
     first = card[0]
     whole = settled.cards.get(first.address, (first.address,))
     if first.address in settled.waiting:
-        raise _Unnamed("waiting for its serial number, 30 s at most")
+        raise _Unnamed("waiting for its serial number; that takes 30 s at most")
     if gone := [address for address in whole if all(device.address != address for device in card)]:
         raise _Unnamed(
             f"the other device of its card, {gone[0]}, is not there; U30_UNIT=device offers one alone"
@@ -80,10 +80,13 @@ def _name_of(card: tuple[Device, ...], naming: Names, settled: Settled) -> str:
         raise _Unnamed(str(error)) from None
     name, *others = sorted(names)
     if others:
-        raise _Unnamed(f"the devices of its card have different shells ({', '.join(sorted(names))})")
+        raise _Unnamed(
+            f"the devices of its card have different shells ({', '.join(sorted(names))}); "
+            "program one into both, or set U30_UNIT=device"
+        )
     # A last look with kubelet's own rules: nothing it would refuse is ever registered.
     if problem := name_problem(name):
-        raise _Unnamed(f"resource name {name!r}: {problem}")
+        raise _Unnamed(f"resource name {name!r}: {problem}; set RESOURCE_NAME_TEMPLATE or RESOURCE_RENAMES")
     return name
 
 

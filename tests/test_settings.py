@@ -200,7 +200,7 @@ def test_settings_survive_the_way_to_another_process(monkeypatch: pytest.MonkeyP
 
 
 def test_version_and_help() -> None:
-    version = cli("version")
+    version = cli("version", settings={"SCAN_INTERVAL": "-1"})
     assert (version.returncode, version.stdout.split()[0]) == (0, "xilinx-fpga-dp")
     told = cli("--help").stdout
     assert all(variable(name) in told for name in Settings.model_fields)

@@ -36,6 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code. Bad use and bad settings: 2, a line each on stderr."""
     try:
         options = _parsed(list(sys.argv[1:] if arguments is None else arguments))
+        if options.command == "version":  # whatever the settings are
+            print(f"xilinx-fpga-dp {__version__}")
+            return _OK
         flags = {
             name: value
             for name in Settings.model_fields
@@ -165,19 +168,14 @@ def _simulate(settings: Settings, options: argparse.Namespace) -> int:
     return asyncio.run(story.play(settings, options.board, once=options.once))
 
 
-def _version(_settings: Settings, _options: argparse.Namespace) -> int:
-    print(f"xilinx-fpga-dp {__version__}")
-    return _OK
-
-
 _COMMANDS: dict[str, Callable[[Settings, argparse.Namespace], int]] = {
     "run": _run,
     "list": _list,
     "diagnose": _diagnose,
     "explain": _explain,
     "simulate": _simulate,
-    "version": _version,
 }
+_NAMES = (*_COMMANDS, "version")
 
 
 # Options of single commands, and their help.
@@ -206,8 +204,8 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
         raise _BadUse(f"{unknown[0]}: no such option (see --help)")
     words = options.words or ["run"]
     options.command = words[0]
-    if options.command not in _COMMANDS:
-        raise _BadUse(f"{options.command!r} is no command; there are {', '.join(_COMMANDS)}")
+    if options.command not in _NAMES:
+        raise _BadUse(f"{options.command!r} is no command; there are {', '.join(_NAMES)}")
     options.ids = words[1:] if options.command == "explain" else []
     if options.command == "explain" and not options.ids:
         raise _BadUse("explain: which device ids? `list` shows them")
@@ -243,7 +241,7 @@ def _parser() -> _Parser:
     parser = _Parser(
         prog="xilinx-fpga-dp",
         description="Kubernetes device plugin for Xilinx/AMD FPGA cards.",
-        epilog=f"commands: {', '.join(_COMMANDS)} (default: run)",
+        epilog=f"commands: {', '.join(_NAMES)} (default: run)",
         allow_abbrev=False,
         exit_on_error=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,

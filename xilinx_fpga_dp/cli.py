@@ -175,7 +175,8 @@ _COMMANDS: dict[str, Callable[[Settings, argparse.Namespace], int]] = {
     "explain": _explain,
     "simulate": _simulate,
 }
-_NAMES = (*_COMMANDS, "version")
+COMMANDS = (*_COMMANDS, "version")
+"""The names of all commands."""
 
 
 # Options of single commands, and their help.
@@ -204,8 +205,8 @@ def _parsed(arguments: list[str]) -> argparse.Namespace:
         raise _BadUse(f"{unknown[0]}: no such option (see --help)")
     words = options.words or ["run"]
     options.command = words[0]
-    if options.command not in _NAMES:
-        raise _BadUse(f"{options.command!r} is no command; there are {', '.join(_NAMES)}")
+    if options.command not in COMMANDS:
+        raise _BadUse(f"{options.command!r} is no command; there are {', '.join(COMMANDS)}")
     options.ids = words[1:] if options.command == "explain" else []
     if options.command == "explain" and not options.ids:
         raise _BadUse("explain: which device ids? `list` shows them")
@@ -241,7 +242,7 @@ def _parser() -> _Parser:
     parser = _Parser(
         prog="xilinx-fpga-dp",
         description="Kubernetes device plugin for Xilinx/AMD FPGA cards.",
-        epilog=f"commands: {', '.join(_NAMES)} (default: run)",
+        epilog=f"commands: {', '.join(COMMANDS)} (default: run)",
         allow_abbrev=False,
         exit_on_error=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -17,7 +17,8 @@ from grpclib.config import Configuration
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from grpclib.protocol import AbstractHandler, Buffer, H2Protocol, Stream
-from grpclib.server import Server
+from grpclib.server import Handler, Server
+from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import Event, PingAckReceived
 
@@ -116,7 +117,7 @@ class _Server(Server):
 
     def _protocol_factory(self) -> H2Protocol:
         made = super()._protocol_factory()
-        protocol = _Protocol(_Calls(made.handler), made.config, made.h2_config)
+        protocol = _Protocol(_Calls(cast(Handler, made.handler)), made.config, made.h2_config)
         open_ones = sum(not each.closed for each in self._protocols)
         protocol.unwanted = self._ended or open_ones >= _CONNECTIONS
         self._protocols.add(protocol)
@@ -157,6 +158,10 @@ class _Protocol(H2Protocol):
     _asked = False
     _heard = False
 
+    def __init__(self, calls: "_Calls", config: Configuration, h2_config: H2Configuration) -> None:
+        super().__init__(calls, config, h2_config)
+        self._calls = calls
+
     @property
     def closed(self) -> bool:
         """Whether it was open and is no more."""
@@ -169,14 +174,16 @@ class _Protocol(H2Protocol):
             self.processor.close(why)
 
     def heard(self) -> bool:
-        """Whether the client has read the end of every call, if there were any: a ping asks for that.
+        """Whether all calls have ended and the client has read so: a ping asks it for that.
 
         grpc's C core, once it fails to send (an acknowledgement, for one), drops what it has not read yet:
         closed too early, the empty list of a resource that is gone was lost. grpc-go reads on.
         """
+        if self._calls.under_way:
+            return False
         if not hasattr(self, "connection") or self.closed or not self.connection.streams_started:
             return True
-        if not self._asked and not self.processor.streams:
+        if not self._asked:
             self._asked = True
             self.connection._connection.ping(bytes(8))  # noqa: SLF001 - grpclib pings to keep alive only
             self.connection.flush()
@@ -240,8 +247,13 @@ class _Gathering(asyncio.Transport):
 class _Calls(AbstractHandler):
     """The calls of one connection, as grpclib takes them, but for their heads and the length of a request."""
 
-    def __init__(self, calls: AbstractHandler) -> None:
+    def __init__(self, calls: Handler) -> None:
         self._calls = calls
+
+    @property
+    def under_way(self) -> bool:
+        """Whether there are any; those that have ended are forgotten."""
+        return not self._calls.check_closed()
 
     def accept(
         self, stream: Stream, headers: list[tuple[str, str]], release_stream: Callable[[], None]

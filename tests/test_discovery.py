@@ -696,7 +696,7 @@ class TestWithoutDescriptors:
             return Answers("XFL1")
 
         slow = Slow(lambda: None)
-        with mock.patch("xilinx_fpga_dp.discovery.slow._RETRY", 0):
+        with mock.patch("xilinx_fpga_dp.discovery.slow._SOON", 0):
             async with asyncio.timeout(1):  # the first pause after an answer without it is 2 s
                 while slow.known("card") != Answers("XFL1"):
                     slow.ask("card", read)

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -242,7 +243,8 @@ class Stage:
             state = json.loads(self.page("/state"))
         except OSError:
             return None
-        return datetime.fromisoformat(state["devices"][0]["since"])
+        found = [device["since"] for device in state["devices"]]  # none, of one that has just started
+        return datetime.fromisoformat(found[0]) if found else None
 
     @property
     def kubelet_is_down(self) -> bool:
@@ -334,9 +336,11 @@ class Stage:
     def prove_life(self) -> None:
         """See that what kubelet holds is no memory: devices are allocated, and a change is heard."""
         for resource, devices in self.wanted.items():
-            granted = self.kubelet.allocate_raw(resource, sorted(devices))
-            before = self._granted.setdefault(resource, granted)
-            assert granted == before, f"{resource}: it was granted {before!r}, now {granted!r}"
+            granted = partial(self.kubelet.allocate_raw, resource, sorted(devices))
+            before = self._granted.setdefault(resource, granted())
+            # A serial number is asked for apart, and may come a moment later
+            same = wait_until(lambda: granted() == before, 1.0)  # noqa: B023 - called here
+            assert same, f"{resource}: it was granted {before!r}, now {granted()!r}"
         card = self.cards("u250")[0]
         card.offline()
         self.kubelet.wait_for(lambda: self.kubelet.allocatable(SHELLS["u250"]) == 0, 3)

@@ -13,6 +13,8 @@ from xilinx_fpga_dp.reads import start
 # An empty serial number may mean "not fetched yet" or that the card has none: ask again, ever more rarely.
 _RETRY = 2.0
 _MAX_RETRY = 300.0
+# Seconds until what nobody was asked, for want of a thread or a descriptor, is asked.
+_SOON = 0.2
 # Seconds between looks at a firewall of which the driver keeps no record.
 _TRIP_EVERY = 10.0
 
@@ -96,7 +98,7 @@ class Slow:
     def _store(self, entry: _Entry, answers: Answers | None) -> None:
         entry.reading = False
         if answers is None:
-            entry.due = asyncio.get_running_loop().time() + _RETRY
+            entry.due = asyncio.get_running_loop().time() + _SOON
             return
         news = answers != entry.answers
         entry.answers = answers

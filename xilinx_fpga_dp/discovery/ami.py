@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Final
 
-from xilinx_fpga_dp.discovery.backend import ODD_ANSWER, Probe
+from xilinx_fpga_dp.discovery.backend import Probe, odd_answer
 from xilinx_fpga_dp.discovery.health import Look
 from xilinx_fpga_dp.discovery.slow import Answers
 from xilinx_fpga_dp.discovery.sysfs import (
@@ -63,7 +63,7 @@ def _look(function: Function, root: str, dev_root: str, *, alone: bool) -> Look:
         state = read_attribute(f"{function.path}/dev_state")
         node = _node(function, root) if alone else None
     except Unreadable as error:
-        return Look(function.address, reason=Reason.SHELL_UNKNOWN, why=f"{error}; {ODD_ANSWER}")
+        return odd_answer(function.address, error)
     if state is None:
         why = "no dev_state: ami is still probing it; if that does not end, dmesg says why"
         return Look(function.address, reason=Reason.RESETTING, why=why)

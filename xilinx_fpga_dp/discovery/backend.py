@@ -8,9 +8,15 @@ from typing import Final, Protocol
 from xilinx_fpga_dp.discovery.health import Look
 from xilinx_fpga_dp.discovery.slow import Answers
 from xilinx_fpga_dp.discovery.sysfs import Bus
+from xilinx_fpga_dp.model import Reason
 
 ODD_ANSWER: Final = "dmesg may say why; if it stays so load its driver anew, or cold-boot the card"
 """The remedy where a driver gives no answer, or one that can't be."""
+
+
+def odd_answer(address: str, why: object) -> Look:
+    """A look at a device of which the driver's answer does not tell what it is."""
+    return Look(address, reason=Reason.SHELL_UNKNOWN, why=f"{why}; {ODD_ANSWER}")
 
 
 class Same(Protocol):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Final
 
-from xilinx_fpga_dp.discovery.backend import ODD_ANSWER, Probe
+from xilinx_fpga_dp.discovery.backend import Probe, odd_answer
 from xilinx_fpga_dp.discovery.health import Look
 from xilinx_fpga_dp.discovery.slow import Answers
 from xilinx_fpga_dp.discovery.sysfs import (
@@ -51,10 +51,9 @@ def _look(device: ClassDevice, by_address: Mapping[str, Function], dev_root: str
     try:
         address = _address(device)
     except Unreadable as error:
-        return Look(device.name, reason=Reason.SHELL_UNKNOWN, why=f"{error}; {ODD_ANSWER}")
+        return odd_answer(device.name, error)
     if not ADDRESS.fullmatch(address):
-        why = f"its bus_id is no PCI address ({address[:40]!r}); {ODD_ANSWER}"
-        return Look(device.name, reason=Reason.SHELL_UNKNOWN, why=why)
+        return odd_answer(device.name, f"its bus_id is no PCI address ({address[:40]!r})")
     function = by_address.get(address)
     node = f"/dev/{device.name}"
     return Look(

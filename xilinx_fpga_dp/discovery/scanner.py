@@ -8,7 +8,7 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from xilinx_fpga_dp.discovery import ami, ma35d, strangers, xrt, zocl
-from xilinx_fpga_dp.discovery.backend import ODD_ANSWER, Backend, Probe
+from xilinx_fpga_dp.discovery.backend import ODD_ANSWER, Backend, Probe, odd_answer
 from xilinx_fpga_dp.discovery.health import Look, Memory, Rules
 from xilinx_fpga_dp.discovery.slow import Slow
 from xilinx_fpga_dp.discovery.sysfs import Bus, OutOfDescriptors, Wanted, read_again, read_bus
@@ -263,7 +263,7 @@ def _unanswered(address: str, answer: Exception | Pending | _Changed) -> Look:
     if isinstance(answer, OutOfDescriptors):
         return Look(address, why=f"{answer}; let this process have more (ulimit -n)")
     if isinstance(answer, Exception):
-        return Look(address, reason=Reason.SHELL_UNKNOWN, why=f"reading it failed: {answer!r}; {ODD_ANSWER}")
+        return odd_answer(address, f"reading it failed: {answer!r}")
     if isinstance(answer, _Changed):
         return Look(address, why="it has changed; it is looked at again in a moment")
     if time.monotonic() - answer.since < _LATE:
@@ -286,5 +286,4 @@ def _slot(address: str) -> str:
 
 
 def _not_its_own(key: str, address: str) -> Look:
-    why = f"it says that it is {address}, which is another device; {ODD_ANSWER}"
-    return Look(key, reason=Reason.SHELL_UNKNOWN, why=why)
+    return odd_answer(key, f"it says that it is {address}, which is another device")

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Final
 
-from xilinx_fpga_dp.discovery.backend import ODD_ANSWER, Probe
+from xilinx_fpga_dp.discovery.backend import Probe, odd_answer
 from xilinx_fpga_dp.discovery.health import Look
 from xilinx_fpga_dp.discovery.sysfs import Bus, ClassDevice, Unreadable, node_exists, read_strings
 from xilinx_fpga_dp.model import Device, Reason, Shell
@@ -44,7 +44,7 @@ def _look(render: ClassDevice, address: str, root: str, dev_root: str) -> Look:
     try:
         name = shell_of(" ".join(read_strings(f"{root}/{_TREE}/model")))
     except Unreadable as error:
-        return Look(address, reason=Reason.SHELL_UNKNOWN, why=f"{error}; {ODD_ANSWER}")
+        return odd_answer(address, error)
     if not name:
         why = "the device tree has no model to name it by; give it one"
         return Look(address, reason=Reason.SHELL_UNKNOWN, why=why)

@@ -97,7 +97,7 @@ class Fleet:
             if strangers:
                 work = {"": partial(sweep, self._watch.path, strangers)}
                 swept = (await reads.gather(work, _SWEEP_LIMIT))[""]
-                removed = swept if isinstance(swept, dict) else {"": False}
+                removed = swept if isinstance(swept, dict) else dict.fromkeys(strangers, False)
                 if not all(removed.values()):  # it is read-only, or does not answer
                     pause = _SWEEP_AGAIN
                 for name in filter(removed.get, removed):

@@ -18,7 +18,6 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 from grpclib.protocol import AbstractHandler, Buffer, H2Protocol, Stream
 from grpclib.server import Handler, Server
-from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import Event, PingAckReceived
 
@@ -154,13 +153,10 @@ async def _while(busy: Callable[[], bool], limit: float) -> None:
 class _Protocol(H2Protocol):
     """One connection. What grpclib stumbles over ends it, and is no fault of ours to be logged as one."""
 
+    handler: "_Calls"
     unwanted = False  # to be closed as soon as it is made
     _asked = False
     _heard = False
-
-    def __init__(self, calls: "_Calls", config: Configuration, h2_config: H2Configuration) -> None:
-        super().__init__(calls, config, h2_config)
-        self._calls = calls
 
     @property
     def closed(self) -> bool:
@@ -179,7 +175,7 @@ class _Protocol(H2Protocol):
         grpc's C core, once it fails to send (an acknowledgement, for one), drops what it has not read yet:
         closed too early, the empty list of a resource that is gone was lost. grpc-go reads on.
         """
-        if self._calls.under_way:
+        if self.handler.under_way:
             return False
         if not hasattr(self, "connection") or self.closed or not self.connection.streams_started:
             return True

@@ -150,18 +150,22 @@ def _look(path: str, presence: Presence) -> SocketDirectory:
                         kubelet = identity
                     elif identity:
                         ours.add((entry.name, identity))
-        problem = _unwritable(path)
+        refused = unwritable(path)
     except OSError as error:
         return SocketDirectory(newer=newer, newest=presence.newest, problem=error.strerror)
+    problem = os.strerror(refused) if refused else None
     return SocketDirectory(kubelet, frozenset(ours), newer, presence.newest, problem)
 
 
-def _unwritable(path: str) -> str | None:
-    """Why nothing can be made in a directory; None: something can."""
+def unwritable(path: str) -> int | None:
+    """The errno that making something in a directory would end with; None: nothing forbids it. Blocks.
+
+    Raises:
+        OSError: the directory can't be looked at.
+    """
     if os.access(path, os.W_OK | os.X_OK):
         return None
-    read_only = os.statvfs(path).f_flag & os.ST_RDONLY
-    return os.strerror(errno.EROFS if read_only else errno.EACCES)
+    return errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
 
 
 def identity_of(path: str) -> Identity | None:

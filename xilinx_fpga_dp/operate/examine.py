@@ -21,7 +21,7 @@ from xilinx_fpga_dp.kubelet.instances import living
 from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.kubelet.registration import greet
 from xilinx_fpga_dp.kubelet.sockets import strangers
-from xilinx_fpga_dp.kubelet.watch import KUBELET_SOCKET
+from xilinx_fpga_dp.kubelet.watch import KUBELET_SOCKET, unwritable
 from xilinx_fpga_dp.model import Device, Offers
 from xilinx_fpga_dp.operate.diagnose import ROOTS, Node, Seen, Trouble
 from xilinx_fpga_dp.operate.http import NAME
@@ -191,10 +191,8 @@ def _writable(path: str) -> None:
     room = os.statvfs(path)
     if not os.path.isdir(path):
         raise _error(errno.ENOTDIR)
-    if room.f_flag & os.ST_RDONLY:
-        raise _error(errno.EROFS)
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise _error(errno.EACCES)
+    if refused := unwritable(path):
+        raise _error(refused)
     # A file system without limits says 0 of 0.
     if (room.f_blocks and not room.f_bavail) or (room.f_files and not room.f_favail):
         raise _error(errno.ENOSPC)

@@ -335,7 +335,11 @@ class TestStrangers:
         return connection
 
     def test_silent_ones(self, probed: Probed) -> None:
-        silent = [self.connected(probed, b"GET /livez HT") for _ in range(200)]
+        os.kill(probed.pid, signal.SIGSTOP)  # all wait at once then
+        try:
+            silent = [self.connected(probed, b"GET /livez HT") for _ in range(200)]
+        finally:
+            os.kill(probed.pid, signal.SIGCONT)
         try:
             for _ in range(5):
                 assert probed.get("livez", 1) == OK

@@ -17,7 +17,9 @@ log = logging.getLogger(__name__)
 AT_ONCE: Final = 1
 """The backlog to start a server with."""
 
-_WAITING = 100  # connections
+# Connections; the kernel lets no more wait than net.core.somaxconn. One over TCP that finds no room is tried
+# again after a second, and a probe of kubelet's has no more time than that.
+_WAITING = 4096
 _QUIET = 10.0  # seconds between two warnings
 # Seconds until connections are taken again after there was no descriptor for one; 1 in asyncio, and kubelet
 # would wait as long.

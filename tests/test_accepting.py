@@ -68,7 +68,7 @@ async def test_connections_wait_for_a_descriptor(tmp_path: Path, server: Any) ->
         with ExitStack() as stack:
             clients = [stack.enter_context(socket.socket(family)) for _ in range(_SEVERAL)]
             for client in clients:
-                client.settimeout(2)
+                client.settimeout(10)
             with no_descriptors():
                 refused = [client.connect_ex(address) for client in clients]
                 await asyncio.sleep(0.7)

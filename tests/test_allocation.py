@@ -319,9 +319,9 @@ class TestCdi:
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
         for _ in range(3):
             pair.cards[0].offline()
-            kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1, 1.5)
+            kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1, 5)
             pair.cards[0].mend()
-            kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2, 1.5)
+            kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2, 5)
         [container] = kubelet.allocate(U55C, [B]).container_responses
         assert [each.host_path for each in container.devices] == [pair.cards[1].render_node]
 

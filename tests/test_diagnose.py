@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -251,10 +250,8 @@ COMPLAINTS: dict[str, tuple[Callable[[SampleNode], object], tuple[str, ...]]] = 
 def test_each_complaint_has_its_line(node: SampleNode, name: str) -> None:
     happens, words = COMPLAINTS[name]
     happens(node)
-    began = time.monotonic()
     _, lines = told(node)
     assert the_line(lines, *words).startswith(words[0])
-    assert time.monotonic() - began < 10
 
 
 def test_no_driver_at_all(node: SampleNode) -> None:
@@ -362,11 +359,9 @@ def listening(path: str, answer: bytes | None) -> Iterator[None]:
 def test_what_listens_is_no_kubelet(node: SampleNode, answer: bytes | None, says: str) -> None:
     node.add_card("u200")
     with listening(f"{node.socket_dir}/kubelet.sock", answer):
-        began = time.monotonic()
         _, lines = told(node)
         the_line(lines, "fail  kubelet: ", says)
         the_line(lines, "ok    ", U200)
-        assert time.monotonic() - began < 8
 
 
 def test_a_podresources_that_hangs(

@@ -155,8 +155,8 @@ def test_one_that_hangs_delays_nobody_for_long(
         pods.hangs.clear()
         node.add_card("u250", "0000:31:00")
         node.cards[0].offline()
-        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1, 1.5)
-        kubelet.wait_for(lambda: kubelet.allocatable(U250) == 1, 4)
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1, 5)
+        kubelet.wait_for(lambda: kubelet.allocatable(U250) == 1, 5)
 
 
 def test_what_is_held_stays_held_without_an_answer(

@@ -104,7 +104,7 @@ def test_while_kubelet_is_away(probed: Probed, kubelet: KubeletDouble) -> None:
     assert probed.registered() == {U200: 1}
     for restart in (1, 2):
         kubelet.stop()
-        eventually(lambda: probed.get("readyz")[0] == 503, "not ready", 1)
+        eventually(lambda: probed.get("readyz")[0] == 503, "not ready")
         assert probed.get("livez") == OK
         assert probed.registered() == {U200: 0}
         assert probed.devices() == {("Healthy", "", U200): 1}, "kubelet's absence is no fault of the card"
@@ -118,7 +118,7 @@ def test_kubelet_dies_without_a_word(probed: Probed, kubelet: KubeletDouble) -> 
     kubelet.start()
     probed.turns("readyz", OK)
     kubelet.kill()
-    eventually(lambda: probed.get("readyz")[0] == 503, "not ready", 1)
+    eventually(lambda: probed.get("readyz")[0] == 503, "not ready")
     eventually(
         lambda: probed.series().get(f'registrations_total{{resource="{U200}",result="failed"}}', 0) >= 2,
         "attempts are counted",
@@ -342,7 +342,7 @@ class TestStrangers:
             os.kill(probed.pid, signal.SIGCONT)
         try:
             for _ in range(5):
-                assert probed.get("livez", 1) == OK
+                assert probed.get("livez") == OK
             files = len(os.listdir(f"/proc/{probed.pid}/fd"))
             assert files < 120, "what they cost is bounded"
         finally:

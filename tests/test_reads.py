@@ -177,12 +177,12 @@ async def test_time_in_which_the_process_was_stopped_does_not_count() -> None:
     loop.call_later(0.9, gate.set)
     assert await reads.gather({"a": partial(gate.wait, 10)}, 0.3) == {"a": True}
 
-    loop.call_later(0.05, time.sleep, 0.8)
+    loop.call_later(0.05, time.sleep, 3)
     gate.clear()
     waiting = [reads.gather({"a": partial(gate.wait, 10)}, 0.3) for _ in range(3)]
     for [late] in [answers.values() for answers in await asyncio.gather(*waiting)]:
         assert isinstance(late, Pending)
-        assert 0.2 < time.monotonic() - late.since < 0.8, "once, however many wait"
+        assert 0.2 < time.monotonic() - late.since < 2.5, "once, however many wait"
     gate.set()
 
 

@@ -86,7 +86,7 @@ async def test_one_that_has_failed_is_begun_again_and_speaks(tmp_path: Path) -> 
     await asyncio.sleep(0.1)
     assert not watch.directory.value.newer
     (tmp_path / _OURS).touch()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(10):
         await watch.directory.until(lambda seen: bool(seen.ours))
     running.cancel()
     await asyncio.wait([running])

@@ -137,7 +137,9 @@ class TestCdi:
     @given(
         st.lists(
             st.tuples(
-                st.from_regex(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]", fullmatch=True), st.booleans()
+                st.from_regex(r"[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]", fullmatch=True)
+                | st.sampled_from(["axi:zyxclmm_drm", "amba_pl@0:zyxclmm_drm"]),
+                st.booleans(),
             ),
             unique_by=lambda each: each[0],
         )

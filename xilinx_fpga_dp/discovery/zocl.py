@@ -26,8 +26,8 @@ _MAX_MODEL: Final = 128
 _REVISION = re.compile(r"[\s,(]+rev[\s.]*(\d[\w.]*|[a-z]\d*)?(/\w+)*\b.*", re.IGNORECASE | re.DOTALL)
 _FAMILIES: Final = frozenset({"xilinx", "amd", "zynq", "zynqmp", "versal"})
 _PARTS: Final = ("xlnx,zynqmp", "xlnx,versal")
-# As the kernel names platform devices, `axi:zyxclmm_drm`; and what CDI takes for a device's name.
-_PLATFORM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,62}[A-Za-z0-9]")
+# As the kernel names platform devices, `axi:zyxclmm_drm`, on Versal `amba_pl@0:zyxclmm_drm`
+_PLATFORM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,62}[A-Za-z0-9]")
 
 
 def probes(bus: Bus, dev_root: str) -> Iterator[Probe]:

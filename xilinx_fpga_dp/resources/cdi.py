@@ -17,7 +17,7 @@ _VERSION = "0.6.0"
 
 def qualified(device: Device) -> str:
     """The name under which a runtime finds a device."""
-    return f"{KIND}={device.address}"
+    return f"{KIND}={_name(device)}"
 
 
 def spec(devices: Iterable[tuple[Device, tuple[str, ...]]]) -> str | None:
@@ -27,7 +27,7 @@ def spec(devices: Iterable[tuple[Device, tuple[str, ...]]]) -> str | None:
     """
     entries = [
         {
-            "name": device.address,
+            "name": _name(device),
             "containerEdits": {"deviceNodes": [{"path": node, "permissions": "rw"} for node in nodes]},
         }
         for device, nodes in sorted(devices, key=lambda each: each[0].address)
@@ -41,3 +41,8 @@ def spec(devices: Iterable[tuple[Device, tuple[str, ...]]]) -> str | None:
         "devices": entries,
     }
     return json.dumps(document, indent=2) + "\n"
+
+
+def _name(device: Device) -> str:
+    """The address; a spec takes no ``@`` in a name, which platform devices can have in theirs."""
+    return device.address.replace("@", "_")

@@ -462,6 +462,7 @@ ZOCL_BOARDS: Mapping[str, ZoclBoard] = {
         compatible=("xlnx,versal-vck190-revA", "xlnx,versal"),
         source="boot logs; the device tree of Xilinx' U-Boot",
         zocl="xlnx,zocl-versal",
+        parent="amba_pl@0",
     ),
 }
 """Boards whose driver is `zocl-drm`."""

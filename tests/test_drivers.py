@@ -12,6 +12,7 @@ from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.process import Service, cli
 from tests.test_discovery import listed, only_device, only_reason, scanner, settled
+from tests.test_probes import Probed
 from xilinx_fpga_dp.discovery.zocl import board_of, shell_of
 from xilinx_fpga_dp.model import Device, Reason, Shell
 from xilinx_fpga_dp.resources.naming import Naming, name_problem
@@ -202,9 +203,13 @@ class TestU30:
     def test_the_service_waits_for_serials_and_says_so(self, node: SampleNode) -> None:
         for card in node.plug("u30"):
             card.write("xmc/serial_num", "\n")
-        with Service(settings_for(node)) as service:
+        pages = Probed(node)
+        with Service(pages.settings) as service:
             reason = "waiting for its serial number; that takes 30 s at most"
             service.logged("left out", function=node.cards[0].address, reason=reason)
+            addresses = ", ".join(sorted(card.address for card in node.cards))
+            # or an update with surge would end the older instance, which does offer it
+            assert pages.get("readyz") == (503, f"waiting for the serial number of {addresses}\n")
             for each in node.cards:
                 each.write("xmc/serial_num", "XFL1LATE")
             service.logged("device found", device=node.cards[1].address)

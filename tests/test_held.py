@@ -2,8 +2,10 @@
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import grpc
@@ -70,8 +72,8 @@ def pods(node: SampleNode) -> Iterator[PodResourcesDouble]:
     double.stop()
 
 
-def asking(node: SampleNode, pods: PodResourcesDouble) -> dict[str, str]:
-    return settings_for(node, POD_RESOURCES_SOCKET=pods.path)
+def asking(node: SampleNode, pods: PodResourcesDouble, **settings: str) -> dict[str, str]:
+    return settings_for(node, POD_RESOURCES_SOCKET=pods.path, **settings)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +129,83 @@ def test_reprogrammed_while_a_pod_holds_it(
         assert all(each.health.get(A) != "Healthy" for each in kubelet.lists(U250))
         pods.holds = []
         kubelet.wait_for(lambda: kubelet.allocatable(U250) == 1)
+
+
+def test_given_under_the_old_name_while_an_instance_with_that_is_there(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
+) -> None:
+    """As in a rolling update that changes names: the older instance's resource is kubelet's to give, too."""
+    pods.start()
+    kubelet.start()
+    with Service(asking(node, pods)) as older:
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+        new = U55C.replace("xilinx.com", "amd.com")
+        with Service(asking(node, pods, RESOURCE_PREFIX="amd.com/fpga-")):
+            older.logged("a newer instance speaks")
+            kubelet.wait_for(lambda: kubelet.allocatable(new) == 2)
+            asked = pods.questions
+            kubelet.wait_for(lambda: pods.questions > asked + 2)  # not only once more
+            kubelet.allocate(U55C, [A])
+            pods.holds = [Hold(U55C, A)]
+            kubelet.wait_for(lambda: kubelet.resources()[new] == {A: "Unhealthy", B: "Healthy"})
+            assert older.terminate() == 0
+            pods.holds = []
+            kubelet.wait_for(lambda: kubelet.allocatable(new) == 2)
+
+
+def test_once_all_is_as_it_was_nobody_is_asked(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
+) -> None:
+    pods.start()
+    with Service(asking(node, pods)):
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+        kubelet.wait_for(lambda: pods.questions == 2)  # once more: it may have been given meanwhile
+        time.sleep(4)
+        assert pods.questions == 2
+
+
+def test_the_other_device_of_a_held_card(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
+) -> None:
+    """A pod has both devices of a U30; after a restart one alone is there."""
+    first, second = node.plug("u30")
+    assert first.address < second.address
+    resource = "xilinx.com/fpga-xilinx_u30_gen3x4_base_1-0"
+    pods.holds = [Hold(resource, first.address)]
+    pods.start()
+    first.remove()
+    with Service(asking(node, pods)) as service:
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.resources().get(resource) == {second.address: "Unhealthy"})
+        service.logged("device Unhealthy", device=second.address, reason="held")
+        pods.holds = []
+        kubelet.wait_for(lambda: kubelet.allocatable(resource) == 1)
+
+
+@pytest.mark.parametrize("strategy", ["cdi", "device-specs"])
+def test_files_of_before_stay_until_it_is_known(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble, strategy: str
+) -> None:
+    """A container that restarts needs the CDI spec; pods run where labels say."""
+    folder = Path(node.root, "files")
+    settings = asking(node, pods, CDI_DIR=str(folder), DEVICE_STRATEGY=strategy, NFD_FEATURES_DIR=str(folder))
+
+    def files() -> dict[str, str]:
+        return {path.name: path.read_text() for path in folder.glob("[!.]*")}
+
+    pods.start()
+    kubelet.start()
+    with Service(settings):
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+        kubelet.wait_for(lambda: len(files()) == (2 if strategy == "cdi" else 1))
+        before = files()
+    pods.hangs.clear()
+    with Service(settings) as service:
+        while not any(each["event"] == "registered" for each in service.events):
+            assert files() == before
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+        assert files() == before
 
 
 def test_a_missing_socket_is_one_warning(

@@ -200,12 +200,9 @@ def test_who_holds_the_cards_is_not_known_yet(node: SampleNode, kubelet: Kubelet
     try:
         with Service(pages.settings) as service:
             service.logged("serving HTTP")
-            eventually(
-                lambda: pages.get("readyz")[1] == "not asked yet who holds 0000:11:00.1\n", "not ready", 2
-            )
-            assert pages.get("readyz")[0] == 503
+            pages.turns("readyz", (503, "not asked yet who holds 0000:11:00.1\n"))
             pages.turns("readyz", OK)
-            assert kubelet.allocatable(U200) == 1
+            kubelet.wait_for(lambda: kubelet.allocatable(U200) == 1)
     finally:
         pods.stop()
 

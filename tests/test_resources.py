@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xilinx_fpga_dp.model import Device, Inventory, LeftOut, Offer, Reason, Shell, Unit
+from xilinx_fpga_dp.model import Device, Holder, Inventory, LeftOut, Offer, Offers, Reason, Shell, Unit
 from xilinx_fpga_dp.resources.grants import Code, Grants, Refusal
 from xilinx_fpga_dp.resources.naming import Naming
-from xilinx_fpga_dp.resources.offers import mixed_builds, offers_of
+from xilinx_fpga_dp.resources.offers import held_elsewhere, mixed_builds, offers_of
 from xilinx_fpga_dp.resources.placement import preferred
 
 NAMING = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")
@@ -38,6 +38,21 @@ async def _as_it_was(device: Device) -> Device:
 
 
 PLAIN = Grants(refresh=_as_it_was, time_limit=1)
+
+
+def test_what_a_pod_holds_as_it_is_offered_is_not_held_elsewhere() -> None:
+    """Plugin 1.3.0 with ``index`` in its names has a resource for each replica."""
+    own = device()
+    one, two = (Offer(f"amd.com/u200-{n}", (Unit(f"{own.address}-{n}", (own,), ()),)) for n in (0, 1))
+    offers = Offers({one.resource: one, two.resource: two})
+
+    def held(resource: str, unit_id: str) -> bool:
+        return bool(held_elsewhere(offers, {own.address: (Holder("", "", "", resource, unit_id),)}))
+
+    assert not held(one.resource, one.units[0].id)
+    assert not held(two.resource, two.units[0].id)
+    assert held(one.resource, two.units[0].id)
+    assert held("amd.com/u200", one.units[0].id)
 
 
 def test_one_resource_a_shell() -> None:

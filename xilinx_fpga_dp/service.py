@@ -59,16 +59,20 @@ class Service:
         # From what the offers were made that are published
         self._published: tuple[Inventory, Basis, Held, Names] | None = None
         self._failure: str | None = None  # of the last scan
-        self._unvetted: set[str] = set()  # ids that are offered when it was asked who holds them
-        self._holders = Holders(PodResources(settings.pod_resources_socket), self._wake.set)
+        self._known = Offers({})  # what is offered, with what is when it was asked who holds it
+        self._unvetted: set[str] = set()  # ids of those
+        self._unnamed: frozenset[str] = frozenset()  # devices that wait for their serial number
         self._metrics = Metrics(lambda: self._offers.value, self._registered)
         self._watch = Watch(settings.socket_dir, self._metrics)
+        self._holders = Holders(
+            PodResources(settings.pod_resources_socket), self._wake.set, lambda: bool(self._watch.others)
+        )
         self._spec = KeptFile(f"{settings.cdi_dir}/{cdi.FILE}")
         # Handed out as they are now, by address, and when: the next scan shows them so, a check may not.
         self._fresh: dict[str, tuple[Device, float]] = {}
         self._labels = KeptFile(f"{settings.nfd_features_dir}/{labels.FILE}")
         terms = Terms(
-            grants_of(settings, self._scanner, self._devices, self._in_spec),
+            grants_of(settings, self._scanner, lambda: _devices(self._offers.value), self._in_spec),
             settings.request_timeout,
             settings.preferred_allocation,
             settings.prestart_check,
@@ -82,6 +86,8 @@ class Service:
         """Why not all that is on the node is offered yet."""
         if self._offers.value is None:
             return "the node has not been scanned yet" + (f": {self._failure}" if self._failure else "")
+        if self._unnamed:
+            return f"waiting for the serial number of {', '.join(sorted(self._unnamed))}"
         return f"not asked yet who holds {', '.join(sorted(self._unvetted))}" if self._unvetted else None
 
     async def run(self) -> None:
@@ -115,7 +121,7 @@ class Service:
         }
         if self._settings.device_strategy != "device-specs":
             parts["cdi"] = self._spec.run
-            parts["specifying"] = lambda: self._at_each_offer(lambda _: self._write_spec())
+            parts["specifying"] = lambda: self._at_each_offer(self._write_spec)
         if self._settings.nfd_features_dir:
             parts["labels"] = self._labels.run
             parts["labelling"] = lambda: self._at_each_offer(self._label)
@@ -186,26 +192,23 @@ class Service:
             return
         offers = self._offering.offers(found, basis)
         names = await self._holders.vet(names_of(offers), _VETTING)
-        elsewhere = held_elsewhere(offers, self._holders.held)
+        elsewhere = held_elsewhere(offers, self._holders.held, in_pairs=self._settings.u30_unit == "card")
         self._holders.matters = bool(elsewhere)
         self._unvetted = {unit_id for _, unit_id in names_of(offers) - names}
-        offers = only(self._offering.offers(self._scanner.hold(elsewhere), basis), names)
+        self._unnamed = basis.settled.waiting
+        self._known = self._offering.offers(self._scanner.hold(elsewhere), basis)
+        offers = only(self._known, names)
         self._published = (found, basis, self._holders.held, self._holders.vetted)
         self._journal.tell(offers, asyncio.get_running_loop().time())
         self._offers.set(offers)
 
-    def _devices(self) -> tuple[Device, ...]:
-        """Every device that is offered now."""
-        offers = self._offers.value
-        return tuple(d for offer in offers.by_resource.values() for d in offer.devices) if offers else ()
-
-    async def _at_each_offer(self, act: Callable[[Offers], Awaitable[object]]) -> None:
-        """Do something whenever something else is offered, and about the newest only, for ever."""
+    async def _at_each_offer(self, act: Callable[[], Awaitable[object]]) -> None:
+        """Do something whenever something else is offered, for ever."""
         seen = None
         while True:
             seen = await self._offers.other_than(seen)
             if seen is not None:
-                await act(seen)
+                await act()
 
     async def _in_spec(self, devices: tuple[Device, ...]) -> bool:
         """Let the CDI spec have these devices as they are, beside all others; whether it has."""
@@ -215,7 +218,8 @@ class Service:
 
     async def _write_spec(self) -> bool:
         fresh = {address: device for address, (device, _) in self._fresh.items()}
-        devices = {each.address: each for each in self._devices()} | fresh
+        # What a container that restarts was given once is in it before kubelet has said who holds it.
+        devices = {each.address: each for each in _devices(self._known)} | fresh
         expose = self._settings.expose_mgmt
         return await self._spec.set(
             cdi.spec((each, nodes_of(each, expose_mgmt=expose)) for each in devices.values())
@@ -232,10 +236,11 @@ class Service:
             for file in files:
                 await file.keep()
 
-    async def _label(self, offers: Offers) -> None:
+    async def _label(self) -> None:
         """Let the feature file say what is offered."""
-        drivers = {device.driver for device in self._devices()}
-        await self._labels.set(labels.feature_file(offers, await versions_of(self._settings, drivers)))
+        known = self._known
+        drivers = {device.driver for device in _devices(known)}
+        await self._labels.set(labels.feature_file(known, await versions_of(self._settings, drivers)))
 
     async def _until(self, due: float) -> None:
         """Wait for the time or a wake-up; a burst of wake-ups is folded into one."""
@@ -260,6 +265,10 @@ class Service:
                 "directory" if problem else "socket",
                 extra={"path": f"{self._watch.path}/{KUBELET_SOCKET}", **problem},
             )
+
+
+def _devices(offers: Offers | None) -> tuple[Device, ...]:
+    return tuple(d for offer in offers.by_resource.values() for d in offer.devices) if offers else ()
 
 
 async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:

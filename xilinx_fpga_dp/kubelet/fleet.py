@@ -93,8 +93,7 @@ class Fleet:
             except TimeoutError:
                 seen = self._watch.directory.value
             pause = _SWEEP_EVERY
-            strangers = {name for name, _ in seen.ours} - self._watch.mine
-            if strangers:
+            if strangers := self._watch.others:
                 work = {"": partial(sweep, self._watch.path, strangers)}
                 swept = (await reads.gather(work, _SWEEP_LIMIT))[""]
                 removed = swept if isinstance(swept, dict) else dict.fromkeys(strangers, False)

@@ -20,13 +20,14 @@ log = logging.getLogger(__name__)
 TIME_LIMIT = 2.0  # seconds for an answer
 # Seconds between questions while something is held, or nobody has answered.
 _EVERY = 3.0
+_SOON = 1.0  # the same as long as devices may be given under other names, too
 
 Names = frozenset[tuple[str, str]]
 """Pairs of resource name and device id."""
 
 # `0000:65:00.1`, a replica's `0000:65:00.1::0`, plugin 1.3.0's `0000:65:00.1-0`; zocl's `axi:zyxclmm_drm`
 _ADDRESS = re.compile(
-    r"([0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]|[\w.:-]{0,48}zyxclmm_drm)(?:(?:::|-)\d+)?"
+    r"([0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]|[\w.:@-]{0,48}zyxclmm_drm)(?:(?:::|-)\d+)?"
 )
 
 
@@ -84,17 +85,23 @@ def _by_address(pods: Iterable[v1.PodResources]) -> Held:
 class Holders:
     """Asks who holds what whenever a device is new under its name, and as long as it matters.
 
+    A device that is free when it gets a new name may be given under the old one in that moment, and for as
+    long as another instance with other settings has its endpoint: so it is asked once more, and until then.
+
     Args:
         api: whom to ask.
         wake: called when an answer brought something new.
+        others: whether another instance has an endpoint.
     """
 
-    def __init__(self, api: PodResources, wake: Callable[[], None]) -> None:
+    def __init__(self, api: PodResources, wake: Callable[[], None], others: Callable[[], bool]) -> None:
         self._api = api
         self._wake = wake
+        self._others = others
         self.held: Held = {}  # the last answer
         self.matters = False  # set by who knows: a device is held elsewhere
         self._answered = True
+        self._again = False  # what was answered last may have changed since
         self.vetted: Names = frozenset()  # of these it was asked who holds them
         self._new: Names = frozenset()
         self._wanted = asyncio.Event()
@@ -128,13 +135,14 @@ class Holders:
         """Ask whenever it is wanted, for ever."""
         while True:
             try:
-                async with asyncio.timeout(_EVERY):
+                async with asyncio.timeout(_SOON if self._again else _EVERY):
                     await self._wanted.wait()
             except TimeoutError:
-                if self._answered and not self.matters:
+                if self._answered and not self.matters and not self._again:
                     continue
             self._wanted.clear()
             new = self._new
+            self._again = bool(new) or self._others()
             held = await self._api.held()
             self._answered = held is not None
             news = bool(new) or (held is not None and held != self.held)

@@ -73,6 +73,11 @@ class Watch:
         self._places: list[Place] | None = None  # where the paths led at the last look, if it told
         self._told: str | None = None  # the problem that was logged last
 
+    @property
+    def others(self) -> frozenset[str]:
+        """The names of other instances' sockets, as last seen; a dead one's stays until it is swept up."""
+        return frozenset(name for name, _ in self.directory.value.ours) - self.mine
+
     async def look(self) -> SocketDirectory:
         """Look now. What was done to the directory before this call is seen; all who wait share a look."""
         return await self._looks.run()

@@ -14,7 +14,9 @@ from xilinx_fpga_dp.model import Device
 WAIT: Final = 30.0
 """Seconds a device waits for its serial number before it is decided without."""
 
-_BOARD: Final = "u30"
+BOARD_OF_TWO: Final = "u30"
+"""The board whose cards have two devices."""
+
 _PER_CARD: Final = 2
 
 
@@ -73,7 +75,7 @@ class Cards:
                 self._serials[device.address] = device.serial
         waiting = {a for a in there.keys() - self._serials.keys() if by_serial(there[a])}
         if self._pair:
-            waiting |= self._pair_up([device for device in devices if device.board == _BOARD], now)
+            waiting |= self._pair_up([device for device in devices if device.board == BOARD_OF_TWO], now)
         return Settled(
             cards={address: card for address, card in self._cards.items() if len(card) > 1},
             serials={address: serial for address, serial in self._serials.items() if serial},

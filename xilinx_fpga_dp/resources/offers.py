@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from xilinx_fpga_dp.model import Device, Held, Inventory, LeftOut, Offer, Offers, Unit
-from xilinx_fpga_dp.resources.cards import Settled, alone
+from xilinx_fpga_dp.resources.cards import BOARD_OF_TWO, Settled, alone
 from xilinx_fpga_dp.resources.naming import Names, name_problem
 
 
@@ -110,18 +110,46 @@ def _ids(address: str, replicas: int) -> list[str]:
     return [address] if replicas == 1 else [f"{address}::{replica}" for replica in range(replicas)]
 
 
-def held_elsewhere(offers: Offers, held: Held) -> frozenset[str]:
+def held_elsewhere(offers: Offers, held: Held, *, in_pairs: bool = False) -> frozenset[str]:
     """The devices that a pod holds under a name or id that they do not have (any more).
 
     kubelet counts by resource name and id, and would hand them out a second time.
+
+    Args:
+        offers: what is to be offered.
+        held: who holds what.
+        in_pairs: the two devices of a U30 are handed out together.
     """
-    return frozenset(
+    known = names_of(offers)
+    elsewhere = {
         device.address
-        for name, offer in offers.by_resource.items()
+        for offer in offers.by_resource.values()
         for device in offer.devices
         for holder in held.get(device.address, ())
-        if holder.resource != name or all(holder.id != unit.id for unit in offer.units)
+        if (holder.resource, holder.id) not in known
+    }
+    if in_pairs:
+        for offer in offers.by_resource.values():
+            elsewhere |= _other_devices_of_held_cards(offer, held)
+    return frozenset(elsewhere)
+
+
+def _other_devices_of_held_cards(offer: Offer, held: Held) -> set[str]:
+    """Devices of a U30 that stand alone where a pod holds one of their resource that is not there.
+
+    That may be the other one of their card, and then the pod has both.
+    """
+    there = {device.address for device in offer.devices}
+    gone = (
+        holder
+        for address in held.keys() - there
+        for holder in held[address]
+        if holder.resource == offer.resource
     )
+    if not any(gone):
+        return set()
+    alone = {each.devices[0] for each in offer.units if len(each.devices) == 1}
+    return {each.address for each in alone if each.board == BOARD_OF_TWO and each.address not in held}
 
 
 def only(offers: Offers, names: Collection[tuple[str, str]]) -> Offers:

@@ -1,13 +1,17 @@
 """What a container gets beyond a device node: CDI, mounts, shared devices, a check before it starts."""
 
+import asyncio
 import json
 import os
 import stat
+import threading
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import grpc
 import pytest
@@ -20,7 +24,9 @@ from referencing.jsonschema import DRAFT7
 from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.process import Service, cli, eventually
+from tests.test_resources import PLAIN, device, offer
 from xilinx_fpga_dp.model import Device, Inventory, Shell
+from xilinx_fpga_dp.operate.files import HostPaths
 from xilinx_fpga_dp.resources import cdi
 from xilinx_fpga_dp.resources.naming import SHARED, Naming, name_problem
 from xilinx_fpga_dp.resources.offers import offers_of
@@ -367,6 +373,38 @@ class TestMounts:
                 pass
             [container] = kubelet.allocate(U55C, [A]).container_responses
             assert len(container.mounts) == 2, "looked for at each grant"
+
+    @pytest.mark.parametrize(
+        ("links", "is_there"),
+        [
+            ({"opt": "/data"}, True),  # an absolute one, which leads elsewhere from where the plugin is
+            ({"opt": "data/../data"}, True),
+            ({"opt": "../../../data"}, True),  # nobody gets above the root
+            ({"opt": "/data", "data/xrt": "/data/old"}, True),
+            ({"opt": "/missing"}, False),  # a runtime could not make a directory there
+            ({"opt": "opt"}, False),
+            ({"opt": "data/file"}, False),
+        ],
+    )
+    async def test_a_link_leads_from_the_hosts_root(
+        self, tmp_path: Path, links: dict[str, str], is_there: bool
+    ) -> None:
+        (tmp_path / "data/old").mkdir(parents=True)
+        (tmp_path / "data/file").touch()
+        for name, target in links.items():
+            (tmp_path / name).symlink_to(target)
+        if "data/xrt" not in links:
+            (tmp_path / "data/xrt").mkdir()
+        assert await HostPaths(str(tmp_path), ["/opt/xrt"]).there() == (("/opt/xrt",) if is_there else ())
+
+    async def test_one_that_hangs_leaves_time_for_the_answer(self, tmp_path: Path) -> None:
+        over = threading.Event()
+        grants = replace(PLAIN, mounts=HostPaths(str(tmp_path), ["/opt"]).there)
+        with mock.patch("xilinx_fpga_dp.operate.files.look_up", side_effect=lambda *_: over.wait(30)):
+            async with asyncio.timeout(0.9):
+                answer = await grants.answer(offer(device()), [device().address])
+        over.set()
+        assert answer.mounts == ()
 
 
 class TestPreStart:

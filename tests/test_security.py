@@ -10,6 +10,7 @@ import stat
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -212,6 +213,22 @@ async def test_a_file_that_could_not_be_written_once_is_tried_again_soon(tmp_pat
     keeping.cancel()
     await asyncio.wait([keeping])
     assert await kept.set("two")  # after any look that was under way, or its file would stay open
+
+
+async def test_what_it_should_say_may_change_while_it_is_written(tmp_path: Path) -> None:
+    kept = KeptFile(str(tmp_path / "file"))
+
+    async def slow(*_: Any, **__: Any) -> list[str]:
+        await asyncio.sleep(0.2)
+        return []
+
+    with mock.patch("xilinx_fpga_dp.operate.files.aiofiles.os.listdir", slow):
+        writing = asyncio.create_task(kept.set("one"))
+        await asyncio.sleep(0.1)
+        removing = asyncio.create_task(kept.set(None))
+        assert await writing
+        assert await removing
+    assert os.listdir(tmp_path) == []
 
 
 async def test_a_file_is_written_though_who_asked_for_it_gives_up(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from xilinx_fpga_dp.kubelet.sockets import strangers
 from xilinx_fpga_dp.kubelet.watch import KUBELET_SOCKET, unwritable
 from xilinx_fpga_dp.model import Device, Offers
 from xilinx_fpga_dp.operate.diagnose import ROOTS, Node, Seen, Trouble
+from xilinx_fpga_dp.operate.files import look_up
 from xilinx_fpga_dp.operate.http import NAME
 from xilinx_fpga_dp.reads import Pending, Reads
 from xilinx_fpga_dp.resources.grants import nodes_of
@@ -72,7 +73,7 @@ async def look(places: Places, scan: Callable[[], Awaitable[Offers]]) -> Seen:
                 "elsewhere": partial(_elsewhere, host, places.socket_dir),
                 "enforcing": partial(_enforces, places.sysfs_root),
                 "unready": partial(_unready, places.http_address),
-                **{path: partial(_there, host + path) for path in places.extra_mounts},
+                **{path: partial(look_up, host, path) for path in places.extra_mounts},
                 **{name: partial(_makeable, path) for name, path in places.written},
             }
         ),
@@ -207,10 +208,6 @@ def _makeable(path: str) -> None:
 
 def _error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
-
-
-def _there(path: str) -> None:
-    os.lstat(path)  # a link may lead to a place that is only seen from the host's own root
 
 
 def _elsewhere(host: str, socket_dir: str) -> tuple[tuple[str, str], ...]:

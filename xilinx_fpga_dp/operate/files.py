@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import logging
 import os
@@ -24,6 +25,7 @@ _LOOK_EVERY = 10.0  # seconds between looks at a file that nothing woke
 _AGAIN = 0.5  # seconds until a file that could not be written is tried again
 _TIME_LIMIT = 2.0  # seconds a file operation may take
 _FORGOTTEN = 60.0  # seconds after which what another instance has begun to write is left for good
+_STEPS = 1000  # parts of a path and of the links in it; a kernel follows 40 links
 _HANGING = 4  # operations of a file at once: a few tries, and the removal of what they have left
 
 
@@ -91,10 +93,11 @@ class KeptFile:
         """Look at the file, and write it if need be; whether it says what it should then."""
         try:
             async with asyncio.timeout(_TIME_LIMIT):
-                if await self._read() != self._wanted:
+                wanted = self._wanted
+                if await self._read() != wanted:
                     if self._anothers:
                         return False
-                    await self._write()
+                    await self._write(wanted)
         except OSError as error:
             self._complain(error)
             return False
@@ -105,8 +108,8 @@ class KeptFile:
         text: str | None = await _text(self.path, executor=self._threads)
         return text
 
-    async def _write(self) -> None:
-        if self._wanted is None:
+    async def _write(self, wanted: str | None) -> None:
+        if wanted is None:
             with contextlib.suppress(FileNotFoundError):
                 await self._unlink(self.path)
             return
@@ -122,12 +125,11 @@ class KeptFile:
                     await self._unlink(path)
         beside = f"{directory}/{ours}{next(self._tries)}"
         try:
-            await _create(beside, self._wanted, self._mode, executor=self._threads)
+            await _create(beside, wanted, self._mode, executor=self._threads)
             await aiofiles.os.replace(beside, self.path, executor=self._threads)
-        except BaseException:
+        except OSError:  # of a try that was cut off the next one removes what is left
             with contextlib.suppress(OSError):
-                async with asyncio.timeout(_TIME_LIMIT):  # where the directory hangs, this does too
-                    await self._unlink(beside)
+                await self._unlink(beside)
             raise
 
     async def _is_old(self, path: str) -> bool:
@@ -183,20 +185,52 @@ class HostPaths:
     def __init__(self, root: str, paths: Sequence[str]) -> None:
         self._root = root.rstrip("/")
         self._paths = paths
-        self._reads: Reads[bool] = Reads()
+        self._reads: Reads[None] = Reads()
         self._missing: set[str] = set()  # that were complained of
 
-    async def there(self) -> tuple[str, ...]:
-        """Those that are there now; one that does not answer, on a mount that hangs, is not."""
-        # A link counts: it may lead to a place that is only seen from the host's own root.
+    async def there(self, limit: float = _TIME_LIMIT) -> tuple[str, ...]:
+        """Those that are there now; one that does not answer, on a mount that hangs, is not.
+
+        Args:
+            limit: seconds they may take, all together, if that is less than usual.
+        """
         looks = [
-            self._reads.anew(path, partial(os.path.lexists, self._root + path), _TIME_LIMIT)
+            self._reads.anew(path, partial(look_up, self._root, path), min(limit, _TIME_LIMIT))
             for path in self._paths
         ]
         answers = dict(zip(self._paths, await asyncio.gather(*looks), strict=True))
-        missing = {path for path, answer in answers.items() if answer is not True}
+        missing = {path for path, answer in answers.items() if answer is not None}
         for path in sorted(missing - self._missing):
             why = "it does not answer" if isinstance(answers[path], Pending) else "it is not on the host"
             log.warning("extra mount left out: %s", why, extra={"path": path})
         self._missing = missing
         return tuple(path for path in self._paths if path not in missing)
+
+
+def look_up(root: str, path: str) -> None:
+    """Look an absolute path up on a host whose root is at ``root``: links lead from there. Blocks.
+
+    Raises:
+        OSError: it is not there, or can't be looked up.
+    """
+    done: list[str] = []
+    todo = path.split("/")
+    for _ in range(_STEPS):
+        if not todo:
+            return
+        part, *todo = todo
+        if part in ("", "."):
+            continue
+        if part == "..":
+            done = done[:-1]
+            continue
+        try:
+            target = os.readlink("/".join((root, *done, part)))
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            done.append(part)  # it is there, and no link
+        else:
+            done = [] if target.startswith("/") else done
+            todo = target.split("/") + todo
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))

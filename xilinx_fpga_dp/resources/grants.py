@@ -43,7 +43,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault
         self.sentence = sentence
 
 
-async def _nothing() -> tuple[str, ...]:
+async def _nothing(_limit: float) -> tuple[str, ...]:
     return ()
 
 
@@ -61,7 +61,7 @@ class Grants:
         expose_mgmt: hand out management nodes too.
         strategy: device nodes as such, by CDI names, or both.
         everything: every device of the node, where a grant gives them all (XRM); None: only those asked for.
-        mounts: the host paths to add that are there.
+        mounts: the host paths to add that are there, within so many seconds.
         in_spec: see to it that the CDI spec has these devices as they are; whether it has.
     """
 
@@ -70,7 +70,7 @@ class Grants:
     expose_mgmt: bool = False
     strategy: Strategy = "device-specs"
     everything: Callable[[], Sequence[Device]] | None = None
-    mounts: Callable[[], Awaitable[tuple[str, ...]]] = _nothing
+    mounts: Callable[[float], Awaitable[tuple[str, ...]]] = _nothing
     in_spec: Callable[[tuple[Device, ...]], Awaitable[bool]] = _no_spec
 
     async def answer(self, offer: Offer, ids: Sequence[str]) -> "Answer":
@@ -93,7 +93,8 @@ class Grants:
                     f"the CDI spec for {_names(devices)} could not be written; "
                     "DEVICE_STRATEGY both or device-specs works without",
                 )
-        return Answer(offer.resource, devices, await self.mounts(), named)
+        left = began + self.time_limit - now()
+        return Answer(offer.resource, devices, await self.mounts(left / 2), named)
 
     async def devices(self, offer: Offer, ids: Sequence[str]) -> tuple[Device, ...]:
         """The devices behind these ids as they are now, each fit to be handed out, ordered by address.

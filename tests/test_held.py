@@ -1,6 +1,8 @@
 """Nothing is handed out twice: a device that a pod holds under another name or id."""
 
+import asyncio
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.process import Service, cli
 from tests.wire import pods_grpc, pods_pb
+from xilinx_fpga_dp.kubelet.podresources import Holders, PodResources
 from xilinx_fpga_dp.simulate.node import SampleNode
 
 U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
@@ -206,6 +209,45 @@ def test_files_of_before_stay_until_it_is_known(
             assert files() == before
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
         assert files() == before
+
+
+def test_asked_again_where_kubelet_has_just_begun(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
+) -> None:
+    """A question that is refused is none that was asked."""
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(pods.path)
+    pods.holds = [Hold("amd.com/x", A)]
+    kubelet.start()
+    with Service(asking(node, pods)) as service:
+        service.logged("started")
+        time.sleep(0.7)
+        pods.start()
+        kubelet.wait_for(lambda: kubelet.resources().get(U55C) == {A: "Unhealthy", B: "Healthy"})
+        assert kubelet.lists(U55C)[0].health[A] == "Unhealthy", "never offered, not for a moment"
+
+
+async def test_however_often_a_page_is_asked_for_kubelet_is_not(pods: PodResourcesDouble) -> None:
+    pods.holds = [Hold(U55C, A)]
+    pods.start()
+    holders = Holders(PodResources(pods.path), lambda: None, lambda: False)
+    answers = await asyncio.gather(*(holders.ask() for _ in range(100)))
+    assert all(A in each for each in answers)
+    assert pods.questions == 1
+    pods.holds = []
+    async with asyncio.timeout(10):
+        while await holders.ask():
+            await asyncio.sleep(0.05)
+
+
+def test_of_replicas_each_has_its_own_holder(node: SampleNode, pods: PodResourcesDouble) -> None:
+    pods.holds = [Hold(f"{U55C}.shared", f"{A}::1"), Hold("amd.com/x", B)]
+    pods.start()
+    document = json.loads(
+        cli("list", "--output", "json", settings=asking(node, pods, SHARED_REPLICAS="2")).stdout
+    )
+    held = {each["id"]: len(each["held_by"]) for each in document["devices"]}
+    assert held == {f"{A}::0": 0, f"{A}::1": 1, f"{B}::0": 1, f"{B}::1": 1}
 
 
 def test_a_missing_socket_is_one_warning(

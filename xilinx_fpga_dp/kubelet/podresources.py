@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 
 from grpclib.client import Channel
 
+from xilinx_fpga_dp.coalesced import Coalesced
 from xilinx_fpga_dp.kubelet import v1
 from xilinx_fpga_dp.kubelet.messages import Codec
 from xilinx_fpga_dp.model import Held, Holder
@@ -18,9 +19,11 @@ from xilinx_fpga_dp.model import Held, Holder
 log = logging.getLogger(__name__)
 
 TIME_LIMIT = 2.0  # seconds for an answer
+_PAUSE = 0.1  # seconds until kubelet is asked again after an error
 # Seconds between questions while something is held, or nobody has answered.
 _EVERY = 3.0
 _SOON = 1.0  # the same as long as devices may be given under other names, too
+_SHOWN = 0.5  # seconds for which an answer is good enough to be shown
 
 Names = frozenset[tuple[str, str]]
 """Pairs of resource name and device id."""
@@ -42,19 +45,34 @@ class PodResources:
         self._path = path
         self._answered: bool | None = None  # None: never asked
 
-    async def held(self) -> Held | None:
-        """Who holds what now; None: nobody answered within the limit, so nothing is known."""
+    async def held(self, *, insist: bool = False) -> Held | None:
+        """Who holds what now; None: nobody answered within the limit, so nothing is known.
+
+        Args:
+            insist: ask again until then where there is an error: kubelet may have just begun, or be asked
+                more often than it answers (100 times a second, whoever asks).
+        """
+        now = asyncio.get_running_loop().time
+        deadline = now() + TIME_LIMIT
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    answer = await self._ask()
+            except Exception as error:  # whatever stands behind that path, it does not tell
+                if insist and not isinstance(error, FileNotFoundError) and now() + _PAUSE < deadline:
+                    await asyncio.sleep(_PAUSE)
+                    continue
+                self._tell(error)
+                return None
+            self._tell(None)
+            return _by_address(answer.pod_resources)
+
+    async def _ask(self) -> v1.ListPodResourcesResponse:
         channel = Channel(path=self._path, codec=Codec())
         try:
-            async with asyncio.timeout(TIME_LIMIT):
-                answer = await v1.PodResourcesListerStub(channel).list(v1.ListPodResourcesRequest())
-        except Exception as error:  # whatever stands behind that path, it does not tell
-            self._tell(error)
-            return None
+            return await v1.PodResourcesListerStub(channel).list(v1.ListPodResourcesRequest())
         finally:
             channel.close()
-        self._tell(None)
-        return _by_address(answer.pod_resources)
 
     def _tell(self, error: Exception | None) -> None:
         if error is None:
@@ -106,6 +124,8 @@ class Holders:
         self._new: Names = frozenset()
         self._wanted = asyncio.Event()
         self._asked = asyncio.Event()
+        self._showing = Coalesced(self._show)
+        self._shown: tuple[Held, float] | None = None  # and when it was asked
 
     async def vet(self, names: Names, patience: float) -> Names:
         """Which of these names may be offered: it was asked who holds their devices, answered or not.
@@ -127,9 +147,18 @@ class Holders:
         return self.vetted & names
 
     async def ask(self) -> Held:
-        """Who holds what; without an answer, what was known last."""
-        held = await self._api.held()
-        return self.held if held is None else held
+        """Who holds what, to be shown; without an answer, what was known last.
+
+        However often a page is asked for, kubelet is not: it would refuse the questions that matter.
+        """
+        return await self._showing.run()
+
+    async def _show(self) -> Held:
+        now = asyncio.get_running_loop().time
+        if self._shown is None or now() - self._shown[1] >= _SHOWN:
+            held = await self._api.held()
+            self._shown = (self.held if held is None else held), now()
+        return self._shown[0]
 
     async def run(self) -> None:
         """Ask whenever it is wanted, for ever."""
@@ -143,7 +172,7 @@ class Holders:
             self._wanted.clear()
             new = self._new
             self._again = bool(new) or self._others()
-            held = await self._api.held()
+            held = await self._api.held(insist=bool(new))
             self._answered = held is not None
             news = bool(new) or (held is not None and held != self.held)
             if held is not None:  # without an answer nothing held is freed

@@ -7,7 +7,7 @@ from typing import Any
 
 from xilinx_fpga_dp.model import Held, History, Offers, Unit
 from xilinx_fpga_dp.resources.grants import nodes_of
-from xilinx_fpga_dp.resources.offers import mixed_builds
+from xilinx_fpga_dp.resources.offers import mixed_builds, names_of
 
 
 def document(
@@ -26,11 +26,12 @@ def document(
         held: which pods hold which devices, as far as it is known.
     """
     histories = offers.histories if registered is not None else {}
+    names = names_of(offers)
     rows = [
         {
             **_unit(offer.resource, unit),
             **_history([histories[device.address] for device in unit.devices if device.address in histories]),
-            "held_by": _holders(held or {}, unit),
+            "held_by": _holders(held or {}, (offer.resource, unit.id), unit, names),
             "nodes": [n for device in unit.devices for n in nodes_of(device, expose_mgmt=expose_mgmt)],
         }
         for offer in offers.by_resource.values()
@@ -81,11 +82,15 @@ def _history(histories: Sequence[History]) -> dict[str, Any]:
     }
 
 
-def _holders(held: Held, unit: Unit) -> list[dict[str, str]]:
+def _holders(
+    held: Held, name: tuple[str, str], unit: Unit, names: frozenset[tuple[str, str]]
+) -> list[dict[str, str]]:
+    """Who holds a unit under its name, or a device of it under one that is not offered."""
     return [
         {"namespace": holder.namespace, "pod": holder.pod, "container": holder.container}
         for device in unit.devices
         for holder in held.get(device.address, ())
+        if (holder.resource, holder.id) == name or (holder.resource, holder.id) not in names
     ]
 
 

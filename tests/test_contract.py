@@ -548,6 +548,9 @@ def test_a_dead_instances_sockets_are_swept_and_a_live_ones_are_not(
         dead.process.wait(5)
     left = ours(cards)
     assert len(left) == 2
+    no_sockets = [Path(f"{cards.socket_dir}/{name}-fpga.sock") for name in ("file", "directory")]
+    no_sockets[0].touch()
+    no_sockets[1].mkdir()
     alive = f"{cards.socket_dir}/somebody-elses-fpga.sock"
     with socket.socket(socket.AF_UNIX) as live:
         live.bind(alive)
@@ -556,6 +559,7 @@ def test_a_dead_instances_sockets_are_swept_and_a_live_ones_are_not(
             kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
             eventually(lambda: not set(left) & set(ours(cards)), "swept")
             assert os.path.exists(alive)
+            assert all(each.exists() for each in no_sockets)
 
 
 def test_a_guests_stream_disturbs_nobody(registered: KubeletDouble, service: Service) -> None:

@@ -5,12 +5,14 @@ import errno
 import os
 import socket
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from h2.events import DataReceived, Event, PingReceived, StreamEnded
 
 from tests.double import KubeletDouble
 from tests.faults.wires import begun, message
+from tests.process import descriptors
 from tests.test_resources import PLAIN, device, offer
 from xilinx_fpga_dp.kubelet import sockets
 from xilinx_fpga_dp.kubelet.endpoint import Endpoint
@@ -18,7 +20,9 @@ from xilinx_fpga_dp.kubelet.fleet import Fleet
 from xilinx_fpga_dp.kubelet.instances import Presence
 from xilinx_fpga_dp.kubelet.meter import Meter
 from xilinx_fpga_dp.kubelet.plugin import Plugin, Terms
+from xilinx_fpga_dp.kubelet.registration import register
 from xilinx_fpga_dp.kubelet.watch import Watch
+from xilinx_fpga_dp.model import Reason
 
 
 def _endpoint(watch: Watch) -> Endpoint:
@@ -137,6 +141,80 @@ async def test_the_last_list_is_not_lost_on_a_client_that_sends_before_it_reads(
             assert not service.done()
             await loop.sock_sendall(client, reader.data_to_send())
             await service
+
+
+async def test_a_list_that_is_due_is_not_sent_once_a_newer_instance_speaks(tmp_path: Path) -> None:
+    """Kubelet takes the list that came last, whoever sent it."""
+    kubelet = KubeletDouble(tmp_path)
+    await asyncio.to_thread(kubelet.start)
+    watch = Watch(str(tmp_path), Meter())
+    endpoint = _endpoint(watch)
+    tasks = [asyncio.create_task(each) for each in (watch.run(), endpoint.run())]
+    async with asyncio.timeout(20):
+        while not endpoint.registered:
+            await asyncio.sleep(0.01)
+        for number in range(8):  # more than may be sent in a row
+            endpoint.offer.set(offer(device(reason=Reason.OFFLINE if number % 2 else None)))
+            await asyncio.sleep(0.05)
+        endpoint.offer.set(offer(device(serial="1")))
+        newer = Presence()
+        assert not newer.newer_lives(str(tmp_path))
+        while not watch.directory.value.newer:
+            await asyncio.sleep(0.01)
+        count = len(kubelet.lists(endpoint.resource))
+        await asyncio.sleep(1.5)
+        assert len(kubelet.lists(endpoint.resource)) == count
+    newer.leave(str(tmp_path))
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await asyncio.to_thread(kubelet.stop)
+
+
+async def test_a_shell_that_goes_while_kubelet_answers_leaves_no_list(tmp_path: Path) -> None:
+    """Kubelet may read the list before it answers Register."""
+    kubelet = KubeletDouble(tmp_path)
+    await asyncio.to_thread(kubelet.start)
+    watch = Watch(str(tmp_path), Meter())
+    endpoint = _endpoint(watch)
+
+    async def answered_late(*arguments: Any) -> None:
+        await register(*arguments)
+        await asyncio.sleep(30)
+
+    watching = asyncio.create_task(watch.run())
+    with mock.patch("xilinx_fpga_dp.kubelet.endpoint.register", answered_late):
+        life = asyncio.create_task(endpoint.run())
+        async with asyncio.timeout(20):
+            while not kubelet.lists(endpoint.resource):
+                await asyncio.sleep(0.01)
+            endpoint.offer.set(None)
+            await life
+            while kubelet.capacity(endpoint.resource):
+                await asyncio.sleep(0.01)
+    watching.cancel()
+    await asyncio.wait([watching])
+    await asyncio.to_thread(kubelet.stop)
+
+
+async def test_a_client_that_never_reads_keeps_no_connection(tmp_path: Path) -> None:
+    watch = Watch(str(tmp_path), Meter())
+    endpoint = _endpoint(watch)
+    plugin = Plugin(endpoint.resource, lambda: endpoint.offer.value, Terms(PLAIN, 5), Meter())
+    loop = asyncio.get_running_loop()
+    client = begun("ListAndWatch")
+    before = descriptors()
+    with socket.socket(socket.AF_UNIX) as silent, mock.patch.object(sockets, "_LAST_BYTES", 0.2):
+        silent.setblocking(False)
+        async with sockets.serving(plugin, endpoint.resource, watch) as bound, asyncio.timeout(20):
+            await loop.sock_connect(silent, str(tmp_path / bound.name))
+            for _ in range(50_000):  # each is answered
+                client.ping(bytes(8))
+            await loop.sock_sendall(silent, client.data_to_send())
+            await asyncio.sleep(0.5)
+        async with asyncio.timeout(20):
+            while descriptors() > before + 1:
+                await asyncio.sleep(0.05)
 
 
 async def test_a_dead_instances_socket_that_could_not_be_removed_is_tried_again_soon(tmp_path: Path) -> None:

@@ -101,7 +101,8 @@ class Endpoint:
             if why := await first(self._gone(), outdone, self._register(plugin, socket), moved):
                 raise _NotReached(why)
             if self.offer.value is None:
-                return  # kubelet has not heard of it, or of an empty list
+                self._send(plugin)  # kubelet may read the list before it answers
+                return
             lived_from = self._registered(socket)
             why = await first(
                 self._moved(socket, kubelet),
@@ -194,7 +195,7 @@ class Endpoint:
     async def _publish(self, plugin: Plugin) -> str:
         """Pass every new offer on to the streams, until it is gone."""
         offer = self.offer.value
-        plugin.publish()
+        self._send(plugin)
         now = asyncio.get_running_loop().time
         while offer is not None:
             offer = await self.offer.other_than(offer)
@@ -203,8 +204,13 @@ class Endpoint:
             await asyncio.sleep(self._pace.delay(now()))
             self._pace.done(now())
             offer = self.offer.value  # what came meanwhile replaces what was to be sent
-            plugin.publish()
+            self._send(plugin)
         return "its shell is gone from the node"
+
+    def _send(self, plugin: Plugin) -> None:
+        """Let kubelet know the offer, but for a newer instance: it takes the list that came last."""
+        if not self._watch.directory.value.newer:
+            plugin.publish()
 
     async def _pause(self, kubelet: Identity | None) -> None:
         """Back off after a failed attempt, but not from a kubelet that is new."""

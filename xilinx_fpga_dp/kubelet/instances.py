@@ -37,17 +37,11 @@ def living(directory: str) -> int:
 
 
 def _locked(path: str) -> bool:
-    try:
-        probe = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
+    file = _living(path, remove=False)
+    if file is None:
         return False
-    try:
-        fcntl.flock(probe, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(probe)
-    return False
+    os.close(file)
+    return True
 
 
 class Presence:

@@ -70,7 +70,9 @@ class Plugin:
         self._grants = terms.grants
         self._time_limit = terms.time_limit
         self._meter = meter
-        self._lists = Latest(messages.device_list(offer()))
+        self._listed = offer()  # and as what:
+        self._list = messages.device_list(self._listed)
+        self._lists = Latest(self._list)
         self._answer = lru_cache(_KEPT_ANSWERS)(self._encoded)
         # The first stream is kubelet's: nobody else was told this socket's name. Later ones are guests.
         self.watched = asyncio.Event()
@@ -81,11 +83,18 @@ class Plugin:
     @property
     def up_to_date(self) -> bool:
         """Whether the list published last says what is so now."""
-        return self._lists.value == messages.device_list(self._offer())
+        return self._lists.value == self._encoded_list()
 
     def publish(self) -> None:
         """Send the device list to every stream, if it changed."""
-        self._lists.set(messages.device_list(self._offer()))
+        self._lists.set(self._encoded_list())
+
+    def _encoded_list(self) -> bytes:
+        """Of the offer as it is now; with many replicas to encode it takes a while, so it is done once."""
+        if self._offer() is not self._listed:
+            self._listed = self._offer()
+            self._list = messages.device_list(self._listed)
+        return self._list
 
     def end_streams(self) -> None:
         """Let every stream send the last list published, then end: kubelet sees a clean end."""

@@ -24,7 +24,7 @@ from h2.events import Event, PingAckReceived
 from xilinx_fpga_dp import accepting
 from xilinx_fpga_dp.kubelet.messages import Codec
 from xilinx_fpga_dp.kubelet.plugin import Plugin
-from xilinx_fpga_dp.kubelet.watch import SUFFIX, SocketDirectory, Watch, identity_of
+from xilinx_fpga_dp.kubelet.watch import SUFFIX, SocketDirectory, Watch, identity_of, is_socket
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ SHORTEST_NAME = len("-".join(("0" * 2 * _TOKEN_BYTES, SUFFIX.removeprefix("-")))
 _LAST_CALLS = 0.3
 _LAST_REFUSALS = 0.1
 _LAST_LISTS = 0.3
+_LAST_BYTES = 1.0  # and a client may take to read what was sent when its connection is closed
 
 # Seconds that a living instance may take from its bind to its listen: inotify tells others of the one, and
 # they may have the processor then.
@@ -222,9 +223,11 @@ class _Gathering(asyncio.Transport):
         self._waiting.append(data)
 
     def close(self) -> None:
-        """Send what is still to be sent, then close."""
+        """Send what is still to be sent, then close; a client that does not read is not waited for."""
         self._send()
         self._transport.close()
+        if self._transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(_LAST_BYTES, self._transport.abort)
 
     def is_closing(self) -> bool:
         """Whether it is closed or about to be."""
@@ -349,12 +352,14 @@ def _listened_to(path: str) -> bool:
 
 
 def _dead(path: str) -> bool:
+    if not is_socket(path):  # to connect to it would be refused, too
+        return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             return True
-        except OSError:  # gone, not a socket, or alive and busy
+        except OSError:  # gone, or alive and busy
             return False
     return False
 

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 import os
+import stat
 from dataclasses import dataclass
 
 from xilinx_fpga_dp.coalesced import Coalesced
@@ -149,12 +150,14 @@ def _look(path: str, presence: Presence) -> SocketDirectory:
     try:
         with os.scandir(path) as entries:
             for entry in entries:
-                if entry.name == KUBELET_SOCKET or entry.name.endswith(SUFFIX):
-                    identity = identity_of(entry.path)
-                    if identity and entry.name == KUBELET_SOCKET:
-                        kubelet = identity
-                    elif identity:
-                        ours.add((entry.name, identity))
+                if entry.name == KUBELET_SOCKET:
+                    kubelet = identity_of(entry.path)
+                elif (
+                    entry.name.endswith(SUFFIX)
+                    and is_socket(entry.path)
+                    and (identity := identity_of(entry.path))
+                ):
+                    ours.add((entry.name, identity))
         refused = unwritable(path)
     except OSError as error:
         return SocketDirectory(newer=newer, newest=presence.newest, problem=error.strerror)
@@ -171,6 +174,14 @@ def unwritable(path: str) -> int | None:
     if os.access(path, os.W_OK | os.X_OK):
         return None
     return errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
+
+
+def is_socket(path: str) -> bool:
+    """Whether a socket is there. Blocks."""
+    try:
+        return stat.S_ISSOCK(os.lstat(path).st_mode)
+    except OSError:
+        return False
 
 
 def identity_of(path: str) -> Identity | None:

@@ -72,6 +72,21 @@ def test_flapping_is_folded_and_counted(lines: pytest.LogCaptureFixture) -> None
     assert lines.records[-1].message == "device Healthy", "the newest state comes last"
 
 
+def test_one_that_comes_and_goes_is_folded_too(lines: pytest.LogCaptureFixture) -> None:
+    journal = Journal()
+    for second in range(61):
+        tell(journal, second, *([] if second % 2 else [ill()]))
+    assert len(lines.records) <= 2 * 7
+    for second in range(61, 200):
+        tell(journal, second, ill())
+    assert lines.records[-1].message == "device Unhealthy", "the newest state comes last"
+    tell(journal, 200)
+    for second in range(201, 300):
+        tell(journal, second)
+    assert lines.records[-1].message == "device gone"
+    assert not journal._stories
+
+
 @pytest.mark.parametrize("formatter", [JsonLines(), TextLines()])
 def test_nothing_named_outside_breaks_a_line(formatter: logging.Formatter) -> None:
     record = logging.makeLogRecord(

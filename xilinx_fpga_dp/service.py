@@ -187,8 +187,11 @@ class Service:
 
     async def _publish(self, found: Inventory) -> None:
         """Offer what was found, but nothing that a pod holds under another name or id."""
-        basis = self._offering.basis(found, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time
+        basis = self._offering.basis(found, now())
         if self._published == (found, basis, self._holders.held, self._holders.vetted):
+            if self._offers.value is not None:
+                self._journal.tell(self._offers.value, now())  # what it has left untold for a while
             return
         offers = self._offering.offers(found, basis)
         names = await self._holders.vet(names_of(offers), _VETTING)
@@ -199,7 +202,7 @@ class Service:
         self._known = self._offering.offers(self._scanner.hold(elsewhere), basis)
         offers = only(self._known, names)
         self._published = (found, basis, self._holders.held, self._holders.vetted)
-        self._journal.tell(offers, asyncio.get_running_loop().time())
+        self._journal.tell(offers, now())
         self._offers.set(offers)
 
     async def _at_each_offer(self, act: Callable[[], Awaitable[object]]) -> None:

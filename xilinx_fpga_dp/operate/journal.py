@@ -4,22 +4,27 @@ import logging
 from collections import deque
 from dataclasses import dataclass, field
 
-from xilinx_fpga_dp.model import Device, Offers
+from xilinx_fpga_dp.model import Device, Offers, Reason
 from xilinx_fpga_dp.resources.offers import mixed_builds
 
 log = logging.getLogger(__name__)
 
-# A device may have so many lines about its health in so many seconds; what comes on top is counted.
+# A device may have so many lines in so many seconds; what comes on top is counted.
 _LINES = 6
 _WINDOW = 60.0
 
+_State = tuple[str, Device]
+"""A device's resource, and the device as it is offered there."""
+
 
 @dataclass(slots=True)
-class _Health:
-    """What was said of one device's health."""
+class _Story:
+    """What there was to say of one device, and what was said."""
 
+    seen: _State | None = None  # None: it is not there
+    said: _State | None = None
     told: deque[float] = field(default_factory=lambda: deque(maxlen=_LINES))  # when
-    untold: int = 0
+    untold: int = 0  # changes since then
 
 
 class Journal:
@@ -27,7 +32,7 @@ class Journal:
 
     def __init__(self) -> None:
         self._before: Offers | None = None
-        self._health: dict[str, _Health] = {}  # by address, of the devices there are
+        self._stories: dict[str, _Story] = {}  # by address
 
     def tell(self, now: Offers, time: float) -> None:
         """Log how the node differs from what it was.
@@ -36,13 +41,9 @@ class Journal:
             now: what it is.
             time: seconds of the monotonic clock.
         """
-        then = _devices(self._before) if self._before else {}
         found = _devices(now)
-        for address in sorted(then.keys() - found.keys()):
-            log.info("device gone", extra={"device": address, "resource": then[address][0]})
-            self._health.pop(address, None)
-        for address in sorted(found):
-            self._tell_device(then.get(address), found[address], time)
+        for address in sorted(self._stories.keys() | found.keys()):
+            self._tell_device(address, found.get(address), time)
         for entry in now.left_out:
             if self._before is None or entry not in self._before.left_out:
                 log.warning("left out", extra={"function": entry.function, "reason": entry.reason})
@@ -56,33 +57,45 @@ class Journal:
                 log.warning("different builds share a resource", extra={"resource": name, "uuids": uuids})
         self._before = now
 
-    def _tell_device(self, before: tuple[str, Device] | None, now: tuple[str, Device], time: float) -> None:
-        resource, device = now
-        fields = {"device": device.address, "resource": resource}
-        if before is None or before[0] != resource:
-            what = "device found" if before is None else "device moved to another resource"
-            log.info(what, extra={**fields, "board": device.board, "shell": device.shell.vbnv})
-        known = before[1].reason if before else None
-        health = self._health.setdefault(device.address, _Health())
-        if device.reason == known:
-            if health.untold and time - health.told[-1] >= _WINDOW:
-                self._say(health, fields, device, time)
-        elif len(health.told) == _LINES and time - health.told[0] < _WINDOW:
-            health.untold += 1
-        else:
-            self._say(health, fields, device, time)
-
-    def _say(self, health: _Health, fields: dict[str, str], device: Device, time: float) -> None:
-        more = {"changes_not_told": health.untold} if health.untold else {}
-        if device.reason:
-            log.warning("device Unhealthy", extra={**fields, "reason": device.reason, **more})
-        else:
-            log.info("device Healthy", extra={**fields, **more})
-        health.told.append(time)
-        health.untold = 0
+    def _tell_device(self, address: str, now: _State | None, time: float) -> None:
+        story = self._stories.setdefault(address, _Story())
+        changed = _told_of(now) != _told_of(story.seen)
+        story.seen = now
+        if changed and len(story.told) == _LINES and time - story.told[0] < _WINDOW:
+            story.untold += 1
+        elif changed or (story.untold and time - story.told[-1] >= _WINDOW):
+            _say(address, story)
+            story.told.append(time)
+            story.said, story.untold = now, 0
+        elif now is None and time - story.told[-1] >= _WINDOW:
+            del self._stories[address]
 
 
-def _devices(offers: Offers) -> dict[str, tuple[str, Device]]:
+def _told_of(state: _State | None) -> tuple[str, Reason | None] | None:
+    return state and (state[0], state[1].reason)
+
+
+def _say(address: str, story: _Story) -> None:
+    """Say how a device differs from what was said of it last, and how often it has changed unsaid."""
+    said, now = story.said, story.seen
+    more = {"changes_not_told": story.untold} if story.untold else {}
+    if now is None:
+        log.info("device gone", extra={"device": address, "resource": said[0] if said else None, **more})
+        return
+    resource, device = now
+    fields = {"device": address, "resource": resource}
+    if said is None or said[0] != resource:
+        what = "device found" if said is None else "device moved to another resource"
+        log.info(what, extra={**fields, "board": device.board, "shell": device.shell.vbnv})
+    if device.reason == (said[1].reason if said else None) and not more:
+        return
+    if device.reason:
+        log.warning("device Unhealthy", extra={**fields, "reason": device.reason, **more})
+    else:
+        log.info("device Healthy", extra={**fields, **more})
+
+
+def _devices(offers: Offers) -> dict[str, _State]:
     return {
         device.address: (name, device)
         for name, offer in offers.by_resource.items()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 PREFIX = "XILINX_FPGA_DP_"
 COMMAND = (sys.executable, "-m", "xilinx_fpga_dp")
@@ -26,13 +26,17 @@ def clean_environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def cli(
-    *arguments: str, settings: Mapping[str, str] | None = None, limit: float = 30
+    *arguments: str,
+    settings: Mapping[str, str] | None = None,
+    limit: float = 30,
+    stdout: int | IO[str] = subprocess.PIPE,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
         [*COMMAND, *arguments],
         env=clean_environment(settings or {}),
-        capture_output=True,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
         text=True,
         timeout=limit,
         check=False,

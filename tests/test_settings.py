@@ -1,13 +1,16 @@
 """Settings and command line, as a user meets them."""
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.conftest import settings_for
 from tests.process import cli
 from xilinx_fpga_dp.settings import BadSettings, Settings, unknown_variables, variable
+from xilinx_fpga_dp.simulate.node import SampleNode
 
 
 @pytest.mark.parametrize(
@@ -48,6 +51,8 @@ from xilinx_fpga_dp.settings import BadSettings, Settings, unknown_variables, va
         ("HTTP_ADDRESS", "127.0.0.1:99999", "port"),
         ("HTTP_ADDRESS", "some host:80", "host"),
         ("HTTP_ADDRESS", "a..b:80", "1 to 63 characters"),
+        ("HTTP_ADDRESS", "[:::]:80", "IPv6"),
+        ("HTTP_ADDRESS", "[fe80::1", "host"),
         ("HTTP_ADDRESS", f"{'a' * 64}.example:80", "1 to 63 characters"),
         ("LOG_LEVEL", "loud", "'debug'"),
         ("LOG_FORMAT", "xml", "'json'"),
@@ -197,6 +202,21 @@ def test_settings_survive_the_way_to_another_process(monkeypatch: pytest.MonkeyP
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
     assert Settings.load({}) == settings
+
+
+@pytest.mark.parametrize("command", ["version", "list", "diagnose"])
+def test_an_answer_that_can_not_be_written_is_one_line(node: SampleNode, command: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = cli(command, settings=settings_for(node), stdout=full)
+    assert (done.returncode, done.stderr) == (1, f"{command}: No space left on device\n")
+
+
+def test_a_reader_that_has_enough_is_no_error(node: SampleNode) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = cli("list", settings=settings_for(node), stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_version_and_help() -> None:

@@ -36,15 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code. Bad use and bad settings: 2, a line each on stderr."""
     try:
         options = _parsed(list(sys.argv[1:] if arguments is None else arguments))
-        if options.command == "version":  # whatever the settings are
-            print(f"xilinx-fpga-dp {__version__}")
-            return _OK
         flags = {
             name: value
             for name in Settings.model_fields
             if (value := getattr(options, name, None)) is not None
         }
-        settings = Settings.load(flags)
+        settings = None if options.command == "version" else Settings.load(flags)
     except BadSettings as bad:
         print(*bad.lines, sep="\n", file=sys.stderr)
         return _BAD_USE
@@ -55,13 +52,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HEEDED)
         gc.enable()
     try:
-        return _COMMANDS[options.command](settings, options)
+        code = _version() if settings is None else _COMMANDS[options.command](settings, options)
+        sys.stdout.flush()
     except BrokenPipeError:  # `list | head`
+        _leave_output()
         return _OK
     except OSError as error:  # a full disk behind `list > file`
         where = f": {error.filename}" if error.filename else ""
         print(f"{options.command}: {error.strerror}{where}", file=sys.stderr)
+        _leave_output()
         return _REFUSED
+    return code
+
+
+def _leave_output() -> None:
+    """Let what could not be written go nowhere; Python would complain of it at its end."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def _version() -> int:
+    print(f"xilinx-fpga-dp {__version__}")
+    return _OK
 
 
 def _run(settings: Settings, _options: argparse.Namespace) -> int:

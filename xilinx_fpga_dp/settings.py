@@ -5,6 +5,7 @@ Only their form is checked. What the node looks like (a missing directory, no ku
 
 import os
 import re
+import socket
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -16,8 +17,8 @@ from xilinx_fpga_dp.resources.naming import FIELDS, prefix_problem, template_pro
 
 PREFIX = "XILINX_FPGA_DP_"
 
-# A unix socket's path has at most 107 bytes; the shortest name of ours (kubelet/sockets.py) must fit.
 _MAX_PORT = 65535
+# A unix socket's path has at most 107 bytes; the shortest name of ours (kubelet/sockets.py) must fit.
 _MAX_SOCKET_DIR = 107 - len("/0123456789ab-fpga.sock")
 
 
@@ -70,13 +71,22 @@ def _http_address(address: str) -> str:
         raise ValueError("must be host:port, like 127.0.0.1:8080, or empty")
     if int(port) > _MAX_PORT:
         raise ValueError(f"the port must be between 0 and {_MAX_PORT}")
-    if not re.fullmatch(r"[A-Za-z0-9.-]*|\[[0-9a-fA-F:.]+\]", host):
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not (_is_ipv6(host[1:-1]) if bracketed else re.fullmatch(r"[A-Za-z0-9.-]*", host)):
         raise ValueError("the host must be a name or an address, an IPv6 one in brackets")
     try:
         host.encode("idna")  # as who looks the name up does
     except UnicodeError:
         raise ValueError("the parts of a host's name have 1 to 63 characters each") from None
     return address
+
+
+def _is_ipv6(address: str) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET6, address)
+    except (OSError, UnicodeError, ValueError):  # ValueError: a zero byte
+        return False
+    return True
 
 
 def _listed(value: Any) -> Any:

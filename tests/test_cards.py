@@ -196,6 +196,13 @@ class TestNamesBySerial:
         offers = offers_of(Inventory((replace(device, serial="A"),)), self.NAMING, 1, settled)
         assert list(offers.by_resource) == ["xilinx.com/u50-A"]
 
+    def test_one_device_of_a_card_is_enough_to_name_it(self) -> None:
+        devices = (u30("21", "A"), u30("22"))
+        pairing = Cards(pair=True)
+        pairing.settle(devices, 0, always)
+        offers = offers_of(Inventory(devices), self.NAMING, 1, pairing.settle(devices, WAIT, always))
+        assert list(offers.by_resource) == ["xilinx.com/u30-A"]
+
     def test_a_serial_that_came_too_late_does_not_change_the_name(self) -> None:
         pairing = Cards(pair=True, wait=0)
         device = replace(u30("21"), board="u50")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from xilinx_fpga_dp.model import Device, Holder, Inventory, LeftOut, Offer, Offers, Reason, Shell, Unit
 from xilinx_fpga_dp.resources.grants import Code, Grants, Refusal
 from xilinx_fpga_dp.resources.naming import Naming
-from xilinx_fpga_dp.resources.offers import held_elsewhere, mixed_builds, offers_of
+from xilinx_fpga_dp.resources.offers import held_elsewhere, mixed_builds, offers_of, same_variables
 from xilinx_fpga_dp.resources.placement import preferred
 
 NAMING = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")
@@ -93,12 +93,33 @@ def test_builds_that_differ_share_a_resource_and_are_told() -> None:
         ([0, 1], (0, 1), [(0,), (1,)]),
         ([1, None], (0, 1), [(1,), (0, 1)]),  # beside one that knows: near to all of them
         ([1, None], (), [(1,), (1,)]),
+        (
+            [1, None],
+            (0,),
+            [(), ()],
+        ),  # firmware tells of one that is not online, for which kubelet has no room
+        ([1, 0], (0,), [(0,), (0,)]),
     ],
 )
 def test_numa_nodes(nodes: list[int | None], online: tuple[int, ...], offered: list[tuple[int, ...]]) -> None:
     devices = tuple(device(f"0000:0{i}:00.1", numa_node=node) for i, node in enumerate(nodes))
     [only] = offers_of(Inventory(devices, numa_nodes=online), NAMING).by_resource.values()
     assert [unit.numa_nodes for unit in only.units] == offered
+
+
+def test_two_resources_with_one_variable_are_told() -> None:
+    names = ("xilinx.com/u30-a", "xilinx.com/u30_A", "xilinx.com/u30-b")
+    offers = Offers({name: Offer(name, ()) for name in names})
+    [warning] = same_variables(offers)
+    assert warning.startswith(
+        "xilinx.com/u30-a and xilinx.com/u30_A have one environment variable, PCIDEVICE_"
+    )
+
+
+async def test_a_refusal_names_some_of_many_ids() -> None:
+    many = offer(*(device(f"0000:{bus:02x}:00.1") for bus in range(100)))
+    with pytest.raises(Refusal, match=r"0000:00:00\.1, .*, 0000:07:00\.1 and 92 more\)$"):
+        await PLAIN.devices(many, ["x"])
 
 
 async def test_a_grant() -> None:

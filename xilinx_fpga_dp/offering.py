@@ -14,7 +14,7 @@ from xilinx_fpga_dp.operate.followed import Followed, FollowedFile
 from xilinx_fpga_dp.resources import compat, renames
 from xilinx_fpga_dp.resources.cards import WAIT, Cards, Settled
 from xilinx_fpga_dp.resources.naming import SHARED, Naming
-from xilinx_fpga_dp.resources.offers import as_named, offers_of, to_be_named
+from xilinx_fpga_dp.resources.offers import as_named, offers_of, same_variables, to_be_named
 from xilinx_fpga_dp.settings import Settings, variable
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class Offering:
         if isinstance(names.base, compat.OldNames):
             offers = compat.as_listed(offers, names.base, settled.serials, cards=self._old_cards)
         said = (*_problems(self._settings.resource_renames, basis.rules), *names.warnings)
-        return replace(offers, warnings=(*settled.warnings, *said))
+        return replace(offers, warnings=(*settled.warnings, *said, *same_variables(offers)))
 
     def tell_old_ways(self) -> None:
         """Say of each variable of plugin 1.3.0 what to write now, or that it counts for nothing."""

@@ -8,9 +8,10 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import islice
 from typing import Literal
 
 from xilinx_fpga_dp.model import Device, Grant, Offer, Unit
@@ -21,6 +22,8 @@ Refresh = Callable[[Device], Awaitable[Device | None]]
 
 # Seconds in which the devices that nobody asked for have to answer: a late one counts as unresponsive then.
 _OTHERS = 2.0
+
+_NAMED = 8  # ids that a refusal names
 
 Strategy = Literal["device-specs", "cdi", "both"]
 
@@ -140,7 +143,7 @@ class Grants:
 
     def grant(self, answer: "Answer") -> Grant:
         """What the container gets. Pure: the same answer gives the same grant."""
-        variable = "PCIDEVICE_" + re.sub(r"[^A-Z0-9]", "_", answer.resource.upper())
+        variable = variable_of(answer.resource)
         nodes = {each.address: nodes_of(each, expose_mgmt=self.expose_mgmt) for each in answer.devices}
         info = {device.address: _info(device, nodes[device.address]) for device in answer.devices}
         as_specs = not (answer.named and self.strategy == "cdi")
@@ -172,6 +175,11 @@ class Answer:
     named: bool
 
 
+def variable_of(resource: str) -> str:
+    """The name of the environment variable that lists a container's devices of a resource."""
+    return "PCIDEVICE_" + re.sub(r"[^A-Z0-9]", "_", resource.upper())
+
+
 def nodes_of(device: Device, *, expose_mgmt: bool) -> tuple[str, ...]:
     """The device nodes a container gets for a device, as paths under /dev."""
     mgmt = device.mgmt_node if expose_mgmt else None
@@ -192,7 +200,7 @@ def chosen(offer: Offer, ids: Sequence[str]) -> list[Unit]:
     if unknown := [each for each in ids if each not in units]:
         raise Refusal(
             Code.NOT_FOUND,
-            f"device {unknown[0]!r} is not one of {offer.resource} ({', '.join(units) or 'which has none'})",
+            f"device {unknown[0]!r} is not one of {offer.resource} ({_some(units)})",
         )
     picked = [units[each] for each in ids]
     devices = Counter(device.address for unit in picked for device in unit.devices)
@@ -205,6 +213,12 @@ def chosen(offer: Offer, ids: Sequence[str]) -> list[Unit]:
         if unit.reason:
             raise Refusal(Code.FAILED_PRECONDITION, f"device {unit.id} is Unhealthy: {unit.reason}")
     return picked
+
+
+def _some(units: Mapping[str, Unit]) -> str:
+    """The first ids, and how many more there are: with replicas that can be thousands."""
+    more = len(units) - _NAMED
+    return (", ".join(islice(units, _NAMED)) or "which has none") + (f" and {more} more" if more > 0 else "")
 
 
 def _fit(offer: Offer, before: Device, now: Device | None) -> None:

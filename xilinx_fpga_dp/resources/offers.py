@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from xilinx_fpga_dp.model import Device, Held, Inventory, LeftOut, Offer, Offers, Unit
 from xilinx_fpga_dp.resources.cards import BOARD_OF_TWO, Settled, alone
+from xilinx_fpga_dp.resources.grants import variable_of
 from xilinx_fpga_dp.resources.naming import Names, name_problem
 
 
@@ -61,8 +62,9 @@ def as_named(device: Device, settled: Settled) -> Device:
 
     The devices of a card differ in their address alone, as far as names go.
     """
-    address = settled.cards.get(device.address, (device.address,))[0]
-    return replace(device, address=address, serial=settled.serials.get(device.address))
+    card = settled.cards.get(device.address, (device.address,))
+    serial = next((settled.serials[each] for each in card if each in settled.serials), None)
+    return replace(device, address=card[0], serial=serial)
 
 
 def _name_of(card: tuple[Device, ...], naming: Names, settled: Settled) -> str:
@@ -93,17 +95,21 @@ def _name_of(card: tuple[Device, ...], naming: Names, settled: Settled) -> str:
 def _units(cards: list[tuple[Device, ...]], online: tuple[int, ...], replicas: int) -> tuple[Unit, ...]:
     # As soon as one device of a resource has a topology, kubelet matches no hint for those without
     # (cm/devicemanager/topology_hints.go), so those are near to every node beside one that knows its own.
-    known = {device.numa_node for card in cards for device in card if device.numa_node is not None}
+    # And it refuses a pod for a node that is not online, as firmware tells of now and then.
+    near = {card: _numa_nodes(card, online) for card in cards}
+    known = {node for nodes in near.values() for node in nodes}
     anywhere = tuple(sorted({*online, *known})) if known else ()
     return tuple(
-        Unit(
-            unit_id,
-            card,
-            tuple(sorted({d.numa_node for d in card if d.numa_node is not None})) or anywhere,
-        )
+        Unit(unit_id, card, near[card] or anywhere)
         for card in sorted(cards, key=lambda each: each[0].address)
         for unit_id in _ids(card[0].address, replicas)
     )
+
+
+def _numa_nodes(card: tuple[Device, ...], online: tuple[int, ...]) -> tuple[int, ...]:
+    """The NUMA nodes of a card; ``online`` is empty where it is not known which there are."""
+    nodes = {device.numa_node for device in card if device.numa_node is not None}
+    return tuple(sorted(nodes.intersection(online) if online else nodes))
 
 
 def _ids(address: str, replicas: int) -> list[str]:
@@ -164,6 +170,22 @@ def only(offers: Offers, names: Collection[tuple[str, str]]) -> Offers:
 def names_of(offers: Offers) -> frozenset[tuple[str, str]]:
     """All pairs of resource name and device id."""
     return frozenset((name, unit.id) for name, offer in offers.by_resource.items() for unit in offer.units)
+
+
+def same_variables(offers: Offers) -> list[str]:
+    """What to say of resources whose names differ in what no environment variable's name can have.
+
+    A container that is given both would lose the variable of one: kubelet keeps the first.
+    """
+    names: defaultdict[str, list[str]] = defaultdict(list)
+    for name in sorted(offers.by_resource):
+        names[variable_of(name)].append(name)
+    return [
+        f"{' and '.join(alike)} have one environment variable, {variable}: a container that asks for both "
+        "loses that of one; set RESOURCE_NAME_TEMPLATE or RESOURCE_RENAMES"
+        for variable, alike in names.items()
+        if len(alike) > 1
+    ]
 
 
 def mixed_builds(offer: Offer) -> tuple[str, ...]:

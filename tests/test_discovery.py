@@ -179,6 +179,26 @@ class TestRecipes:
         node.add_card("u250").vfio()
         assert "vfio-pci" in await only_reason(node)
 
+    @pytest.mark.parametrize("driver", ["xdma", "vfio-pci", "pciback"])
+    async def test_a_known_card_bound_to_another_driver_keeps_its_place(
+        self, node: SampleNode, driver: str
+    ) -> None:
+        card = node.add_card("u250")
+        eyes = Scanner(node.sysfs_root, node.dev_root, replace(RULES, reset_grace=0.5))
+        await settled(eyes)
+        card.unbind()
+        card._user.bind(driver)
+        for found in (await eyes.check(), await eyes.scan()):
+            assert [(each.address, each.reason) for each in found.devices] == [
+                (card.address, Reason.NO_DRIVER)
+            ]
+        await asyncio.sleep(0.6)
+        [entry] = (await eyes.scan()).left_out
+        assert f"lost its place; bound to {driver}" in entry.reason
+        card._user.unbind()
+        card.bind()
+        assert [each.address for each in (await settled(eyes)).devices] == [card.address]
+
     async def test_a_domain_of_five_digits(self, node: SampleNode) -> None:
         node.add_card("u55c", "10000:e1:00")
         device = await only_device(node)
@@ -713,6 +733,21 @@ class TestWithoutDescriptors:
         with _Descriptors(lambda _, path: path.endswith("rp_program")):
             found = await eyes.scan()
         assert (found.devices, found.left_out) == ((), before)
+        card.hang("mgmt/rp_program")
+        found = await eyes.scan()
+        assert (found.devices, found.left_out) == ((), before)
+        card.unhang("mgmt/rp_program")
+
+    async def test_a_read_that_hangs_for_good_hurries_nobody(self, node: SampleNode) -> None:
+        node.add_card("u200").hang("ready")
+        eyes = scanner(node)
+        await eyes.scan()
+        assert eyes.unsettled
+        async with asyncio.timeout(20):
+            while eyes.unsettled:
+                await asyncio.sleep(0.1)
+                found = await eyes.scan()
+        assert "a read hangs" in found.left_out[0].reason
 
 
 class TestTheBus:

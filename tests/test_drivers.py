@@ -140,10 +140,23 @@ class TestAmazon:
         watched = scanner(node)
         before = (await settled(watched)).devices[0]
         card.remove()
+        for found in (await watched.check(), await watched.scan()):
+            assert [device.reason for device in found.devices] == [Reason.RESETTING]
         card.plug("f1")
         after = (await settled(watched)).devices[0]
         assert (before.device_id, after.device_id) == ("1042", "f010")
         assert before.address == after.address
+
+    async def test_f2_that_loses_its_driver_files_is_resetting(self, node: SampleNode) -> None:
+        [card] = node.plug("f2")
+        watched = scanner(node)
+        await settled(watched)
+        assert isinstance(card, SampleCard)
+        os.unlink(f"{card.user}/user_pf")
+        for found in (await watched.scan(), await watched.check()):
+            assert [(each.address, each.reason) for each in found.devices] == [
+                (card.address, Reason.RESETTING)
+            ]
 
     async def test_f2_is_offered_once_though_xocl_takes_both_functions(self, node: SampleNode) -> None:
         [card] = node.plug("f2")
@@ -279,6 +292,18 @@ class TestMa35d:
         reasons = {device.address: device.reason for device in (await watched.scan()).devices}
         assert reasons[well.address] is None
         well.unhang("bus_id")
+
+    async def test_a_device_that_comes_back_under_another_number(self, node: SampleNode) -> None:
+        dead, well = node.plug("ma35d")
+        watched = scanner(node)
+        await settled(watched)
+        dead.unbind()
+        await settled(watched)
+        node.add_card("ma35d")  # takes the number
+        dead.bind()
+        found = await watched.check()
+        assert {dead.address, well.address} <= {device.address for device in found.devices}
+        assert not found.left_out
 
     async def test_a_number_that_another_device_got(self, node: SampleNode) -> None:
         """The misc device's number says nothing about the card: only its bus_id does."""

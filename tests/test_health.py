@@ -169,6 +169,24 @@ class TestSteps:
             assert state is not None
             assert (step(state, None, 2, RULES, check=True) is not None) is place
 
+    def test_its_reads_may_hang_before_it_goes(self) -> None:
+        state = first(seen(Reason.OFFLINE), 0)
+        assert state is not None
+        state = step(state, lost(Reason.UNRESPONSIVE), 1, RULES, check=True)
+        assert state is not None
+        state = step(state, None, 2, RULES, check=True)
+        assert state is not None
+        assert state.device.reason is Reason.RESETTING
+
+    def test_of_aws_a_card_that_goes_loads_an_image(self) -> None:
+        f1 = dataclasses.replace(DEVICE, board="aws-vu9p-f1")
+        state = first(Look(f1.address, f1), 0)
+        assert state is not None
+        state = step(state, None, 1, RULES, check=True)
+        assert state is not None
+        assert state.device.reason is Reason.RESETTING
+        assert step(state, None, 101, RULES, check=True) is None
+
     @pytest.mark.parametrize("before", [None, Reason.NOT_READY, Reason.UNRESPONSIVE])
     def test_gone_without_a_warning_is_unplugged(self, before: Reason | None) -> None:
         state = first(seen(before), 0)
@@ -187,7 +205,7 @@ class TestSteps:
         assert memory.step([lost(Reason.SHELL_UNKNOWN)], 99, check=True).devices
         gone = memory.step([lost(Reason.RESETTING)], 101, check=True)
         assert gone.devices == ()
-        assert "resetting for more than 100 s" in gone.left_out[0].reason
+        assert gone.left_out[0].reason == "resetting for more than 100 s: it lost its place; why"
         assert not memory.step([seen(Reason.RESETTING)], 102, check=True).devices
         back = memory.step([seen()], 103, check=True)
         assert [device.reason for device in back.devices] == [Reason.RESETTING]

@@ -17,6 +17,9 @@ _LOST: Final = frozenset({Reason.RESETTING, Reason.SHELL_UNKNOWN, Reason.NO_DRIV
 # A PCI function that goes away after one of these is being reset (hot reset, AFI load), not unplugged. Its
 # driver goes first (pci_stop_and_remove_bus_device), and it may be looked at just then.
 _ANNOUNCED: Final = frozenset({Reason.SHUTDOWN, Reason.OFFLINE, Reason.FIREWALL, Reason.RESETTING})
+_AMID_A_RESET: Final = frozenset({Reason.NO_DRIVER, Reason.UNRESPONSIVE})
+# Nobody pulls a card of AWS': one whose function goes away is loading an image, which nothing announces.
+_AWS: Final = "aws-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,7 @@ def step(state: State, look: Look | None, now: float, rules: Rules, *, check: bo
         None where the device is gone.
     """
     if look is None:
-        if not state.announced:
+        if not state.announced and not state.device.board.startswith(_AWS):
             return None
         gone = _lost(state, Reason.RESETTING, now, rules)
         return None if gone.expired else gone
@@ -179,7 +182,7 @@ def _told(state: State, before: State, now: float) -> State:
         state,
         device=device if device.reason == reason else dataclasses.replace(device, reason=reason),
         history=history,
-        announced=state.fault in _ANNOUNCED or (before.announced and state.fault is Reason.NO_DRIVER),
+        announced=state.fault in _ANNOUNCED or (before.announced and state.fault in _AMID_A_RESET),
     )
 
 
@@ -224,7 +227,7 @@ class Memory:
             if state is not None:
                 states[address] = state
             if state is not None and state.expired:
-                left_out.append(LeftOut(address, _why_expired(state, self._rules)))
+                left_out.append(LeftOut(address, _why_expired(state, look, self._rules)))
             elif state is None and look is not None:
                 left_out.append(LeftOut(address, look.why))
         self._states = states
@@ -265,10 +268,11 @@ class Memory:
         return first(look, now) if look is not None else None
 
 
-def _why_expired(state: State, rules: Rules) -> str:
+def _why_expired(state: State, look: Look | None, rules: Rules) -> str:
+    why = look and look.why
     return (
         f"{state.device.reason} for more than {rules.reset_grace:g} s: it lost its place; "
-        "it is offered again when it is back (xbutil reset, or a cold boot)"
+        f"{why or 'it is offered again when it is back (xbutil reset, or a cold boot)'}"
     )
 
 

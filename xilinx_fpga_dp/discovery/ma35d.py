@@ -17,6 +17,7 @@ from xilinx_fpga_dp.discovery.sysfs import (
     ClassDevice,
     Function,
     Unreadable,
+    as_serial,
     node_exists,
     read_attribute,
 )
@@ -28,7 +29,6 @@ LISTED: Final[frozenset[str]] = frozenset()
 CLASSES: Final[Mapping[str, re.Pattern[str]]] = {"misc": re.compile(r"ama_transcoder\d{1,4}")}
 
 _SHELL: Final = Shell("MA35", None, None)
-_MAX_SERIAL: Final = 64
 
 
 def probes(bus: Bus, dev_root: str) -> Iterator[Probe]:
@@ -104,6 +104,5 @@ def _serial(device: ClassDevice) -> str | None:
     for line in lines:
         name, _, value = line.partition("=")
         if name.strip().lower() == "product serial number":
-            serial = value.strip()
-            return serial if serial and serial.isprintable() and len(serial) <= _MAX_SERIAL else None
+            return as_serial(value.strip())
     return None

@@ -170,17 +170,24 @@ class Scanner:
         """Whom to ask about what is on the bus."""
         probes = [probe for backend in BACKENDS for probe in backend.probes(bus, self._dev_root)]
         taken = {probe.key.rpartition(".")[0] for probe in probes if probe.device}
-        return [*probes, *strangers.probes(bus, taken)]
+        lost = self._memory.known - {self._addresses.get(probe.key, probe.key) for probe in probes}
+        return [*probes, *strangers.probes(bus, taken, lost)]
 
     def _of(self, addresses: Collection[str], bus: Bus) -> list[Probe]:
         """Whom to ask about these devices."""
-        return [p for p in self._probes(bus) if self._addresses.get(p.key, p.key) in addresses]
+        return [
+            probe
+            for probe in self._probes(bus)
+            if self._addresses.get(probe.key, probe.key) in addresses
+            # one of them under a new name, for all that is known
+            or (probe.device and probe.key not in self._keys)
+        ]
 
     async def _ask_what_is_withheld(self, probes: Iterable[Probe]) -> dict[str, str]:
-        """Why devices can't be offered yet, by key. Who does not answer in time has nothing against it."""
+        """Why devices can't be offered yet, by key. Who does not answer in time says what he said before."""
         calls = {probe.key: probe.withheld for probe in probes if probe.withheld}
         answers = await self._withheld_reads.gather(calls, _PATIENCE) if calls else {}
-        unread = (key for key, answer in answers.items() if isinstance(answer, OutOfDescriptors))
+        unread = (key for key, answer in answers.items() if isinstance(answer, OutOfDescriptors | Pending))
         as_before = {key: self._withheld[key] for key in unread if key in self._withheld}
         return as_before | {key: answer for key, answer in answers.items() if isinstance(answer, str)}
 
@@ -206,7 +213,7 @@ class Scanner:
         return looks
 
     def _looks(self, probes: Collection[Probe], answers: Mapping[str, _Answer]) -> list[Look]:
-        self._pending |= any(isinstance(answers[probe.key], Pending | _Changed) for probe in probes)
+        self._pending |= any(_soon_more(answers[probe.key]) for probe in probes)
         looks: dict[str, Look] = {}
         for probe in probes:
             look = self._look(probe, answers[probe.key])
@@ -270,6 +277,13 @@ def _unanswered(address: str, answer: Exception | Pending | _Changed) -> Look:
         return Look(address, why="waiting for its driver to answer; that may take a moment")
     why = f"its driver does not answer: a read hangs; {ODD_ANSWER}"
     return Look(address, reason=Reason.UNRESPONSIVE, why=why)
+
+
+def _soon_more(answer: _Answer) -> bool:
+    """Whether another look soon may show more. A read that hangs brings it about itself when it returns."""
+    if isinstance(answer, Pending):
+        return time.monotonic() - answer.since < _LATE
+    return isinstance(answer, _Changed)
 
 
 def _same_or_changed(probe: Probe, look: Look) -> Look | _Changed:

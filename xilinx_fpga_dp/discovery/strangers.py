@@ -1,6 +1,7 @@
 """Cards that no driver of ours speaks for: known by vendor and device id, left out with what to do about it.
 
-A function with any other driver (plain xdma or qdma, a VFIO user's own) is somebody's choice and passed over.
+A function with any other driver (plain xdma or qdma, a VFIO user's own) is somebody's choice and passed over,
+but where it was a device before.
 """
 
 from collections.abc import Collection, Iterator
@@ -33,20 +34,22 @@ _OTHER_DRIVERS: Final = {
     "50bc": ("ami", "AVED's driver or load it (modprobe ami)"),
     "5070": ("transcoder", "the AMA SDK's driver or load it (modprobe ama_transcoder)"),
 }
-_FOR_MACHINES: Final = frozenset({"vfio-pci", "pci-stub", "xen-pciback"})
+# Drivers by their names on the bus; Xen's module is `xen-pciback`
+_FOR_MACHINES: Final = frozenset({"vfio-pci", "pci-stub", "pciback"})
 
 
-def probes(bus: Bus, taken: Collection[str]) -> Iterator[Probe]:
+def probes(bus: Bus, taken: Collection[str], lost: Collection[str]) -> Iterator[Probe]:
     """A probe for each card without a driver that could offer it.
 
     Args:
         bus: what is there.
         taken: slots of which a driver offers a device: their other functions are part of it.
+        lost: addresses of devices that no driver speaks for any more.
     """
     idle = [
         function
         for function in bus.functions
-        if (function.driver is None or function.driver in _FOR_MACHINES)
+        if (function.driver is None or function.driver in _FOR_MACHINES or function.address in lost)
         and is_card(function)
         and function.slot not in taken
     ]
@@ -69,7 +72,8 @@ def _look(function: Function) -> Look:
 def _why(function: Function) -> str:
     driver, install = _OTHER_DRIVERS.get(function.device or "", _XRT)
     if function.driver is not None:
-        return f"bound to {function.driver}, for a virtual machine; bind it to {driver} to offer it here"
+        whose = ", for a virtual machine" if function.driver in _FOR_MACHINES else ""
+        return f"bound to {function.driver}{whose}; bind it to {driver} to offer it here"
     if function.vendor == _AMAZON and function.device in _F2:
         return (
             "no driver: AWS F2 in its HDK flow, which has none and can't be offered "

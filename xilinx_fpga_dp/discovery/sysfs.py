@@ -350,7 +350,12 @@ def read_serial(paths: Iterable[str]) -> str | None:
         serial = first_readable(paths)
     except Unreadable:
         return None
-    return serial if serial and serial.isprintable() and len(serial) <= _MAX_SERIAL else None
+    return as_serial(serial)
+
+
+def as_serial(text: str | None) -> str | None:
+    """What an attribute says, if it can be a serial number."""
+    return text if text and text.isprintable() and len(text) <= _MAX_SERIAL else None
 
 
 def driver_of(path: str) -> str | None:

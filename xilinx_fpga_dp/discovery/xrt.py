@@ -78,7 +78,7 @@ class Reading:
 def probes(bus: Bus, dev_root: str) -> Iterator[Probe]:
     """A probe for each user function, and for each function of the drivers that should have one beside it."""
     slots = {function.slot for function in bus.functions if function.driver != MGMT_DRIVER}
-    users = {function.slot for function in bus.functions if is_user(function)}
+    users = {f.slot for f in bus.functions if is_user(f) and (f.vendor, f.device) != _F2_MANAGEMENT}
     # Not to be seen in a virtual machine, nor on AWS.
     mgmt = {function.slot: function for function in bus.functions if function.driver == MGMT_DRIVER}
     for function in bus.functions:

@@ -129,7 +129,6 @@ class Tree:
         else:
             self.files.put(path, b"")
             os.chmod(path, 0o666)  # noqa: S103 - as XRT's udev rules want it
-            os.chmod(path, 0o666)  # noqa: S103 - as XRT's udev rules want it
 
     def remove_node(self, node: str) -> None:
         """Take a device node away, and its directory with the last one in it (devtmpfs.c delete_path)."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from typing import Any
 
 import pytest
@@ -375,6 +376,12 @@ class TestZocl:
     async def test_without_a_model_it_has_no_name(self, node: SampleNode) -> None:
         node.add_card("zcu102").write("devicetree/model", b"\0")
         assert "no model" in await only_reason(node)
+
+    async def test_where_a_runtime_hides_the_device_tree_it_is_said(self, node: SampleNode) -> None:
+        node.add_card("zcu102")
+        shutil.rmtree(f"{node.sysfs_root}/firmware")
+        os.mkdir(f"{node.sysfs_root}/firmware")
+        assert "runtimes hide /sys/firmware" in await only_reason(node)
 
 
 class TestMixedNode:

@@ -15,10 +15,14 @@ STATIC = DEPLOY / "fpga-device-plugin.yml"
 ALWAYS = {
     "/var/lib/kubelet/device-plugins": ("/var/lib/kubelet/device-plugins", "Directory", False),
     "/var/lib/kubelet/pod-resources": ("/var/lib/kubelet/pod-resources", "Directory", True),
-    "/sys": ("/sys", "Directory", True),
+    "/host/sys": ("/sys", "Directory", True),
     "/host/dev": ("/dev", "Directory", True),
 }
 CDI = {"/var/run/cdi": ("/var/run/cdi", "DirectoryOrCreate", False)}
+
+# Where a runtime hides files from every container that is not privileged, whatever is mounted: Kubernetes'
+# pkg/securitycontext/util.go, defaultMaskedPaths.
+_HIDING = ("/proc", "/sys")
 
 
 def documents(text: str) -> list[dict[str, Any]]:
@@ -54,6 +58,12 @@ def mounts(daemonset: Mapping[str, Any]) -> dict[str, tuple[str, str, bool]]:
             found[mount["mountPath"]] = (source["path"], source["type"], mount.get("readOnly", False))
     assert not volumes, f"volumes that nobody mounts: {sorted(volumes)}"
     return found
+
+
+def hidden(daemonset: Mapping[str, Any]) -> list[str]:
+    """The mounts of which a runtime hides a part."""
+    paths = [each["mountPath"] for each in container(daemonset)["volumeMounts"]]
+    return [path for path in paths if any(f"{path}/".startswith(f"{hiding}/") for hiding in _HIDING)]
 
 
 def faults(
@@ -92,6 +102,8 @@ def _rules(
         },
     )
     yield "mounts", mounts(daemonset) == {**ALWAYS, **more}
+    yield "hidden mounts", not hidden(daemonset)
+    yield "sysfs", environment(daemonset)["XILINX_FPGA_DP_SYSFS_ROOT"] == "/host/sys"
     yield "device nodes", environment(daemonset)["XILINX_FPGA_DP_DEV_ROOT"] == "/host/dev"
     yield "HTTP address", environment(daemonset)["XILINX_FPGA_DP_HTTP_ADDRESS"] == "0.0.0.0:8080"
     yield "port", ours["ports"] == [{"name": "http", "containerPort": 8080}]

@@ -33,6 +33,11 @@ def _ours(daemonset: dict[str, Any]) -> Any:
     return _spec(daemonset)["containers"][0]
 
 
+def _mount(daemonset: dict[str, Any], path: str) -> None:
+    _ours(daemonset)["volumeMounts"].append({"name": "more", "mountPath": path})
+    _spec(daemonset)["volumes"].append({"name": "more", "emptyDir": {}})
+
+
 @pytest.mark.parametrize(
     ("what", "damage"),
     [
@@ -44,6 +49,7 @@ def _ours(daemonset: dict[str, Any]) -> Any:
         ("host namespaces", lambda d: _spec(d).update(hostNetwork=True)),
         ("mounts", lambda d: (_ours(d)["volumeMounts"].pop(), _spec(d)["volumes"].pop())),
         ("mounts", lambda d: _ours(d)["volumeMounts"][2].pop("readOnly")),
+        ("hidden mounts", lambda d: _mount(d, "/sys/firmware")),
         ("probes", lambda d: _ours(d)["livenessProbe"]["httpGet"].update(path="/readyz")),
         ("update", lambda d: d["spec"]["updateStrategy"]["rollingUpdate"].update(maxUnavailable=1)),
         ("priority", lambda d: _spec(d).update(priorityClassName="")),
@@ -76,7 +82,7 @@ def test_the_values_say_what_the_defaults_are() -> None:
     shown = dict(re.findall(r"^  (?:# )?([A-Z][A-Z0-9_]+): (.+?)(?: +#.*)?$", text, re.MULTILINE))
     assert {name.upper() for name in Settings.model_fields} - {"RESOURCE_RENAMES"} == shown.keys()
     # These the chart decides; the rest is the program's, as text: the environment is nothing else.
-    chosen = {"HTTP_ADDRESS", "DEV_ROOT", "HOST_ROOT"}
+    chosen = {"HTTP_ADDRESS", "SYSFS_ROOT", "DEV_ROOT", "HOST_ROOT"}
     for name, value in shown.items():
         if name not in chosen:
             said = yaml.safe_load(value)
@@ -89,6 +95,7 @@ def test_the_environment_of_the_manifest_is_understood() -> None:
     variables = {each["name"]: each["value"] for each in _ours(DAEMONSET)["env"]}
     known = {variable(name): name for name in Settings.model_fields}
     settings = Settings.load({known[name]: value for name, value in variables.items()})
+    assert settings.sysfs_root == "/host/sys"
     assert settings.dev_root == "/host/dev"
     assert settings.http_address == "0.0.0.0:8080"
 

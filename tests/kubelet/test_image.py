@@ -22,11 +22,13 @@ CNI = Path("/usr/lib/cni")
 MANIFEST = PROJECT / "deploy" / "fpga-device-plugin.yml"
 DAEMONSET: dict[str, Any] = yaml.safe_load(MANIFEST.read_text())
 MEBIBYTE = 1 << 20
+ZCU102 = "xilinx.com/fpga-ZynqMP-ZCU102"
 
 # What kubelet and the runtime give every container to write to.
 RUNTIME = {
     *("/dev", "/dev/pts", "/dev/mqueue", "/dev/shm", "/dev/termination-log"),
     *("/etc/hosts", "/etc/hostname", "/etc/resolv.conf"),
+    "/sys/fs/cgroup",  # with cgroup v1, a tmpfs of the container's own
 }
 
 # Tells how opening a card's node goes.
@@ -73,7 +75,7 @@ class Daemon:
     stage: Stage
 
     def start(self, name: str) -> None:
-        """Run the template as a static pod; only where /sys comes from is another."""
+        """Run the template as a static pod; only the folder that is mounted as the host's /sys is another."""
         template = copy.deepcopy(DAEMONSET["spec"]["template"])
         [sys] = [each for each in template["spec"]["volumes"] if each["hostPath"]["path"] == "/sys"]
         sys["hostPath"]["path"] = self.stage.sample.sysfs_root
@@ -110,6 +112,11 @@ class Daemon:
         tasks = [line.split() for line in self.stage.node.ctr("tasks", "list").splitlines()]
         [pid] = [pid for container, pid, *_ in tasks if container == self.container(name)]
         return Path("/proc") / pid
+
+    def mounts(self, name: str) -> dict[str, list[str]]:
+        """What is mounted in the container, with the options."""
+        lines = (self.process(name) / "mounts").read_text().splitlines()
+        return {line.split()[1]: line.split()[3].split(",") for line in lines}
 
     def run(self, name: str, *command: str) -> str:
         """Run a command in the container, as kubectl exec does."""
@@ -148,6 +155,18 @@ def test_pod_of_the_daemonset_is_ready_and_a_pod_gets_its_card(daemon: Daemon) -
     assert [holder["pod"] for holder in holders[address]] == [f"{name}-e2e"]
 
 
+def test_embedded_board_is_offered_by_the_pod_of_the_daemonset(image: Image, empty_stage: Stage) -> None:
+    """Its name is in /sys/firmware, a path that the runtime hides in every container, whatever is mounted."""
+    board = empty_stage.sample.add_card("zcu102")
+    daemon = Daemon(empty_stage)
+    daemon.start("plugin")
+    empty_stage.node.wait_allocatable(ZCU102, 1, 30)
+    daemon.wait_ready("plugin")
+    assert "/sys/firmware" in daemon.mounts("plugin")
+    _, seen = empty_stage.run_pod({ZCU102: 1})
+    assert seen.cards == set(board.nodes)
+
+
 def test_pod_of_the_daemonset_has_no_more_than_it_needs(daemon: Daemon) -> None:
     process = daemon.process("plugin")
     status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines())
@@ -158,14 +177,12 @@ def test_pod_of_the_daemonset_has_no_more_than_it_needs(daemon: Daemon) -> None:
     command = (process / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
     assert command == [b"python", b"-m", b"xilinx_fpga_dp"]
 
-    mounts = {
-        line.split()[1]: line.split()[3].split(",") for line in (process / "mounts").read_text().splitlines()
-    }
+    mounts = daemon.mounts("plugin")
     written = {path for path, options in mounts.items() if "rw" in options and not path.startswith("/proc")}
     # The host's /dev comes with what is mounted below it.
-    below = {path for path in written if path.startswith(("/host/dev/", "/sys/"))}
+    below = {path for path in written if path.startswith(("/host/dev/", "/host/sys/"))}
     assert written - RUNTIME - below == {"/var/lib/kubelet/device-plugins"}
-    assert {"/", "/sys", "/host/dev", "/var/lib/kubelet/pod-resources"} <= mounts.keys() - written
+    assert {"/", "/host/sys", "/host/dev", "/var/lib/kubelet/pod-resources"} <= mounts.keys() - written
     # It sees the nodes of cards and may not open them.
     node = f"/host{daemon.stage.cards[0].render_node}"
     said = daemon.run("plugin", "python", "-c", OPEN, node)

@@ -46,7 +46,10 @@ def _look(render: ClassDevice, address: str, root: str, dev_root: str) -> Look:
     except Unreadable as error:
         return odd_answer(address, error)
     if not name:
-        why = "the device tree has no model to name it by; give it one"
+        why = (
+            "the device tree has no model to name it by; give it one, or in a container mount the host's "
+            "/sys at another path (SYSFS_ROOT): runtimes hide /sys/firmware"
+        )
         return Look(address, reason=Reason.SHELL_UNKNOWN, why=why)
     node = f"/dev/dri/{render.name}"
     device = Device(

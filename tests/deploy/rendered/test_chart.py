@@ -20,6 +20,7 @@ from tests.deploy.manifests import (
     documents,
     environment,
     faults,
+    hidden,
     mounts,
     only,
 )
@@ -38,7 +39,7 @@ SETTINGS: dict[str, Any] = {
     "REQUEST_TIMEOUT": 3,
     "SOCKET_DIR": "/var/lib/k0s/kubelet/device-plugins",
     "POD_RESOURCES_SOCKET": "/var/lib/k0s/kubelet/pod-resources/kubelet.sock",
-    "SYSFS_ROOT": "/host/sys",
+    "SYSFS_ROOT": "/host/sysfs",
     "DEV_ROOT": "/host/devices",
     "HOST_ROOT": "/host/files",
     "RESOURCE_PREFIX": "amd.com/",
@@ -144,12 +145,13 @@ def test_everything_at_once(tmp_path: Path) -> None:
     assert mounts(daemonset) == {
         "/var/lib/k0s/kubelet/device-plugins": ("/var/lib/k0s/kubelet/device-plugins", "Directory", False),
         "/var/lib/k0s/kubelet/pod-resources": ("/var/lib/k0s/kubelet/pod-resources", "Directory", True),
-        "/host/sys": ("/sys", "Directory", True),
+        "/host/sysfs": ("/sys", "Directory", True),
         "/host/devices": ("/dev", "Directory", True),
         "/host/files": ("/", "Directory", True),
         "/etc/cdi": ("/etc/cdi", "DirectoryOrCreate", False),
         NFD: (NFD, "DirectoryOrCreate", False),
     }
+    assert hidden(daemonset) == []
     assert container(daemonset)["ports"] == [{"name": "http", "containerPort": 9090}]
     assert container(daemonset)["image"].endswith(f"@sha256:{'0' * 64}")
 
@@ -195,7 +197,7 @@ def test_another_kubelet_folder(tmp_path: Path) -> None:
     other = "/var/snap/microk8s/common/var/lib/kubelet"
     [daemonset] = valid(render(tmp_path, {"kubeletDir": other}))
     found = mounts(daemonset)
-    assert {f"{other}/device-plugins", f"{other}/pod-resources", "/sys", "/host/dev"} == found.keys()
+    assert {f"{other}/device-plugins", f"{other}/pod-resources", "/host/sys", "/host/dev"} == found.keys()
     assert environment(daemonset)["XILINX_FPGA_DP_SOCKET_DIR"] == f"{other}/device-plugins"
     assert (
         environment(daemonset)["XILINX_FPGA_DP_POD_RESOURCES_SOCKET"] == f"{other}/pod-resources/kubelet.sock"

@@ -42,7 +42,7 @@ labels:
 
 {{/* All settings, those the chart itself decides among them, as JSON. */}}
 {{- define "fpga.settings" -}}
-{{- $own := dict "DEV_ROOT" "/host/dev" -}}
+{{- $own := dict "SYSFS_ROOT" "/host/sys" "DEV_ROOT" "/host/dev" -}}
 {{- if ne .Values.kubeletDir "/var/lib/kubelet" -}}
 {{- $_ := set $own "SOCKET_DIR" (printf "%s/device-plugins" .Values.kubeletDir) -}}
 {{- $_ := set $own "POD_RESOURCES_SOCKET" (printf "%s/pod-resources/kubelet.sock" .Values.kubeletDir) -}}

@@ -81,6 +81,7 @@ def _rules(
     security = {**spec["securityContext"], **ours["securityContext"]}
     yield "namespace", daemonset["metadata"]["namespace"] == "kube-system"
     yield "priority", spec["priorityClassName"] == "system-node-critical"
+    yield "nodes", spec["nodeSelector"] == {"kubernetes.io/os": "linux"}
     yield "tolerations", spec["tolerations"] == [{"operator": "Exists"}]
     yield "API token", spec["automountServiceAccountToken"] is False
     yield "service links", spec["enableServiceLinks"] is False

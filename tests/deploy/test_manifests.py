@@ -53,6 +53,7 @@ def _mount(daemonset: dict[str, Any], path: str) -> None:
         ("probes", lambda d: _ours(d)["livenessProbe"]["httpGet"].update(path="/readyz")),
         ("update", lambda d: d["spec"]["updateStrategy"]["rollingUpdate"].update(maxUnavailable=1)),
         ("priority", lambda d: _spec(d).update(priorityClassName="")),
+        ("nodes", lambda d: _spec(d)["nodeSelector"].clear()),
         ("service links", lambda d: _spec(d).update(enableServiceLinks=True)),
     ],
 )

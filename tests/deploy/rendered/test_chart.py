@@ -224,6 +224,21 @@ def test_no_priority_class_is_none(tmp_path: Path) -> None:
     assert "priorityClassName" not in daemonset["spec"]["template"]["spec"]
 
 
+@pytest.mark.parametrize(
+    ("chosen", "selector"),
+    [
+        ({"fpga": "yes"}, {"kubernetes.io/os": "linux", "fpga": "yes"}),
+        ({"kubernetes.io/os": "other"}, {"kubernetes.io/os": "other"}),
+        ({"kubernetes.io/os": None}, None),
+    ],
+)
+def test_a_node_selector_comes_on_top_of_linux(
+    chosen: dict[str, str | None], selector: dict[str, str] | None, tmp_path: Path
+) -> None:
+    [daemonset] = valid(render(tmp_path, {"nodeSelector": chosen}))
+    assert daemonset["spec"]["template"]["spec"].get("nodeSelector") == selector
+
+
 def test_the_dashboard_arrives_whole(tmp_path: Path) -> None:
     found = only("ConfigMap", render(tmp_path, {"dashboard": {"enabled": True}}))
     [text] = found["data"].values()

@@ -23,7 +23,7 @@ from tests.process import COMMAND, Service, clean_environment, cli, eventually
 from tests.test_held import Hold, PodResourcesDouble
 from tests.test_probes import Probed
 from xilinx_fpga_dp.model import Device, LeftOut, Offer, Offers, Reason, Shell, Unit
-from xilinx_fpga_dp.operate import diagnose
+from xilinx_fpga_dp.operate import diagnose, examine
 from xilinx_fpga_dp.operate.diagnose import Level, Node, Seen, Trouble
 from xilinx_fpga_dp.simulate.node import DAMAGES, Damage, SampleNode
 
@@ -433,14 +433,20 @@ def test_a_full_directory(node: SampleNode) -> None:
         subprocess.run(["umount", here], check=True)
 
 
-def test_refusals_under_selinux(node: SampleNode, kubelet: KubeletDouble) -> None:
-    """As root without capabilities, as in the DaemonSet: what is another's is refused."""
+@pytest.mark.parametrize("told_so", [True, False])
+def test_refusals_under_selinux(node: SampleNode, kubelet: KubeletDouble, told_so: bool) -> None:
+    """As root without capabilities, as in the DaemonSet: what is another's is refused.
+
+    There SELinux hides from a container that it enforces: what says so is refused as well.
+    """
     if os.geteuid() != 0 or not shutil.which("setpriv"):
         pytest.skip("needs root and setpriv")
     kubelet.start()
     node.files.put(f"{node.sysfs_root}/fs", {"selinux": {"enforce": "1"}})
-    os.chmod(kubelet.socket, 0o600)
-    for path in (node.socket_dir, kubelet.socket):
+    hidden = () if told_so else (f"{node.sysfs_root}/fs/selinux/enforce",)
+    for path in (kubelet.socket, *hidden):
+        os.chmod(path, 0o600)
+    for path in (node.socket_dir, kubelet.socket, *hidden):
         os.chown(path, 65534, 65534)
     done = subprocess.run(
         ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *COMMAND, "diagnose"],
@@ -513,6 +519,44 @@ class TestRules:
         [ok] = diagnose.selinux(replace(self.well, enforcing=True))
         [warn] = diagnose.selinux(replace(self.well, enforcing=True, kubelet=denied))
         assert (ok.level, warn.level) == (Level.OK, Level.WARN)
+
+    @pytest.mark.parametrize(
+        ("domain", "kubelet", "spec", "advised"),
+        [
+            (None, True, False, "seLinuxOptions type container_device_plugin_t"),
+            ("container_t", True, False, "seLinuxOptions type container_device_plugin_t"),
+            ("container_device_plugin_t", True, False, "policy module"),
+            ("container_device_plugin_t", False, True, "policy module"),
+            ("container_t", True, True, "policy module"),
+            (None, False, True, "policy module"),
+            ("spc_t", True, True, "who owns it"),
+        ],
+    )
+    def test_no_type_is_advised_that_is_not_allowed_more(
+        self, domain: str | None, kubelet: bool, spec: bool, advised: str
+    ) -> None:
+        denied = Trouble("Permission denied", errno.EACCES)
+        seen = replace(self.well, enforcing=True, domain=domain, kubelet=denied if kubelet else None)
+        [warn] = diagnose.selinux(replace(seen, written={"CDI_DIR": ("/cdi", denied if spec else None)}))
+        assert advised in warn.said
+        assert ("seLinuxOptions type spc_t" in warn.said) == (advised == "policy module")
+        assert (f" refused to {domain};" in warn.said) == (domain is not None)
+        assert ("neither CDI specs" in warn.said) == (spec and domain != "spc_t")
+
+    @pytest.mark.parametrize(
+        ("label", "domain"),
+        [
+            (b"system_u:system_r:container_device_plugin_t:s0:c1,c2\0", "container_device_plugin_t"),
+            (b"unconfined_u:unconfined_r:unconfined_t\n", "unconfined_t"),
+            (b"cri-containerd.apparmor.d (enforce)\n", None),
+            (b"unconfined\n", None),
+            (b"\xff\0", None),
+            (b"", None),
+        ],
+    )
+    def test_the_type_in_a_label(self, label: bytes, domain: str | None, tmp_path: Path) -> None:
+        (tmp_path / "current").write_bytes(label)
+        assert examine._domain(f"{tmp_path}/current") == domain
 
     def test_a_node_that_may_not_be_looked_at(self) -> None:
         seen: dict[str, Node | Trouble] = {

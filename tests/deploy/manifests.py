@@ -92,7 +92,7 @@ def _rules(
     yield "root filesystem", security["readOnlyRootFilesystem"] is True
     yield "capabilities", security["capabilities"] == {"drop": ["ALL"]}
     yield "seccomp", security["seccompProfile"] == {"type": "RuntimeDefault"}
-    yield "SELinux", security["seLinuxOptions"] == {"type": "container_device_plugin_t"}
+    yield "SELinux", security.get("seLinuxOptions") == {"type": "container_device_plugin_t"}
     yield "user", (security["runAsUser"], security["runAsGroup"]) == (0, 0)
     yield (
         "update",

@@ -81,6 +81,7 @@ class Seen:
         written: directories that files are written to, by setting; None: it can be written.
         mounts: paths to mount into containers, None: it is there.
         enforcing: SELinux is on.
+        domain: the SELinux type that this process runs as; None: not known.
         unknown: variables with our prefix that are no setting.
     """
 
@@ -101,6 +102,7 @@ class Seen:
     written: Mapping[str, tuple[str, Trouble | None]] = field(default_factory=dict)
     mounts: Mapping[str, Trouble | None] = field(default_factory=dict)
     enforcing: bool = False
+    domain: str | None = None
     unknown: tuple[str, ...] = ()
 
     @property
@@ -113,11 +115,15 @@ class Seen:
         return tuple((offer, each) for offer in self.offers.by_resource.values() for each in offer.devices)
 
     @property
-    def troubles(self) -> tuple[Trouble, ...]:
-        """All that could be a matter of permissions."""
+    def denied(self) -> bool:
+        """Whether anything was refused for want of permission."""
         seen = (self.bus, self.scan, self.directory, self.kubelet, self.holders, *self.nodes.values())
-        told = [trouble for _, trouble in self.written.values()]
-        return tuple(each for each in (*seen, *told) if isinstance(each, Trouble))
+        return self.denied_files or any(isinstance(each, Trouble) and each.denied for each in seen)
+
+    @property
+    def denied_files(self) -> bool:
+        """Whether a directory that files are written to was."""
+        return any(trouble.denied for _, trouble in self.written.values() if trouble)
 
 
 # Where kubelet takes plugins: the first, whatever its --root-dir is (kubernetes#120626, k0s#7585), but some
@@ -171,6 +177,9 @@ _KUBELET: Mapping[int, str] = {
     errno.EACCES: "run as root",
     errno.ETIMEDOUT: "kubelet hangs: restart it (systemctl restart kubelet)",
 }
+# container-selinux, container.te: what device plugins run as, and what is not confined
+_PLUGINS_TYPE = "container_device_plugin_t"
+_UNCONFINED = "spc_t"
 _HASHED = re.compile(r".*-[0-9a-f]{8}")
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]")
 _NEARLY_FULL = 3  # characters that a shortened name may lose at its end besides
@@ -405,14 +414,30 @@ def selinux(seen: Seen) -> Lines:
     """Is SELinux why something was refused?"""
     if not seen.enforcing:
         return
-    if any(trouble.denied for trouble in seen.troubles):
+    if seen.denied:
+        as_type = f" to {seen.domain}" if seen.domain else ""
         yield _warn(
             "SELinux",
-            "it enforces, and something above was refused; look at `ausearch -m avc -ts recent`, and run the "
-            "container as seLinuxOptions type container_device_plugin_t",
+            f"it enforces, and something above was refused{as_type}; look at `ausearch -m avc -ts recent`, "
+            f"and {_allowing(seen)}",
         )
     else:
         yield _ok("SELinux", "it enforces, and nothing was refused")
+
+
+def _allowing(seen: Seen) -> str:
+    """What the policy may need; docs/operating.md has what it allows from which version on."""
+    if seen.domain == _UNCONFINED:
+        return "if that has nothing, at who owns it: this type may do everything"
+    if not seen.denied_files and seen.domain != _PLUGINS_TYPE:
+        return f"run the container as seLinuxOptions type {_PLUGINS_TYPE}"
+    why = f"{_PLUGINS_TYPE} may write neither CDI specs nor feature files"
+    if not seen.denied_files:
+        why = f"not every policy lets {_PLUGINS_TYPE} do all of it"
+    return (
+        "allow it by a policy module (audit2allow -M), or run the container as seLinuxOptions type "
+        f"{_UNCONFINED}: {why}"
+    )
 
 
 def settings(seen: Seen) -> Lines:

@@ -8,6 +8,7 @@ import asyncio
 import errno
 import json
 import os
+import re
 import stat
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ _PATIENCE = 3.0  # seconds that files may take, all together, and kubelet
 # Drivers of cards; what speaks for a device that was found is looked at as well.
 _DRIVERS = ("xocl", "xclmgmt", "ami", "zocl")
 _MAX_JSON = 65536
+_OUR_LABEL = "/proc/self/attr/current"
+_LABEL = re.compile(r"\w+:\w+:(\w+)")  # of SELinux; AppArmor has another text there
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ async def look(places: Places, scan: Callable[[], Awaitable[Offers]]) -> Seen:
                 "strangers": partial(strangers, places.socket_dir),
                 "elsewhere": partial(_elsewhere, host, places.socket_dir),
                 "enforcing": partial(_enforces, places.sysfs_root),
+                "domain": partial(_domain, _OUR_LABEL),
                 "unready": partial(_unready, places.http_address),
                 **{path: partial(look_up, host, path) for path in places.extra_mounts},
                 **{name: partial(_makeable, path) for name, path in places.written},
@@ -103,6 +107,7 @@ async def look(places: Places, scan: Callable[[], Awaitable[Offers]]) -> Seen:
         written={name: (path, looks[name]) for name, path in places.written},
         mounts={path: looks[path] for path in places.extra_mounts},
         enforcing=_known(looks["enforcing"], False),
+        domain=_known(looks["domain"], None),
         unknown=places.unknown,
     )
 
@@ -239,5 +244,15 @@ def _unready(address: str) -> str | None:
 
 
 def _enforces(sysfs_root: str) -> bool:
-    with open(f"{sysfs_root}/fs/selinux/enforce", "rb") as file:
-        return file.read(1) == b"1"
+    try:
+        with open(f"{sysfs_root}/fs/selinux/enforce", "rb") as file:
+            return file.read(1) == b"1"
+    except PermissionError:  # it is for all to read, but for a container's types where SELinux enforces
+        return True
+
+
+def _domain(path: str) -> str | None:
+    """The type in a process' label, ``system_u:system_r:container_t:s0:c1,c2``."""
+    with open(path, "rb") as file:
+        label = _LABEL.match(file.read(_MAX_JSON).decode(errors="replace"))
+    return label[1] if label else None

@@ -1,6 +1,7 @@
 """The chart through helm itself: what it renders is valid Kubernetes, and what it must be."""
 
 import json
+import shutil
 import subprocess
 from collections.abc import Mapping
 from functools import cache
@@ -239,6 +240,13 @@ def test_a_node_selector_comes_on_top_of_linux(
     assert daemonset["spec"]["template"]["spec"].get("nodeSelector") == selector
 
 
+@pytest.mark.parametrize(("chosen", "options"), [("spc_t", {"type": "spc_t"}), ("", None)])
+def test_another_selinux_type_or_none(chosen: str, options: dict[str, str] | None, tmp_path: Path) -> None:
+    [daemonset] = valid(render(tmp_path, {"seLinuxType": chosen}))
+    assert daemonset["spec"]["template"]["spec"]["securityContext"].get("seLinuxOptions") == options
+    assert faults(daemonset) == ["SELinux"]
+
+
 def test_the_dashboard_arrives_whole(tmp_path: Path) -> None:
     found = only("ConfigMap", render(tmp_path, {"dashboard": {"enabled": True}}))
     [text] = found["data"].values()
@@ -284,14 +292,32 @@ def test_an_overlay(name: str, more: dict[str, tuple[str, str, bool]], besides: 
     assert (environment(daemonset).get("XILINX_FPGA_DP_DEVICE_STRATEGY") == "cdi") == (name == "cdi")
 
 
+@pytest.mark.parametrize("on", ["plain", "cdi"])
+@pytest.mark.parametrize(("name", "options"), [("selinux-spc", {"type": "spc_t"}), ("selinux-none", None)])
+def test_a_component(name: str, options: dict[str, str] | None, on: str, tmp_path: Path) -> None:
+    shutil.copytree(DEPLOY / "kustomize", tmp_path / "kustomize")
+    site = tmp_path / "kustomize" / "overlays" / "site"
+    site.mkdir()
+    (site / "kustomization.yaml").write_text(
+        yaml.safe_dump({"resources": [f"../{on}"], "components": [f"../../components/{name}"]})
+    )
+    [daemonset] = valid(run(kustomize(), "build", site))
+    assert daemonset["spec"]["template"]["spec"]["securityContext"].get("seLinuxOptions") == options
+    assert faults(daemonset, CDI if on == "cdi" else {}) == ["SELinux"]
+
+
 def test_the_operator_is_given_the_rules_that_are_tried() -> None:
     rule = only("PrometheusRule", overlay("prometheus-operator"))
     assert rule["spec"] == yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())
 
 
-def test_there_is_no_overlay_that_is_not_tried() -> None:
+def test_there_is_no_overlay_or_component_that_is_not_tried() -> None:
     folders = {each.name for each in (DEPLOY / "kustomize" / "overlays").iterdir()}
     assert folders == {"plain", "cdi", "prometheus-operator"}
+    assert {each.name for each in (DEPLOY / "kustomize" / "components").iterdir()} == {
+        "selinux-none",
+        "selinux-spc",
+    }
 
 
 def test_the_static_manifest_and_the_examples_are_valid() -> None:

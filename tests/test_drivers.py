@@ -18,6 +18,7 @@ from xilinx_fpga_dp.discovery.zocl import board_of, shell_of
 from xilinx_fpga_dp.model import Device, Reason, Shell
 from xilinx_fpga_dp.resources.naming import Naming, name_problem
 from xilinx_fpga_dp.resources.offers import offers_of
+from xilinx_fpga_dp.simulate.boards import Board
 from xilinx_fpga_dp.simulate.cards import Card
 from xilinx_fpga_dp.simulate.node import DAMAGES, SampleCard, SampleNode
 
@@ -113,11 +114,30 @@ class TestAmi:
         assert device.node is None
         assert device.reason is Reason.NO_NODE
 
-    async def test_xrts_own_driver_may_have_it_too(self, node: SampleNode) -> None:
-        """The link decides: XRT's tables have the V80's ids as well."""
+    async def test_without_a_driver_it_says_which_would_offer_it(self, node: SampleNode) -> None:
         card = node.add_card("v80")
         card.unbind()
-        assert "no driver" in (await settled(scanner(node))).left_out[0].reason
+        assert "no driver: install AVED's driver" in await only_reason(node)
+
+    async def test_xrts_own_driver_may_have_it_too(self, node: SampleNode) -> None:
+        """The link decides: XRT's tables have the V80's ids as well."""
+        aveds = node.add_card("v80")
+        xrts = node.add_card(
+            Board(
+                vbnv="xilinx_v80",
+                user_id=aveds.board.dma_ids.device,
+                mgmt_id=aveds.board.ids.device,
+                source="XRT devices.h",
+                seen=False,
+            )
+        )
+        found = await settled(scanner(node))
+        assert found.left_out == ()
+        assert {device.address: (device.driver, device.node) for device in found.devices} == {
+            aveds.address: ("ami", *aveds.nodes),
+            xrts.address: ("xocl", xrts.render_node),
+        }
+        assert all(device.healthy for device in found.devices)
 
 
 class TestAmazon:

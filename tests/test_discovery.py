@@ -273,6 +273,32 @@ class TestFinding:
         node.add_node(f"/dev/xfpga/dma.qdma.u{0x6501}.0")
         assert (await only_device(node)).qdma_node == f"/dev/xfpga/dma.qdma.u{0x6501}.0"
 
+    @pytest.mark.parametrize(
+        ("release", "queues"),
+        [
+            ("2018.3", "str_dma.u25857"),
+            ("2019.1", "str_dma.u25857"),
+            ("2019.2", "xfpga/dma.qdma.u25857"),
+            ("2020.1", "xfpga/dma.qdma.u25857.0"),
+            ("2022.1", "xfpga/dma.qdma.u25857.0"),
+        ],
+    )
+    async def test_the_qdma_node_of_each_era(self, node: SampleNode, release: str, queues: str) -> None:
+        node.add_card("v70", "0000:65:00", release=release)
+        assert (await only_device(node)).qdma_node == f"/dev/{queues}"
+
+    @pytest.mark.parametrize("shown", [True, False])
+    async def test_the_qdma_node_of_the_queues_that_came_with_2020_2(
+        self, node: SampleNode, shown: bool
+    ) -> None:
+        """The kernel's name for it counts; where it shows none, the one that is worked out."""
+        card = node.add_card("u50", "0000:65:00", release="2020.2")
+        name = f"dma.qdma4.u25857.{int(shown)}"
+        card.write("dma.qdma4.u.5242880", {"xrt_user": {f"xfpga!{name}": {}}} if shown else {})
+        assert (await only_device(node)).qdma_node is None
+        node.add_node(f"/dev/xfpga/{name}")
+        assert (await only_device(node)).qdma_node == f"/dev/xfpga/{name}"
+
     async def test_suffixes_and_render_numbers_may_change(self, node: SampleNode) -> None:
         card = node.add_card("u55c")
         eyes = scanner(node)

@@ -623,6 +623,19 @@ class TestOneBadCard:
         bad.unhang(attribute)
         assert len((await _until(eyes, lambda seen: len(seen.devices) == 2)).left_out) == 0
 
+    async def test_a_management_driver_that_hangs_is_no_fault_of_the_device(self, node: SampleNode) -> None:
+        card, eyes, device = await seen(node)
+        both = (eyes, scanner(node))
+        card.hang("mgmt/rp_program")
+        with mock.patch("xilinx_fpga_dp.discovery.scanner._PATIENCE", 1.5):
+            for _ in range(2):  # at the second one the read is late
+                for found in await asyncio.gather(*(each.scan(check=True) for each in both)):
+                    assert [each.reason for each in found.devices] == [None]
+            async with asyncio.timeout(10):
+                assert (await eyes.check()).devices[0].healthy
+                assert await eyes.refresh(device) == device
+        card.unhang("mgmt/rp_program")
+
     @pytest.mark.parametrize("attribute", ["vendor", "device", "numa_node", "class"])
     async def test_a_pipe_where_the_pci_core_answers_holds_up_nobody(
         self, node: SampleNode, attribute: str

@@ -661,6 +661,42 @@ class TestOneBadCard:
         assert (await only_device(node)).healthy
 
 
+class TestAFirewallThatKeepsNoRecord:
+    """Up to XRT 2022.1 its driver asks the management function for each answer, which may take 20 s."""
+
+    @pytest.fixture(params=["2019.2", "2020.2", "2022.1"])
+    def card(self, node: SampleNode, request: pytest.FixtureRequest) -> SampleCard:
+        return node.add_card("u55c", release=request.param)
+
+    async def test_is_asked_again_and_again(self, node: SampleNode, card: SampleCard) -> None:
+        eyes = scanner(node)
+        with mock.patch("xilinx_fpga_dp.discovery.slow._TRIP_EVERY", 0.05):
+            assert (await settled(eyes)).devices[0].healthy
+            for _ in range(2):
+                card.write("firewall/level", "2")
+                await self._comes_to(eyes, Reason.FIREWALL)
+                card.mend()
+                await self._comes_to(eyes, None)
+
+    async def _comes_to(self, eyes: Scanner, reason: Reason | None) -> None:
+        async with asyncio.timeout(10):
+            while (await eyes.scan(check=True)).devices[0].reason is not reason:
+                await asyncio.sleep(0.02)
+
+    async def test_holds_up_no_look_while_it_is_asked(self, node: SampleNode, card: SampleCard) -> None:
+        card.hang("firewall/level")
+        eyes = scanner(node)
+        with mock.patch("xilinx_fpga_dp.discovery.scanner._PATIENCE", 30):
+            async with asyncio.timeout(10):
+                [device] = (await eyes.scan(check=True)).devices
+                assert device.healthy
+                assert (await eyes.check()).devices == (device,)
+                assert (await eyes.scan()).devices == (device,)
+                assert await eyes.refresh(device) == device
+        assert not eyes.complete, "it is being asked"
+        card.unhang("firewall/level")
+
+
 class _Descriptors:
     """Files and directories that are opened, of which some find no descriptor left."""
 

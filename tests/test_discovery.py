@@ -6,8 +6,10 @@ import errno
 import itertools
 import json
 import os
+import re
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -22,6 +24,7 @@ from hypothesis import strategies as st
 
 from tests.boards import allocatable_rows, board_of, documented_tree, name_of
 from tests.conftest import settings_for
+from tests.opened import Openings
 from tests.process import cli
 from tests.test_naming import kubelet_takes
 from xilinx_fpga_dp.discovery import sysfs, xrt
@@ -653,12 +656,99 @@ class TestOneBadCard:
         assert "not loaded" in entry.reason
         assert not eyes.unsettled
 
-    async def test_what_must_never_be_read_is_not(self, node: SampleNode) -> None:
-        card = node.add_card("u250")
-        for attribute in ("mgmt/error", "mig_cache_update"):
-            if os.path.exists(card.path(attribute)):
-                card.hang(attribute)
-        assert (await only_device(node)).healthy
+
+# Reading it clears it or has the driver do something, or it can only be written: XRT mgmtpf/mgmt-sysfs.c,
+# userpf/xocl_sysfs.c, subdev/mailbox.c, subdev/firewall.c; zocl_drv.c
+_NEVER = re.compile(
+    r"/(error|mig_cache_update|mgmt_reset|sbr_toggle|zocl_reset"
+    r"|mailbox\.[um]\.\d+/mailbox\w*|firewall\.[um]\.\d+/(clear|inject))$"
+)
+# It waits for the management function (20 s: mailbox.c) or for a lock that is held while an image is loaded,
+# asks the hardware, or writes a line to the kernel's log each time (xocl_sysfs.c vmr_status_show)
+_NOT_IN_A_LOOK = re.compile(
+    r"/(mig_calibration|memstat(_raw)?|kdsstat|kds_stat|vmr_status|config|\w*link_(speed|width)\w*"
+    r"|(icap|xmc|hwmon)[^/]*/.+)$"
+)
+_THREADS = ("VBNV", "serial_num", "firewall.u.")
+
+
+class TestWhatIsOpened:
+    """Nothing to write to it, nothing that must not be read, and the rest by whom it may be."""
+
+    @pytest.mark.parametrize(
+        "release", ["2018.3", "2019.1", "2019.2", "2020.2", "2022.1", "2022.2", "2026.1"]
+    )
+    async def test_what_must_never_be_read_is_not(self, node: SampleNode, release: str) -> None:
+        cards = [node.add_card(board, release=release) for board in ("u200", "u55c", "u2", "v70")]
+        node.add_card("u250", release=release, image="golden")
+        node.add_card("u250", release=release, image="recovery")
+        node.add_card("u50", release=release, mgmt=False).shell_unknown()
+        opened = Openings(node.root)
+        eyes = scanner(node)
+        assert len((await self._looked_at(eyes, opened)).devices) == len(cards)
+        for change in (
+            SampleCard.firewall_trip,
+            SampleCard.reset_begin,
+            SampleCard.reset_end,
+            SampleCard.unbind,
+        ):
+            for card in cards:
+                change(card)
+            await self._looked_at(eyes, opened)
+        self._is_as_it_should_be(opened)
+        threads = {name: {each.thread for each in opened if f"/{name}" in each.path} for name in _THREADS}
+        in_looks, apart = {"reads"}, {"slow"}
+        firewall = in_looks if release >= "2022.2" else apart if release >= "2019.2" else set()
+        assert threads == {"VBNV": in_looks, "serial_num": apart, "firewall.u.": firewall}
+
+    async def test_nor_of_the_whole_tree_that_xrt_documents(self, tmp_path: Path) -> None:
+        root = documented_node(tmp_path)
+        opened = Openings(str(root))
+        assert (await self._looked_at(Scanner(f"{root}/sys", f"{root}/dev", RULES), opened)).devices
+        self._is_as_it_should_be(opened)
+
+    @pytest.mark.parametrize(
+        "boards", [("f1", "f2", "azure-np", "u30-vt1"), ("v80", "ma35d"), ("zcu102",)], ids="-".join
+    )
+    async def test_nor_of_other_flows_and_drivers(self, node: SampleNode, boards: tuple[str, ...]) -> None:
+        node.add_ordinary_devices()
+        for board in (*boards, "xdma", "qdma", "npu"):
+            node.plug(board)
+        opened = Openings(node.root)
+        assert len((await self._looked_at(scanner(node), opened)).devices) >= len(boards)
+        self._is_as_it_should_be(opened)
+
+    async def _looked_at(self, eyes: Scanner, opened: Openings) -> Inventory:
+        """All looks there are, at everything."""
+        with opened:
+            found = await settled(eyes)
+            await eyes.scan(check=True)
+            await eyes.check()
+            for device in found.devices:
+                await eyes.refresh(device)
+        return found
+
+    def _is_as_it_should_be(self, opened: Openings) -> None:
+        assert opened
+        assert not [each for each in opened if not each.path.startswith("sys/")], "nodes are only looked at"
+        assert not [each for each in opened if each.writing]
+        assert not [each for each in opened if _NEVER.search(each.path)]
+        assert not [each for each in opened if _NOT_IN_A_LOOK.search(each.path) and each.thread != "slow"]
+
+    def test_every_way_to_open_a_file_is_heard_of(self, tmp_path: Path) -> None:
+        path = tmp_path / "file"
+        with Openings(str(tmp_path)) as opened:
+            path.write_text("x")
+            path.read_text()
+            for flags in (os.O_RDONLY, os.O_RDWR):
+                os.close(os.open(path, flags))
+            other = threading.Thread(target=path.read_bytes, name="other")
+            other.start()
+            other.join()
+        path.read_text()
+        here = threading.current_thread().name
+        assert [each.writing for each in opened] == [True, False, False, True, False]
+        assert [each.thread for each in opened] == [here, here, here, here, "other"]
 
 
 class TestAFirewallThatKeepsNoRecord:

@@ -336,6 +336,21 @@ def test_a_vanished_own_socket_leads_to_registering_again(
     assert len(registered.lists(U200)) == 1
 
 
+def test_kubelets_socket_with_another_mode_or_owner_is_the_same(
+    registered: KubeletDouble, cards: SampleNode
+) -> None:
+    """Each changes its ctime, as a relabel does; to register again would cost kubelet the stream it has."""
+    path = registered.socket
+    for change in (partial(path.chmod, 0o600), partial(os.chown, path, os.getuid(), os.getgid())):
+        before = path.stat().st_ctime_ns
+        change()
+        assert path.stat().st_ctime_ns > before
+        Path(cards.socket_dir, "something").touch()  # so that the directory is looked at
+        time.sleep(0.7)
+    assert len(registered.registrations) == 2
+    assert registered.ends == []
+
+
 def test_another_socket_under_the_own_name_is_not_the_own(
     registered: KubeletDouble, cards: SampleNode
 ) -> None:

@@ -598,16 +598,18 @@ def test_a_hundred_allocates_at_once(registered: KubeletDouble) -> None:
     assert len(set(answers)) <= 2  # the serial number may come in meanwhile
 
 
-def test_a_hanging_device_is_refused_in_time(cards: SampleNode, kubelet: KubeletDouble) -> None:
-    with Service(settings_for(cards, REQUEST_TIMEOUT="1", HEALTH_INTERVAL="60", SCAN_INTERVAL="60")):
+@pytest.mark.parametrize("method", ["allocate", "pre_start"])
+def test_a_hanging_device_is_refused_in_time(cards: SampleNode, kubelet: KubeletDouble, method: str) -> None:
+    patient = {"HEALTH_INTERVAL": "60", "SCAN_INTERVAL": "60"}
+    with Service(settings_for(cards, REQUEST_TIMEOUT="1", PRESTART_CHECK="true", **patient)):
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
         cards.cards[0].hang("ready")
         os.unlink(f"{cards.root}{cards.cards[0].render_node}")  # so that its driver has to be asked
-        status = refused(kubelet.allocate, U200, ["0000:11:00.1"])
+        status = refused(getattr(kubelet, method), U200, ["0000:11:00.1"])
         assert status.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         assert "0000:11:00.1" in (status.details() or "")
-        assert kubelet.allocate(U200, ["0000:21:00.1"]).container_responses
+        getattr(kubelet, method)(U200, ["0000:21:00.1"])
 
 
 def test_two_prefixes_need_no_more_than_a_setting(cards: SampleNode, kubelet: KubeletDouble) -> None:

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import grpc
+import pytest
 from h2.events import DataReceived, Event, PingReceived, StreamEnded
 
 from tests.double import KubeletDouble
 from tests.faults.wires import begun, message
 from tests.process import descriptors
 from tests.test_resources import PLAIN, device, offer
+from tests.wire import pb
 from xilinx_fpga_dp.kubelet import sockets
 from xilinx_fpga_dp.kubelet.endpoint import Endpoint
 from xilinx_fpga_dp.kubelet.fleet import Fleet
@@ -22,7 +25,8 @@ from xilinx_fpga_dp.kubelet.meter import Meter
 from xilinx_fpga_dp.kubelet.plugin import Plugin, Terms
 from xilinx_fpga_dp.kubelet.registration import register
 from xilinx_fpga_dp.kubelet.watch import Watch
-from xilinx_fpga_dp.model import Reason
+from xilinx_fpga_dp.model import Device, Reason
+from xilinx_fpga_dp.resources.grants import Grants, Refresh
 
 
 def _endpoint(watch: Watch) -> Endpoint:
@@ -215,6 +219,57 @@ async def test_a_client_that_never_reads_keeps_no_connection(tmp_path: Path) -> 
         async with asyncio.timeout(20):
             while descriptors() > before + 1:
                 await asyncio.sleep(0.05)
+
+
+async def _interrupted(_: Device) -> Device | None:
+    """What comes of waiting for what somebody else cancels."""
+    waited_for: asyncio.Future[Device] = asyncio.get_running_loop().create_future()
+    waited_for.cancel()
+    return await waited_for
+
+
+async def _for_ever(device: Device) -> Device | None:
+    await asyncio.sleep(600)
+    return device
+
+
+@pytest.mark.parametrize(
+    ("refresh", "limit", "expected"),
+    [
+        (_interrupted, 10, (grpc.StatusCode.INTERNAL, "was interrupted")),
+        (_for_ever, 0.3, (grpc.StatusCode.DEADLINE_EXCEEDED, "took more than 0.3 s")),
+    ],
+    ids=["interrupted", "for ever"],
+)
+@pytest.mark.parametrize("method", ["Allocate", "PreStartContainer"])
+async def test_a_call_that_comes_to_no_answer_of_its_own_gets_a_status(
+    tmp_path: Path, method: str, refresh: Refresh, limit: float, expected: tuple[grpc.StatusCode, str]
+) -> None:
+    """Without one kubelet would wait for ever: grpclib sends nothing where a call is cancelled."""
+    offered = offer(device())
+    ids = [device().address]
+    requests = {
+        "Allocate": pb.AllocateRequest(container_requests=[pb.ContainerAllocateRequest(devices_ids=ids)]),
+        "PreStartContainer": pb.PreStartContainerRequest(devices_ids=ids),
+    }
+    terms = Terms(Grants(refresh=refresh, time_limit=600), limit, pre_start=True)
+    plugin = Plugin(offered.resource, lambda: offered, terms, Meter())
+
+    def call(path: Path) -> grpc.Call:
+        with grpc.insecure_channel(
+            f"unix:{path}", options=[("grpc.default_authority", "localhost")]
+        ) as channel:
+            ask: Any = channel.unary_unary(f"/v1beta1.DevicePlugin/{method}")
+            with pytest.raises(grpc.RpcError) as caught:
+                ask(requests[method].SerializeToString(), timeout=20)
+        assert isinstance(caught.value, grpc.Call)
+        return caught.value
+
+    async with sockets.serving(plugin, offered.resource, Watch(str(tmp_path), Meter())) as bound:
+        status = await asyncio.to_thread(call, tmp_path / bound.name)
+    code, says = expected
+    assert status.code() is code
+    assert says in (status.details() or "")
 
 
 async def test_a_dead_instances_socket_that_could_not_be_removed_is_tried_again_soon(tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ import errno
 import os
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import grpc
 import pytest
+from grpclib.protocol import H2Protocol
 from h2.events import DataReceived, Event, PingReceived, StreamEnded
 
 from tests.double import KubeletDouble
@@ -221,6 +222,10 @@ async def test_a_client_that_never_reads_keeps_no_connection(tmp_path: Path) -> 
                 await asyncio.sleep(0.05)
 
 
+def _channel(path: Path) -> grpc.Channel:
+    return grpc.insecure_channel(f"unix:{path}", options=[("grpc.default_authority", "localhost")])
+
+
 async def _interrupted(_: Device) -> Device | None:
     """What comes of waiting for what somebody else cancels."""
     waited_for: asyncio.Future[Device] = asyncio.get_running_loop().create_future()
@@ -256,9 +261,7 @@ async def test_a_call_that_comes_to_no_answer_of_its_own_gets_a_status(
     plugin = Plugin(offered.resource, lambda: offered, terms, Meter())
 
     def call(path: Path) -> grpc.Call:
-        with grpc.insecure_channel(
-            f"unix:{path}", options=[("grpc.default_authority", "localhost")]
-        ) as channel:
+        with _channel(path) as channel:
             ask: Any = channel.unary_unary(f"/v1beta1.DevicePlugin/{method}")
             with pytest.raises(grpc.RpcError) as caught:
                 ask(requests[method].SerializeToString(), timeout=20)
@@ -270,6 +273,31 @@ async def test_a_call_that_comes_to_no_answer_of_its_own_gets_a_status(
     code, says = expected
     assert status.code() is code
     assert says in (status.details() or "")
+
+
+async def test_a_connection_forgets_the_calls_that_ended_long_ago(tmp_path: Path) -> None:
+    """kubelet has one for as long as it lives, and h2 by itself remembers 65,536."""
+    made: list[Any] = []
+
+    class Server(sockets._Server):
+        def _protocol_factory(self) -> H2Protocol:
+            made.append(super()._protocol_factory())
+            return cast(H2Protocol, made[-1])
+
+    def asked(channel: grpc.Channel, times: int) -> set[bytes]:
+        ask: Any = channel.unary_unary("/v1beta1.DevicePlugin/GetDevicePluginOptions")
+        calls = [ask.future(b"", timeout=60) for _ in range(times)]
+        return {each.result() for each in calls}
+
+    offered = offer(device())
+    plugin = Plugin(offered.resource, lambda: offered, Terms(PLAIN, 60), Meter())
+    with mock.patch.object(sockets, "_Server", Server):
+        async with sockets.serving(plugin, offered.resource, Watch(str(tmp_path), Meter())) as bound:
+            with _channel(tmp_path / bound.name) as channel:
+                assert len(await asyncio.to_thread(asked, channel, 1500)) == 1
+                [protocol] = made
+                assert protocol.connection.streams_started == 1500
+                assert 0 < len(protocol.connection._connection._closed_streams) <= 1024
 
 
 async def test_a_dead_instances_socket_that_could_not_be_removed_is_tried_again_soon(tmp_path: Path) -> None:

@@ -399,6 +399,20 @@ def test_a_kubelet_in_trouble_is_asked_again(
     kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
 
 
+@pytest.mark.parametrize(("fault", "seconds"), [("dial_hang", 11.0), ("list_delay", 6.0)])
+def test_a_kubelet_that_takes_its_time_is_told_once(node: SampleNode, fault: str, seconds: float) -> None:
+    """It may dial back for 10 s before it answers (client.go); to tell it again begins that anew."""
+    node.add_card("u55c", "0000:41:00")
+    told: list[str] = []
+    kubelet = KubeletDouble(Path(node.socket_dir), told=told.append)
+    setattr(kubelet.faults, fault, seconds)
+    with kubelet, Service(settings_for(node)) as service:
+        service.logged("registered", limit=40)
+        assert len(told) == 1
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
+        assert "not registered yet" not in {each["event"] for each in service.events}
+
+
 def test_a_register_that_hangs_is_given_up_when_kubelet_is_new(
     cards: SampleNode, kubelet: KubeletDouble, service: Service
 ) -> None:

@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import socket
 import subprocess
 import tempfile
@@ -13,6 +14,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
@@ -823,6 +825,81 @@ def test_metrics_and_probes(node: SampleNode, kubelet: KubeletDouble, port: int)
         kubelet.wait_for(lambda: kubelet.capacity(U55C) == 0)
         eventually(lambda: U55C not in _get(port, "/metrics")[1], "its series are gone")
         assert _get(port, "/readyz") == (200, "ok\n"), "a node without cards is ready"
+
+
+def _closes_when_it_was_asked(peer: socket.socket) -> None:
+    peer.recv(4096)
+    peer.close()
+
+
+def _greets(peer: socket.socket) -> None:
+    peer.sendall(b"SSH-2.0-x\r\n")
+
+
+def _sends_zeros(peer: socket.socket) -> None:
+    peer.sendall(bytes(64))
+
+
+def _is_silent(peer: socket.socket) -> None:
+    """It has nothing to say."""
+
+
+@contextmanager
+def _no_kubelet(path: Path, answer: Callable[[socket.socket], None]) -> Iterator[list[socket.socket]]:
+    """Somebody else at kubelet's socket, who does this to whoever connects; who has connected."""
+    peers: list[socket.socket] = []
+
+    def serve() -> None:
+        with suppress(OSError):  # the listener is closed
+            while True:
+                peers.append(listener.accept()[0])
+                with suppress(OSError):
+                    answer(peers[-1])
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(100)
+        server = threading.Thread(target=serve, daemon=True)
+        server.start()
+        try:
+            yield peers
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            server.join(10)
+            for peer in peers:
+                peer.close()
+
+
+@pytest.mark.parametrize("answer", [_closes_when_it_was_asked, _sends_zeros, _greets, _is_silent])
+def test_who_speaks_no_grpc_at_kubelets_socket_is_told_of_and_outlived(
+    node: SampleNode, kubelet: KubeletDouble, port: int, answer: Callable[[socket.socket], None]
+) -> None:
+    node.add_card("u55c")
+    failed = re.compile(
+        rf'^xilinx_fpga_dp_registrations_total{{resource="{U55C}",result="failed"}} (\S+)$', re.MULTILINE
+    )
+
+    def failures() -> float:
+        found = failed.search(_get(port, "/metrics")[1])
+        return float(found[1]) if found else 0
+
+    with Service(settings_for(node, HTTP_ADDRESS=f"127.0.0.1:{port}")) as service:
+        service.logged("serving HTTP")
+        with _no_kubelet(kubelet.socket, answer) as peers:
+            # Who keeps the connection open is waited for as long as kubelet may take
+            least = 1 if answer in (_greets, _is_silent) else 10
+            eventually(lambda: failures() >= least, "each attempt counts", 40)
+            assert failures() <= len(peers)
+            status, why = _get(port, "/readyz")
+            assert status == 503
+            assert why.startswith(f"not registered: {U55C} (")
+            assert service.process.poll() is None
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1, 20)
+        eventually(lambda: _get(port, "/readyz")[0] == 200, "ready")
+        service.logged("not registered yet", resource=U55C)
+        assert not [each for each in service.events if "exception" in each or each["level"] == "error"]
+        assert not [line for line in service.raw if not line.startswith("{")]
 
 
 def test_a_name_server_that_does_not_answer_stops_nothing(

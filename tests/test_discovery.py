@@ -187,7 +187,7 @@ class TestRecipes:
         self, node: SampleNode, driver: str
     ) -> None:
         card = node.add_card("u250")
-        eyes = Scanner(node.sysfs_root, node.dev_root, replace(RULES, reset_grace=0.5))
+        eyes = Scanner(node.sysfs_root, node.dev_root, replace(RULES, reset_grace=3))
         await settled(eyes)
         card.unbind()
         card._user.bind(driver)
@@ -195,7 +195,7 @@ class TestRecipes:
             assert [(each.address, each.reason) for each in found.devices] == [
                 (card.address, Reason.NO_DRIVER)
             ]
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(3.1)
         [entry] = (await eyes.scan()).left_out
         assert f"lost its place; bound to {driver}" in entry.reason
         card._user.unbind()

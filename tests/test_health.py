@@ -827,6 +827,10 @@ def test_metrics_and_probes(node: SampleNode, kubelet: KubeletDouble, port: int)
         assert _get(port, "/readyz") == (200, "ok\n"), "a node without cards is ready"
 
 
+def _closes(peer: socket.socket) -> None:
+    peer.close()
+
+
 def _closes_when_it_was_asked(peer: socket.socket) -> None:
     peer.recv(4096)
     peer.close()
@@ -870,7 +874,7 @@ def _no_kubelet(path: Path, answer: Callable[[socket.socket], None]) -> Iterator
                 peer.close()
 
 
-@pytest.mark.parametrize("answer", [_closes_when_it_was_asked, _sends_zeros, _greets, _is_silent])
+@pytest.mark.parametrize("answer", [_closes, _closes_when_it_was_asked, _sends_zeros, _greets, _is_silent])
 def test_who_speaks_no_grpc_at_kubelets_socket_is_told_of_and_outlived(
     node: SampleNode, kubelet: KubeletDouble, port: int, answer: Callable[[socket.socket], None]
 ) -> None:

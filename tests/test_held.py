@@ -1,7 +1,9 @@
 """Nothing is handed out twice: a device that a pod holds under another name or id."""
 
 import asyncio
+import errno
 import json
+import os
 import socket
 import threading
 import time
@@ -9,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import grpc
 import pytest
@@ -156,16 +159,26 @@ def test_given_under_the_old_name_while_an_instance_with_that_is_there(
             kubelet.wait_for(lambda: kubelet.allocatable(new) == 2)
 
 
+@pytest.mark.parametrize("serial", ["XFL1", ""])
 def test_once_all_is_as_it_was_nobody_is_asked(
-    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble, serial: str
 ) -> None:
+    for card in node.cards:
+        card.write("xmc/serial_num", serial)
+    rules = Path(node.root, "rules.yaml")
+    rules.write_text("[]")
     pods.start()
-    with Service(asking(node, pods)):
+    with Service(asking(node, pods, RESOURCE_RENAMES=str(rules), SCAN_INTERVAL="3600")) as service:
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
-        kubelet.wait_for(lambda: pods.questions == 2)  # once more: it may have been given meanwhile
-        time.sleep(4)
-        assert pods.questions == 2
+        for name in ("", "x"):
+            if name:
+                rules.write_text("- {match: {}, name: x}")
+                service.logged("device moved to another resource", count=2)
+            time.sleep(2)  # once more: it may have been given meanwhile
+            asked = pods.questions
+            time.sleep(4)
+            assert pods.questions == asked
 
 
 def test_the_other_device_of_a_held_card(
@@ -205,8 +218,11 @@ def test_files_of_before_stay_until_it_is_known(
         before = files()
     pods.hangs.clear()
     with Service(settings) as service:
+        end = time.monotonic() + 20
         while not any(each["event"] == "registered" for each in service.events):
             assert files() == before
+            assert time.monotonic() < end
+            time.sleep(0.01)
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
         assert files() == before
 
@@ -221,10 +237,17 @@ def test_asked_again_where_kubelet_has_just_begun(
     kubelet.start()
     with Service(asking(node, pods)) as service:
         service.logged("started")
-        time.sleep(0.7)
+        time.sleep(0.2)
         pods.start()
         kubelet.wait_for(lambda: kubelet.resources().get(U55C) == {A: "Unhealthy", B: "Healthy"})
         assert kubelet.lists(U55C)[0].health[A] == "Unhealthy", "never offered, not for a moment"
+
+
+async def test_who_may_not_ask_is_not_kept_waiting() -> None:
+    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    with mock.patch.object(PodResources, "_ask", side_effect=denied) as questions:
+        assert await PodResources("/nowhere").held(insist=True) is None
+    assert questions.call_count == 1
 
 
 async def test_however_often_a_page_is_asked_for_kubelet_is_not(pods: PodResourcesDouble) -> None:

@@ -84,6 +84,7 @@ def test_one_that_comes_and_goes_is_folded_too(lines: pytest.LogCaptureFixture) 
     for second in range(201, 300):
         tell(journal, second)
     assert lines.records[-1].message == "device gone"
+    assert lines.records[-1].__dict__["resource"] == "xilinx.com/fpga-xilinx_u200_a-1"
     assert not journal._stories
 
 

@@ -55,6 +55,28 @@ def test_what_a_pod_holds_as_it_is_offered_is_not_held_elsewhere() -> None:
     assert held("amd.com/u200", one.units[0].id)
 
 
+@pytest.mark.parametrize(
+    ("missing", "singles", "held"),
+    [
+        (True, (), True),  # after a restart without it
+        (True, ["0000:65:00.1"], False),  # it was seen to be no part of a card
+        (False, (), False),  # it is there, with another shell
+        (True, None, False),
+    ],
+)
+def test_a_device_of_a_u30_whose_other_one_may_be_held(
+    missing: bool, singles: list[str] | None, held: bool
+) -> None:
+    other = device("0000:65:00.1", board="u30", shell=Shell("other", "1", None))
+    alone, plain = device("0000:66:00.1", board="u30"), device("0000:67:00.1")
+    there = (alone, plain) if missing else (other, alone, plain)
+    offers = offers_of(Inventory(there), NAMING)
+    name = offer(alone).resource
+    holders = {other.address: (Holder("", "", "", name, other.address),)}
+    assert (alone.address in held_elsewhere(offers, holders, singles)) is held
+    assert plain.address not in held_elsewhere(offers, holders, singles)
+
+
 def test_one_resource_a_shell() -> None:
     other = Shell("xilinx_u250_xdma_201830_2", "1", None)
     offers = offers_of(

@@ -1,6 +1,8 @@
 """Settings and command line, as a user meets them."""
 
 import os
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import settings_for
-from tests.process import cli
+from tests.process import COMMAND, cli
 from xilinx_fpga_dp.settings import BadSettings, Settings, unknown_variables, variable
 from xilinx_fpga_dp.simulate.node import SampleNode
 
@@ -216,6 +218,12 @@ def test_a_reader_that_has_enough_is_no_error(node: SampleNode) -> None:
     os.close(reader)
     done = cli("list", settings=settings_for(node), stdout=writer)
     os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_closed_output_is_no_error() -> None:
+    command = f"{shlex.join(COMMAND)} version >&-"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -1,6 +1,7 @@
 """Looks at the socket directory: what was done before one was asked for is seen."""
 
 import asyncio
+import socket
 import threading
 import time
 from pathlib import Path
@@ -13,6 +14,11 @@ from xilinx_fpga_dp.kubelet.meter import Meter
 from xilinx_fpga_dp.kubelet.watch import SocketDirectory, Watch
 
 _OURS = "a-fpga.sock"
+
+
+def _make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
 
 
 class _Slow:
@@ -39,7 +45,7 @@ async def test_a_look_that_was_given_up_is_not_taken_for_news(tmp_path: Path) ->
         assert await asyncio.to_thread(slow.seen.wait, 10)
         asking.cancel()
         await asyncio.wait([asking])
-        (tmp_path / _OURS).touch()
+        _make_socket(tmp_path / _OURS)
         again = asyncio.create_task(watch.look())
         await asyncio.sleep(0.01)
         slow.go.set()
@@ -51,7 +57,7 @@ async def test_what_a_late_look_returns_is_not_taken_for_news(tmp_path: Path) ->
     watch = Watch(str(tmp_path), Meter())
     with mock.patch.object(module, "_look", slow), mock.patch.object(module, "_LOOK_LIMIT", 0.1):
         assert "no answer" in str((await watch.look()).problem)
-        (tmp_path / _OURS).touch()
+        _make_socket(tmp_path / _OURS)
         slow.go.set()
         await asyncio.sleep(0.05)
         seen = await watch.look()
@@ -67,7 +73,7 @@ async def test_however_much_happens_it_looks_at_an_even_pace_and_sees_the_end(tm
             began = time.monotonic()
             for number in range(1000):
                 await asyncio.to_thread((tmp_path / str(number)).touch)
-            (tmp_path / _OURS).touch()
+            _make_socket(tmp_path / _OURS)
             took = time.monotonic() - began
             async with asyncio.timeout(5):
                 await watch.directory.until(lambda seen: bool(seen.ours))
@@ -85,7 +91,7 @@ async def test_one_that_has_failed_is_begun_again_and_speaks(tmp_path: Path) -> 
     running = asyncio.create_task(watch.run())
     await asyncio.sleep(0.1)
     assert not watch.directory.value.newer
-    (tmp_path / _OURS).touch()
+    _make_socket(tmp_path / _OURS)
     async with asyncio.timeout(10):
         await watch.directory.until(lambda seen: bool(seen.ours))
     running.cancel()

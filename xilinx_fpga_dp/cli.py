@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         gc.enable()
     try:
         code = _version() if settings is None else _COMMANDS[options.command](settings, options)
-        sys.stdout.flush()
+        if sys.stdout:  # None where it is closed
+            sys.stdout.flush()
     except BrokenPipeError:  # `list | head`
         _leave_output()
         return _OK

@@ -76,5 +76,7 @@ async def look_once(settings: Settings, scanner: Scanner) -> tuple[Offers, Held]
     offering = Offering(settings, patient=False)
     await offering.look()
     basis = offering.basis(found, time.monotonic())
-    elsewhere = held_elsewhere(offering.offers(found, basis), held, in_pairs=settings.u30_unit == "card")
+    elsewhere = held_elsewhere(
+        offering.offers(found, basis), held, basis.settled.singles if settings.u30_unit == "card" else None
+    )
     return offering.offers(scanner.hold(elsewhere), basis), held

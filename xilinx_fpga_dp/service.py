@@ -61,7 +61,8 @@ class Service:
         self._failure: str | None = None  # of the last scan
         self._known = Offers({})  # what is offered, with what is when it was asked who holds it
         self._unvetted: set[str] = set()  # ids of those
-        self._unnamed: frozenset[str] = frozenset()  # devices that wait for their serial number
+        self._all_named = False  # at some time since the start
+        self._unnamed: frozenset[str] = frozenset()  # devices that wait for their serial number until then
         self._metrics = Metrics(lambda: self._offers.value, self._registered)
         self._watch = Watch(settings.socket_dir, self._metrics)
         self._holders = Holders(
@@ -195,10 +196,12 @@ class Service:
             return
         offers = self._offering.offers(found, basis)
         names = await self._holders.vet(names_of(offers), _VETTING)
-        elsewhere = held_elsewhere(offers, self._holders.held, in_pairs=self._settings.u30_unit == "card")
+        whole_cards = self._settings.u30_unit == "card"
+        elsewhere = held_elsewhere(offers, self._holders.held, basis.settled.singles if whole_cards else None)
         self._holders.matters = bool(elsewhere)
         self._unvetted = {unit_id for _, unit_id in names_of(offers) - names}
-        self._unnamed = basis.settled.waiting
+        self._all_named |= not basis.settled.waiting
+        self._unnamed = frozenset() if self._all_named else basis.settled.waiting
         self._known = self._offering.offers(self._scanner.hold(elsewhere), basis)
         offers = only(self._known, names)
         self._published = (found, basis, self._holders.held, self._holders.vetted)

@@ -82,9 +82,9 @@ class Endpoint:
                 await self._round(kubelet)
             except (OSError, GRPCError, StreamTerminatedError, _NotReached) as error:
                 self._complain(error)  # a TimeoutError is an OSError
-            except Exception:
-                self._failures += 1
+            except Exception as error:
                 log.exception("endpoint failed", extra={"resource": self.resource})
+                self._complain(error)
             finally:
                 self.registered = False
             if self._failures:

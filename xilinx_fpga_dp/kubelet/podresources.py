@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterable
 
 from grpclib.client import Channel
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from xilinx_fpga_dp.coalesced import Coalesced
 from xilinx_fpga_dp.kubelet import v1
@@ -49,8 +51,8 @@ class PodResources:
         """Who holds what now; None: nobody answered within the limit, so nothing is known.
 
         Args:
-            insist: ask again until then where there is an error: kubelet may have just begun, or be asked
-                more often than it answers (100 times a second, whoever asks).
+            insist: ask again until then where the error may pass: kubelet has just begun, or is asked more
+                often than it answers (100 times a second, whoever asks).
         """
         now = asyncio.get_running_loop().time
         deadline = now() + TIME_LIMIT
@@ -59,7 +61,7 @@ class PodResources:
                 async with asyncio.timeout_at(deadline):
                     answer = await self._ask()
             except Exception as error:  # whatever stands behind that path, it does not tell
-                if insist and not isinstance(error, FileNotFoundError) and now() + _PAUSE < deadline:
+                if insist and _may_pass(error) and now() + _PAUSE < deadline:
                     await asyncio.sleep(_PAUSE)
                     continue
                 self._tell(error)
@@ -84,6 +86,12 @@ class PodResources:
                 extra={"path": self._path, "error": str(error) or repr(error)},
             )
         self._answered = error is None
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, GRPCError):
+        return error.status in (Status.RESOURCE_EXHAUSTED, Status.UNAVAILABLE)
+    return isinstance(error, ConnectionError | StreamTerminatedError)
 
 
 def _by_address(pods: Iterable[v1.PodResources]) -> Held:
@@ -170,7 +178,7 @@ class Holders:
                 if self._answered and not self.matters and not self._again:
                     continue
             self._wanted.clear()
-            new = self._new
+            new, self._new = self._new, frozenset()
             self._again = bool(new) or self._others()
             held = await self._api.held(insist=bool(new))
             self._answered = held is not None

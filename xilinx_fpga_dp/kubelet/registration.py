@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 from grpclib.client import Channel
 from grpclib.const import Cardinality
-from grpclib.exceptions import GRPCError
+from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from xilinx_fpga_dp.kubelet import v1beta1
 from xilinx_fpga_dp.kubelet.messages import API_VERSION, Codec
 
 # kubelet dials back within the call and may take 10 s for it: plugin/v1beta1/client.go
 TIME_LIMIT = 15.0
+_NO_GRPC = "what listens there does not speak gRPC"
 
 
 async def register(
@@ -50,6 +51,10 @@ async def register(
             os.stat(os.path.join(os.path.dirname(kubelet_socket), endpoint))
             connected()
             await v1beta1.RegistrationStub(channel).register(request)
+    except (OSError, GRPCError, StreamTerminatedError):
+        raise
+    except Exception:
+        raise OSError(errno.EPROTO, _NO_GRPC, kubelet_socket) from None
     finally:
         channel.close()
 
@@ -81,6 +86,6 @@ async def greet(kubelet_socket: str, limit: float) -> None:
     except OSError:
         raise
     except Exception:  # of many kinds, an AttributeError of grpclib's among them
-        raise OSError(errno.EPROTO, "what listens there does not speak gRPC") from None
+        raise OSError(errno.EPROTO, _NO_GRPC) from None
     finally:
         channel.close()

@@ -109,20 +109,16 @@ class KeptFile:
         return text
 
     async def _write(self, wanted: str | None) -> None:
-        if wanted is None:
-            with contextlib.suppress(FileNotFoundError):
-                await self._unlink(self.path)
-            return
         directory, name = os.path.split(self.path)
         every = f".{name}."  # no reader of specs takes a name like that
         ours = f"{every}{self._token}."
+        if wanted is None:
+            with contextlib.suppress(FileNotFoundError):
+                await self._sweep(directory, every, ours)
+                await self._unlink(self.path)
+            return
         await aiofiles.os.makedirs(directory, mode=0o755, exist_ok=True, executor=self._threads)
-        # A try that was given up may still hang in a thread: none may rename what the next one is writing.
-        for left in await aiofiles.os.listdir(directory, executor=self._threads):
-            with contextlib.suppress(OSError):
-                path = f"{directory}/{left}"
-                if left.startswith(ours) or (left.startswith(every) and await self._is_old(path)):
-                    await self._unlink(path)
+        await self._sweep(directory, every, ours)
         beside = f"{directory}/{ours}{next(self._tries)}"
         try:
             await _create(beside, wanted, self._mode, executor=self._threads)
@@ -131,6 +127,17 @@ class KeptFile:
             with contextlib.suppress(OSError):
                 await self._unlink(beside)
             raise
+
+    async def _sweep(self, directory: str, every: str, ours: str) -> None:
+        """Remove what tries have left whose names begin so, others' if they are old.
+
+        A try that was given up may still hang in a thread: none may rename what the next one is writing.
+        """
+        for left in await aiofiles.os.listdir(directory, executor=self._threads):
+            with contextlib.suppress(OSError):
+                path = f"{directory}/{left}"
+                if left.startswith(ours) or (left.startswith(every) and await self._is_old(path)):
+                    await self._unlink(path)
 
     async def _is_old(self, path: str) -> bool:
         """Whether a file is of an instance that died at it."""

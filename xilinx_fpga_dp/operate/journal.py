@@ -23,6 +23,7 @@ class _Story:
 
     seen: _State | None = None  # None: it is not there
     said: _State | None = None
+    resource: str = ""  # its last one
     told: deque[float] = field(default_factory=lambda: deque(maxlen=_LINES))  # when
     untold: int = 0  # changes since then
 
@@ -61,6 +62,7 @@ class Journal:
         story = self._stories.setdefault(address, _Story())
         changed = _told_of(now) != _told_of(story.seen)
         story.seen = now
+        story.resource = now[0] if now else story.resource
         if changed and len(story.told) == _LINES and time - story.told[0] < _WINDOW:
             story.untold += 1
         elif changed or (story.untold and time - story.told[-1] >= _WINDOW):
@@ -80,7 +82,7 @@ def _say(address: str, story: _Story) -> None:
     said, now = story.said, story.seen
     more = {"changes_not_told": story.untold} if story.untold else {}
     if now is None:
-        log.info("device gone", extra={"device": address, "resource": said[0] if said else None, **more})
+        log.info("device gone", extra={"device": address, "resource": story.resource, **more})
         return
     resource, device = now
     fields = {"device": address, "resource": resource}

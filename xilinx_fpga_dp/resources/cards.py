@@ -27,12 +27,14 @@ class Settled:
     Attributes:
         cards: by each device of a card with several, the addresses of all; the first is the card's id.
         serials: serial numbers as names may use them; one that came too late is not among them.
+        singles: addresses of devices that were seen to be no part of such a card, those that are gone too.
         waiting: devices that can't be offered before their serial number is known.
         warnings: where a serial number that came late contradicts what was decided.
     """
 
     cards: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     serials: Mapping[str, str] = field(default_factory=dict)
+    singles: frozenset[str] = frozenset()
     waiting: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
 
@@ -79,6 +81,7 @@ class Cards:
         return Settled(
             cards={address: card for address, card in self._cards.items() if len(card) > 1},
             serials={address: serial for address, serial in self._serials.items() if serial},
+            singles=frozenset(address for address, card in self._cards.items() if len(card) == 1),
             waiting=frozenset(waiting),
             warnings=tuple(self._contradictions(there)),
         )

@@ -22,6 +22,7 @@ Refresh = Callable[[Device], Awaitable[Device | None]]
 
 # Seconds in which the devices that nobody asked for have to answer: a late one counts as unresponsive then.
 _OTHERS = 2.0
+_MOUNTS = 0.3  # seconds that host paths have to be looked up in any case
 
 _NAMED = 8  # ids that a refusal names
 
@@ -97,7 +98,8 @@ class Grants:
                     "DEVICE_STRATEGY both or device-specs works without",
                 )
         left = began + self.time_limit - now()
-        return Answer(offer.resource, devices, await self.mounts(left / 2), named)
+        mounts = await self.mounts(max(left / 2, _MOUNTS))
+        return Answer(offer.resource, devices, mounts, named)
 
     async def devices(self, offer: Offer, ids: Sequence[str]) -> tuple[Device, ...]:
         """The devices behind these ids as they are now, each fit to be handed out, ordered by address.

@@ -116,7 +116,7 @@ def _ids(address: str, replicas: int) -> list[str]:
     return [address] if replicas == 1 else [f"{address}::{replica}" for replica in range(replicas)]
 
 
-def held_elsewhere(offers: Offers, held: Held, *, in_pairs: bool = False) -> frozenset[str]:
+def held_elsewhere(offers: Offers, held: Held, singles: Collection[str] | None = None) -> frozenset[str]:
     """The devices that a pod holds under a name or id that they do not have (any more).
 
     kubelet counts by resource name and id, and would hand them out a second time.
@@ -124,38 +124,32 @@ def held_elsewhere(offers: Offers, held: Held, *, in_pairs: bool = False) -> fro
     Args:
         offers: what is to be offered.
         held: who holds what.
-        in_pairs: the two devices of a U30 are handed out together.
+        singles: addresses of devices that are no part of a card with several; None: no card is given whole.
     """
     known = names_of(offers)
+    devices = {device.address: device for offer in offers.by_resource.values() for device in offer.devices}
     elsewhere = {
-        device.address
-        for offer in offers.by_resource.values()
-        for device in offer.devices
-        for holder in held.get(device.address, ())
+        address
+        for address in devices.keys() & held.keys()
+        for holder in held[address]
         if (holder.resource, holder.id) not in known
     }
-    if in_pairs:
-        for offer in offers.by_resource.values():
-            elsewhere |= _other_devices_of_held_cards(offer, held)
+    if singles is not None:
+        missing = held.keys() - devices.keys() - set(singles)
+        resources = {holder.resource for address in missing for holder in held[address]}
+        for resource in resources & offers.by_resource.keys():
+            elsewhere |= _alone(offers.by_resource[resource]) - held.keys()
     return frozenset(elsewhere)
 
 
-def _other_devices_of_held_cards(offer: Offer, held: Held) -> set[str]:
-    """Devices of a U30 that stand alone where a pod holds one of their resource that is not there.
+def _alone(offer: Offer) -> set[str]:
+    """Devices of a U30 without the other one.
 
-    That may be the other one of their card, and then the pod has both.
+    Where a pod holds one of their resource that is not there, as after a restart, that may be the other
+    device of their card, and the pod has both.
     """
-    there = {device.address for device in offer.devices}
-    gone = (
-        holder
-        for address in held.keys() - there
-        for holder in held[address]
-        if holder.resource == offer.resource
-    )
-    if not any(gone):
-        return set()
     alone = {each.devices[0] for each in offer.units if len(each.devices) == 1}
-    return {each.address for each in alone if each.board == BOARD_OF_TWO and each.address not in held}
+    return {each.address for each in alone if each.board == BOARD_OF_TWO}
 
 
 def only(offers: Offers, names: Collection[tuple[str, str]]) -> Offers:

@@ -145,7 +145,8 @@ def test_kubelet_takes_it_and_never_lists(probed: Probed, kubelet: KubeletDouble
     kubelet.start()
     eventually(lambda: kubelet.registrations, "taken")
     time.sleep(0.5)
-    assert probed.get("readyz") == NOT_REGISTERED, "no live stream"
+    status, said = probed.get("readyz")
+    assert (status, said.split()[:3]) == (503, ["not", "registered:", U200]), "no live stream"
     assert probed.registered() == {U200: 0}
 
 

@@ -166,7 +166,7 @@ async def test_card_pulled_while_it_is_held_stays_held_when_it_returns(served: S
 async def test_card_that_is_found_at_fault_is_refused_with_a_sentence(stage: Stage) -> None:
     with stage.service(SCAN_INTERVAL="600", HEALTH_INTERVAL="600"):
         await stage.until_counts(ALL, ALL)
-        stage.node.files.drop(f"{stage.cards[2].user}/drm")  # a reset begins; /dev, which is watched, follows
+        stage.node.files.drop(f"{stage.cards[2].user}/drm")  # a reset begins; its node goes later
         refusal = await stage.refused("one", U250)
     assert refusal.startswith(
         "UnexpectedAdmissionError: Allocate failed due to rpc error: code = FailedPrecondition desc = "

@@ -71,7 +71,7 @@ def test_card_that_is_found_at_fault_when_a_pod_asks_for_it_is_refused_with_a_se
     # It looks so seldom that kubelet still believes in the card.
     stage.start_service(SCAN_INTERVAL="600", HEALTH_INTERVAL="600")
     stage.wait_all()
-    stage.sample.files.drop(f"{stage.cards[2].user}/drm")  # a reset begins; /dev, which is watched, follows
+    stage.sample.files.drop(f"{stage.cards[2].user}/drm")  # a reset begins; its node goes later
     status = stage.rejected({U250: 1})
     assert status.reason == "UnexpectedAdmissionError"
     refusal = (

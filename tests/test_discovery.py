@@ -950,6 +950,45 @@ class TestTheBus:
         [device] = (await scanning.scan()).devices
         assert device.healthy, "at once: it never had a fault"
 
+    @pytest.mark.parametrize("goes", range(16))
+    @pytest.mark.parametrize("look", ["scan", "check"])
+    @pytest.mark.parametrize("board", ["u50", "v80"])
+    async def test_a_bus_that_is_away_for_a_moment_of_a_look_takes_no_card(
+        self, node: SampleNode, board: str, look: str, goes: int
+    ) -> None:
+        node.add_card(board)
+        for lasts in range(1, 6):
+            scanning = scanner(node)
+            assert (await scanning.scan()).devices[0].healthy
+            steps = itertools.count()
+            bus, away = f"{node.sysfs_root}/bus", f"{node.sysfs_root}/away"
+
+            def counted(real: Callable[..., Any], *args: Any, **more: Any) -> Any:
+                step = next(steps)  # noqa: B023 - called within this turn only
+                if step == goes:
+                    os.rename(bus, away)  # noqa: B023
+                if step == goes + lasts:  # noqa: B023
+                    os.rename(away, bus)  # noqa: B023
+                return real(*args, **more)
+
+            with contextlib.ExitStack() as stack:
+                for module, name in [
+                    (xrt, "read_attribute"),
+                    (sysfs, "read_attribute"),
+                    (sysfs, "driver_of"),
+                    (xrt, "driver_of"),
+                    (sysfs, "list_names"),
+                    (sysfs, "_pci_inodes"),
+                    (os.path, "lexists"),
+                ]:
+                    real = getattr(module, name)
+                    stack.enter_context(mock.patch.object(module, name, partial(counted, real)))
+                with contextlib.suppress(ScanFailed):
+                    found = await getattr(scanning, look)()
+                    assert [device.reason for device in found.devices] == [None], (goes, lasts)
+            if os.path.exists(away):
+                os.rename(away, bus)
+
     async def test_odd_names_on_the_bus_are_passed_over(self, node: SampleNode) -> None:
         node.add_card("u50")
         base = f"{node.sysfs_root}/bus/pci/devices"

@@ -207,6 +207,11 @@ class Memory:
         """The addresses of the devices there are, or were and may come back."""
         return frozenset(self._states)
 
+    @property
+    def without_fault(self) -> frozenset[str]:
+        """The addresses of the devices that have no fault of their own."""
+        return frozenset(address for address, state in self._states.items() if state.fault is None)
+
     def step(
         self, looks: Iterable[Look], now: float, *, check: bool, numa_nodes: tuple[int, ...] = ()
     ) -> Inventory:

@@ -98,15 +98,13 @@ class Scanner:
         Raises:
             ScanFailed: the bus could not be listed; what is known stays as it is.
         """
-        self._bus = await self._read_bus("all", partial(read_bus, self._root, _WANTED, self._bus))
-        probes = self._probes(self._bus)
-        self._keys = frozenset(probe.key for probe in probes if probe.device)
-        self._withheld = await self._ask_what_is_withheld(probes)
+        good = self._memory.without_fault
+        looks, keys = await self._look_at_all()
+        if good - _without_fault(looks):  # at fault or gone; or away for a moment only, with the whole bus
+            looks, keys = await self._look_at_all()
         known = self._memory.known
-        self._pending = False
-        looks = _once_a_card(await self._ask(probes), known)
+        looks = _once_a_card(looks, known)
         self._strangers = [look for look in looks if look.device is None and look.address not in known]
-        keys = {probe.key for probe in probes}
         self._slow.keep(keys)
         self._addresses = {key: address for key, address in self._addresses.items() if key in keys}
         self._good = {key: good for key, good in self._good.items() if key in keys}
@@ -119,11 +117,36 @@ class Scanner:
             ScanFailed: as above.
         """
         self._pending = False
+        good = self._memory.without_fault
         looks = await self._ask_good()
         if rest := self._memory.known.difference(look.address for look in looks):
-            bus = await self._read_bus("known", partial(read_again, self._bus, _WANTED, rest))
-            looks += await self._ask(self._of(rest, bus))
+            others = await self._look_again(rest)
+            if good - _without_fault([*looks, *others]):  # as above
+                others = await self._look_again(rest)
+            looks += others
         return self._remember([*looks, *self._strangers], check=True)
+
+    async def _look_at_all(self) -> tuple[list[Look], set[str]]:
+        """The looks at all that is there, and whom they were asked of, by key.
+
+        Raises:
+            ScanFailed: as above.
+        """
+        self._bus = await self._read_bus("all", partial(read_bus, self._root, _WANTED, self._bus))
+        probes = self._probes(self._bus)
+        self._keys = frozenset(probe.key for probe in probes if probe.device)
+        self._withheld = await self._ask_what_is_withheld(probes)
+        self._pending = False
+        return await self._ask(probes), {probe.key for probe in probes}
+
+    async def _look_again(self, addresses: frozenset[str]) -> list[Look]:
+        """The looks at some devices that were there at the last scan.
+
+        Raises:
+            ScanFailed: as above.
+        """
+        bus = await self._read_bus("known", partial(read_again, self._bus, _WANTED, addresses))
+        return await self._ask(self._of(addresses, bus))
 
     def hold(self, addresses: frozenset[str]) -> Inventory:
         """What was found last, with these devices held by pods under another name or id."""
@@ -170,7 +193,7 @@ class Scanner:
         """Whom to ask about what is on the bus."""
         probes = [probe for backend in BACKENDS for probe in backend.probes(bus, self._dev_root)]
         taken = {probe.key.rpartition(".")[0] for probe in probes if probe.device}
-        lost = self._memory.known - {self._addresses.get(probe.key, probe.key) for probe in probes}
+        lost = self._memory.known - {each.address for each in bus.functions if each.driver in _WANTED.drivers}
         return [*probes, *strangers.probes(bus, taken, lost)]
 
     def _of(self, addresses: Collection[str], bus: Bus) -> list[Probe]:
@@ -200,17 +223,9 @@ class Scanner:
         return self._looks(told, answers)
 
     async def _ask(self, probes: Collection[Probe]) -> list[Look]:
-        """Ask the drivers, all at once, and wait a moment for those that are late.
-
-        Raises:
-            ScanFailed: what had no fault has one because the whole bus has gone meanwhile.
-        """
-        good = self._good.keys() & {probe.key for probe in probes}
+        """Ask the drivers, all at once, and wait a moment for those that are late."""
         answers = await self._reads.gather({probe.key: probe.ask for probe in probes}, _PATIENCE)
-        looks = self._looks(probes, answers)
-        if lost := good - self._good.keys():
-            await self._read_bus("lost", partial(read_again, self._bus, _WANTED, lost))
-        return looks
+        return self._looks(probes, answers)
 
     def _looks(self, probes: Collection[Probe], answers: Mapping[str, _Answer]) -> list[Look]:
         self._pending |= any(_soon_more(answers[probe.key]) for probe in probes)
@@ -253,6 +268,11 @@ class Scanner:
 
     def _remember(self, looks: Iterable[Look], *, check: bool) -> Inventory:
         return self._memory.step(looks, time.monotonic(), check=check, numa_nodes=self._bus.numa_nodes)
+
+
+def _without_fault(looks: Iterable[Look]) -> set[str]:
+    """The addresses of devices that have no fault, or have not answered yet."""
+    return {look.address for look in looks if not look.reason}
 
 
 def _once_a_card(looks: Collection[Look], known: Collection[str]) -> list[Look]:

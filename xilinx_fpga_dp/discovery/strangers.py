@@ -44,7 +44,7 @@ def probes(bus: Bus, taken: Collection[str], lost: Collection[str]) -> Iterator[
     Args:
         bus: what is there.
         taken: slots of which a driver offers a device: their other functions are part of it.
-        lost: addresses of devices that no driver speaks for any more.
+        lost: addresses of devices that no driver of ours has any more.
     """
     idle = [
         function

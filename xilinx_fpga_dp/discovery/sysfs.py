@@ -210,12 +210,11 @@ def read_again(bus: Bus, wanted: Wanted, addresses: Collection[str]) -> Bus:
     for function in bus.functions:
         if function.address not in addresses:
             functions.append(function)
-        elif os.path.lexists(function.path):
+        # Where the whole bus is away, for a moment too, its listing says so.
+        elif os.path.lexists(function.path) or function.address in _pci_inodes(bus.root):
             driver = driver_of(function.path)
             listing = _listing(function.path, driver in wanted.listed)
             functions.append(replace(function, driver=driver, **listing))
-        else:
-            _pci_inodes(bus.root)
     return replace(bus, functions=tuple(functions), classes=_class_devices(bus.root, wanted))
 
 

@@ -111,8 +111,8 @@ def _by_address(pods: Iterable[v1.PodResources]) -> Held:
 class Holders:
     """Asks who holds what whenever a device is new under its name, and as long as it matters.
 
-    A device that is free when it gets a new name may be given under the old one in that moment, and for as
-    long as another instance with other settings has its endpoint: so it is asked once more, and until then.
+    A device that is free when it gets a new name may be given under the old one in that moment, or later
+    while another instance, of other settings, has its endpoint. So it is asked once more, and until then.
 
     Args:
         api: whom to ask.

@@ -112,7 +112,8 @@ class Holders:
     """Asks who holds what whenever a device is new under its name, and as long as it matters.
 
     A device that is free when it gets a new name may be given under the old one in that moment, or later
-    while another instance, of other settings, has its endpoint. So it is asked once more, and until then.
+    while another instance, of other settings, has its endpoint. So it is asked once more, and again for as
+    long as there is one.
 
     Args:
         api: whom to ask.

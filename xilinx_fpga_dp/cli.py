@@ -156,8 +156,7 @@ def _explain(settings: Settings, options: argparse.Namespace) -> int:
 
         scanner = scanner_of(settings)
         offers, _ = await look_once(settings, scanner)
-        every = tuple(device for offer in offers.by_resource.values() for device in offer.devices)
-        grants = grants_of(settings, scanner, lambda: every, written)
+        grants = grants_of(settings, scanner, lambda: offers.devices, written)
         return await explain.answer_for(offers, grants, options.ids)
 
     logs.set_up("warning", settings.log_format)

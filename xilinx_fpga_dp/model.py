@@ -154,6 +154,11 @@ class Offers:
     histories: Mapping[str, History] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """Every device of every resource."""
+        return tuple(device for offer in self.by_resource.values() for device in offer.devices)
+
 
 @dataclass(frozen=True, slots=True)
 class Holder:

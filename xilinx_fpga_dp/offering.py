@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from xilinx_fpga_dp.model import Device, Inventory, Offers
+from xilinx_fpga_dp.model import Device, Held, Inventory, Offers
 from xilinx_fpga_dp.operate.followed import Followed, FollowedFile
 from xilinx_fpga_dp.resources import compat, renames
 from xilinx_fpga_dp.resources.cards import WAIT, Cards, Settled
 from xilinx_fpga_dp.resources.naming import SHARED, Naming
-from xilinx_fpga_dp.resources.offers import as_named, offers_of, same_variables, to_be_named
+from xilinx_fpga_dp.resources.offers import as_named, held_elsewhere, offers_of, same_variables, to_be_named
 from xilinx_fpga_dp.settings import Settings, variable
 
 log = logging.getLogger(__name__)
@@ -101,6 +101,11 @@ class Offering:
             offers = compat.as_listed(offers, names.base, settled.serials, cards=self._old_cards)
         said = (*_problems(self._settings.resource_renames, basis.rules), *names.warnings)
         return replace(offers, warnings=(*settled.warnings, *said, *same_variables(offers)))
+
+    def held_elsewhere(self, offers: Offers, basis: Basis, held: Held) -> frozenset[str]:
+        """The devices of these offers that a pod holds under a name or id that they do not have."""
+        whole_cards = self._settings.u30_unit == "card"
+        return held_elsewhere(offers, held, basis.settled.singles if whole_cards else None)
 
     def tell_old_ways(self) -> None:
         """Say of each variable of plugin 1.3.0 what to write now, or that it counts for nothing."""

@@ -15,7 +15,6 @@ from xilinx_fpga_dp.offering import Offering
 from xilinx_fpga_dp.operate.files import HostPaths
 from xilinx_fpga_dp.reads import Reads
 from xilinx_fpga_dp.resources.grants import Grants
-from xilinx_fpga_dp.resources.offers import held_elsewhere
 from xilinx_fpga_dp.settings import Settings
 
 # Of REQUEST_TIMEOUT, what looking at the devices may take: the rest is for saying which one hangs.
@@ -76,7 +75,5 @@ async def look_once(settings: Settings, scanner: Scanner) -> tuple[Offers, Held]
     offering = Offering(settings, patient=False)
     await offering.look()
     basis = offering.basis(found, time.monotonic())
-    elsewhere = held_elsewhere(
-        offering.offers(found, basis), held, basis.settled.singles if settings.u30_unit == "card" else None
-    )
+    elsewhere = offering.held_elsewhere(offering.offers(found, basis), basis, held)
     return offering.offers(scanner.hold(elsewhere), basis), held

@@ -25,7 +25,7 @@ from xilinx_fpga_dp.operate.pages import Pages
 from xilinx_fpga_dp.parts import grants_of, scanner_of, versions_of
 from xilinx_fpga_dp.resources import cdi, labels
 from xilinx_fpga_dp.resources.grants import nodes_of
-from xilinx_fpga_dp.resources.offers import held_elsewhere, names_of, only
+from xilinx_fpga_dp.resources.offers import names_of, only
 from xilinx_fpga_dp.settings import Settings, unknown_variables
 
 log = logging.getLogger(__name__)
@@ -61,8 +61,8 @@ class Service:
         self._failure: str | None = None  # of the last scan
         self._known = Offers({})  # what is offered, with what is when it was asked who holds it
         self._unvetted: set[str] = set()  # ids of those
-        self._all_named = False  # at some time since the start
-        self._unnamed: frozenset[str] = frozenset()  # devices that wait for their serial number until then
+        # Devices that have waited for their serial number since the start; None: not known yet
+        self._unnamed: frozenset[str] | None = None
         self._metrics = Metrics(lambda: self._offers.value, self._registered)
         self._watch = Watch(settings.socket_dir, self._metrics)
         self._holders = Holders(
@@ -73,7 +73,12 @@ class Service:
         self._fresh: dict[str, tuple[Device, float]] = {}
         self._labels = KeptFile(f"{settings.nfd_features_dir}/{labels.FILE}")
         terms = Terms(
-            grants_of(settings, self._scanner, lambda: _devices(self._offers.value), self._in_spec),
+            grants_of(
+                settings,
+                self._scanner,
+                lambda: self._offers.value.devices if self._offers.value else (),
+                self._in_spec,
+            ),
             settings.request_timeout,
             settings.preferred_allocation,
             settings.prestart_check,
@@ -196,12 +201,11 @@ class Service:
             return
         offers = self._offering.offers(found, basis)
         names = await self._holders.vet(names_of(offers), _VETTING)
-        whole_cards = self._settings.u30_unit == "card"
-        elsewhere = held_elsewhere(offers, self._holders.held, basis.settled.singles if whole_cards else None)
+        elsewhere = self._offering.held_elsewhere(offers, basis, self._holders.held)
         self._holders.matters = bool(elsewhere)
         self._unvetted = {unit_id for _, unit_id in names_of(offers) - names}
-        self._all_named |= not basis.settled.waiting
-        self._unnamed = frozenset() if self._all_named else basis.settled.waiting
+        if self._unnamed != frozenset():  # later ones keep nobody from being ready
+            self._unnamed = basis.settled.waiting
         self._known = self._offering.offers(self._scanner.hold(elsewhere), basis)
         offers = only(self._known, names)
         self._published = (found, basis, self._holders.held, self._holders.vetted)
@@ -225,7 +229,7 @@ class Service:
     async def _write_spec(self) -> bool:
         fresh = {address: device for address, (device, _) in self._fresh.items()}
         # What a container that restarts was given once is in it before kubelet has said who holds it.
-        devices = {each.address: each for each in _devices(self._known)} | fresh
+        devices = {each.address: each for each in self._known.devices} | fresh
         expose = self._settings.expose_mgmt
         return await self._spec.set(
             cdi.spec((each, nodes_of(each, expose_mgmt=expose)) for each in devices.values())
@@ -245,7 +249,7 @@ class Service:
     async def _label(self) -> None:
         """Let the feature file say what is offered."""
         known = self._known
-        drivers = {device.driver for device in _devices(known)}
+        drivers = {device.driver for device in known.devices}
         await self._labels.set(labels.feature_file(known, await versions_of(self._settings, drivers)))
 
     async def _until(self, due: float) -> None:
@@ -271,10 +275,6 @@ class Service:
                 "directory" if problem else "socket",
                 extra={"path": f"{self._watch.path}/{KUBELET_SOCKET}", **problem},
             )
-
-
-def _devices(offers: Offers | None) -> tuple[Device, ...]:
-    return tuple(d for offer in offers.by_resource.values() for d in offer.devices) if offers else ()
 
 
 async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:

@@ -78,7 +78,7 @@ class Reading:
 def probes(bus: Bus, dev_root: str) -> Iterator[Probe]:
     """A probe for each user function, and for each function of the drivers that should have one beside it."""
     slots = {function.slot for function in bus.functions if function.driver != MGMT_DRIVER}
-    users = {f.slot for f in bus.functions if is_user(f) and (f.vendor, f.device) != _F2_MANAGEMENT}
+    users = {f.slot for f in bus.functions if is_user(f) and not _is_f2_management(f)}
     # Not to be seen in a virtual machine, nor on AWS.
     mgmt = {function.slot: function for function in bus.functions if function.driver == MGMT_DRIVER}
     for function in bus.functions:
@@ -96,8 +96,12 @@ def is_user(function: Function) -> bool:
     return function.driver == USER_DRIVER and "user_pf" in function.entries
 
 
+def _is_f2_management(function: Function) -> bool:
+    return (function.vendor, function.device) == _F2_MANAGEMENT
+
+
 def _user_probe(function: Function, mgmt: Function | None, dev_root: str) -> Probe:
-    if (function.vendor, function.device) == _F2_MANAGEMENT:
+    if _is_f2_management(function):
         return Probe(function.address, partial(_look_at_stranger, function), device=False)
     return Probe(
         function.address,
@@ -274,7 +278,7 @@ def _look_at_stranger(function: Function) -> Look:
 def _why_left_out(function: Function) -> str:
     if function.fault:
         return f"{function.fault}; {ODD_ANSWER}"
-    if (function.vendor, function.device) == _F2_MANAGEMENT:
+    if _is_f2_management(function):
         return (
             "second function of one device: AWS F2's management function, which xocl takes too; "
             "nothing to do, the other one is what programs use"

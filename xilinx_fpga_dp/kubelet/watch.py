@@ -152,12 +152,8 @@ def _look(path: str, presence: Presence) -> SocketDirectory:
             for entry in entries:
                 if entry.name == KUBELET_SOCKET:
                     kubelet = identity_of(entry.path)
-                elif (
-                    entry.name.endswith(SUFFIX)
-                    and is_socket(entry.path)
-                    and (identity := identity_of(entry.path))
-                ):
-                    ours.add((entry.name, identity))
+                elif entry.name.endswith(SUFFIX) and (status := _socket_status(entry.path)):
+                    ours.add((entry.name, _identity(status)))
         refused = unwritable(path)
     except OSError as error:
         return SocketDirectory(newer=newer, newest=presence.newest, problem=error.strerror)
@@ -178,16 +174,24 @@ def unwritable(path: str) -> int | None:
 
 def is_socket(path: str) -> bool:
     """Whether a socket is there. Blocks."""
+    return _socket_status(path) is not None
+
+
+def _socket_status(path: str) -> os.stat_result | None:
     try:
-        return stat.S_ISSOCK(os.lstat(path).st_mode)
+        status = os.lstat(path)
     except OSError:
-        return False
+        return None
+    return status if stat.S_ISSOCK(status.st_mode) else None
 
 
 def identity_of(path: str) -> Identity | None:
     """The identity of what is there; None: nothing is."""
     try:
-        status = os.lstat(path)
+        return _identity(os.lstat(path))
     except OSError:
         return None
+
+
+def _identity(status: os.stat_result) -> Identity:
     return (status.st_dev, status.st_ino, status.st_mtime_ns)

@@ -23,7 +23,7 @@ from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.kubelet.registration import greet
 from xilinx_fpga_dp.kubelet.sockets import strangers
 from xilinx_fpga_dp.kubelet.watch import KUBELET_SOCKET, unwritable
-from xilinx_fpga_dp.model import Device, Offers
+from xilinx_fpga_dp.model import Offers
 from xilinx_fpga_dp.operate.diagnose import ROOTS, Node, Seen, Trouble
 from xilinx_fpga_dp.operate.files import look_up
 from xilinx_fpga_dp.operate.http import NAME
@@ -85,7 +85,7 @@ async def look(places: Places, scan: Callable[[], Awaitable[Offers]]) -> Seen:
         _outcome(greet(f"{places.socket_dir}/{KUBELET_SOCKET}", _PATIENCE)),
         _outcome(_ask_holders(places.pod_resources_socket)),
     )
-    devices = () if isinstance(offers, Trouble) else _devices(offers)
+    devices = () if isinstance(offers, Trouble) else offers.devices
     nodes = {node for device in devices for node in nodes_of(device, expose_mgmt=places.expose_mgmt)}
     drivers = {*_DRIVERS, *(device.driver for device in devices)}
     modules = await _looks({"": partial(_modules, places.sysfs_root, drivers)})
@@ -143,10 +143,6 @@ def _trouble(error: Exception) -> Trouble:
 def _known(answer: Any, otherwise: T) -> T:
     known: T = otherwise if isinstance(answer, Trouble) else answer
     return known
-
-
-def _devices(offers: Offers) -> tuple[Device, ...]:
-    return tuple(device for offer in offers.by_resource.values() for device in offer.devices)
 
 
 async def _ask_holders(path: str) -> None:

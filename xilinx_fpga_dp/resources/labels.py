@@ -25,7 +25,7 @@ def feature_file(offers: Offers, versions: Mapping[str, str]) -> str | None:
         offers: what the node advertises.
         versions: of the drivers, where their modules tell them.
     """
-    devices = [device for offer in offers.by_resource.values() for device in offer.devices]
+    devices = offers.devices
     if not devices:
         return None
     return "".join(

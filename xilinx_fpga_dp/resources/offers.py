@@ -127,15 +127,15 @@ def held_elsewhere(offers: Offers, held: Held, singles: Collection[str] | None =
         singles: addresses of devices that are no part of a card with several; None: no card is given whole.
     """
     known = names_of(offers)
-    devices = {device.address: device for offer in offers.by_resource.values() for device in offer.devices}
+    there = {device.address for device in offers.devices}
     elsewhere = {
         address
-        for address in devices.keys() & held.keys()
+        for address in there & held.keys()
         for holder in held[address]
         if (holder.resource, holder.id) not in known
     }
     if singles is not None:
-        missing = held.keys() - devices.keys() - set(singles)
+        missing = held.keys() - there - set(singles)
         resources = {holder.resource for address in missing for holder in held[address]}
         for resource in resources & offers.by_resource.keys():
             elsewhere |= _alone(offers.by_resource[resource]) - held.keys()

@@ -18,6 +18,7 @@ from tests.faults.wires import begun, message
 from tests.process import descriptors
 from tests.test_resources import PLAIN, device, offer
 from tests.wire import pb
+from xilinx_fpga_dp.kubelet import endpoint as endpoints
 from xilinx_fpga_dp.kubelet import sockets
 from xilinx_fpga_dp.kubelet.endpoint import Endpoint
 from xilinx_fpga_dp.kubelet.fleet import Fleet
@@ -25,7 +26,7 @@ from xilinx_fpga_dp.kubelet.instances import Presence
 from xilinx_fpga_dp.kubelet.meter import Meter
 from xilinx_fpga_dp.kubelet.plugin import Plugin, Terms
 from xilinx_fpga_dp.kubelet.registration import register
-from xilinx_fpga_dp.kubelet.watch import Watch
+from xilinx_fpga_dp.kubelet.watch import SocketDirectory, Watch
 from xilinx_fpga_dp.model import Device, Reason
 from xilinx_fpga_dp.resources.grants import Grants, Refresh
 
@@ -62,6 +63,44 @@ async def test_a_kubelet_that_is_reached_before_it_is_seen_is_told_once(tmp_path
         assert len(kubelet.registrations) == 1
         endpoint.offer.set(None)
         await life
+    kubelet.stop()
+
+
+async def test_a_kubelet_that_comes_while_it_is_connected_to_is_told_once(tmp_path: Path) -> None:
+    """Whom that connection has reached can't be told, so nothing is said on it; and no look is to be had."""
+    dead = tmp_path / "kubelet.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(dead))
+    watch = Watch(str(tmp_path), Meter())
+    await watch.look()
+    endpoint = _endpoint(watch)
+    kubelet = KubeletDouble(tmp_path)
+    look, thread, attempts = watch.look, asyncio.Event(), 0
+
+    async def late_look() -> SocketDirectory:
+        await thread.wait()
+        return await look()
+
+    async def late_register(*arguments: Any) -> None:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            dead.unlink()
+            with mock.patch("tests.double.wipe"):  # that has just been
+                kubelet.start()
+        await register(*arguments)
+
+    with mock.patch.object(watch, "look", late_look), mock.patch.object(endpoints, "register", late_register):
+        life = asyncio.create_task(endpoint.run())
+        async with asyncio.timeout(10):
+            while not endpoint.registered:
+                await asyncio.sleep(0.01)
+            thread.set()
+            await asyncio.sleep(0.3)
+            assert endpoint.registered
+            assert (attempts, len(kubelet.registrations)) == (2, 1)
+            endpoint.offer.set(None)
+            await life
     kubelet.stop()
 
 

@@ -88,7 +88,8 @@ def tried(stage: Stage, faults: Sequence[Fault], dice: random.Random) -> Outcome
 
 
 def _try(stage: Stage, faults: Sequence[Fault], outcome: Outcome) -> None:
-    _require(stage.problem() is None, f"before: {stage.problem()}")
+    problem = stage.problem()
+    _require(problem is None, f"before: {problem}")
     stage.paired = len(faults) > 1
     stage.kubelet_restarted = False
     if stage.quiet is None:
@@ -118,11 +119,12 @@ def _try(stage: Stage, faults: Sequence[Fault], outcome: Outcome) -> None:
         over = time.monotonic()
         # Of two the end of one may be what the other's mending has waited for.
         limit = sum(fault.back for fault in faults)
-        wait_until(lambda: stage.problem() is None, limit + 2.0)
+        problem = _lasting_problem(stage, limit + 2.0)
         outcome.back = time.monotonic() - over
-        _require(stage.problem() is None, f"{limit + 2.0:g} s after its end: {stage.problem()}")
+        _require(problem is None, f"{limit + 2.0:g} s after its end: {problem}")
         time.sleep(_SETTLED)
-        _require(stage.problem() is None, f"it did not stay well: {stage.problem()}")
+        problem = stage.problem()
+        _require(problem is None, f"it did not stay well: {problem}")
         outcome.stalled = watching.stalled
         allowed = limit + watching.stalled + _UNSHARP
         _require(outcome.back <= allowed, f"back after {outcome.back:.2f} s, not {limit:g} s")
@@ -133,6 +135,19 @@ def _try(stage: Stage, faults: Sequence[Fault], outcome: Outcome) -> None:
     heard.check(faults)
     stage.prove_life()
     _nothing_left(stage, outcome)
+
+
+def _lasting_problem(stage: Stage, limit: float) -> str | None:
+    """What is still wrong after some seconds; None as soon as all is well."""
+    problem: str | None = None
+
+    def well() -> bool:
+        nonlocal problem
+        problem = stage.problem()
+        return problem is None
+
+    wait_until(well, limit)
+    return problem
 
 
 def _bounded_loss(

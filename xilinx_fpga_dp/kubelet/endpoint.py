@@ -1,6 +1,7 @@
 """One resource's endpoint: bind, serve, register, list live, until something ends it; then round again."""
 
 import asyncio
+import errno
 import logging
 import random
 from collections.abc import Coroutine
@@ -133,9 +134,9 @@ class Endpoint:
                 note = partial(self._note, path, identity_of(path))
                 await register(path, socket.name, self.resource, self._terms.options, note)
                 break
-            except (ConnectionRefusedError, FileNotFoundError) as error:
-                # Nobody listens: kubelet is dead, or between its bind and its listen. It has not heard of
-                # this socket, so the socket is as good as new.
+            except (ConnectionRefusedError, ConnectionAbortedError, FileNotFoundError) as error:
+                # Nobody listens: kubelet is dead, or between its bind and its listen, or was a moment ago. It
+                # has not heard of this socket, so the socket is as good as new.
                 self._complain(error)
                 if isinstance(error, FileNotFoundError):  # the path leads elsewhere: an unmount wakes nobody
                     await self._watch.look()
@@ -147,9 +148,13 @@ class Endpoint:
         """Note whom this round has reached: it may be a new kubelet before the directory was looked at again.
 
         To take it for another one then would leave what it has just been told of, and tell it once more.
+
+        Raises:
+            ConnectionAbortedError: it can't be told which of two it is.
         """
-        if before == identity_of(path):  # nothing else has stood there meanwhile
-            self._connected = before
+        if before != identity_of(path):  # another one came while this one was connected to
+            raise ConnectionAbortedError(errno.ECONNABORTED, "kubelet starts", path)
+        self._connected = before
 
     async def _moved(self, socket: sockets.Bound, kubelet: Identity | None) -> str:
         """Wait until the directory shows that kubelet can't reach this socket, or is another one.

@@ -27,7 +27,7 @@ async def register(
     """Tell kubelet that ``endpoint``, a socket name in its own directory, serves ``resource``.
 
     kubelet dials the endpoint before it answers, so it must be served already. ``connected`` is called before
-    anything is told.
+    anything is told, and what it raises ends the call.
 
     Raises:
         OSError: kubelet's socket can't be connected to, or the endpoint's is gone.

@@ -357,8 +357,16 @@ def _alive(path: Path) -> bool:
         mode = path.lstat().st_mode
     except OSError:
         return False
+    return stat.S_ISSOCK(mode) and any(_listed(path) for _ in range(3))
+
+
+def _listed(path: Path) -> bool:
+    """Whether the kernel lists a socket at a path; now and then it leaves out one that is there.
+
+    The list is read in parts, and where a socket is closed in between another one may be passed over.
+    """
     known = Path("/proc/net/unix").read_text()
-    return stat.S_ISSOCK(mode) and re.search(rf" {re.escape(str(path))}$", known, re.MULTILINE) is not None
+    return re.search(rf" {re.escape(str(path))}$", known, re.MULTILINE) is not None
 
 
 def descriptors(pid: int) -> dict[int, str]:

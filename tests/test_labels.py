@@ -1,17 +1,22 @@
 """The feature file for node-feature-discovery."""
 
+import asyncio
 import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import settings_for
 from tests.process import Service, eventually
+from xilinx_fpga_dp import service as service_module
+from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors
 from xilinx_fpga_dp.model import Device, Offer, Offers, Shell, Unit
 from xilinx_fpga_dp.resources import labels
+from xilinx_fpga_dp.settings import Settings
 from xilinx_fpga_dp.simulate.node import SampleNode
 
 # apimachinery's validation.IsQualifiedName and IsValidLabelValue
@@ -127,3 +132,24 @@ def test_the_file_follows_the_node(node: SampleNode) -> None:
     card.remove()
     with Service(settings_for(node, NFD_FEATURES_DIR=str(folder))):
         eventually(lambda: not file.exists(), "nothing to say")
+
+
+async def test_a_version_that_cannot_be_read_now_is_waited_for(node: SampleNode) -> None:
+    """No change of what is offered would bring it later."""
+    node.add_card("u200", release="2023.2")
+    folder = Path(node.root) / "features.d"
+    settings = settings_for(node, NFD_FEATURES_DIR=str(folder))
+    service = service_module.Service(Settings.load({name.lower(): text for name, text in settings.items()}))
+    reads = mock.Mock(side_effect=[OutOfDescriptors("none is left"), "2.16.0"])
+    with mock.patch("xilinx_fpga_dp.parts.module_version", reads):
+        tasks = [
+            asyncio.create_task(each)
+            for each in (service._scan(), service._labels.run(), service._at_each_offer(service._label))
+        ]
+        async with asyncio.timeout(20):
+            while not (folder / labels.FILE).exists():
+                await asyncio.sleep(0.02)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert "xilinx.com/fpga.driver.xocl=2.16.0\n" in (folder / labels.FILE).read_text()

@@ -8,12 +8,12 @@ from functools import partial
 
 from xilinx_fpga_dp.discovery.health import Rules
 from xilinx_fpga_dp.discovery.scanner import Scanner
-from xilinx_fpga_dp.discovery.sysfs import module_version
+from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors, module_version
 from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.model import Device, Held, Offers
 from xilinx_fpga_dp.offering import Offering
 from xilinx_fpga_dp.operate.files import HostPaths
-from xilinx_fpga_dp.reads import Reads
+from xilinx_fpga_dp.reads import Pending, Reads
 from xilinx_fpga_dp.resources.grants import Grants
 from xilinx_fpga_dp.settings import Settings
 
@@ -23,11 +23,13 @@ _LOOK_SHARE = 0.9
 _LOOK_LIMIT = 3.0
 
 
-async def versions_of(settings: Settings, drivers: Iterable[str]) -> dict[str, str]:
-    """The versions of drivers, as their modules tell them."""
+async def versions_of(settings: Settings, drivers: Iterable[str]) -> dict[str, str] | None:
+    """The versions of drivers, as their modules tell them; None: not all can be read now."""
     reads: Reads[str | None] = Reads()
     calls = {driver: partial(module_version, settings.sysfs_root, driver) for driver in drivers}
     answers = await reads.gather(calls, _LOOK_LIMIT)
+    if any(isinstance(answer, OutOfDescriptors | Pending) for answer in answers.values()):
+        return None
     return {driver: answer for driver, answer in answers.items() if isinstance(answer, str)}
 
 

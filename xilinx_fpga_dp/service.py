@@ -247,10 +247,14 @@ class Service:
                 await file.keep()
 
     async def _label(self) -> None:
-        """Let the feature file say what is offered."""
-        known = self._known
-        drivers = {device.driver for device in known.devices}
-        await self._labels.set(labels.feature_file(known, await versions_of(self._settings, drivers)))
+        """Let the feature file say what is offered, as soon as the drivers' versions can be read."""
+        while True:
+            known = self._known
+            drivers = {device.driver for device in known.devices}
+            if (versions := await versions_of(self._settings, drivers)) is not None:
+                break
+            await asyncio.sleep(_SOON)
+        await self._labels.set(labels.feature_file(known, versions))
 
     async def _until(self, due: float) -> None:
         """Wait for the time or a wake-up; a burst of wake-ups is folded into one."""

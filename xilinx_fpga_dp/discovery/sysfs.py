@@ -271,7 +271,11 @@ def list_names(path: str) -> list[str]:
 
 
 def module_version(root: str, driver: str) -> str | None:
-    """The version a driver's module tells; None where it is not loaded or tells none. It never blocks."""
+    """The version a driver's module tells; None where it is not loaded or tells none. It never blocks.
+
+    Raises:
+        OutOfDescriptors: it can't be read now.
+    """
     return _core_text(f"{root}/module/{driver.replace('-', '_')}/version") or None
 
 

@@ -159,7 +159,8 @@ class KubeletDouble:
             re-registration the new endpoint is dropped.
         dial_limit: seconds Register tries to connect to the plugin; 10 in kubelet.
         grace: seconds the devices of an ended stream count as capacity; 300 in kubelet.
-        told: called with the endpoint that a Register names, before anything is done with it.
+        told: called with the endpoint that a Register names, before anything is done with it and once more
+            when it is connected to: in between it may have been out of reach.
     """
 
     def __init__(
@@ -534,6 +535,7 @@ class _Life:
                 self._clients[key] = client
         try:
             self._dial(client)
+            self._double.told(client.endpoint)
             self._pause(self._double.faults.dial_hang)
             options = self._ask_options(client)
             self._connected(client)

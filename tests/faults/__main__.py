@@ -17,9 +17,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from tests.faults.catalogue import FAULTS, named, pairs
-from tests.faults.fault import Fault
+from tests.faults.fault import Fault, NotDone
 from tests.faults.stage import SHELLS, Setting, Stage, descriptors
-from tests.faults.trial import Broken, NotBoth, Outcome, tried
+from tests.faults.trial import Broken, Outcome, tried
 
 Job = tuple[tuple[Fault, ...], Setting]
 """Faults that happen at once, and to whom."""
@@ -214,7 +214,7 @@ class _Stages:
             return Outcome(names, setting, skipped=missing[0], missing=True)
         try:
             return tried(self._for(setting), faults, random.Random(seed))
-        except NotBoth as error:
+        except NotDone as error:
             self._drop()
             return Outcome(names, setting, skipped=str(error))
         except Broken as error:

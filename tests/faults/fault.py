@@ -15,6 +15,10 @@ EVER = float("inf")
 PACED = 1.5
 
 
+class NotDone(Exception):  # noqa: N818 - no fault of anybody's
+    """A fault can't be done as it should: kubelet can't start on what another has made read-only."""
+
+
 @dataclass(frozen=True, eq=False)
 class Fault:
     """One thing that goes wrong.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import grpc
 
-from tests.faults.fault import EVER, Catalogue
+from tests.faults.fault import EVER, Catalogue, NotDone
 from tests.faults.stage import SHELLS, Stage, own_namespaces, wait_until
 from tests.process import remove
 
@@ -19,6 +19,8 @@ fault = faults.fault
 ALL = " ".join(SHELLS)
 # Seconds: kubelet may take 10 s to dial back within a Register call, and the call 15 s.
 HANGING_CALL = 16.0
+# Seconds its removal may take, of the 20 ms that the service waits for kubelet's socket to go, too.
+_AT_ONCE = 0.015
 
 
 def no_mounts() -> str | None:
@@ -137,9 +139,17 @@ def removed(stage: Stage) -> Iterator[None]:
     stage.kubelet_up()
 
 
+def removed_at_once(stage: Stage) -> None:
+    """Remove the directory file by file, before a service may take the first for all that is to go."""
+    began = time.monotonic()
+    remove(stage.sockets)
+    if time.monotonic() - began > _AT_ONCE:
+        raise NotDone("the directory was not removed fast enough")
+
+
 @fault("directory removed, kubelet alive, restarted later", deaf=True, touches=ALL, place="directory")
 def removed_beneath(stage: Stage) -> Iterator[None]:
-    remove(stage.sockets)
+    removed_at_once(stage)
     yield
     stage.sockets.mkdir(exist_ok=True)
     stage.kubelet_anew()
@@ -147,7 +157,7 @@ def removed_beneath(stage: Stage) -> Iterator[None]:
 
 @fault("directory emptied, kubelet alive, restarted later", deaf=True, touches=ALL, place="directory")
 def emptied(stage: Stage) -> Iterator[None]:
-    remove(stage.sockets)
+    removed_at_once(stage)
     stage.sockets.mkdir()
     yield
     stage.kubelet_anew()
@@ -209,8 +219,7 @@ def full(stage: Stage) -> Iterator[None]:
         yield
         for path in fillers:
             path.unlink(missing_ok=True)
-        wait_until(stage.all_full, 1.2)
-        back = stage.all_full()
+        back = wait_until(stage.all_full, 1.2)
         stage.kubelet_down()
     stage.kubelet_up()
     assert back or stage.paired, "not back 1.2 s after the directory had room again"
@@ -276,18 +285,22 @@ def usurped(stage: Stage) -> Iterator[None]:
 
 @fault("a dead instance's socket left behind", place="strangers", brief=True)
 def stale(stage: Stage) -> Iterator[None]:
+    aside = stage.sockets / "aside"
     with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(stage.sockets / "dead-fpga.sock"))
+        dead.bind(str(aside))
         dead.listen()
+    aside.rename(stage.sockets / "dead-fpga.sock")  # seen when it is dead already
     yield
 
 
 @fault("a live socket of another program", place="strangers")
 def stranger(stage: Stage) -> Iterator[None]:
     path = stage.sockets / "somebody-elses-fpga.sock"
+    aside = stage.sockets / "aside"
     with socket.socket(socket.AF_UNIX) as alive:
-        alive.bind(str(path))
+        alive.bind(str(aside))
         alive.listen()
+        aside.rename(path)  # seen when it lives already
         yield
         swept = not path.exists() and stage.sockets.exists()
     path.unlink(missing_ok=True)

@@ -7,13 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tests.faults.fault import EVER, Fault
+from tests.faults.fault import EVER, Fault, NotDone
 from tests.faults.stage import SHELLS, Setting, Stage, wait_until
 from tests.faults.watching import Figures, Watching, figures, least
 from xilinx_fpga_dp.reads import _KEPT
 
 _SETTLED = 0.3  # seconds that all has to stay well
-_GONE = 3.0  # seconds until descriptors, threads and tasks that were needed for a moment are given back
+# Looks until what was needed for a moment is given back (descriptors, threads, tasks), and seconds of one.
+_LOOKS = 12
+_LEAST = 0.25
 _SPINNING = 0.6  # of a core, while nothing happens
 _MOST_MEMORY = 12.0  # MB more than at first, whatever has happened since
 # Seconds between the looks of whoever measures, and what of a list is on its way.
@@ -29,10 +31,6 @@ class Broken(AssertionError):  # noqa: N818 - a word is enough
     """Something did not hold."""
 
 
-class NotBoth(Exception):  # noqa: N818 - no fault of anybody's
-    """One fault can't be done while the other lasts: kubelet can't start on a read-only disk."""
-
-
 @dataclass
 class Outcome:
     """What was measured.
@@ -44,7 +42,7 @@ class Outcome:
         lost: the longest that a resource was lost while it lasted, seconds.
         memory: MB more than when a process was first looked at, of all instances the most.
         cpu: of a core while nothing happened but the fault lasted.
-        stalled: seconds that the measuring itself was held up at most.
+        stalled: seconds that the measuring itself was held up.
         problem: what did not hold; None: all did.
         skipped: why it was not tried.
         missing: it can't be tried on this machine at all.
@@ -104,7 +102,7 @@ def _try(stage: Stage, faults: Sequence[Fault], outcome: Outcome) -> None:
             except (OSError, RuntimeError) as error:  # RuntimeError: kubelet itself can't begin
                 if not under_way:
                     raise
-                raise NotBoth(f"not while the other lasts: {error}") from error
+                raise NotDone(f"not while the other lasts: {error}") from error
             under_way.append(steps)
         begun = time.monotonic()
         outcome.cpu = _busiest(stage, max(fault.lasts for fault in faults))
@@ -115,7 +113,7 @@ def _try(stage: Stage, faults: Sequence[Fault], outcome: Outcome) -> None:
             except (OSError, RuntimeError) as error:
                 if not stage.paired:
                     raise
-                raise NotBoth(f"can't end while the other lasts: {error}") from error
+                raise NotDone(f"can't end while the other lasts: {error}") from error
         over = time.monotonic()
         # Of two the end of one may be what the other's mending has waited for.
         limit = sum(fault.back for fault in faults)
@@ -188,17 +186,17 @@ def _busiest(stage: Stage, seconds: float) -> float:
 def _nothing_left(stage: Stage, outcome: Outcome) -> None:
     """No more descriptors, threads, tasks or memory than at first, no core spinning, no error in the log."""
     assert stage.quiet is not None
-    deadline = time.monotonic() + _GONE
-    while True:
-        after = least(stage, _pids(stage), 0.25)
+    for _ in range(_LOOKS):
+        after = least(stage, _pids(stage), _LEAST)
         # One that stands by may have the sockets and streams of before, or not.
         spare = {pid: 0 if pid == stage.voice.process.pid else 2 * len(SHELLS) for pid in after}
         more = [text for pid, now in after.items() if (text := _more(stage.quiet, now, spare[pid]))]
-        if not more or time.monotonic() > deadline:
+        if not more:
             break
     _require(not more, "; ".join(more))
     for now in after.values():
-        _require(now.cpu / 0.25 < _SPINNING, f"{400 * now.cpu:.0f} % of a core afterwards")
+        share = now.cpu / max(now.time, _LEAST)
+        _require(share < _SPINNING, f"{100 * share:.0f} % of a core afterwards")
         outcome.memory = max(outcome.memory, now.memory - stage.quiet.memory)
     _require(outcome.memory < _MOST_MEMORY, f"{outcome.memory:.1f} MB more than at first")
     for life in stage.lives:

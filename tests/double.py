@@ -345,6 +345,10 @@ class KubeletDouble:
         """
         self._living().cut(resource, endpoint)
 
+    def drop(self, resource: str) -> None:
+        """Close the connection to the endpoint that is asked now, whatever is under way on it."""
+        self._living().channel(resource).close()
+
     def _call(self, resource: str, method: str, request: Any, timeout: float) -> bytes:
         """Raises NoEndpoint, or grpc.RpcError with the plugin's status."""
         call = _unary(self._living().channel(resource), method)

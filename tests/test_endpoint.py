@@ -104,6 +104,27 @@ async def test_a_kubelet_that_comes_while_it_is_connected_to_is_told_once(tmp_pa
     kubelet.stop()
 
 
+async def test_a_kubelet_that_closes_its_connection_before_it_lists_is_told_again(tmp_path: Path) -> None:
+    """As kubelets up to 1.36 do where the stream of another socket ends meanwhile."""
+    kubelet = KubeletDouble(tmp_path, by_socket=True)  # another one would drop the next one, too
+    kubelet.start()
+    kubelet.faults.list_delay = 1.0
+    endpoint = _endpoint(watch := Watch(str(tmp_path), Meter()))
+    tasks = [asyncio.create_task(each) for each in (watch.run(), endpoint.run())]
+    async with asyncio.timeout(8):  # of 10 that kubelet may take to ask for the list
+        while not kubelet.registrations:
+            await asyncio.sleep(0.01)
+        kubelet.faults.list_delay = 0.0
+        kubelet.drop(endpoint.resource)
+        while not endpoint.registered:
+            await asyncio.sleep(0.01)
+    assert len(kubelet.registrations) == 2
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    kubelet.stop()
+
+
 async def test_one_that_registers_while_a_newer_instance_comes_leaves_it_to_that_one(tmp_path: Path) -> None:
     """Of two Registers kubelet believes the one it has answered last, and would ask who is about to end."""
     kubelet = KubeletDouble(tmp_path)

@@ -141,8 +141,11 @@ class Endpoint:
                 if isinstance(error, FileNotFoundError):  # the path leads elsewhere: an unmount wakes nobody
                     await self._watch.look()
                 await asyncio.sleep(self._delay())
+        # Kubelets up to 1.36 close the new connection where the one before it ends just now.
         async with asyncio.timeout(_STREAM_LIMIT):
-            await plugin.watched.wait()
+            await first(plugin.watched.wait(), plugin.dropped.wait())
+        if not plugin.watched.is_set():
+            raise _NotReached("kubelet closed its connection and has not asked for the list")
 
     def _note(self, path: str, before: Identity | None) -> None:
         """Note whom this round has reached: it may be a new kubelet before the directory was looked at again.

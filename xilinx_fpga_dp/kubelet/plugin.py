@@ -77,6 +77,7 @@ class Plugin:
         # The first stream is kubelet's: nobody else was told this socket's name. Later ones are guests.
         self.watched = asyncio.Event()
         self.lost = asyncio.Event()
+        self.dropped = asyncio.Event()  # whoever has called has closed the connection, and no other is left
         self._calls: set[asyncio.Task[Any]] = set()  # unary calls under way
         self._ending = False
 

@@ -120,8 +120,14 @@ class _Server(Server):
         protocol = _Protocol(_Calls(cast(Handler, made.handler)), made.config, made.h2_config)
         open_ones = sum(not each.closed for each in self._protocols)
         protocol.unwanted = self._ended or open_ones >= _CONNECTIONS
+        protocol.lost = self._lost
         self._protocols.add(protocol)
         return protocol
+
+    def _lost(self) -> None:
+        """A connection that calls came on has ended."""
+        if all(each.closed or not each.called for each in self._protocols):
+            self._plugin.dropped.set()
 
     async def end(self) -> None:
         """Take no more connections, let calls and then streams end, then close every connection.
@@ -156,6 +162,7 @@ class _Protocol(H2Protocol):
 
     handler: "_Calls"
     unwanted = False  # to be closed as soon as it is made
+    lost: Callable[[], None]  # hears of the end of one that calls came on
     _asked = False
     _heard = False
 
@@ -163,6 +170,11 @@ class _Protocol(H2Protocol):
     def closed(self) -> bool:
         """Whether it was open and is no more."""
         return hasattr(self, "connection") and self.connection.is_closing()
+
+    @property
+    def called(self) -> bool:
+        """Whether any call has come on it."""
+        return hasattr(self, "connection") and bool(self.connection.streams_started)
 
     def close(self, why: str) -> None:
         """End it, and the calls on it; one that is about to be made ends then."""
@@ -178,7 +190,7 @@ class _Protocol(H2Protocol):
         """
         if self.handler.under_way:
             return False
-        if not hasattr(self, "connection") or self.closed or not self.connection.streams_started:
+        if self.closed or not self.called:
             return True
         if not self._asked:
             self._asked = True
@@ -195,6 +207,12 @@ class _Protocol(H2Protocol):
         self.processor.processors[PingAckReceived] = self._answered
         if self.unwanted:
             self.close("not wanted")
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """It has ended, whoever ended it."""
+        super().connection_lost(exc)
+        if self.called:
+            self.lost()
 
     def data_received(self, data: bytes) -> None:
         """Take what has come: frames grpclib does not know, or more of them after the last one."""

@@ -434,8 +434,11 @@ class _Life:
         )
         # grpcio unlinks its socket when it stops, kubelet does not. It looks for it where it was
         # told to bind, so that way is a link that is gone by then. It also keeps the path short.
-        server.add_insecure_port(_target(self._link / "kubelet.sock"))
+        # It appears as one that listens: between its bind and its listen who is quick would be refused.
+        aside = self._double.directory / ".kubelet.sock"
+        server.add_insecure_port(_target(self._link / aside.name))
         server.start()
+        aside.rename(self._double.socket)
         return server
 
     def end(self) -> None:

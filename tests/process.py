@@ -43,6 +43,10 @@ def cli(
     )
 
 
+# Seconds. The contract allows 2 s, which the benchmarks measure; a busy machine takes more.
+ENDS = 10.0
+
+
 class Service:
     """``run`` as a process of its own, its log read line by line. Ends with the ``with`` block."""
 
@@ -106,8 +110,8 @@ class Service:
     def hang_up(self) -> None:
         self.process.send_signal(signal.SIGHUP)
 
-    def terminate(self, limit: float = 2.0) -> int:
-        """Send SIGTERM; the contract allows 2 s."""
+    def terminate(self, limit: float = ENDS) -> int:
+        """Send SIGTERM; wait for the end."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(limit)
 

@@ -883,7 +883,7 @@ class TestWithoutDescriptors:
 
         slow = Slow(lambda: None)
         with mock.patch("xilinx_fpga_dp.discovery.slow._SOON", 0):
-            async with asyncio.timeout(1):  # the first pause after an answer without it is 2 s
+            async with asyncio.timeout(10):  # the pauses after answers without it are 30 s together
                 while slow.known("card") != Answers("XFL1"):
                     slow.ask("card", read)
                     await asyncio.sleep(0.001)
@@ -1116,7 +1116,7 @@ def _ruin(path: str, damage: Any) -> None:
 
 
 async def _scanned_in_time(scanner: Scanner) -> Inventory:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         await scanner.scan()
         await asyncio.sleep(0.05)
         return await _quiet(scanner.scan)
@@ -1134,7 +1134,7 @@ async def _quiet(scan: Callable[[], Awaitable[Inventory]]) -> Inventory:
 
 
 async def _until(scanner: Scanner, holds: Callable[[Inventory], bool]) -> Inventory:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not holds(found := await scanner.scan()):
             await asyncio.sleep(0.05)
     return found

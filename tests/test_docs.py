@@ -95,7 +95,7 @@ def test_every_command_of_the_readme_works(node: SampleNode) -> None:
         # pytest's own folders are too long for a socket's path
         here = here.replace("/tmp/node", f"{node.root}/new").replace("DIR", f"{node.root}/other")
         if command.endswith("xilinx_fpga_dp run"):  # ends when it is told to
-            here = f"{here} & sleep 1; kill $!; wait $!"
+            here = f"{here} & sleep 3; kill $!; wait $!"
         elif "--board" in command:
             here += " --once"
         shown(here, node)
@@ -173,6 +173,7 @@ def test_every_reason_and_every_metric_is_told(node: SampleNode, kubelet: Kubele
     probed = Probed(node)
     with Service(probed.settings) as service:
         service.logged("registered")
+        service.logged("serving HTTP")
         names = {re.split(r"[{ ]", name)[0] for name in probed.series()}
     for name in names:
         base = re.sub(r"_(bucket|count|sum|created)$", "", name)

@@ -241,6 +241,7 @@ class TestU30:
         with Service(pages.settings) as service:
             reason = "waiting for its serial number; that takes 30 s at most"
             service.logged("left out", function=node.cards[0].address, reason=reason)
+            service.logged("serving HTTP")
             addresses = ", ".join(sorted(card.address for card in node.cards))
             # or an update with surge would end the older instance, which does offer it
             assert pages.get("readyz") == (503, f"waiting for the serial number of {addresses}\n")

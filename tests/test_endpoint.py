@@ -127,8 +127,9 @@ async def test_a_kubelet_that_closes_its_connection_before_it_lists_is_told_agai
 
 async def test_one_that_registers_while_a_newer_instance_comes_leaves_it_to_that_one(tmp_path: Path) -> None:
     """Of two Registers kubelet believes the one it has answered last, and would ask who is about to end."""
-    kubelet = KubeletDouble(tmp_path)
-    kubelet.faults.register_hang = 1.0
+    told: list[str] = []
+    kubelet = KubeletDouble(tmp_path, told=told.append)
+    kubelet.faults.register_hang = 5.0
     kubelet.start()
     watch = Watch(str(tmp_path), Meter())
     endpoint = _endpoint(watch)
@@ -137,13 +138,16 @@ async def test_one_that_registers_while_a_newer_instance_comes_leaves_it_to_that
     async with asyncio.timeout(10):
         while not list(tmp_path.glob("*-fpga.sock")):
             await asyncio.sleep(0.01)
-        await asyncio.sleep(0.2)  # it waits for kubelet's answer
+        while not told:  # it waits for kubelet's answer
+            await asyncio.sleep(0.01)
         assert not newer.newer_lives(str(tmp_path))
         while list(tmp_path.glob("*-fpga.sock")):
             await asyncio.sleep(0.01)
         endpoint.register_again()
         await asyncio.sleep(1.5)
+        assert len(told) == 1
         assert kubelet.registrations == []
+        kubelet.faults.register_hang = 0.0
         newer.leave(str(tmp_path))
         while not endpoint.registered:
             await asyncio.sleep(0.01)

@@ -18,7 +18,7 @@ import pytest
 
 from tests.conftest import settings_for
 from tests.double import KubeletDouble
-from tests.process import Service, cli
+from tests.process import Service, cli, eventually
 from tests.wire import pods_grpc, pods_pb
 from xilinx_fpga_dp.kubelet.podresources import Holders, PodResources
 from xilinx_fpga_dp.simulate.node import SampleNode
@@ -176,9 +176,13 @@ def test_once_all_is_as_it_was_nobody_is_asked(
                 rules.write_text("- {match: {}, name: x}")
                 service.logged("device moved to another resource", count=2)
             time.sleep(2)  # once more: it may have been given meanwhile
-            asked = pods.questions
-            time.sleep(4)
-            assert pods.questions == asked
+            eventually(lambda: _quiet(pods), "it is asked for ever", 25)
+
+
+def _quiet(pods: PodResourcesDouble) -> bool:
+    asked = pods.questions
+    time.sleep(4)
+    return pods.questions == asked
 
 
 def test_the_other_device_of_a_held_card(
@@ -299,8 +303,8 @@ def test_one_that_hangs_delays_nobody_for_long(
         pods.hangs.clear()
         node.add_card("u250", "0000:31:00")
         node.cards[0].offline()
-        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1, 5)
-        kubelet.wait_for(lambda: kubelet.allocatable(U250) == 1, 5)
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
+        kubelet.wait_for(lambda: kubelet.allocatable(U250) == 1)
 
 
 def test_what_is_held_stays_held_without_an_answer(

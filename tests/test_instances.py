@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -124,6 +125,7 @@ def test_what_died_before_it_was_seen_is_removed_later(tmp_path: Path) -> None:
     for file in (old, young, strange):
         file.touch()
     os.utime(old, (0, 0))
+    os.utime(young, (now := time.time() + 60, now))
     assert not Presence().newer_lives(str(tmp_path))
     assert not old.exists()
     assert young.exists()

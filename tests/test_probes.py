@@ -125,9 +125,8 @@ def test_kubelet_dies_without_a_word(probed: Probed, kubelet: KubeletDouble) -> 
     )
     assert probed.series()["kubelet_restarts_total"] == 0
     assert probed.get("livez") == OK
-    status, said = probed.get("readyz")
-    why = f"(Connection refused: {kubelet.socket})"
-    assert (status, said) == (503, f"not registered: {U200} {why}\n"), "and why is said"
+    said = f"not registered: {U200} (Connection refused: {kubelet.socket})\n"
+    eventually(lambda: probed.get("readyz") == (503, said), "and why is said")
 
 
 def test_kubelet_refuses(probed: Probed, kubelet: KubeletDouble) -> None:
@@ -212,7 +211,8 @@ def test_of_two_instances_one_is_ready(probed: Probed, node: SampleNode, kubelet
     kubelet.start()
     probed.turns("readyz", OK)
     newer = Probed(node)
-    with Service(newer.settings):
+    with Service(newer.settings) as service:
+        service.logged("serving HTTP")
         eventually(lambda: probed.registered() == {U200: 0}, "the older is silent")
         newer.turns("readyz", OK)
         assert probed.get("readyz") == NOT_REGISTERED

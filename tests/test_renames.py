@@ -362,7 +362,7 @@ def test_a_swapped_config_map_counts_at_once_and_a_broken_one_not(
         kubelet.wait_for(lambda: kubelet.allocatable(PREFIX + "first") == 1)
         assert [each.resource for each in kubelet.registrations] == [PREFIX + "first"]
         volume.publish(RULE.format("second"))
-        kubelet.wait_for(lambda: kubelet.allocatable(PREFIX + "second") == 1, timeout=3)
+        kubelet.wait_for(lambda: kubelet.allocatable(PREFIX + "second") == 1, timeout=8)
         volume.publish(RULE.format("{colour}"))
         told = service.logged("to be mended")["problem"]
         assert path in told
@@ -370,7 +370,7 @@ def test_a_swapped_config_map_counts_at_once_and_a_broken_one_not(
         assert "what it said before counts" in told
         assert kubelet.allocatable(PREFIX + "second") == 1
         volume.publish(RULE.format("third"))
-        kubelet.wait_for(lambda: kubelet.allocatable(PREFIX + "third") == 1, timeout=3)
+        kubelet.wait_for(lambda: kubelet.allocatable(PREFIX + "third") == 1, timeout=8)
         assert service.terminate() == 0
 
 
@@ -397,7 +397,7 @@ def test_a_missing_file_is_told_and_counts_when_it_is_there(
         kubelet.wait_for(lambda: kubelet.allocatable(U200_NAME) == 1)
         assert "No such file" in service.logged("to be mended")["problem"]
         path.write_text(RULE.format("late"))
-        kubelet.wait_for(lambda: kubelet.allocatable(PREFIX + "late") == 1, timeout=3)
+        kubelet.wait_for(lambda: kubelet.allocatable(PREFIX + "late") == 1, timeout=8)
         path.unlink()
         service.logged("to be mended", count=2)
         assert kubelet.allocatable(PREFIX + "late") == 1

@@ -140,7 +140,7 @@ def test_a_pipe_in_sysfs_holds_up_nobody(node: SampleNode, file: str) -> None:
     if os.path.exists(path):
         os.unlink(path)
     os.mkfifo(path)
-    assert "ok    sysfs" in cli("diagnose", settings=settings_for(node), limit=10).stdout
+    assert "ok    sysfs" in cli("diagnose", settings=settings_for(node), limit=30).stdout
     folder = f"{node.root}/nfd"
     with Service(settings_for(node, NFD_FEATURES_DIR=folder)) as service:
         eventually(lambda: os.path.exists(f"{folder}/xilinx-fpga-dp"), "labelled")

@@ -55,8 +55,9 @@ async def test_a_look_that_was_given_up_is_not_taken_for_news(tmp_path: Path) ->
 async def test_what_a_late_look_returns_is_not_taken_for_news(tmp_path: Path) -> None:
     slow = _Slow()
     watch = Watch(str(tmp_path), Meter())
-    with mock.patch.object(module, "_look", slow), mock.patch.object(module, "_LOOK_LIMIT", 0.1):
-        assert "no answer" in str((await watch.look()).problem)
+    with mock.patch.object(module, "_look", slow):
+        with mock.patch.object(module, "_LOOK_LIMIT", 0.1):
+            assert "no answer" in str((await watch.look()).problem)
         _make_socket(tmp_path / _OURS)
         slow.go.set()
         await asyncio.sleep(0.05)

@@ -25,8 +25,9 @@ _BLOCK = 250  # calls to one server before the other has its turn
 
 
 def start(quick: bool) -> Iterator[Figure]:
-    """Start to the first list of the last of two shells, four cards, everything compiled."""
+    """Start to the first list of the last of two shells, four cards, everything compiled; and to the end."""
     wall: list[float] = []
+    ends: list[float] = []
     cpu: list[float] = []
     bare_wall: list[float] = []
     bare_cpu: list[float] = []
@@ -35,13 +36,16 @@ def start(quick: bool) -> Iterator[Figure]:
             service = stage.start()
             listed = stage.listed_since(service.began)
             used = cpu_seconds(service.pid)
+            told = time.monotonic()
             service.end()
+            ended = time.monotonic() - told
             began, children = time.monotonic(), os.times()
             subprocess.run([sys.executable, "-c", _BARE], env=environment(), check=True)
             bare, after = time.monotonic() - began, os.times()
             if run == 0:  # this one compiled what had to be
                 continue
             wall.append((listed - service.began) * 1000)
+            ends.append(ended * 1000)
             cpu.append(used * 1000)
             bare_wall.append(bare * 1000)
             bare_cpu.append(
@@ -52,6 +56,7 @@ def start(quick: bool) -> Iterator[Figure]:
     # os.times counts in ticks of 10 ms: the mean, not the median
     yield Figure("start to first list, CPU", "ms", cpu, 350, "median", statistics.mean(bare_cpu), compared)
     yield Figure("start to first list, wall", "ms", wall, 500, "median", _median(bare_wall), compared)
+    yield Figure("SIGTERM to the end", "ms", ends, 2000, "worst")
 
 
 def back(quick: bool) -> Iterator[Figure]:

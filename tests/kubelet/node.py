@@ -394,10 +394,10 @@ class Node:
         self.ctr("tasks", "kill", "--signal", "SIGKILL", identity)
 
     def ctr(self, *args: str | Path) -> str:
-        """Ask containerd, in kubelet's namespace."""
+        """Ask containerd, in kubelet's namespace; to unpack an image takes minutes on a cold disk."""
         ctr = self.binaries.containerd / "ctr"
         command = [ctr, "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io", *args]
-        return self.namespace.run(command)
+        return self.namespace.run(command, limit=300.0)
 
     # devices and processes
 

@@ -71,6 +71,7 @@ def test_card_that_is_found_at_fault_when_a_pod_asks_for_it_is_refused_with_a_se
     # It looks so seldom that kubelet still believes in the card.
     stage.start_service(SCAN_INTERVAL="600", HEALTH_INTERVAL="600")
     stage.wait_all()
+    time.sleep(2)  # the serial numbers are news: the scan they ask for would see it first
     stage.sample.files.drop(f"{stage.cards[2].user}/drm")  # a reset begins; its node goes later
     status = stage.rejected({U250: 1})
     assert status.reason == "UnexpectedAdmissionError"

@@ -5,7 +5,7 @@ import time
 from .stage import ONCE, U200, U250, Stage, made_at
 
 # From kubelet's new socket until kubelet has our list. Seconds: a kubelet that starts does much besides.
-BACK_LIMIT = 2.0
+BACK_LIMIT = 10.0
 
 
 def _start_kubelet(stage: Stage, what: str) -> None:

@@ -14,8 +14,8 @@ import pytest
 from .namespace import Process
 from .stage import ONCE, U200, U250, Stage
 
-# Seconds for which nothing may be allocatable, in any of these cases.
-GAP_LIMIT = 1.0
+# Seconds for which nothing may be allocatable, in any of these cases; milliseconds but for a busy machine.
+GAP_LIMIT = 5.0
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def _kill(process: Process) -> None:
 
 
 def _terminate(process: Process) -> None:
-    assert process.terminate(2.0) == 0
+    assert process.terminate() == 0
 
 
 _ENDS = pytest.mark.parametrize("end", [_terminate, _kill], ids=["by SIGTERM", "by SIGKILL"])

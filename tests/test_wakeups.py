@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,26 @@ async def test_no_inotify_is_only_slower(tmp_path: Path) -> None:
             await wakeups.arm()
             async with asyncio.timeout(5):
                 await wakeups.wait(0.1)
+        await _woken(wakeups, (tmp_path / "a").touch)
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("free", [1, 2])
+async def test_where_descriptors_run_out_none_is_lost(tmp_path: Path, free: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Wakeups(str(tmp_path)) as wakeups:
+        await wakeups.arm()  # the thread that looks is there
+    before = descriptors()
+    with Wakeups(str(tmp_path)) as wakeups:
+        unused = [os.dup(0) for _ in range(free + 1)]
+        for each in unused:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (unused[free], hard))
+        try:
+            for _ in range(3):
+                await wakeups.arm()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         await _woken(wakeups, (tmp_path / "a").touch)
     assert descriptors() == before
 

@@ -245,6 +245,9 @@ class Scanner:
         return list(looks.values())
 
     def _look(self, probe: Probe, answer: _Answer) -> Look | None:
+        passing = isinstance(answer, OutOfDescriptors) or _soon_more(answer)
+        if passing and not probe.device and probe.key not in self._memory.known:
+            return next((look for look in self._strangers if look.address == probe.key), None)
         if isinstance(answer, Look) and probe.ask_slowly:
             self._slow.ask(probe.key, probe.ask_slowly)
         return self._completed(probe.key, answer)

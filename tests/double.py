@@ -159,8 +159,8 @@ class KubeletDouble:
             re-registration the new endpoint is dropped.
         dial_limit: seconds Register tries to connect to the plugin; 10 in kubelet.
         grace: seconds the devices of an ended stream count as capacity; 300 in kubelet.
-        told: called with the endpoint that a Register names, before anything is done with it and once more
-            when it is connected to: in between it may have been out of reach.
+        told: called with the endpoint that a Register names, before anything is done with it.
+        dialled: called with it when it is connected to.
     """
 
     def __init__(
@@ -171,12 +171,14 @@ class KubeletDouble:
         dial_limit: float = 10.0,
         grace: float = 300.0,
         told: Callable[[str], None] = lambda _: None,
+        dialled: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.directory = directory.absolute()
         self.by_socket = by_socket
         self.dial_limit = dial_limit
         self.grace = grace
         self.told = told
+        self.dialled = dialled
         self.faults = Faults()
         self._life: _Life | None = None
         self._seen = _Seen()
@@ -542,7 +544,7 @@ class _Life:
                 self._clients[key] = client
         try:
             self._dial(client)
-            self._double.told(client.endpoint)
+            self._double.dialled(client.endpoint)
             self._pause(self._double.faults.dial_hang)
             options = self._ask_options(client)
             self._connected(client)

@@ -256,12 +256,12 @@ def ended_at_start(stage: Stage) -> Iterator[None]:
        place="processes", back=_START)  # fmt: skip
 def ended_while_a_read_hangs(stage: Stage) -> Iterator[None]:
     card = stage.cards("u200")[0]
-    card.hang("ready")
+    card.hang("dev_offline")  # another fault's hangs at `ready`
     time.sleep(0.05)
     try:
         stage.end(stage.voice, signal.SIGTERM)
     finally:
-        card.unhang("ready")
+        card.unhang("dev_offline")
     yield
     stage.start()
 

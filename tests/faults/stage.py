@@ -86,7 +86,10 @@ class Stage:
         self.features = run / "nfd" / "xilinx-fpga-dp"
         self.setting = setting
         self.instances = setting.instances
-        self.kubelet = KubeletDouble(self.sockets, by_socket=setting.by_socket, told=self._told)
+        # Asked for twice: where it can't be reached before it is dialled, it can now.
+        self.kubelet = KubeletDouble(
+            self.sockets, by_socket=setting.by_socket, told=self._told, dialled=self._told
+        )
         self.services: list[Service] = []  # the newest last: it speaks
         self.owners: dict[str, int] = {}  # whose each endpoint was that kubelet was told of
         self.dice = random.Random(0)  # what faults leave to chance

@@ -104,6 +104,29 @@ async def test_a_kubelet_that_comes_while_it_is_connected_to_is_told_once(tmp_pa
     kubelet.stop()
 
 
+async def test_one_that_was_held_up_since_its_last_look_leaves_it_to_a_newer_instance(tmp_path: Path) -> None:
+    told: list[str] = []
+    kubelet = KubeletDouble(tmp_path, told=told.append)
+    kubelet.start()
+    watch = Watch(str(tmp_path), Meter())
+    await watch.look()
+    newer = Presence()
+    assert not newer.newer_lives(str(tmp_path))
+    endpoint = _endpoint(watch)
+    with mock.patch.object(watch, "look", asyncio.Event().wait):
+        life = asyncio.create_task(endpoint.run())
+        async with asyncio.timeout(10):
+            while not endpoint.complaint:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
+    assert told == []
+    assert "a newer instance speaks" in endpoint.complaint
+    life.cancel()
+    await asyncio.wait([life])
+    newer.leave(str(tmp_path))
+    kubelet.stop()
+
+
 async def test_a_kubelet_that_closes_its_connection_before_it_lists_is_told_again(tmp_path: Path) -> None:
     """As kubelets up to 1.36 do where the stream of another socket ends meanwhile."""
     kubelet = KubeletDouble(tmp_path, by_socket=True)  # another one would drop the next one, too

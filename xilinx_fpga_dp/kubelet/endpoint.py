@@ -153,10 +153,14 @@ class Endpoint:
         To take it for another one then would leave what it has just been told of, and tell it once more.
 
         Raises:
-            ConnectionAbortedError: it can't be told which of two it is.
+            ConnectionAbortedError: it can't be told which of two it is, or is not for us to speak with.
         """
         if before != identity_of(path):  # another one came while this one was connected to
             raise ConnectionAbortedError(errno.ECONNABORTED, "kubelet starts", path)
+        # Kubelets up to 1.36 believe whoever they answered last, and who was held up since his last look
+        # would take the resource from a newer instance, which would not hear of it.
+        if self._watch.outdone():
+            raise ConnectionAbortedError(errno.ECONNABORTED, "a newer instance speaks", path)
         self._connected = before
 
     async def _moved(self, socket: sockets.Bound, kubelet: Identity | None) -> str:

@@ -45,7 +45,7 @@ def _locked(path: str) -> bool:
 
 
 class Presence:
-    """This instance among the others. Its methods block, and are called by one thread at a time."""
+    """This instance among the others. All block, and all but ``outdone`` are called by one thread at a time."""
 
     def __init__(self) -> None:
         self._token = secrets.token_hex(4)
@@ -83,6 +83,15 @@ class Presence:
     def moving(self) -> bool:
         """Whether the lock in a folder of before is to be let go, at one of the next looks."""
         return self._before is not None
+
+    def outdone(self, directory: str) -> bool:
+        """Whether a newer instance is seen there now. Changes nothing, so any thread may ask."""
+        folder = os.path.join(directory, FOLDER)
+        with suppress(OSError):
+            return any(
+                _locked(os.path.join(folder, name)) for name in self._others(folder) if name > self._name
+            )
+        return False
 
     def leave(self, directory: str) -> None:
         """Be seen no more. Our file stays as long as another instance is there: it tells that we were.

@@ -79,6 +79,10 @@ class Watch:
         """The names of other instances' sockets, as last seen; a dead one's stays until it is swept up."""
         return frozenset(name for name, _ in self.directory.value.ours) - self.mine
 
+    def outdone(self) -> bool:
+        """Whether a newer instance is there now, which no look may have shown yet. Blocks, as a bind does."""
+        return self._presence.outdone(self.path)
+
     async def look(self) -> SocketDirectory:
         """Look now. What was done to the directory before this call is seen; all who wait share a look."""
         return await self._looks.run()

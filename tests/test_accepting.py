@@ -79,3 +79,18 @@ async def test_connections_wait_for_a_descriptor(tmp_path: Path, server: Any) ->
                 client.sendall(b"nonsense\r\n\r\n" * 3)
                 assert await asyncio.to_thread(client.recv, 1)
         await asyncio.sleep(0.1)
+
+
+async def test_pages_are_served_as_soon_as_there_is_a_descriptor_for_their_socket() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = free.getsockname()
+    with no_descriptors():
+        server = asyncio.create_task(http.HttpServer(f"127.0.0.1:{address[1]}", {}).run())
+        await asyncio.sleep(0.3)
+    async with asyncio.timeout(10):
+        while True:
+            with suppress(ConnectionRefusedError), socket.create_connection(address):
+                break
+            await asyncio.sleep(0.05)
+    server.cancel()
+    await asyncio.wait([server])

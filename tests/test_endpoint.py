@@ -104,6 +104,27 @@ async def test_a_kubelet_that_comes_while_it_is_connected_to_is_told_once(tmp_pa
     kubelet.stop()
 
 
+async def test_a_guest_who_goes_is_not_kubelet(tmp_path: Path) -> None:
+    kubelet = KubeletDouble(tmp_path)
+    kubelet.start()
+    kubelet.faults.register_hang = kubelet.faults.list_delay = 0.5
+    endpoint = _endpoint(watch := Watch(str(tmp_path), Meter()))
+    tasks = [asyncio.create_task(each) for each in (watch.run(), endpoint.run())]
+    async with asyncio.timeout(10):
+        while not (found := list(tmp_path.glob("*-fpga.sock"))):
+            await asyncio.sleep(0.01)
+        with grpc.insecure_channel(f"unix:{found[0]}") as guest:  # before kubelet dials
+            call: Any = guest.unary_unary("/v1beta1.DevicePlugin/GetDevicePluginOptions")
+            await asyncio.to_thread(call, b"")
+        while not endpoint.registered:
+            await asyncio.sleep(0.01)
+    assert len(kubelet.registrations) == 1
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    kubelet.stop()
+
+
 async def test_one_that_was_held_up_since_its_last_look_leaves_it_to_a_newer_instance(tmp_path: Path) -> None:
     told: list[str] = []
     kubelet = KubeletDouble(tmp_path, told=told.append)
@@ -131,7 +152,7 @@ async def test_a_kubelet_that_closes_its_connection_before_it_lists_is_told_agai
     """As kubelets up to 1.36 do where the stream of another socket ends meanwhile."""
     kubelet = KubeletDouble(tmp_path, by_socket=True)  # another one would drop the next one, too
     kubelet.start()
-    kubelet.faults.list_delay = 1.0
+    kubelet.faults.list_delay = 60.0
     endpoint = _endpoint(watch := Watch(str(tmp_path), Meter()))
     tasks = [asyncio.create_task(each) for each in (watch.run(), endpoint.run())]
     async with asyncio.timeout(8):  # of 10 that kubelet may take to ask for the list

@@ -173,8 +173,12 @@ class TestSteps:
 
     @pytest.mark.parametrize(
         "look",
-        [lost(Reason.UNRESPONSIVE), seen(Reason.NO_NODE)],
-        ids=["its reads hang", "its drm went before the last of its attributes"],
+        [lost(Reason.UNRESPONSIVE), seen(Reason.NO_NODE), lost(Reason.SHELL_UNKNOWN)],
+        ids=[
+            "its reads hang",
+            "its drm went before the last of its attributes",
+            "its shell could not be read",
+        ],
     )
     def test_it_may_be_looked_at_while_it_goes(self, look: Look) -> None:
         state = first(seen(Reason.OFFLINE), 0)
@@ -305,7 +309,7 @@ class Against(RuleBasedStateMachine):
             reason = self.reasons.get(address)
             warned = reason in (Reason.SHUTDOWN, Reason.OFFLINE, Reason.RESETTING)
             self.announced[address] = warned or (
-                reason in (Reason.NO_DRIVER, Reason.UNRESPONSIVE, Reason.NO_NODE)
+                reason in (Reason.NO_DRIVER, Reason.UNRESPONSIVE, Reason.NO_NODE, Reason.SHELL_UNKNOWN)
                 and self.announced.get(address, False)
             )
         told = {device.address: device.reason for device in found.devices}

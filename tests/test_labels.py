@@ -14,6 +14,7 @@ from tests.conftest import settings_for
 from tests.process import Service, eventually
 from xilinx_fpga_dp import service as service_module
 from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors
+from xilinx_fpga_dp.discovery.versions import Versions
 from xilinx_fpga_dp.model import Device, Offer, Offers, Shell, Unit
 from xilinx_fpga_dp.resources import labels
 from xilinx_fpga_dp.settings import Settings
@@ -134,22 +135,38 @@ def test_the_file_follows_the_node(node: SampleNode) -> None:
         eventually(lambda: not file.exists(), "nothing to say")
 
 
-async def test_a_version_that_cannot_be_read_now_is_waited_for(node: SampleNode) -> None:
+async def test_a_version_that_cannot_be_read_now_is_asked_for_again(node: SampleNode) -> None:
     """No change of what is offered would bring it later."""
     node.add_card("u200", release="2023.2")
     folder = Path(node.root) / "features.d"
     settings = settings_for(node, NFD_FEATURES_DIR=str(folder))
     service = service_module.Service(Settings.load({name.lower(): text for name, text in settings.items()}))
+
+    def said() -> str:
+        file = folder / labels.FILE
+        return file.read_text() if file.exists() else ""
+
     reads = mock.Mock(side_effect=[OutOfDescriptors("none is left"), "2.16.0"])
-    with mock.patch("xilinx_fpga_dp.parts.module_version", reads):
+    with mock.patch("xilinx_fpga_dp.discovery.versions.module_version", reads):
         tasks = [
             asyncio.create_task(each)
             for each in (service._scan(), service._labels.run(), service._at_each_offer(service._label))
         ]
         async with asyncio.timeout(20):
-            while not (folder / labels.FILE).exists():
+            while "xilinx.com/fpga.driver.xocl=2.16.0\n" not in said():
                 await asyncio.sleep(0.02)
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
-    assert "xilinx.com/fpga.driver.xocl=2.16.0\n" in (folder / labels.FILE).read_text()
+
+
+async def test_a_version_counts_for_as_long_as_it_cannot_be_read() -> None:
+    versions = Versions("/nowhere")
+    for answer, told, complete in (
+        (["2.16.0"], {"xocl": "2.16.0"}, True),
+        (OutOfDescriptors("none is left"), {"xocl": "2.16.0"}, False),
+        ([None], {}, True),
+    ):
+        with mock.patch("xilinx_fpga_dp.discovery.versions.module_version", side_effect=answer):
+            assert await versions.of(["xocl"]) == told
+        assert versions.complete is complete

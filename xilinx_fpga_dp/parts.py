@@ -3,17 +3,16 @@
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 from xilinx_fpga_dp.discovery.health import Rules
 from xilinx_fpga_dp.discovery.scanner import Scanner
-from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors, module_version
 from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.model import Device, Held, Offers
 from xilinx_fpga_dp.offering import Offering
 from xilinx_fpga_dp.operate.files import HostPaths
-from xilinx_fpga_dp.reads import Pending, Reads
+from xilinx_fpga_dp.reads import Reads
 from xilinx_fpga_dp.resources.grants import Grants
 from xilinx_fpga_dp.settings import Settings
 
@@ -21,16 +20,6 @@ from xilinx_fpga_dp.settings import Settings
 _LOOK_SHARE = 0.9
 # Seconds a single look waits for late drivers and serial numbers.
 _LOOK_LIMIT = 3.0
-
-
-async def versions_of(settings: Settings, drivers: Iterable[str]) -> dict[str, str] | None:
-    """The versions of drivers, as their modules tell them; None: not all can be read now."""
-    reads: Reads[str | None] = Reads()
-    calls = {driver: partial(module_version, settings.sysfs_root, driver) for driver in drivers}
-    answers = await reads.gather(calls, _LOOK_LIMIT)
-    if any(isinstance(answer, OutOfDescriptors | Pending) for answer in answers.values()):
-        return None
-    return {driver: answer for driver, answer in answers.items() if isinstance(answer, str)}
 
 
 def scanner_of(settings: Settings, wake: Callable[[], None] = lambda: None) -> Scanner:

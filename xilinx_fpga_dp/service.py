@@ -10,6 +10,7 @@ from xilinx_fpga_dp import __version__
 from xilinx_fpga_dp.accepting import Starving
 from xilinx_fpga_dp.discovery import uevents
 from xilinx_fpga_dp.discovery.scanner import ScanFailed
+from xilinx_fpga_dp.discovery.versions import Versions
 from xilinx_fpga_dp.kubelet.fleet import Fleet
 from xilinx_fpga_dp.kubelet.plugin import Terms
 from xilinx_fpga_dp.kubelet.podresources import Holders, Names, PodResources
@@ -22,7 +23,7 @@ from xilinx_fpga_dp.operate.http import HttpServer
 from xilinx_fpga_dp.operate.journal import Journal
 from xilinx_fpga_dp.operate.metrics import Metrics
 from xilinx_fpga_dp.operate.pages import Pages
-from xilinx_fpga_dp.parts import grants_of, scanner_of, versions_of
+from xilinx_fpga_dp.parts import grants_of, scanner_of
 from xilinx_fpga_dp.resources import cdi, labels
 from xilinx_fpga_dp.resources.grants import nodes_of
 from xilinx_fpga_dp.resources.offers import names_of, only
@@ -72,6 +73,7 @@ class Service:
         # Handed out as they are now, by address, and when: the next scan shows them so, a check may not.
         self._fresh: dict[str, tuple[Device, float]] = {}
         self._labels = KeptFile(f"{settings.nfd_features_dir}/{labels.FILE}")
+        self._versions = Versions(settings.sysfs_root)
         terms = Terms(
             grants_of(
                 settings,
@@ -247,14 +249,14 @@ class Service:
                 await file.keep()
 
     async def _label(self) -> None:
-        """Let the feature file say what is offered, as soon as the drivers' versions can be read."""
+        """Let the feature file say what is offered, again until all drivers have told their versions."""
         while True:
             known = self._known
-            drivers = {device.driver for device in known.devices}
-            if (versions := await versions_of(self._settings, drivers)) is not None:
-                break
+            versions = await self._versions.of({device.driver for device in known.devices})
+            await self._labels.set(labels.feature_file(known, versions))
+            if self._versions.complete:
+                return
             await asyncio.sleep(_SOON)
-        await self._labels.set(labels.feature_file(known, versions))
 
     async def _until(self, due: float) -> None:
         """Wait for the time or a wake-up; a burst of wake-ups is folded into one."""

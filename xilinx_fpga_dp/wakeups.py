@@ -8,13 +8,14 @@ import asyncio
 import logging
 import os
 import stat
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from itertools import islice
 from types import TracebackType
 from typing import Self
 
 from asyncinotify import Inotify, Mask
 
+from xilinx_fpga_dp import descriptors
 from xilinx_fpga_dp.reads import Reads
 
 log = logging.getLogger(__name__)
@@ -141,7 +142,7 @@ class Wakeups:
         """What tells of changes. Opened once: another time there may be no descriptor left."""
         loop = asyncio.get_running_loop()
         if self._inotify is None:
-            _require_descriptors(2)
+            descriptors.require(2)  # a selector, too; where that fails asyncinotify forgets the first
             self._inotify = Inotify(sync_timeout=0)
             loop.add_reader(self._inotify.fd, self._take, self._inotify)
         if self._mounts is None:
@@ -170,19 +171,6 @@ class Wakeups:
         if any(event.mask & _DEAD for event in events):
             self._followed = None
         self._changed.set()
-
-
-def _require_descriptors(count: int) -> None:
-    """See that there are so many to be had.
-
-    asyncinotify opens a selector beside inotify's own descriptor, which it forgets where that fails.
-
-    Raises:
-        OSError: there are not.
-    """
-    with ExitStack() as spare:
-        for _ in range(count):
-            spare.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
 
 
 def _drain(inotify: Inotify) -> None:

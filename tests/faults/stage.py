@@ -37,11 +37,9 @@ SHELLS = {
 EVENT = Path("/sys/devices/virtual/mem/null/uevent")
 _INSIDE = Path(__file__).with_name("inside")
 _SHARED_MEMORY = "/dev/shm"
-# Seconds: a page, on a busy machine; a change of a device until kubelet has heard of it, lists of one that
-# flaps a second apart; one look of whoever waits, all more is for want of a processor.
-_PAGE = 10.0
-_HEARD = 3.0
-_LOOK_TAKES = 0.1
+_PAGE = 10.0  # seconds a page may take on a busy machine
+_HEARD = 3.0  # seconds until kubelet has heard of a change: lists of what flaps come a second apart
+_LOOK = 0.1  # seconds one look of whoever waits counts at most: more is for want of a processor
 
 
 class Setting(NamedTuple):
@@ -240,16 +238,16 @@ class Stage:
         service.__exit__(None, None, None)
         self.services.remove(service)
 
-    def page(self, path: str, service: Service | None = None) -> str:
+    def page(self, path: str, service: Service | None = None, limit: float = _PAGE) -> str:
         """What an instance says over HTTP."""
         port = (service or self.voice).logged("serving HTTP")["port"]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=_PAGE) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=limit) as answer:
             text: str = answer.read().decode()
             return text
 
     def _ready(self) -> bool:
         try:
-            return bool(self.page("/readyz"))
+            return bool(self.page("/readyz", limit=1.0))
         except OSError:
             return False
 
@@ -415,7 +413,7 @@ def wait_until(holds: Callable[[], bool], limit: float) -> bool:
             return False
         time.sleep(0.01)
         now = time.monotonic()
-        waited, last = waited + min(now - last, _LOOK_TAKES), now
+        waited, last = waited + min(now - last, _LOOK), now
     return True
 
 

@@ -123,13 +123,15 @@ def _try(stage: Stage, faults: Sequence[Fault], outcome: Outcome) -> None:
         time.sleep(_SETTLED)
         problem = stage.problem()
         _require(problem is None, f"it did not stay well: {problem}")
-        outcome.stalled = watching.stalled
-        allowed = limit + watching.stalled + _UNSHARP
+        outcome.stalled = watching.stalled()
+        allowed = limit + watching.stalled(over, over + outcome.back) + _UNSHARP
         _require(outcome.back <= allowed, f"back after {outcome.back:.2f} s, not {limit:g} s")
         _bounded_loss(stage, faults, watching, ending, outcome)
         if all(fault.brief for fault in faults):
             after = watching.back(begun)
-            _require(after <= allowed, f"the last resource was back after {after:.2f} s, not {limit:g} s")
+            _require(
+                after <= limit + _UNSHARP, f"the last resource was back after {after:.2f} s, not {limit:g} s"
+            )
     heard.check(faults)
     stage.prove_life()
     _nothing_left(stage, outcome)
@@ -152,7 +154,6 @@ def _bounded_loss(
     stage: Stage, faults: Sequence[Fault], watching: Watching, ending: float, outcome: Outcome
 ) -> None:
     """Nothing may be lost for longer than it has to be, while a fault lasts and when it ends."""
-    unsharp = watching.stalled + _UNSHARP
     for shell, resource in SHELLS.items():
         gaps = [
             fault.shared_gap if stage.instances > 1 else fault.gap
@@ -163,10 +164,10 @@ def _bounded_loss(
         outcome.lost = max(outcome.lost, lost)
         if len(faults) > 1 and gaps and any(fault.deaf for fault in faults):
             continue
-        _require(lost <= sum(gaps) + unsharp, f"{shell} lost for {lost:.2f} s, not {sum(gaps):g} s")
+        _require(lost <= sum(gaps) + _UNSHARP, f"{shell} lost for {lost:.2f} s, not {sum(gaps):g} s")
         lost = watching.longest(resource, since=ending)
         mended = _MENDED * len(gaps)
-        _require(lost <= mended + unsharp, f"{shell} lost for {lost:.2f} s at the end, not {mended:g} s")
+        _require(lost <= mended + _UNSHARP, f"{shell} lost for {lost:.2f} s at the end, not {mended:g} s")
 
 
 def _busiest(stage: Stage, seconds: float) -> float:
@@ -195,8 +196,7 @@ def _nothing_left(stage: Stage, outcome: Outcome) -> None:
             break
     _require(not more, "; ".join(more))
     for now in after.values():
-        share = now.cpu / max(now.time, _LEAST)
-        _require(share < _SPINNING, f"{100 * share:.0f} % of a core afterwards")
+        _require(now.cpu < _SPINNING, f"{100 * now.cpu:.0f} % of a core afterwards")
         outcome.memory = max(outcome.memory, now.memory - stage.quiet.memory)
     _require(outcome.memory < _MOST_MEMORY, f"{outcome.memory:.1f} MB more than at first")
     for life in stage.lives:

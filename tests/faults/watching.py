@@ -24,7 +24,7 @@ _MEGABYTE = 1_000_000
 
 @dataclass(frozen=True)
 class Figures:
-    """What a process has: file descriptors, threads, resident memory in MB, seconds of CPU used so far.
+    """What a process has: file descriptors, resident memory in MB, seconds of CPU used so far, and when.
 
     And tasks, and threads by what they are for, where somebody has asked it for them.
     """
@@ -32,7 +32,7 @@ class Figures:
     descriptors: int
     memory: float
     cpu: float
-    time: float  # monotonic, or the seconds that the CPU is of
+    at: float
     tasks: int = 0
     threads: Counter[str] = field(default_factory=Counter)
 
@@ -55,7 +55,10 @@ def figures(pid: int) -> Figures:
 
 
 def least(stage: Stage, pids: Iterable[int], seconds: float) -> dict[int, Figures]:
-    """The least of each that instances have in some seconds: what comes and goes is no leak."""
+    """The least of each that instances have in some seconds: what comes and goes is no leak.
+
+    The CPU is a share of a core.
+    """
     deadline = time.monotonic() + seconds
     found: dict[int, list[Figures]] = {pid: [] for pid in pids}
     while time.monotonic() < deadline:
@@ -67,8 +70,8 @@ def least(stage: Stage, pids: Iterable[int], seconds: float) -> dict[int, Figure
         pid: Figures(
             min(each.descriptors for each in seen),
             min(each.memory for each in seen),
-            seen[-1].cpu - seen[0].cpu,
-            seen[-1].time - seen[0].time,
+            (seen[-1].cpu - seen[0].cpu) / max(seen[-1].at - seen[0].at, seconds),
+            seen[-1].at,
             min(each.tasks for each in seen),
             reduce(operator.and_, (each.threads for each in seen)),
         )
@@ -83,12 +86,13 @@ class Watching:
     Attributes:
         lost: for each resource the intervals in which kubelet counted fewer healthy devices than there are,
             monotonic; the last one may still be open.
-        stalled: seconds this very process was held up, all together: the machine is busy, and nobody's fault.
+        stalls: when this very process was held up, monotonic, and how long: the machine is busy, and nobody's
+            fault.
     """
 
     stage: Stage
     lost: dict[str, list[tuple[float, float | None]]] = field(default_factory=dict)
-    stalled: float = 0.0
+    stalls: list[tuple[float, float]] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -113,7 +117,7 @@ class Watching:
         while not self._stop.wait(_EVERY):
             now = time.monotonic()
             if (late := now - last - _EVERY) > _LATE:
-                self.stalled += late
+                self.stalls.append((now, late))
             last = now
             for resource, gaps in self.lost.items():
                 full = self.stage.full(resource)
@@ -124,13 +128,18 @@ class Watching:
                     gaps.append((now, None))
 
     def longest(self, resource: str, *, since: float = 0.0, until: float = EVER) -> float:
-        """The longest a resource was lost, seconds, of the times that began between two moments."""
+        """Seconds, without stalls, a resource was lost at most of the times begun between two moments."""
         now = time.monotonic()
-        gaps = [(begin, end or now) for begin, end in list(self.lost[resource])]
-        return max((end - begin for begin, end in gaps if since <= begin < until), default=0.0)
+        gaps = [(begin, end or now) for begin, end in list(self.lost[resource]) if since <= begin < until]
+        return max((end - begin - self.stalled(begin, end) for begin, end in gaps), default=0.0)
+
+    def stalled(self, since: float = 0.0, until: float = EVER) -> float:
+        """Seconds this process was held up between two moments, all together."""
+        return sum(late for end, late in list(self.stalls) if since <= end and end - late <= until)
 
     def back(self, since: float) -> float:
-        """Seconds from a moment until the last resource was back for good."""
+        """Seconds from a moment until the last resource was back for good, without stalls."""
         now = time.monotonic()
         ends = [end or now for gaps in self.lost.values() for _, end in list(gaps)]
-        return max([end - since for end in ends] + [0.0])
+        last = max([*ends, since])
+        return last - since - self.stalled(since, last)

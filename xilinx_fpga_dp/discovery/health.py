@@ -15,9 +15,11 @@ from xilinx_fpga_dp.model import Device, History, Inventory, LeftOut, Reason
 # A device whose shell can't be read, or that has no drm, keeps its place so long and no longer.
 _LOST: Final = frozenset({Reason.RESETTING, Reason.SHELL_UNKNOWN, Reason.NO_DRIVER})
 # A PCI function that goes away after one of these is being reset (hot reset, AFI load), not unplugged. Its
-# driver goes first (pci_stop_and_remove_bus_device), and it may be looked at just then or half way.
+# driver goes first (pci_stop_and_remove_bus_device), and it may be looked at while parts of it are gone.
 _ANNOUNCED: Final = frozenset({Reason.SHUTDOWN, Reason.OFFLINE, Reason.FIREWALL, Reason.RESETTING})
-_AMID_A_RESET: Final = frozenset({Reason.NO_DRIVER, Reason.UNRESPONSIVE, Reason.NO_NODE})
+_AMID_A_RESET: Final = frozenset(
+    {Reason.NO_DRIVER, Reason.UNRESPONSIVE, Reason.NO_NODE, Reason.SHELL_UNKNOWN}
+)
 # Nobody pulls a card of AWS': one whose function goes away is loading an image, which nothing announces.
 _AWS: Final = "aws-"
 

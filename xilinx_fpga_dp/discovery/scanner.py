@@ -73,6 +73,7 @@ class Scanner:
         # Of the last look at the whole bus; touched on the loop only.
         self._bus = Bus(sysfs_root)
         self._strangers: list[Look] = []  # at what is no device and never was
+        self._said: dict[str, Look | None] = {}  # of those that have been asked, by key
         self._withheld: dict[str, str] = {}  # why devices can't be offered yet, by key
         self._addresses: dict[str, str] = {}  # of devices that only their driver tells the address of, by key
         self._keys: frozenset[str] = frozenset()  # of what is or should be a device
@@ -105,6 +106,7 @@ class Scanner:
         known = self._memory.known
         looks = _once_a_card(looks, known)
         self._strangers = [look for look in looks if look.device is None and look.address not in known]
+        self._said = {key: look for key, look in self._said.items() if key in keys}
         self._slow.keep(keys)
         self._addresses = {key: address for key, address in self._addresses.items() if key in keys}
         self._good = {key: good for key, good in self._good.items() if key in keys}
@@ -245,9 +247,11 @@ class Scanner:
         return list(looks.values())
 
     def _look(self, probe: Probe, answer: _Answer) -> Look | None:
-        passing = isinstance(answer, OutOfDescriptors) or _soon_more(answer)
-        if passing and not probe.device and probe.key not in self._memory.known:
-            return next((look for look in self._strangers if look.address == probe.key), None)
+        if not probe.device and probe.key not in self._memory.known:
+            if _soon_more(answer) or (isinstance(answer, OutOfDescriptors) and probe.key in self._said):
+                return self._said.get(probe.key)  # that is no news of it
+            self._said[probe.key] = self._completed(probe.key, answer)
+            return self._said[probe.key]
         if isinstance(answer, Look) and probe.ask_slowly:
             self._slow.ask(probe.key, probe.ask_slowly)
         return self._completed(probe.key, answer)

@@ -135,8 +135,8 @@ class Endpoint:
                 await register(path, socket.name, self.resource, self._terms.options, note)
                 break
             except (ConnectionRefusedError, ConnectionAbortedError, FileNotFoundError) as error:
-                # Nobody listens: kubelet is dead, or between its bind and its listen, or was a moment ago. It
-                # has not heard of this socket, so the socket is as good as new.
+                # Nobody listens (kubelet is dead, or between its bind and its listen), or who does can't be
+                # told. He has not heard of this socket, so the socket is as good as new.
                 self._complain(error)
                 if isinstance(error, FileNotFoundError):  # the path leads elsewhere: an unmount wakes nobody
                     await self._watch.look()
@@ -148,12 +148,13 @@ class Endpoint:
             raise _NotReached("kubelet closed its connection and has not asked for the list")
 
     def _note(self, path: str, before: Identity | None) -> None:
-        """Note whom this round has reached: it may be a new kubelet before the directory was looked at again.
+        """Note whom this round has reached; give up where that can't be told, or it is not for us to speak.
 
-        To take it for another one then would leave what it has just been told of, and tell it once more.
+        It may be a new kubelet before the directory was looked at again. Taken for another one then, it would
+        be told once more.
 
         Raises:
-            ConnectionAbortedError: it can't be told which of two it is, or is not for us to speak with.
+            ConnectionAbortedError: it may be one of two kubelets, or a newer instance speaks.
         """
         if before != identity_of(path):  # another one came while this one was connected to
             raise ConnectionAbortedError(errno.ECONNABORTED, "kubelet starts", path)

@@ -77,7 +77,7 @@ class Plugin:
         # The first stream is kubelet's: nobody else was told this socket's name. Later ones are guests.
         self.watched = asyncio.Event()
         self.lost = asyncio.Event()
-        self.dropped = asyncio.Event()  # whoever has called has closed the connection, and no other is left
+        self.dropped = asyncio.Event()  # whoever has called has closed the connection since, and none is left
         self._calls: set[asyncio.Task[Any]] = set()  # unary calls under way
         self._ending = False
 
@@ -200,6 +200,7 @@ class Plugin:
                 self.lost.set()
 
     async def _options(self, _request: v1beta1.Empty) -> bytes:
+        self.dropped.clear()  # kubelet asks this within Register, and lists on the same connection
         return bytes(self._terms.options)
 
     async def _preferred(self, request: v1beta1.PreferredAllocationRequest) -> bytes:

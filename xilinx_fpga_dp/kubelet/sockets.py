@@ -120,12 +120,12 @@ class _Server(Server):
         protocol = _Protocol(_Calls(cast(Handler, made.handler)), made.config, made.h2_config)
         open_ones = sum(not each.closed for each in self._protocols)
         protocol.unwanted = self._ended or open_ones >= _CONNECTIONS
-        protocol.lost = self._lost
+        protocol.ended = self._connection_ended
         self._protocols.add(protocol)
         return protocol
 
-    def _lost(self) -> None:
-        """A connection that calls came on has ended."""
+    def _connection_ended(self) -> None:
+        """One that calls came on has."""
         if all(each.closed or not each.called for each in self._protocols):
             self._plugin.dropped.set()
 
@@ -162,7 +162,7 @@ class _Protocol(H2Protocol):
 
     handler: "_Calls"
     unwanted = False  # to be closed as soon as it is made
-    lost: Callable[[], None]  # hears of the end of one that calls came on
+    ended: Callable[[], None]  # hears of the end of one that calls came on
     _asked = False
     _heard = False
 
@@ -212,7 +212,7 @@ class _Protocol(H2Protocol):
         """It has ended, whoever ended it."""
         super().connection_lost(exc)
         if self.called:
-            self.lost()
+            self.ended()
 
     def data_received(self, data: bytes) -> None:
         """Take what has come: frames grpclib does not know, or more of them after the last one."""

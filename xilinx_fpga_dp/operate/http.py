@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from xilinx_fpga_dp import accepting
+from xilinx_fpga_dp import accepting, descriptors
 from xilinx_fpga_dp.reads import Daemons
 
 log = logging.getLogger(__name__)
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 _REQUEST_LIMIT = 8192  # bytes of a request's head
 _TIME_LIMIT = 10.0  # seconds for a request and its answer
 _CONNECTIONS = 64  # at once; for one more the oldest is closed: a probe asks at once, who is silent is none
-_AGAIN = 5.0  # seconds until an address that is taken is tried again
+_AGAIN = 1.0  # seconds until an address that is not to be had is tried again
 _NAME_LIMIT = 5.0  # seconds a name server may take
 
 NAME = "xilinx-fpga-dp"  # of the server, by which `diagnose` knows it
@@ -91,8 +91,10 @@ class HttpServer:
                 server.close()
 
     async def _listen(self) -> asyncio.Server:
+        hosts = await self._hosts()
+        descriptors.require(len(hosts))  # asyncio goes without a socket that it can't have, and says nothing
         server = await asyncio.start_server(
-            self._connected, await self._hosts(), self._port, limit=_REQUEST_LIMIT, backlog=accepting.AT_ONCE
+            self._connected, hosts, self._port, limit=_REQUEST_LIMIT, backlog=accepting.AT_ONCE
         )
         try:
             for shown in server.sockets:

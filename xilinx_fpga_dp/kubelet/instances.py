@@ -45,7 +45,7 @@ def _locked(path: str) -> bool:
 
 
 class Presence:
-    """This instance among the others. All block, and but for ``outdone`` one thread at a time calls them."""
+    """This instance among the others. Its methods block; one thread at a time calls all but ``outdone``."""
 
     def __init__(self) -> None:
         self._token = secrets.token_hex(4)

@@ -7,6 +7,8 @@ import os
 import re
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 
 from tests.conftest import settings_for
 from tests.double import KubeletDouble
+from tests.faults.fuzz.seeds import SEEDS
 from tests.process import Service, cli, eventually
 from xilinx_fpga_dp.operate.files import KeptFile
 from xilinx_fpga_dp.simulate.node import SampleNode
@@ -289,3 +292,13 @@ async def test_a_write_that_hung_and_ends_late_spoils_none_that_came_after(tmp_p
     assert ended.wait(5)
     assert (tmp_path / "file").read_text() == "two"
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("name", sorted(SEEDS))
+def test_what_fuzzing_begins_with_is_taken(name: str) -> None:
+    """The targets themselves are run by `make fuzz` alone, which is not in every run of tests."""
+    script = (
+        "from tests.faults.fuzz.seeds import SEEDS; from tests.faults.fuzz.targets import TARGETS\n"
+        f"for seed in [b'', *SEEDS[{name!r}]]: TARGETS[{name!r}](seed)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

@@ -101,6 +101,9 @@ class _Transport(asyncio.Transport):
     def write(self, data: object) -> None:
         pass
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def is_closing(self) -> bool:
         return self._closing
 

@@ -4,6 +4,8 @@ import asyncio
 import errno
 import os
 import socket
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -37,6 +39,15 @@ def _endpoint(watch: Watch) -> Endpoint:
     endpoint = Endpoint(offered.resource, watch, Terms(PLAIN, 5), Meter())
     endpoint.offer.set(offered)
     return endpoint
+
+
+@asynccontextmanager
+async def _running(*parts: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(part) for part in parts]
+    yield
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 async def test_a_kubelet_that_is_reached_before_it_is_seen_is_told_once(tmp_path: Path) -> None:
@@ -109,8 +120,7 @@ async def test_a_guest_who_goes_is_not_kubelet(tmp_path: Path) -> None:
     kubelet.start()
     kubelet.faults.register_hang = kubelet.faults.list_delay = 0.5
     endpoint = _endpoint(watch := Watch(str(tmp_path), Meter()))
-    tasks = [asyncio.create_task(each) for each in (watch.run(), endpoint.run())]
-    async with asyncio.timeout(10):
+    async with _running(watch.run(), endpoint.run()), asyncio.timeout(10):
         while not (found := list(tmp_path.glob("*-fpga.sock"))):
             await asyncio.sleep(0.01)
         with grpc.insecure_channel(f"unix:{found[0]}") as guest:  # before kubelet dials
@@ -118,10 +128,7 @@ async def test_a_guest_who_goes_is_not_kubelet(tmp_path: Path) -> None:
             await asyncio.to_thread(call, b"")
         while not endpoint.registered:
             await asyncio.sleep(0.01)
-    assert len(kubelet.registrations) == 1
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
+        assert len(kubelet.registrations) == 1
     kubelet.stop()
 
 
@@ -154,18 +161,15 @@ async def test_a_kubelet_that_closes_its_connection_before_it_lists_is_told_agai
     kubelet.start()
     kubelet.faults.list_delay = 60.0
     endpoint = _endpoint(watch := Watch(str(tmp_path), Meter()))
-    tasks = [asyncio.create_task(each) for each in (watch.run(), endpoint.run())]
-    async with asyncio.timeout(8):  # of 10 that kubelet may take to ask for the list
+    # Kubelet may take 10 s to ask for the list.
+    async with _running(watch.run(), endpoint.run()), asyncio.timeout(8):
         while not kubelet.registrations:
             await asyncio.sleep(0.01)
         kubelet.faults.list_delay = 0.0
         kubelet.drop(endpoint.resource)
         while not endpoint.registered:
             await asyncio.sleep(0.01)
-    assert len(kubelet.registrations) == 2
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
+        assert len(kubelet.registrations) == 2
     kubelet.stop()
 
 
@@ -178,8 +182,7 @@ async def test_one_that_registers_while_a_newer_instance_comes_leaves_it_to_that
     watch = Watch(str(tmp_path), Meter())
     endpoint = _endpoint(watch)
     newer = Presence()
-    tasks = [asyncio.create_task(each) for each in (watch.run(), endpoint.run())]
-    async with asyncio.timeout(10):
+    async with _running(watch.run(), endpoint.run()), asyncio.timeout(10):
         while not list(tmp_path.glob("*-fpga.sock")):
             await asyncio.sleep(0.01)
         while not told:  # it waits for kubelet's answer
@@ -195,9 +198,6 @@ async def test_one_that_registers_while_a_newer_instance_comes_leaves_it_to_that
         newer.leave(str(tmp_path))
         while not endpoint.registered:
             await asyncio.sleep(0.01)
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
     kubelet.stop()
 
 
@@ -206,8 +206,7 @@ async def test_kubelet_that_restarts_again_and_again_is_not_backed_off_from(tmp_
     kubelet = KubeletDouble(tmp_path)
     watch = Watch(str(tmp_path), Meter())
     endpoint = _endpoint(watch)
-    tasks = [asyncio.create_task(each) for each in (watch.run(), endpoint.run())]
-    async with asyncio.timeout(20):
+    async with _running(watch.run(), endpoint.run()), asyncio.timeout(20):
         for _ in range(6):
             await asyncio.to_thread(kubelet.start)
             while not endpoint.registered:
@@ -216,9 +215,6 @@ async def test_kubelet_that_restarts_again_and_again_is_not_backed_off_from(tmp_
             await asyncio.to_thread(kubelet.kill)
             while endpoint.registered:
                 await asyncio.sleep(0.005)
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
 
 
 async def test_the_last_list_is_not_lost_on_a_client_that_sends_before_it_reads(tmp_path: Path) -> None:
@@ -262,8 +258,7 @@ async def test_a_list_that_is_due_is_not_sent_once_a_newer_instance_speaks(tmp_p
     await asyncio.to_thread(kubelet.start)
     watch = Watch(str(tmp_path), Meter())
     endpoint = _endpoint(watch)
-    tasks = [asyncio.create_task(each) for each in (watch.run(), endpoint.run())]
-    async with asyncio.timeout(20):
+    async with _running(watch.run(), endpoint.run()), asyncio.timeout(20):
         while not endpoint.registered:
             await asyncio.sleep(0.01)
         for number in range(8):  # more than may be sent in a row
@@ -277,10 +272,7 @@ async def test_a_list_that_is_due_is_not_sent_once_a_newer_instance_speaks(tmp_p
         count = len(kubelet.lists(endpoint.resource))
         await asyncio.sleep(1.5)
         assert len(kubelet.lists(endpoint.resource)) == count
-    newer.leave(str(tmp_path))
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
+        newer.leave(str(tmp_path))
     await asyncio.to_thread(kubelet.stop)
 
 

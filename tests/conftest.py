@@ -1,15 +1,20 @@
 """Fixtures: a sample node in a temporary folder and, between it and a kubelet double, the real service."""
 
+import asyncio
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.double import KubeletDouble
 from tests.process import Service
+from xilinx_fpga_dp import service as service_module
+from xilinx_fpga_dp.settings import Settings
 from xilinx_fpga_dp.simulate.node import SampleNode
 
 settings.register_profile(
@@ -45,6 +50,22 @@ def settings_for(node: SampleNode, **more: str) -> dict[str, str]:
         | {"SCAN_INTERVAL": "0.3", "HEALTH_INTERVAL": "0.1", "RECOVERY_CHECKS": "2", "HTTP_ADDRESS": ""}
         | more
     )
+
+
+def service_in_the_loop(node: SampleNode, **more: str) -> service_module.Service:
+    """The real service with the same settings, for a test to run parts of."""
+    given = {name.lower(): value for name, value in settings_for(node, **more).items()}
+    return service_module.Service(Settings.load(given))
+
+
+@asynccontextmanager
+async def running(*parts: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Parts that live for ever, for as long as a test takes."""
+    tasks = [asyncio.create_task(part) for part in parts]
+    yield
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 @pytest.fixture

@@ -22,12 +22,13 @@ _SEVERAL = 10  # fewer than kubelet may have, more than would wait by themselves
 
 
 @contextmanager
-def no_descriptors() -> Iterator[None]:
-    """This process can open nothing."""
+def no_descriptors(but: int = 0) -> Iterator[None]:
+    """This process can open nothing, or so many."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    unused = os.dup(0)
-    os.close(unused)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (unused, before[1]))
+    unused = [os.dup(0) for _ in range(but + 1)]
+    for each in unused:
+        os.close(each)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (unused[but], before[1]))
     try:
         yield
     finally:

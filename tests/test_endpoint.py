@@ -4,8 +4,6 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -15,6 +13,7 @@ import pytest
 from grpclib.protocol import H2Protocol
 from h2.events import DataReceived, Event, PingReceived, StreamEnded
 
+from tests.conftest import running
 from tests.double import KubeletDouble
 from tests.faults.wires import begun, message
 from tests.process import descriptors
@@ -41,22 +40,18 @@ def _endpoint(watch: Watch) -> Endpoint:
     return endpoint
 
 
-@asynccontextmanager
-async def _running(*parts: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    tasks = [asyncio.create_task(part) for part in parts]
-    yield
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
+async def _beside_a_dead_kubelet(directory: Path) -> tuple[Path, Watch, Endpoint]:
+    """The socket that it has left, seen by a watch, and an endpoint that knows of it."""
+    dead = directory / "kubelet.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(dead))
+    watch = Watch(str(directory), Meter())
+    await watch.look()
+    return dead, watch, _endpoint(watch)
 
 
 async def test_a_kubelet_that_is_reached_before_it_is_seen_is_told_once(tmp_path: Path) -> None:
-    dead = tmp_path / "kubelet.sock"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(dead))
-    watch = Watch(str(tmp_path), Meter())
-    await watch.look()
-    endpoint = _endpoint(watch)
+    dead, watch, endpoint = await _beside_a_dead_kubelet(tmp_path)
     kubelet = KubeletDouble(tmp_path)
     kubelet.faults.list_delay = 0.3
     life = asyncio.create_task(endpoint.run())
@@ -79,12 +74,7 @@ async def test_a_kubelet_that_is_reached_before_it_is_seen_is_told_once(tmp_path
 
 async def test_a_kubelet_that_comes_while_it_is_connected_to_is_told_once(tmp_path: Path) -> None:
     """Whom that connection has reached can't be told, so nothing is said on it; and no look is to be had."""
-    dead = tmp_path / "kubelet.sock"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(dead))
-    watch = Watch(str(tmp_path), Meter())
-    await watch.look()
-    endpoint = _endpoint(watch)
+    dead, watch, endpoint = await _beside_a_dead_kubelet(tmp_path)
     kubelet = KubeletDouble(tmp_path)
     look, thread, attempts = watch.look, asyncio.Event(), 0
 
@@ -120,7 +110,7 @@ async def test_a_guest_who_goes_is_not_kubelet(tmp_path: Path) -> None:
     kubelet.start()
     kubelet.faults.register_hang = kubelet.faults.list_delay = 0.5
     endpoint = _endpoint(watch := Watch(str(tmp_path), Meter()))
-    async with _running(watch.run(), endpoint.run()), asyncio.timeout(10):
+    async with running(watch.run(), endpoint.run()), asyncio.timeout(10):
         while not (found := list(tmp_path.glob("*-fpga.sock"))):
             await asyncio.sleep(0.01)
         with grpc.insecure_channel(f"unix:{found[0]}") as guest:  # before kubelet dials
@@ -162,7 +152,7 @@ async def test_a_kubelet_that_closes_its_connection_before_it_lists_is_told_agai
     kubelet.faults.list_delay = 60.0
     endpoint = _endpoint(watch := Watch(str(tmp_path), Meter()))
     # Kubelet may take 10 s to ask for the list.
-    async with _running(watch.run(), endpoint.run()), asyncio.timeout(8):
+    async with running(watch.run(), endpoint.run()), asyncio.timeout(8):
         while not kubelet.registrations:
             await asyncio.sleep(0.01)
         kubelet.faults.list_delay = 0.0
@@ -182,7 +172,7 @@ async def test_one_that_registers_while_a_newer_instance_comes_leaves_it_to_that
     watch = Watch(str(tmp_path), Meter())
     endpoint = _endpoint(watch)
     newer = Presence()
-    async with _running(watch.run(), endpoint.run()), asyncio.timeout(10):
+    async with running(watch.run(), endpoint.run()), asyncio.timeout(10):
         while not list(tmp_path.glob("*-fpga.sock")):
             await asyncio.sleep(0.01)
         while not told:  # it waits for kubelet's answer
@@ -206,7 +196,7 @@ async def test_kubelet_that_restarts_again_and_again_is_not_backed_off_from(tmp_
     kubelet = KubeletDouble(tmp_path)
     watch = Watch(str(tmp_path), Meter())
     endpoint = _endpoint(watch)
-    async with _running(watch.run(), endpoint.run()), asyncio.timeout(20):
+    async with running(watch.run(), endpoint.run()), asyncio.timeout(20):
         for _ in range(6):
             await asyncio.to_thread(kubelet.start)
             while not endpoint.registered:
@@ -258,7 +248,7 @@ async def test_a_list_that_is_due_is_not_sent_once_a_newer_instance_speaks(tmp_p
     await asyncio.to_thread(kubelet.start)
     watch = Watch(str(tmp_path), Meter())
     endpoint = _endpoint(watch)
-    async with _running(watch.run(), endpoint.run()), asyncio.timeout(20):
+    async with running(watch.run(), endpoint.run()), asyncio.timeout(20):
         while not endpoint.registered:
             await asyncio.sleep(0.01)
         for number in range(8):  # more than may be sent in a row

@@ -7,14 +7,12 @@ from unittest import mock
 
 import pytest
 
-from tests.conftest import settings_for
+from tests.conftest import running, service_in_the_loop
 from xilinx_fpga_dp.model import Device, Inventory, LeftOut, Offers, Reason, Shell
 from xilinx_fpga_dp.operate.journal import Journal
 from xilinx_fpga_dp.operate.logs import JsonLines, TextLines
 from xilinx_fpga_dp.resources.naming import Naming
 from xilinx_fpga_dp.resources.offers import offers_of
-from xilinx_fpga_dp.service import Service
-from xilinx_fpga_dp.settings import Settings
 from xilinx_fpga_dp.simulate.node import SampleNode
 
 DEVICE = Device("0000:65:00.1", Shell("xilinx_u200_a", "1", None), "u200", "xocl")
@@ -98,15 +96,11 @@ async def test_the_log_is_told_of_a_device_that_flapped_though_nothing_changes_a
     node: SampleNode,
 ) -> None:
     node.add_card("u55c", serial="")
-    settings = {name.lower(): value for name, value in settings_for(node).items()}
-    service = Service(Settings.load(settings))
-    scanning = asyncio.create_task(service._scan())
+    service = service_in_the_loop(node)
     with mock.patch.object(service._journal, "tell", wraps=service._journal.tell) as tell:
-        async with asyncio.timeout(20):
+        async with running(service._scan()), asyncio.timeout(20):
             while tell.call_count < 20:
                 await asyncio.sleep(0.05)
-    scanning.cancel()
-    await asyncio.wait([scanning])
     assert len({id(call.args[0]) for call in tell.call_args_list}) < 10, "the same offers"
 
 

@@ -10,14 +10,12 @@ from unittest import mock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.conftest import settings_for
+from tests.conftest import running, service_in_the_loop, settings_for
 from tests.process import Service, eventually
-from xilinx_fpga_dp import service as service_module
 from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors
 from xilinx_fpga_dp.discovery.versions import Versions
 from xilinx_fpga_dp.model import Device, Offer, Offers, Shell, Unit
 from xilinx_fpga_dp.resources import labels
-from xilinx_fpga_dp.settings import Settings
 from xilinx_fpga_dp.simulate.node import SampleNode
 
 # apimachinery's validation.IsQualifiedName and IsValidLabelValue
@@ -139,8 +137,7 @@ async def test_a_version_that_cannot_be_read_now_is_asked_for_again(node: Sample
     """No change of what is offered would bring it later."""
     node.add_card("u200", release="2023.2")
     folder = Path(node.root) / "features.d"
-    settings = settings_for(node, NFD_FEATURES_DIR=str(folder))
-    service = service_module.Service(Settings.load({name.lower(): text for name, text in settings.items()}))
+    service = service_in_the_loop(node, NFD_FEATURES_DIR=str(folder))
 
     def said() -> str:
         file = folder / labels.FILE
@@ -148,16 +145,10 @@ async def test_a_version_that_cannot_be_read_now_is_asked_for_again(node: Sample
 
     reads = mock.Mock(side_effect=[OutOfDescriptors("none is left"), "2.16.0"])
     with mock.patch("xilinx_fpga_dp.discovery.versions.module_version", reads):
-        tasks = [
-            asyncio.create_task(each)
-            for each in (service._scan(), service._labels.run(), service._at_each_offer(service._label))
-        ]
-        async with asyncio.timeout(20):
+        parts = (service._scan(), service._labels.run(), service._at_each_offer(service._label))
+        async with running(*parts), asyncio.timeout(20):
             while "xilinx.com/fpga.driver.xocl=2.16.0\n" not in said():
                 await asyncio.sleep(0.02)
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
 
 
 async def test_a_version_counts_for_as_long_as_it_cannot_be_read() -> None:

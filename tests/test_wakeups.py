@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import pytest
 from asyncinotify import Inotify
 
 from tests.process import descriptors
+from tests.test_accepting import no_descriptors
 from xilinx_fpga_dp import wakeups as module
 from xilinx_fpga_dp.wakeups import Wakeups
 
@@ -90,20 +90,13 @@ async def test_no_inotify_is_only_slower(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("free", [1, 2])
 async def test_where_descriptors_run_out_none_is_lost(tmp_path: Path, free: int) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with Wakeups(str(tmp_path)) as wakeups:
         await wakeups.arm()  # the thread that looks is there
     before = descriptors()
     with Wakeups(str(tmp_path)) as wakeups:
-        unused = [os.dup(0) for _ in range(free + 1)]
-        for each in unused:
-            os.close(each)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (unused[free], hard))
-        try:
+        with no_descriptors(but=free):
             for _ in range(3):
                 await wakeups.arm()
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         await _woken(wakeups, (tmp_path / "a").touch)
     assert descriptors() == before
 

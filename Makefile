@@ -5,7 +5,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-GENERATED := xilinx_fpga_dp/kubelet
 
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' xilinx_fpga_dp/__init__.py)
 # The image's name stands in the chart; the program that builds it may be buildah, podman or docker.

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from xilinx_fpga_dp.simulate.boards import (
+from xilinx_fpga_dp.simulate.sysfs.boards import (
     ALIASES,
     AMA_BOARDS,
     AMI_BOARDS,
@@ -22,7 +22,7 @@ from xilinx_fpga_dp.simulate.boards import (
     Board,
     ZoclBoard,
 )
-from xilinx_fpga_dp.simulate.node import Card, SampleNode
+from xilinx_fpga_dp.simulate.sysfs.node import Card, SampleNode
 
 PAGE = Path(__file__).with_name("boards.md")
 PREFIX = "xilinx.com/"

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from xilinx_fpga_dp.simulate.boards import Board
+from xilinx_fpga_dp.simulate.sysfs.boards import Board
 
 Row = dict[str, Any]
 

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from tests.test_resources import PLAIN, device, offer
-from xilinx_fpga_dp.kubelet.meter import Meter
-from xilinx_fpga_dp.kubelet.plugin import Plugin, Terms
-from xilinx_fpga_dp.kubelet.sockets import serving
-from xilinx_fpga_dp.kubelet.watch import Watch
-from xilinx_fpga_dp.operate import http
+from xilinx_fpga_dp.deviceplugin.plugin import Plugin, Terms
+from xilinx_fpga_dp.deviceplugin.plugin_metrics import Meter
+from xilinx_fpga_dp.deviceplugin.socket_directory import Watch
+from xilinx_fpga_dp.deviceplugin.sockets import serving
+from xilinx_fpga_dp.observe import http_server as http
 
 _SEVERAL = 10  # fewer than kubelet may have, more than would wait by themselves
 

@@ -25,12 +25,12 @@ from tests.conftest import settings_for
 from tests.double import KubeletDouble, NoEndpoint
 from tests.process import Service, cli, eventually, remove
 from tests.test_resources import PLAIN, device, offer
+from xilinx_fpga_dp.hostfiles.managed_file import HostPaths
 from xilinx_fpga_dp.model import Device, Inventory, Shell
-from xilinx_fpga_dp.operate.files import HostPaths
-from xilinx_fpga_dp.resources import cdi
+from xilinx_fpga_dp.resources.documents import cdi
 from xilinx_fpga_dp.resources.naming import SHARED, Naming, name_problem
 from xilinx_fpga_dp.resources.offers import offers_of
-from xilinx_fpga_dp.simulate.node import SampleNode
+from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
 
 U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
 A, B = "0000:11:00.1", "0000:21:00.1"
@@ -417,8 +417,8 @@ class TestMounts:
         over = threading.Event()
         grants = replace(PLAIN, mounts=HostPaths(str(tmp_path), ["/opt"]).there)
         with (
-            mock.patch("xilinx_fpga_dp.operate.files.look_up", side_effect=lambda *_: over.wait(60)),
-            mock.patch("xilinx_fpga_dp.operate.files._TIME_LIMIT", 30.0),
+            mock.patch("xilinx_fpga_dp.hostfiles.managed_file.look_up", side_effect=lambda *_: over.wait(60)),
+            mock.patch("xilinx_fpga_dp.hostfiles.managed_file._TIME_LIMIT", 30.0),
         ):
             async with asyncio.timeout(10):  # less than it takes otherwise
                 answer = await grants.answer(offer(device()), [device().address])

@@ -11,7 +11,7 @@ import pytest
 from tests.boards import all_rows
 from tests.conftest import settings_for
 from tests.process import COMMAND, cli
-from xilinx_fpga_dp.simulate.boards import (
+from xilinx_fpga_dp.simulate.sysfs.boards import (
     ALIASES,
     AMA_BOARDS,
     AMI_BOARDS,
@@ -20,7 +20,7 @@ from xilinx_fpga_dp.simulate.boards import (
     EVERY_BOARD,
     ZOCL_BOARDS,
 )
-from xilinx_fpga_dp.simulate.node import Ids, SampleNode, is_known
+from xilinx_fpga_dp.simulate.sysfs.node import Ids, SampleNode, is_known
 
 PAGE = Path(__file__).parent.parent / "docs" / "boards.md"
 _ROW = re.compile(r"\| (`[^|]+`) \| ([^|]+) \| `([^|]+)` \| ([^|]+) \| (yes|no) \| ([^|]+) \|")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xilinx_fpga_dp.model import Device, Inventory, Shell
-from xilinx_fpga_dp.resources.cards import WAIT, Cards, Settled
+from xilinx_fpga_dp.resources.card_pairing import WAIT, Cards, Settled
 from xilinx_fpga_dp.resources.naming import Naming
 from xilinx_fpga_dp.resources.offers import offers_of
 

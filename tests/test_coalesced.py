@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from xilinx_fpga_dp.coalesced import Coalesced
+from xilinx_fpga_dp.aio.coalesced import Coalesced
 
 
 class _Work:

@@ -15,10 +15,9 @@ from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.process import Service, cli
 from tests.test_naming import kubelet_takes
+from xilinx_fpga_dp.hostfiles.watched_file import Followed
 from xilinx_fpga_dp.model import Device, Inventory, Offers, Shell
-from xilinx_fpga_dp.offering import Basis, Offering
-from xilinx_fpga_dp.operate.followed import Followed
-from xilinx_fpga_dp.resources.compat import (
+from xilinx_fpga_dp.resources.compat_1_3_0.names import (
     NAME_CUSTOMIZE,
     VARIABLES,
     Customize,
@@ -29,10 +28,11 @@ from xilinx_fpga_dp.resources.compat import (
     parse,
 )
 from xilinx_fpga_dp.resources.naming import Naming
-from xilinx_fpga_dp.resources.renames import Renaming
-from xilinx_fpga_dp.resources.renames import parse as parse_rules
+from xilinx_fpga_dp.resources.rename_rules import Renaming
+from xilinx_fpga_dp.resources.rename_rules import parse as parse_rules
 from xilinx_fpga_dp.settings import BadSettings, Settings
-from xilinx_fpga_dp.simulate.node import SampleNode
+from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
+from xilinx_fpga_dp.snapshot import Basis, Offering
 
 DATA: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "plugin-1.3.0.json").read_text())[
     "cases"

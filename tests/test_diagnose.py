@@ -22,10 +22,11 @@ from tests.double import KubeletDouble
 from tests.process import COMMAND, Service, clean_environment, cli, eventually
 from tests.test_held import Hold, PodResourcesDouble
 from tests.test_probes import Probed
+from xilinx_fpga_dp.cli.diagnose import checks as diagnose
+from xilinx_fpga_dp.cli.diagnose import collect as examine
+from xilinx_fpga_dp.cli.diagnose.checks import Level, Node, Seen, Trouble
 from xilinx_fpga_dp.model import Device, LeftOut, Offer, Offers, Reason, Shell, Unit
-from xilinx_fpga_dp.operate import diagnose, examine
-from xilinx_fpga_dp.operate.diagnose import Level, Node, Seen, Trouble
-from xilinx_fpga_dp.simulate.node import DAMAGES, Damage, SampleNode
+from xilinx_fpga_dp.simulate.sysfs.node import DAMAGES, Damage, SampleNode
 
 U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
 VERSION_JSON = (

@@ -27,15 +27,16 @@ from tests.conftest import settings_for
 from tests.opened import Openings
 from tests.process import cli
 from tests.test_naming import kubelet_takes
-from xilinx_fpga_dp.discovery import sysfs, xrt
+from xilinx_fpga_dp.discovery import sysfs
+from xilinx_fpga_dp.discovery.drivers import xrt
 from xilinx_fpga_dp.discovery.health import Rules
 from xilinx_fpga_dp.discovery.scanner import ScanFailed, Scanner
-from xilinx_fpga_dp.discovery.slow import Answers, Slow
+from xilinx_fpga_dp.discovery.slow_attributes import Answers, Slow
 from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors
 from xilinx_fpga_dp.model import Device, Inventory, Reason, Shell
 from xilinx_fpga_dp.resources.naming import Naming, name_problem
 from xilinx_fpga_dp.resources.offers import offers_of
-from xilinx_fpga_dp.simulate.node import DAMAGES, Ids, SampleCard, SampleNode
+from xilinx_fpga_dp.simulate.sysfs.node import DAMAGES, Ids, SampleCard, SampleNode
 
 RULES = Rules(recovery_checks=1, reset_grace=900)
 NAMING = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")
@@ -760,7 +761,7 @@ class TestAFirewallThatKeepsNoRecord:
 
     async def test_is_asked_again_and_again(self, node: SampleNode, card: SampleCard) -> None:
         eyes = scanner(node)
-        with mock.patch("xilinx_fpga_dp.discovery.slow._TRIP_EVERY", 0.05):
+        with mock.patch("xilinx_fpga_dp.discovery.slow_attributes._TRIP_EVERY", 0.05):
             assert (await settled(eyes)).devices[0].healthy
             for _ in range(2):
                 card.write("firewall/level", "2")
@@ -884,7 +885,7 @@ class TestWithoutDescriptors:
             return Answers("XFL1")
 
         slow = Slow(lambda: None)
-        with mock.patch("xilinx_fpga_dp.discovery.slow._SOON", 0):
+        with mock.patch("xilinx_fpga_dp.discovery.slow_attributes._SOON", 0):
             async with asyncio.timeout(10):  # the pauses after answers without it are 30 s together
                 while slow.known("card") != Answers("XFL1"):
                     slow.ask("card", read)

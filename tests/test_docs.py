@@ -15,10 +15,10 @@ from tests.double import KubeletDouble
 from tests.process import Service, clean_environment, eventually
 from tests.test_probes import Probed
 from xilinx_fpga_dp import cli
+from xilinx_fpga_dp.cli.diagnose import checks as diagnose
 from xilinx_fpga_dp.model import Reason
-from xilinx_fpga_dp.operate import diagnose
-from xilinx_fpga_dp.resources import labels
-from xilinx_fpga_dp.simulate.node import SampleNode
+from xilinx_fpga_dp.resources.documents import nfd as labels
+from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("configuration", "operating", "security")

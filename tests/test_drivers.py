@@ -14,13 +14,13 @@ from tests.double import KubeletDouble
 from tests.process import Service, cli
 from tests.test_discovery import listed, only_device, only_reason, scanner, settled
 from tests.test_probes import Probed
-from xilinx_fpga_dp.discovery.zocl import board_of, shell_of
+from xilinx_fpga_dp.discovery.drivers.zocl import board_of, shell_of
 from xilinx_fpga_dp.model import Device, Reason, Shell
 from xilinx_fpga_dp.resources.naming import Naming, name_problem
 from xilinx_fpga_dp.resources.offers import offers_of
-from xilinx_fpga_dp.simulate.boards import Board
-from xilinx_fpga_dp.simulate.cards import Card
-from xilinx_fpga_dp.simulate.node import DAMAGES, SampleCard, SampleNode
+from xilinx_fpga_dp.simulate.sysfs.boards import Board
+from xilinx_fpga_dp.simulate.sysfs.cards import Card
+from xilinx_fpga_dp.simulate.sysfs.node import DAMAGES, SampleCard, SampleNode
 
 PREFIX = "xilinx.com/fpga-"
 FIVE = ("u200", "f1", "v80", "ma35d", "zcu102")

@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import settings_for
 from tests.process import Service
 from xilinx_fpga_dp.simulate.kubelet import AdmissionError, Held, Kubelet
-from xilinx_fpga_dp.simulate.node import SampleCard, SampleNode
+from xilinx_fpga_dp.simulate.sysfs.node import SampleCard, SampleNode
 
 U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
 U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"

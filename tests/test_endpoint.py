@@ -19,17 +19,17 @@ from tests.faults.wires import begun, message
 from tests.process import descriptors
 from tests.test_resources import PLAIN, device, offer
 from tests.wire import pb
-from xilinx_fpga_dp.kubelet import endpoint as endpoints
-from xilinx_fpga_dp.kubelet import sockets
-from xilinx_fpga_dp.kubelet.endpoint import Endpoint
-from xilinx_fpga_dp.kubelet.fleet import Fleet
-from xilinx_fpga_dp.kubelet.instances import Presence
-from xilinx_fpga_dp.kubelet.meter import Meter
-from xilinx_fpga_dp.kubelet.plugin import Plugin, Terms
-from xilinx_fpga_dp.kubelet.registration import register
-from xilinx_fpga_dp.kubelet.watch import SocketDirectory, Watch
+from xilinx_fpga_dp.deviceplugin import endpoint as endpoints
+from xilinx_fpga_dp.deviceplugin import sockets
+from xilinx_fpga_dp.deviceplugin.endpoint import Endpoint
+from xilinx_fpga_dp.deviceplugin.fleet import Fleet
+from xilinx_fpga_dp.deviceplugin.instance_lock import Presence
+from xilinx_fpga_dp.deviceplugin.plugin import Plugin, Terms
+from xilinx_fpga_dp.deviceplugin.plugin_metrics import Meter
+from xilinx_fpga_dp.deviceplugin.registration import register
+from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory, Watch
 from xilinx_fpga_dp.model import Device, Reason
-from xilinx_fpga_dp.resources.grants import Grants, Refresh
+from xilinx_fpga_dp.resources.allocator import Grants, Refresh
 
 
 def _endpoint(watch: Watch) -> Endpoint:
@@ -278,7 +278,7 @@ async def test_a_shell_that_goes_while_kubelet_answers_leaves_no_list(tmp_path: 
         await asyncio.sleep(30)
 
     watching = asyncio.create_task(watch.run())
-    with mock.patch("xilinx_fpga_dp.kubelet.endpoint.register", answered_late):
+    with mock.patch("xilinx_fpga_dp.deviceplugin.endpoint.register", answered_late):
         life = asyncio.create_task(endpoint.run())
         async with asyncio.timeout(20):
             while not kubelet.lists(endpoint.resource):
@@ -397,7 +397,9 @@ async def test_a_dead_instances_socket_that_could_not_be_removed_is_tried_again_
     watch = Watch(str(tmp_path), Meter())
     await watch.look()
     read_only = OSError(errno.EROFS, os.strerror(errno.EROFS))
-    with mock.patch("xilinx_fpga_dp.kubelet.sockets.os.unlink", side_effect=[read_only, read_only]) as tries:
+    with mock.patch(
+        "xilinx_fpga_dp.deviceplugin.sockets.os.unlink", side_effect=[read_only, read_only]
+    ) as tries:
         sweeping = asyncio.create_task(Fleet(watch, Terms(PLAIN, 5), Meter()).sweep())
         async with asyncio.timeout(10):
             while tries.call_count < 2:

@@ -27,14 +27,15 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.process import Service, eventually
-from xilinx_fpga_dp.discovery import sysfs, uevents, xrt
+from xilinx_fpga_dp.aio.rate_limit import Pace
+from xilinx_fpga_dp.discovery import sysfs, uevents
+from xilinx_fpga_dp.discovery.drivers import xrt
 from xilinx_fpga_dp.discovery.health import Look, Memory, Rules, first, hold, step, xrt_reason, xrt_tripped
 from xilinx_fpga_dp.discovery.scanner import Scanner
 from xilinx_fpga_dp.discovery.sysfs import Wanted
-from xilinx_fpga_dp.kubelet.pace import Pace
 from xilinx_fpga_dp.model import Device, Reason, Shell
-from xilinx_fpga_dp.simulate.node import SampleCard, SampleNode
-from xilinx_fpga_dp.simulate.releases import DRIVER_VERSIONS
+from xilinx_fpga_dp.simulate.sysfs.node import SampleCard, SampleNode
+from xilinx_fpga_dp.simulate.sysfs.releases import DRIVER_VERSIONS
 
 U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
 U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"

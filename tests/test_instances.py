@@ -8,9 +8,9 @@ from pathlib import Path
 from unittest import mock
 
 from tests.process import descriptors
-from xilinx_fpga_dp.kubelet.instances import FOLDER, Presence
-from xilinx_fpga_dp.kubelet.meter import Meter
-from xilinx_fpga_dp.kubelet.watch import SocketDirectory, Watch
+from xilinx_fpga_dp.deviceplugin.instance_lock import FOLDER, Presence
+from xilinx_fpga_dp.deviceplugin.plugin_metrics import Meter
+from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory, Watch
 
 
 def _two(directory: Path) -> tuple[Presence, Presence]:
@@ -38,7 +38,7 @@ def test_a_directory_that_is_back_before_the_older_has_looked_gives_it_no_voice(
         assert older.newer_lives(str(directory)), "the newer one lives, and may be stopped right now"
         assert not newer.newer_lives(str(directory))
         assert older.newer_lives(str(directory))
-    with mock.patch("xilinx_fpga_dp.kubelet.instances._OVERLAP", 0):
+    with mock.patch("xilinx_fpga_dp.deviceplugin.instance_lock._OVERLAP", 0):
         before = descriptors()
         assert not newer.newer_lives(str(directory))
         assert descriptors() == before - 1, "no lock is kept for ever"
@@ -55,7 +55,7 @@ def test_a_directory_that_is_back_just_as_its_lock_is_let_go_gives_the_older_no_
     assert not newer.newer_lives(str(directory))
     assert older.newer_lives(str(directory))
     assert newer.moving
-    with mock.patch("xilinx_fpga_dp.kubelet.instances._OVERLAP", 0):
+    with mock.patch("xilinx_fpga_dp.deviceplugin.instance_lock._OVERLAP", 0):
         assert not newer.newer_lives(str(directory))
     assert not newer.moving
     directory.rename(tmp_path / "mount")
@@ -160,7 +160,7 @@ def test_a_file_system_without_locks_costs_no_descriptors(tmp_path: Path) -> Non
 async def test_a_look_that_fails_is_no_news_of_the_newer_one(tmp_path: Path) -> None:
     watch = Watch(str(tmp_path), Meter())
     watch.directory.set(SocketDirectory(newer=True, newest="0000000002-00000000"))
-    with mock.patch("xilinx_fpga_dp.kubelet.watch._look", side_effect=RuntimeError("a bug")):
+    with mock.patch("xilinx_fpga_dp.deviceplugin.socket_directory._look", side_effect=RuntimeError("a bug")):
         seen = await watch.look()
     assert (seen.newer, seen.newest) == (True, "0000000002-00000000")
     assert seen.problem

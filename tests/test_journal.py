@@ -9,11 +9,11 @@ import pytest
 
 from tests.conftest import running, service_in_the_loop
 from xilinx_fpga_dp.model import Device, Inventory, LeftOut, Offers, Reason, Shell
-from xilinx_fpga_dp.operate.journal import Journal
-from xilinx_fpga_dp.operate.logs import JsonLines, TextLines
+from xilinx_fpga_dp.observe.device_log import Journal
+from xilinx_fpga_dp.observe.logs import JsonLines, TextLines
 from xilinx_fpga_dp.resources.naming import Naming
 from xilinx_fpga_dp.resources.offers import offers_of
-from xilinx_fpga_dp.simulate.node import SampleNode
+from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
 
 DEVICE = Device("0000:65:00.1", Shell("xilinx_u200_a", "1", None), "u200", "xocl")
 NAMING = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from tests.conftest import running, service_in_the_loop, settings_for
 from tests.process import Service, eventually
+from xilinx_fpga_dp.discovery.driver_versions import Versions
 from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors
-from xilinx_fpga_dp.discovery.versions import Versions
 from xilinx_fpga_dp.model import Device, Offer, Offers, Shell, Unit
-from xilinx_fpga_dp.resources import labels
-from xilinx_fpga_dp.simulate.node import SampleNode
+from xilinx_fpga_dp.resources.documents import nfd as labels
+from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
 
 # apimachinery's validation.IsQualifiedName and IsValidLabelValue
 _NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
@@ -144,7 +144,7 @@ async def test_a_version_that_cannot_be_read_now_is_asked_for_again(node: Sample
         return file.read_text() if file.exists() else ""
 
     reads = mock.Mock(side_effect=[OutOfDescriptors("none is left"), "2.16.0"])
-    with mock.patch("xilinx_fpga_dp.discovery.versions.module_version", reads):
+    with mock.patch("xilinx_fpga_dp.discovery.driver_versions.module_version", reads):
         parts = (service._scan(), service._labels.run(), service._at_each_offer(service._label))
         async with running(*parts), asyncio.timeout(20):
             while "xilinx.com/fpga.driver.xocl=2.16.0\n" not in said():
@@ -158,6 +158,6 @@ async def test_a_version_counts_for_as_long_as_it_cannot_be_read() -> None:
         (OutOfDescriptors("none is left"), {"xocl": "2.16.0"}, False),
         ([None], {}, True),
     ):
-        with mock.patch("xilinx_fpga_dp.discovery.versions.module_version", side_effect=answer):
+        with mock.patch("xilinx_fpga_dp.discovery.driver_versions.module_version", side_effect=answer):
             assert await versions.of(["xocl"]) == told
         assert versions.complete is complete

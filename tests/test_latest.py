@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from xilinx_fpga_dp.latest import Closed, Latest
+from xilinx_fpga_dp.aio.latest import Closed, Latest
 
 
 async def test_a_reader_gets_the_value_that_is_there() -> None:

@@ -23,10 +23,10 @@ from tests.double import KubeletDouble
 from tests.process import Service, clean_environment, descriptors, eventually
 from tests.test_held import PodResourcesDouble
 from xilinx_fpga_dp.model import Offers, Reason
-from xilinx_fpga_dp.operate.http import Answer, HttpServer
-from xilinx_fpga_dp.operate.metrics import Metrics
-from xilinx_fpga_dp.operate.pages import Pages
-from xilinx_fpga_dp.simulate.node import SampleNode
+from xilinx_fpga_dp.observe.http_routes import Pages
+from xilinx_fpga_dp.observe.http_server import Answer, HttpServer
+from xilinx_fpga_dp.observe.metrics import Metrics
+from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
 
 U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
 U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
@@ -396,7 +396,7 @@ class TestUnreadAnswers:
 
     async def test_is_given_up(self) -> None:
         before = descriptors()
-        with mock.patch("xilinx_fpga_dp.operate.http._TIME_LIMIT", 0.3):
+        with mock.patch("xilinx_fpga_dp.observe.http_server._TIME_LIMIT", 0.3):
             async with self.asked() as (server, task):
                 assert server._connections
                 async with asyncio.timeout(5):

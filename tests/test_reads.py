@@ -11,8 +11,8 @@ from unittest import mock
 
 import pytest
 
-from xilinx_fpga_dp import reads as module
-from xilinx_fpga_dp.reads import Daemons, Pending, Reads
+from xilinx_fpga_dp.aio import blocking as module
+from xilinx_fpga_dp.aio.blocking import Daemons, Pending, Reads
 
 
 async def _until(holds: Callable[[], bool]) -> None:
@@ -108,7 +108,7 @@ async def test_two_waiters_share_one_read() -> None:
 
 
 async def test_an_old_answer_is_not_taken_for_a_new_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xilinx_fpga_dp.reads._STALE", 0.05)
+    monkeypatch.setattr("xilinx_fpga_dp.aio.blocking._STALE", 0.05)
     gate, returned = threading.Event(), asyncio.Event()
     reads: Reads[str] = Reads(returned.set)
 

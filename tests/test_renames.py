@@ -18,12 +18,12 @@ from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.process import COMMAND, Service, clean_environment, cli
 from tests.test_naming import kubelet_takes
+from xilinx_fpga_dp.hostfiles.watched_file import FollowedFile
 from xilinx_fpga_dp.model import Device, Shell
-from xilinx_fpga_dp.operate.followed import FollowedFile
-from xilinx_fpga_dp.resources import compat
+from xilinx_fpga_dp.resources.compat_1_3_0 import names as compat
 from xilinx_fpga_dp.resources.naming import FIELDS, Naming
-from xilinx_fpga_dp.resources.renames import MAX_BYTES, BadRenames, Renaming, parse
-from xilinx_fpga_dp.simulate.node import SampleNode
+from xilinx_fpga_dp.resources.rename_rules import MAX_BYTES, BadRenames, Renaming, parse
+from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
 
 PREFIX = "xilinx.com/fpga-"
 BASE = Naming(PREFIX, "{shell}-{timestamp}")
@@ -315,7 +315,7 @@ async def test_a_file_that_hangs_is_waited_for_a_moment_and_what_was_read_stays(
     good = file.known.value
 
     over = threading.Event()
-    monkeypatch.setattr("xilinx_fpga_dp.operate.followed._contents", lambda *_: over.wait(30) and b"[]")
+    monkeypatch.setattr("xilinx_fpga_dp.hostfiles.watched_file._contents", lambda *_: over.wait(30) and b"[]")
     began = time.monotonic()
     await file.look()
     assert time.monotonic() - began < 20

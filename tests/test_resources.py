@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xilinx_fpga_dp.model import Device, Holder, Inventory, LeftOut, Offer, Offers, Reason, Shell, Unit
-from xilinx_fpga_dp.resources.grants import Code, Grants, Refusal
+from xilinx_fpga_dp.resources.allocator import Code, Grants, Refusal
 from xilinx_fpga_dp.resources.naming import Naming
 from xilinx_fpga_dp.resources.offers import held_elsewhere, mixed_builds, offers_of, same_variables
 from xilinx_fpga_dp.resources.placement import preferred

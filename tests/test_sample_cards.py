@@ -7,8 +7,8 @@ from typing import get_args
 import pytest
 
 from tests.test_sample_node import driver, names, nodes, read
-from xilinx_fpga_dp.simulate import node as sample
-from xilinx_fpga_dp.simulate.boards import (
+from xilinx_fpga_dp.simulate.sysfs import node as sample
+from xilinx_fpga_dp.simulate.sysfs.boards import (
     AMA_BOARDS,
     AMI_BOARDS,
     BARE_BOARDS,
@@ -17,7 +17,7 @@ from xilinx_fpga_dp.simulate.boards import (
     ZOCL_BOARDS,
     AnyBoard,
 )
-from xilinx_fpga_dp.simulate.node import SampleCard, SampleNode, is_known, known_boards
+from xilinx_fpga_dp.simulate.sysfs.node import SampleCard, SampleNode, is_known, known_boards
 
 
 @pytest.fixture

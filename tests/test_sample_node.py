@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.boards import Row, all_rows, allocatable_rows, board_of, documented_tree, name_of, slot_of
-from xilinx_fpga_dp.simulate.boards import BOARDS
-from xilinx_fpga_dp.simulate.node import DAMAGES, SampleCard, SampleNode
-from xilinx_fpga_dp.simulate.releases import DRIVER_VERSIONS
+from xilinx_fpga_dp.simulate.sysfs.boards import BOARDS
+from xilinx_fpga_dp.simulate.sysfs.node import DAMAGES, SampleCard, SampleNode
+from xilinx_fpga_dp.simulate.sysfs.releases import DRIVER_VERSIONS
 
 RELEASES = tuple(DRIVER_VERSIONS)
 NO_TRIP = "18446744073709551615\n"

@@ -21,8 +21,8 @@ from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.faults.fuzz.seeds import SEEDS
 from tests.process import Service, cli, eventually
-from xilinx_fpga_dp.operate.files import KeptFile
-from xilinx_fpga_dp.simulate.node import SampleNode
+from xilinx_fpga_dp.hostfiles.managed_file import KeptFile
+from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
 
 
 def test_sockets_and_locks_are_for_root_alone(node: SampleNode, kubelet: KubeletDouble) -> None:
@@ -208,7 +208,7 @@ async def test_a_file_that_could_not_be_written_once_is_tried_again_soon(tmp_pat
     assert await kept.set("one")
     await asyncio.sleep(0.2)  # it looks after the write, and waits
     none_left = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    with mock.patch("xilinx_fpga_dp.operate.files.open", side_effect=none_left, create=True):
+    with mock.patch("xilinx_fpga_dp.hostfiles.managed_file.open", side_effect=none_left, create=True):
         assert not await kept.set("two")
     async with asyncio.timeout(5):  # half of what it waits for when nothing wakes it
         while path.read_text() != "two":
@@ -225,7 +225,7 @@ async def test_what_it_should_say_may_change_while_it_is_written(tmp_path: Path)
         await asyncio.sleep(0.2)
         return []
 
-    with mock.patch("xilinx_fpga_dp.operate.files.aiofiles.os.listdir", slow):
+    with mock.patch("xilinx_fpga_dp.hostfiles.managed_file.aiofiles.os.listdir", slow):
         writing = asyncio.create_task(kept.set("one"))
         await asyncio.sleep(0.1)
         removing = asyncio.create_task(kept.set(None))
@@ -278,7 +278,7 @@ async def test_a_write_that_hung_and_ends_late_spoils_none_that_came_after(tmp_p
 
     with mock.patch("aiofiles.os.replace", late(replace_late)):
         with (
-            mock.patch("xilinx_fpga_dp.operate.files._TIME_LIMIT", 0.5),
+            mock.patch("xilinx_fpga_dp.hostfiles.managed_file._TIME_LIMIT", 0.5),
             mock.patch("aiofiles.os.unlink", late(hang)),
         ):
             try:

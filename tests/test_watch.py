@@ -9,9 +9,9 @@ from unittest import mock
 
 import pytest
 
-from xilinx_fpga_dp.kubelet import watch as module
-from xilinx_fpga_dp.kubelet.meter import Meter
-from xilinx_fpga_dp.kubelet.watch import SocketDirectory, Watch
+from xilinx_fpga_dp.deviceplugin import socket_directory as module
+from xilinx_fpga_dp.deviceplugin.plugin_metrics import Meter
+from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory, Watch
 
 _OURS = "a-fpga.sock"
 

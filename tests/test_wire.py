@@ -19,9 +19,9 @@ from google.protobuf.message import DecodeError
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from xilinx_fpga_dp.kubelet import v1beta1
-from xilinx_fpga_dp.kubelet.message_pool import default_message_pool
-from xilinx_fpga_dp.kubelet.messages import Codec
+from xilinx_fpga_dp.rpc.api import deviceplugin_v1beta1 as v1beta1
+from xilinx_fpga_dp.rpc.api.message_pool import default_message_pool
+from xilinx_fpga_dp.rpc.codec import Codec
 
 from .wire import pb
 

@@ -1,6 +1,6 @@
 """The device plugin API in google.protobuf's own messages, to hold ours against.
 
-Made from protos/api.proto once a process; knows nothing of the generated code the plugin uses.
+Made from protos/deviceplugin_v1beta1.proto; independent of the generated code that the plugin uses.
 """
 
 import importlib
@@ -12,7 +12,7 @@ from typing import Any
 
 from grpc_tools import protoc  # type: ignore[import-untyped]
 
-_PROTO = Path(__file__).parents[1] / "protos" / "api.proto"
+_PROTO = Path(__file__).parents[1] / "protos" / "deviceplugin_v1beta1.proto"
 
 
 def _compiled(proto: Path) -> tuple[ModuleType, ModuleType]:
@@ -36,4 +36,4 @@ pb_grpc: Any
 pb, pb_grpc = _compiled(_PROTO)
 pods_pb: Any
 pods_grpc: Any
-pods_pb, pods_grpc = _compiled(_PROTO.with_name("podresources.proto"))
+pods_pb, pods_grpc = _compiled(_PROTO.with_name("podresources_v1.proto"))

@@ -13,7 +13,7 @@ os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 # `cli` lets them through again for the commands that do not heed them.
 signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 
-from xilinx_fpga_dp import without_tls  # noqa: E402, F401 - before asyncio
+from xilinx_fpga_dp import process as without_tls  # noqa: E402, F401 - before asyncio
 from xilinx_fpga_dp.cli import main  # noqa: E402
 
 if __name__ == "__main__":

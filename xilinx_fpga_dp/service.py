@@ -7,27 +7,28 @@ import signal
 from collections.abc import Awaitable, Callable, Iterable
 
 from xilinx_fpga_dp import __version__
-from xilinx_fpga_dp.accepting import Starving
+from xilinx_fpga_dp.aio.latest import Latest
+from xilinx_fpga_dp.aio.listen import Starving
+from xilinx_fpga_dp.deviceplugin.fleet import Fleet
+from xilinx_fpga_dp.deviceplugin.plugin import Terms
+from xilinx_fpga_dp.deviceplugin.socket_directory import KUBELET_SOCKET, Watch
 from xilinx_fpga_dp.discovery import uevents
+from xilinx_fpga_dp.discovery.driver_versions import Versions
 from xilinx_fpga_dp.discovery.scanner import ScanFailed
-from xilinx_fpga_dp.discovery.versions import Versions
-from xilinx_fpga_dp.kubelet.fleet import Fleet
-from xilinx_fpga_dp.kubelet.plugin import Terms
+from xilinx_fpga_dp.hostfiles.managed_file import KeptFile
 from xilinx_fpga_dp.kubelet.podresources import Holders, Names, PodResources
-from xilinx_fpga_dp.kubelet.watch import KUBELET_SOCKET, Watch
-from xilinx_fpga_dp.latest import Latest
 from xilinx_fpga_dp.model import Device, Held, Inventory, Offers
-from xilinx_fpga_dp.offering import Basis, Offering
-from xilinx_fpga_dp.operate.files import KeptFile
-from xilinx_fpga_dp.operate.http import HttpServer
-from xilinx_fpga_dp.operate.journal import Journal
-from xilinx_fpga_dp.operate.metrics import Metrics
-from xilinx_fpga_dp.operate.pages import Pages
-from xilinx_fpga_dp.parts import grants_of, scanner_of
-from xilinx_fpga_dp.resources import cdi, labels
-from xilinx_fpga_dp.resources.grants import nodes_of
+from xilinx_fpga_dp.observe.device_log import Journal
+from xilinx_fpga_dp.observe.http_routes import Pages
+from xilinx_fpga_dp.observe.http_server import HttpServer
+from xilinx_fpga_dp.observe.metrics import Metrics
+from xilinx_fpga_dp.resources.allocator import nodes_of
+from xilinx_fpga_dp.resources.documents import cdi
+from xilinx_fpga_dp.resources.documents import nfd as labels
 from xilinx_fpga_dp.resources.offers import names_of, only
 from xilinx_fpga_dp.settings import Settings, unknown_variables
+from xilinx_fpga_dp.snapshot import Basis, Offering
+from xilinx_fpga_dp.wiring import grants_of, scanner_of
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from xilinx_fpga_dp.resources.compat import Old
+from xilinx_fpga_dp.resources.compat_1_3_0.names import Old
 from xilinx_fpga_dp.resources.naming import FIELDS, prefix_problem, template_problem
 
 PREFIX = "XILINX_FPGA_DP_"

@@ -18,8 +18,8 @@ import grpc
 
 from tests.double import KubeletDouble
 from tests.process import clean_environment
-from xilinx_fpga_dp.simulate.boards import BOARDS, Board
-from xilinx_fpga_dp.simulate.node import Ids, SampleNode
+from xilinx_fpga_dp.simulate.sysfs.boards import BOARDS, Board
+from xilinx_fpga_dp.simulate.sysfs.node import Ids, SampleNode
 
 _SHARED_MEMORY = "/dev/shm"
 _MEGABYTE = 1_000_000  # as in issue and table: 10^6 bytes

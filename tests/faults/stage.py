@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, Self
 from tests.conftest import settings_for
 from tests.double import KubeletDouble, NoEndpoint
 from tests.process import Service, eventually
-from xilinx_fpga_dp.simulate.node import SampleCard, SampleNode
+from xilinx_fpga_dp.simulate.sysfs.node import SampleCard, SampleNode
 
 SHELLS = {
     "u200": "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320",

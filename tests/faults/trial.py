@@ -10,7 +10,7 @@ from typing import Any
 from tests.faults.fault import EVER, Fault, NotDone
 from tests.faults.stage import SHELLS, Setting, Stage, wait_until
 from tests.faults.watching import Figures, Watching, figures, least
-from xilinx_fpga_dp.reads import _KEPT
+from xilinx_fpga_dp.aio.blocking import _KEPT
 
 _SETTLED = 0.3  # seconds that all has to stay well
 # Looks until what was needed for a moment is given back (descriptors, threads, tasks), and seconds of one.

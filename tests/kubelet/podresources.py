@@ -14,7 +14,7 @@ from grpc_tools import protoc  # type: ignore[import-untyped]
 
 from .namespace import NodeError, SilentError
 
-_PROTO = Path(__file__).parents[2] / "protos" / "podresources.proto"
+_PROTO = Path(__file__).parents[2] / "protos" / "podresources_v1.proto"
 _SERVICE = "/v1.PodResourcesLister/"
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xilinx_fpga_dp.simulate.node import SampleCard, SampleNode
+from xilinx_fpga_dp.simulate.sysfs.node import SampleCard, SampleNode
 
 from .namespace import NodeError, Process, fake_devices, wait_for
 from .node import DeviceUpdate, Node, PodStatus

@@ -6,7 +6,7 @@ from re import Pattern
 from typing import Final, Protocol
 
 from xilinx_fpga_dp.discovery.health import Look
-from xilinx_fpga_dp.discovery.slow import Answers
+from xilinx_fpga_dp.discovery.slow_attributes import Answers
 from xilinx_fpga_dp.discovery.sysfs import Bus
 from xilinx_fpga_dp.model import Reason
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from xilinx_fpga_dp.discovery.slow import Answers
+from xilinx_fpga_dp.discovery.slow_attributes import Answers
 from xilinx_fpga_dp.model import Device, History, Inventory, LeftOut, Reason
 
 # A device whose shell can't be read, or that has no drm, keeps its place so long and no longer.

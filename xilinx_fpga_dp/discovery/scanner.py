@@ -7,13 +7,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Final, TypeAlias
 
-from xilinx_fpga_dp.discovery import ami, ma35d, strangers, xrt, zocl
+from xilinx_fpga_dp.aio.blocking import Pending, Reads
+from xilinx_fpga_dp.discovery import unsupported as strangers
 from xilinx_fpga_dp.discovery.backend import ODD_ANSWER, Backend, Probe, odd_answer
+from xilinx_fpga_dp.discovery.drivers import ami, ma35d, xrt, zocl
 from xilinx_fpga_dp.discovery.health import Look, Memory, Rules
-from xilinx_fpga_dp.discovery.slow import Slow
+from xilinx_fpga_dp.discovery.slow_attributes import Slow
 from xilinx_fpga_dp.discovery.sysfs import Bus, OutOfDescriptors, Wanted, read_again, read_bus
 from xilinx_fpga_dp.model import Device, Inventory, Reason
-from xilinx_fpga_dp.reads import Pending, Reads
 
 BACKENDS: Final[tuple[Backend, ...]] = (xrt, ami, ma35d, zocl)
 _WANTED: Final = Wanted(

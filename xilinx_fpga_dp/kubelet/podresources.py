@@ -13,10 +13,10 @@ from grpclib.client import Channel
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
-from xilinx_fpga_dp.coalesced import Coalesced
-from xilinx_fpga_dp.kubelet import v1
-from xilinx_fpga_dp.kubelet.messages import Codec
+from xilinx_fpga_dp.aio.coalesced import Coalesced
 from xilinx_fpga_dp.model import Held, Holder
+from xilinx_fpga_dp.rpc.api import podresources_v1 as v1
+from xilinx_fpga_dp.rpc.codec import Codec
 
 log = logging.getLogger(__name__)
 

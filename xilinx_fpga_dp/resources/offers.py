@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from xilinx_fpga_dp.model import Device, Held, Inventory, LeftOut, Offer, Offers, Unit
-from xilinx_fpga_dp.resources.cards import BOARD_OF_TWO, Settled, alone
-from xilinx_fpga_dp.resources.grants import variable_of
+from xilinx_fpga_dp.resources.allocator import variable_of
+from xilinx_fpga_dp.resources.card_pairing import BOARD_OF_TWO, Settled, alone
 from xilinx_fpga_dp.resources.naming import Names, name_problem
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from xilinx_fpga_dp.resources.renames import BadRenames
+from xilinx_fpga_dp.resources.rename_rules import BadRenames
 
 _NOTHING = frozenset({"", "~", "null", "Null", "NULL"})  # how YAML writes it, unquoted
 _PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))

@@ -19,10 +19,10 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 from grpclib.server import Server
 
-from xilinx_fpga_dp.kubelet import v1beta1
-from xilinx_fpga_dp.kubelet.messages import API_VERSION, HEALTHY
-from xilinx_fpga_dp.latest import Latest
+from xilinx_fpga_dp.aio.latest import Latest
+from xilinx_fpga_dp.deviceplugin.messages import API_VERSION, HEALTHY
 from xilinx_fpga_dp.resources.naming import name_problem
+from xilinx_fpga_dp.rpc.api import deviceplugin_v1beta1 as v1beta1
 
 CHECKPOINT = "kubelet_internal_checkpoint"
 _DIAL_LIMIT = 10.0  # seconds: plugin/v1beta1/client.go

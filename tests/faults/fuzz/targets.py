@@ -24,25 +24,27 @@ from grpclib.protocol import H2Protocol
 
 from tests.double import is_extended_resource_name
 from tests.wire import pb, pods_pb
+from xilinx_fpga_dp.deviceplugin.plugin import Plugin, Terms
+from xilinx_fpga_dp.deviceplugin.plugin_metrics import Meter
+from xilinx_fpga_dp.deviceplugin.sockets import _Server
 from xilinx_fpga_dp.discovery import uevents
 from xilinx_fpga_dp.discovery.scanner import ScanFailed, Scanner
-from xilinx_fpga_dp.kubelet import v1, v1beta1
-from xilinx_fpga_dp.kubelet.messages import Codec
-from xilinx_fpga_dp.kubelet.meter import Meter
-from xilinx_fpga_dp.kubelet.plugin import Plugin, Terms
 from xilinx_fpga_dp.kubelet.podresources import _by_address
-from xilinx_fpga_dp.kubelet.sockets import _Server
 from xilinx_fpga_dp.model import Device, Inventory, Shell
-from xilinx_fpga_dp.offering import Offering
-from xilinx_fpga_dp.operate import listing
-from xilinx_fpga_dp.operate.http import _STATUS, HttpServer, text
-from xilinx_fpga_dp.operate.metrics import Metrics
-from xilinx_fpga_dp.parts import grants_of, scanner_of
-from xilinx_fpga_dp.resources import compat, renames
+from xilinx_fpga_dp.observe import state as listing
+from xilinx_fpga_dp.observe.http_server import _STATUS, HttpServer, text
+from xilinx_fpga_dp.observe.metrics import Metrics
+from xilinx_fpga_dp.resources import rename_rules as renames
+from xilinx_fpga_dp.resources.compat_1_3_0 import names as compat
 from xilinx_fpga_dp.resources.naming import Naming
 from xilinx_fpga_dp.resources.offers import names_of
+from xilinx_fpga_dp.rpc.api import deviceplugin_v1beta1 as v1beta1
+from xilinx_fpga_dp.rpc.api import podresources_v1 as v1
+from xilinx_fpga_dp.rpc.codec import Codec
 from xilinx_fpga_dp.settings import BadSettings, Settings
-from xilinx_fpga_dp.simulate.node import Card, SampleNode
+from xilinx_fpga_dp.simulate.sysfs.node import Card, SampleNode
+from xilinx_fpga_dp.snapshot import Offering
+from xilinx_fpga_dp.wiring import grants_of, scanner_of
 
 Target = Callable[[bytes], None]
 

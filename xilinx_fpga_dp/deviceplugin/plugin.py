@@ -1,0 +1,258 @@
+"""The DevicePlugin service of one resource on one socket: what kubelet calls.
+
+It answers from what it is handed; it knows no sysfs, no socket and no registration.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import grpclib.const
+from grpclib.const import Cardinality, Status
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+from grpclib.server import Stream
+
+from xilinx_fpga_dp.aio.latest import Closed, Latest
+from xilinx_fpga_dp.deviceplugin import messages
+from xilinx_fpga_dp.deviceplugin.plugin_metrics import Meter
+from xilinx_fpga_dp.model import Offer
+from xilinx_fpga_dp.resources.allocator import Answer, Grants, Refusal
+from xilinx_fpga_dp.resources.placement import preferred
+from xilinx_fpga_dp.rpc.api import deviceplugin_v1beta1 as v1beta1
+
+log = logging.getLogger(__name__)
+
+_SERVICE = "/v1beta1.DevicePlugin/"
+# Answers kept encoded. A node has a few dozen devices, and pods ask for the same ones again and again.
+_KEPT_ANSWERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what terms kubelet is answered, the same for all resources.
+
+    Attributes:
+        grants: answers what a container gets.
+        time_limit: seconds any unary call may take. kubelet itself sets none, and its whole sync loop waits
+            while it allocates.
+        policy: which of the free devices a container is best given; ``none``: kubelet shall not ask.
+        pre_start: kubelet shall ask before each container start.
+    """
+
+    grants: Grants
+    time_limit: float
+    policy: str = "numa"
+    pre_start: bool = False
+
+    @property
+    def options(self) -> v1beta1.DevicePluginOptions:
+        """What kubelet is told to call."""
+        return messages.options(preferred=self.policy != "none", pre_start=self.pre_start)
+
+
+class Plugin:
+    """One resource's service, for the life of one socket.
+
+    Args:
+        resource: its name.
+        offer: what the resource advertises now; None: it is gone.
+        terms: on what terms.
+        meter: hears of lists and answers.
+    """
+
+    def __init__(self, resource: str, offer: Callable[[], Offer | None], terms: Terms, meter: Meter) -> None:
+        self._resource = resource
+        self._offer = offer
+        self._terms = terms
+        self._grants = terms.grants
+        self._time_limit = terms.time_limit
+        self._meter = meter
+        self._listed = offer()  # and as what:
+        self._list = messages.device_list(self._listed)
+        self._lists = Latest(self._list)
+        self._answer = lru_cache(_KEPT_ANSWERS)(self._encoded)
+        # The first stream is kubelet's: nobody else was told this socket's name. Later ones are guests.
+        self.watched = asyncio.Event()
+        self.lost = asyncio.Event()
+        self.dropped = asyncio.Event()  # whoever has called has closed the connection since, and none is left
+        self._calls: set[asyncio.Task[Any]] = set()  # unary calls under way
+        self._ending = False
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether the list published last says what is so now."""
+        return self._lists.value == self._encoded_list()
+
+    def publish(self) -> None:
+        """Send the device list to every stream, if it changed."""
+        self._lists.set(self._encoded_list())
+
+    def _encoded_list(self) -> bytes:
+        """Of the offer as it is now; with many replicas to encode it takes a while, so it is done once."""
+        if self._offer() is not self._listed:
+            self._listed = self._offer()
+            self._list = messages.device_list(self._listed)
+        return self._list
+
+    def end_streams(self) -> None:
+        """Let every stream send the last list published, then end: kubelet sees a clean end."""
+        self._lists.close()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a unary call is under way."""
+        return bool(self._calls)
+
+    def refuse_the_rest(self) -> None:
+        """Answer the unary calls that are still under way, and all to come: the plugin is ending."""
+        self._ending = True
+        for call in self._calls:
+            call.cancel()
+
+    def __mapping__(self) -> dict[str, grpclib.const.Handler]:
+        """Return grpclib's table of methods, whose names are those of protos/deviceplugin_v1beta1.proto."""
+        return {
+            f"{_SERVICE}ListAndWatch": grpclib.const.Handler(
+                self._list_and_watch,
+                Cardinality.UNARY_STREAM,
+                v1beta1.Empty,
+                v1beta1.ListAndWatchResponse,
+            ),
+            **self._unary("GetDevicePluginOptions", self._options, v1beta1.Empty),
+            **self._unary("GetPreferredAllocation", self._preferred, v1beta1.PreferredAllocationRequest),
+            **self._unary("Allocate", self._allocate, v1beta1.AllocateRequest),
+            **self._unary("PreStartContainer", self._pre_start, v1beta1.PreStartContainerRequest),
+        }
+
+    def _unary(
+        self, method: str, answer: Callable[[Any], Awaitable[bytes]], request_type: type
+    ) -> dict[str, grpclib.const.Handler]:
+        async def handle(stream: Stream[Any, Any]) -> None:
+            began = time.perf_counter()
+            try:
+                encoded = await self._bounded(method, stream, answer)
+            except GRPCError as error:
+                self._meter.answered(self._resource, method, error.status.name, time.perf_counter() - began)
+                raise
+            took = time.perf_counter() - began
+            _afterwards(lambda: self._meter.answered(self._resource, method, Status.OK.name, took))
+            await stream.send_message(encoded)
+
+        return {
+            _SERVICE + method: grpclib.const.Handler(handle, Cardinality.UNARY_UNARY, request_type, bytes)
+        }
+
+    async def _bounded(
+        self, method: str, stream: Stream[Any, Any], answer: Callable[[Any], Awaitable[bytes]]
+    ) -> bytes:
+        """Turn whatever happens into an answer or a status: without either, kubelet would wait for ever."""
+        call = asyncio.current_task()
+        assert call is not None  # noqa: S101 - grpclib makes a task of each call
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        ending = GRPCError(Status.UNAVAILABLE, f"{method} of {self._resource}: the plugin is ending")
+        if self._ending:
+            raise ending
+        try:
+            async with asyncio.timeout(self._time_limit):
+                return await answer(await _received(method, stream))
+        except (GRPCError, StreamTerminatedError):
+            raise
+        except Refusal as refusal:
+            log.warning(
+                "refused", extra={"resource": self._resource, "method": method, "why": refusal.sentence}
+            )
+            raise GRPCError(Status[refusal.code.name], refusal.sentence) from None
+        except TimeoutError:
+            raise GRPCError(
+                Status.DEADLINE_EXCEEDED,
+                f"{method} of {self._resource} took more than {self._time_limit:g} s",
+            ) from None
+        except asyncio.CancelledError:
+            if self._ending:
+                call.uncancel()
+                raise ending from None
+            if call.cancelling():
+                raise  # the stream or the connection ends
+            raise GRPCError(Status.INTERNAL, f"{method} of {self._resource} was interrupted") from None
+        except Exception as error:
+            log.exception("call failed", extra={"resource": self._resource, "method": method})
+            raise GRPCError(Status.INTERNAL, f"{method} of {self._resource} failed: {error!r}") from None
+
+    async def _list_and_watch(self, stream: Stream[v1beta1.Empty, Any]) -> None:
+        await _received("ListAndWatch", stream)
+        kubelets = not self.watched.is_set()
+        self.watched.set()
+        try:
+            sent = None
+            while True:
+                sent = await self._lists.other_than(sent)
+                await stream.send_message(sent)
+                if kubelets:
+                    self._meter.list_update(self._resource)
+        except Closed:
+            return
+        finally:
+            if kubelets:
+                self.lost.set()
+
+    async def _options(self, _request: v1beta1.Empty) -> bytes:
+        self.dropped.clear()  # kubelet asks this within Register, and lists on the same connection
+        return bytes(self._terms.options)
+
+    async def _preferred(self, request: v1beta1.PreferredAllocationRequest) -> bytes:
+        offer = self._current()
+        return messages.preference(
+            [preferred(offer, *asked, self._terms.policy) for asked in messages.preferences_asked(request)]
+        )
+
+    async def _allocate(self, request: v1beta1.AllocateRequest) -> bytes:
+        offer = self._current()
+        if not request.container_requests:
+            raise GRPCError(Status.INVALID_ARGUMENT, f"Allocate of {self._resource} for no container")
+        answer = self._answer(
+            tuple([await self._grants.answer(offer, each.devices_ids) for each in request.container_requests])
+        )
+        for each in request.container_requests:
+            told = {"resource": self._resource, "devices": ",".join(each.devices_ids)}
+            _afterwards(partial(log.info, "allocated", extra=told))
+        return answer
+
+    def _encoded(self, answers: tuple[Answer, ...]) -> bytes:
+        return messages.allocation([self._grants.grant(answer) for answer in answers])
+
+    async def _pre_start(self, request: v1beta1.PreStartContainerRequest) -> bytes:
+        if self._terms.pre_start:
+            await self._grants.devices(self._current(), request.devices_ids)
+        return bytes(v1beta1.PreStartContainerResponse())
+
+    def _current(self) -> Offer:
+        return self._offer() or Offer(self._resource, ())
+
+
+def _afterwards(act: Callable[[], object]) -> None:
+    """Do something when the answer of the call under way has been sent: kubelet need not wait for it."""
+    call = asyncio.current_task()
+    assert call is not None  # noqa: S101 - grpclib makes a task of each call
+    call.add_done_callback(lambda call: None if call.cancelled() or call.exception() else act())
+
+
+async def _received(method: str, stream: Stream[Any, Any]) -> Any:
+    """The request of a call.
+
+    Raises:
+        GRPCError: there is none, or its bytes are none. grpclib and betterproto2 say so in many ways.
+    """
+    try:
+        request = await stream.recv_message()
+    except (GRPCError, StreamTerminatedError, TimeoutError):
+        raise
+    except Exception as error:
+        raise GRPCError(Status.INVALID_ARGUMENT, f"{method}: no such request: {error}") from None
+    if request is None:
+        raise GRPCError(Status.INVALID_ARGUMENT, f"{method}: the request is missing")
+    return request

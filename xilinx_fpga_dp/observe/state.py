@@ -1,0 +1,144 @@
+"""What the node has, for people and for programs: the table and the JSON of ``list``."""
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from xilinx_fpga_dp.model import Held, History, Offers, Unit
+from xilinx_fpga_dp.resources.allocator import nodes_of
+from xilinx_fpga_dp.resources.offers import mixed_builds, names_of
+
+
+def document(
+    offers: Offers,
+    *,
+    expose_mgmt: bool,
+    registered: Mapping[str, bool] | None = None,
+    held: Held | None = None,
+) -> dict[str, Any]:
+    """The state as JSON. What only a running service knows is null without one.
+
+    Args:
+        offers: what one scan found.
+        expose_mgmt: whether pods get management nodes.
+        registered: whether kubelet knows each resource; None: nobody serves here.
+        held: which pods hold which devices, as far as it is known.
+    """
+    histories = offers.histories if registered is not None else {}
+    names = names_of(offers)
+    rows = [
+        {
+            **_unit(offer.resource, unit),
+            **_history([histories[device.address] for device in unit.devices if device.address in histories]),
+            "held_by": _holders(held or {}, (offer.resource, unit.id), unit, names),
+            "nodes": [n for device in unit.devices for n in nodes_of(device, expose_mgmt=expose_mgmt)],
+        }
+        for offer in offers.by_resource.values()
+        for unit in offer.units
+    ]
+    return {
+        "devices": sorted(rows, key=lambda row: str(row["id"])),
+        "left_out": [{"function": entry.function, "reason": entry.reason} for entry in offers.left_out],
+        "resources": {
+            name: {
+                "devices": len(offer.units),
+                "healthy": sum(unit.reason is None for unit in offer.units),
+                "registered": None if registered is None else registered.get(name, False),
+            }
+            for name, offer in offers.by_resource.items()
+        },
+    }
+
+
+def _unit(resource: str, unit: Unit) -> dict[str, Any]:
+    device = unit.devices[0]  # those of a card have all of this in common
+    return {
+        "id": unit.id,
+        "resource": resource,
+        "shell": device.shell.vbnv,
+        "timestamp": device.shell.timestamp,
+        "board": device.board,
+        "serial": device.serial,
+        "logic_uuid": device.shell.logic_uuid,
+        "numa_node": device.numa_node,
+        "driver": device.driver,
+        "health": "Healthy" if unit.reason is None else "Unhealthy",
+        "reason": unit.reason,
+        **({"experimental": True} if device.experimental else {}),
+    }
+
+
+def _history(histories: Sequence[History]) -> dict[str, Any]:
+    """Of all devices of a unit together."""
+    if not histories:
+        return {"since": None, "changes": None}
+    newest = max(histories, key=lambda each: each.since)
+    moment = datetime.now(UTC) - timedelta(seconds=time.monotonic() - newest.since)
+    return {
+        "since": moment.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "changes": sum(each.changes for each in histories),
+        "last_reason": newest.last_reason,
+    }
+
+
+def _holders(
+    held: Held, name: tuple[str, str], unit: Unit, names: frozenset[tuple[str, str]]
+) -> list[dict[str, str]]:
+    """Who holds a unit under its name, or a device of it under one that is not offered."""
+    return [
+        {"namespace": holder.namespace, "pod": holder.pod, "container": holder.container}
+        for device in unit.devices
+        for holder in held.get(device.address, ())
+        if (holder.resource, holder.id) == name or (holder.resource, holder.id) not in names
+    ]
+
+
+def table(offers: Offers, *, expose_mgmt: bool) -> str:
+    """The state for a terminal: devices by resource, then what is left out and why."""
+    rows = [
+        (
+            row["id"],
+            row["board"] + " (experimental)" * ("experimental" in row),
+            row["health"] + (f" ({row['reason']})" if row["reason"] else ""),
+            "-" if row["numa_node"] is None else str(row["numa_node"]),
+            row["serial"] or "-",
+            " ".join(row["nodes"]) or "-",
+            row["resource"],
+        )
+        for row in document(offers, expose_mgmt=expose_mgmt)["devices"]
+    ]
+    lines = columns(("DEVICE", "BOARD", "HEALTH", "NUMA", "SERIAL", "NODES", "RESOURCE"), rows)
+    if not rows:
+        lines = ["no device to offer"]
+    if offers.left_out:
+        lines += ["", "left out:"]
+        lines += [f"  {entry.function}  {printable(entry.reason)}" for entry in offers.left_out]
+    lines += [""] * bool(warnings(offers)) + warnings(offers)
+    return "\n".join(lines)
+
+
+def warnings(offers: Offers) -> list[str]:
+    """What an operator should know although it works."""
+    builds = [
+        f"{name} has devices of different builds (logic uuids {', '.join(uuids)}); "
+        "{uuid} in the resource name template parts them"
+        for name, offer in offers.by_resource.items()
+        if (uuids := mixed_builds(offer))
+    ]
+    return [f"warning: {warning}" for warning in (*builds, *offers.warnings)]
+
+
+def columns(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Text in aligned columns."""
+    cells = [head, *[tuple(printable(cell) for cell in row) for row in rows]]
+    widths = [max(len(row[index]) for row in cells) for index in range(len(head))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+
+
+def printable(text: str) -> str:
+    """The text without what would change the terminal or begin a line."""
+    return "".join(char if char.isprintable() else "?" for char in text)

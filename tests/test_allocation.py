@@ -25,7 +25,7 @@ from tests.conftest import settings_for
 from tests.double import KubeletDouble, NoEndpoint
 from tests.process import Service, cli, eventually, remove
 from tests.test_resources import PLAIN, device, offer
-from xilinx_fpga_dp.hostfiles.managed_file import HostPaths
+from xilinx_fpga_dp.hostfiles.host_paths import HostPaths
 from xilinx_fpga_dp.model import Device, Inventory, Shell
 from xilinx_fpga_dp.resources.documents import cdi
 from xilinx_fpga_dp.resources.naming import SHARED, Naming, name_problem
@@ -417,8 +417,8 @@ class TestMounts:
         over = threading.Event()
         grants = replace(PLAIN, mounts=HostPaths(str(tmp_path), ["/opt"]).there)
         with (
-            mock.patch("xilinx_fpga_dp.hostfiles.managed_file.look_up", side_effect=lambda *_: over.wait(60)),
-            mock.patch("xilinx_fpga_dp.hostfiles.managed_file._TIME_LIMIT", 30.0),
+            mock.patch("xilinx_fpga_dp.hostfiles.host_paths.look_up", side_effect=lambda *_: over.wait(60)),
+            mock.patch("xilinx_fpga_dp.hostfiles.host_paths._TIME_LIMIT", 30.0),
         ):
             async with asyncio.timeout(10):  # less than it takes otherwise
                 answer = await grants.answer(offer(device()), [device().address])

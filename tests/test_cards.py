@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xilinx_fpga_dp.model import Device, Inventory, Shell
-from xilinx_fpga_dp.resources.card_pairing import WAIT, Cards, Settled
+from xilinx_fpga_dp.resources.card_pairing import WAIT, CardAssignment, CardPairing
 from xilinx_fpga_dp.resources.naming import Naming
 from xilinx_fpga_dp.resources.offers import offers_of
 
@@ -22,16 +22,16 @@ def u30(bus: str, serial: str | None = None, path: str = "switch", shell: Shell 
     return Device(address, shell, "u30", "xocl", serial=serial, pcie_path=above)
 
 
-def cards(settled: Settled) -> set[tuple[str, ...]]:
+def cards(settled: CardAssignment) -> set[tuple[str, ...]]:
     """The buses of each card with several devices."""
     return {tuple(address[5:7] for address in card) for card in settled.cards.values()}
 
 
-def waiting(settled: Settled) -> set[str]:
+def waiting(settled: CardAssignment) -> set[str]:
     return {address[5:7] for address in settled.waiting}
 
 
-def ids(devices: Sequence[Device], settled: Settled) -> list[str]:
+def ids(devices: Sequence[Device], settled: CardAssignment) -> list[str]:
     offer = offers_of(Inventory(tuple(devices)), NAMING, 1, settled).by_resource.get(NAME)
     return [unit.id[5:7] for unit in offer.units] if offer else []
 
@@ -39,144 +39,144 @@ def ids(devices: Sequence[Device], settled: Settled) -> list[str]:
 class TestBySerial:
     def test_two_with_one_serial_are_a_card_at_once(self) -> None:
         devices = [u30("21", "A"), u30("22", "B"), u30("23", "A"), u30("24", "B")]
-        settled = Cards(pair=True).settle(devices, 0)
+        settled = CardPairing(pair=True).assign(devices, 0)
         assert cards(settled) == {("21", "23"), ("22", "24")}
         assert ids(devices, settled) == ["21", "22"]
         assert not settled.waiting
 
     def test_one_alone_with_its_serial_is_a_card_of_one(self) -> None:
-        settled = Cards(pair=True).settle([u30("21", "A")], 0)
+        settled = CardPairing(pair=True).assign([u30("21", "A")], 0)
         assert not settled.waiting
         assert ids([u30("21", "A")], settled) == ["21"]
 
     def test_its_other_device_may_come_later_and_changes_no_id(self) -> None:
-        pairing = Cards(pair=True)
-        pairing.settle([u30("22", "A")], 0)
+        pairing = CardPairing(pair=True)
+        pairing.assign([u30("22", "A")], 0)
         devices = [u30("21", "A"), u30("22", "A")]
-        settled = pairing.settle(devices, 1)
+        settled = pairing.assign(devices, 1)
         assert ids(devices, settled) == ["22"]
         assert cards(settled) == {("22", "21")}
 
     def test_a_serial_that_three_have_is_none(self) -> None:
         devices = [u30(bus, "0000", path) for bus, path in (("21", "01"), ("22", "01"), ("23", "02"))]
-        assert cards(Cards(pair=True).settle(devices, 0)) == {("21", "22")}
+        assert cards(CardPairing(pair=True).assign(devices, 0)) == {("21", "22")}
 
     def test_with_unit_device_nothing_is_paired_or_waits(self) -> None:
         devices = [u30("21", "A"), u30("22", "A"), u30("23")]
-        settled = Cards(pair=False).settle(devices, 0)
+        settled = CardPairing(pair=False).assign(devices, 0)
         assert settled.cards == {}
         assert not settled.waiting
 
     def test_other_boards_never_pair(self) -> None:
         devices = [replace(u30(bus, "A"), board="u50") for bus in ("21", "22")]
-        assert Cards(pair=True).settle(devices, 0).cards == {}
+        assert CardPairing(pair=True).assign(devices, 0).cards == {}
 
 
 class TestWithoutSerial:
     def test_it_waits_thirty_seconds_and_no_longer(self) -> None:
-        pairing = Cards(pair=True)
+        pairing = CardPairing(pair=True)
         devices = [u30("21"), u30("22")]
-        assert waiting(pairing.settle(devices, 100)) == {"21", "22"}
-        assert waiting(pairing.settle(devices, 100 + WAIT - 0.1)) == {"21", "22"}
-        settled = pairing.settle(devices, 100 + WAIT)
+        assert waiting(pairing.assign(devices, 100)) == {"21", "22"}
+        assert waiting(pairing.assign(devices, 100 + WAIT - 0.1)) == {"21", "22"}
+        settled = pairing.assign(devices, 100 + WAIT)
         assert not settled.waiting
         assert cards(settled) == {("21", "22")}
 
     def test_what_waits_is_left_out_and_says_so(self) -> None:
         devices = [u30("21"), u30("22")]
-        offers = offers_of(Inventory(tuple(devices)), NAMING, 1, Cards(pair=True).settle(devices, 0))
+        offers = offers_of(Inventory(tuple(devices)), NAMING, 1, CardPairing(pair=True).assign(devices, 0))
         assert offers.by_resource == {}
         assert {entry.reason for entry in offers.left_out} == {
             "waiting for its serial number; that takes 30 s at most"
         }
 
     def test_a_serial_in_time_counts(self) -> None:
-        pairing = Cards(pair=True)
-        pairing.settle([u30("21"), u30("22"), u30("23", "A")], 0)
+        pairing = CardPairing(pair=True)
+        pairing.assign([u30("21"), u30("22"), u30("23", "A")], 0)
         devices = [u30("21", "A"), u30("22"), u30("23", "A")]
-        settled = pairing.settle(devices, 29)
+        settled = pairing.assign(devices, 29)
         assert cards(settled) == {("21", "23")}
         assert waiting(settled) == {"22"}
 
     def test_one_with_a_serial_waits_for_one_that_may_be_its_other(self) -> None:
-        assert waiting(Cards(pair=True).settle([u30("21", "A"), u30("22")], 0)) == {"21", "22"}
+        assert waiting(CardPairing(pair=True).assign([u30("21", "A"), u30("22")], 0)) == {"21", "22"}
 
     def test_the_nearest_bridge_must_hold_exactly_two(self) -> None:
         two_and_two = [u30("21", path="01"), u30("22", path="01"), u30("23", path="02"), u30("24", path="02")]
-        late = Cards(pair=True, wait=0)
-        assert cards(late.settle(two_and_two, 0)) == {("21", "22"), ("23", "24")}
+        late = CardPairing(pair=True, wait=0)
+        assert cards(late.assign(two_and_two, 0)) == {("21", "22"), ("23", "24")}
         four = [u30(bus) for bus in ("21", "22", "23", "24")]
-        settled = Cards(pair=True, wait=0).settle(four, 0)
+        settled = CardPairing(pair=True, wait=0).assign(four, 0)
         assert settled.cards == {}
         assert ids(four, settled) == ["21", "22", "23", "24"]
 
     def test_a_root_bus_is_a_bridge_too(self) -> None:  # AWS VT1: 0000:00:1e.0 and 0000:00:1f.0
         devices = [replace(u30(bus), pcie_path=("pci0000:00",)) for bus in ("21", "22")]
-        assert cards(Cards(pair=True, wait=0).settle(devices, 0)) == {("21", "22")}
+        assert cards(CardPairing(pair=True, wait=0).assign(devices, 0)) == {("21", "22")}
 
     def test_without_a_known_place_it_stands_alone(self) -> None:
         devices = [u30("21", path=""), u30("22", path="")]
-        assert Cards(pair=True, wait=0).settle(devices, 0).cards == {}
+        assert CardPairing(pair=True, wait=0).assign(devices, 0).cards == {}
 
     def test_serials_that_differ_are_no_pair_behind_whatever_bridge(self) -> None:
         devices = [u30("21", "A"), u30("22", "B")]
-        assert Cards(pair=True, wait=0).settle(devices, 0).cards == {}
+        assert CardPairing(pair=True, wait=0).assign(devices, 0).cards == {}
 
 
 class TestAfterwards:
     def test_a_late_serial_that_agrees_is_no_news(self) -> None:
-        pairing = Cards(pair=True, wait=0)
-        before = pairing.settle([u30("21"), u30("22")], 0)
-        after = pairing.settle([u30("21", "A"), u30("22", "A")], 1)
+        pairing = CardPairing(pair=True, wait=0)
+        before = pairing.assign([u30("21"), u30("22")], 0)
+        after = pairing.assign([u30("21", "A"), u30("22", "A")], 1)
         assert after.cards == before.cards
         assert after.warnings == ()
 
     def test_a_late_serial_that_contradicts_changes_nothing_and_is_told(self) -> None:
-        pairing = Cards(pair=True, wait=0)
-        before = pairing.settle([u30("21"), u30("22")], 0)
-        after = pairing.settle([u30("21", "A"), u30("22", "B")], 1)
+        pairing = CardPairing(pair=True, wait=0)
+        before = pairing.assign([u30("21"), u30("22")], 0)
+        after = pairing.assign([u30("21", "A"), u30("22", "B")], 1)
         assert after.cards == before.cards
         [warning] = after.warnings
         assert "0000:21:00.1 and 0000:22:00.1 were taken for one card" in warning
 
     def test_late_serials_that_make_one_card_of_two_change_nothing_either(self) -> None:
-        pairing = Cards(pair=True, wait=0)
+        pairing = CardPairing(pair=True, wait=0)
         devices = [u30(bus) for bus in ("21", "22", "23")]
-        pairing.settle(devices, 0)
+        pairing.assign(devices, 0)
         late = [u30("21", "A"), u30("22", "A"), u30("23", "B")]
-        settled = pairing.settle(late, 1)
+        settled = pairing.assign(late, 1)
         assert ids(late, settled) == ["21", "22", "23"]
         [warning] = settled.warnings
         assert "were taken for different cards" in warning
 
     def test_a_third_never_joins_a_pair(self) -> None:
-        pairing = Cards(pair=True, wait=0)
-        pairing.settle([u30("21"), u30("22")], 0)
+        pairing = CardPairing(pair=True, wait=0)
+        pairing.assign([u30("21"), u30("22")], 0)
         devices = [u30("21", "A"), u30("22"), u30("23", "A")]
-        settled = pairing.settle(devices, 1)
+        settled = pairing.assign(devices, 1)
         assert cards(settled) == {("21", "22")}
         assert ids(devices, settled) == ["21", "23"]
 
     def test_half_a_card_is_not_offered(self) -> None:
-        pairing = Cards(pair=True)
-        pairing.settle([u30("21", "A"), u30("22", "A")], 0)
+        pairing = CardPairing(pair=True)
+        pairing.assign([u30("21", "A"), u30("22", "A")], 0)
         left = (u30("22", "A"),)
-        offers = offers_of(Inventory(left), NAMING, 1, pairing.settle(left, 1))
+        offers = offers_of(Inventory(left), NAMING, 1, pairing.assign(left, 1))
         assert offers.by_resource == {}
         [entry] = offers.left_out
         assert "the other device of its card, 0000:21:00.1, is not there" in entry.reason
 
     def test_a_card_that_comes_back_has_its_id_again(self) -> None:
-        pairing = Cards(pair=True, wait=0)
+        pairing = CardPairing(pair=True, wait=0)
         devices = [u30("21"), u30("22")]
-        pairing.settle(devices, 0)
-        pairing.settle([], 1)
-        assert ids(devices, pairing.settle(devices, 2)) == ["21"]
+        pairing.assign(devices, 0)
+        pairing.assign([], 1)
+        assert ids(devices, pairing.assign(devices, 2)) == ["21"]
 
     def test_a_card_of_two_shells_is_not_offered(self) -> None:
         other = replace(SHELL, vbnv="xilinx_u30_gen3x4_base_2")
         devices = (u30("21", "A"), u30("22", "A", shell=other))
-        offers = offers_of(Inventory(devices), NAMING, 1, Cards(pair=True).settle(devices, 0))
+        offers = offers_of(Inventory(devices), NAMING, 1, CardPairing(pair=True).assign(devices, 0))
         assert offers.by_resource == {}
         assert {"different shells" in entry.reason for entry in offers.left_out} == {True}
 
@@ -189,25 +189,25 @@ class TestNamesBySerial:
     NAMING = Naming("xilinx.com/", "{board}-{serial}")
 
     def test_a_device_waits_for_the_serial_its_name_needs(self) -> None:
-        pairing = Cards(pair=True)
+        pairing = CardPairing(pair=True)
         device = replace(u30("21"), board="u50")
-        assert waiting(pairing.settle([device], 0, always)) == {"21"}
-        settled = pairing.settle([replace(device, serial="A")], 1, always)
+        assert waiting(pairing.assign([device], 0, always)) == {"21"}
+        settled = pairing.assign([replace(device, serial="A")], 1, always)
         offers = offers_of(Inventory((replace(device, serial="A"),)), self.NAMING, 1, settled)
         assert list(offers.by_resource) == ["xilinx.com/u50-A"]
 
     def test_one_device_of_a_card_is_enough_to_name_it(self) -> None:
         devices = (u30("21", "A"), u30("22"))
-        pairing = Cards(pair=True)
-        pairing.settle(devices, 0, always)
-        offers = offers_of(Inventory(devices), self.NAMING, 1, pairing.settle(devices, WAIT, always))
+        pairing = CardPairing(pair=True)
+        pairing.assign(devices, 0, always)
+        offers = offers_of(Inventory(devices), self.NAMING, 1, pairing.assign(devices, WAIT, always))
         assert list(offers.by_resource) == ["xilinx.com/u30-A"]
 
     def test_a_serial_that_came_too_late_does_not_change_the_name(self) -> None:
-        pairing = Cards(pair=True, wait=0)
+        pairing = CardPairing(pair=True, wait=0)
         device = replace(u30("21"), board="u50")
-        pairing.settle([device], 0, always)
-        settled = pairing.settle([replace(device, serial="A")], 1, always)
+        pairing.assign([device], 0, always)
+        settled = pairing.assign([replace(device, serial="A")], 1, always)
         offers = offers_of(Inventory((replace(device, serial="A"),)), self.NAMING, 1, settled)
         assert list(offers.by_resource) == ["xilinx.com/u50"]
 
@@ -227,14 +227,14 @@ def test_an_id_that_was_offered_stays_the_id_of_its_devices(
     history: list[tuple[dict[str, str | None], float]],
 ) -> None:
     """Whatever comes, goes and turns up late: what a device was once offered under, it is offered under."""
-    pairing = Cards(pair=True)
+    pairing = CardPairing(pair=True)
     offered: dict[str, str] = {}
     now = 0.0
     for there, wait in history:
         devices = [
             u30(bus, serial, path="01" if bus < "23" else "02") for bus, serial in sorted(there.items())
         ]
-        settled = pairing.settle(devices, now)
+        settled = pairing.assign(devices, now)
         offers = offers_of(Inventory(tuple(devices)), NAMING, 1, settled)
         units = [unit for offer in offers.by_resource.values() for unit in offer.units]
         told = [device.address for unit in units for device in unit.devices]

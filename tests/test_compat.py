@@ -15,14 +15,14 @@ from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.process import Service, cli
 from tests.test_naming import kubelet_takes
-from xilinx_fpga_dp.hostfiles.watched_file import Followed
+from xilinx_fpga_dp.hostfiles.watched_file import FileState
 from xilinx_fpga_dp.model import Device, Inventory, Offers, Shell
 from xilinx_fpga_dp.resources.compat_1_3_0.names import (
     NAME_CUSTOMIZE,
     VARIABLES,
+    Compat130Names,
+    Compat130Settings,
     Customize,
-    Old,
-    OldNames,
     advice,
     as_rules,
     parse,
@@ -59,7 +59,7 @@ def offers_by(settings: Settings, devices: Sequence[Device], customize: Customiz
     offering = Offering(settings, patient=False)
     found = Inventory(tuple(devices))
     settled = offering.basis(found, 0).settled
-    return offering.offers(found, Basis(settled, Followed(customize)))
+    return offering.offers(found, Basis(settled, FileState(customize)))
 
 
 def listed(
@@ -86,31 +86,31 @@ def test_names_and_ids_are_those_of_the_plugin_itself(
 @pytest.mark.parametrize(
     ("environment", "old"),
     [
-        ({}, Old()),
-        ({"U30NameConvention": "EXACTNAME"}, Old(exact=True)),
-        ({"U30NameConvention": "Exact"}, Old()),
-        ({"U30AllocUnit": "device"}, Old(cards=False)),
-        ({"U30AllocUnit": " Device"}, Old()),
-        ({"DeviceNameCustomize": "true"}, Old(customize=True)),
-        ({"DeviceNameCustomize": "1"}, Old()),
-        ({"VirtualNum": "4"}, Old()),
-        ({"VirtualDev": "TRUE"}, Old(virtual=1)),
-        ({"VirtualDev": "True", "VirtualNum": "+4"}, Old(virtual=4)),
-        ({"VirtualDev": "True", "VirtualNum": "04"}, Old(virtual=4)),
-        ({"VirtualDev": "True", "VirtualNum": "4_0"}, Old(virtual=1)),
-        ({"VirtualDev": "True", "VirtualNum": "-4"}, Old(virtual=1)),
-        ({"VirtualDev": "True", "VirtualNum": "٤"}, Old(virtual=1)),
-        ({"VirtualDev": "True", "VirtualNum": "9" * 5000}, Old(virtual=1000)),
-        ({"virtualdev": "True"}, Old()),
+        ({}, Compat130Settings()),
+        ({"U30NameConvention": "EXACTNAME"}, Compat130Settings(exact=True)),
+        ({"U30NameConvention": "Exact"}, Compat130Settings()),
+        ({"U30AllocUnit": "device"}, Compat130Settings(cards=False)),
+        ({"U30AllocUnit": " Device"}, Compat130Settings()),
+        ({"DeviceNameCustomize": "true"}, Compat130Settings(customize=True)),
+        ({"DeviceNameCustomize": "1"}, Compat130Settings()),
+        ({"VirtualNum": "4"}, Compat130Settings()),
+        ({"VirtualDev": "TRUE"}, Compat130Settings(virtual=1)),
+        ({"VirtualDev": "True", "VirtualNum": "+4"}, Compat130Settings(virtual=4)),
+        ({"VirtualDev": "True", "VirtualNum": "04"}, Compat130Settings(virtual=4)),
+        ({"VirtualDev": "True", "VirtualNum": "4_0"}, Compat130Settings(virtual=1)),
+        ({"VirtualDev": "True", "VirtualNum": "-4"}, Compat130Settings(virtual=1)),
+        ({"VirtualDev": "True", "VirtualNum": "٤"}, Compat130Settings(virtual=1)),
+        ({"VirtualDev": "True", "VirtualNum": "9" * 5000}, Compat130Settings(virtual=1000)),
+        ({"virtualdev": "True"}, Compat130Settings()),
     ],
 )
-def test_the_variables_are_read_as_they_were(environment: dict[str, str], old: Old) -> None:
-    assert Old.of(environment) == old
+def test_the_variables_are_read_as_they_were(environment: dict[str, str], old: Compat130Settings) -> None:
+    assert Compat130Settings.of(environment) == old
 
 
 @given(st.dictionaries(st.sampled_from(VARIABLES), st.text()))
 def test_any_value_is_understood(environment: dict[str, str]) -> None:
-    old = Old.of(environment)
+    old = Compat130Settings.of(environment)
     assert 0 <= old.virtual <= 1000
     assert advice(old, environment)
 
@@ -168,7 +168,7 @@ def test_what_ended_that_plugin_is_left_out_and_told(file: str, entries: int, pr
     )
 )
 def test_any_file_is_read_and_every_name_is_one_kubelet_takes(text: bytes) -> None:
-    names = OldNames("amd.com/", Old(customize=True), parse(text)).among([device()])
+    names = Compat130Names("amd.com/", Compat130Settings(customize=True), parse(text)).among([device()])
     assert kubelet_takes(names.resource_name(device()))
 
 
@@ -180,7 +180,9 @@ def test_any_file_is_read_and_every_name_is_one_kubelet_takes(text: bytes) -> No
 def test_kubelet_takes_every_name_whatever_is_on_the_card(
     vbnv: str, parts: list[str], timestamp: str | None
 ) -> None:
-    names = OldNames("amd.com/", Old(), parse(json.dumps({"*-*-*": "+".join(parts)}).encode()))
+    names = Compat130Names(
+        "amd.com/", Compat130Settings(), parse(json.dumps({"*-*-*": "+".join(parts)}).encode())
+    )
     assert kubelet_takes(names.resource_name(device(vbnv=vbnv or "x", timestamp=timestamp)))
 
 
@@ -210,10 +212,10 @@ def test_the_rules_printed_for_a_file_of_names_give_its_names(file: dict[str, st
         each.address: each.shell.vbnv.split("_")[1] if "_" in each.shell.vbnv else "ma35d" for each in TREE
     }
     tree = [dataclasses.replace(each, board=board[each.address]) for each in TREE]
-    old = Old(exact=exact, customize=True)
+    old = Compat130Settings(exact=exact, customize=True)
     customize = parse(json.dumps(file).encode())
     assert customize is not None
-    old_names = OldNames("amd.com/", old, customize).among(tree)
+    old_names = Compat130Names("amd.com/", old, customize).among(tree)
     rules = parse_rules("\n".join(as_rules(customize, old)).encode())
     names = Renaming(Naming("amd.com/", "{shell}-{timestamp}"), "amd.com/", rules=rules).among(tree)
     for each in tree:
@@ -291,10 +293,13 @@ def test_a_file_of_names_without_compat_says_what_it_needs(node: SampleNode, tmp
 
 def test_a_quote_makes_a_text_of_all_but_the_ends() -> None:
     names = parse(b"""{"*-*-*": "'a'+xbc'+'-'+SN"}""")
-    assert OldNames("amd.com/", Old(), names).resource_name(device(serial="X1")) == "amd.com/abc-X1"
+    assert (
+        Compat130Names("amd.com/", Compat130Settings(), names).resource_name(device(serial="X1"))
+        == "amd.com/abc-X1"
+    )
 
 
 def test_a_name_of_a_whole_json_file_keeps_its_order() -> None:
     names = parse(b'{"*-*-*": "\'one\'", "u200-*-*": "\'two\'"}')
     assert isinstance(names, Customize)
-    assert OldNames("amd.com/", Old(), names).resource_name(device()) == "amd.com/one"
+    assert Compat130Names("amd.com/", Compat130Settings(), names).resource_name(device()) == "amd.com/one"

@@ -31,7 +31,7 @@ from xilinx_fpga_dp.discovery import sysfs
 from xilinx_fpga_dp.discovery.drivers import xrt
 from xilinx_fpga_dp.discovery.health import Rules
 from xilinx_fpga_dp.discovery.scanner import ScanFailed, Scanner
-from xilinx_fpga_dp.discovery.slow_attributes import Answers, Slow
+from xilinx_fpga_dp.discovery.slow_attributes import Answers, SlowAttributes
 from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors
 from xilinx_fpga_dp.model import Device, Inventory, Reason, Shell
 from xilinx_fpga_dp.resources.naming import Naming, name_problem
@@ -884,7 +884,7 @@ class TestWithoutDescriptors:
                 raise OutOfDescriptors
             return Answers("XFL1")
 
-        slow = Slow(lambda: None)
+        slow = SlowAttributes(lambda: None)
         with mock.patch("xilinx_fpga_dp.discovery.slow_attributes._SOON", 0):
             async with asyncio.timeout(10):  # the pauses after answers without it are 30 s together
                 while slow.known("card") != Answers("XFL1"):

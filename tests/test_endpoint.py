@@ -17,25 +17,25 @@ from tests.conftest import running
 from tests.double import KubeletDouble
 from tests.faults.wires import begun, message
 from tests.process import descriptors
+from tests.support.metrics import NoMetrics
 from tests.test_resources import PLAIN, device, offer
 from tests.wire import pb
 from xilinx_fpga_dp.deviceplugin import endpoint as endpoints
 from xilinx_fpga_dp.deviceplugin import sockets
 from xilinx_fpga_dp.deviceplugin.endpoint import Endpoint
 from xilinx_fpga_dp.deviceplugin.fleet import Fleet
-from xilinx_fpga_dp.deviceplugin.instance_lock import Presence
-from xilinx_fpga_dp.deviceplugin.plugin import Plugin, Terms
-from xilinx_fpga_dp.deviceplugin.plugin_metrics import Meter
+from xilinx_fpga_dp.deviceplugin.instance_lock import InstanceLock
+from xilinx_fpga_dp.deviceplugin.plugin import Plugin, PluginConfig
 from xilinx_fpga_dp.deviceplugin.registration import register
 from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory, Watch
 from xilinx_fpga_dp.model import Device, Reason
-from xilinx_fpga_dp.resources.allocator import Grants, Refresh
+from xilinx_fpga_dp.resources.allocator import Allocator, Refresh
 
 
 def _endpoint(watch: Watch) -> Endpoint:
     """The endpoint of a resource with one device."""
     offered = offer(device())
-    endpoint = Endpoint(offered.resource, watch, Terms(PLAIN, 5), Meter())
+    endpoint = Endpoint(offered.resource, watch, PluginConfig(PLAIN, 5), NoMetrics())
     endpoint.offer.set(offered)
     return endpoint
 
@@ -45,7 +45,7 @@ async def _beside_a_dead_kubelet(directory: Path) -> tuple[Path, Watch, Endpoint
     dead = directory / "kubelet.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(dead))
-    watch = Watch(str(directory), Meter())
+    watch = Watch(str(directory), NoMetrics())
     await watch.look()
     return dead, watch, _endpoint(watch)
 
@@ -109,7 +109,7 @@ async def test_a_guest_who_goes_is_not_kubelet(tmp_path: Path) -> None:
     kubelet = KubeletDouble(tmp_path)
     kubelet.start()
     kubelet.faults.register_hang = kubelet.faults.list_delay = 0.5
-    endpoint = _endpoint(watch := Watch(str(tmp_path), Meter()))
+    endpoint = _endpoint(watch := Watch(str(tmp_path), NoMetrics()))
     async with running(watch.run(), endpoint.run()), asyncio.timeout(10):
         while not (found := list(tmp_path.glob("*-fpga.sock"))):
             await asyncio.sleep(0.01)
@@ -126,9 +126,9 @@ async def test_one_that_was_held_up_since_its_last_look_leaves_it_to_a_newer_ins
     told: list[str] = []
     kubelet = KubeletDouble(tmp_path, told=told.append)
     kubelet.start()
-    watch = Watch(str(tmp_path), Meter())
+    watch = Watch(str(tmp_path), NoMetrics())
     await watch.look()
-    newer = Presence()
+    newer = InstanceLock()
     assert not newer.newer_lives(str(tmp_path))
     endpoint = _endpoint(watch)
     with mock.patch.object(watch, "look", asyncio.Event().wait):
@@ -150,7 +150,7 @@ async def test_a_kubelet_that_closes_its_connection_before_it_lists_is_told_agai
     kubelet = KubeletDouble(tmp_path, by_socket=True)  # another one would drop the next one, too
     kubelet.start()
     kubelet.faults.list_delay = 60.0
-    endpoint = _endpoint(watch := Watch(str(tmp_path), Meter()))
+    endpoint = _endpoint(watch := Watch(str(tmp_path), NoMetrics()))
     # Kubelet may take 10 s to ask for the list.
     async with running(watch.run(), endpoint.run()), asyncio.timeout(8):
         while not kubelet.registrations:
@@ -169,9 +169,9 @@ async def test_one_that_registers_while_a_newer_instance_comes_leaves_it_to_that
     kubelet = KubeletDouble(tmp_path, told=told.append)
     kubelet.faults.register_hang = 5.0
     kubelet.start()
-    watch = Watch(str(tmp_path), Meter())
+    watch = Watch(str(tmp_path), NoMetrics())
     endpoint = _endpoint(watch)
-    newer = Presence()
+    newer = InstanceLock()
     async with running(watch.run(), endpoint.run()), asyncio.timeout(10):
         while not list(tmp_path.glob("*-fpga.sock")):
             await asyncio.sleep(0.01)
@@ -194,7 +194,7 @@ async def test_one_that_registers_while_a_newer_instance_comes_leaves_it_to_that
 async def test_kubelet_that_restarts_again_and_again_is_not_backed_off_from(tmp_path: Path) -> None:
     """A stream that lives for less than a second is a failure, but not of the kubelet that comes next."""
     kubelet = KubeletDouble(tmp_path)
-    watch = Watch(str(tmp_path), Meter())
+    watch = Watch(str(tmp_path), NoMetrics())
     endpoint = _endpoint(watch)
     async with running(watch.run(), endpoint.run()), asyncio.timeout(20):
         for _ in range(6):
@@ -209,9 +209,9 @@ async def test_kubelet_that_restarts_again_and_again_is_not_backed_off_from(tmp_
 
 async def test_the_last_list_is_not_lost_on_a_client_that_sends_before_it_reads(tmp_path: Path) -> None:
     """grpc's C core drops what it has not read when it can't send: the connection waits until all is read."""
-    watch = Watch(str(tmp_path), Meter())
+    watch = Watch(str(tmp_path), NoMetrics())
     endpoint = _endpoint(watch)
-    plugin = Plugin(endpoint.resource, lambda: endpoint.offer.value, Terms(PLAIN, 5), Meter())
+    plugin = Plugin(endpoint.resource, lambda: endpoint.offer.value, PluginConfig(PLAIN, 5), NoMetrics())
     reader = begun("ListAndWatch")
     reader.send_data(1, message(b""), end_stream=True)
 
@@ -246,7 +246,7 @@ async def test_a_list_that_is_due_is_not_sent_once_a_newer_instance_speaks(tmp_p
     """Kubelet takes the list that came last, whoever sent it."""
     kubelet = KubeletDouble(tmp_path)
     await asyncio.to_thread(kubelet.start)
-    watch = Watch(str(tmp_path), Meter())
+    watch = Watch(str(tmp_path), NoMetrics())
     endpoint = _endpoint(watch)
     async with running(watch.run(), endpoint.run()), asyncio.timeout(20):
         while not endpoint.registered:
@@ -255,7 +255,7 @@ async def test_a_list_that_is_due_is_not_sent_once_a_newer_instance_speaks(tmp_p
             endpoint.offer.set(offer(device(reason=Reason.OFFLINE if number % 2 else None)))
             await asyncio.sleep(0.05)
         endpoint.offer.set(offer(device(serial="1")))
-        newer = Presence()
+        newer = InstanceLock()
         assert not newer.newer_lives(str(tmp_path))
         while not watch.directory.value.newer:
             await asyncio.sleep(0.01)
@@ -270,7 +270,7 @@ async def test_a_shell_that_goes_while_kubelet_answers_leaves_no_list(tmp_path: 
     """Kubelet may read the list before it answers Register."""
     kubelet = KubeletDouble(tmp_path)
     await asyncio.to_thread(kubelet.start)
-    watch = Watch(str(tmp_path), Meter())
+    watch = Watch(str(tmp_path), NoMetrics())
     endpoint = _endpoint(watch)
 
     async def answered_late(*arguments: Any) -> None:
@@ -293,9 +293,9 @@ async def test_a_shell_that_goes_while_kubelet_answers_leaves_no_list(tmp_path: 
 
 
 async def test_a_client_that_never_reads_keeps_no_connection(tmp_path: Path) -> None:
-    watch = Watch(str(tmp_path), Meter())
+    watch = Watch(str(tmp_path), NoMetrics())
     endpoint = _endpoint(watch)
-    plugin = Plugin(endpoint.resource, lambda: endpoint.offer.value, Terms(PLAIN, 5), Meter())
+    plugin = Plugin(endpoint.resource, lambda: endpoint.offer.value, PluginConfig(PLAIN, 5), NoMetrics())
     loop = asyncio.get_running_loop()
     client = begun("ListAndWatch")
     before = descriptors()
@@ -347,8 +347,8 @@ async def test_a_call_that_comes_to_no_answer_of_its_own_gets_a_status(
         "Allocate": pb.AllocateRequest(container_requests=[pb.ContainerAllocateRequest(devices_ids=ids)]),
         "PreStartContainer": pb.PreStartContainerRequest(devices_ids=ids),
     }
-    terms = Terms(Grants(refresh=refresh, time_limit=600), limit, pre_start=True)
-    plugin = Plugin(offered.resource, lambda: offered, terms, Meter())
+    terms = PluginConfig(Allocator(refresh=refresh, time_limit=600), limit, pre_start=True)
+    plugin = Plugin(offered.resource, lambda: offered, terms, NoMetrics())
 
     def call(path: Path) -> grpc.Call:
         with _channel(path) as channel:
@@ -358,7 +358,7 @@ async def test_a_call_that_comes_to_no_answer_of_its_own_gets_a_status(
         assert isinstance(caught.value, grpc.Call)
         return caught.value
 
-    async with sockets.serving(plugin, offered.resource, Watch(str(tmp_path), Meter())) as bound:
+    async with sockets.serving(plugin, offered.resource, Watch(str(tmp_path), NoMetrics())) as bound:
         status = await asyncio.to_thread(call, tmp_path / bound.name)
     code, says = expected
     assert status.code() is code
@@ -380,9 +380,9 @@ async def test_a_connection_forgets_the_calls_that_ended_long_ago(tmp_path: Path
         return {each.result() for each in calls}
 
     offered = offer(device())
-    plugin = Plugin(offered.resource, lambda: offered, Terms(PLAIN, 60), Meter())
+    plugin = Plugin(offered.resource, lambda: offered, PluginConfig(PLAIN, 60), NoMetrics())
     with mock.patch.object(sockets, "_Server", Server):
-        async with sockets.serving(plugin, offered.resource, Watch(str(tmp_path), Meter())) as bound:
+        async with sockets.serving(plugin, offered.resource, Watch(str(tmp_path), NoMetrics())) as bound:
             with _channel(tmp_path / bound.name) as channel:
                 assert len(await asyncio.to_thread(asked, channel, 1500)) == 1
                 [protocol] = made
@@ -394,13 +394,13 @@ async def test_a_dead_instances_socket_that_could_not_be_removed_is_tried_again_
     dead = tmp_path / f"fpga-x-{'0' * 12}-fpga.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(dead))
-    watch = Watch(str(tmp_path), Meter())
+    watch = Watch(str(tmp_path), NoMetrics())
     await watch.look()
     read_only = OSError(errno.EROFS, os.strerror(errno.EROFS))
     with mock.patch(
         "xilinx_fpga_dp.deviceplugin.sockets.os.unlink", side_effect=[read_only, read_only]
     ) as tries:
-        sweeping = asyncio.create_task(Fleet(watch, Terms(PLAIN, 5), Meter()).sweep())
+        sweeping = asyncio.create_task(Fleet(watch, PluginConfig(PLAIN, 5), NoMetrics()).sweep())
         async with asyncio.timeout(10):
             while tries.call_count < 2:
                 await asyncio.sleep(0.01)

@@ -27,7 +27,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.process import Service, eventually
-from xilinx_fpga_dp.aio.rate_limit import Pace
+from xilinx_fpga_dp.aio.rate_limit import RateLimit
 from xilinx_fpga_dp.discovery import sysfs, uevents
 from xilinx_fpga_dp.discovery.drivers import xrt
 from xilinx_fpga_dp.discovery.health import Look, Memory, Rules, first, hold, step, xrt_reason, xrt_tripped
@@ -358,7 +358,7 @@ TestAgainstAnOracle = Against.TestCase
 class TestPace:
     @given(st.lists(st.floats(0, 3), max_size=60))
     def test_five_in_a_row_then_one_a_second(self, waits: list[float]) -> None:
-        pace = Pace(5, 1.0)
+        pace = RateLimit(5, 1.0)
         now = 0.0
         sent: list[float] = []
         for wait in waits:

@@ -20,7 +20,8 @@ from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.process import Service, cli, eventually
 from tests.wire import pods_grpc, pods_pb
-from xilinx_fpga_dp.kubelet.podresources import Holders, PodResources
+from xilinx_fpga_dp.kubelet.allocation_tracker import AllocationTracker
+from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
 
 U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
@@ -257,7 +258,7 @@ async def test_who_may_not_ask_is_not_kept_waiting() -> None:
 async def test_however_often_a_page_is_asked_for_kubelet_is_not(pods: PodResourcesDouble) -> None:
     pods.holds = [Hold(U55C, A)]
     pods.start()
-    holders = Holders(PodResources(pods.path), lambda: None, lambda: False)
+    holders = AllocationTracker(PodResources(pods.path), lambda: None, lambda: False)
     answers = await asyncio.gather(*(holders.ask() for _ in range(100)))
     assert all(A in each for each in answers)
     assert pods.questions == 1

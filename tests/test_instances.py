@@ -8,13 +8,13 @@ from pathlib import Path
 from unittest import mock
 
 from tests.process import descriptors
-from xilinx_fpga_dp.deviceplugin.instance_lock import FOLDER, Presence
-from xilinx_fpga_dp.deviceplugin.plugin_metrics import Meter
+from tests.support.metrics import NoMetrics
+from xilinx_fpga_dp.deviceplugin.instance_lock import FOLDER, InstanceLock
 from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory, Watch
 
 
-def _two(directory: Path) -> tuple[Presence, Presence]:
-    older, newer = Presence(), Presence()
+def _two(directory: Path) -> tuple[InstanceLock, InstanceLock]:
+    older, newer = InstanceLock(), InstanceLock()
     directory.mkdir()
     assert not older.newer_lives(str(directory))
     assert not newer.newer_lives(str(directory))
@@ -68,7 +68,7 @@ def test_a_directory_that_is_back_just_as_its_lock_is_let_go_gives_the_older_no_
 def test_the_middle_one_of_three_is_not_held_on_to_in_place_of_the_newest(tmp_path: Path) -> None:
     directory = tmp_path / "device-plugins"
     older, middle = _two(directory)
-    newest = Presence()
+    newest = InstanceLock()
     assert not newest.newer_lives(str(directory))
     assert older.newer_lives(str(directory))
     assert middle.newer_lives(str(directory))
@@ -83,7 +83,7 @@ def test_the_middle_one_of_three_is_not_held_on_to_in_place_of_the_newest(tmp_pa
 
 def test_who_has_not_looked_finds_that_a_newer_one_was_there_whoever_looks_before(tmp_path: Path) -> None:
     directory = str(tmp_path)
-    standby, voice, newest = Presence(), Presence(), Presence()
+    standby, voice, newest = InstanceLock(), InstanceLock(), InstanceLock()
     for each in (standby, voice, newest):
         assert not each.newer_lives(directory)
     newest.leave(directory)
@@ -99,7 +99,7 @@ def test_who_has_not_looked_finds_that_a_newer_one_was_there_whoever_looks_befor
 
 def test_nobody_is_seen_without_a_lock(tmp_path: Path) -> None:
     """Else whoever looks just then takes a beginner for dead, and its file for left."""
-    older, newer = Presence(), Presence()
+    older, newer = InstanceLock(), InstanceLock()
     assert not older.newer_lives(str(tmp_path))
     seen: list[bool] = []
     flock = fcntl.flock
@@ -126,7 +126,7 @@ def test_what_died_before_it_was_seen_is_removed_later(tmp_path: Path) -> None:
         file.touch()
     os.utime(old, (0, 0))
     os.utime(young, (now := time.time() + 60, now))
-    assert not Presence().newer_lives(str(tmp_path))
+    assert not InstanceLock().newer_lives(str(tmp_path))
     assert not old.exists()
     assert young.exists()
     assert strange.exists()
@@ -145,7 +145,7 @@ def test_one_directory_after_the_other(tmp_path: Path) -> None:
 
 
 def test_a_file_system_without_locks_costs_no_descriptors(tmp_path: Path) -> None:
-    presence = Presence()
+    presence = InstanceLock()
     before = descriptors()
     refused = OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
     with mock.patch("fcntl.flock", side_effect=refused):
@@ -158,7 +158,7 @@ def test_a_file_system_without_locks_costs_no_descriptors(tmp_path: Path) -> Non
 
 
 async def test_a_look_that_fails_is_no_news_of_the_newer_one(tmp_path: Path) -> None:
-    watch = Watch(str(tmp_path), Meter())
+    watch = Watch(str(tmp_path), NoMetrics())
     watch.directory.set(SocketDirectory(newer=True, newest="0000000002-00000000"))
     with mock.patch("xilinx_fpga_dp.deviceplugin.socket_directory._look", side_effect=RuntimeError("a bug")):
         seen = await watch.look()

@@ -9,7 +9,7 @@ import pytest
 
 from tests.conftest import running, service_in_the_loop
 from xilinx_fpga_dp.model import Device, Inventory, LeftOut, Offers, Reason, Shell
-from xilinx_fpga_dp.observe.device_log import Journal
+from xilinx_fpga_dp.observe.device_log import DeviceEventLog
 from xilinx_fpga_dp.observe.logs import JsonLines, TextLines
 from xilinx_fpga_dp.resources.naming import Naming
 from xilinx_fpga_dp.resources.offers import offers_of
@@ -25,7 +25,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-def tell(journal: Journal, time: float, *devices: Device, left_out: tuple[LeftOut, ...] = ()) -> None:
+def tell(journal: DeviceEventLog, time: float, *devices: Device, left_out: tuple[LeftOut, ...] = ()) -> None:
     journal.tell(offers_of(Inventory(devices, left_out), NAMING), time)
 
 
@@ -34,7 +34,7 @@ def ill(reason: Reason = Reason.OFFLINE) -> Device:
 
 
 def test_each_change_once(lines: pytest.LogCaptureFixture) -> None:
-    journal = Journal()
+    journal = DeviceEventLog()
     entry = (LeftOut("0000:66:00.0", "golden image"),)
     for time, device in enumerate((DEVICE, DEVICE, ill(), ill(), ill(Reason.RESETTING), DEVICE)):
         tell(journal, time, device, left_out=entry)
@@ -50,21 +50,21 @@ def test_each_change_once(lines: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_warning_once(lines: pytest.LogCaptureFixture) -> None:
-    journal = Journal()
+    journal = DeviceEventLog()
     for time, warnings in enumerate((("a",), ("a",), ("a", "b"), (), ("a",))):
         journal.tell(Offers({}, warnings=warnings), time)
     assert [record.__dict__["problem"] for record in lines.records] == ["a", "b", "a"]
 
 
 def test_a_device_that_moves(lines: pytest.LogCaptureFixture) -> None:
-    journal = Journal()
+    journal = DeviceEventLog()
     tell(journal, 0, DEVICE)
     tell(journal, 1, dataclasses.replace(DEVICE, shell=Shell("other", "2", None)))
     assert lines.records[-1].message == "device moved to another resource"
 
 
 def test_flapping_is_folded_and_counted(lines: pytest.LogCaptureFixture) -> None:
-    journal = Journal()
+    journal = DeviceEventLog()
     for second in range(100):
         tell(journal, second, ill() if second % 2 else DEVICE)
     assert len(lines.records) <= 1 + 2 * 6
@@ -77,7 +77,7 @@ def test_flapping_is_folded_and_counted(lines: pytest.LogCaptureFixture) -> None
 
 
 def test_one_that_comes_and_goes_is_folded_too(lines: pytest.LogCaptureFixture) -> None:
-    journal = Journal()
+    journal = DeviceEventLog()
     for second in range(61):
         tell(journal, second, *([] if second % 2 else [ill()]))
     assert len(lines.records) <= 2 * 7

@@ -23,7 +23,7 @@ from tests.double import KubeletDouble
 from tests.process import Service, clean_environment, descriptors, eventually
 from tests.test_held import PodResourcesDouble
 from xilinx_fpga_dp.model import Offers, Reason
-from xilinx_fpga_dp.observe.http_routes import Pages
+from xilinx_fpga_dp.observe.http_routes import HttpRoutes
 from xilinx_fpga_dp.observe.http_server import Answer, HttpServer
 from xilinx_fpga_dp.observe.metrics import Metrics
 from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
@@ -271,7 +271,7 @@ async def test_timers_that_do_not_fire_are_not_alive(monkeypatch: pytest.MonkeyP
         return {}
 
     metrics = Metrics(lambda: None, dict)
-    pages = Pages(metrics, lambda: Offers({}), dict, lambda: None, nobody, expose_mgmt=False).by_path()
+    pages = HttpRoutes(metrics, lambda: Offers({}), dict, lambda: None, nobody, expose_mgmt=False).by_path()
     assert (await pages["/livez"]()).status == 200
     loop = asyncio.get_running_loop()
     now = loop.time()

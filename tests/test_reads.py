@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 
 from xilinx_fpga_dp.aio import blocking as module
-from xilinx_fpga_dp.aio.blocking import Daemons, Pending, Reads
+from xilinx_fpga_dp.aio.blocking import BlockingReader, DaemonExecutor, Pending
 
 
 async def _until(holds: Callable[[], bool]) -> None:
@@ -29,17 +29,17 @@ async def test_answers_and_errors_by_device() -> None:
     def fail() -> str:
         raise OSError("no such thing")
 
-    answers = await Reads[str]().gather({"a": partial(_answer, "A"), "b": fail}, 5)
+    answers = await BlockingReader[str]().read_many({"a": partial(_answer, "A"), "b": fail}, 5)
     assert answers["a"] == "A"
     assert isinstance(answers["b"], OSError)
 
 
 async def test_a_hanging_read_holds_up_nobody() -> None:
     gate = threading.Event()
-    reads: Reads[str] = Reads()
+    reads: BlockingReader[str] = BlockingReader()
     calls: dict[str, Callable[[], str]] = {str(i): partial(_answer, str(i)) for i in range(20)}
     calls["3"] = lambda: str(gate.wait(30))
-    answers = await reads.gather(calls, 1.0)
+    answers = await reads.read_many(calls, 1.0)
     assert isinstance(answers.pop("3"), Pending)
     assert answers == {key: key for key in answers}
     gate.set()
@@ -53,26 +53,26 @@ async def test_one_parked_thread_a_hanging_device_and_no_more() -> None:
         parked.append(threading.current_thread())
         return str(gate.wait(30))
 
-    reads: Reads[str] = Reads()
+    reads: BlockingReader[str] = BlockingReader()
     calls: dict[str, Callable[[], str]] = {str(i): hang for i in range(3)}
     calls["well"] = partial(_answer, "well")
     for _ in range(3):
-        assert (await reads.gather(calls, 1.0))["well"] == "well"
+        assert (await reads.read_many(calls, 1.0))["well"] == "well"
     assert len(set(parked)) == len(parked) == 3
     gate.set()
     await _until(lambda: sum(thread.is_alive() for thread in parked) <= 2)
 
 
 async def test_a_thread_with_nothing_to_do_is_used_again() -> None:
-    reads: Reads[threading.Thread] = Reads()
-    used = [(await reads.gather({"a": threading.current_thread}, 5))["a"] for _ in range(20)]
+    reads: BlockingReader[threading.Thread] = BlockingReader()
+    used = [(await reads.read_many({"a": threading.current_thread}, 5))["a"] for _ in range(20)]
     assert len(set(used)) < len(used) / 2
 
 
 async def test_what_comes_late_wakes_and_is_taken_next_time() -> None:
     gate = threading.Event()
     woken = asyncio.Event()
-    reads: Reads[str] = Reads(woken.set)
+    reads: BlockingReader[str] = BlockingReader(woken.set)
     made = []
 
     def slow() -> str:
@@ -80,17 +80,17 @@ async def test_what_comes_late_wakes_and_is_taken_next_time() -> None:
         gate.wait(30)
         return "late"
 
-    assert isinstance((await reads.gather({"a": slow}, 0.05))["a"], Pending)
+    assert isinstance((await reads.read_many({"a": slow}, 0.05))["a"], Pending)
     assert not woken.is_set()
     gate.set()
     await asyncio.wait_for(woken.wait(), 5)
-    assert (await reads.gather({"a": slow}, 0))["a"] == "late"
+    assert (await reads.read_many({"a": slow}, 0))["a"] == "late"
     assert len(made) == 1
 
 
 async def test_two_waiters_share_one_read() -> None:
     gate = threading.Event()
-    reads: Reads[str] = Reads()
+    reads: BlockingReader[str] = BlockingReader()
     made = []
 
     def slow() -> str:
@@ -98,8 +98,8 @@ async def test_two_waiters_share_one_read() -> None:
         gate.wait(30)
         return "x"
 
-    first = asyncio.create_task(reads.gather({"a": slow}, 5))
-    second = asyncio.create_task(reads.gather({"a": slow, "b": partial(_answer, "b")}, 5))
+    first = asyncio.create_task(reads.read_many({"a": slow}, 5))
+    second = asyncio.create_task(reads.read_many({"a": slow, "b": partial(_answer, "b")}, 5))
     await asyncio.sleep(0.05)
     gate.set()
     assert await first == {"a": "x"}
@@ -110,33 +110,33 @@ async def test_two_waiters_share_one_read() -> None:
 async def test_an_old_answer_is_not_taken_for_a_new_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xilinx_fpga_dp.aio.blocking._STALE", 0.05)
     gate, returned = threading.Event(), asyncio.Event()
-    reads: Reads[str] = Reads(returned.set)
+    reads: BlockingReader[str] = BlockingReader(returned.set)
 
     def slow() -> str:
         gate.wait(30)
         return "old"
 
-    assert isinstance((await reads.gather({"a": slow}, 0.01))["a"], Pending)
+    assert isinstance((await reads.read_many({"a": slow}, 0.01))["a"], Pending)
     gate.set()
     await returned.wait()
     await asyncio.sleep(0.1)
-    assert (await reads.gather({"a": partial(_answer, "new")}, 5))["a"] == "new"
+    assert (await reads.read_many({"a": partial(_answer, "new")}, 5))["a"] == "new"
 
 
 async def test_an_answer_is_delivered_whatever_became_of_who_asked_first() -> None:
     first, hanging = threading.Event(), threading.Event()
-    reads: Reads[str] = Reads()
+    reads: BlockingReader[str] = BlockingReader()
     calls: dict[str, Callable[[], str]] = {
         "a": lambda: str(first.wait(30)),
         "b": partial(_answer, "B"),
         "hangs": lambda: str(hanging.wait(30)),
         "c": partial(_answer, "C"),
     }
-    asked_first = asyncio.create_task(reads.gather(calls, 30))
+    asked_first = asyncio.create_task(reads.read_many(calls, 30))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     asked_first.cancel()
-    joined = asyncio.create_task(reads.gather({"b": calls["b"]}, math.inf))
+    joined = asyncio.create_task(reads.read_many({"b": calls["b"]}, math.inf))
     await asyncio.sleep(0)
     first.set()
     assert await asyncio.wait_for(joined, 5) == {"b": "B"}
@@ -145,11 +145,11 @@ async def test_an_answer_is_delivered_whatever_became_of_who_asked_first() -> No
 
 async def test_what_was_left_in_the_queue_is_read_for_the_next_who_asks() -> None:
     gate = threading.Event()
-    reads: Reads[str] = Reads()
+    reads: BlockingReader[str] = BlockingReader()
     calls: dict[str, Callable[[], str]] = {str(n): lambda: str(gate.wait(30)) for n in range(6)}
     calls["well"] = partial(_answer, "well")
-    assert isinstance((await reads.gather(calls, 0.01))["well"], Pending)
-    assert (await reads.gather(calls, 1))["well"] == "well"
+    assert isinstance((await reads.read_many(calls, 0.01))["well"], Pending)
+    assert (await reads.read_many(calls, 1))["well"] == "well"
     gate.set()
 
 
@@ -164,21 +164,21 @@ async def test_the_loop_is_woken_a_few_times_however_many_devices_there_are() ->
 
     loop.call_soon_threadsafe = counted  # type: ignore[assignment,method-assign]
     calls = {str(n): partial(_answer, str(n)) for n in range(200)}
-    assert await Reads[str]().gather(calls, 5) == {key: key for key in calls}
+    assert await BlockingReader[str]().read_many(calls, 5) == {key: key for key in calls}
     assert len(woken) <= 50, "of 200"
 
 
 async def test_time_in_which_the_process_was_stopped_does_not_count() -> None:
     gate = threading.Event()
     loop = asyncio.get_running_loop()
-    reads: Reads[bool] = Reads()
+    reads: BlockingReader[bool] = BlockingReader()
     loop.call_later(0.05, time.sleep, 1.5)  # a stand-in: the thread would be stopped too
     loop.call_later(1.6, gate.set)
-    assert await reads.gather({"a": partial(gate.wait, 10)}, 1.0) == {"a": True}
+    assert await reads.read_many({"a": partial(gate.wait, 10)}, 1.0) == {"a": True}
 
     loop.call_later(0.05, time.sleep, 3)
     gate.clear()
-    waiting = [reads.gather({"a": partial(gate.wait, 10)}, 0.3) for _ in range(3)]
+    waiting = [reads.read_many({"a": partial(gate.wait, 10)}, 0.3) for _ in range(3)]
     for [late] in [answers.values() for answers in await asyncio.gather(*waiting)]:
         assert isinstance(late, Pending)
         assert 0 < time.monotonic() - late.since < 2.5, "once, however many wait"
@@ -197,7 +197,7 @@ async def test_a_loop_that_is_late_all_the_time_makes_nobody_wait_for_ever() -> 
         loop.call_later(0.001, be_late)
 
     loop.call_soon(be_late)
-    [answer] = (await Reads[bool]().gather({"a": partial(gate.wait, 5)}, 0.02)).values()
+    [answer] = (await BlockingReader[bool]().read_many({"a": partial(gate.wait, 5)}, 0.02)).values()
     assert isinstance(answer, Pending)
     assert late < 15
     gate.set()
@@ -206,30 +206,30 @@ async def test_a_loop_that_is_late_all_the_time_makes_nobody_wait_for_ever() -> 
 async def test_without_a_thread_to_be_had_nobody_is_late_and_all_is_read_once_there_is_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    reads: Reads[str] = Reads()
+    reads: BlockingReader[str] = BlockingReader()
     with (
-        mock.patch.object(module._Walker, "_idle", deque()),
+        mock.patch.object(module._Worker, "_idle", deque()),
         mock.patch("threading.Thread.start", side_effect=RuntimeError("can't start new thread")),
     ):
         for _ in range(2):
             began = time.monotonic()
-            [late] = (await reads.gather({"a": partial(_answer, "A")}, 0.2)).values()
+            [late] = (await reads.read_many({"a": partial(_answer, "A")}, 0.2)).values()
             assert isinstance(late, Pending)
             assert late.since > began + 0.1
         with pytest.raises(BlockingIOError):
-            await asyncio.get_running_loop().run_in_executor(Daemons(1), _answer, "A")
+            await asyncio.get_running_loop().run_in_executor(DaemonExecutor(1), _answer, "A")
     assert [each.message for each in caplog.records] == ["out of threads: see the limits of tasks (pids)"]
-    assert await reads.gather({"a": partial(_answer, "A")}, 5) == {"a": "A"}
+    assert await reads.read_many({"a": partial(_answer, "A")}, 5) == {"a": "A"}
 
 
 async def test_what_hangs_for_a_library_is_bounded_and_in_nobodys_way() -> None:
     gate = threading.Event()
     loop = asyncio.get_running_loop()
-    threads = Daemons(2)
+    threads = DaemonExecutor(2)
     hanging = [loop.run_in_executor(threads, gate.wait, 30) for _ in range(2)]
     with pytest.raises(TimeoutError):
         await loop.run_in_executor(threads, _answer, "A")
-    assert await loop.run_in_executor(Daemons(1), _answer, "A") == "A"
+    assert await loop.run_in_executor(DaemonExecutor(1), _answer, "A") == "A"
     gate.set()
     assert await asyncio.gather(*hanging) == [True, True]
     assert await loop.run_in_executor(threads, _answer, "A") == "A"

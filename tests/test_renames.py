@@ -18,7 +18,7 @@ from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.process import COMMAND, Service, clean_environment, cli
 from tests.test_naming import kubelet_takes
-from xilinx_fpga_dp.hostfiles.watched_file import FollowedFile
+from xilinx_fpga_dp.hostfiles.watched_file import WatchedFile
 from xilinx_fpga_dp.model import Device, Shell
 from xilinx_fpga_dp.resources.compat_1_3_0 import names as compat
 from xilinx_fpga_dp.resources.naming import FIELDS, Naming
@@ -282,8 +282,8 @@ def test_globs_are_quick_however_they_are_written() -> None:
     assert time.monotonic() - began < 20, "or it would take for ever"
 
 
-async def followed(path: Path) -> FollowedFile[tuple[object, ...]]:
-    file = FollowedFile[tuple[object, ...]](str(path), parse, MAX_BYTES)
+async def followed(path: Path) -> WatchedFile[tuple[object, ...]]:
+    file = WatchedFile[tuple[object, ...]](str(path), parse, MAX_BYTES)
     await file.look()
     return file
 
@@ -442,5 +442,6 @@ def test_the_examples_in_the_documentation_are_rules(page: str) -> None:
             names = compat.parse(example.encode())
             assert names is not None
             assert (
-                "\n".join(compat.as_rules(names, compat.Old(exact=True, customize=True))) + "\n" in examples
+                "\n".join(compat.as_rules(names, compat.Compat130Settings(exact=True, customize=True))) + "\n"
+                in examples
             )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xilinx_fpga_dp.model import Device, Holder, Inventory, LeftOut, Offer, Offers, Reason, Shell, Unit
-from xilinx_fpga_dp.resources.allocator import Code, Grants, Refusal
+from xilinx_fpga_dp.resources.allocator import Allocator, Code, Refusal
 from xilinx_fpga_dp.resources.naming import Naming
 from xilinx_fpga_dp.resources.offers import held_elsewhere, mixed_builds, offers_of, same_variables
 from xilinx_fpga_dp.resources.placement import preferred
@@ -37,7 +37,7 @@ async def _as_it_was(device: Device) -> Device:
     return device
 
 
-PLAIN = Grants(refresh=_as_it_was, time_limit=1)
+PLAIN = Allocator(refresh=_as_it_was, time_limit=1)
 
 
 def test_what_a_pod_holds_as_it_is_offered_is_not_held_elsewhere() -> None:
@@ -175,7 +175,7 @@ async def test_several_devices_come_in_order_whatever_order_was_asked() -> None:
 
 async def test_the_management_node_only_where_it_is_wanted() -> None:
     held = offer(device(mgmt_node="/dev/xclmgmt25856", qdma_node="/dev/xfpga/dma.qdma.u25857.0"))
-    exposing = Grants(refresh=_as_it_was, expose_mgmt=True, time_limit=1)
+    exposing = Allocator(refresh=_as_it_was, expose_mgmt=True, time_limit=1)
     answer = await PLAIN.answer(held, ["0000:65:00.1"])
     assert PLAIN.grant(answer).nodes == ("/dev/dri/renderD128", "/dev/xfpga/dma.qdma.u25857.0")
     assert "/dev/xclmgmt25856" in exposing.grant(answer).nodes
@@ -213,7 +213,7 @@ async def test_a_fresh_look_may_refuse(now: Device | None, code: Code, says: str
         return now
 
     with pytest.raises(Refusal) as refusal:
-        await Grants(refresh=look, time_limit=1).devices(offer(device()), ["0000:65:00.1"])
+        await Allocator(refresh=look, time_limit=1).devices(offer(device()), ["0000:65:00.1"])
     assert refusal.value.code is code
     assert says in refusal.value.sentence
 
@@ -222,7 +222,7 @@ async def test_a_fresh_look_may_find_another_render_node() -> None:
     async def look(_: Device) -> Device:
         return device(node="/dev/dri/renderD131")
 
-    grants = Grants(refresh=look, time_limit=1)
+    grants = Allocator(refresh=look, time_limit=1)
     answer = await grants.answer(offer(device()), ["0000:65:00.1"])
     assert grants.grant(answer).nodes == ("/dev/dri/renderD131",)
 

@@ -21,7 +21,7 @@ from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.faults.fuzz.seeds import SEEDS
 from tests.process import Service, cli, eventually
-from xilinx_fpga_dp.hostfiles.managed_file import KeptFile
+from xilinx_fpga_dp.hostfiles.managed_file import ManagedFile
 from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
 
 
@@ -156,7 +156,7 @@ async def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     target = folder / "file"
-    kept = KeptFile(str(target))
+    kept = ManagedFile(str(target))
     for planted in (target, *(folder / f".file.{kept._token}.{each}" for each in range(3))):
         planted.symlink_to(victim)
     assert await kept.set("ours")
@@ -196,14 +196,14 @@ async def test_what_another_instance_writes_is_left_to_it_and_what_a_dead_one_le
     for each in (written, left):
         each.touch()
     os.utime(left, (0, 0))
-    assert await KeptFile(str(tmp_path / "file")).set("ours")
+    assert await ManagedFile(str(tmp_path / "file")).set("ours")
     assert sorted(os.listdir(tmp_path)) == [written.name, "file"]
 
 
 async def test_a_file_that_could_not_be_written_once_is_tried_again_soon(tmp_path: Path) -> None:
     # Without a descriptor left nothing happens in the directory that would wake whoever keeps the file.
     path = tmp_path / "file"
-    kept = KeptFile(str(path))
+    kept = ManagedFile(str(path))
     keeping = asyncio.create_task(kept.run())
     assert await kept.set("one")
     await asyncio.sleep(0.2)  # it looks after the write, and waits
@@ -219,7 +219,7 @@ async def test_a_file_that_could_not_be_written_once_is_tried_again_soon(tmp_pat
 
 
 async def test_what_it_should_say_may_change_while_it_is_written(tmp_path: Path) -> None:
-    kept = KeptFile(str(tmp_path / "file"))
+    kept = ManagedFile(str(tmp_path / "file"))
 
     async def slow(*_: Any, **__: Any) -> list[str]:
         await asyncio.sleep(0.2)
@@ -236,7 +236,7 @@ async def test_what_it_should_say_may_change_while_it_is_written(tmp_path: Path)
 
 async def test_a_file_is_written_though_who_asked_for_it_gives_up(tmp_path: Path) -> None:
     # As Allocate does when kubelet gives the call up: cut half way, a file would stay open.
-    kept = KeptFile(str(tmp_path / "file"))
+    kept = ManagedFile(str(tmp_path / "file"))
     for turns, wanted in enumerate(("one", "two", "three", "four")):
         asking = asyncio.create_task(kept.set(wanted))
         for _ in range(turns + 1):
@@ -251,7 +251,7 @@ async def test_a_file_is_written_though_who_asked_for_it_gives_up(tmp_path: Path
 
 @pytest.mark.parametrize("ends", ["amid the next", "after the next"])
 async def test_a_write_that_hung_and_ends_late_spoils_none_that_came_after(tmp_path: Path, ends: str) -> None:
-    kept = KeptFile(str(tmp_path / "file"))
+    kept = ManagedFile(str(tmp_path / "file"))
     hung, answering, ended = threading.Event(), threading.Event(), threading.Event()
     replace, unlink = os.replace, os.unlink
 

@@ -19,12 +19,12 @@ from asyncinotify import Inotify
 from tests.process import descriptors
 from tests.test_accepting import no_descriptors
 from xilinx_fpga_dp.aio import directory_watch as module
-from xilinx_fpga_dp.aio.directory_watch import Wakeups
+from xilinx_fpga_dp.aio.directory_watch import DirectoryWatcher
 
 _LONG = 30.0  # nobody waits for it: pytest's own limit is less
 
 
-async def _woken(wakeups: Wakeups, change: Callable[[], object]) -> None:
+async def _woken(wakeups: DirectoryWatcher, change: Callable[[], object]) -> None:
     for _ in range(3):  # what came of the change before may wake once more
         await wakeups.arm()
         waiting = asyncio.create_task(wakeups.wait(_LONG))
@@ -39,7 +39,7 @@ async def _woken(wakeups: Wakeups, change: Callable[[], object]) -> None:
 
 async def test_each_change_wakes(tmp_path: Path) -> None:
     directory = tmp_path / "directory"
-    with Wakeups(str(directory)) as wakeups:
+    with DirectoryWatcher(str(directory)) as wakeups:
         for _ in range(2):
             await _woken(wakeups, directory.mkdir)
             await _woken(wakeups, (directory / "a").touch)
@@ -52,7 +52,7 @@ async def test_each_change_wakes(tmp_path: Path) -> None:
 
 
 async def test_what_happens_during_the_look_wakes_and_what_was_before_it_does_not(tmp_path: Path) -> None:
-    with Wakeups(str(tmp_path)) as wakeups:
+    with DirectoryWatcher(str(tmp_path)) as wakeups:
         await wakeups.arm()
         (tmp_path / "a").touch()
         await asyncio.sleep(0.02)
@@ -72,14 +72,14 @@ async def test_more_than_is_read_at_once_wakes_and_leaves_it_awake(tmp_path: Pat
         for number in range(300):
             (tmp_path / str(number)).touch()
 
-    with Wakeups(str(tmp_path)) as wakeups:
+    with DirectoryWatcher(str(tmp_path)) as wakeups:
         await _woken(wakeups, many)
         await _woken(wakeups, (tmp_path / "a").touch)
 
 
 async def test_no_inotify_is_only_slower(tmp_path: Path) -> None:
     before = descriptors()
-    with Wakeups(str(tmp_path)) as wakeups:
+    with DirectoryWatcher(str(tmp_path)) as wakeups:
         with mock.patch.object(Inotify, "add_watch", side_effect=OSError(28, "limits")):
             await wakeups.arm()
             async with asyncio.timeout(5):
@@ -90,10 +90,10 @@ async def test_no_inotify_is_only_slower(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("free", [1, 2])
 async def test_where_descriptors_run_out_none_is_lost(tmp_path: Path, free: int) -> None:
-    with Wakeups(str(tmp_path)) as wakeups:
+    with DirectoryWatcher(str(tmp_path)) as wakeups:
         await wakeups.arm()  # the thread that looks is there
     before = descriptors()
-    with Wakeups(str(tmp_path)) as wakeups:
+    with DirectoryWatcher(str(tmp_path)) as wakeups:
         with no_descriptors(but=free):
             for _ in range(3):
                 await wakeups.arm()
@@ -104,7 +104,7 @@ async def test_where_descriptors_run_out_none_is_lost(tmp_path: Path, free: int)
 async def test_a_directory_made_anew_needs_no_descriptor(tmp_path: Path) -> None:
     directory = tmp_path / "directory"
     directory.mkdir()
-    with Wakeups(str(directory)) as wakeups:
+    with DirectoryWatcher(str(directory)) as wakeups:
         await wakeups.arm()
         before = descriptors()
         # asyncinotify opens a selector beside inotify's own descriptor, which it forgets where this fails
@@ -119,7 +119,7 @@ async def test_a_directory_made_anew_needs_no_descriptor(tmp_path: Path) -> None
 
 async def test_it_watches_no_more_than_there_is(tmp_path: Path) -> None:
     directory = tmp_path / "directory"
-    with Wakeups(str(directory)) as wakeups:
+    with DirectoryWatcher(str(directory)) as wakeups:
         for number in range(20):
             await _woken(wakeups, directory.mkdir)
             await _woken(wakeups, lambda number=number: directory.rename(tmp_path / str(number)))  # type: ignore[misc]
@@ -149,7 +149,7 @@ async def test_a_directory_renamed_just_before_it_is_watched_is_followed_where_i
             before.rename(after)
         return add_watch(*arguments)
 
-    with Wakeups(str(directory)) as wakeups:
+    with DirectoryWatcher(str(directory)) as wakeups:
         with mock.patch.object(Inotify, "add_watch", late):
             await wakeups.arm()
         await _woken(wakeups, lambda: after.rename(before))
@@ -157,7 +157,7 @@ async def test_a_directory_renamed_just_before_it_is_watched_is_followed_where_i
 
 async def test_a_path_on_a_mount_that_hangs_holds_up_nobody(tmp_path: Path) -> None:
     gate = threading.Event()
-    with Wakeups(str(tmp_path)) as wakeups:
+    with DirectoryWatcher(str(tmp_path)) as wakeups:
         hanging = mock.Mock(side_effect=lambda _: gate.wait(30))
         with mock.patch.object(module, "_LIMIT", 0.1), mock.patch.object(module, "_place", hanging):
             arming = asyncio.create_task(wakeups.arm())
@@ -172,10 +172,10 @@ async def test_a_path_on_a_mount_that_hangs_holds_up_nobody(tmp_path: Path) -> N
 
 _MOUNTS = f"""
 import asyncio, subprocess, sys
-from xilinx_fpga_dp.aio.directory_watch import Wakeups
+from xilinx_fpga_dp.aio.directory_watch import DirectoryWatcher
 
 async def main(directory):
-    with Wakeups(directory) as wakeups:
+    with DirectoryWatcher(directory) as wakeups:
         for command in (["mount", "-t", "tmpfs", "tmpfs"], ["umount", "--lazy"]) * 2:
             await wakeups.arm()
             waiting = asyncio.create_task(wakeups.wait({_LONG}))

@@ -9,8 +9,8 @@ from unittest import mock
 
 import pytest
 
+from tests.support.metrics import NoMetrics
 from xilinx_fpga_dp.deviceplugin import socket_directory as module
-from xilinx_fpga_dp.deviceplugin.plugin_metrics import Meter
 from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory, Watch
 
 _OURS = "a-fpga.sock"
@@ -39,7 +39,7 @@ class _Slow:
 
 async def test_a_look_that_was_given_up_is_not_taken_for_news(tmp_path: Path) -> None:
     slow = _Slow()
-    watch = Watch(str(tmp_path), Meter())
+    watch = Watch(str(tmp_path), NoMetrics())
     with mock.patch.object(module, "_look", slow):
         asking = asyncio.create_task(watch.look())
         assert await asyncio.to_thread(slow.seen.wait, 10)
@@ -54,7 +54,7 @@ async def test_a_look_that_was_given_up_is_not_taken_for_news(tmp_path: Path) ->
 
 async def test_what_a_late_look_returns_is_not_taken_for_news(tmp_path: Path) -> None:
     slow = _Slow()
-    watch = Watch(str(tmp_path), Meter())
+    watch = Watch(str(tmp_path), NoMetrics())
     with mock.patch.object(module, "_look", slow):
         with mock.patch.object(module, "_LOOK_LIMIT", 0.1):
             assert "no answer" in str((await watch.look()).problem)
@@ -67,7 +67,7 @@ async def test_what_a_late_look_returns_is_not_taken_for_news(tmp_path: Path) ->
 
 
 async def test_however_much_happens_it_looks_at_an_even_pace_and_sees_the_end(tmp_path: Path) -> None:
-    watch = Watch(str(tmp_path), Meter())
+    watch = Watch(str(tmp_path), NoMetrics())
     with mock.patch.object(module, "_look", mock.Mock(wraps=module._look)) as looks:
         async with asyncio.TaskGroup() as group:
             running = group.create_task(watch.run())
@@ -84,7 +84,7 @@ async def test_however_much_happens_it_looks_at_an_even_pace_and_sees_the_end(tm
 
 
 async def test_one_that_has_failed_is_begun_again_and_speaks(tmp_path: Path) -> None:
-    watch = Watch(str(tmp_path), Meter())
+    watch = Watch(str(tmp_path), NoMetrics())
     await watch.look()
     failing = mock.patch.object(watch, "look", side_effect=RuntimeError("what nobody has thought of"))
     with failing, pytest.raises(RuntimeError):

@@ -8,18 +8,19 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from xilinx_fpga_dp import __version__
 from xilinx_fpga_dp.aio.latest import Latest
-from xilinx_fpga_dp.aio.listen import Starving
+from xilinx_fpga_dp.aio.listen import FdExhaustionHandler
 from xilinx_fpga_dp.deviceplugin.fleet import Fleet
-from xilinx_fpga_dp.deviceplugin.plugin import Terms
+from xilinx_fpga_dp.deviceplugin.plugin import PluginConfig
 from xilinx_fpga_dp.deviceplugin.socket_directory import KUBELET_SOCKET, Watch
 from xilinx_fpga_dp.discovery import uevents
 from xilinx_fpga_dp.discovery.driver_versions import Versions
 from xilinx_fpga_dp.discovery.scanner import ScanFailed
-from xilinx_fpga_dp.hostfiles.managed_file import KeptFile
-from xilinx_fpga_dp.kubelet.podresources import Holders, Names, PodResources
+from xilinx_fpga_dp.hostfiles.managed_file import ManagedFile
+from xilinx_fpga_dp.kubelet.allocation_tracker import AllocationTracker, UnitKeys
+from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.model import Device, Held, Inventory, Offers
-from xilinx_fpga_dp.observe.device_log import Journal
-from xilinx_fpga_dp.observe.http_routes import Pages
+from xilinx_fpga_dp.observe.device_log import DeviceEventLog
+from xilinx_fpga_dp.observe.http_routes import HttpRoutes
 from xilinx_fpga_dp.observe.http_server import HttpServer
 from xilinx_fpga_dp.observe.metrics import Metrics
 from xilinx_fpga_dp.resources.allocator import nodes_of
@@ -28,7 +29,7 @@ from xilinx_fpga_dp.resources.documents import nfd as labels
 from xilinx_fpga_dp.resources.offers import names_of, only
 from xilinx_fpga_dp.settings import Settings, unknown_variables
 from xilinx_fpga_dp.snapshot import Basis, Offering
-from xilinx_fpga_dp.wiring import grants_of, scanner_of
+from xilinx_fpga_dp.wiring import allocator_of, scanner_of
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +57,10 @@ class Service:
         }
         self._offers: Latest[Offers | None] = Latest(None)
         self._scanner = scanner_of(settings, self._wake.set)
-        self._journal = Journal()
+        self._journal = DeviceEventLog()
         self._offering = Offering(settings, news=self._wake.set)
         # From what the offers were made that are published
-        self._published: tuple[Inventory, Basis, Held, Names] | None = None
+        self._published: tuple[Inventory, Basis, Held, UnitKeys] | None = None
         self._failure: str | None = None  # of the last scan
         self._known = Offers({})  # what is offered, with what is when it was asked who holds it
         self._unvetted: set[str] = set()  # ids of those
@@ -67,16 +68,16 @@ class Service:
         self._unnamed: frozenset[str] | None = None
         self._metrics = Metrics(lambda: self._offers.value, self._registered)
         self._watch = Watch(settings.socket_dir, self._metrics)
-        self._holders = Holders(
+        self._holders = AllocationTracker(
             PodResources(settings.pod_resources_socket), self._wake.set, lambda: bool(self._watch.others)
         )
-        self._spec = KeptFile(f"{settings.cdi_dir}/{cdi.FILE}")
+        self._spec = ManagedFile(f"{settings.cdi_dir}/{cdi.FILE}")
         # Handed out as they are now, by address, and when: the next scan shows them so, a check may not.
         self._fresh: dict[str, tuple[Device, float]] = {}
-        self._labels = KeptFile(f"{settings.nfd_features_dir}/{labels.FILE}")
+        self._labels = ManagedFile(f"{settings.nfd_features_dir}/{labels.FILE}")
         self._versions = Versions(settings.sysfs_root)
-        terms = Terms(
-            grants_of(
+        terms = PluginConfig(
+            allocator_of(
                 settings,
                 self._scanner,
                 lambda: self._offers.value.devices if self._offers.value else (),
@@ -102,12 +103,12 @@ class Service:
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. SIGHUP scans and registers again."""
         self._heed_signals()
-        asyncio.get_running_loop().set_exception_handler(Starving())
+        asyncio.get_running_loop().set_exception_handler(FdExhaustionHandler())
         for name in unknown_variables(os.environ):
             log.warning("unknown setting ignored", extra={"variable": name})
         self._offering.tell_old_ways()
         log.info("started", extra={"version": __version__, "socket_dir": self._settings.socket_dir})
-        pages = Pages(
+        pages = HttpRoutes(
             self._metrics,
             lambda: self._offers.value,
             self._registered,
@@ -203,9 +204,9 @@ class Service:
                 self._journal.tell(self._offers.value, now())  # what it has left untold for a while
             return
         offers = self._offering.offers(found, basis)
-        names = await self._holders.vet(names_of(offers), _VETTING)
+        names = await self._holders.confirm(names_of(offers), _VETTING)
         elsewhere = self._offering.held_elsewhere(offers, basis, self._holders.held)
-        self._holders.matters = bool(elsewhere)
+        self._holders.poll_fast = bool(elsewhere)
         self._unvetted = {unit_id for _, unit_id in names_of(offers) - names}
         if self._unnamed != frozenset():  # later ones keep nobody from being ready
             self._unnamed = basis.settled.waiting

@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from xilinx_fpga_dp.hostfiles.watched_file import Followed, FollowedFile
+from xilinx_fpga_dp.hostfiles.watched_file import FileState, WatchedFile
 from xilinx_fpga_dp.model import Device, Held, Inventory, Offers
 from xilinx_fpga_dp.resources import rename_rules as renames
-from xilinx_fpga_dp.resources.card_pairing import WAIT, Cards, Settled
+from xilinx_fpga_dp.resources.card_pairing import WAIT, CardAssignment, CardPairing
 from xilinx_fpga_dp.resources.compat_1_3_0 import names as compat
 from xilinx_fpga_dp.resources.naming import SHARED, Naming
 from xilinx_fpga_dp.resources.offers import as_named, held_elsewhere, offers_of, same_variables, to_be_named
@@ -36,8 +36,8 @@ Rules = tuple[renames.Rule, ...] | compat.Customize
 class Basis:
     """What an inventory is offered by at one moment."""
 
-    settled: Settled
-    rules: Followed[Rules]
+    settled: CardAssignment
+    rules: FileState[Rules]
 
 
 class Offering:
@@ -61,16 +61,16 @@ class Offering:
         self._settings = settings
         self._environment = environment
         self._news = news
-        self._old = compat.Old.of(environment) if settings.compat != "none" else None
+        self._old = compat.Compat130Settings.of(environment) if settings.compat != "none" else None
         self._file = (
-            FollowedFile(settings.resource_renames, self._parse, renames.MAX_BYTES, self._rules_read)
+            WatchedFile(settings.resource_renames, self._parse, renames.MAX_BYTES, self._rules_read)
             if settings.resource_renames
             else None
         )
         by_card = settings.u30_unit == "card"
         wait = _OLD_WAIT if self._old else WAIT
         # Plugin 1.3.0 put devices together name by name, so that is done when they have their names.
-        self._cards = Cards(pair=by_card and not self._old, wait=wait if patient else 0)
+        self._cards = CardPairing(pair=by_card and not self._old, wait=wait if patient else 0)
         self._old_cards = by_card and self._old is not None
 
     async def look(self) -> None:
@@ -85,20 +85,20 @@ class Offering:
 
     def basis(self, found: Inventory, now: float) -> Basis:
         """By what this inventory is offered now."""
-        rules: Followed[Rules] = self._file.known if self._file else Followed()
+        rules: FileState[Rules] = self._file.known if self._file else FileState()
         fields = self._names(found, rules).fields
 
         def named_by_serial(device: Device) -> bool:
             return "serial" in fields or (self._old_cards and compat.is_u30(device))
 
-        return Basis(self._cards.settle(found.devices, now, named_by_serial), rules)
+        return Basis(self._cards.assign(found.devices, now, named_by_serial), rules)
 
     def offers(self, found: Inventory, basis: Basis) -> Offers:
         """What is offered of an inventory, and what an operator should know of it."""
         settled = basis.settled
         names = self._names(found, basis.rules, settled)
         offers = offers_of(found, names, self._settings.shared_replicas, settled)
-        if isinstance(names.base, compat.OldNames):
+        if isinstance(names.base, compat.Compat130Names):
             offers = compat.as_listed(offers, names.base, settled.serials, cards=self._old_cards)
         said = (*_problems(self._settings.resource_renames, basis.rules), *names.warnings)
         return replace(offers, warnings=(*settled.warnings, *said, *same_variables(offers)))
@@ -128,7 +128,7 @@ class Offering:
             )
 
     def _names(
-        self, found: Inventory, rules: Followed[Rules], settled: Settled | None = None
+        self, found: Inventory, rules: FileState[Rules], settled: CardAssignment | None = None
     ) -> renames.Renaming:
         """The names of these devices; without what is settled of them only good for the fields they need."""
         prefix = self._settings.resource_prefix
@@ -139,9 +139,9 @@ class Offering:
             ((), rules.value) if isinstance(rules.value, compat.Customize) else (rules.value or (), None)
         )
         devices = [as_named(device, settled) for device in found.devices] if settled else []
-        base: Naming | compat.OldNames = Naming(prefix, self._settings.resource_name_template, suffix)
+        base: Naming | compat.Compat130Names = Naming(prefix, self._settings.resource_name_template, suffix)
         if self._old:
-            base = compat.OldNames(prefix, self._old, customize, suffix=suffix).among(devices)
+            base = compat.Compat130Names(prefix, self._old, customize, suffix=suffix).among(devices)
         among = to_be_named(found.devices, settled) if settled else []
         return renames.Renaming(base, prefix, suffix, own).among(among)
 
@@ -165,7 +165,7 @@ class Offering:
         self._news()
 
 
-def _problems(path: str, rules: Followed[Rules]) -> list[str]:
+def _problems(path: str, rules: FileState[Rules]) -> list[str]:
     """What is wrong with the file of rules."""
     meanwhile = "no rules count until it is mended" if rules.value is None else "what it said before counts"
     left_out = rules.value.problems if isinstance(rules.value, compat.Customize) else ()

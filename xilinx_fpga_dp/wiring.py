@@ -6,13 +6,13 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from xilinx_fpga_dp.aio.blocking import Reads
+from xilinx_fpga_dp.aio.blocking import BlockingReader
 from xilinx_fpga_dp.discovery.health import Rules
 from xilinx_fpga_dp.discovery.scanner import Scanner
-from xilinx_fpga_dp.hostfiles.managed_file import HostPaths
+from xilinx_fpga_dp.hostfiles.host_paths import HostPaths
 from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.model import Device, Held, Offers
-from xilinx_fpga_dp.resources.allocator import Grants
+from xilinx_fpga_dp.resources.allocator import Allocator
 from xilinx_fpga_dp.settings import Settings
 from xilinx_fpga_dp.snapshot import Offering
 
@@ -28,14 +28,14 @@ def scanner_of(settings: Settings, wake: Callable[[], None] = lambda: None) -> S
     return Scanner(settings.sysfs_root, settings.dev_root, rules, wake)
 
 
-def grants_of(
+def allocator_of(
     settings: Settings,
     scanner: Scanner,
     everything: Callable[[], tuple[Device, ...]],
     in_spec: Callable[[tuple[Device, ...]], Awaitable[bool]],
-) -> Grants:
+) -> Allocator:
     """What answers which container gets what."""
-    return Grants(
+    return Allocator(
         refresh=scanner.refresh,
         time_limit=settings.request_timeout * _LOOK_SHARE,
         expose_mgmt=settings.expose_mgmt,
@@ -59,8 +59,8 @@ async def look_once(settings: Settings, scanner: Scanner) -> tuple[Offers, Held]
         found = await scanner.scan()
     held: Held = {}
     # A node without kubelet has no such socket, and that is nothing to complain of.
-    reads: Reads[bool] = Reads()
-    there = await reads.gather({"": partial(os.path.exists, settings.pod_resources_socket)}, _LOOK_LIMIT)
+    reads: BlockingReader[bool] = BlockingReader()
+    there = await reads.read_many({"": partial(os.path.exists, settings.pod_resources_socket)}, _LOOK_LIMIT)
     if there[""] is True:
         held = await PodResources(settings.pod_resources_socket).held() or {}
     offering = Offering(settings, patient=False)

@@ -65,10 +65,10 @@ def start(run: Callable[[], None], name: str) -> bool:
     return True
 
 
-class _Walker:
+class _Worker:
     """A thread that does one job after the other. One that hangs is in nobody's way: nobody else has it."""
 
-    _idle: deque["_Walker"] = deque()  # noqa: RUF012 - everybody's; append and pop are atomic
+    _idle: deque["_Worker"] = deque()  # noqa: RUF012 - everybody's; append and pop are atomic
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -93,7 +93,7 @@ class _Walker:
             self._idle.append(self)
 
 
-class Daemons(Executor):
+class DaemonExecutor(Executor):
     """Runs what a library wants to run on threads, such as aiofiles, so that what hangs is in nobody's way.
 
     In asyncio's own executor it would keep others from running, and the process from ending.
@@ -126,13 +126,13 @@ class Daemons(Executor):
         future.set_running_or_notify_cancel()
         self._under_way.add(future)
         future.add_done_callback(self._under_way.discard)
-        if not _Walker.send(run):
+        if not _Worker.send(run):
             self._under_way.discard(future)
             raise BlockingIOError(errno.EAGAIN, "out of threads")
         return future
 
 
-class Reads(Generic[T]):
+class BlockingReader(Generic[T]):
     """Reads devices on worker threads, at most one outstanding read a device.
 
     One thread walks through the devices; one that hangs costs that thread, and another walks on with the
@@ -152,7 +152,7 @@ class Reads(Generic[T]):
         self._returned: deque[tuple[_Read[T], T | Exception, float]] = deque()  # with the time
         self._watching = 0  # gathers that look by themselves whether something has returned
 
-    async def gather(
+    async def read_many(
         self, calls: Mapping[str, Callable[[], T]], patience: float
     ) -> dict[str, T | Exception | Pending]:
         """Make the calls, by device, and return what each returned or raised within ``patience`` seconds.
@@ -175,14 +175,16 @@ class Reads(Generic[T]):
                 read.waiters -= 1
         return {device: self._take(device, read) for device, read in reads.items()}
 
-    async def anew(self, device: str, call: Callable[[], T], patience: float) -> T | Exception | Pending:
-        """What a call that begins now returned or raised, as ``gather``: no answer is of before.
+    async def read_fresh(
+        self, device: str, call: Callable[[], T], patience: float
+    ) -> T | Exception | Pending:
+        """What a call that begins now returned or raised, as ``read_many``: no answer is of before.
 
         It waits for a read of the device that is outstanding, as long as it would for its own.
         """
         while True:
             joined = device in self._outstanding
-            answer = (await self.gather({device: call}, patience))[device]
+            answer = (await self.read_many({device: call}, patience))[device]
             if not joined or isinstance(answer, Pending):
                 return answer
 
@@ -194,7 +196,7 @@ class Reads(Generic[T]):
         stops = 0
         while reads and (began := loop.time()) < deadline:
             watching = bool(self._queue)
-            if watching and len(reads) == before and not _Walker.send(partial(self._walk, loop)):
+            if watching and len(reads) == before and not _Worker.send(partial(self._walk, loop)):
                 for read in list(self._queue):  # nobody has been asked, so nobody is late
                     read.since = began
             before = len(reads)

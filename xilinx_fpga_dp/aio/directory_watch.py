@@ -16,7 +16,7 @@ from typing import Self
 from asyncinotify import Inotify, Mask
 
 from xilinx_fpga_dp.aio import descriptors
-from xilinx_fpga_dp.aio.blocking import Reads
+from xilinx_fpga_dp.aio.blocking import BlockingReader
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ Place = tuple[str, int, int] | None
 """A directory to watch, its device and its inode; None: neither it nor the one above it is there."""
 
 
-class Wakeups:
+class DirectoryWatcher:
     """Wakes for changes in directories. One that is missing is waited for in the directory above it.
 
     Use, as a context manager, again and again: ``arm``, look at the directories, ``wait``. Who looks on a
@@ -64,7 +64,7 @@ class Wakeups:
         self._paths = paths
         self._fold = fold
         self._followed: list[Place] | None = None  # what is watched; None: not all of it
-        self._finds: Reads[list[Place]] = Reads()
+        self._finds: BlockingReader[list[Place]] = BlockingReader()
         self._inotify: Inotify | None = None
         self._mounts: int | None = None
         self._changed = asyncio.Event()
@@ -93,7 +93,7 @@ class Wakeups:
         """See to it that what happens from now on wakes, also where a path leads elsewhere than before."""
         self.clear()
         for _ in range(_TRIES):
-            places = await self._finds.anew("", self.places, _LIMIT)
+            places = await self._finds.read_fresh("", self.places, _LIMIT)
             if not isinstance(places, list):
                 self._followed = None
                 return

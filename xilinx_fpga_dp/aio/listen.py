@@ -31,7 +31,7 @@ def let_wait(listener: socket.socket) -> None:
     listener.listen(_WAITING)
 
 
-class Starving:
+class FdExhaustionHandler:
     """A loop's exception handler that says once what asyncio says of every connection it can't take."""
 
     def __init__(self) -> None:

@@ -1,7 +1,7 @@
 """How fast something may be done: a few times in a row, then at an even pace. Pure."""
 
 
-class Pace:
+class RateLimit:
     """Allows ``burst`` times in a row, then one every ``interval`` seconds.
 
     The first time after a quiet interval is never delayed.

@@ -95,8 +95,7 @@ def _run(settings: Settings, _options: argparse.Namespace) -> int:
 def _list(settings: Settings, options: argparse.Namespace) -> int:
     from xilinx_fpga_dp.discovery.scanner import ScanFailed  # noqa: PLC0415
     from xilinx_fpga_dp.model import Held, Offers  # noqa: PLC0415
-    from xilinx_fpga_dp.observe import logs  # noqa: PLC0415
-    from xilinx_fpga_dp.observe import state as listing  # noqa: PLC0415
+    from xilinx_fpga_dp.observe import logs, state  # noqa: PLC0415
     from xilinx_fpga_dp.wiring import look_once, scanner_of  # noqa: PLC0415
 
     async def look() -> tuple[Offers, Held]:
@@ -109,9 +108,9 @@ def _list(settings: Settings, options: argparse.Namespace) -> int:
         print(f"nothing found: {error}", file=sys.stderr)
         offers, held = Offers({}), {}
     if options.output == "json":
-        print(json.dumps(listing.document(offers, expose_mgmt=settings.expose_mgmt, held=held), indent=2))
+        print(json.dumps(state.document(offers, expose_mgmt=settings.expose_mgmt, held=held), indent=2))
     else:
-        print(listing.table(offers, expose_mgmt=settings.expose_mgmt))
+        print(state.table(offers, expose_mgmt=settings.expose_mgmt))
     return _OK
 
 
@@ -152,7 +151,7 @@ def _explain(settings: Settings, options: argparse.Namespace) -> int:
     from xilinx_fpga_dp.model import Device, Grant  # noqa: PLC0415
     from xilinx_fpga_dp.observe import logs  # noqa: PLC0415
     from xilinx_fpga_dp.resources.allocator import Answer, Code, Refusal  # noqa: PLC0415
-    from xilinx_fpga_dp.wiring import grants_of, look_once, scanner_of  # noqa: PLC0415
+    from xilinx_fpga_dp.wiring import allocator_of, look_once, scanner_of  # noqa: PLC0415
 
     async def ask() -> tuple[Answer, Grant]:
         async def written(_devices: tuple[Device, ...]) -> bool:
@@ -160,7 +159,7 @@ def _explain(settings: Settings, options: argparse.Namespace) -> int:
 
         scanner = scanner_of(settings)
         offers, _ = await look_once(settings, scanner)
-        grants = grants_of(settings, scanner, lambda: offers.devices, written)
+        grants = allocator_of(settings, scanner, lambda: offers.devices, written)
         return await explain.answer_for(offers, grants, options.ids)
 
     logs.set_up("warning", settings.log_format)

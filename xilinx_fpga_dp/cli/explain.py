@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from xilinx_fpga_dp.model import Grant, Offer, Offers
-from xilinx_fpga_dp.resources.allocator import Answer, Code, Grants, Refusal
+from xilinx_fpga_dp.resources.allocator import Allocator, Answer, Code, Refusal
 
 
-async def answer_for(offers: Offers, grants: Grants, ids: Sequence[str]) -> tuple[Answer, Grant]:
+async def answer_for(offers: Offers, grants: Allocator, ids: Sequence[str]) -> tuple[Answer, Grant]:
     """What kubelet would be answered for these ids, of the resource that offers the first of them.
 
     Raises:

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from xilinx_fpga_dp.aio.latest import Latest
-from xilinx_fpga_dp.aio.rate_limit import Pace
+from xilinx_fpga_dp.aio.rate_limit import RateLimit
 from xilinx_fpga_dp.deviceplugin import sockets
-from xilinx_fpga_dp.deviceplugin.plugin import Plugin, Terms
-from xilinx_fpga_dp.deviceplugin.plugin_metrics import Meter
+from xilinx_fpga_dp.deviceplugin.plugin import Plugin, PluginConfig
+from xilinx_fpga_dp.deviceplugin.plugin_metrics import PluginMetrics
 from xilinx_fpga_dp.deviceplugin.registration import register
 from xilinx_fpga_dp.deviceplugin.socket_directory import (
     KUBELET_SOCKET,
@@ -58,13 +58,13 @@ class Endpoint:
         meter: hears of what happens.
     """
 
-    def __init__(self, resource: str, watch: Watch, terms: Terms, meter: Meter) -> None:
+    def __init__(self, resource: str, watch: Watch, terms: PluginConfig, meter: PluginMetrics) -> None:
         self.resource = resource
         self.offer: Latest[Offer | None] = Latest(None)  # set by the fleet; None: the shell is gone
         self.registered = False  # kubelet knows it and reads its list
         self._connected: Identity | None = None  # the kubelet that this round has reached
         self._again = asyncio.Event()
-        self._pace = Pace(_BURST, _INTERVAL)
+        self._pace = RateLimit(_BURST, _INTERVAL)
         self._watch = watch
         self._terms = terms
         self._meter = meter

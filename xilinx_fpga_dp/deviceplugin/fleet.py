@@ -4,11 +4,11 @@ import asyncio
 import logging
 from functools import partial
 
-from xilinx_fpga_dp.aio.blocking import Reads
+from xilinx_fpga_dp.aio.blocking import BlockingReader
 from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.deviceplugin.endpoint import Endpoint
-from xilinx_fpga_dp.deviceplugin.plugin import Terms
-from xilinx_fpga_dp.deviceplugin.plugin_metrics import Meter
+from xilinx_fpga_dp.deviceplugin.plugin import PluginConfig
+from xilinx_fpga_dp.deviceplugin.plugin_metrics import PluginMetrics
 from xilinx_fpga_dp.deviceplugin.socket_directory import Watch
 from xilinx_fpga_dp.deviceplugin.sockets import sweep
 from xilinx_fpga_dp.model import Offers
@@ -29,7 +29,7 @@ class Fleet:
         meter: hears of what happens.
     """
 
-    def __init__(self, watch: Watch, terms: Terms, meter: Meter) -> None:
+    def __init__(self, watch: Watch, terms: PluginConfig, meter: PluginMetrics) -> None:
         self._watch = watch
         self._terms = terms
         self._meter = meter
@@ -83,7 +83,7 @@ class Fleet:
 
     async def sweep(self) -> None:
         """Remove the sockets that dead instances left, when there is a new one and now and then, for ever."""
-        reads: Reads[dict[str, bool]] = Reads()
+        reads: BlockingReader[dict[str, bool]] = BlockingReader()
         seen = None
         pause = _SWEEP_EVERY
         while True:
@@ -95,7 +95,7 @@ class Fleet:
             pause = _SWEEP_EVERY
             if strangers := self._watch.others:
                 work = {"": partial(sweep, self._watch.path, strangers)}
-                swept = (await reads.gather(work, _SWEEP_LIMIT))[""]
+                swept = (await reads.read_many(work, _SWEEP_LIMIT))[""]
                 removed = swept if isinstance(swept, dict) else dict.fromkeys(strangers, False)
                 if not all(removed.values()):  # it is read-only, or does not answer
                     pause = _SWEEP_AGAIN

@@ -44,7 +44,7 @@ def _locked(path: str) -> bool:
     return True
 
 
-class Presence:
+class InstanceLock:
     """This instance among the others. Its methods block; one thread at a time calls all but ``outdone``."""
 
     def __init__(self) -> None:

@@ -18,9 +18,9 @@ from grpclib.server import Stream
 
 from xilinx_fpga_dp.aio.latest import Closed, Latest
 from xilinx_fpga_dp.deviceplugin import messages
-from xilinx_fpga_dp.deviceplugin.plugin_metrics import Meter
+from xilinx_fpga_dp.deviceplugin.plugin_metrics import PluginMetrics
 from xilinx_fpga_dp.model import Offer
-from xilinx_fpga_dp.resources.allocator import Answer, Grants, Refusal
+from xilinx_fpga_dp.resources.allocator import Allocator, Answer, Refusal
 from xilinx_fpga_dp.resources.placement import preferred
 from xilinx_fpga_dp.rpc.api import deviceplugin_v1beta1 as v1beta1
 
@@ -32,7 +32,7 @@ _KEPT_ANSWERS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class PluginConfig:
     """On what terms kubelet is answered, the same for all resources.
 
     Attributes:
@@ -43,7 +43,7 @@ class Terms:
         pre_start: kubelet shall ask before each container start.
     """
 
-    grants: Grants
+    grants: Allocator
     time_limit: float
     policy: str = "numa"
     pre_start: bool = False
@@ -64,7 +64,9 @@ class Plugin:
         meter: hears of lists and answers.
     """
 
-    def __init__(self, resource: str, offer: Callable[[], Offer | None], terms: Terms, meter: Meter) -> None:
+    def __init__(
+        self, resource: str, offer: Callable[[], Offer | None], terms: PluginConfig, meter: PluginMetrics
+    ) -> None:
         self._resource = resource
         self._offer = offer
         self._terms = terms

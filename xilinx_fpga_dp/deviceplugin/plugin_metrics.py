@@ -1,20 +1,22 @@
-"""What the kubelet side tells whoever counts."""
+"""What the device plugin counts. The metrics implement it."""
+
+from typing import Protocol
 
 
-class Meter:
-    """Counts nothing. Who counts overrides what it wants to hear of; nothing of it may block or raise."""
+class PluginMetrics(Protocol):
+    """Receives each event once. No method may block or raise."""
 
     def registration(self, resource: str, result: str) -> None:
-        """An attempt to register ended: ``ok`` or ``failed``."""
+        """Count an attempt to register that ended ``ok`` or ``failed``."""
 
     def list_update(self, resource: str) -> None:
-        """A resource sent another device list."""
+        """Count a device list that was sent to kubelet."""
 
     def answered(self, resource: str, method: str, code: str, seconds: float) -> None:
-        """A unary call was answered with this gRPC status code after so long."""
+        """Count a unary call that was answered with this gRPC status code after so many seconds."""
 
     def kubelet_restart(self) -> None:
-        """Another kubelet's socket stands in the place of the one before."""
+        """Count a new kubelet socket in place of an earlier one."""
 
     def resource_gone(self, resource: str) -> None:
-        """A resource has left kubelet."""
+        """Forget a resource that is no longer registered."""

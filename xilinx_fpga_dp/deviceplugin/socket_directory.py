@@ -7,13 +7,13 @@ import os
 import stat
 from dataclasses import dataclass
 
-from xilinx_fpga_dp.aio.blocking import Pending, Reads
+from xilinx_fpga_dp.aio.blocking import BlockingReader, Pending
 from xilinx_fpga_dp.aio.coalesced import Coalesced
-from xilinx_fpga_dp.aio.directory_watch import Place, Wakeups
+from xilinx_fpga_dp.aio.directory_watch import DirectoryWatcher, Place
 from xilinx_fpga_dp.aio.latest import Latest
-from xilinx_fpga_dp.aio.rate_limit import Pace
-from xilinx_fpga_dp.deviceplugin.instance_lock import FOLDER, Presence
-from xilinx_fpga_dp.deviceplugin.plugin_metrics import Meter
+from xilinx_fpga_dp.aio.rate_limit import RateLimit
+from xilinx_fpga_dp.deviceplugin.instance_lock import FOLDER, InstanceLock
+from xilinx_fpga_dp.deviceplugin.plugin_metrics import PluginMetrics
 
 log = logging.getLogger(__name__)
 
@@ -60,16 +60,16 @@ class SocketDirectory:
 class Watch:
     """The directory as it was last seen. ``directory`` changes when it does."""
 
-    def __init__(self, path: str, meter: Meter) -> None:
+    def __init__(self, path: str, meter: PluginMetrics) -> None:
         self.path = path
         self._meter = meter
         self._kubelet: Identity | None = None  # the last one seen
         self.directory = Latest(SocketDirectory())
         self.mine: set[str] = set()  # the names of this process's sockets, kept by who makes them
-        self._presence = Presence()
+        self._presence = InstanceLock()
         # fold: kubelet's socket and ours are whole as soon as they are there
-        self._wakeups = Wakeups(path, f"{path}/{FOLDER}", fold=0)
-        self._reads: Reads[tuple[list[Place], SocketDirectory] | None] = Reads()
+        self._wakeups = DirectoryWatcher(path, f"{path}/{FOLDER}", fold=0)
+        self._reads: BlockingReader[tuple[list[Place], SocketDirectory] | None] = BlockingReader()
         self._looks = Coalesced(self._look)
         self._places: list[Place] | None = None  # where the paths led at the last look, if it told
         self._told: str | None = None  # the problem that was logged last
@@ -93,7 +93,7 @@ class Watch:
         return seen
 
     async def _read(self) -> SocketDirectory:
-        answer = await self._reads.anew("", self._places_and_look, _LOOK_LIMIT)
+        answer = await self._reads.read_fresh("", self._places_and_look, _LOOK_LIMIT)
         if isinstance(answer, tuple):
             self._places, seen = answer
             return seen
@@ -119,7 +119,7 @@ class Watch:
             await self._follow()
         except asyncio.CancelledError:
             # After a look that is under way, which would be seen again
-            await self._reads.anew("", self._leave, _LEAVING)
+            await self._reads.read_fresh("", self._leave, _LEAVING)
             raise
 
     def _leave(self) -> None:
@@ -127,7 +127,7 @@ class Watch:
 
     async def _follow(self) -> None:
         now = asyncio.get_running_loop().time
-        pace = Pace(_AT_ONCE, _INTERVAL)
+        pace = RateLimit(_AT_ONCE, _INTERVAL)
         with self._wakeups as wakeups:
             while True:
                 wakeups.clear()
@@ -147,7 +147,7 @@ class Watch:
             self._told = problem
 
 
-def _look(path: str, presence: Presence) -> SocketDirectory:
+def _look(path: str, presence: InstanceLock) -> SocketDirectory:
     kubelet = None
     ours = set()
     newer = presence.newer_lives(path)

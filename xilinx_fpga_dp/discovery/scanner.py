@@ -7,12 +7,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Final, TypeAlias
 
-from xilinx_fpga_dp.aio.blocking import Pending, Reads
+from xilinx_fpga_dp.aio.blocking import BlockingReader, Pending
 from xilinx_fpga_dp.discovery import unsupported as strangers
 from xilinx_fpga_dp.discovery.backend import ODD_ANSWER, Backend, Probe, odd_answer
 from xilinx_fpga_dp.discovery.drivers import ami, ma35d, xrt, zocl
 from xilinx_fpga_dp.discovery.health import Look, Memory, Rules
-from xilinx_fpga_dp.discovery.slow_attributes import Slow
+from xilinx_fpga_dp.discovery.slow_attributes import SlowAttributes
 from xilinx_fpga_dp.discovery.sysfs import Bus, OutOfDescriptors, Wanted, read_again, read_bus
 from xilinx_fpga_dp.model import Device, Inventory, Reason
 
@@ -67,10 +67,10 @@ class Scanner:
         self._root = sysfs_root
         self._dev_root = dev_root
         self._memory = Memory(rules)
-        self._bus_reads: Reads[Bus] = Reads(wake)
-        self._reads: Reads[Look | _Changed | None] = Reads(wake)
-        self._withheld_reads: Reads[str | None] = Reads(wake)
-        self._slow = Slow(wake)
+        self._bus_reads: BlockingReader[Bus] = BlockingReader(wake)
+        self._reads: BlockingReader[Look | _Changed | None] = BlockingReader(wake)
+        self._withheld_reads: BlockingReader[str | None] = BlockingReader(wake)
+        self._slow = SlowAttributes(wake)
         # Of the last look at the whole bus; touched on the loop only.
         self._bus = Bus(sysfs_root)
         self._strangers: list[Look] = []  # at what is no device and never was
@@ -160,7 +160,7 @@ class Scanner:
         key = next((key for key, own in self._addresses.items() if own == device.address), device.address)
         # In one go: a hop to a thread costs more than the reads.
         ask = partial(self._ask_again, self._bus, device, key, self._good.get(key))
-        answer = await self._reads.anew(key, ask, math.inf)
+        answer = await self._reads.read_fresh(key, ask, math.inf)
         if isinstance(answer, OSError | OutOfDescriptors):
             return replace(device, reason=Reason.UNRESPONSIVE)
         look = self._completed(key, answer)
@@ -182,7 +182,7 @@ class Scanner:
         return next((probe.ask() for probe in self._probes(now) if probe.key == key), None)
 
     async def _read_bus(self, what: str, read: Callable[[], Bus]) -> Bus:
-        bus = (await self._bus_reads.gather({what: read}, _BUS_PATIENCE))[what]
+        bus = (await self._bus_reads.read_many({what: read}, _BUS_PATIENCE))[what]
         if isinstance(bus, Bus):
             return bus
         path = f"{self._root}/bus/pci/devices"
@@ -212,7 +212,7 @@ class Scanner:
     async def _ask_what_is_withheld(self, probes: Iterable[Probe]) -> dict[str, str]:
         """Why devices can't be offered yet, by key. Who does not answer in time says what he said before."""
         calls = {probe.key: probe.withheld for probe in probes if probe.withheld}
-        answers = await self._withheld_reads.gather(calls, _PATIENCE) if calls else {}
+        answers = await self._withheld_reads.read_many(calls, _PATIENCE) if calls else {}
         unread = (key for key, answer in answers.items() if isinstance(answer, OutOfDescriptors | Pending))
         as_before = {key: self._withheld[key] for key in unread if key in self._withheld}
         return as_before | {key: answer for key, answer in answers.items() if isinstance(answer, str)}
@@ -221,13 +221,13 @@ class Scanner:
         """Ask the drivers whether what had no fault has none still; without the looks at what has changed."""
         good = list(self._good.values())
         calls = {probe.key: partial(_same_or_changed, probe, look) for probe, look in good}
-        answers = await self._reads.gather(calls, _PATIENCE)
+        answers = await self._reads.read_many(calls, _PATIENCE)
         told = [probe for probe, _ in good if isinstance(answers[probe.key], Look | Pending)]
         return self._looks(told, answers)
 
     async def _ask(self, probes: Collection[Probe]) -> list[Look]:
         """Ask the drivers, all at once, and wait a moment for those that are late."""
-        answers = await self._reads.gather({probe.key: probe.ask for probe in probes}, _PATIENCE)
+        answers = await self._reads.read_many({probe.key: probe.ask for probe in probes}, _PATIENCE)
         return self._looks(probes, answers)
 
     def _looks(self, probes: Collection[Probe], answers: Mapping[str, _Answer]) -> list[Look]:

@@ -42,7 +42,7 @@ class _Entry:
     due: float = 0.0  # loop time of the next try
 
 
-class Slow:
+class SlowAttributes:
     """The slow answers known so far, by address. Touched on the loop only.
 
     Args:

@@ -2,21 +2,18 @@
 
 import asyncio
 import contextlib
-import errno
 import itertools
 import logging
 import os
 import secrets
 import time
-from collections.abc import Sequence
-from functools import partial
 
 import aiofiles.os
 from aiofiles.base import wrap
 
-from xilinx_fpga_dp.aio.blocking import Daemons, Pending, Reads
+from xilinx_fpga_dp.aio.blocking import DaemonExecutor
 from xilinx_fpga_dp.aio.coalesced import Coalesced
-from xilinx_fpga_dp.aio.directory_watch import Wakeups
+from xilinx_fpga_dp.aio.directory_watch import DirectoryWatcher
 from xilinx_fpga_dp.aio.latest import Latest
 
 log = logging.getLogger(__name__)
@@ -25,11 +22,10 @@ _LOOK_EVERY = 10.0  # seconds between looks at a file that nothing woke
 _AGAIN = 0.5  # seconds until a file that could not be written is tried again
 _TIME_LIMIT = 2.0  # seconds a file operation may take
 _FORGOTTEN = 60.0  # seconds after which what another instance has begun to write is left for good
-_STEPS = 1000  # parts of a path and of the links in it; a kernel follows 40 links
 _HANGING = 4  # operations of a file at once: a few tries, and the removal of what they have left
 
 
-class KeptFile:
+class ManagedFile:
     """A file that always says what it should, in a directory that may be wiped (tmpfs, at boot).
 
     Written beside and renamed, so that a reader sees the old text or the new one, never half of one.
@@ -46,7 +42,7 @@ class KeptFile:
         self._tries = itertools.count()  # to write it
         # Tells our tries from another instance's: each has pid 1 in its pod.
         self._token = secrets.token_hex(4)
-        self._threads = Daemons(_HANGING)
+        self._threads = DaemonExecutor(_HANGING)
         self._known = asyncio.Event()  # what it should say; until then the one of the instance before stays
         self._looks = Coalesced(self._look)
         self._anothers = False  # a newer instance keeps it
@@ -76,7 +72,7 @@ class KeptFile:
             group.create_task(self._retry())
 
     async def _follow(self) -> None:
-        with Wakeups(os.path.dirname(self.path)) as wakeups:
+        with DirectoryWatcher(os.path.dirname(self.path)) as wakeups:
             while True:
                 await wakeups.arm()
                 await self._looks.run()
@@ -177,67 +173,3 @@ def _create(path: str, text: str, mode: int) -> None:
     with open(path, "x", encoding="utf-8") as file:
         file.write(text)
         os.fchmod(file.fileno(), mode)
-
-
-class HostPaths:
-    """Host paths that are mounted into containers, if they are there.
-
-    kubelet makes a directory of a mount source that is not there, so a missing one is left out.
-
-    Args:
-        root: where the host's root is.
-        paths: absolute host paths.
-    """
-
-    def __init__(self, root: str, paths: Sequence[str]) -> None:
-        self._root = root.rstrip("/")
-        self._paths = paths
-        self._reads: Reads[None] = Reads()
-        self._missing: set[str] = set()  # that were complained of
-
-    async def there(self, limit: float = _TIME_LIMIT) -> tuple[str, ...]:
-        """Those that are there now; one that does not answer, on a mount that hangs, is not.
-
-        Args:
-            limit: seconds they may take, all together, if that is less than usual.
-        """
-        looks = [
-            self._reads.anew(path, partial(look_up, self._root, path), min(limit, _TIME_LIMIT))
-            for path in self._paths
-        ]
-        answers = dict(zip(self._paths, await asyncio.gather(*looks), strict=True))
-        missing = {path for path, answer in answers.items() if answer is not None}
-        for path in sorted(missing - self._missing):
-            why = "it does not answer" if isinstance(answers[path], Pending) else "it is not on the host"
-            log.warning("extra mount left out: %s", why, extra={"path": path})
-        self._missing = missing
-        return tuple(path for path in self._paths if path not in missing)
-
-
-def look_up(root: str, path: str) -> None:
-    """Look an absolute path up on a host whose root is at ``root``: links lead from there. Blocks.
-
-    Raises:
-        OSError: it is not there, or can't be looked up.
-    """
-    done: list[str] = []
-    todo = path.split("/")
-    for _ in range(_STEPS):
-        if not todo:
-            return
-        part, *todo = todo
-        if part in ("", "."):
-            continue
-        if part == "..":
-            done = done[:-1]
-            continue
-        try:
-            target = os.readlink("/".join((root, *done, part)))
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            done.append(part)  # it is there, and no link
-        else:
-            done = [] if target.startswith("/") else done
-            todo = target.split("/") + todo
-    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
-from xilinx_fpga_dp.aio.blocking import Pending, Reads
-from xilinx_fpga_dp.aio.directory_watch import Wakeups
+from xilinx_fpga_dp.aio.blocking import BlockingReader, Pending
+from xilinx_fpga_dp.aio.directory_watch import DirectoryWatcher
 
 T = TypeVar("T")
 
@@ -19,7 +19,7 @@ _PATIENCE = 2.0  # seconds a look may take
 
 
 @dataclass(frozen=True, slots=True)
-class Followed(Generic[T]):
+class FileState(Generic[T]):
     """What is known of the file.
 
     Attributes:
@@ -33,7 +33,7 @@ class Followed(Generic[T]):
     fixed: bool = False
 
 
-class FollowedFile(Generic[T]):
+class WatchedFile(Generic[T]):
     """A file and what it says.
 
     Args:
@@ -48,23 +48,23 @@ class FollowedFile(Generic[T]):
         self, path: str, parse: Callable[[bytes], T], limit: int, news: Callable[[], None] = lambda: None
     ) -> None:
         self.path = path
-        self.known: Followed[T] = Followed()
+        self.known: FileState[T] = FileState()
         self._parse = parse
         self._limit = limit
         self._news = news
-        self._reads: Reads[tuple[bytes, Followed[T]]] = Reads()
+        self._reads: BlockingReader[tuple[bytes, FileState[T]]] = BlockingReader()
         self._text: bytes | None = None  # that `known` is from
 
     async def look(self, patience: float = _PATIENCE) -> None:
         """Read the file once, for so many seconds at most."""
         call = partial(self._read, self._text, self.known)
-        [outcome] = (await self._reads.gather({self.path: call}, patience)).values()
+        [outcome] = (await self._reads.read_many({self.path: call}, patience)).values()
         before = self.known
         if isinstance(outcome, Pending):
-            self.known = Followed(before.value, ("does not answer: a read of it hangs",))
+            self.known = FileState(before.value, ("does not answer: a read of it hangs",))
             self._text = None
         elif isinstance(outcome, Exception):
-            self.known = Followed(before.value, (_words(outcome),))
+            self.known = FileState(before.value, (_words(outcome),))
             self._text = None
         else:
             self._text, self.known = outcome
@@ -73,22 +73,22 @@ class FollowedFile(Generic[T]):
 
     async def run(self) -> None:
         """Look whenever it may have changed, for ever."""
-        with Wakeups(os.path.dirname(self.path)) as wakeups:
+        with DirectoryWatcher(os.path.dirname(self.path)) as wakeups:
             while True:
                 await wakeups.arm()
                 await self.look()
                 await wakeups.wait(_LOOK_EVERY)
 
-    def _read(self, text: bytes | None, known: Followed[T]) -> tuple[bytes, Followed[T]]:
+    def _read(self, text: bytes | None, known: FileState[T]) -> tuple[bytes, FileState[T]]:
         """On a worker thread: what is known by the file as it is now."""
         now = _contents(self.path, self._limit)
         if now == text:
             return now, known
         fixed = _is_mount(self.path)
         try:
-            return now, Followed(self._parse(now), fixed=fixed)
+            return now, FileState(self._parse(now), fixed=fixed)
         except ValueError as error:
-            return now, Followed(known.value, tuple(map(str, error.args)), fixed)
+            return now, FileState(known.value, tuple(map(str, error.args)), fixed)
 
 
 def _contents(path: str, limit: int) -> bytes:

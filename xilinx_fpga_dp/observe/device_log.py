@@ -28,7 +28,7 @@ class _Story:
     untold: int = 0  # changes since then
 
 
-class Journal:
+class DeviceEventLog:
     """The story of one node, as its log tells it."""
 
     def __init__(self) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
 from xilinx_fpga_dp.model import Held, Offers
-from xilinx_fpga_dp.observe import state as listing
+from xilinx_fpga_dp.observe import state
 from xilinx_fpga_dp.observe.http_server import Answer, Page, as_json, text
 from xilinx_fpga_dp.observe.metrics import Metrics
 
@@ -12,7 +12,7 @@ _BEAT = 1.0  # seconds between the beats of the heart
 _STALE = 10.0  # seconds without a beat: timers do not fire
 
 
-class Pages:
+class HttpRoutes:
     """Probes, metrics and state of one service.
 
     Args:
@@ -81,7 +81,7 @@ class Pages:
 
     async def _state(self) -> Answer:
         return as_json(
-            listing.document(
+            state.document(
                 self._offers() or Offers({}),
                 expose_mgmt=self._expose_mgmt,
                 registered=self._registered(),

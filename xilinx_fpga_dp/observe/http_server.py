@@ -10,7 +10,7 @@ from functools import partial
 
 from xilinx_fpga_dp.aio import descriptors
 from xilinx_fpga_dp.aio import listen as accepting
-from xilinx_fpga_dp.aio.blocking import Daemons
+from xilinx_fpga_dp.aio.blocking import DaemonExecutor
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class HttpServer:
         self._address = address
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
-        self._names = Daemons(1)
+        self._names = DaemonExecutor(1)
         self._pages = pages
         self._connections: dict[asyncio.StreamWriter, None] = {}  # oldest first
 

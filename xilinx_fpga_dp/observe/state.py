@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from xilinx_fpga_dp.model import Held, History, Offers, Unit
+from xilinx_fpga_dp.observe.table import columns, printable
 from xilinx_fpga_dp.resources.allocator import nodes_of
 from xilinx_fpga_dp.resources.offers import mixed_builds, names_of
 
@@ -127,18 +128,3 @@ def warnings(offers: Offers) -> list[str]:
         if (uuids := mixed_builds(offer))
     ]
     return [f"warning: {warning}" for warning in (*builds, *offers.warnings)]
-
-
-def columns(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Text in aligned columns."""
-    cells = [head, *[tuple(printable(cell) for cell in row) for row in rows]]
-    widths = [max(len(row[index]) for row in cells) for index in range(len(head))]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]
-
-
-def printable(text: str) -> str:
-    """The text without what would change the terminal or begin a line."""
-    return "".join(char if char.isprintable() else "?" for char in text)

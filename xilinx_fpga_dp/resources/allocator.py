@@ -56,7 +56,7 @@ async def _no_spec(_devices: tuple[Device, ...]) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grants:
+class Allocator:
     """Answers what a container gets for some ids of an offer.
 
     Attributes:

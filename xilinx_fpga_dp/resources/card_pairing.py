@@ -21,7 +21,7 @@ _PER_CARD: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class CardAssignment:
     """What is decided about the devices there are.
 
     Attributes:
@@ -39,12 +39,12 @@ class Settled:
     warnings: tuple[str, ...] = ()
 
 
-def alone(devices: Iterable[Device]) -> Settled:
+def alone(devices: Iterable[Device]) -> CardAssignment:
     """Every device stands alone, and is named by the serial number that it has now."""
-    return Settled(serials={each.address: each.serial for each in devices if each.serial})
+    return CardAssignment(serials={each.address: each.serial for each in devices if each.serial})
 
 
-class Cards:
+class CardPairing:
     """Decides which devices are one card and which serial numbers count.
 
     Args:
@@ -59,9 +59,9 @@ class Cards:
         self._serials: dict[str, str | None] = {}  # decided, of the devices there are
         self._cards: dict[str, tuple[str, ...]] = {}  # decided, by device; a lone one may still get its other
 
-    def settle(
+    def assign(
         self, devices: Sequence[Device], now: float, by_serial: Callable[[Device], bool] = lambda _: False
-    ) -> Settled:
+    ) -> CardAssignment:
         """What is decided about these devices, all there are.
 
         Args:
@@ -78,7 +78,7 @@ class Cards:
         waiting = {a for a in there.keys() - self._serials.keys() if by_serial(there[a])}
         if self._pair:
             waiting |= self._pair_up([device for device in devices if device.board == BOARD_OF_TWO], now)
-        return Settled(
+        return CardAssignment(
             cards={address: card for address, card in self._cards.items() if len(card) > 1},
             serials={address: serial for address, serial in self._serials.items() if serial},
             singles=frozenset(address for address, card in self._cards.items() if len(card) == 1),

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 from xilinx_fpga_dp.model import Device, Held, Inventory, LeftOut, Offer, Offers, Unit
 from xilinx_fpga_dp.resources.allocator import variable_of
-from xilinx_fpga_dp.resources.card_pairing import BOARD_OF_TWO, Settled, alone
+from xilinx_fpga_dp.resources.card_pairing import BOARD_OF_TWO, CardAssignment, alone
 from xilinx_fpga_dp.resources.naming import Names, name_problem
 
 
 def offers_of(
-    inventory: Inventory, naming: Names, replicas: int = 1, settled: Settled | None = None
+    inventory: Inventory, naming: Names, replicas: int = 1, settled: CardAssignment | None = None
 ) -> Offers:
     """Group devices by resource name; a device that gets no valid name is left out with the reason.
 
@@ -45,19 +45,19 @@ class _Unnamed(Exception):  # noqa: N818 - the device's state, not a fault
     """Why a card gets no name (yet)."""
 
 
-def _cards(devices: Iterable[Device], settled: Settled) -> list[tuple[Device, ...]]:
+def _cards(devices: Iterable[Device], settled: CardAssignment) -> list[tuple[Device, ...]]:
     """The devices of each card, the one first whose address is the card's id."""
     there = {device.address: device for device in devices}
     cards = dict.fromkeys(settled.cards.get(address, (address,)) for address in there)
     return [tuple(there[address] for address in card if address in there) for card in cards]
 
 
-def to_be_named(devices: Sequence[Device], settled: Settled) -> list[Device]:
+def to_be_named(devices: Sequence[Device], settled: CardAssignment) -> list[Device]:
     """One device for each card, as names see it."""
     return [as_named(card[0], settled) for card in _cards(devices, settled)]
 
 
-def as_named(device: Device, settled: Settled) -> Device:
+def as_named(device: Device, settled: CardAssignment) -> Device:
     """A device as names see it: with the serial number that counts, and with the id of its card.
 
     The devices of a card differ in their address alone, as far as names go.
@@ -67,7 +67,7 @@ def as_named(device: Device, settled: Settled) -> Device:
     return replace(device, address=card[0], serial=serial)
 
 
-def _name_of(card: tuple[Device, ...], naming: Names, settled: Settled) -> str:
+def _name_of(card: tuple[Device, ...], naming: Names, settled: CardAssignment) -> str:
     first = card[0]
     whole = settled.cards.get(first.address, (first.address,))
     if first.address in settled.waiting:

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
-from xilinx_fpga_dp.observe.state import columns
+from xilinx_fpga_dp.observe.table import columns
 from xilinx_fpga_dp.settings import Settings
 from xilinx_fpga_dp.simulate.kubelet import AdmissionError, Held, Kubelet
 from xilinx_fpga_dp.simulate.sysfs.node import STATES, Card, SampleCard, SampleNode, is_known, known_boards

@@ -23,15 +23,15 @@ from google.protobuf.message import DecodeError
 from grpclib.protocol import H2Protocol
 
 from tests.double import is_extended_resource_name
+from tests.support.metrics import NoMetrics
 from tests.wire import pb, pods_pb
-from xilinx_fpga_dp.deviceplugin.plugin import Plugin, Terms
-from xilinx_fpga_dp.deviceplugin.plugin_metrics import Meter
+from xilinx_fpga_dp.deviceplugin.plugin import Plugin, PluginConfig
 from xilinx_fpga_dp.deviceplugin.sockets import _Server
 from xilinx_fpga_dp.discovery import uevents
 from xilinx_fpga_dp.discovery.scanner import ScanFailed, Scanner
 from xilinx_fpga_dp.kubelet.podresources import _by_address
 from xilinx_fpga_dp.model import Device, Inventory, Shell
-from xilinx_fpga_dp.observe import state as listing
+from xilinx_fpga_dp.observe import state
 from xilinx_fpga_dp.observe.http_server import _STATUS, HttpServer, text
 from xilinx_fpga_dp.observe.metrics import Metrics
 from xilinx_fpga_dp.resources import rename_rules as renames
@@ -44,7 +44,7 @@ from xilinx_fpga_dp.rpc.codec import Codec
 from xilinx_fpga_dp.settings import BadSettings, Settings
 from xilinx_fpga_dp.simulate.sysfs.node import Card, SampleNode
 from xilinx_fpga_dp.snapshot import Offering
-from xilinx_fpga_dp.wiring import grants_of, scanner_of
+from xilinx_fpga_dp.wiring import allocator_of, scanner_of
 
 Target = Callable[[bytes], None]
 
@@ -179,8 +179,8 @@ def _server() -> tuple[asyncio.AbstractEventLoop, _Server]:
         async def written(_devices: object) -> bool:
             return True
 
-        terms = Terms(grants_of(settings, scanner, tuple, written), 0.05)
-        return _Server(Plugin("xilinx.com/fpga-x", lambda: None, terms, Meter()))
+        terms = PluginConfig(allocator_of(settings, scanner, tuple, written), 0.05)
+        return _Server(Plugin("xilinx.com/fpga-x", lambda: None, terms, NoMetrics()))
 
     logging.getLogger().addHandler(_Errors())
     H2Protocol.data_received = _receive  # type: ignore[method-assign,assignment]
@@ -251,9 +251,9 @@ async def _look(settings: Settings) -> None:
         assert is_extended_resource_name(name), name
     addresses = {device.address for offer in offers.by_resource.values() for device in offer.devices}
     assert "0000:21:00.1" in addresses, "its neighbour"
-    document = json.dumps(listing.document(offers, expose_mgmt=True))
+    document = json.dumps(state.document(offers, expose_mgmt=True))
     assert document.isascii()
-    table = listing.table(offers, expose_mgmt=True)
+    table = state.table(offers, expose_mgmt=True)
     assert all(char.isprintable() or char == "\n" for char in table)
     assert Metrics(lambda: offers, dict).text()
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from xilinx_fpga_dp.model import Device, Offer, Offers, Reason
-from xilinx_fpga_dp.observe.state import printable
+from xilinx_fpga_dp.observe.table import printable
 from xilinx_fpga_dp.resources.naming import MAX_NAME, SHARED
 from xilinx_fpga_dp.resources.offers import mixed_builds
 

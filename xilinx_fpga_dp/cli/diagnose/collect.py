@@ -17,14 +17,14 @@ from http import HTTPStatus
 from http.client import HTTPConnection
 from typing import Any, TypeVar
 
-from xilinx_fpga_dp.aio.blocking import Pending, Reads
+from xilinx_fpga_dp.aio.blocking import BlockingReader, Pending
 from xilinx_fpga_dp.cli.diagnose.checks import ROOTS, Node, Seen, Trouble
 from xilinx_fpga_dp.deviceplugin.instance_lock import living
 from xilinx_fpga_dp.deviceplugin.registration import greet
 from xilinx_fpga_dp.deviceplugin.socket_directory import KUBELET_SOCKET, unwritable
 from xilinx_fpga_dp.deviceplugin.sockets import strangers
 from xilinx_fpga_dp.discovery.sysfs import module_version
-from xilinx_fpga_dp.hostfiles.managed_file import look_up
+from xilinx_fpga_dp.hostfiles.host_paths import look_up
 from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.model import Offers
 from xilinx_fpga_dp.observe.http_server import NAME
@@ -114,8 +114,8 @@ async def look(places: Places, scan: Callable[[], Awaitable[Offers]]) -> Seen:
 
 async def _looks(calls: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
     """What each call returned, or its trouble. One that hangs holds up no other."""
-    reads: Reads[Any] = Reads()
-    answers = await reads.gather(calls, _PATIENCE)
+    reads: BlockingReader[Any] = BlockingReader()
+    answers = await reads.read_many(calls, _PATIENCE)
     return {name: _or_trouble(answer) for name, answer in answers.items()}
 
 

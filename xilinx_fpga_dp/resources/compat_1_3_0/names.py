@@ -31,7 +31,7 @@ _FIELDS = ("index", "shellVer", "deviceType", "uuid", "timestamp", "DBDF", "devi
 
 
 @dataclass(frozen=True, slots=True)
-class Old:
+class Compat130Settings:
     """What that plugin's variables say.
 
     Attributes:
@@ -73,7 +73,9 @@ class Old:
         return same
 
 
-def advice(old: Old, environment: Mapping[str, str], *, own_prefix: bool = False) -> list[tuple[str, str]]:
+def advice(
+    old: Compat130Settings, environment: Mapping[str, str], *, own_prefix: bool = False
+) -> list[tuple[str, str]]:
     """What is used of that plugin's ways, each with what to write now.
 
     Args:
@@ -195,7 +197,7 @@ def _parts(value: str) -> tuple[tuple[str, str], ...] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class OldNames:
+class Compat130Names:
     """The names that plugin gave. Say first among which devices: a name may count them.
 
     Attributes:
@@ -206,7 +208,7 @@ class OldNames:
     """
 
     prefix: str
-    old: Old
+    old: Compat130Settings
     customize: Customize | None = None
     places: Mapping[str, int] = field(default_factory=dict)
     suffix: str = ""
@@ -277,7 +279,7 @@ def is_u30(device: Device) -> bool:
     return _U30 in device.shell.vbnv or _U30_COMMON in device.shell.vbnv
 
 
-def as_listed(offers: Offers, names: OldNames, serials: Mapping[str, str], *, cards: bool) -> Offers:
+def as_listed(offers: Offers, names: Compat130Names, serials: Mapping[str, str], *, cards: bool) -> Offers:
     """The offers with the ids and, where names count devices, the names that plugin listed them under.
 
     Args:
@@ -308,7 +310,7 @@ def as_listed(offers: Offers, names: OldNames, serials: Mapping[str, str], *, ca
     )
 
 
-def _whole_cards(units: Sequence[Unit], old: Old, serials: Mapping[str, str]) -> list[Unit]:
+def _whole_cards(units: Sequence[Unit], old: Compat130Settings, serials: Mapping[str, str]) -> list[Unit]:
     whole: dict[str, Unit] = {}
     listed: dict[tuple[str, str], str] = {}  # ids, by serial number
     for unit in units:
@@ -326,7 +328,7 @@ def _whole_cards(units: Sequence[Unit], old: Old, serials: Mapping[str, str]) ->
     return list(whole.values())
 
 
-def as_rules(customize: Customize, old: Old) -> list[str]:
+def as_rules(customize: Customize, old: Compat130Settings) -> list[str]:
     """Our rules, a line of YAML each, that give the names of NameCustomize.json as far as rules can.
 
     A rule knows no ``index`` and of a uuid only the whole; where a name has one of them, it is another.

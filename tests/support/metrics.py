@@ -1,0 +1,20 @@
+"""Metrics for tests that count nothing."""
+
+
+class NoMetrics:
+    """Implements PluginMetrics and drops every event."""
+
+    def registration(self, resource: str, result: str) -> None:
+        del resource, result
+
+    def list_update(self, resource: str) -> None:
+        del resource
+
+    def answered(self, resource: str, method: str, code: str, seconds: float) -> None:
+        del resource, method, code, seconds
+
+    def kubelet_restart(self) -> None:
+        """Drop it."""
+
+    def resource_gone(self, resource: str) -> None:
+        del resource

@@ -698,7 +698,7 @@ class TestWhatIsOpened:
             await self._looked_at(eyes, opened)
         self._is_as_it_should_be(opened)
         threads = {name: {each.thread for each in opened if f"/{name}" in each.path} for name in _THREADS}
-        in_looks, apart = {"reads"}, {"slow"}
+        in_looks, apart = {"worker"}, {"slow"}
         firewall = in_looks if release >= "2022.2" else apart if release >= "2019.2" else set()
         assert threads == {"VBNV": in_looks, "serial_num": apart, "firewall.u.": firewall}
 

@@ -489,7 +489,7 @@ class TestAResetInTheMiddleOfALook:
         real = sysfs.read_attribute
 
         def meanwhile(path: str) -> str | None:
-            if threading.current_thread().name == "reads" and next(reads) == read:  # the look's, no slow one
+            if threading.current_thread().name == "worker" and next(reads) == read:  # the look's, no slow one
                 done.extend(itertools.islice(steps, more))
             return real(path)
 

@@ -11,8 +11,8 @@ from unittest import mock
 
 import pytest
 
-from xilinx_fpga_dp.aio import blocking as module
-from xilinx_fpga_dp.aio.blocking import BlockingReader, DaemonExecutor, Pending
+from xilinx_fpga_dp.aio.blocking_reader import BlockingReader, Pending, run_blocking
+from xilinx_fpga_dp.aio.daemon_threads import DaemonExecutor, Worker
 
 
 async def _until(holds: Callable[[], bool]) -> None:
@@ -108,7 +108,7 @@ async def test_two_waiters_share_one_read() -> None:
 
 
 async def test_an_old_answer_is_not_taken_for_a_new_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xilinx_fpga_dp.aio.blocking._STALE", 0.05)
+    monkeypatch.setattr("xilinx_fpga_dp.aio.blocking_reader._STALE", 0.05)
     gate, returned = threading.Event(), asyncio.Event()
     reads: BlockingReader[str] = BlockingReader(returned.set)
 
@@ -208,7 +208,7 @@ async def test_without_a_thread_to_be_had_nobody_is_late_and_all_is_read_once_th
 ) -> None:
     reads: BlockingReader[str] = BlockingReader()
     with (
-        mock.patch.object(module._Worker, "_idle", deque()),
+        mock.patch.object(Worker, "_idle", deque()),
         mock.patch("threading.Thread.start", side_effect=RuntimeError("can't start new thread")),
     ):
         for _ in range(2):
@@ -218,7 +218,9 @@ async def test_without_a_thread_to_be_had_nobody_is_late_and_all_is_read_once_th
             assert late.since > began + 0.1
         with pytest.raises(BlockingIOError):
             await asyncio.get_running_loop().run_in_executor(DaemonExecutor(1), _answer, "A")
-    assert [each.message for each in caplog.records] == ["out of threads: see the limits of tasks (pids)"]
+    assert [each.message for each in caplog.records] == [
+        "cannot start a thread: see the limit of tasks (pids)"
+    ]
     assert await reads.read_many({"a": partial(_answer, "A")}, 5) == {"a": "A"}
 
 
@@ -235,3 +237,30 @@ async def test_what_hangs_for_a_library_is_bounded_and_in_nobodys_way() -> None:
     assert await loop.run_in_executor(threads, _answer, "A") == "A"
     with pytest.raises(ZeroDivisionError):
         await loop.run_in_executor(threads, lambda: 1 / 0)
+
+
+async def test_run_blocking_returns_raises_or_times_out() -> None:
+    gate = threading.Event()
+    assert await run_blocking(partial(_answer, "A"), 5) == "A"
+    with pytest.raises(ZeroDivisionError):
+        await run_blocking(lambda: 1 / 0, 5)
+    with pytest.raises(TimeoutError):
+        await run_blocking(partial(gate.wait, 30), 0.02)
+    gate.set()
+
+
+async def test_a_reader_starts_no_second_read_while_one_hangs() -> None:
+    gate = threading.Event()
+    reader: BlockingReader[bool] = BlockingReader()
+    started = []
+
+    def hang() -> bool:
+        started.append(1)
+        return gate.wait(30)
+
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            await reader.read(hang, 0.02)
+    assert len(started) == 1
+    gate.set()
+    assert await reader.read(lambda: False, 5) is False

@@ -18,8 +18,8 @@ from asyncinotify import Inotify
 
 from tests.process import descriptors
 from tests.test_accepting import no_descriptors
-from xilinx_fpga_dp.aio import directory_watch as module
-from xilinx_fpga_dp.aio.directory_watch import DirectoryWatcher
+from xilinx_fpga_dp.aio import directory_watcher as module
+from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher
 
 _LONG = 30.0  # nobody waits for it: pytest's own limit is less
 
@@ -172,7 +172,7 @@ async def test_a_path_on_a_mount_that_hangs_holds_up_nobody(tmp_path: Path) -> N
 
 _MOUNTS = f"""
 import asyncio, subprocess, sys
-from xilinx_fpga_dp.aio.directory_watch import DirectoryWatcher
+from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher
 
 async def main(directory):
     with DirectoryWatcher(directory) as wakeups:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from xilinx_fpga_dp.aio.blocking import BlockingReader
+from xilinx_fpga_dp.aio.blocking_reader import BlockingReader
 from xilinx_fpga_dp.discovery.health import Rules
 from xilinx_fpga_dp.discovery.scanner import Scanner
 from xilinx_fpga_dp.hostfiles.host_paths import HostPaths

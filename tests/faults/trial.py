@@ -10,7 +10,7 @@ from typing import Any
 from tests.faults.fault import EVER, Fault, NotDone
 from tests.faults.stage import SHELLS, Setting, Stage, wait_until
 from tests.faults.watching import Figures, Watching, figures, least
-from xilinx_fpga_dp.aio.blocking import _KEPT
+from xilinx_fpga_dp.aio.daemon_threads import IDLE_WORKERS
 
 _SETTLED = 0.3  # seconds that all has to stay well
 # Looks until what was needed for a moment is given back (descriptors, threads, tasks), and seconds of one.
@@ -24,7 +24,7 @@ _UNSHARP = 0.05
 
 _MENDED = 1.0  # seconds a resource may be lost once a fault is over
 
-_POOLS = {"reads": _KEPT}  # idle threads, which are no leak
+_POOLS = {"worker": IDLE_WORKERS}  # idle threads, which are no leak
 
 
 class Broken(AssertionError):  # noqa: N818 - a word is enough

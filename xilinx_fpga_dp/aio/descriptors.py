@@ -1,14 +1,14 @@
-"""Seeing that file descriptors are there before a library that does not say so goes without."""
+"""Checks for free file descriptors, before a library that ignores their lack goes on without."""
 
 import os
 from contextlib import ExitStack
 
 
 def require(count: int) -> None:
-    """See that so many are to be had now; another thread may be faster.
+    """Check that ``count`` descriptors are free now; another thread may take them meanwhile.
 
     Raises:
-        OSError: there are not.
+        OSError: fewer are free.
     """
     with ExitStack() as spare:
         for _ in range(count):

@@ -1,6 +1,6 @@
 """The one primitive between tasks: a value of which only the newest matters.
 
-There is no queue to fill: a slow reader misses what was replaced meanwhile, never what is true now.
+There is no queue to fill: a slow reader misses intermediate values, never the current one.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Closed(Exception):  # noqa: N818 - the end of the values, not a fault
-    """The value will never change again and the reader has seen it."""
+    """The value is final and the reader has seen it."""
 
 
 class Latest(Generic[T]):
@@ -20,7 +20,7 @@ class Latest(Generic[T]):
     def __init__(self, value: T) -> None:
         self._value = value
         self._closed = False
-        self._changed = asyncio.Event()  # a fresh one for each change; waiters hold the old one
+        self._changed = asyncio.Event()  # replaced at each change; waiters hold the old one
 
     @property
     def value(self) -> T:
@@ -28,7 +28,11 @@ class Latest(Generic[T]):
         return self._value
 
     def set(self, value: T) -> None:
-        """Replace the value and wake the waiters, unless it is equal to the one there."""
+        """Replace the value and wake the waiters, unless it equals the current one.
+
+        Raises:
+            RuntimeError: the value is closed.
+        """
         if self._closed:
             raise RuntimeError("a closed value cannot change")
         if value != self._value:
@@ -36,25 +40,25 @@ class Latest(Generic[T]):
             self._wake()
 
     def close(self) -> None:
-        """Let every reader see the value there is, then end."""
+        """Declare the value final: every reader sees it once, then `Closed`."""
         self._closed = True
         self._wake()
 
     async def other_than(self, seen: T | None) -> T:
-        """Wait for a value that differs from the one seen; at once if it differs now.
+        """Wait for a value that differs from ``seen``; return at once if it differs now.
 
-        A value that went away and came back while nobody looked is not news.
+        A value that changed and changed back meanwhile does not count.
 
         Raises:
-            Closed: the value seen was the last one.
+            Closed: ``seen`` was the final value.
         """
         return await self.until(lambda value: value != seen)
 
     async def until(self, holds: Callable[[T], bool]) -> T:
-        """Wait for a value for which ``holds`` is true; at once if it is now.
+        """Wait for a value for which ``holds`` is true; return at once if it is now.
 
         Raises:
-            Closed: the value was closed before one came.
+            Closed: the value was closed before that.
         """
         while not holds(self._value):
             if self._closed:

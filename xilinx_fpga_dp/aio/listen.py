@@ -1,47 +1,47 @@
-"""Taking connections, also where there is no file descriptor for one: then asyncio needs some help.
+"""Accepts connections, also while file descriptors run out.
 
-It takes as many connections in a row as may wait, and goes on where there was no descriptor for one
-(selector_events.py _accept_connection): so many failures and as many timers, each of which fails as often.
-That is a core. So servers are started to take ``AT_ONCE``, and their sockets then told how many may wait.
+asyncio calls accept() ``backlog`` times per wake-up and starts a retry timer for every EMFILE
+(selector_events.py, _accept_connection), which burns a core. So servers start with a backlog of `AT_ONCE`,
+and their sockets are set to a real backlog afterwards.
 """
 
 import asyncio
 import errno
 import logging
 import socket
-from asyncio import constants
 from typing import Any, Final
+
+from xilinx_fpga_dp import process
 
 log = logging.getLogger(__name__)
 
 AT_ONCE: Final = 1
 """The backlog to start a server with."""
 
-# Connections; the kernel lets no more wait than net.core.somaxconn. One over TCP that finds no room is tried
-# again after a second, and a probe of kubelet's has no more time than that.
-_WAITING = 4096
+# The kernel caps it at net.core.somaxconn. A TCP connection that finds no room is retried after a second,
+# which is all the time that a probe of kubelet has.
+_BACKLOG = 4096
 _QUIET = 10.0  # seconds between two warnings
-# Seconds until connections are taken again after there was no descriptor for one; 1 in asyncio, and kubelet
-# would wait as long.
-constants.ACCEPT_RETRY_DELAY = 0.25  # type: ignore[misc,assignment]
+
+process.retry_accept_soon()
 
 
-def let_wait(listener: socket.socket) -> None:
-    """Let connections wait at a socket; to be said again once its server has been started."""
-    listener.listen(_WAITING)
+def set_backlog(listener: socket.socket) -> None:
+    """Set the backlog of a socket; call it again once its server has started."""
+    listener.listen(_BACKLOG)
 
 
 class FdExhaustionHandler:
-    """A loop's exception handler that says once what asyncio says of every connection it can't take."""
+    """A loop's exception handler that logs once what asyncio reports for each connection it cannot accept."""
 
     def __init__(self) -> None:
         self._quiet_until = 0.0
 
     def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Handle what has failed with nobody to tell."""
+        """Handle an exception that no task has caught."""
         error = context.get("exception")
         if isinstance(error, ValueError) and "_start_serving" in context["message"]:
-            return  # asyncio tries again on a listener that is closed by now
+            return  # asyncio retries on a listener that is closed by now
         if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
             loop.default_exception_handler(context)
         elif loop.time() >= self._quiet_until:

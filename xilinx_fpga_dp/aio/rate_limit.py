@@ -1,4 +1,4 @@
-"""How fast something may be done: a few times in a row, then at an even pace. Pure."""
+"""Limits how often something is done: a burst, then an even rate. Pure."""
 
 
 class RateLimit:
@@ -10,16 +10,12 @@ class RateLimit:
     def __init__(self, burst: int, interval: float) -> None:
         self._interval = interval
         self._span = (burst - 1) * interval
-        self._next = 0.0  # when what the even pace allows would be used up
+        self._next = 0.0  # when the even rate allows the next one
 
     def delay(self, now: float) -> float:
-        """Seconds until it may be done; 0: now.
-
-        Args:
-            now: the time, seconds.
-        """
+        """Return the seconds to wait at time ``now``; 0 if it is allowed at once."""
         return max(0.0, self._next - self._span - now)
 
     def done(self, now: float) -> None:
-        """It is done."""
+        """Count one that was done at time ``now``."""
         self._next = max(self._next, now) + self._interval

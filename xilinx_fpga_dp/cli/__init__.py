@@ -2,19 +2,14 @@
 
 import argparse
 import asyncio
-import gc
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from xilinx_fpga_dp import __version__
+from xilinx_fpga_dp import __version__, process
 from xilinx_fpga_dp.settings import BadSettings, Settings, unknown_variables, variable
-
-HEEDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-"""The signals that the service heeds; they come blocked (see ``__main__``)."""
 
 _OK = 0
 _REFUSED = 1
@@ -49,8 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(bad, file=sys.stderr)
         return _BAD_USE
     if options.command != "run":
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HEEDED)
-        gc.enable()
+        process.become_command()
     try:
         code = _version() if settings is None else _COMMANDS[options.command](settings, options)
         if sys.stdout:  # None where it is closed
@@ -85,8 +79,7 @@ def _run(settings: Settings, _options: argparse.Namespace) -> int:
     async def serve() -> None:
         await Service(settings).run()
 
-    gc.freeze()  # modules and classes stay as long as the process does: no collection need visit them
-    gc.enable()
+    process.become_service()
     logs.set_up(settings.log_level, settings.log_format)
     asyncio.run(serve())
     return _OK

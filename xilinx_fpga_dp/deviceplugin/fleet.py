@@ -4,7 +4,7 @@ import asyncio
 import logging
 from functools import partial
 
-from xilinx_fpga_dp.aio.blocking import BlockingReader
+from xilinx_fpga_dp.aio.blocking_reader import BlockingReader
 from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.deviceplugin.endpoint import Endpoint
 from xilinx_fpga_dp.deviceplugin.plugin import PluginConfig

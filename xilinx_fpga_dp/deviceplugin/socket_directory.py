@@ -7,9 +7,9 @@ import os
 import stat
 from dataclasses import dataclass
 
-from xilinx_fpga_dp.aio.blocking import BlockingReader, Pending
+from xilinx_fpga_dp.aio.blocking_reader import BlockingReader, Pending
 from xilinx_fpga_dp.aio.coalesced import Coalesced
-from xilinx_fpga_dp.aio.directory_watch import DirectoryWatcher, Place
+from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher, Place
 from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.aio.rate_limit import RateLimit
 from xilinx_fpga_dp.deviceplugin.instance_lock import FOLDER, InstanceLock
@@ -103,7 +103,7 @@ class Watch:
         return SocketDirectory(newer=before.newer, newest=before.newest, problem=problem)
 
     def _places_and_look(self) -> tuple[list[Place], SocketDirectory]:
-        return self._wakeups.places(), _look(self.path, self._presence)
+        return self._wakeups.locate(), _look(self.path, self._presence)
 
     def _see(self, seen: SocketDirectory) -> None:
         self._tell(seen.problem)
@@ -132,7 +132,7 @@ class Watch:
             while True:
                 wakeups.clear()
                 seen = await self.look()
-                if self._places is None or not wakeups.follow(self._places):
+                if self._places is None or not wakeups.rewatch(self._places):
                     soon = seen.newer or seen.problem or self._presence.moving
                     await wakeups.wait(_SOON if soon else _LOOK_EVERY)
                 await asyncio.sleep(pace.delay(now()))

@@ -97,7 +97,7 @@ async def serving(plugin: Plugin, resource: str, watch: Watch) -> AsyncIterator[
     try:
         listener = _listen(path)
         await server.start(sock=listener, backlog=accepting.AT_ONCE)
-        accepting.let_wait(listener)
+        accepting.set_backlog(listener)
         yield Bound(name, watch)
     finally:
         with suppress(OSError):  # kubelet was faster, or the directory is gone
@@ -324,7 +324,9 @@ def _listen(path: str) -> socket.socket:
     try:
         listener.bind(path)
         os.chmod(path, 0o600)  # kubelet is root
-        accepting.let_wait(listener)  # at once: whoever sweeps takes a socket without for a dead instance's
+        accepting.set_backlog(
+            listener
+        )  # at once: whoever sweeps takes a socket without for a dead instance's
     except OSError as error:
         listener.close()
         # Not the socket's own name, which is another one at each try

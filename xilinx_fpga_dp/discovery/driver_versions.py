@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from functools import partial
 
-from xilinx_fpga_dp.aio.blocking import BlockingReader, Pending
+from xilinx_fpga_dp.aio.blocking_reader import BlockingReader, Pending
 from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors, module_version
 
 _PATIENCE = 3.0  # seconds

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final, TypeAlias
 
-from xilinx_fpga_dp.aio.blocking import BlockingReader, Pending
+from xilinx_fpga_dp.aio.blocking_reader import BlockingReader, Pending
 from xilinx_fpga_dp.discovery import unsupported as strangers
 from xilinx_fpga_dp.discovery.backend import ODD_ANSWER, Backend, Probe, odd_answer
 from xilinx_fpga_dp.discovery.drivers import ami, ma35d, xrt, zocl

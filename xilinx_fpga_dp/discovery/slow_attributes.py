@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from xilinx_fpga_dp.aio.blocking import start
+from xilinx_fpga_dp.aio.daemon_threads import start_thread
 from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors
 
 # An empty serial number may mean "not fetched yet" or that the card has none: ask again, ever more rarely.
@@ -86,7 +86,7 @@ class SlowAttributes:
                 except RuntimeError:  # the loop is closed: the process is ending
                     return
 
-            if not start(body, "slow"):
+            if not start_thread(body, "slow"):
                 self._store(entry, None)
 
     def keep(self, addresses: Collection[str]) -> None:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 
-from xilinx_fpga_dp.aio.blocking import BlockingReader, Pending
+from xilinx_fpga_dp.aio.blocking_reader import BlockingReader, Pending
 
 log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ import time
 import aiofiles.os
 from aiofiles.base import wrap
 
-from xilinx_fpga_dp.aio.blocking import DaemonExecutor
 from xilinx_fpga_dp.aio.coalesced import Coalesced
-from xilinx_fpga_dp.aio.directory_watch import DirectoryWatcher
+from xilinx_fpga_dp.aio.daemon_threads import DaemonExecutor
+from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher
 from xilinx_fpga_dp.aio.latest import Latest
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
 
-from xilinx_fpga_dp.aio.blocking import BlockingReader, Pending
-from xilinx_fpga_dp.aio.directory_watch import DirectoryWatcher
+from xilinx_fpga_dp.aio.blocking_reader import BlockingReader, Pending
+from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from functools import partial
 
 from xilinx_fpga_dp.aio import descriptors
 from xilinx_fpga_dp.aio import listen as accepting
-from xilinx_fpga_dp.aio.blocking import DaemonExecutor
+from xilinx_fpga_dp.aio.daemon_threads import DaemonExecutor
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class HttpServer:
         try:
             for shown in server.sockets:
                 with shown.dup() as listener:  # what asyncio shows of it can't be told to listen
-                    accepting.let_wait(listener)
+                    accepting.set_backlog(listener)
         except OSError:
             server.close()
             raise

@@ -7,9 +7,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-# No line tells where in the source it was logged; finding that out costs more than the line (logging's HOWTO,
-# "Optimization").
-logging._srcfile = None  # noqa: SLF001
+from xilinx_fpga_dp import process
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _PLAIN = re.compile(r"[\w./:@,+={}()*-]+")  # a value that needs no quotes
@@ -52,6 +50,7 @@ def set_up(level: str, style: str, stream: TextIO | None = None) -> None:
         style: ``json``, ``text``, or ``auto``: text on a terminal, else json.
         stream: where to.
     """
+    process.log_without_source()
     out = stream or sys.stderr
     handler = logging.StreamHandler(out)
     text = style == "text" or (style == "auto" and out.isatty())

@@ -17,7 +17,7 @@ from http import HTTPStatus
 from http.client import HTTPConnection
 from typing import Any, TypeVar
 
-from xilinx_fpga_dp.aio.blocking import BlockingReader, Pending
+from xilinx_fpga_dp.aio.blocking_reader import BlockingReader, Pending
 from xilinx_fpga_dp.cli.diagnose.checks import ROOTS, Node, Seen, Trouble
 from xilinx_fpga_dp.deviceplugin.instance_lock import living
 from xilinx_fpga_dp.deviceplugin.registration import greet

@@ -27,8 +27,9 @@ def test_the_service_at_work_has_loaded_none(node: SampleNode, kubelet: KubeletD
 @pytest.mark.parametrize("before", ["", "import ssl; "])
 def test_what_names_it_can_be_imported_all_the_same(before: str) -> None:
     """Also where OpenSSL was there before; then it stays, and whole."""
-    code = f"""{before}from xilinx_fpga_dp import without_tls
-with without_tls.ssl_by_name():
+    code = f"""{before}from xilinx_fpga_dp import process
+process.prepare()
+with process.ssl_by_name():
     import ssl
     ssl.SSLContext, ssl.PROTOCOL_TLS_CLIENT
 import hashlib, asyncio, grpclib.client, sys

@@ -1,0 +1,199 @@
+"""Blocking reads that may never return, kept off the loop and apart from each other.
+
+A read of sysfs can hang in a driver for good, and a thread that hangs in the kernel cannot be ended. So reads
+are made per key (a device), at most one at a time for each. One worker walks through the queue of reads; when
+none returns for 20 ms, a second worker continues with the rest. A worker whose read hangs stays parked until
+the read returns, and its key is not read again before that.
+
+A caller waits for a limited time and gets `Pending` for a read that has not returned. A later call for the
+same key joins that read, or takes its result if it has returned meanwhile. Time in which the whole process
+was stopped does not count against a read.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, TypeVar
+
+from xilinx_fpga_dp.aio.daemon_threads import Worker
+
+T = TypeVar("T")
+
+# Seconds without any result after which a second worker continues with the rest of the queue.
+_STEP = 0.02
+# Seconds of delay of the loop that count as a stopped process (a debugger, a busy machine).
+_STOPPED = 0.1
+# Stops that are believed in one wait: a throttled process is late all the time.
+_MAX_STOPS = 3
+# Seconds after which an unclaimed result is too old: the device may be another one by then.
+_STALE = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A read that has not returned; ``since`` is the time.monotonic() of its start."""
+
+    since: float
+
+
+@dataclass(slots=True, eq=False)
+class _Read(Generic[T]):  # used on the loop only, but for the call
+    call: Callable[[], T]
+    result: asyncio.Future[T | Exception]
+    since: float
+    waiters: int = 0
+    returned: float | None = None
+
+    @property
+    def stale(self) -> bool:
+        return self.returned is not None and time.monotonic() - self.returned > _STALE
+
+
+async def run_blocking(call: Callable[[], T], time_limit: float) -> T:
+    """Run one call on a worker and return its result.
+
+    Use a `BlockingReader` of your own for calls that repeat: it does not start another while one hangs.
+
+    Raises:
+        TimeoutError: it has not returned within ``time_limit`` seconds.
+        Exception: what the call raised.
+    """
+    return await BlockingReader[T]().read(call, time_limit)
+
+
+class BlockingReader(Generic[T]):
+    """Makes reads by key on workers, at most one outstanding read a key.
+
+    Args:
+        wake: called on the loop when a read returns that no caller waits for any more.
+    """
+
+    def __init__(self, wake: Callable[[], None] = lambda: None) -> None:
+        self._wake = wake
+        self._outstanding: dict[str, _Read[T]] = {}  # used on the loop only
+        # Shared by the loop and the workers: append and popleft are atomic.
+        self._queue: deque[_Read[T]] = deque()
+        self._returned: deque[tuple[_Read[T], T | Exception, float]] = deque()  # with the time
+        self._watching = 0  # waits that check the results themselves after each step
+
+    async def read_many(
+        self, calls: Mapping[str, Callable[[], T]], patience: float
+    ) -> dict[str, T | Exception | Pending]:
+        """Make the calls, by key, and return what each returned or raised within ``patience`` seconds.
+
+        A call for a key whose last read is outstanding joins that read, or takes what it returned meanwhile.
+        """
+        self._deliver()
+        reads: dict[str, _Read[T]] = {}
+        for key, call in calls.items():
+            if (last := self._outstanding.get(key)) is None or last.stale:
+                result = asyncio.get_running_loop().create_future()
+                self._outstanding[key] = _Read(call, result, time.monotonic())
+                self._queue.append(self._outstanding[key])
+            reads[key] = self._outstanding[key]
+            reads[key].waiters += 1
+        try:
+            await self._wait(list(reads.values()), patience)
+        finally:
+            for read in reads.values():
+                read.waiters -= 1
+        return {key: self._take(key, read) for key, read in reads.items()}
+
+    async def read_fresh(self, key: str, call: Callable[[], T], patience: float) -> T | Exception | Pending:
+        """Make a call that starts now, and return its outcome as ``read_many`` does.
+
+        It first waits for an outstanding read of the key, as long as it would for its own.
+        """
+        while True:
+            joined = key in self._outstanding
+            outcome = (await self.read_many({key: call}, patience))[key]
+            if not joined or isinstance(outcome, Pending):
+                return outcome
+
+    async def read(self, call: Callable[[], T], time_limit: float) -> T:
+        """Make a call that starts now, for a reader with a single key, and return its result.
+
+        Raises:
+            TimeoutError: it has not returned within ``time_limit`` seconds, or the one before it has not.
+            Exception: what the call raised.
+        """
+        outcome = await self.read_fresh("", call, time_limit)
+        if isinstance(outcome, Pending):
+            raise TimeoutError
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    async def _wait(self, reads: list[_Read[T]], patience: float) -> None:
+        """Wait for the results, with as many workers on the queue as hanging reads make necessary."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + patience
+        before = len(reads)
+        stops = 0
+        while reads and (began := loop.time()) < deadline:
+            watching = bool(self._queue)
+            if watching and len(reads) == before and not Worker.send(partial(self._work, loop)):
+                for read in list(self._queue):  # not started, so not late
+                    read.since = began
+            before = len(reads)
+            self._watching += watching
+            until = min(began + _STEP, deadline) if watching else deadline
+            try:
+                await asyncio.wait([read.result for read in reads], timeout=until - began)
+            finally:
+                self._watching -= watching
+                self._deliver()
+            reads = [read for read in reads if not read.result.done()]
+            # A stopped process does not read either, so that time does not count.
+            if (now := loop.time()) - until > _STOPPED and stops < _MAX_STOPS:
+                stops += 1
+                deadline += now - began
+                for read in reads:  # another wait for the same read may have moved it already
+                    read.since = min(read.since + now - began, now)
+
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Make one call after another, on a worker.
+
+        The loop is not woken for each result, which would cost more than the reads: while there is a queue,
+        ``_wait`` checks after each step. It is woken at the end, for a late result, and if no wait checks.
+        """
+        while self._queue:
+            try:
+                read = self._queue.popleft()
+            except IndexError:  # another worker was faster
+                return
+            try:
+                if not self._queue and self._returned:  # this call may hang, and no wait checks any more
+                    loop.call_soon_threadsafe(self._deliver)
+                began = time.monotonic()
+                try:
+                    outcome: T | Exception = read.call()
+                except Exception as error:  # passed on to the caller
+                    outcome = error
+                ended = time.monotonic()
+                self._returned.append((read, outcome, ended))
+                if not self._queue or not self._watching or ended - began > _STEP:
+                    loop.call_soon_threadsafe(self._deliver)
+            except RuntimeError:  # the loop is closed: the process ends
+                return
+
+    def _deliver(self) -> None:
+        """Pass results on to the callers that wait for them."""
+        unclaimed = False
+        while self._returned:
+            read, outcome, ended = self._returned.popleft()
+            read.returned = ended
+            read.result.set_result(outcome)
+            unclaimed |= not read.waiters
+        if unclaimed:
+            self._wake()
+
+    def _take(self, key: str, read: _Read[T]) -> T | Exception | Pending:
+        if not read.result.done():
+            return Pending(read.since)
+        if self._outstanding.get(key) is read:
+            del self._outstanding[key]
+        return read.result.result()

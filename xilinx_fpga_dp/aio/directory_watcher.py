@@ -1,0 +1,190 @@
+"""Wakes up when something changes in a directory that may be replaced, renamed or mounted over.
+
+An event only wakes; the caller then reads the directory itself. So nothing is missed: neither when inotify's
+queue overflows, nor when another directory takes the place of the watched one; and a node without inotify
+watches left is only slower.
+
+The paths are resolved again for each wait, since inotify follows an inode, not a path. A directory that is
+missing is waited for in its parent. A mount over a directory is no inotify event; the kernel reports mounts
+of this namespace at /proc/self/mountinfo. inotify and that file are opened once, as later there may be no
+descriptor left.
+"""
+
+import asyncio
+import logging
+import os
+import stat
+from contextlib import suppress
+from itertools import islice
+from types import TracebackType
+from typing import Self
+
+from asyncinotify import Inotify, Mask
+
+from xilinx_fpga_dp.aio import descriptors
+from xilinx_fpga_dp.aio.blocking_reader import BlockingReader
+
+log = logging.getLogger(__name__)
+
+# Events read in one go, and the length of inotify's queue (default of fs.inotify.max_queued_events).
+_BATCH = 256
+_QUEUE = 16384
+
+_CHANGES = (
+    Mask.CREATE
+    | Mask.DELETE
+    | Mask.MOVED_FROM
+    | Mask.MOVED_TO
+    | Mask.CLOSE_WRITE
+    | Mask.DELETE_SELF
+    | Mask.MOVE_SELF
+    | Mask.ONLYDIR
+)
+# After these a watch follows nothing, or another directory than the path leads to.
+_DEAD = Mask.IGNORED | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.Q_OVERFLOW | Mask.UNMOUNT
+
+_MOUNTS = "/proc/self/mountinfo"
+
+_LIMIT = 2.0  # seconds to resolve the paths: one may be on a mount that hangs
+_TRIES = 3  # to watch what is there: another process may change it meanwhile
+
+Place = tuple[str, int, int] | None
+"""A directory to watch with its device and inode; None if neither it nor its parent exists."""
+
+
+class DirectoryWatcher:
+    """Wakes for changes in directories.
+
+    Use it as a context manager, in a loop: ``arm()``, read the directories, ``wait()``. If a thread reads
+    them: ``clear()``; ``locate()`` and then the read in that thread; ``rewatch(places)``; read again if that
+    returned True; ``wait()``.
+
+    Args:
+        paths: the directories.
+        fold: seconds after a change within which further changes belong to it, such as writing a file.
+    """
+
+    def __init__(self, *paths: str, fold: float = 0.002) -> None:
+        self._paths = paths
+        self._fold = fold
+        self._watched: list[Place] | None = None  # None: not everything is watched
+        self._locating: BlockingReader[list[Place]] = BlockingReader()
+        self._inotify: Inotify | None = None
+        self._mounts: int | None = None
+        self._changed = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        if self._inotify is not None:
+            loop.remove_reader(self._inotify.fd)
+            self._inotify.close()
+            self._inotify = None
+        if self._mounts is not None:
+            loop.remove_writer(self._mounts)
+            os.close(self._mounts)
+            self._mounts = None
+        self._watched = None
+
+    async def arm(self) -> None:
+        """Make every change from now on wake, also where a path leads elsewhere than before."""
+        self.clear()
+        for _ in range(_TRIES):
+            try:
+                places = await self._locating.read(self.locate, _LIMIT)
+            except Exception:  # no answer in time, or the read failed
+                self._watched = None
+                return
+            if not self.rewatch(places):
+                return
+        self._changed.set()
+
+    def clear(self) -> None:
+        """Forget earlier changes: the caller is about to read the directories."""
+        self._changed.clear()
+
+    def locate(self) -> list[Place]:
+        """Return where the paths lead now. Blocks."""
+        return [_place(path) or _place(os.path.dirname(path)) for path in self._paths]
+
+    def rewatch(self, places: list[Place]) -> bool:
+        """Watch these places and no others.
+
+        Returns:
+            True if the caller has to read again: something may have changed before the watch was in place.
+        """
+        if self._watched == places:
+            return False
+        self._watched = None
+        try:
+            inotify = self._open()
+            with suppress(FileNotFoundError, NotADirectoryError):  # it has gone meanwhile
+                self._watch(places, inotify)
+                self._watched = places
+        except OSError as error:  # the limits of inotify are used up
+            log.debug("no inotify, polling instead", extra={"error": str(error)})
+            return False
+        return True
+
+    async def wait(self, limit: float) -> None:
+        """Wait for a change, at most ``limit`` seconds; less where not everything can be watched."""
+        try:
+            async with asyncio.timeout(limit / 4 if self._watched is None else limit):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+        await asyncio.sleep(self._fold)
+
+    def _open(self) -> Inotify:
+        loop = asyncio.get_running_loop()
+        if self._inotify is None:
+            # asyncinotify also opens a selector; where that fails it leaks the descriptor opened before.
+            descriptors.require(2)
+            self._inotify = Inotify(sync_timeout=0)
+            loop.add_reader(self._inotify.fd, self._take, self._inotify)
+        if self._mounts is None:
+            self._mounts = os.open(_MOUNTS, os.O_RDONLY | os.O_CLOEXEC)
+            # Always readable; a change is reported as an error (man 5 proc), which wakes a writer.
+            loop.add_writer(self._mounts, self._changed.set)
+        return self._inotify
+
+    def _watch(self, places: list[Place], inotify: Inotify) -> None:
+        """Replace the watches. Queued events are dropped, since the caller reads again."""
+        _drain(inotify)  # the queue needs room for the events of the removals
+        for watch in inotify.watches:
+            with suppress(OSError):  # the kernel has removed it
+                inotify.rm_watch(watch)
+        _drain(inotify)
+        for directory, *_ in filter(None, places):
+            inotify.add_watch(directory, _CHANGES)
+
+    def _take(self, inotify: Inotify) -> None:
+        """Take the queued events. asyncinotify's ``get`` loses some when it is cancelled."""
+        if self._inotify is None:
+            return
+        events = list(islice(inotify, _BATCH))
+        if len(events) == _BATCH:  # more may be buffered, for which the loop is not woken
+            asyncio.get_running_loop().call_soon(self._take, inotify)
+        if any(event.mask & _DEAD for event in events):
+            self._watched = None
+        self._changed.set()
+
+
+def _drain(inotify: Inotify) -> None:
+    for _ in islice(inotify, _QUEUE):
+        pass
+
+
+def _place(directory: str) -> Place:
+    try:
+        status = os.stat(directory)
+    except OSError:
+        return None
+    return (directory, status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None

@@ -11,41 +11,41 @@ from pathlib import Path
 
 from xilinx_fpga_dp.simulate.sysfs.boards import (
     ALIASES,
-    AMA_BOARDS,
+    ALL_BOARDS,
     AMI_BOARDS,
-    BOARDS,
-    EVERY_BOARD,
+    MA35D_BOARDS,
+    XRT_BOARDS,
     ZOCL_BOARDS,
-    AmaBoard,
     AmiBoard,
-    AnyBoard,
     Board,
+    Ma35dBoard,
+    XrtBoard,
     ZoclBoard,
 )
-from xilinx_fpga_dp.simulate.sysfs.node import Card, SampleNode
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleCard, SampleNode
 
 PAGE = Path(__file__).with_name("boards.md")
 PREFIX = "xilinx.com/"
 _BEGIN = "<!-- made by docs/boards.py: {} -->"
 _END = "<!-- end -->"
 _HEAD = "| `--board` | ids | resource | what a pod gets | seen on hardware | source |\n" + "| --- " * 6 + "|"
-_TABLES: Mapping[str, Mapping[str, AnyBoard]] = {
-    "xrt": BOARDS,
+_TABLES: Mapping[str, Mapping[str, Board]] = {
+    "xrt": XRT_BOARDS,
     "ami": AMI_BOARDS,
-    "transcoder": AMA_BOARDS,
+    "transcoder": MA35D_BOARDS,
     "zocl": ZOCL_BOARDS,
 }
 
 
 def resource_of(name: str) -> str:
     """The resource of a board without any renaming: its shell and timestamp, or what stands for them."""
-    board = EVERY_BOARD[name]
+    board = ALL_BOARDS[name]
     match board:
-        case Board():
+        case XrtBoard():
             return f"{PREFIX}fpga-{board.vbnv}-{board.timestamp}"
         case AmiBoard():
             return f"{PREFIX}fpga-xilinx_{name}"
-        case AmaBoard():
+        case Ma35dBoard():
             return f"{PREFIX}fpga-MA35"
         case ZoclBoard():
             # the word that says the revision, and all after it, are dropped
@@ -54,7 +54,7 @@ def resource_of(name: str) -> str:
             raise ValueError(f"{name} has no resource")
 
 
-def cards_of(name: str, folder: str) -> list[Card]:
+def cards_of(name: str, folder: str) -> list[SampleCard]:
     """The devices of one card of a board, in a tree."""
     return SampleNode(folder).plug(name)
 
@@ -72,7 +72,7 @@ def page(text: str) -> str:
     return text
 
 
-def _row(name: str, board: AnyBoard) -> str:
+def _row(name: str, board: Board) -> str:
     with tempfile.TemporaryDirectory() as folder:
         cards = cards_of(name, f"{folder}/node")
         nodes = [f"`{node}`" for card in cards for node in card.nodes]
@@ -81,18 +81,18 @@ def _row(name: str, board: AnyBoard) -> str:
         ", ".join(f"`{each}`" for each in names),
         _ids(board),
         resource_of(name),
-        ", ".join(nodes) if isinstance(board, Board) or len(nodes) == 1 else " or ".join(nodes),
+        ", ".join(nodes) if isinstance(board, XrtBoard) or len(nodes) == 1 else " or ".join(nodes),
         "yes" if board.seen else "no",
         board.source,
     )
 
 
-def _ids(board: AnyBoard) -> str:
+def _ids(board: Board) -> str:
     """Vendor and device id of the function a pod works with, and its management function's."""
     match board:
-        case Board():
+        case XrtBoard():
             return f"{board.vendor}:{board.user_id}" + (f", {board.mgmt_id}" if board.mgmt_id else "")
-        case AmiBoard() | AmaBoard():
+        case AmiBoard() | Ma35dBoard():
             return ":".join(board.ids[:2])
         case ZoclBoard():
             return f"`{board.zocl}`"

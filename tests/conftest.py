@@ -15,7 +15,7 @@ from tests.double import KubeletDouble
 from tests.process import Service
 from xilinx_fpga_dp import service as service_module
 from xilinx_fpga_dp.settings import Settings
-from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 settings.register_profile(
     "project",

@@ -30,7 +30,7 @@ from xilinx_fpga_dp.model import Device, Inventory, Shell
 from xilinx_fpga_dp.resources.documents import cdi
 from xilinx_fpga_dp.resources.naming import SHARED, Naming, name_problem
 from xilinx_fpga_dp.resources.offers import offers_of
-from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
 A, B = "0000:11:00.1", "0000:21:00.1"

@@ -8,24 +8,24 @@ from typing import Any
 
 import pytest
 
-from tests.boards import all_rows
 from tests.conftest import settings_for
+from tests.observed_boards import all_rows
 from tests.process import COMMAND, cli
 from xilinx_fpga_dp.simulate.sysfs.boards import (
     ALIASES,
-    AMA_BOARDS,
+    ALL_BOARDS,
     AMI_BOARDS,
     BARE_BOARDS,
-    BOARDS,
-    EVERY_BOARD,
+    MA35D_BOARDS,
+    XRT_BOARDS,
     ZOCL_BOARDS,
 )
-from xilinx_fpga_dp.simulate.sysfs.node import Ids, SampleNode, is_known
+from xilinx_fpga_dp.simulate.sysfs.sample_node import Ids, SampleNode, is_known
 
 PAGE = Path(__file__).parent.parent / "docs" / "boards.md"
 _ROW = re.compile(r"\| (`[^|]+`) \| ([^|]+) \| `([^|]+)` \| ([^|]+) \| (yes|no) \| ([^|]+) \|")
 _LEFT_OUT = re.compile(r"\| `(\w[\w.-]+)`(?: \([^|]*\))? \| ([^|]+) \|")
-_EXPERIMENTAL = {*AMI_BOARDS, *AMA_BOARDS, *ZOCL_BOARDS}
+_EXPERIMENTAL = {*AMI_BOARDS, *MA35D_BOARDS, *ZOCL_BOARDS}
 
 
 def rows() -> dict[str, tuple[str, list[str]]]:
@@ -50,7 +50,7 @@ def test_the_page_has_the_tables_made_from_the_boards() -> None:
 
 
 def test_every_board_that_can_be_offered_has_a_row() -> None:
-    assert set(rows()) == {*BOARDS, *AMI_BOARDS, *AMA_BOARDS, *ZOCL_BOARDS, *ALIASES}
+    assert set(rows()) == {*XRT_BOARDS, *AMI_BOARDS, *MA35D_BOARDS, *ZOCL_BOARDS, *ALIASES}
 
 
 @pytest.mark.parametrize("name", rows())
@@ -96,16 +96,16 @@ def test_the_drivers_do_not_disturb_each_other(node: SampleNode) -> None:
 
 def test_every_row_of_the_facts_is_a_board() -> None:
     """By ids where a row has no name; a row of a board whose shell is another may share its ids."""
-    known = {(f"0x{board.vendor}", f"0x{board.user_id}") for board in BOARDS.values()}
+    known = {(f"0x{board.vendor}", f"0x{board.user_id}") for board in XRT_BOARDS.values()}
     known |= {("0x10ee", f"0x{board.dma_ids.device}") for board in AMI_BOARDS.values()}
-    known |= {("0x10ee", f"0x{board.ids.device}") for board in AMA_BOARDS.values()}
+    known |= {("0x10ee", f"0x{board.ids.device}") for board in MA35D_BOARDS.values()}
     others = [
         row["board"]
         for row in all_rows()
         if row["device_user"] and (row["vendor"], row["device_user"]) not in known
     ]
     assert others == ["U30"]  # an alpha shell with other ids
-    assert all(board.source for board in EVERY_BOARD.values())
+    assert all(board.source for board in ALL_BOARDS.values())
 
 
 class TestAws:

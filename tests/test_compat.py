@@ -31,7 +31,7 @@ from xilinx_fpga_dp.resources.naming import Naming
 from xilinx_fpga_dp.resources.rename_rules import Renaming
 from xilinx_fpga_dp.resources.rename_rules import parse as parse_rules
 from xilinx_fpga_dp.settings import BadSettings, Settings
-from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 from xilinx_fpga_dp.snapshot import Basis, Offering
 
 DATA: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "plugin-1.3.0.json").read_text())[

@@ -27,7 +27,7 @@ from tests.wire import pb
 from xilinx_fpga_dp import service as service_module
 from xilinx_fpga_dp.deviceplugin.messages import options
 from xilinx_fpga_dp.deviceplugin.registration import register
-from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
 U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"

@@ -26,7 +26,7 @@ from xilinx_fpga_dp.cli.diagnose import checks as diagnose
 from xilinx_fpga_dp.cli.diagnose import collect as examine
 from xilinx_fpga_dp.cli.diagnose.checks import Level, Node, Seen, Trouble
 from xilinx_fpga_dp.model import Device, LeftOut, Offer, Offers, Reason, Shell, Unit
-from xilinx_fpga_dp.simulate.sysfs.node import DAMAGES, Damage, SampleNode
+from xilinx_fpga_dp.simulate.sysfs.sample_node import DAMAGES, Damage, SampleNode
 
 U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
 VERSION_JSON = (

@@ -22,8 +22,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.boards import allocatable_rows, board_of, documented_tree, name_of
 from tests.conftest import settings_for
+from tests.observed_boards import allocatable_rows, board_of, documented_tree, name_of
 from tests.opened import Openings
 from tests.process import cli
 from tests.test_naming import kubelet_takes
@@ -36,7 +36,7 @@ from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors
 from xilinx_fpga_dp.model import Device, Inventory, Reason, Shell
 from xilinx_fpga_dp.resources.naming import Naming, name_problem
 from xilinx_fpga_dp.resources.offers import offers_of
-from xilinx_fpga_dp.simulate.sysfs.node import DAMAGES, Ids, SampleCard, SampleNode
+from xilinx_fpga_dp.simulate.sysfs.sample_node import DAMAGES, Ids, SampleNode, XrtCard
 
 RULES = Rules(recovery_checks=1, reset_grace=900)
 NAMING = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")
@@ -46,7 +46,7 @@ def scanner(node: SampleNode) -> Scanner:
     return Scanner(node.sysfs_root, node.dev_root, RULES)
 
 
-async def seen(node: SampleNode) -> tuple[SampleCard, Scanner, Device]:
+async def seen(node: SampleNode) -> tuple[XrtCard, Scanner, Device]:
     """A card, who looks at it, and the device it is."""
     card = node.add_card("u200")
     eyes = scanner(node)
@@ -688,10 +688,10 @@ class TestWhatIsOpened:
         eyes = scanner(node)
         assert len((await self._looked_at(eyes, opened)).devices) == len(cards)
         for change in (
-            SampleCard.firewall_trip,
-            SampleCard.reset_begin,
-            SampleCard.reset_end,
-            SampleCard.unbind,
+            XrtCard.firewall_trip,
+            XrtCard.reset_begin,
+            XrtCard.reset_end,
+            XrtCard.unbind,
         ):
             for card in cards:
                 change(card)
@@ -756,10 +756,10 @@ class TestAFirewallThatKeepsNoRecord:
     """Up to XRT 2022.1 its driver asks the management function for each answer, which may take 20 s."""
 
     @pytest.fixture(params=["2019.2", "2020.2", "2022.1"])
-    def card(self, node: SampleNode, request: pytest.FixtureRequest) -> SampleCard:
+    def card(self, node: SampleNode, request: pytest.FixtureRequest) -> XrtCard:
         return node.add_card("u55c", release=request.param)
 
-    async def test_is_asked_again_and_again(self, node: SampleNode, card: SampleCard) -> None:
+    async def test_is_asked_again_and_again(self, node: SampleNode, card: XrtCard) -> None:
         eyes = scanner(node)
         with mock.patch("xilinx_fpga_dp.discovery.slow_attributes._TRIP_EVERY", 0.05):
             assert (await settled(eyes)).devices[0].healthy
@@ -774,7 +774,7 @@ class TestAFirewallThatKeepsNoRecord:
             while (await eyes.scan(check=True)).devices[0].reason is not reason:
                 await asyncio.sleep(0.02)
 
-    async def test_holds_up_no_look_while_it_is_asked(self, node: SampleNode, card: SampleCard) -> None:
+    async def test_holds_up_no_look_while_it_is_asked(self, node: SampleNode, card: XrtCard) -> None:
         card.hang("firewall/level")
         eyes = scanner(node)
         with mock.patch("xilinx_fpga_dp.discovery.scanner._PATIENCE", 30):

@@ -18,7 +18,7 @@ from xilinx_fpga_dp import cli
 from xilinx_fpga_dp.cli.diagnose import checks as diagnose
 from xilinx_fpga_dp.model import Reason
 from xilinx_fpga_dp.resources.documents import nfd as labels
-from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("configuration", "operating", "security")

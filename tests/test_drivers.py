@@ -18,9 +18,9 @@ from xilinx_fpga_dp.discovery.drivers.zocl import board_of, shell_of
 from xilinx_fpga_dp.model import Device, Reason, Shell
 from xilinx_fpga_dp.resources.naming import Naming, name_problem
 from xilinx_fpga_dp.resources.offers import offers_of
-from xilinx_fpga_dp.simulate.sysfs.boards import Board
-from xilinx_fpga_dp.simulate.sysfs.cards import Card
-from xilinx_fpga_dp.simulate.sysfs.node import DAMAGES, SampleCard, SampleNode
+from xilinx_fpga_dp.simulate.sysfs.boards import XrtBoard
+from xilinx_fpga_dp.simulate.sysfs.sample_card import SampleCard
+from xilinx_fpga_dp.simulate.sysfs.sample_node import DAMAGES, SampleNode, XrtCard
 
 PREFIX = "xilinx.com/fpga-"
 FIVE = ("u200", "f1", "v80", "ma35d", "zcu102")
@@ -37,7 +37,7 @@ class Mixed:
         for other in ("xdma", "qdma", "npu"):
             node.plug(other)
 
-    def by_address(self) -> dict[str, Card]:
+    def by_address(self) -> dict[str, SampleCard]:
         return {card.address: card for cards in self.cards.values() for card in cards}
 
 
@@ -123,7 +123,7 @@ class TestAmi:
         """The link decides: XRT's tables have the V80's ids as well."""
         aveds = node.add_card("v80")
         xrts = node.add_card(
-            Board(
+            XrtBoard(
                 vbnv="xilinx_v80",
                 user_id=aveds.board.dma_ids.device,
                 mgmt_id=aveds.board.ids.device,
@@ -172,7 +172,7 @@ class TestAmazon:
         [card] = node.plug("f2")
         watched = scanner(node)
         await settled(watched)
-        assert isinstance(card, SampleCard)
+        assert isinstance(card, XrtCard)
         os.unlink(f"{card.user}/user_pf")
         for found in (await watched.scan(), await watched.check()):
             assert [(each.address, each.reason) for each in found.devices] == [
@@ -222,7 +222,7 @@ class TestU30:
 
     def test_one_bad_device_makes_its_card_unhealthy_and_no_other(self, node: SampleNode) -> None:
         bad, good = node.plug("u30"), node.plug("u30")
-        assert isinstance(bad[1], SampleCard)
+        assert isinstance(bad[1], XrtCard)
         bad[1].offline()
         health = {row["id"]: row["reason"] for row in listed(node)["devices"]}
         assert health == {bad[0].address: "offline", good[0].address: None}

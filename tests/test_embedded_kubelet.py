@@ -15,8 +15,8 @@ import pytest
 
 from tests.conftest import settings_for
 from tests.process import Service
-from xilinx_fpga_dp.simulate.kubelet import AdmissionError, Held, Kubelet
-from xilinx_fpga_dp.simulate.sysfs.node import SampleCard, SampleNode
+from xilinx_fpga_dp.simulate.kubelet import AdmissionError, Allocation, Kubelet
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard
 
 U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
 U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
@@ -56,7 +56,7 @@ class Stage:
     def counts(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
         return self.kubelet.capacity(), self.kubelet.allocatable()
 
-    async def get(self, pod: str, resource: str = U200, count: int = 1) -> Held:
+    async def get(self, pod: str, resource: str = U200, count: int = 1) -> Allocation:
         return (await self.kubelet.admit(pod, {resource: count}))[resource]
 
     async def refused(self, pod: str, resource: str = U200, count: int = 1) -> str:
@@ -64,11 +64,11 @@ class Stage:
             await self.kubelet.admit(pod, {resource: count})
         return str(refusal.value)
 
-    def card(self, held: Held) -> SampleCard:
+    def card(self, held: Allocation) -> XrtCard:
         return next(card for card in self.cards if held.ids == (card.address,))
 
 
-def nodes(held: Held) -> set[str]:
+def nodes(held: Allocation) -> set[str]:
     return {device.host_path for device in held.answer.devices}
 
 

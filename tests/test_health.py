@@ -34,8 +34,8 @@ from xilinx_fpga_dp.discovery.health import Look, Memory, Rules, first, hold, st
 from xilinx_fpga_dp.discovery.scanner import Scanner
 from xilinx_fpga_dp.discovery.sysfs import Wanted
 from xilinx_fpga_dp.model import Device, Reason, Shell
-from xilinx_fpga_dp.simulate.sysfs.node import SampleCard, SampleNode
-from xilinx_fpga_dp.simulate.sysfs.releases import DRIVER_VERSIONS
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard
+from xilinx_fpga_dp.simulate.sysfs.xrt_releases import DRIVER_VERSIONS
 
 U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
 U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
@@ -380,34 +380,34 @@ class TestPace:
 
 
 @pytest.fixture
-def pair(node: SampleNode) -> tuple[SampleCard, SampleCard]:
+def pair(node: SampleNode) -> tuple[XrtCard, XrtCard]:
     return node.add_card("u55c", "0000:11:00", release="2023.2"), node.add_card("u55c", "0000:21:00")
 
 
 @pytest.fixture
 def watched(
-    node: SampleNode, pair: tuple[SampleCard, SampleCard], kubelet: KubeletDouble, service: Service
+    node: SampleNode, pair: tuple[XrtCard, XrtCard], kubelet: KubeletDouble, service: Service
 ) -> KubeletDouble:
     kubelet.start()
     kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
     return kubelet
 
 
-def _back_from_vfio(card: SampleCard) -> None:
+def _back_from_vfio(card: XrtCard) -> None:
     card.unbind()
     card.bind()
 
 
-FAULTS: dict[str, tuple[Callable[[SampleCard], None], Callable[[SampleCard], None], Reason]] = {
-    "shutdown": (SampleCard.shutdown, SampleCard.online, Reason.SHUTDOWN),
-    "offline": (SampleCard.offline, SampleCard.mend, Reason.OFFLINE),
-    "not-ready": (SampleCard.not_ready, SampleCard.mend, Reason.NOT_READY),
-    "bad-state": (SampleCard.bad_state, SampleCard.mend, Reason.BAD_STATE),
-    "resetting": (SampleCard.reset_begin, SampleCard.reset_end, Reason.RESETTING),
-    "shell-unknown": (SampleCard.shell_unknown, SampleCard.mend, Reason.SHELL_UNKNOWN),
-    "no-driver": (SampleCard.unbind, SampleCard.bind, Reason.NO_DRIVER),
-    "no-driver (vfio)": (SampleCard.vfio, _back_from_vfio, Reason.NO_DRIVER),
-    "no management driver": (SampleCard.unbind_mgmt, SampleCard.bind_mgmt, Reason.NOT_READY),
+FAULTS: dict[str, tuple[Callable[[XrtCard], None], Callable[[XrtCard], None], Reason]] = {
+    "shutdown": (XrtCard.shutdown, XrtCard.online, Reason.SHUTDOWN),
+    "offline": (XrtCard.offline, XrtCard.mend, Reason.OFFLINE),
+    "not-ready": (XrtCard.not_ready, XrtCard.mend, Reason.NOT_READY),
+    "bad-state": (XrtCard.bad_state, XrtCard.mend, Reason.BAD_STATE),
+    "resetting": (XrtCard.reset_begin, XrtCard.reset_end, Reason.RESETTING),
+    "shell-unknown": (XrtCard.shell_unknown, XrtCard.mend, Reason.SHELL_UNKNOWN),
+    "no-driver": (XrtCard.unbind, XrtCard.bind, Reason.NO_DRIVER),
+    "no-driver (vfio)": (XrtCard.vfio, _back_from_vfio, Reason.NO_DRIVER),
+    "no management driver": (XrtCard.unbind_mgmt, XrtCard.bind_mgmt, Reason.NOT_READY),
     "unresponsive": (
         lambda card: card.hang("ready"),
         lambda card: card.unhang("ready"),
@@ -423,7 +423,7 @@ FAULTS: dict[str, tuple[Callable[[SampleCard], None], Callable[[SampleCard], Non
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_every_reason_is_raised_and_cleared(
-    watched: KubeletDouble, pair: tuple[SampleCard, SampleCard], service: Service, name: str
+    watched: KubeletDouble, pair: tuple[XrtCard, XrtCard], service: Service, name: str
 ) -> None:
     breaks, mends, reason = FAULTS[name]
     breaks(pair[0])
@@ -507,7 +507,7 @@ class TestAResetInTheMiddleOfALook:
         return [each.reason for each in (await scanner.scan(check=True)).devices]
 
 
-def _trips(card: SampleCard) -> Iterator[str]:
+def _trips(card: XrtCard) -> Iterator[str]:
     """Two trips on record, one after the other, that nothing else tells of; then a reset."""
     for level in ("2", "3"):
         card.write("firewall/level", level)
@@ -518,7 +518,7 @@ def _trips(card: SampleCard) -> Iterator[str]:
     yield from itertools.chain(card.resetting(), card.returning(suffix=1))
 
 
-def _one_by_one(card: SampleCard) -> Iterator[str]:
+def _one_by_one(card: XrtCard) -> Iterator[str]:
     """What else a fault shows in, each alone."""
     for attribute in ("rom/VBNV", "driver"):
         card.corrupt(attribute, "missing")
@@ -528,8 +528,8 @@ def _one_by_one(card: SampleCard) -> Iterator[str]:
         yield "bound anew"
 
 
-def _broken_and_mended(name: str) -> Callable[[SampleCard], Iterator[str]]:
-    def steps(card: SampleCard) -> Iterator[str]:
+def _broken_and_mended(name: str) -> Callable[[XrtCard], Iterator[str]]:
+    def steps(card: XrtCard) -> Iterator[str]:
         for change in FAULTS[name][:2]:
             change(card)
             yield name
@@ -537,7 +537,7 @@ def _broken_and_mended(name: str) -> Callable[[SampleCard], Iterator[str]]:
     return steps
 
 
-CHANGES: dict[str, Callable[[SampleCard], Iterator[str]]] = {
+CHANGES: dict[str, Callable[[XrtCard], Iterator[str]]] = {
     **{name: _broken_and_mended(name) for name in FAULTS if name != "unresponsive"},
     "reset": lambda card: itertools.chain(card.resetting(), card.returning(suffix=1)),
     "trips": _trips,
@@ -605,9 +605,7 @@ def test_a_reset_step_by_step(
     assert kubelet.ends == []
 
 
-def test_a_reset_of_all_cards_keeps_capacity(
-    watched: KubeletDouble, pair: tuple[SampleCard, SampleCard]
-) -> None:
+def test_a_reset_of_all_cards_keeps_capacity(watched: KubeletDouble, pair: tuple[XrtCard, XrtCard]) -> None:
     for card in pair:
         card.reset_begin()
     watched.wait_for(lambda: watched.allocatable(U55C) == 0)
@@ -621,7 +619,7 @@ def test_a_reset_of_all_cards_keeps_capacity(
 
 
 def test_a_hot_reset_off_the_bus_keeps_its_place(
-    watched: KubeletDouble, pair: tuple[SampleCard, SampleCard]
+    watched: KubeletDouble, pair: tuple[XrtCard, XrtCard]
 ) -> None:
     pair[0].offline()
     watched.wait_for(lambda: watched.allocatable(U55C) == 1)
@@ -645,7 +643,7 @@ def test_a_reset_that_never_ends_loses_its_place(node: SampleNode, kubelet: Kube
 
 
 def test_another_shell_after_the_reset_is_one_step(
-    watched: KubeletDouble, pair: tuple[SampleCard, SampleCard]
+    watched: KubeletDouble, pair: tuple[XrtCard, XrtCard]
 ) -> None:
     pair[0].reset_begin()
     watched.wait_for(lambda: watched.allocatable(U55C) == 1)
@@ -657,7 +655,7 @@ def test_another_shell_after_the_reset_is_one_step(
 
 
 def test_a_hanging_read_is_told_in_time_and_parks_one_thread(
-    watched: KubeletDouble, pair: tuple[SampleCard, SampleCard], service: Service
+    watched: KubeletDouble, pair: tuple[XrtCard, XrtCard], service: Service
 ) -> None:
     threads = len(os.listdir(f"/proc/{service.process.pid}/task"))
     pair[0].hang("dev_offline")

@@ -22,7 +22,7 @@ from tests.process import Service, cli, eventually
 from tests.wire import pods_grpc, pods_pb
 from xilinx_fpga_dp.kubelet.allocation_tracker import AllocationTracker
 from xilinx_fpga_dp.kubelet.podresources import PodResources
-from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
 U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"

@@ -13,7 +13,7 @@ from xilinx_fpga_dp.observe.device_log import DeviceEventLog
 from xilinx_fpga_dp.observe.logs import JsonLines, TextLines
 from xilinx_fpga_dp.resources.naming import Naming
 from xilinx_fpga_dp.resources.offers import offers_of
-from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 DEVICE = Device("0000:65:00.1", Shell("xilinx_u200_a", "1", None), "u200", "xocl")
 NAMING = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")

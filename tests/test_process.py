@@ -10,7 +10,7 @@ from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.process import Service
 from xilinx_fpga_dp.process import ssl_by_name
-from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 
 def test_the_service_at_work_has_loaded_none(node: SampleNode, kubelet: KubeletDouble) -> None:

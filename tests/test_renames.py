@@ -23,7 +23,7 @@ from xilinx_fpga_dp.model import Device, Shell
 from xilinx_fpga_dp.resources.compat_1_3_0 import names as compat
 from xilinx_fpga_dp.resources.naming import FIELDS, Naming
 from xilinx_fpga_dp.resources.rename_rules import MAX_BYTES, BadRenames, Renaming, parse
-from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 PREFIX = "xilinx.com/fpga-"
 BASE = Naming(PREFIX, "{shell}-{timestamp}")

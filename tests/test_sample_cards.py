@@ -7,17 +7,17 @@ from typing import get_args
 import pytest
 
 from tests.test_sample_node import driver, names, nodes, read
-from xilinx_fpga_dp.simulate.sysfs import node as sample
+from xilinx_fpga_dp.simulate.sysfs import sample_node as sample
 from xilinx_fpga_dp.simulate.sysfs.boards import (
-    AMA_BOARDS,
+    ALL_BOARDS,
     AMI_BOARDS,
     BARE_BOARDS,
-    BOARDS,
-    EVERY_BOARD,
+    MA35D_BOARDS,
+    XRT_BOARDS,
     ZOCL_BOARDS,
-    AnyBoard,
+    Board,
 )
-from xilinx_fpga_dp.simulate.sysfs.node import SampleCard, SampleNode, is_known, known_boards
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard, is_known, known_boards
 
 
 @pytest.fixture
@@ -257,8 +257,8 @@ class TestWholeCards:
     def test_u30_is_two_devices_behind_one_switch(self, node: SampleNode) -> None:
         first, second = node.plug("u30")
         other = node.plug("u30")
-        assert isinstance(first, SampleCard)
-        assert isinstance(second, SampleCard)
+        assert isinstance(first, XrtCard)
+        assert isinstance(second, XrtCard)
         assert first.serial == second.serial != ""
         above = os.path.commonpath([first.user, second.user])
         assert {name for name in os.listdir(above) if name.startswith("0000:")} == {
@@ -302,13 +302,13 @@ class TestWholeCards:
     def test_plain_names_for_the_type_checker_are_those_of_the_tables(self) -> None:
         for names_of, boards in (
             (sample.AmiName, AMI_BOARDS),
-            (sample.AmaName, AMA_BOARDS),
+            (sample.Ma35dName, MA35D_BOARDS),
             (sample.ZoclName, ZOCL_BOARDS),
             (sample.BareName, BARE_BOARDS),
         ):
             assert set(get_args(names_of)) == set(boards)
 
-    @pytest.mark.parametrize("name", EVERY_BOARD)
+    @pytest.mark.parametrize("name", ALL_BOARDS)
     def test_every_board_comes_and_goes(self, node: SampleNode, name: str) -> None:
         cards = node.plug(name)
         for card in cards:
@@ -324,7 +324,7 @@ class TestWholeCards:
 
     def test_nothing_collides_when_every_board_is_there(self, node: SampleNode) -> None:
         node.add_ordinary_devices()
-        cards = [card for name in EVERY_BOARD if name not in NOT_WITH_ZCU102 for card in node.plug(name)]
+        cards = [card for name in ALL_BOARDS if name not in NOT_WITH_ZCU102 for card in node.plug(name)]
         addresses = [card.address for card in cards]
         assert len(set(addresses)) == len(addresses)
         taken = [path for card in cards for path in card.nodes]
@@ -344,9 +344,9 @@ class TestWholeCards:
             "kv260",
             "vck190",
         } <= set(known_boards())
-        boards: list[AnyBoard] = list(EVERY_BOARD.values())
+        boards: list[Board] = list(ALL_BOARDS.values())
         assert all(len(board.source) > 5 for board in boards)
-        assert not BOARDS["u26z"].seen
+        assert not XRT_BOARDS["u26z"].seen
 
 
 NOT_WITH_ZCU102 = set(ZOCL_BOARDS) - {"zcu102"}

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.boards import Row, all_rows, allocatable_rows, board_of, documented_tree, name_of, slot_of
-from xilinx_fpga_dp.simulate.sysfs.boards import BOARDS
-from xilinx_fpga_dp.simulate.sysfs.node import DAMAGES, SampleCard, SampleNode
-from xilinx_fpga_dp.simulate.sysfs.releases import DRIVER_VERSIONS
+from tests.observed_boards import Row, all_rows, allocatable_rows, board_of, documented_tree, name_of, slot_of
+from xilinx_fpga_dp.simulate.sysfs.boards import XRT_BOARDS
+from xilinx_fpga_dp.simulate.sysfs.sample_node import DAMAGES, SampleNode, XrtCard
+from xilinx_fpga_dp.simulate.sysfs.xrt_releases import DRIVER_VERSIONS
 
 RELEASES = tuple(DRIVER_VERSIONS)
 NO_TRIP = "18446744073709551615\n"
 
-# Seen since data/boards.json was gathered; their sources are in simulate/boards.py
+# Seen since data/boards.json was gathered; their sources are in simulate/sysfs/boards.py
 SEEN_SINCE = {"u50lv", "vck5000-es1", "azure-np"}
 
 # userpf/xocl_sysfs.c in each release: when an attribute came
@@ -67,7 +67,7 @@ def names(path: str) -> set[str]:
     return set(os.listdir(path))
 
 
-def subdevices(card: SampleCard) -> set[str]:
+def subdevices(card: XrtCard) -> set[str]:
     """The kinds of sub-device the user function shows: `rom` for `rom.u.0`."""
     return {name.rpartition(".u.")[0] for name in names(card.user) if ".u." in name}
 
@@ -467,7 +467,7 @@ class TestRecipes:
         assert os.path.samefile(f"{card.user}/root_dev", card.user)
 
 
-def seen(card: SampleCard) -> tuple[str, ...]:
+def seen(card: XrtCard) -> tuple[str, ...]:
     """What of it can be seen, in a few words."""
     present = names(card.user)
     offline = read(card.path("dev_offline")).strip() if "dev_offline" in present else "-"
@@ -482,7 +482,7 @@ class TestSteps:
     ALL = ("user_pf", "ready", "drm", "driver", "rom", "xmc", "mailbox", "icap")
 
     @staticmethod
-    def play(card: SampleCard, steps: Iterator[str]) -> list[tuple[str, tuple[str, ...]]]:
+    def play(card: XrtCard, steps: Iterator[str]) -> list[tuple[str, tuple[str, ...]]]:
         return [(step, seen(card)) for step in steps]
 
     def test_reset_since_2020_1(self, node: SampleNode) -> None:
@@ -591,14 +591,14 @@ class TestEvents:
     @pytest.mark.parametrize(
         ("event", "attribute", "text"),
         [
-            (SampleCard.offline, "dev_offline", "1\n"),
-            (SampleCard.bad_state, "device_bad_state", "1\n"),
-            (SampleCard.not_ready, "ready", "0x0\n"),
-            (SampleCard.firewall_trip, "firewall/level", "2\n"),
+            (XrtCard.offline, "dev_offline", "1\n"),
+            (XrtCard.bad_state, "device_bad_state", "1\n"),
+            (XrtCard.not_ready, "ready", "0x0\n"),
+            (XrtCard.firewall_trip, "firewall/level", "2\n"),
         ],
     )
     def test_a_fault_and_its_end(
-        self, node: SampleNode, event: Callable[[SampleCard], None], attribute: str, text: str
+        self, node: SampleNode, event: Callable[[XrtCard], None], attribute: str, text: str
     ) -> None:
         card = node.add_card("u55c", release="2024.1")
         before = read(card.path(attribute))
@@ -699,9 +699,9 @@ class TestEvents:
 
 
 class TestBoards:
-    @pytest.mark.parametrize("name", [name for name, board in BOARDS.items() if board.seen])
+    @pytest.mark.parametrize("name", [name for name, board in XRT_BOARDS.items() if board.seen])
     def test_a_board_is_one_of_those_seen(self, name: str) -> None:
-        board = BOARDS[name]
+        board = XRT_BOARDS[name]
         if name in SEEN_SINCE:
             return
         rows = [row for row in all_rows() if row["vbnv"] == board.vbnv]
@@ -714,9 +714,9 @@ class TestBoards:
         assert board.logic_uuid in {None, *(board_of(row).logic_uuid for row in rows)}
         assert board.interface_uuid in {None, *(board_of(row).interface_uuid for row in rows)}
 
-    @pytest.mark.parametrize("name", [name for name, board in BOARDS.items() if not board.seen])
+    @pytest.mark.parametrize("name", [name for name, board in XRT_BOARDS.items() if not board.seen])
     def test_a_board_nobody_has_seen_has_ids_of_the_drivers_tables(self, name: str) -> None:
-        board = BOARDS[name]
+        board = XRT_BOARDS[name]
         assert "XRT devices.h" in board.source
         if name == "u25":  # only in the table of ids, section C.1
             return
@@ -743,7 +743,7 @@ class TestBoards:
     def test_there_are_as_many_as_the_sources_gave(self) -> None:
         assert len(allocatable_rows()) == 32
 
-    @pytest.mark.parametrize("name", BOARDS)
+    @pytest.mark.parametrize("name", XRT_BOARDS)
     def test_a_board_comes_and_goes_with_any_release(self, node: SampleNode, name: str) -> None:
         for release in ("2018.3", "2019.2", "2021.1", "2026.1"):
             card = node.add_card(name, release=release)

@@ -22,7 +22,7 @@ from tests.double import KubeletDouble
 from tests.faults.fuzz.seeds import SEEDS
 from tests.process import Service, cli, eventually
 from xilinx_fpga_dp.hostfiles.managed_file import ManagedFile
-from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 
 def test_sockets_and_locks_are_for_root_alone(node: SampleNode, kubelet: KubeletDouble) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.conftest import settings_for
 from tests.process import COMMAND, cli
 from xilinx_fpga_dp.settings import BadSettings, Settings, unknown_variables, variable
-from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.process import COMMAND, clean_environment, cli
-from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 
 def test_once_tells_the_whole_story_and_ends() -> None:

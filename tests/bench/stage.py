@@ -18,8 +18,8 @@ import grpc
 
 from tests.double import KubeletDouble
 from tests.process import clean_environment
-from xilinx_fpga_dp.simulate.sysfs.boards import BOARDS, Board
-from xilinx_fpga_dp.simulate.sysfs.node import Ids, SampleNode
+from xilinx_fpga_dp.simulate.sysfs.boards import XRT_BOARDS, XrtBoard
+from xilinx_fpga_dp.simulate.sysfs.sample_node import Ids, SampleNode
 
 _SHARED_MEMORY = "/dev/shm"
 _MEGABYTE = 1_000_000  # as in issue and table: 10^6 bytes
@@ -94,7 +94,7 @@ class Stage:
         settings: of the service, without their prefix.
     """
 
-    def __init__(self, boards: list[Board], *, functions: int = 0, **settings: str) -> None:
+    def __init__(self, boards: list[XrtBoard], *, functions: int = 0, **settings: str) -> None:
         self._directory = tempfile.mkdtemp(prefix="fpga-", dir=place())
         self.node = SampleNode(self._directory)
         self.node.add_ordinary_devices()
@@ -177,9 +177,9 @@ class Stage:
             )
 
 
-def cards(count: int, shells: int) -> list[Board]:
+def cards(count: int, shells: int) -> list[XrtBoard]:
     """So many cards, evenly of so many shells; beyond the boards there are, they differ in timestamp."""
-    known = [BOARDS[name] for name in ("u200", "u250", "u50", "u280")]
+    known = [XRT_BOARDS[name] for name in ("u200", "u250", "u50", "u280")]
     boards = [replace(known[n % len(known)], timestamp=1_700_000_000 + n) for n in range(shells)]
     return [boards[number % shells] for number in range(count)]
 

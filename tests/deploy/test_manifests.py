@@ -14,7 +14,7 @@ from tests.deploy.manifests import CHART, DEPLOY, PROJECT, STATIC, documents, fa
 from tests.process import cli
 from xilinx_fpga_dp import __version__
 from xilinx_fpga_dp.settings import Settings, variable
-from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 DAEMONSET = only("DaemonSet", STATIC.read_text())
 EXAMPLES = sorted((DEPLOY / "examples").glob("*.yaml"))

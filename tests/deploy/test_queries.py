@@ -21,7 +21,7 @@ from tests.deploy.queries import Selector, grouping, selectors
 from tests.double import KubeletDouble
 from tests.process import Service, eventually
 from xilinx_fpga_dp.model import Reason
-from xilinx_fpga_dp.simulate.sysfs.node import SampleNode
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 RULES: list[dict[str, Any]] = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())["groups"][
     0

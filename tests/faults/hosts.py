@@ -17,7 +17,7 @@ from tests.faults.fault import EVER, PACED, Catalogue
 from tests.faults.kubelets import ALL, no_mounts
 from tests.faults.stage import EVENT, Stage, descriptors, own_namespaces, wait_until
 from tests.process import remove
-from xilinx_fpga_dp.simulate.sysfs.node import DAMAGES
+from xilinx_fpga_dp.simulate.sysfs.sample_node import DAMAGES
 
 faults = Catalogue()
 fault = faults.fault

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, Self
 from tests.conftest import settings_for
 from tests.double import KubeletDouble, NoEndpoint
 from tests.process import Service, eventually
-from xilinx_fpga_dp.simulate.sysfs.node import SampleCard, SampleNode
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard
 
 SHELLS = {
     "u200": "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320",
@@ -134,7 +134,7 @@ class Stage:
 
     # The node
 
-    def cards(self, shell: str) -> list[SampleCard]:
+    def cards(self, shell: str) -> list[XrtCard]:
         """The cards of a shell."""
         return [card for card in self.node.cards if card.board.vbnv.startswith(f"xilinx_{shell}_")]
 

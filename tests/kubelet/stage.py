@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xilinx_fpga_dp.simulate.sysfs.node import SampleCard, SampleNode
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard
 
 from .namespace import NodeError, Process, fake_devices, wait_for
 from .node import DeviceUpdate, Node, PodStatus
@@ -105,7 +105,7 @@ class Stage:
     node: Node
     report: Report
     sample: LiveSample
-    cards: list[SampleCard] = field(default_factory=list)
+    cards: list[XrtCard] = field(default_factory=list)
     services: list[Process] = field(default_factory=list)
     pods: list[str] = field(default_factory=list)
 

@@ -169,11 +169,11 @@ def _explain(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _simulate(settings: Settings, options: argparse.Namespace) -> int:
-    from xilinx_fpga_dp.simulate import demo as story  # noqa: PLC0415
+    from xilinx_fpga_dp.simulate import demo  # noqa: PLC0415
 
     if options.node is not None:
-        return story.build_node(options.node, options.board)
-    return asyncio.run(story.play(settings, options.board, once=options.once))
+        return demo.build_node(options.node, options.board)
+    return asyncio.run(demo.run_demo(settings, options.board, once=options.once))
 
 
 _COMMANDS: dict[str, Callable[[Settings, argparse.Namespace], int]] = {

@@ -15,8 +15,15 @@ from contextlib import suppress
 
 from xilinx_fpga_dp.observe.table import columns
 from xilinx_fpga_dp.settings import Settings
-from xilinx_fpga_dp.simulate.kubelet import AdmissionError, Held, Kubelet
-from xilinx_fpga_dp.simulate.sysfs.node import STATES, Card, SampleCard, SampleNode, is_known, known_boards
+from xilinx_fpga_dp.simulate.kubelet import AdmissionError, Allocation, Kubelet
+from xilinx_fpga_dp.simulate.sysfs.sample_node import (
+    STATES,
+    SampleCard,
+    SampleNode,
+    XrtCard,
+    is_known,
+    known_boards,
+)
 
 # Two of one shell, one of another, and one whose timestamp is 0.
 DEFAULT_BOARDS = ("u200", "u200", "u250", "u55c")
@@ -57,7 +64,7 @@ def build_node(directory: str, boards: Sequence[str]) -> int:
     return 0
 
 
-async def play(settings: Settings, boards: Sequence[str], *, once: bool) -> int:
+async def run_demo(settings: Settings, boards: Sequence[str], *, once: bool) -> int:
     """Play the story; then, unless ``once``, stay up until Ctrl-C. Return the exit code."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -68,7 +75,7 @@ async def play(settings: Settings, boards: Sequence[str], *, once: bool) -> int:
         except UnknownBoard as error:
             print(error, file=sys.stderr)
             return 2
-        story = Story(node, cards, settings)
+        story = Demo(node, cards, settings)
         telling = asyncio.create_task(story.tell(stay=None if once else stop))
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait({telling, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -86,13 +93,13 @@ async def play(settings: Settings, boards: Sequence[str], *, once: bool) -> int:
     return 0
 
 
-class Story:
+class Demo:
     """One play, from an empty socket directory to an empty socket directory."""
 
-    def __init__(self, node: SampleNode, cards: Sequence[Card], settings: Settings) -> None:
+    def __init__(self, node: SampleNode, cards: Sequence[SampleCard], settings: Settings) -> None:
         self._node = node
         self._cards = cards
-        self._offered: list[Card] = []
+        self._offered: list[SampleCard] = []
         self._count = 0  # device ids: two devices of one card may be one, and one device several
         self._replicas = settings.shared_replicas
         self._kubelet = Kubelet(node.socket_dir)
@@ -174,7 +181,7 @@ class Story:
         )
         self._describe()
 
-    async def _allocated(self) -> tuple[str, Held]:
+    async def _allocated(self) -> tuple[str, Allocation]:
         resource = next(iter(self._kubelet.allocatable()))
         _title(f"A pod asks for one {resource}")
         held = await self._admit("mypod", resource)
@@ -189,10 +196,10 @@ class Story:
     async def _fault_and_recovery(self) -> None:
         card = self._offered[-1]
         before = sum(self._kubelet.allocatable().values())
-        trips = isinstance(card, SampleCard) and card.release >= _FIRST_WITH_HEALTH
+        trips = isinstance(card, XrtCard) and card.release >= _FIRST_WITH_HEALTH
         what = "goes offline" if trips else "loses its driver"
         _title(f"The {card.title} at {card.address} {what}")
-        if trips and isinstance(card, SampleCard):
+        if trips and isinstance(card, XrtCard):
             card.firewall_trip()
         else:
             card.unbind()
@@ -202,7 +209,7 @@ class Story:
         )
         self._describe()
         _title("It is reset, and comes back with another render node" if trips else "It gets its driver back")
-        if trips and isinstance(card, SampleCard):
+        if trips and isinstance(card, XrtCard):
             card.reset_begin()
             await asyncio.sleep(_RESET)
             card.reset_end(render=_ANOTHER_RENDER_NODE)
@@ -212,7 +219,7 @@ class Story:
         await self._until(lambda: sum(self._kubelet.allocatable().values()) == before, "all Healthy again")
         self._describe()
 
-    async def _kubelet_restarted(self, resource: str, held: Held) -> None:
+    async def _kubelet_restarted(self, resource: str, held: Allocation) -> None:
         _title("kubelet restarts: it removes every socket and forgets every plugin")
         capacity = self._kubelet.capacity()
         await self._kubelet.stop()
@@ -242,7 +249,7 @@ class Story:
 
     def _how_to_play(self) -> None:
         _title("All well. This stays up until Ctrl-C; play with it from another terminal")
-        xrt = next((card for card in self._offered if isinstance(card, SampleCard)), None)
+        xrt = next((card for card in self._offered if isinstance(card, XrtCard)), None)
         if xrt:
             _say([f"echo 1 > {xrt.path('dev_offline')}   # a card breaks; echo 0 mends it"])
         _say([
@@ -251,7 +258,7 @@ class Story:
             f"  {' '.join(_PROGRAM)} list",
         ])  # fmt: skip
 
-    async def _admit(self, pod: str, resource: str) -> Held:
+    async def _admit(self, pod: str, resource: str) -> Allocation:
         try:
             return (await self._kubelet.admit(pod, {resource: 1}))[resource]
         except AdmissionError as error:
@@ -289,7 +296,7 @@ class Story:
         await self._kubelet.stop()
 
 
-def _sample_node(directory: str, boards: Sequence[str]) -> tuple[SampleNode, list[Card]]:
+def _sample_node(directory: str, boards: Sequence[str]) -> tuple[SampleNode, list[SampleCard]]:
     names = list(boards) or list(DEFAULT_BOARDS)
     for name in names:
         if not is_known(name):
@@ -299,7 +306,7 @@ def _sample_node(directory: str, boards: Sequence[str]) -> tuple[SampleNode, lis
             )
     node = SampleNode(directory)
     node.add_ordinary_devices()
-    cards: list[Card] = []
+    cards: list[SampleCard] = []
     for index, name in enumerate(names):
         try:
             cards += node.plug(name, numa_node=index % 2)

@@ -34,7 +34,7 @@ class AdmissionError(Exception):
 
 
 @dataclass(slots=True, eq=False)
-class Endpoint:
+class RegisteredPlugin:
     """A plugin as kubelet knows it, as long as it lists."""
 
     channel: Channel
@@ -46,7 +46,7 @@ class Endpoint:
 
 
 @dataclass(slots=True)
-class Resource:
+class ResourceState:
     """What kubelet knows of a resource, whoever told it: the last list counts.
 
     Attributes:
@@ -55,7 +55,7 @@ class Resource:
     """
 
     devices: dict[str, v1beta1.Device] = field(default_factory=dict)
-    endpoints: list[Endpoint] = field(default_factory=list)
+    endpoints: list[RegisteredPlugin] = field(default_factory=list)
     stopped: float | None = None
 
     def healthy(self) -> set[str]:
@@ -66,7 +66,7 @@ class Resource:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Allocation:
     """What a container holds of one resource: kept over restarts and given again as it was."""
 
     ids: tuple[str, ...]
@@ -83,8 +83,8 @@ class Kubelet(v1beta1.RegistrationBase):
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self.changes = Latest(0)
-        self._resources: dict[str, Resource] = {}
-        self._held: dict[tuple[str, str], Held] = {}  # by pod and resource
+        self._resources: dict[str, ResourceState] = {}
+        self._held: dict[tuple[str, str], Allocation] = {}  # by pod and resource
         self._streams: set[asyncio.Task[None]] = set()
         self._server: Server | None = None
 
@@ -132,8 +132,8 @@ class Kubelet(v1beta1.RegistrationBase):
             channel.close()
             raise
         # An older plugin of that name goes on listing beside it, as at kubelets from 1.37 on.
-        endpoint = Endpoint(channel, options)
-        resource = self._resources.setdefault(message.resource_name, Resource())
+        endpoint = RegisteredPlugin(channel, options)
+        resource = self._resources.setdefault(message.resource_name, ResourceState())
         resource.endpoints.append(endpoint)
         resource.stopped = None
         task = asyncio.create_task(self._follow(resource, endpoint))
@@ -161,13 +161,13 @@ class Kubelet(v1beta1.RegistrationBase):
             counts[resource] = counts.get(resource, 0) + len(held.ids)
         return counts
 
-    async def admit(self, pod: str, requests: Mapping[str, int]) -> dict[str, Held]:
+    async def admit(self, pod: str, requests: Mapping[str, int]) -> dict[str, Allocation]:
         """Give a pod's only container what it asks for; a pod that is known gets what it had.
 
         Raises:
             AdmissionError: there are not enough healthy free devices, or the plugin refused.
         """
-        given: dict[tuple[str, str], Held] = {}
+        given: dict[tuple[str, str], Allocation] = {}
         for resource, count in requests.items():
             if (pod, resource) not in self._held:
                 given[pod, resource] = await self._allocate(resource, count)
@@ -180,8 +180,8 @@ class Kubelet(v1beta1.RegistrationBase):
         for key in [key for key in self._held if key[0] == pod]:
             del self._held[key]
 
-    async def _allocate(self, resource: str, count: int) -> Held:
-        known = self._resources.get(resource, Resource())
+    async def _allocate(self, resource: str, count: int) -> Allocation:
+        known = self._resources.get(resource, ResourceState())
         taken = {each for (_, name), held in self._held.items() if name == resource for each in held.ids}
         free = sorted(known.healthy() - taken)
         if len(free) < count:
@@ -205,9 +205,9 @@ class Kubelet(v1beta1.RegistrationBase):
             raise AdmissionError(
                 f"UnexpectedAdmissionError: Allocate failed due to {_as_go(error)}, which is unexpected"
             ) from error
-        return Held(ids, answer.container_responses[0])
+        return Allocation(ids, answer.container_responses[0])
 
-    async def _preferred(self, endpoint: Endpoint, free: list[str], count: int) -> tuple[str, ...]:
+    async def _preferred(self, endpoint: RegisteredPlugin, free: list[str], count: int) -> tuple[str, ...]:
         if not endpoint.options.get_preferred_allocation_available:
             return tuple(free[:count])
         request = v1beta1.ContainerPreferredAllocationRequest(available_deviceIDs=free, allocation_size=count)
@@ -218,7 +218,7 @@ class Kubelet(v1beta1.RegistrationBase):
         # A plugin's preference is a wish: what is missing is filled up (manager.go devicesToAllocate).
         return tuple((chosen + [each for each in free if each not in chosen])[:count])
 
-    async def _follow(self, resource: Resource, endpoint: Endpoint) -> None:
+    async def _follow(self, resource: ResourceState, endpoint: RegisteredPlugin) -> None:
         """Read one plugin's lists until its stream ends; then it has to register again."""
         try:
             async for message in endpoint.stub.list_and_watch():
@@ -233,7 +233,7 @@ class Kubelet(v1beta1.RegistrationBase):
             endpoint.channel.close()
             self._changed()
 
-    def _alive(self) -> dict[str, Resource]:
+    def _alive(self) -> dict[str, ResourceState]:
         now = time.monotonic()
         return {
             name: resource
@@ -265,14 +265,16 @@ class Kubelet(v1beta1.RegistrationBase):
             async with aiofiles.open(os.path.join(self.directory, CHECKPOINT)) as file:
                 entries = json.loads(await file.read())
             self._held = {
-                (entry["pod"], entry["resource"]): Held(
+                (entry["pod"], entry["resource"]): Allocation(
                     tuple(entry["ids"]),
                     v1beta1.ContainerAllocateResponse.parse(base64.b64decode(entry["answer"])),
                 )
                 for entry in entries["grants"]
             }
             # A resource that was registered has capacity 0 until its plugin is back (manager.go).
-            self._resources = {name: Resource(stopped=time.monotonic()) for name in entries["registered"]}
+            self._resources = {
+                name: ResourceState(stopped=time.monotonic()) for name in entries["registered"]
+            }
 
 
 def _as_go(error: Exception) -> str:

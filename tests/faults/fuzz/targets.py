@@ -42,7 +42,7 @@ from xilinx_fpga_dp.rpc.api import deviceplugin_v1beta1 as v1beta1
 from xilinx_fpga_dp.rpc.api import podresources_v1 as v1
 from xilinx_fpga_dp.rpc.codec import Codec
 from xilinx_fpga_dp.settings import BadSettings, Settings
-from xilinx_fpga_dp.simulate.sysfs.node import Card, SampleNode
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleCard, SampleNode
 from xilinx_fpga_dp.snapshot import Offering
 from xilinx_fpga_dp.wiring import allocator_of, scanner_of
 
@@ -265,7 +265,7 @@ def _node() -> tuple[asyncio.AbstractEventLoop, Settings, tuple[str, ...]]:
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     threading.excepthook = lambda failure: _raised.append(repr(failure.exc_value))
     node = SampleNode(directory)
-    cards: dict[str, Card] = {"u200": node.add_card("u200", "0000:11:00"), "v80": node.add_card("v80")}
+    cards: dict[str, SampleCard] = {"u200": node.add_card("u200", "0000:11:00"), "v80": node.add_card("v80")}
     cards |= {"ma35d": node.add_card("ma35d"), "kv260": node.add_card("kv260")}
     node.add_card("u200", "0000:21:00")
     paths = [card.path(name) for board, card in cards.items() for name in _READ[board]]

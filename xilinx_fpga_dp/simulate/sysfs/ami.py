@@ -9,8 +9,8 @@ from typing import Literal, TypeAlias
 
 from xilinx_fpga_dp.simulate.sysfs.boards import AmiBoard
 from xilinx_fpga_dp.simulate.sysfs.bus import PciFunction, Tree
-from xilinx_fpga_dp.simulate.sysfs.cards import Card
 from xilinx_fpga_dp.simulate.sysfs.files import Content, link
+from xilinx_fpga_dp.simulate.sysfs.sample_card import SampleCard
 
 State: TypeAlias = Literal["INIT", "READY", "MISSING_INFO", "NO_AMC", "INIT_ERROR", "SHUTDOWN", "COMPAT"]
 
@@ -67,7 +67,7 @@ class AmiDriver:
         self._node.files.put(f"{self.folder}/devices", "\n".join([str(len(rows)), *rows]))
 
 
-class AmiCard(Card):
+class AmiCard(SampleCard):
     """A card of AVED: `ami` has function 0 and its attributes, `qdma-pf` function 1.
 
     An attribute is named by its path in the directory of function 0: ``dev_state``, ``board_serial``.

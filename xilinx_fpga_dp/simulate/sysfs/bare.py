@@ -6,10 +6,10 @@ ignored, as an NPU.
 
 from xilinx_fpga_dp.simulate.sysfs.boards import BareBoard
 from xilinx_fpga_dp.simulate.sysfs.bus import PciFunction, Tree
-from xilinx_fpga_dp.simulate.sysfs.cards import Card
+from xilinx_fpga_dp.simulate.sysfs.sample_card import SampleCard
 
 
-class BareCard(Card):
+class BareCard(SampleCard):
     """The functions of one slot, each with its driver or none."""
 
     def __init__(self, node: Tree, board: BareBoard, slot: str, *, numa_node: int) -> None:

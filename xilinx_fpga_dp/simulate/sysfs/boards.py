@@ -12,7 +12,7 @@ from xilinx_fpga_dp.simulate.sysfs.bus import Ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Board:
+class XrtBoard:
     """One kind of card with a shell on it, as its drivers show it.
 
     Attributes:
@@ -84,7 +84,7 @@ class AmiBoard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AmaBoard:
+class Ma35dBoard:
     """One kind of card of AMD's AMA video SDK; it has ``count`` devices."""
 
     product: str
@@ -127,20 +127,20 @@ class BareBoard:
     slots: tuple[str, ...] = ()
 
 
-AnyBoard: TypeAlias = Board | AmiBoard | AmaBoard | ZoclBoard | BareBoard
+Board: TypeAlias = XrtBoard | AmiBoard | Ma35dBoard | ZoclBoard | BareBoard
 
 
-def _1rp(vbnv: str, timestamp: int, ids: tuple[str, str], source: str) -> Board:
+def _1rp(vbnv: str, timestamp: int, ids: tuple[str, str], source: str) -> XrtBoard:
     user, mgmt = ids
-    return Board(vbnv=vbnv, timestamp=timestamp, user_id=user, mgmt_id=mgmt, source=source, metadata=False)
+    return XrtBoard(vbnv=vbnv, timestamp=timestamp, user_id=user, mgmt_id=mgmt, source=source, metadata=False)
 
 
-def _2rp(vbnv: str, ids: tuple[str, str], source: str) -> Board:
+def _2rp(vbnv: str, ids: tuple[str, str], source: str) -> XrtBoard:
     user, mgmt = ids
-    return Board(vbnv=vbnv, user_id=user, mgmt_id=mgmt, source=source)
+    return XrtBoard(vbnv=vbnv, user_id=user, mgmt_id=mgmt, source=source)
 
 
-def _table(vbnv: str, ids: tuple[str, str]) -> Board:
+def _table(vbnv: str, ids: tuple[str, str]) -> XrtBoard:
     """Nobody published what such a card shows; without a shell the driver calls it so."""
     return replace(_2rp(vbnv, ids, "XRT devices.h"), seen=False)
 
@@ -149,7 +149,7 @@ _XRT = "https://github.com/Xilinx/XRT/pull/"
 _VIDEO_SDK = "Xilinx/video-sdk, card management guide"
 
 _U200 = _1rp("xilinx_u200_xdma_201830_2", 1561465320, ("5001", "5000"), f"{_XRT}5616")
-_U30 = Board(
+_U30 = XrtBoard(
     vbnv="xilinx_u30_gen3x4_base_1",
     user_id="513d",
     mgmt_id="513c",
@@ -167,7 +167,7 @@ _AWS_FPGA = "https://github.com/aws/aws-fpga"
 _AWS_TIMESTAMP = 0xABCD  # subdev/feature_rom.c
 
 # Its management function is mpd's, from user space: sdk/userspace/include/hal/fpga_common.h in aws/aws-fpga
-_F1 = Board(
+_F1 = XrtBoard(
     vbnv="xilinx_aws-vu9p-f1_shell-v04261818_201920_3",
     timestamp=_AWS_TIMESTAMP,
     user_id="f010",
@@ -187,7 +187,7 @@ _F1 = Board(
 _F2_FUNCTIONS = (Ids("1d0f", "9048", "058000"), Ids("1d0f", "9248", "058000"))
 _AZURE_SLOTS = ("d34a:00:00", "8c01:00:00", "4e22:00:00", "b7f0:00:00")  # made up: Hyper-V counts no domains
 
-BOARDS: Mapping[str, Board] = {
+XRT_BOARDS: Mapping[str, XrtBoard] = {
     "u200": _U200,
     "u200-2019.1": replace(_U200, release="2019.1"),
     "u200-2018.3": replace(
@@ -199,7 +199,7 @@ BOARDS: Mapping[str, Board] = {
         ),
         release="2018.3",
     ),
-    "u200-2rp": Board(
+    "u200-2rp": XrtBoard(
         vbnv="xilinx_u200_gen3x16_xdma_base_1",
         user_id="5001",
         mgmt_id="5000",
@@ -208,7 +208,7 @@ BOARDS: Mapping[str, Board] = {
     ),
     "u250": _1rp("xilinx_u250_xdma_201830_2", 1561656294, ("5005", "5004"), f"{_XRT}2554"),
     # A base that waits for its shell, and one that has got it (xbmgmt program --shell)
-    "u250-base": Board(
+    "u250-base": XrtBoard(
         vbnv="xilinx_u250_gen3x16_base",
         user_id="5005",
         mgmt_id="5004",
@@ -216,14 +216,14 @@ BOARDS: Mapping[str, Board] = {
         logic_uuid="38932b102cb9ef9ed81d66f250097e2f",
         interface_uuid="2fc0b9d0d5500e2dbea94af4758726a2",
     ),
-    "u250-2rp": Board(
+    "u250-2rp": XrtBoard(
         vbnv="xilinx_u250_gen3x16_xdma_shell_4_1",
         user_id="5005",
         mgmt_id="5004",
         source="xbutil output, renderD133 at 0000:88:00.1",
         base_uuid="38932b102cb9ef9ed81d66f250097e2f",  # of the base above; this one's is not known
     ),
-    "u280": Board(
+    "u280": XrtBoard(
         vbnv="xilinx_u280_gen3x16_xdma_base_1",
         user_id="500d",
         mgmt_id="500c",
@@ -238,7 +238,7 @@ BOARDS: Mapping[str, Board] = {
         source="https://github.com/Xilinx/video-sdk/issues/8",
         slots=tuple(f"0000:00:{slot:02x}" for slot in range(0x1F, 0x0F, -1)),
     ),
-    "u50": Board(
+    "u50": XrtBoard(
         vbnv="xilinx_u50_gen3x16_xdma_201920_3",
         user_id="5021",
         mgmt_id="5020",
@@ -252,7 +252,7 @@ BOARDS: Mapping[str, Board] = {
         "xbmgmt output, card 0000:c3:00.0; ids XRT devices.h",
     ),
     "u50c": _table("xilinx_u50c", ("506d", "506c")),
-    "u55c": Board(
+    "u55c": XrtBoard(
         vbnv="xilinx_u55c_gen3x16_xdma_base_3",
         user_id="505d",
         mgmt_id="505c",
@@ -261,7 +261,7 @@ BOARDS: Mapping[str, Board] = {
         interface_uuid="b7ac1abe1e3e1cb686d5a81232452676",
         expansion_rom=True,
     ),
-    "u55n": Board(
+    "u55n": XrtBoard(
         vbnv="xilinx_u55n_gen3x4_xdma_base_2",
         user_id="5059",
         mgmt_id="5058",
@@ -269,7 +269,7 @@ BOARDS: Mapping[str, Board] = {
         logic_uuid="83f843c29fc5103979167817fbd1fe42",
         interface_uuid="28483a7a1386a4f14fc2f28b3d0a658c",
     ),
-    "u2": Board(
+    "u2": XrtBoard(
         vbnv="xilinx_u2_gen3x4_xdma_base_1",
         user_id="6988",
         mgmt_id="6987",
@@ -284,7 +284,7 @@ BOARDS: Mapping[str, Board] = {
         golden_id="d04c",
     ),
     "u26z": _table("xilinx_u26z", ("504f", "504e")),
-    "v70": Board(
+    "v70": XrtBoard(
         vbnv="xilinx_v70_gen5x8_qdma_base_2",
         user_id="5095",
         mgmt_id="5094",
@@ -295,7 +295,7 @@ BOARDS: Mapping[str, Board] = {
         firewall=False,  # devices.h RES_USER_V70_VSEC
         versal=True,
     ),
-    "vck5000": Board(
+    "vck5000": XrtBoard(
         vbnv="xilinx_vck5000_gen3x16_xdma_base_1",
         user_id="5049",
         mgmt_id="5048",
@@ -306,7 +306,7 @@ BOARDS: Mapping[str, Board] = {
         firewall=False,  # devices.h RES_USER_VERSAL_VSEC
         versal=True,
     ),
-    "vck5000-es1": Board(
+    "vck5000-es1": XrtBoard(
         vbnv="xilinx_vck5000-es1_gen3x16_base_2",
         user_id="5045",
         mgmt_id="5044",
@@ -392,7 +392,7 @@ BOARDS: Mapping[str, Board] = {
         slots=_F2_SLOTS,
     ),
     # Azure NP: a U250 without its management function, in a domain of its own (pci-hyperv.c)
-    "azure-np": Board(
+    "azure-np": XrtBoard(
         vbnv="xilinx_u250_gen3x16_xdma_shell_2_1",
         user_id="5005",
         source="the resource name in kubernetes/autoscaler, cloudprovider/azure/azure_template.go",
@@ -413,8 +413,8 @@ AMI_BOARDS: Mapping[str, AmiBoard] = {
 }
 """Boards whose driver is `ami`."""
 
-AMA_BOARDS: Mapping[str, AmaBoard] = {
-    "ma35d": AmaBoard(
+MA35D_BOARDS: Mapping[str, Ma35dBoard] = {
+    "ma35d": Ma35dBoard(
         product="MA35D",
         ids=Ids("10ee", "5070", "048000"),  # "Multimedia controller" in lspci
         source="MA35D SDK, README of 1.5.0; Xilinx/FPGA_as_a_Service, k8s-device-plugin/fpga.go",
@@ -497,4 +497,4 @@ BARE_BOARDS: Mapping[str, BareBoard] = {
 
 ALIASES: Mapping[str, str] = {"vt1": "u30-vt1"}
 
-EVERY_BOARD: Mapping[str, AnyBoard] = {**BOARDS, **AMI_BOARDS, **AMA_BOARDS, **ZOCL_BOARDS, **BARE_BOARDS}
+ALL_BOARDS: Mapping[str, Board] = {**XRT_BOARDS, **AMI_BOARDS, **MA35D_BOARDS, **ZOCL_BOARDS, **BARE_BOARDS}

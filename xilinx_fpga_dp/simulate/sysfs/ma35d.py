@@ -7,10 +7,10 @@ nobody published the content of `device_info` beyond the names of its lines.
 
 from collections.abc import Sequence
 
-from xilinx_fpga_dp.simulate.sysfs.boards import AmaBoard
+from xilinx_fpga_dp.simulate.sysfs.boards import Ma35dBoard
 from xilinx_fpga_dp.simulate.sysfs.bus import PciFunction, Tree
-from xilinx_fpga_dp.simulate.sysfs.cards import Card
 from xilinx_fpga_dp.simulate.sysfs.files import Content, Numbers
+from xilinx_fpga_dp.simulate.sysfs.sample_card import SampleCard
 
 _DRIVER = "transcoder"
 _MODULE = "ama_transcoder"
@@ -18,7 +18,7 @@ _MISC_MAJOR = 10  # misc.h MISC_MAJOR
 _FIRST_MINOR = 120  # any free one
 
 
-class AmaCard(Card):
+class Ma35dCard(SampleCard):
     """One of the two devices of an MA35D, each with a link of its own (x4x4 bifurcation).
 
     An attribute is named by its path in the device's directory of class `misc`: ``bus_id``, ``device_info``.
@@ -28,7 +28,7 @@ class AmaCard(Card):
         self,
         node: Tree,
         numbers: Numbers,
-        board: AmaBoard,
+        board: Ma35dBoard,
         slot: str,
         *,
         serial: str | None,

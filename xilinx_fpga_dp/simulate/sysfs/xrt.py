@@ -9,12 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
-from xilinx_fpga_dp.simulate.sysfs import releases
-from xilinx_fpga_dp.simulate.sysfs.boards import BOARDS, Board
+from xilinx_fpga_dp.simulate.sysfs import xrt_releases as releases
+from xilinx_fpga_dp.simulate.sysfs.boards import XRT_BOARDS, XrtBoard
 from xilinx_fpga_dp.simulate.sysfs.bus import Ids, PciFunction, Tree, device
-from xilinx_fpga_dp.simulate.sysfs.cards import Card
 from xilinx_fpga_dp.simulate.sysfs.files import Content, link
-from xilinx_fpga_dp.simulate.sysfs.releases import DRIVER_VERSIONS
+from xilinx_fpga_dp.simulate.sysfs.sample_card import SampleCard
+from xilinx_fpga_dp.simulate.sysfs.xrt_releases import DRIVER_VERSIONS
 
 Image: TypeAlias = Literal["shell", "golden", "recovery"]
 
@@ -24,7 +24,7 @@ _XRT_MAJOR = 511  # any dynamic one
 class _XrtFunction(PciFunction):
     """A function of an XRT card with its sub-devices. ``side``: `u` or `m`, user or management."""
 
-    def __init__(self, card: "SampleCard", side: str, address: str, device_id: str, above: str) -> None:
+    def __init__(self, card: "XrtCard", side: str, address: str, device_id: str, above: str) -> None:
         board = card.board
         ids = Ids(board.vendor, device_id, board.pci_class, board.subsystem)
         super().__init__(card.node, address, ids, above, card.numa_node)
@@ -97,7 +97,7 @@ class _XrtFunction(PciFunction):
         return {"xrt_user" if self._side == "u" else "xrt_mgmt": {entry: minor}}
 
 
-class SampleCard(Card):
+class XrtCard(SampleCard):
     """One card, of a U30 one of its two devices, and what can happen to it.
 
     An attribute is named by its path in the user function's directory, without the number of a
@@ -108,7 +108,7 @@ class SampleCard(Card):
     def __init__(
         self,
         node: Tree,
-        board: Board,
+        board: XrtBoard,
         slot: str,
         *,
         serial: str | None,
@@ -177,10 +177,10 @@ class SampleCard(Card):
 
     # The bus and the drivers
 
-    def plug(self, board: str | Board | None = None, render: int | None = None) -> None:
+    def plug(self, board: str | XrtBoard | None = None, render: int | None = None) -> None:
         """Let the bus find it and the drivers take it, after `remove` perhaps with other ids and shell."""
         if board is not None:
-            self.board = BOARDS[board] if isinstance(board, str) else board
+            self.board = XRT_BOARDS[board] if isinstance(board, str) else board
             self._make_functions()
             self._twin = self._make_twin()
         if self._mgmt:
@@ -282,7 +282,7 @@ class SampleCard(Card):
         """
         _exhaust(self.returning(render, suffix))
 
-    def reprogram(self, board: str | Board, render: int | None = None) -> None:
+    def reprogram(self, board: str | XrtBoard, render: int | None = None) -> None:
         """Program another shell on its base: the same functions, another VBNV, other uuids."""
         self.reset_begin()
         _exhaust(self.returning(render, board=board))
@@ -306,11 +306,11 @@ class SampleCard(Card):
         yield "management"
 
     def returning(
-        self, render: int | None = None, suffix: int | None = None, board: str | Board | None = None
+        self, render: int | None = None, suffix: int | None = None, board: str | XrtBoard | None = None
     ) -> Iterator[str]:
         """The steps of `reset_end`, or with a board of `reprogram`; the last one is `drm`."""
         if board is not None:
-            self.board = BOARDS[board] if isinstance(board, str) else board
+            self.board = XRT_BOARDS[board] if isinstance(board, str) else board
         self._refresh_mgmt()
         yield "management"
         if board is not None or suffix is not None:
@@ -401,13 +401,13 @@ class SampleCard(Card):
             beside = f"{next_slot(self.slot)}.0"
             self._beside = PciFunction(self.node, beside, board.beside, above, self.numa_node)
 
-    def _make_twin(self) -> "SampleCard | None":
+    def _make_twin(self) -> "XrtCard | None":
         """The other function of its slot that `xocl` takes as if it were a card of its own."""
         board = self.board
         if not board.twin_id:
             return None
         twin = replace(board, user_id=board.twin_id, twin_id=None, user_function=board.user_function + 1)
-        return SampleCard(
+        return XrtCard(
             self.node,
             twin,
             self.slot,

@@ -8,8 +8,8 @@ from typing import Literal
 
 from xilinx_fpga_dp.simulate.sysfs.boards import ZoclBoard
 from xilinx_fpga_dp.simulate.sysfs.bus import Device, Tree
-from xilinx_fpga_dp.simulate.sysfs.cards import Card
 from xilinx_fpga_dp.simulate.sysfs.files import Content, Link, link
+from xilinx_fpga_dp.simulate.sysfs.sample_card import SampleCard
 
 _DRIVER = "zocl-drm"
 _MODULE = "zocl"
@@ -69,7 +69,7 @@ class _PlatformDevice(Device):
         )
 
 
-class ZoclCard(Card):
+class ZoclCard(SampleCard):
     """The programmable logic of a board, one to a board.
 
     An attribute is named by its path in the platform device's directory; with ``devicetree/`` before it in

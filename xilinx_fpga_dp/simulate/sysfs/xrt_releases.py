@@ -7,7 +7,7 @@ relative to the driver's folder there, src/runtime_src/core/pcie/driver/linux/xo
 import hashlib
 from collections.abc import Mapping
 
-from xilinx_fpga_dp.simulate.sysfs.boards import Board
+from xilinx_fpga_dp.simulate.sysfs.boards import XrtBoard
 
 DRIVER_VERSIONS: Mapping[str, str] = {
     "2018.3": "2.1.0",
@@ -98,7 +98,7 @@ TRIP = {"status": "524288", "level": "2", "detected_status": "524288", "detected
 """A firewall that has tripped; the numbers are an example."""
 
 
-def user_attributes(board: Board, release: str) -> dict[str, str | None]:
+def user_attributes(board: XrtBoard, release: str) -> dict[str, str | None]:
     """The attributes `xocl` adds to a user function of a healthy card; None: reading it fails with EINVAL."""
     texts: dict[str, str | None] = dict(_TEXTS)
     texts["board_name"] = board.name if board.metadata else "\n"
@@ -113,7 +113,7 @@ def user_attributes(board: Board, release: str) -> dict[str, str | None]:
     return {name: texts.get(name, "") for name in _attributes(_USER_ATTRIBUTES, release)}
 
 
-def mgmt_attributes(board: Board, release: str, instance: int) -> dict[str, str | None]:
+def mgmt_attributes(board: XrtBoard, release: str, instance: int) -> dict[str, str | None]:
     """The attributes `xclmgmt` adds to a management function of a healthy card; None: reading it fails."""
     texts: dict[str, str | None] = dict(_TEXTS)
     texts.update(ready="1", mig_calibration="1", mfg="0", mfg_ver="0", recovery="0", rp_program="0")
@@ -130,7 +130,7 @@ def persistent_attributes(release: str) -> frozenset[str]:
     return _PERSISTENT if release >= "2020.1" else frozenset(_attributes(_USER_ATTRIBUTES, release))
 
 
-def user_subdevices(board: Board, release: str) -> list[str]:
+def user_subdevices(board: XrtBoard, release: str) -> list[str]:
     """The sub-devices of a user function, without the ones that only an xclbin brings."""
     dma = [board.dma] if board.dma else []
     if dma and release == "2018.3":
@@ -139,12 +139,12 @@ def user_subdevices(board: Board, release: str) -> list[str]:
     return ["rom", *dma, "mailbox", "icap", *_monitor(board, release), *firewall]
 
 
-def mgmt_subdevices(board: Board, release: str) -> list[str]:
+def mgmt_subdevices(board: XrtBoard, release: str) -> list[str]:
     """The sub-devices of a management function that say something about its health."""
     return ["rom", "mailbox", "icap", *_monitor(board, release), "firewall"]
 
 
-def unregistered_in_reset(board: Board, release: str) -> list[str]:
+def unregistered_in_reset(board: XrtBoard, release: str) -> list[str]:
     """The sub-devices of a user function that lose their directory in a hot reset.
 
     Those that can go offline keep it (xocl_subdev.c __xocl_subdev_offline). 2019.1 destroys all and makes
@@ -170,7 +170,7 @@ def first_number(subdevice: str, release: str) -> int | None:
     return ids[kind] << _MINORBITS
 
 
-def subdevice_files(board: Board, release: str, subdevice: str, serial: str) -> dict[str, str]:
+def subdevice_files(board: XrtBoard, release: str, subdevice: str, serial: str) -> dict[str, str]:
     """The attributes of a sub-device that matter here, on a healthy card."""
     modern = release >= "2019.2"
     match subdevice:
@@ -208,18 +208,18 @@ def subdevice_node(subdevice: str, side: str, instance: int, release: str) -> st
     return f"/dev/{'str_dma' if subdevice == stream else subdevice}.{side}{instance}"
 
 
-def logic_uuid(board: Board) -> str:
+def logic_uuid(board: XrtBoard) -> str:
     """The shell's uuid, made up where it is not known."""
     return board.logic_uuid or _made_up(board.vbnv)
 
 
-def _monitor(board: Board, release: str) -> list[str]:
+def _monitor(board: XrtBoard, release: str) -> list[str]:
     if board.monitor is None or (board.monitor == "hwmon_sdm" and release < "2022.1"):
         return []
     return [board.monitor]
 
 
-def _uuid_texts(board: Board) -> dict[str, str | None]:
+def _uuid_texts(board: XrtBoard) -> dict[str, str | None]:
     if not board.metadata:
         return dict.fromkeys(_UUIDS)
     interface = board.interface_uuid or _made_up(f"interface of {board.vbnv}")

@@ -6,7 +6,7 @@ from xilinx_fpga_dp.simulate.sysfs.bus import Tree
 from xilinx_fpga_dp.simulate.sysfs.files import Attributes
 
 
-class Card(Attributes):
+class SampleCard(Attributes):
     """One device of a card: of a U30 or an MA35D one of its two."""
 
     def __init__(self, node: Tree) -> None:

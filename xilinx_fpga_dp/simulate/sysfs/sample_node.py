@@ -13,26 +13,25 @@ from xilinx_fpga_dp.simulate.sysfs.ami import AmiCard, AmiDriver
 from xilinx_fpga_dp.simulate.sysfs.bare import BareCard
 from xilinx_fpga_dp.simulate.sysfs.boards import (
     ALIASES,
-    BOARDS,
-    EVERY_BOARD,
-    AmaBoard,
+    ALL_BOARDS,
+    XRT_BOARDS,
     AmiBoard,
-    AnyBoard,
     BareBoard,
     Board,
+    Ma35dBoard,
+    XrtBoard,
     ZoclBoard,
 )
 from xilinx_fpga_dp.simulate.sysfs.bus import Ids, PciFunction, Tree
-from xilinx_fpga_dp.simulate.sysfs.cards import Card
 from xilinx_fpga_dp.simulate.sysfs.files import DAMAGES, Content, Damage, Link, Numbers
-from xilinx_fpga_dp.simulate.sysfs.ma35d import AmaCard
-from xilinx_fpga_dp.simulate.sysfs.releases import DRIVER_VERSIONS
-from xilinx_fpga_dp.simulate.sysfs.xrt import Image, SampleCard, next_slot
+from xilinx_fpga_dp.simulate.sysfs.ma35d import Ma35dCard
+from xilinx_fpga_dp.simulate.sysfs.sample_card import SampleCard
+from xilinx_fpga_dp.simulate.sysfs.xrt import Image, XrtCard, next_slot
+from xilinx_fpga_dp.simulate.sysfs.xrt_releases import DRIVER_VERSIONS
 from xilinx_fpga_dp.simulate.sysfs.zocl import ZoclCard
 
 __all__ = [
     "DAMAGES",
-    "Card",
     "Content",
     "Damage",
     "Ids",
@@ -41,10 +40,11 @@ __all__ = [
     "PciFunction",
     "SampleCard",
     "SampleNode",
+    "XrtCard",
 ]
 
 AmiName: TypeAlias = Literal["v80"]
-AmaName: TypeAlias = Literal["ma35d"]
+Ma35dName: TypeAlias = Literal["ma35d"]
 ZoclName: TypeAlias = Literal["zcu102", "zcu104", "kv260", "kr260", "k26", "vck190"]
 BareName: TypeAlias = Literal["f2-hdk", "xdma", "qdma", "npu"]
 
@@ -103,10 +103,10 @@ class SampleNode(Tree):
         super().__init__(root, numa_nodes=numa_nodes, device_nodes=device_nodes)
         self.socket_dir = f"{self.root}/device-plugins"
         self.files.put(self.socket_dir, {})
-        self.cards: list[SampleCard] = []
+        self.cards: list[XrtCard] = []
         self._slots: set[str] = set()
         self._ami: AmiDriver | None = None
-        self._ama = Numbers()
+        self._ma35d = Numbers()
 
     def environment(self) -> dict[str, str]:
         """The settings that let the service run against this node."""
@@ -121,15 +121,15 @@ class SampleNode(Tree):
     @overload
     def add_card(self, board: AmiName, slot: str | None = None, **how: Unpack[Where]) -> AmiCard: ...  # type: ignore[overload-overlap]
     @overload
-    def add_card(self, board: AmaName, slot: str | None = None, **how: Unpack[Where]) -> AmaCard: ...  # type: ignore[overload-overlap]
+    def add_card(self, board: Ma35dName, slot: str | None = None, **how: Unpack[Where]) -> Ma35dCard: ...  # type: ignore[overload-overlap]
     @overload
     def add_card(self, board: ZoclName) -> ZoclCard: ...  # type: ignore[overload-overlap]
     @overload
     def add_card(self, board: BareName, slot: str | None = None, *, numa_node: int = 0) -> BareCard: ...  # type: ignore[overload-overlap]
     @overload
-    def add_card(self, board: str | Board, slot: str | None = None, **how: Unpack[How]) -> SampleCard: ...
+    def add_card(self, board: str | XrtBoard, slot: str | None = None, **how: Unpack[How]) -> XrtCard: ...
     # fmt: on
-    def add_card(self, board: str | Board, slot: str | None = None, **how: Unpack[How]) -> Card:
+    def add_card(self, board: str | XrtBoard, slot: str | None = None, **how: Unpack[How]) -> SampleCard:
         """Plug one device, its drivers loaded: of a U30 or an MA35D one of two; `plug` has whole cards.
 
         Args:
@@ -137,9 +137,9 @@ class SampleNode(Tree):
             slot: domain, bus and device, ``0000:65:00``; None: the next free one.
             how: see `Where` and `How`; what a driver has no use for is not looked at.
         """
-        kind = EVERY_BOARD[board] if isinstance(board, str) else board
+        kind = ALL_BOARDS[board] if isinstance(board, str) else board
         if isinstance(kind, ZoclBoard):
-            card: Card = ZoclCard(self, kind)
+            card: SampleCard = ZoclCard(self, kind)
             card.plug()
             return card
         slot = slot or self._free_slot(kind)
@@ -147,21 +147,22 @@ class SampleNode(Tree):
             raise ValueError(f"no slot {slot} (domain:bus:device)")
         bridges = (bridge.partition(".")[0] for bridge in how.get("behind", ()))
         self._slots |= {slot, *bridges, *_beside(kind, slot)}
-        serial, numa_node, behind = how.get("serial"), how.get("numa_node", 0), how.get("behind", ())
+        numa_node = how.get("numa_node", 0)
+        where: Where = {"serial": how.get("serial"), "numa_node": numa_node, "behind": how.get("behind", ())}
         match kind:
-            case Board():
+            case XrtBoard():
                 return self._add_xrt_card(kind, slot, how)
             case AmiBoard():
                 self._ami = self._ami or AmiDriver(self)
-                card = AmiCard(self, self._ami, kind, slot, serial=serial, numa_node=numa_node, behind=behind)
-            case AmaBoard():
-                card = AmaCard(self, self._ama, kind, slot, serial=serial, numa_node=numa_node, behind=behind)
+                card = AmiCard(self, self._ami, kind, slot, **where)
+            case Ma35dBoard():
+                card = Ma35dCard(self, self._ma35d, kind, slot, **where)
             case BareBoard():
                 card = BareCard(self, kind, slot, numa_node=numa_node)
         card.plug()
         return card
 
-    def plug(self, name: str, *, numa_node: int = 0) -> list[Card]:
+    def plug(self, name: str, *, numa_node: int = 0) -> list[SampleCard]:
         """Plug a whole card by the name `simulate --board` has for it; answers its devices.
 
         Raises:
@@ -169,10 +170,10 @@ class SampleNode(Tree):
             ValueError: the node has no place for it.
         """
         board_name, state = _parsed(name)
-        board = EVERY_BOARD[board_name]
-        cards: list[Card] = []
+        board = ALL_BOARDS[board_name]
+        cards: list[SampleCard] = []
         serial: str | None = None  # one for all devices of a card
-        if isinstance(board, Board):
+        if isinstance(board, XrtBoard):
             for where in self._places(board):
                 image = _IMAGES.get(state, "shell")
                 card = self.add_card(board, **where, serial=serial, numa_node=numa_node, image=image)
@@ -183,7 +184,7 @@ class SampleNode(Tree):
                     card.unbind_mgmt()
                 cards.append(card)
         else:
-            for _ in range(board.count if isinstance(board, AmaBoard) else 1):
+            for _ in range(board.count if isinstance(board, Ma35dBoard) else 1):
                 cards.append(self.add_card(board_name, serial=serial, numa_node=numa_node))
                 serial = getattr(cards[-1], "serial", None)
         if state == "no-driver":
@@ -191,11 +192,11 @@ class SampleNode(Tree):
                 each.unbind()
         return cards
 
-    def _add_xrt_card(self, board: Board, slot: str, how: "How") -> SampleCard:
+    def _add_xrt_card(self, board: XrtBoard, slot: str, how: "How") -> XrtCard:
         release = how.get("release") or board.release
         if release not in DRIVER_VERSIONS:
             raise ValueError(f"no XRT release {release}")
-        card = SampleCard(
+        card = XrtCard(
             self,
             board,
             slot,
@@ -219,7 +220,7 @@ class SampleNode(Tree):
             if driver == "amdgpu":
                 function.add_drm()
 
-    def _places(self, board: Board) -> "list[_Place]":
+    def _places(self, board: XrtBoard) -> "list[_Place]":
         """Where the devices of one card go: two of a U30 behind a switch; a virtual machine shows none."""
         if board.count == 1 or board.slots:
             return [{} for _ in range(board.count)]
@@ -234,7 +235,7 @@ class SampleNode(Tree):
             })  # fmt: skip
         return places
 
-    def _free_slot(self, board: AnyBoard) -> str:
+    def _free_slot(self, board: Board) -> str:
         known = getattr(board, "slots", ())
         free = (slot for slot in known if not self._slots & {slot, *_beside(board, slot)})
         return next(free, None) or f"0000:{self._free_bus(1):02x}:00"
@@ -254,26 +255,26 @@ class _Place(TypedDict, total=False):
     behind: Sequence[str]
 
 
-def _beside(board: AnyBoard, slot: str) -> tuple[str, ...]:
+def _beside(board: Board, slot: str) -> tuple[str, ...]:
     """The slot that a board takes with its own."""
-    return (next_slot(slot),) if isinstance(board, Board) and board.beside else ()
+    return (next_slot(slot),) if isinstance(board, XrtBoard) and board.beside else ()
 
 
 def _parsed(name: str) -> tuple[str, str]:
     """A board's name, and what is the matter with it: ``u250-golden``."""
     name = ALIASES.get(name, name)
-    if name in EVERY_BOARD:
+    if name in ALL_BOARDS:
         return name, ""
     for state in STATES:
         board = ALIASES.get(name.removesuffix(f"-{state}"), name.removesuffix(f"-{state}"))
-        if board != name and (board in BOARDS or (state == "no-driver" and board in EVERY_BOARD)):
+        if board != name and (board in XRT_BOARDS or (state == "no-driver" and board in ALL_BOARDS)):
             return board, state
     raise KeyError(name)
 
 
 def known_boards() -> list[str]:
     """Every name `SampleNode.plug` knows; one of XRT's boards may also end in one of `STATES`."""
-    return sorted([*EVERY_BOARD, *ALIASES])
+    return sorted([*ALL_BOARDS, *ALIASES])
 
 
 def is_known(name: str) -> bool:

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from xilinx_fpga_dp.simulate.sysfs.boards import Board
+from xilinx_fpga_dp.simulate.sysfs.boards import XrtBoard
 
 Row = dict[str, Any]
 
@@ -32,13 +32,13 @@ def allocatable_rows() -> list[Row]:
     ]
 
 
-def board_of(row: Row) -> Board:
+def board_of(row: Row) -> XrtBoard:
     """A board with the row's values.
 
     Only on AWS is the management function in another slot, and no driver bound to it; so it is left out.
     """
     aws = row["vendor"] == "0x1d0f"
-    return Board(
+    return XrtBoard(
         vbnv=row["vbnv"],
         timestamp=row["timestamp"],
         user_id=_hex(row["device_user"]) or "ffff",  # an id nobody may rely on, where it is not known

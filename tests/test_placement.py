@@ -1,4 +1,4 @@
-"""Which ids a container is best given: against the plainest way to find out, which is to try them all."""
+"""Preferred allocation, compared with the best of all possible choices."""
 
 import random
 from collections.abc import Collection, Iterable, Sequence
@@ -42,11 +42,11 @@ def ids(*groups: Iterable[Unit]) -> list[str]:
     return [unit.id for group in groups for unit in group]
 
 
-# --- the objective, said once more and as plainly as can be ---
+# --- the objective, written a second time ---
 
 
 class Judge:
-    """What a choice costs: the lower, the better. Knows one question and judges any answer to it."""
+    """The cost of any answer to one question: the lower, the better."""
 
     def __init__(self, held: Offer, available: Collection[str], must: Collection[str]) -> None:
         self.units = {unit.id: unit for unit in held.units}
@@ -66,7 +66,7 @@ class Judge:
         return one == other or not self.addresses[one].isdisjoint(self.addresses[other])
 
     def _card(self, one: str) -> frozenset[str]:
-        """All ids on the same card as this one: grown until nothing more belongs to it."""
+        """All ids on the same card as this one."""
         grown = {one}
         while more := {b for a in grown for b in self.units if self._one_card(a, b)} - grown:
             grown |= more
@@ -84,7 +84,7 @@ class Judge:
         )
 
     def _groups(self, one: str) -> list[tuple[object, ...]]:
-        """Its NUMA nodes, root bus, root port and card, each within the one before."""
+        """Its NUMA nodes, root bus, root port and card, from the outermost."""
         paths = [each.pcie_path for i in self.card[one] for each in self.units[i].devices if each.pcie_path]
         first = min(paths, default=())
         place = self.units[one].numa_nodes
@@ -95,17 +95,17 @@ class Judge:
         return not mine or mine == self.nodes
 
     def used(self, one: str) -> int:
-        """How many ids of the same device are with containers."""
+        """How many ids of the same device are in use."""
         return sum(self.share(one, each) for each in self.given)
 
     def near(self, whole: Sequence[str]) -> list[int]:
-        """On how many nodes, buses, ports and cards."""
+        """Count the nodes, buses, ports and cards."""
         counts = [len({self.groups[each][level] for each in whole}) for level in range(4)]
         known = {self.groups[each][0] for each in whole if not self.anywhere(each)}
         return [max(1, len(known)), *counts[1:]]
 
     def left(self, whole: Sequence[str], extra: Sequence[str]) -> list[object]:
-        """What is kept: those that fit anywhere, then the largest groups, by node, bus, port and card."""
+        """What stays free: devices near to any node, then the largest groups by node, bus, port and card."""
         free: list[str] = []
         for each in sorted(self.available & set(self.units)):
             if not any(self.share(each, other) for other in [*whole, *free]):
@@ -138,7 +138,7 @@ class Judge:
         return (near, left, used, by_id)
 
     def choices(self, size: int) -> list[tuple[str, ...]]:
-        """Every way to choose so many ids beside what must be included, without sharing a device."""
+        """Every choice of `size` ids beside those that must be included, no two of one device."""
         pool = [
             each
             for each in sorted(self.available & set(self.units))
@@ -157,11 +157,11 @@ def brute_force(
     judge = Judge(held, available, must)
     first = list(dict.fromkeys(must))
     wanted = max(0, size - len(first))
-    strangers = sorted(set(available) - set(must) - set(judge.units))
+    unknown = sorted(set(available) - set(must) - set(judge.units))
     while not (choices := judge.choices(wanted)):
         wanted -= 1
     best = min(choices, key=lambda extra: judge.cost(extra, policy))
-    return [*first, *sorted(best), *strangers[: max(0, size - len(first) - wanted)]]
+    return [*first, *sorted(best), *unknown[: max(0, size - len(first) - wanted)]]
 
 
 # --- questions ---
@@ -178,11 +178,11 @@ ROOTS: list[tuple[str, ...]] = [
     (f"pci0000:{bus}0", f"0000:{bus}0:0{port}.0") for bus in "36" for port in "13"
 ]
 PORTS: list[list[tuple[str, ...]]] = [[()], ROOTS[:1], ROOTS[:3], [*ROOTS, ("pci0000:00",), ()]]
-STRANGERS = ["0000:aa:00.1", "0000:bb:00.1::0"]
+UNKNOWN = ["0000:aa:00.1", "0000:bb:00.1::0"]
 
 
 def some_offer(chance: random.Random) -> Offer:
-    """Up to ten devices or U30 cards, fewer with replicas, in any topology, sound or not."""
+    """Up to ten devices or U30 cards, fewer with replicas, in any topology, consistent or not."""
     replicas = chance.choice([1, 1, 2, 3])
     count = chance.randint(0, 9 // replicas + 1)
     slots = chance.choice([3, 20])
@@ -195,7 +195,7 @@ def some_offer(chance: random.Random) -> Offer:
     units = []
     for number in range(count):
         place, reason = chance.choice(places), chance.choice(reasons)
-        # An id without devices is nobody's replica.
+        # An id without devices has no replicas.
         devices = tuple(
             device(address, chance.choice(ports), chance.choice(serials), reason)
             for address in addresses[2 * number : 2 * number + chance.choice([1, 1, most, most, 0])]
@@ -209,17 +209,17 @@ def some_offer(chance: random.Random) -> Offer:
 
 
 def some_question(chance: random.Random) -> Question:
-    """What kubelet may ask, and a little more: ids unknown to the offer, too many to include, odd sizes."""
+    """What kubelet may ask, and more: ids unknown to the offer, too many to include, odd sizes."""
     held = some_offer(chance)
     known = [unit.id for unit in held.units]
     part = chance.choice([0.4, 0.8, 1])
-    available = [each for each in known if chance.random() < part] + chance.choice([[], [], STRANGERS])
+    available = [each for each in known if chance.random() < part] + chance.choice([[], [], UNKNOWN])
     must = chance.sample(available, min(len(available), chance.choice([0, 0, 1, 2])))
-    must += chance.choice([[], [], [], STRANGERS[:1], known[:1], known[-1:]])
+    must += chance.choice([[], [], [], UNKNOWN[:1], known[:1], known[-1:]])
     return held, available, must, chance.randint(-1, chance.choice([4, len(available) + 1]))
 
 
-# By chance, as hypothesis itself prefers what is small, and of few devices there is little to choose.
+# Drawn at random: hypothesis prefers small inputs, and few devices leave few choices.
 questions = st.randoms(use_true_random=True).map(some_question)
 policies = st.sampled_from([*POLICIES, "none"])
 
@@ -229,12 +229,12 @@ policies = st.sampled_from([*POLICIES, "none"])
 
 @settings(max_examples=2000)
 @given(questions, policies)
-def test_nothing_is_better(question: Question, policy: str) -> None:
+def test_preferred_is_the_optimum(question: Question, policy: str) -> None:
     assert preferred(*question, policy) == brute_force(*question, policy)
 
 
 @given(questions, policies)
-def test_what_must_be_included_is(question: Question, policy: str) -> None:
+def test_must_include_is_included(question: Question, policy: str) -> None:
     held, available, must, size = question
     answer = preferred(held, available, must, size, policy)
     assert set(must) <= set(answer) <= {*must, *available}
@@ -254,9 +254,7 @@ def test_a_device_is_chosen_once(question: Question, policy: str) -> None:
 
 
 @given(questions, policies, st.randoms(use_true_random=False))
-def test_the_order_of_what_is_available_tells_nothing(
-    question: Question, policy: str, chance: random.Random
-) -> None:
+def test_order_of_available_does_not_matter(question: Question, policy: str, chance: random.Random) -> None:
     held, available, must, size = question
     shuffled = [*available, *available[:2]]
     chance.shuffle(shuffled)
@@ -264,7 +262,7 @@ def test_the_order_of_what_is_available_tells_nothing(
 
 
 @given(st.lists(st.sets(st.integers(0, 5), min_size=1, max_size=3), max_size=6), policies)
-def test_units_that_share_but_a_part_are_not_doubled(parts: list[set[int]], policy: str) -> None:
+def test_units_with_a_common_device_exclude_each_other(parts: list[set[int]], policy: str) -> None:
     held = offer(
         *(
             Unit(str(i), tuple(device(f"0000:0{each}:00.1") for each in sorted(part)))
@@ -316,7 +314,7 @@ def whole(replicas: int, seed: int) -> tuple[Offer, list[str]]:
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize(("size", "replicas"), [(2, 1), (7, 2), (21, 1), (30, 3)])
-def test_of_64_no_other_parts_would_be_better(policy: str, size: int, replicas: int) -> None:
+def test_no_exchange_of_two_improves_a_choice_of_64(policy: str, size: int, replicas: int) -> None:
     assert len(WHOLE) == 64
     held, free = whole(replicas, seed=size)
     answer = preferred(held, free, [], size, policy)
@@ -325,11 +323,11 @@ def test_of_64_no_other_parts_would_be_better(policy: str, size: int, replicas: 
     cost = judge.cost(answer, policy)
     chance = random.Random(size)  # noqa: S311
     for _ in range(6):
-        # Give some of it up and try all that could stand in its place, out of some that are free.
-        given_up = set(chance.sample(answer, 2))
-        kept = [each for each in answer if each not in given_up]
+        # Replace two chosen ids by any two of some free ones.
+        dropped = set(chance.sample(answer, 2))
+        kept = [each for each in answer if each not in dropped]
         pool = [each for each in free if not any(judge.share(each, other) for other in kept)]
-        pool = sorted({*given_up, *chance.sample(pool, min(5, len(pool)))})
+        pool = sorted({*dropped, *chance.sample(pool, min(5, len(pool)))})
         for others in combinations(pool, 2):
             if not judge.share(*others):
                 assert cost <= judge.cost([*kept, *others], policy)
@@ -337,13 +335,13 @@ def test_of_64_no_other_parts_would_be_better(policy: str, size: int, replicas: 
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("size", [1, 3, 14, 15])
-def test_of_16_nothing_is_better(policy: str, size: int) -> None:
+def test_preferred_is_the_optimum_of_16(policy: str, size: int) -> None:
     held = offer(*WHOLE[8:24])
     free = ids(held.units)
     assert preferred(held, free, [], size, policy) == brute_force(held, free, [], size, policy)
 
 
-# --- what is meant by it, one at a time ---
+# --- each rule by itself ---
 
 
 def test_numa_node_before_bus_before_port_before_card() -> None:
@@ -387,14 +385,14 @@ def test_a_card_in_two_slots_is_known_by_its_serial() -> None:
     assert preferred(held, ids(held.units), [], 2) == ["0000:00:00.1", "0000:03:00.1"]
 
 
-def test_one_of_unknown_node_is_near_to_any_and_kept() -> None:
+def test_device_of_unknown_node_is_near_to_any_and_kept() -> None:
     unknown = Unit("0000:09:00.1", (device("0000:09:00.1"),), (0, 1))
     held = offer(*card(1, 0, 0, 1), *card(2, 1, 1, 1), unknown)
     assert preferred(held, ids(held.units), [], 1) == ["0000:01:00.0"]
     assert preferred(held, ids(held.units), [], 2) == ["0000:01:00.0", "0000:09:00.1"]
 
 
-def test_what_the_offer_does_not_know_comes_last() -> None:
+def test_unknown_id_comes_last() -> None:
     held = offer(*card(2, 0, 0, 1), *card(3, 1, 1, 1))
     free = ["0000:01:00.0", *ids(held.units)]
     assert preferred(held, free, [], 2) == ids(held.units)
@@ -420,7 +418,7 @@ STILL_FREE = [each for units in SHARED for each in ids(units)[IN_USE[ids(units)[
         ("numa", 2, "13"),  # both nodes have two with something free: the least used
     ],
 )
-def test_how_much_shared_devices_are_used(policy: str, size: int, slots: str) -> None:
+def test_use_of_shared_devices_by_policy(policy: str, size: int, slots: str) -> None:
     answer = preferred(offer(*(unit for units in SHARED for unit in units)), STILL_FREE, [], size, policy)
     assert "".join(each[6] for each in answer) == slots
 
@@ -444,7 +442,7 @@ def test_spread_goes_across_cards_and_packed_does_not() -> None:
     assert preferred(held, free[1:], [], 1, "spread") == ids(other[:1])
 
 
-def test_spread_minds_what_else_is_on_a_card() -> None:
+def test_spread_counts_other_devices_of_a_card() -> None:
     one, other = card(1, 0, 0, 1, functions=3), card(2, 1, 1, 1, functions=2)
     held = offer(*one, *other)
     # The third on the first card is as crowded as the second on the other: then rather on both cards.

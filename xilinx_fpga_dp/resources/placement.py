@@ -1,296 +1,252 @@
-"""Which of the available ids a container is best given. Pure.
+"""Choose the ids that suit a container best from those that kubelet may give. Pure.
 
-What is free is seen as groups within groups: NUMA node, root bus, root port, card. All that a choice is
-judged by adds up over the groups it draws upon. So one whole number holds it all, the weightier terms in the
-higher bits, and the best choice of n from a group follows from the best choices of 0 to n from each of its
-parts. The answer is the optimum at any size, and nothing is searched.
+Free devices form a tree: NUMA nodes, root bus, root port, card. A choice is judged by the groups it draws
+on, by how much its devices are in use, and by what it leaves free. Each of these is a sum over the groups.
+So the best choice of n devices of a group is the best way to split n among its parts, and of each part only
+the best choices of 0, 1, 2... devices matter. The result is the optimum at any size, without a search:
+`test_preferred_is_the_optimum` compares it with all choices. Of 16 devices it takes 2 to 4 ms, with 64 replicas each
+as well; of 64 devices 10 ms.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum, auto
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from functools import reduce
 from operator import add
+from typing import Any, Final, NamedTuple, TypeVar
 
 from xilinx_fpga_dp.model import Offer, Unit
 
+T = TypeVar("T")
+Sortable = TypeVar("Sortable", str, int)
 
-class _Term(Enum):
-    """What a choice is judged by."""
-
-    NODES = auto()  # how many NUMA nodes it is on; a device whose node is unknown is near to any other
-    BUSES = auto()  # how many root buses it is below
-    PORTS = auto()  # how many root ports it is below
-    CARDS = auto()  # how many cards it is on
-    USED = auto()  # how many replicas of the chosen devices are in use
-    SETTLED = auto()  # how many of the chosen devices are on cards that are in use
-    CROWDED = auto()  # for each chosen device, how much of its card is in use or chosen before it
-    ANYWHERE = auto()  # how many chosen devices fit beside any other, their node being unknown
-    FREE_BY_NODE = auto()  # how much is left free of the largest group, then of the second largest, and so on
-    FREE_BY_BUS = auto()
-    FREE_BY_PORT = auto()
-    FREE_BY_CARD = auto()
-
-
-_LEVELS = (
-    (_Term.NODES, _Term.FREE_BY_NODE),
-    (_Term.BUSES, _Term.FREE_BY_BUS),
-    (_Term.PORTS, _Term.FREE_BY_PORT),
-    (_Term.CARDS, _Term.FREE_BY_CARD),
-)
-_NODE, _CARD = 0, 3
-
-# The weightiest term first; 1: the less the better, -1: the more the better. The order of ids comes last.
-_NEAR = dict.fromkeys((drawn for drawn, _ in _LEVELS), 1)
-_WHOLE = {_Term.ANYWHERE: 1, **dict.fromkeys((free for _, free in _LEVELS), -1)}
-_NUMA = {**_NEAR, **_WHOLE, _Term.USED: 1}
-_PACKED = {_Term.USED: -1, _Term.SETTLED: -1, **_NEAR, **_WHOLE}
-_SPREAD = {_Term.USED: 1, _Term.CROWDED: 1, _Term.CARDS: -1} | {
-    term: sign for term, sign in (_NEAR | _WHOLE).items() if term is not _Term.CARDS
-}
-_POLICIES = {"numa": _NUMA, "packed": _PACKED, "spread": _SPREAD}
-
-_COUNT_BITS = 40  # more than any of the counts needs
+_LEVELS: Final = 4  # NUMA nodes, root bus, root port, card
 
 _Path = tuple[Hashable, ...]
-"""A group, as those it is in from the outside in: NUMA nodes, root bus, root port, card."""
-
-_Table = list[int]
-"""What the best choice of 0, 1, 2... from a group costs."""
+"""A group, by the groups from the outermost to itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Spot:
-    """What is granted as a whole, one device as a rule, whichever of its ids are free.
+class _Cost(NamedTuple):
+    """What a choice costs: the lower, the better, if the policy does not negate it.
 
     Attributes:
-        units: its ids. Of them, one at most may be chosen.
-        path: its card's.
+        ids: the chosen ids, sorted.
+        drawn: by level, how many groups it draws on beyond those of the ids that must be included.
+        anywhere: how many chosen devices are near to every NUMA node.
+        left: by level, the number of devices left free in each group, negated and sorted.
+        used: how many replicas of the chosen devices are in use.
+        settled: how many chosen devices are on cards in use.
+        crowding: for each chosen device, how many ids of its card are in use or chosen before it.
     """
 
-    units: Sequence[Unit]
-    path: _Path
+    ids: tuple[str, ...] = ()
+    drawn: tuple[int, ...] = (0,) * _LEVELS
+    anywhere: int = 0
+    left: tuple[tuple[int, ...], ...] = ((),) * _LEVELS
+    used: int = 0
+    settled: int = 0
+    crowding: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    """A spot that may be chosen.
+_Order = Callable[[_Cost], tuple[Any, ...]]
+"""The terms that a policy goes by, the weightiest first."""
 
-    Attributes:
-        id: the first of its free ids.
-        path: its card's.
-        used: how many of its ids are in use.
-    """
-
-    id: str
-    path: _Path
-    used: int
+_Table = list[_Cost]
+"""The best choices of 0, 1, 2... devices of a group."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Field:
-    """What there is to choose from.
+def _numa(cost: _Cost) -> tuple[Any, ...]:
+    return (cost.drawn, cost.anywhere, cost.left, cost.used, cost.ids)
 
-    Attributes:
-        candidates: ordered by id.
-        drawn: the groups on which the ids are that must be included.
-        load: how many ids of each card are in use or must be included.
-        anywhere: the sets of NUMA nodes that tell nothing: none, and every node the offer knows.
-    """
 
-    candidates: Sequence[_Candidate]
-    drawn: Collection[_Path]
-    load: Mapping[_Path, int]
-    anywhere: Collection[Hashable]
+def _packed(cost: _Cost) -> tuple[Any, ...]:
+    return (-cost.used, -cost.settled, *_numa(cost))
+
+
+def _spread(cost: _Cost) -> tuple[Any, ...]:
+    return (cost.used, cost.crowding, -cost.drawn[-1], *_numa(cost))
+
+
+_POLICIES: Final[Mapping[str, _Order]] = {"numa": _numa, "packed": _packed, "spread": _spread}
 
 
 def preferred(
     offer: Offer, available: Sequence[str], must_include: Sequence[str], size: int, policy: str = "numa"
 ) -> list[str]:
-    """Choose ``size`` ids: all that must be included, as they come, then the best others, ordered.
+    """Choose ``size`` ids: all that must be included, in their order, then the best others, sorted.
 
-    Of ids that share a device at most one is added. Fewer than ``size`` are returned where no more are left;
+    Of ids that share a device at most one is added. Fewer than ``size`` are returned if no more are left;
     kubelet then decides by itself.
 
     Args:
         offer: what the plugin advertises.
-        available: what kubelet may give. Ids the offer does not know are chosen last.
-        must_include: what the answer must hold, even where that is too much or a bad choice.
+        available: what kubelet may give. Ids that the offer does not know are chosen last.
+        must_include: what the result must hold, even if that is too much or a bad choice.
         size: how many ids kubelet wants.
         policy: ``numa``: near to each other; ``packed``: what is in use already first, then as ``numa``;
-            ``spread``: what is least in use first, and on many cards. Any other is taken for ``numa``.
+            ``spread``: what is least in use first, and on many cards. Any other counts as ``numa``.
     """
     must = list(dict.fromkeys(must_include))
     wanted = size - len(must)
     if wanted <= 0:
         return must
-    rest = set(available).difference(must)
-    field = _survey(offer, rest, frozenset(must))
-    best = _Costs(field, wanted, _POLICIES.get(policy, _NUMA)).best()
+    free = set(available).difference(must)
+    best = _Chooser(offer, free, frozenset(must), policy, wanted).best()
     # Allocate refuses an id that the offer does not know.
-    strangers = sorted(rest.difference([unit.id for unit in offer.units]))
-    return [*must, *best, *strangers[: wanted - len(best)]]
+    unknown = sorted(free.difference([unit.id for unit in offer.units]))
+    return [*must, *best, *unknown[: wanted - len(best)]]
 
 
-def _survey(offer: Offer, rest: Collection[str], must: Collection[str]) -> _Field:
-    """See what is free, what is in use, and where the ids are that must be included."""
-    candidates: list[_Candidate] = []
-    drawn: set[_Path] = set()
-    load: Counter[_Path] = Counter()
-    for spot in _spots(offer.units):
-        free = [unit.id for unit in spot.units if unit.id in rest]
-        gone = [unit for unit in spot.units if unit.id not in rest]
-        included = sum(unit.id in must for unit in gone)
-        # An Unhealthy one is not available either, and may well be unused.
-        used = sum(unit.id not in must and unit.reason is None for unit in gone)
-        load[spot.path] += used + included
-        if included:
-            drawn.update(spot.path[: level + 1] for level in range(len(_LEVELS)))
-        elif free:
-            candidates.append(_Candidate(min(free), spot.path, used))
-    candidates.sort(key=lambda candidate: candidate.id)
-    return _Field(candidates, drawn, load, _anywhere(offer))
+_Candidate = tuple[_Path, _Cost]
+"""The card of a device that may be chosen, or of several granted together, and the cost by itself."""
 
 
-def _anywhere(offer: Offer) -> Collection[Hashable]:
-    # Beside devices that know their node, those that do not are offered with all nodes.
-    places = {unit.numa_nodes for unit in offer.units}
-    every = {node for nodes in places for node in nodes}
-    return [nodes for nodes in places if not nodes or every.issubset(nodes)]
+class _Chooser:
+    """One question of kubelet: the candidates, and what a choice of them costs."""
+
+    def __init__(
+        self, offer: Offer, free: Collection[str], must: Collection[str], policy: str, wanted: int
+    ) -> None:
+        self._order = _POLICIES.get(policy, _numa)
+        self._wanted = wanted
+        self._drawn: set[_Path] = set()  # the groups of the ids that must be included
+        self._load: Counter[_Path] = Counter()  # by card, how many ids are in use or must be included
+        # A device of unknown NUMA node is offered without nodes, or with all nodes if another knows its own.
+        self._anywhere = {(), tuple(sorted({node for unit in offer.units for node in unit.numa_nodes}))}
+        candidates: list[_Candidate] = []
+        for card, units in _by_card(offer.units):
+            free_ids = [unit.id for unit in units if unit.id in free]
+            included = sum(unit.id in must for unit in units)
+            # An Unhealthy unit is not available either, and may well be unused.
+            used = sum(unit.reason is None and unit.id not in free and unit.id not in must for unit in units)
+            self._load[card] += used + included
+            if included:
+                self._drawn.update(card[:length] for length in range(1, _LEVELS + 1))
+            elif free_ids:
+                anywhere = 1 if card[0] in self._anywhere else 0
+                candidates.append((card, _Cost(ids=(min(free_ids),), anywhere=anywhere, used=used)))
+        self._candidates = [
+            (card, cost._replace(settled=1) if self._load[card] else cost) for card, cost in candidates
+        ]
+
+    def best(self) -> Sequence[str]:
+        """The best ids, sorted; fewer than wanted if there are no more."""
+        nodes = self._tables(self._candidates, 1)
+        known = self._merge([table for path, table in nodes.items() if path[0] not in self._anywhere])
+        if all(path[0] in self._anywhere for path in self._drawn):
+            # Devices near to every node count as on one node if no other device is chosen.
+            known[0] = _sum(known[0], _Cost(drawn=_at(0, 1, 0)))
+        anywhere = [table for path, table in nodes.items() if path[0] in self._anywhere]
+        return self._merge([known, *anywhere])[-1].ids
+
+    def _tables(self, candidates: Iterable[_Candidate], length: int) -> dict[_Path, _Table]:
+        """The table of each group of the level whose paths have this length."""
+        groups: defaultdict[_Path, list[_Candidate]] = defaultdict(list)
+        for candidate in candidates:
+            groups[candidate[0][:length]].append(candidate)
+        return {path: self._table(path, members) for path, members in groups.items()}
+
+    def _table(self, path: _Path, members: Sequence[_Candidate]) -> _Table:
+        if len(path) == _LEVELS:
+            parts = [[_Cost(), cost] for _, cost in members]
+        else:
+            parts = list(self._tables(members, len(path) + 1).values())
+        return [
+            _sum(cost, self._group_cost(path, taken, len(members) - taken))
+            for taken, cost in enumerate(self._merge(parts))
+        ]
+
+    def _group_cost(self, path: _Path, taken: int, left: int) -> _Cost:
+        """What it costs to take so many devices of a group and leave so many, whichever they are."""
+        level = len(path) - 1
+        draws = taken > 0 and path not in self._drawn and not (level == 0 and path[0] in self._anywhere)
+        return _Cost(
+            drawn=_at(level, 1 if draws else 0, 0),
+            left=_at(level, (-left,), ()),
+            crowding=sum(range(self._load[path], self._load[path] + taken)) if len(path) == _LEVELS else 0,
+        )
+
+    def _merge(self, tables: Sequence[_Table]) -> _Table:
+        """The table of a whole from those of its parts."""
+        return reduce(self._pair, tables) if tables else [_Cost()]
+
+    def _pair(self, one: _Table, other: _Table) -> _Table:
+        most = len(one) + len(other) - 2
+        return [
+            min(
+                # However many are taken, the best split between the two.
+                (
+                    _sum(one[taken - part], other[part])
+                    for part in range(max(0, taken - len(one) + 1), min(taken + 1, len(other)))
+                ),
+                key=self._order,
+            )
+            for taken in range(min(most, self._wanted) + 1)
+        ]
 
 
-def _spots(units: Iterable[Unit]) -> list[_Spot]:
-    """Put the ids together that share devices, and find the groups that these are in.
+def _at(level: int, value: T, elsewhere: T) -> tuple[T, ...]:
+    return tuple(value if each == level else elsewhere for each in range(_LEVELS))
 
-    A card is what shares a slot or a serial number; one on two root ports counts as below the first.
+
+def _sum(one: _Cost, other: _Cost) -> _Cost:
+    return _Cost(
+        _sorted(one.ids, other.ids),
+        tuple(map(add, one.drawn, other.drawn)),
+        one.anywhere + other.anywhere,
+        tuple(map(_sorted, one.left, other.left)),
+        one.used + other.used,
+        one.settled + other.settled,
+        one.crowding + other.crowding,
+    )
+
+
+def _sorted(one: tuple[Sortable, ...], other: tuple[Sortable, ...]) -> tuple[Sortable, ...]:
+    return tuple(sorted(one + other))
+
+
+def _by_card(units: Sequence[Unit]) -> Iterable[tuple[_Path, Sequence[Unit]]]:
+    """Group the units that share devices; each group comes with the path of its card.
+
+    Devices in one slot or with one serial number are on one card. A card below two root ports counts as below
+    the first.
     """
-    alike: defaultdict[tuple[str, ...], list[Unit]] = defaultdict(list)
-    for unit in units:
-        alike[tuple([device.address for device in unit.devices]) or (unit.id,)].append(unit)
-    sharing: defaultdict[int, list[Unit]] = defaultdict(list)
-    for first, same in zip(_joined(list(alike)), alike.values(), strict=True):
-        sharing[first] += same
-    # Those that share a device share its place.
-    cards = _joined([_marks_of_card(same[0]) for same in sharing.values()])
-    roots: defaultdict[int, set[tuple[str, ...]]] = defaultdict(set)
-    for card, same in zip(cards, sharing.values(), strict=True):
-        roots[card].update(device.pcie_path[:2] for device in same[0].devices if device.pcie_path)
-    spots = []
-    for card, same in zip(cards, sharing.values(), strict=True):
-        root = min(roots[card], default=())
-        spots.append(_Spot(same, (same[0].numa_nodes, root[:1], root, card)))
-    return spots
+    for card in _grouped(_grouped(units, _addresses), _card_marks):
+        paths = [device.pcie_path for units in card for device in units[0].devices if device.pcie_path]
+        port = min(paths, default=())[:2]
+        for same in card:
+            yield (same[0].numa_nodes, port[:1], port, card[0][0].id), same
 
 
-def _marks_of_card(unit: Unit) -> list[Hashable]:
-    # With the nodes, so that whatever the host says, no card is on two of them.
-    slots = [(unit.numa_nodes, "slot", device.address.rpartition(".")[0]) for device in unit.devices]
-    serials = [(unit.numa_nodes, "serial", device.serial) for device in unit.devices if device.serial]
+def _addresses(unit: Unit) -> list[Hashable]:
+    return [device.address for device in unit.devices] or [unit.id]
+
+
+def _card_marks(units: Sequence[Unit]) -> list[Hashable]:
+    # With the NUMA nodes: whatever the host says, no card is on two of them.
+    first = units[0]
+    slots = [(first.numa_nodes, "slot", device.address.rpartition(".")[0]) for device in first.devices]
+    serials = [(first.numa_nodes, "serial", device.serial) for device in first.devices if device.serial]
     return [*slots, *serials]
 
 
-def _joined(marks: Sequence[Collection[Hashable]]) -> list[int]:
-    """For each item, the first of those it shares a mark with, be it through others."""
-    owner: dict[Hashable, int] = {}
-    first = list(range(len(marks)))
-    for item, own in enumerate(marks):
-        met = {first[owner.setdefault(mark, item)] for mark in own} | {item}
-        first[item] = min(met)
-        if len(met) > 2:  # noqa: PLR2004 - it and two others: they were apart until now
-            first = [first[item] if each in met else each for each in first]
-    return first
-
-
-class _Costs:
-    """What choices cost, as whole numbers that add up and compare as the list of terms would."""
-
-    def __init__(self, field: _Field, wanted: int, terms: Mapping[_Term, int]) -> None:
-        self._field = field
-        self._wanted = min(wanted, len(field.candidates))
-        sizes = [
-            Counter(each.path[: level + 1] for each in field.candidates) for level in range(len(_LEVELS))
-        ]
-        # Of a sum of powers of a base that is above the number of summands, the largest decide.
-        self._digits = [len(groups).bit_length() for groups in sizes]
-        widths = {
-            free: digit * (max(groups.values(), default=0) + 1)
-            for (_, free), digit, groups in zip(_LEVELS, self._digits, sizes, strict=True)
-        }
-        # The lowest bits: one for each candidate, the highest for the first id.
-        offset = len(field.candidates)
-        self._worth = dict.fromkeys(_Term, 0)
-        for term, sign in reversed(list(terms.items())):
-            self._worth[term] = sign << offset
-            offset += widths.get(term, _COUNT_BITS)
-
-    def best(self) -> list[str]:
-        """The ids of the best choice, ordered."""
-        candidates = self._field.candidates
-        members = [(each.path, self._alone(place, each)) for place, each in enumerate(candidates)]
-        cost = self._of_all(self._of_groups(members, _NODE))[self._wanted]
-        # The bits of the ids were subtracted, all else is a multiple of what is above them.
-        chosen = -cost & ((1 << len(candidates)) - 1)
-        return [each.id for bit, each in enumerate(reversed(candidates)) if chosen >> bit & 1][::-1]
-
-    def _alone(self, place: int, candidate: _Candidate) -> int:
-        """What a candidate costs by itself, its groups aside."""
-        worth = self._worth
-        cost = candidate.used * worth[_Term.USED] - (1 << len(self._field.candidates) - 1 - place)
-        if self._field.load[candidate.path]:
-            cost += worth[_Term.SETTLED]
-        if self._anywhere(candidate.path):
-            cost += worth[_Term.ANYWHERE]
-        return cost
-
-    def _anywhere(self, path: _Path) -> bool:
-        return path[_NODE] in self._field.anywhere
-
-    def _of_all(self, by_nodes: Mapping[_Path, _Table]) -> _Table:
-        """Put the groups of all nodes together."""
-        known = self._sum([table for path, table in by_nodes.items() if not self._anywhere(path)])
-        if all(map(self._anywhere, self._field.drawn)):
-            # What is anywhere takes a node of its own where there is nothing that it could be near to.
-            known[0] += self._worth[_Term.NODES]
-        return self._sum([known, *(table for path, table in by_nodes.items() if self._anywhere(path))])
-
-    def _of_groups(self, members: Sequence[tuple[_Path, int]], level: int) -> dict[_Path, _Table]:
-        """The table of each group of a level."""
-        groups: defaultdict[Hashable, list[tuple[_Path, int]]] = defaultdict(list)
-        for member in members:
-            groups[member[0][level]].append(member)
-        tables = {}
-        for group in groups.values():
-            if level == _CARD:
-                parts = [[0, cost] for _, cost in group]
-            else:
-                parts = list(self._of_groups(group, level + 1).values())
-            path = group[0][0][: level + 1]
-            tables[path] = list(map(add, self._sum(parts), self._charges(path, len(group))))
-        return tables
-
-    def _charges(self, path: _Path, size: int) -> _Table:
-        """What it costs to take 0, 1, 2... from a group, whichever they are."""
-        level = len(path) - 1
-        drawn, free = _LEVELS[level]
-        digit, left = self._digits[level], self._worth[free]
-        charges = [left << digit * (size - taken) for taken in range(min(size, self._wanted) + 1)]
-        free_of_charge = path in self._field.drawn or (level == _NODE and self._anywhere(path))
-        fee = 0 if free_of_charge else self._worth[drawn]
-        crowd = self._worth[_Term.CROWDED] if level == _CARD else 0
-        load = self._field.load[path] if crowd else 0
-        for taken in range(1, len(charges)):
-            charges[taken] += fee + crowd * (taken * load + taken * (taken - 1) // 2)
-        return charges
-
-    def _sum(self, tables: Sequence[_Table]) -> _Table:
-        """The table of a whole from those of its parts, by halves: that is the least work."""
-        if len(tables) <= 1:
-            return tables[0] if tables else [0]
-        half = len(tables) // 2
-        left, right = self._sum(tables[:half]), self._sum(tables[half:])[::-1]
-        # However many are taken, the best split between the two parts: one runs up, the other down.
-        last = len(right) - 1
-        return [
-            min(map(add, left[max(0, taken - last) : taken + 1], right[max(0, last - taken) :]))
-            for taken in range(min(len(left) + last, self._wanted + 1))
-        ]
+def _grouped(items: Sequence[T], marks_of: Callable[[T], Sequence[Hashable]]) -> list[list[T]]:
+    """Group the items that share a mark, directly or through others, in the order of their first items."""
+    by_mark: defaultdict[Hashable, list[int]] = defaultdict(list)
+    marks = [marks_of(item) for item in items]
+    for number, own in enumerate(marks):
+        for mark in own:
+            by_mark[mark].append(number)
+    groups: list[list[T]] = []
+    done: set[int] = set()
+    for first in range(len(items)):
+        reached = [] if first in done else [first]
+        group = []
+        while reached:
+            number = reached.pop()
+            if number not in done:
+                done.add(number)
+                group.append(items[number])
+                reached += [other for mark in marks[number] for other in by_mark.pop(mark, [])]
+        if group:
+            groups.append(group)
+    return groups

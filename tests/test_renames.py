@@ -20,9 +20,12 @@ from tests.process import COMMAND, Service, clean_environment, cli
 from tests.test_naming import kubelet_takes
 from xilinx_fpga_dp.hostfiles.watched_file import WatchedFile
 from xilinx_fpga_dp.model import Device, Shell
-from xilinx_fpga_dp.resources.compat_1_3_0 import names as compat
+from xilinx_fpga_dp.resources.compat_1_3_0.advice import as_rules
+from xilinx_fpga_dp.resources.compat_1_3_0.names import parse as parse_names
+from xilinx_fpga_dp.resources.compat_1_3_0.settings import Compat130Settings
 from xilinx_fpga_dp.resources.naming import FIELDS, Naming
-from xilinx_fpga_dp.resources.rename_rules import MAX_BYTES, BadRenames, Renaming, parse
+from xilinx_fpga_dp.resources.rename_rules import MAX_BYTES, Renaming, parse
+from xilinx_fpga_dp.resources.rule_file import BadRuleFile
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 PREFIX = "xilinx.com/fpga-"
@@ -50,7 +53,7 @@ def named(text: str, *devices: Device) -> list[str]:
 
 
 def problems(text: str | bytes) -> tuple[str, ...]:
-    with pytest.raises(BadRenames) as bad:
+    with pytest.raises(BadRuleFile) as bad:
         parse(text if isinstance(text, bytes) else text.encode())
     return bad.value.problems
 
@@ -226,7 +229,7 @@ rules = st.lists(
 def test_any_file_is_taken_or_refused_in_words(text: bytes) -> None:
     try:
         taken = parse(text)
-    except BadRenames as bad:
+    except BadRuleFile as bad:
         assert bad.problems
         assert all(problem.strip() for problem in bad.problems)
         return
@@ -262,7 +265,7 @@ def test_names_meet_only_by_rules_that_share_whatever_the_order(
 ) -> None:
     rules = parse(json.dumps(documents).encode())
     names = Renaming(BASE, PREFIX, rules=rules).among(there)
-    backwards = Renaming(BASE, PREFIX, rules=rules).among(reversed(there))
+    backwards = Renaming(BASE, PREFIX, rules=rules).among(there[::-1])
     for one in there:
         assert names.resource_name(one) == backwards.resource_name(one)
         for other in there:
@@ -439,9 +442,5 @@ def test_the_examples_in_the_documentation_are_rules(page: str) -> None:
         elif document.get("kind") == "ConfigMap":
             assert all(parse(rules.encode()) for rules in document["data"].values())
         else:
-            names = compat.parse(example.encode())
-            assert names is not None
-            assert (
-                "\n".join(compat.as_rules(names, compat.Compat130Settings(exact=True, customize=True))) + "\n"
-                in examples
-            )
+            old = Compat130Settings(exact=True, customize=True)
+            assert "\n".join(as_rules(parse_names(example.encode()), old)) + "\n" in examples

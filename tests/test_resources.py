@@ -7,10 +7,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xilinx_fpga_dp.model import Device, Holder, Inventory, LeftOut, Offer, Offers, Reason, Shell, Unit
+from xilinx_fpga_dp.model import (
+    Device,
+    History,
+    Holder,
+    Inventory,
+    LeftOut,
+    Offer,
+    Offers,
+    Reason,
+    Shell,
+    Unit,
+)
 from xilinx_fpga_dp.resources.allocator import Allocator, Code, Refusal
+from xilinx_fpga_dp.resources.card_pairing import CardAssignment
 from xilinx_fpga_dp.resources.naming import Naming
-from xilinx_fpga_dp.resources.offers import held_elsewhere, mixed_builds, offers_of, same_variables
+from xilinx_fpga_dp.resources.offers import (
+    assign_names,
+    group,
+    held_elsewhere,
+    mixed_builds,
+    offers_of,
+    representatives,
+    same_variables,
+    with_devices,
+)
 from xilinx_fpga_dp.resources.placement import preferred
 
 NAMING = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")
@@ -94,6 +115,51 @@ def test_a_device_that_gets_no_name_is_left_out_and_disturbs_nobody() -> None:
     offers = offers_of(Inventory((device(serial="XFL1"), device("0000:66:00.1"))), naming)
     assert list(offers.by_resource) == ["xilinx.com/XFL1"]
     assert [entry.function for entry in offers.left_out] == ["0000:66:00.1"]
+
+
+PAIR = (device("0000:21:00.1"), device("0000:22:00.1", serial="XFL1"))
+ONE_CARD = CardAssignment(
+    cards=dict.fromkeys(("0000:21:00.1", "0000:22:00.1"), ("0000:22:00.1", "0000:21:00.1")),
+    serials={"0000:22:00.1": "XFL1"},
+)
+
+
+def test_devices_of_a_card_are_named_as_one_device() -> None:
+    other = device("0000:31:00.1")
+    assert representatives((*PAIR, other), ONE_CARD) == [PAIR[1], other]
+    naming = Naming("xilinx.com/", "{address}-{serial}")
+    assigned = assign_names((*PAIR, other), naming, ONE_CARD)
+    assert assigned.names == {
+        "0000:21:00.1": naming.resource_name(PAIR[1]),
+        "0000:22:00.1": naming.resource_name(PAIR[1]),
+        "0000:31:00.1": naming.resource_name(other),
+    }
+
+
+def test_half_a_card_gets_no_name_and_is_in_no_offer() -> None:
+    assigned = assign_names(PAIR[:1], NAMING, ONE_CARD)
+    assert assigned.names == {}
+    assert [entry.function for entry in assigned.left_out] == ["0000:21:00.1"]
+    offers = group(Inventory(PAIR[:1]), assigned, ONE_CARD)
+    assert offers.by_resource == {}
+    assert offers.left_out == assigned.left_out
+
+
+def test_held_device_changes_its_units_alone() -> None:
+    before = Inventory((device("0000:01:00.1"), device("0000:02:00.1")))
+    offers = offers_of(before, NAMING, 2)
+    held = dataclasses.replace(before.devices[0], reason=Reason.HELD)
+    histories = {held.address: History(1.0, 1, Reason.HELD)}
+    after = with_devices(offers, Inventory((held, before.devices[1]), histories=histories))
+    [name] = offers.by_resource
+    assert [(unit.id, unit.reason) for unit in after.by_resource[name].units] == [
+        ("0000:01:00.1::0", Reason.HELD),
+        ("0000:01:00.1::1", Reason.HELD),
+        ("0000:02:00.1::0", None),
+        ("0000:02:00.1::1", None),
+    ]
+    assert after.histories == histories
+    assert with_devices(after, before) == offers
 
 
 def test_what_the_scan_left_out_stays_left_out() -> None:

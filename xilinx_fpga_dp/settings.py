@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from xilinx_fpga_dp.resources.compat_1_3_0.names import Compat130Settings
 from xilinx_fpga_dp.resources.naming import FIELDS, prefix_problem, template_problem
 
 PREFIX = "XILINX_FPGA_DP_"
@@ -231,6 +230,8 @@ class Settings(BaseSettings):
 
     def _as_1_3_0(self, environment: Mapping[str, str]) -> Self:
         """What the variables of plugin 1.3.0 say, where nothing is set that says it in our words."""
+        from xilinx_fpga_dp.resources.compat_1_3_0.settings import Compat130Settings  # noqa: PLC0415
+
         said = Compat130Settings.of(environment).settings()
         settings = self.model_copy(
             update={name: value for name, value in said.items() if name not in self.model_fields_set}

@@ -14,8 +14,9 @@ from xilinx_fpga_dp.model import Device, Held, Inventory, Offers
 from xilinx_fpga_dp.resources import rename_rules as renames
 from xilinx_fpga_dp.resources.card_pairing import WAIT, CardAssignment, CardPairing
 from xilinx_fpga_dp.resources.compat_1_3_0 import names as compat
+from xilinx_fpga_dp.resources.compat_1_3_0 import settings as compat_settings
 from xilinx_fpga_dp.resources.naming import SHARED, Naming
-from xilinx_fpga_dp.resources.offers import as_named, held_elsewhere, offers_of, same_variables, to_be_named
+from xilinx_fpga_dp.resources.offers import held_elsewhere, offers_of, representatives, same_variables
 from xilinx_fpga_dp.settings import Settings, variable
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ _FIRST_LOOK: Final = 10.0
 
 _FIXED: Final = "is mounted by itself (subPath), so a changed one never gets here; mount its directory"
 
-Rules = tuple[renames.Rule, ...] | compat.Customize
+Rules = tuple[renames.Rule, ...] | compat.NameCustomize
 """What the file of RESOURCE_RENAMES says: our rules, or the names of plugin 1.3.0."""
 
 
@@ -61,7 +62,7 @@ class Offering:
         self._settings = settings
         self._environment = environment
         self._news = news
-        self._old = compat.Compat130Settings.of(environment) if settings.compat != "none" else None
+        self._old = compat_settings.Compat130Settings.of(environment) if settings.compat != "none" else None
         self._file = (
             WatchedFile(settings.resource_renames, self._parse, renames.MAX_BYTES, self._rules_read)
             if settings.resource_renames
@@ -99,7 +100,7 @@ class Offering:
         names = self._names(found, basis.rules, settled)
         offers = offers_of(found, names, self._settings.shared_replicas, settled)
         if isinstance(names.base, compat.Compat130Names):
-            offers = compat.as_listed(offers, names.base, settled.serials, cards=self._old_cards)
+            offers = compat.apply(offers, names.base, settled.serials, cards=self._old_cards)
         said = (*_problems(self._settings.resource_renames, basis.rules), *names.warnings)
         return replace(offers, warnings=(*settled.warnings, *said, *same_variables(offers)))
 
@@ -111,15 +112,17 @@ class Offering:
     def tell_old_ways(self) -> None:
         """Say of each variable of plugin 1.3.0 what to write now, or that it counts for nothing."""
         if self._old is None:
-            for name in compat.VARIABLES:
+            for name in compat_settings.VARIABLES:
                 if name in self._environment:
                     log.warning("ignored: it needs XILINX_FPGA_DP_COMPAT=1.3.0", extra={"variable": name})
             return
         own = (
-            self._settings.resource_prefix != compat.PREFIX
+            self._settings.resource_prefix != compat_settings.PREFIX
             or variable("resource_prefix") in self._environment
         )
-        for was, write in compat.advice(self._old, self._environment, own_prefix=own):
+        from xilinx_fpga_dp.resources.compat_1_3_0.advice import advice  # noqa: PLC0415
+
+        for was, write in advice(self._old, self._environment, own_prefix=own):
             log.info("COMPAT: what to write now", extra={"was": was, "write": write})
         if "resource_name_template" in self._settings.model_fields_set:
             log.warning(
@@ -136,31 +139,28 @@ class Offering:
             SHARED if self._settings.shared_replicas > 1 and not (self._old and self._old.virtual) else ""
         )
         own, customize = (
-            ((), rules.value) if isinstance(rules.value, compat.Customize) else (rules.value or (), None)
+            ((), rules.value) if isinstance(rules.value, compat.NameCustomize) else (rules.value or (), None)
         )
-        devices = [as_named(device, settled) for device in found.devices] if settled else []
         base: Naming | compat.Compat130Names = Naming(prefix, self._settings.resource_name_template, suffix)
         if self._old:
-            base = compat.Compat130Names(prefix, self._old, customize, suffix=suffix).among(devices)
-        among = to_be_named(found.devices, settled) if settled else []
+            base = compat.Compat130Names(prefix, self._old, customize, suffix=suffix)
+        among = representatives(found.devices, settled) if settled else []
         return renames.Renaming(base, prefix, suffix, own).among(among)
 
     def _parse(self, text: bytes) -> Rules:
         if self._old is None or not text.lstrip().startswith(b"{"):
             return renames.parse(text)
-        if names := compat.parse(text):
-            return names
-        raise renames.BadRenames(
-            "is no JSON object of names, as plugin 1.3.0 had it: see to quotes and commas"
-        )
+        return compat.parse(text)
 
     def _rules_read(self) -> None:
         """Name everything anew; what is wrong with the file stands in the offers."""
         if self._file and not self._file.known.problems:
             log.info("rules for names read", extra={"path": self._file.path})
             value = self._file.known.value
-            if self._old and isinstance(value, compat.Customize):
-                rules = compat.as_rules(value, self._old)
+            if self._old and isinstance(value, compat.NameCustomize):
+                from xilinx_fpga_dp.resources.compat_1_3_0.advice import as_rules  # noqa: PLC0415
+
+                rules = as_rules(value, self._old)
                 log.info("COMPAT: NameCustomize.json as rules", extra={"write": rules})
         self._news()
 
@@ -168,7 +168,7 @@ class Offering:
 def _problems(path: str, rules: FileState[Rules]) -> list[str]:
     """What is wrong with the file of rules."""
     meanwhile = "no rules count until it is mended" if rules.value is None else "what it said before counts"
-    left_out = rules.value.problems if isinstance(rules.value, compat.Customize) else ()
+    left_out = rules.value.problems if isinstance(rules.value, compat.NameCustomize) else ()
     return [
         *(f"{path}: {problem}; {meanwhile}" for problem in rules.problems),
         *(f"{path}: {problem}" for problem in left_out),

@@ -39,8 +39,8 @@ class CardAssignment:
     warnings: tuple[str, ...] = ()
 
 
-def alone(devices: Iterable[Device]) -> CardAssignment:
-    """Every device stands alone, and is named by the serial number that it has now."""
+def unpaired(devices: Iterable[Device]) -> CardAssignment:
+    """Make every device a card of its own, named by the serial number that it has now."""
     return CardAssignment(serials={each.address: each.serial for each in devices if each.serial})
 
 

@@ -1,10 +1,11 @@
-"""Names: from what is programmed on a device to the resource name that kubelet accepts. Pure."""
+"""Resource names: from what is programmed on a device to a name that kubelet accepts. Pure."""
 
 import hashlib
 import re
 import string
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 from xilinx_fpga_dp.model import Device
 
@@ -21,7 +22,7 @@ _MIN_ROOM = 20  # characters a prefix must leave: a shortened name has to stay r
 
 
 def name_problem(name: str) -> str | None:
-    """Why kubelet would refuse this resource name; None if it would take it."""
+    """Explain why kubelet would refuse this resource name; None if it would accept it."""
     domain, slash, rest = name.partition("/")
     if not slash:
         return "it needs a domain and a '/', like xilinx.com/fpga-..."
@@ -37,7 +38,7 @@ def name_problem(name: str) -> str | None:
 
 
 def prefix_problem(prefix: str) -> str | None:
-    """Why no valid resource name can begin with this prefix; None if one can."""
+    """Explain why no valid resource name can begin with this prefix; None if one can."""
     domain, slash, rest = prefix.partition("/")
     if not slash:
         return "it needs a domain and a '/', like xilinx.com/fpga-"
@@ -55,14 +56,14 @@ def _domain_problem(domain: str) -> str | None:
         return f"the domain {domain!r} is reserved by Kubernetes"
     if len(domain) > MAX_DOMAIN:
         return f"the domain has {len(domain)} characters, at most {MAX_DOMAIN} are allowed"
-    # Labels of a DNS name have at most 63 characters by the RFC, but kubelet does not look at that.
+    # Labels of a DNS name have at most 63 characters by the RFC, but kubelet does not check that.
     if not _DOMAIN.fullmatch(domain):
         return f"the domain {domain!r} is not a lower-case DNS name"
     return None
 
 
 def template_problem(template: str) -> str | None:
-    """Why this resource name template cannot be used; None if it can."""
+    """Explain why this resource name template cannot be used; None if it can."""
     if problem := fields_problem(template):
         return problem
     if not fields_of(template):
@@ -71,12 +72,12 @@ def template_problem(template: str) -> str | None:
 
 
 def in_a_line(text: str) -> str:
-    """A text of somebody's as it may stand in a sentence: line breaks and control characters escaped."""
+    """Escape line breaks and control characters, so that a text can stand in a message of one line."""
     return repr(text)[1:-1]
 
 
 def fields_problem(template: str) -> str | None:
-    """Why no name can be made by this template, which need not have a field; None if one can."""
+    """Explain why this template, which need not have a field, can't make a name; None if it can."""
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
@@ -90,12 +91,12 @@ def fields_problem(template: str) -> str | None:
 
 
 def fields_of(template: str) -> frozenset[str]:
-    """The fields of a template that was checked."""
+    """List the fields of a template that was checked."""
     return frozenset(field for _, field, _, _ in string.Formatter().parse(template) if field is not None)
 
 
 SHARED = ".shared"
-"""The suffix of resources whose devices several containers may hold, so that nobody gets one unasked."""
+"""The suffix of resources whose devices several containers may hold, so that no pod shares one unawares."""
 
 
 class Names(Protocol):
@@ -106,8 +107,12 @@ class Names(Protocol):
         """The fields that names depend on."""
         ...
 
+    def among(self, devices: Sequence[Device]) -> "Names":
+        """Prepare the names for these devices, all of the node: one may depend on the others."""
+        ...
+
     def resource_name(self, device: Device) -> str:
-        """The resource a device belongs to.
+        """Name the resource a device belongs to.
 
         Raises:
             ValueError: it gets no name, and why.
@@ -117,10 +122,7 @@ class Names(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """How devices are named: ``prefix`` and ``template`` as in the settings, both checked there.
-
-    ``suffix`` ends every name.
-    """
+    """Names by a template: ``prefix`` and ``template`` are checked by the settings, ``suffix`` ends them."""
 
     prefix: str
     template: str
@@ -131,8 +133,12 @@ class Naming:
         """The fields that names depend on."""
         return fields_of(self.template)
 
+    def among(self, _devices: Sequence[Device]) -> Self:
+        """Return the same names: they depend on no other device."""
+        return self
+
     def resource_name(self, device: Device) -> str:
-        """The resource a device belongs to; always a name that kubelet takes.
+        """Name the resource a device belongs to, always validly.
 
         Raises:
             ValueError: the template renders to nothing for this device.
@@ -147,17 +153,17 @@ class Naming:
 
 
 def full_name(prefix: str, rendered: str, suffix: str = "") -> str:
-    """A name that kubelet takes, made of a prefix that was checked, anything but nothing, and a suffix.
+    """Make a valid resource name of a prefix that was checked, any text but the empty one, and a suffix.
 
-    Characters a resource name cannot carry become ``-``. A name that lost a character or had to be
-    shortened ends in a hash of the original, so that two names never fall together by accident.
+    Characters that a resource name cannot have become ``-``. A name that lost a character or had to be
+    shortened ends in a hash of the original, so that two names never become one by accident.
     """
     domain, _, stem = prefix.partition("/")
     return f"{domain}/{fitting(stem + rendered, MAX_NAME - len(suffix))}{suffix}"
 
 
 def values_of(device: Device) -> dict[str, str | None]:
-    """The fields of a device; None: it does not have that one."""
+    """Return the fields of a device; None for a field that it does not have."""
     return {
         "shell": device.shell.vbnv,
         "timestamp": device.shell.timestamp,
@@ -170,10 +176,10 @@ def values_of(device: Device) -> dict[str, str | None]:
 
 
 def render(template: str, device: Device) -> str:
-    """Fill a template from a device. A field without a value takes the separator before it along.
+    """Fill a template from a device. A field without a value removes the separator before it.
 
     So ``{shell}-{timestamp}`` names a device whose driver knows no timestamp by its shell alone. A field
-    with nothing before it takes the separator after it.
+    with nothing before it removes the separator after it.
     """
     values = values_of(device)
     out = ""
@@ -187,7 +193,7 @@ def render(template: str, device: Device) -> str:
 
 
 def fitting(name: str, room: int) -> str:
-    """A name of so many characters at most that Kubernetes takes, as a resource's or a label's.
+    """Make a valid name of a resource or a label, of at most ``room`` characters.
 
     One that lost a character or had to be shortened ends in a hash of the original.
     """

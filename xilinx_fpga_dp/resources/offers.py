@@ -1,113 +1,173 @@
-"""From an inventory to what each resource name advertises. Pure."""
+"""From an inventory to what each resource name advertises. Pure.
+
+First every card gets its name (`assign_names`), which depends on all devices of the node where a rule or
+plugin 1.3.0 has it so; then the cards of one name become one offer (`group`). What changes from then on,
+as a device that turns out to be held, is put into the same offers (`with_devices`): no name changes by it.
+"""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from xilinx_fpga_dp.model import Device, Held, Inventory, LeftOut, Offer, Offers, Unit
 from xilinx_fpga_dp.resources.allocator import variable_of
-from xilinx_fpga_dp.resources.card_pairing import BOARD_OF_TWO, CardAssignment, alone
+from xilinx_fpga_dp.resources.card_pairing import BOARD_OF_TWO, CardAssignment, unpaired
 from xilinx_fpga_dp.resources.naming import Names, name_problem
 
+_Card = tuple[Device, ...]
+"""The devices that have one id, the device first whose address it is."""
 
-def offers_of(
-    inventory: Inventory, naming: Names, replicas: int = 1, settled: CardAssignment | None = None
-) -> Offers:
-    """Group devices by resource name; a device that gets no valid name is left out with the reason.
+
+@dataclass(frozen=True, slots=True)
+class NameAssignment:
+    """Which resource each device belongs to.
+
+    Attributes:
+        names: the resource name by the device's address.
+        left_out: the devices without a name, with the reason.
+    """
+
+    names: Mapping[str, str]
+    left_out: tuple[LeftOut, ...] = ()
+
+
+def representatives(devices: Iterable[Device], assignment: CardAssignment) -> list[Device]:
+    """List one device for each card, as names see it."""
+    return [_as_named(card[0], assignment) for card in _cards(devices, assignment)]
+
+
+def assign_names(devices: Iterable[Device], naming: Names, assignment: CardAssignment) -> NameAssignment:
+    """Give each card its resource name.
 
     Args:
-        inventory: what there is.
-        naming: how it is named.
-        replicas: how many ids each device has: one its address, several the address with ``::0``, ``::1``.
-        settled: which devices are one card, and which wait; None: every device stands alone, none waits.
+        devices: all devices of the node.
+        naming: how they are named, prepared for their `representatives` by its `among`.
+        assignment: which devices are one card, and which wait.
     """
-    settled = settled or alone(inventory.devices)
-    groups: defaultdict[str, list[tuple[Device, ...]]] = defaultdict(list)
-    left_out = list(inventory.left_out)
-    for card in _cards(inventory.devices, settled):
+    names: dict[str, str] = {}
+    left_out: list[LeftOut] = []
+    for card in _cards(devices, assignment):
         try:
-            name = _name_of(card, naming, settled)
-        except _Unnamed as error:
+            name = _name_of(card, naming, assignment)
+        except ValueError as error:
             left_out += [LeftOut(device.address, str(error)) for device in card]
         else:
+            names |= dict.fromkeys([device.address for device in card], name)
+    return NameAssignment(names, tuple(left_out))
+
+
+def group(
+    inventory: Inventory, names: NameAssignment, assignment: CardAssignment, replicas: int = 1
+) -> Offers:
+    """Make one offer of all cards of a name.
+
+    Args:
+        inventory: what was found.
+        names: what `assign_names` made of its devices.
+        assignment: which devices are one card.
+        replicas: the number of ids of each card: one is its address, several are the address with ``::0``...
+    """
+    groups: defaultdict[str, list[_Card]] = defaultdict(list)
+    for card in _cards(inventory.devices, assignment):
+        if name := names.names.get(card[0].address):
             groups[name].append(card)
     return Offers(
         {
             name: Offer(name, _units(cards, inventory.numa_nodes, replicas))
             for name, cards in sorted(groups.items())
         },
-        tuple(sorted(left_out, key=lambda entry: entry.function)),
+        tuple(sorted((*inventory.left_out, *names.left_out), key=lambda entry: entry.function)),
         inventory.histories,
     )
 
 
-class _Unnamed(Exception):  # noqa: N818 - the device's state, not a fault
-    """Why a card gets no name (yet)."""
+def offers_of(
+    inventory: Inventory, naming: Names, replicas: int = 1, assignment: CardAssignment | None = None
+) -> Offers:
+    """Name and group the devices of an inventory.
 
-
-def _cards(devices: Iterable[Device], settled: CardAssignment) -> list[tuple[Device, ...]]:
-    """The devices of each card, the one first whose address is the card's id."""
-    there = {device.address: device for device in devices}
-    cards = dict.fromkeys(settled.cards.get(address, (address,)) for address in there)
-    return [tuple(there[address] for address in card if address in there) for card in cards]
-
-
-def to_be_named(devices: Sequence[Device], settled: CardAssignment) -> list[Device]:
-    """One device for each card, as names see it."""
-    return [as_named(card[0], settled) for card in _cards(devices, settled)]
-
-
-def as_named(device: Device, settled: CardAssignment) -> Device:
-    """A device as names see it: with the serial number that counts, and with the id of its card.
-
-    The devices of a card differ in their address alone, as far as names go.
+    Args:
+        inventory: what was found.
+        naming: how it is named.
+        replicas: the number of ids of each card.
+        assignment: which devices are one card; None: every device is a card, none waits.
     """
-    card = settled.cards.get(device.address, (device.address,))
-    serial = next((settled.serials[each] for each in card if each in settled.serials), None)
+    assignment = assignment or unpaired(inventory.devices)
+    return group(inventory, assign_names(inventory.devices, naming, assignment), assignment, replicas)
+
+
+def with_devices(offers: Offers, inventory: Inventory) -> Offers:
+    """Put the devices and histories of another inventory of the same devices into the offers."""
+    now = {device.address: device for device in inventory.devices}
+
+    def updated(unit: Unit) -> Unit:
+        return replace(unit, devices=tuple(now.get(each.address, each) for each in unit.devices))
+
+    by_resource = {
+        name: Offer(name, tuple(map(updated, offer.units))) for name, offer in offers.by_resource.items()
+    }
+    return replace(offers, by_resource=by_resource, histories=inventory.histories)
+
+
+def _cards(devices: Iterable[Device], assignment: CardAssignment) -> list[_Card]:
+    """Group devices by card. A device that is not in the inventory is missing in its card too."""
+    found = {device.address: device for device in devices}
+    cards = dict.fromkeys(assignment.cards.get(address, (address,)) for address in found)
+    return [tuple(found[address] for address in card if address in found) for card in cards]
+
+
+def _as_named(device: Device, assignment: CardAssignment) -> Device:
+    """Return a device as names see it: with the serial number that counts, and the id of its card as address.
+
+    So the devices of a card have one name, whatever field the name is made of.
+    """
+    card = assignment.cards.get(device.address, (device.address,))
+    serial = next((assignment.serials[each] for each in card if each in assignment.serials), None)
     return replace(device, address=card[0], serial=serial)
 
 
-def _name_of(card: tuple[Device, ...], naming: Names, settled: CardAssignment) -> str:
-    first = card[0]
-    whole = settled.cards.get(first.address, (first.address,))
-    if first.address in settled.waiting:
-        raise _Unnamed("waiting for its serial number; that takes 30 s at most")
-    if gone := [address for address in whole if all(device.address != address for device in card)]:
-        raise _Unnamed(
-            f"the other device of its card, {gone[0]}, is not there; U30_UNIT=device offers one alone"
+def _name_of(card: _Card, naming: Names, assignment: CardAssignment) -> str:
+    """The resource name of a card.
+
+    Raises:
+        ValueError: it gets no name (yet), and why.
+    """
+    first = card[0].address
+    if first in assignment.waiting:
+        raise ValueError("waiting for its serial number; that takes 30 s at most")
+    found = {device.address for device in card}
+    if missing := [each for each in assignment.cards.get(first, ()) if each not in found]:
+        raise ValueError(
+            f"the other device of its card, {missing[0]}, is not there; U30_UNIT=device offers one alone"
         )
-    try:
-        names = {naming.resource_name(as_named(device, settled)) for device in card}
-    except ValueError as error:
-        raise _Unnamed(str(error)) from None
-    name, *others = sorted(names)
+    name, *others = sorted({naming.resource_name(_as_named(device, assignment)) for device in card})
     if others:
-        raise _Unnamed(
-            f"the devices of its card have different shells ({', '.join(sorted(names))}); "
+        raise ValueError(
+            f"the devices of its card have different shells ({', '.join([name, *others])}); "
             "program one into both, or set U30_UNIT=device"
         )
-    # A last look with kubelet's own rules: nothing it would refuse is ever registered.
+    # The last check, by kubelet's own rules: no name that it would refuse is ever registered.
     if problem := name_problem(name):
-        raise _Unnamed(f"resource name {name!r}: {problem}; set RESOURCE_NAME_TEMPLATE or RESOURCE_RENAMES")
+        raise ValueError(f"resource name {name!r}: {problem}; set RESOURCE_NAME_TEMPLATE or RESOURCE_RENAMES")
     return name
 
 
-def _units(cards: list[tuple[Device, ...]], online: tuple[int, ...], replicas: int) -> tuple[Unit, ...]:
+def _units(cards: Iterable[_Card], online: tuple[int, ...], replicas: int) -> tuple[Unit, ...]:
     # As soon as one device of a resource has a topology, kubelet matches no hint for those without
     # (cm/devicemanager/topology_hints.go), so those are near to every node beside one that knows its own.
-    # And it refuses a pod for a node that is not online, as firmware tells of now and then.
-    near = {card: _numa_nodes(card, online) for card in cards}
-    known = {node for nodes in near.values() for node in nodes}
+    # And it refuses a pod for a node that is not online, which firmware sometimes names.
+    nodes = {card: _numa_nodes(card, online) for card in cards}
+    known = {node for each in nodes.values() for node in each}
     anywhere = tuple(sorted({*online, *known})) if known else ()
     return tuple(
-        Unit(unit_id, card, near[card] or anywhere)
-        for card in sorted(cards, key=lambda each: each[0].address)
+        Unit(unit_id, card, nodes[card] or anywhere)
+        for card in sorted(nodes, key=lambda each: each[0].address)
         for unit_id in _ids(card[0].address, replicas)
     )
 
 
-def _numa_nodes(card: tuple[Device, ...], online: tuple[int, ...]) -> tuple[int, ...]:
-    """The NUMA nodes of a card; ``online`` is empty where it is not known which there are."""
+def _numa_nodes(card: _Card, online: tuple[int, ...]) -> tuple[int, ...]:
+    """The NUMA nodes of a card; `online` is empty if the online nodes are unknown."""
     nodes = {device.numa_node for device in card if device.numa_node is not None}
     return tuple(sorted(nodes.intersection(online) if online else nodes))
 
@@ -117,43 +177,40 @@ def _ids(address: str, replicas: int) -> list[str]:
 
 
 def held_elsewhere(offers: Offers, held: Held, singles: Collection[str] | None = None) -> frozenset[str]:
-    """The devices that a pod holds under a name or id that they do not have (any more).
+    """Find the devices that a pod holds under a resource name or id that they do not have (any more).
 
-    kubelet counts by resource name and id, and would hand them out a second time.
+    kubelet counts by resource name and id, and would allocate them a second time.
 
     Args:
         offers: what is to be offered.
-        held: who holds what.
-        singles: addresses of devices that are no part of a card with several; None: no card is given whole.
+        held: which containers hold which devices.
+        singles: addresses of devices that are no part of a card with several; None: no card is granted whole.
     """
     known = names_of(offers)
-    there = {device.address for device in offers.devices}
+    offered = {device.address for device in offers.devices}
     elsewhere = {
         address
-        for address in there & held.keys()
+        for address in offered & held.keys()
         for holder in held[address]
         if (holder.resource, holder.id) not in known
     }
     if singles is not None:
-        missing = held.keys() - there - set(singles)
+        # A held device that is not offered, as after a restart without it, may be the other device of a card
+        # whose first device is offered alone; then the pod holds both.
+        missing = held.keys() - offered - set(singles)
         resources = {holder.resource for address in missing for holder in held[address]}
         for resource in resources & offers.by_resource.keys():
-            elsewhere |= _alone(offers.by_resource[resource]) - held.keys()
+            elsewhere |= _unpaired_u30s(offers.by_resource[resource]) - held.keys()
     return frozenset(elsewhere)
 
 
-def _alone(offer: Offer) -> set[str]:
-    """Devices of a U30 without the other one.
-
-    Where a pod holds one of their resource that is not there, as after a restart, that may be the other
-    device of their card, and the pod has both.
-    """
+def _unpaired_u30s(offer: Offer) -> set[str]:
     alone = {each.devices[0] for each in offer.units if len(each.devices) == 1}
     return {each.address for each in alone if each.board == BOARD_OF_TWO}
 
 
 def only(offers: Offers, names: Collection[tuple[str, str]]) -> Offers:
-    """What of the offers is among these pairs of resource name and device id."""
+    """Keep the units whose pairs of resource name and device id are among these."""
     kept = {
         name: Offer(name, tuple(unit for unit in offer.units if (name, unit.id) in names))
         for name, offer in offers.by_resource.items()
@@ -162,14 +219,14 @@ def only(offers: Offers, names: Collection[tuple[str, str]]) -> Offers:
 
 
 def names_of(offers: Offers) -> frozenset[tuple[str, str]]:
-    """All pairs of resource name and device id."""
+    """List all pairs of resource name and device id."""
     return frozenset((name, unit.id) for name, offer in offers.by_resource.items() for unit in offer.units)
 
 
 def same_variables(offers: Offers) -> list[str]:
-    """What to say of resources whose names differ in what no environment variable's name can have.
+    """Warn of resources with one environment variable: a variable's name can't hold what tells them apart.
 
-    A container that is given both would lose the variable of one: kubelet keeps the first.
+    A container with devices of both loses the variable of one: kubelet keeps the first.
     """
     names: defaultdict[str, list[str]] = defaultdict(list)
     for name in sorted(offers.by_resource):
@@ -183,9 +240,9 @@ def same_variables(offers: Offers) -> list[str]:
 
 
 def mixed_builds(offer: Offer) -> tuple[str, ...]:
-    """The logic uuids of a resource whose devices were built differently; empty if they agree.
+    """List the logic uuids of a resource whose devices have different ones; empty if they agree.
 
-    They share the resource all the same, as users of the original plugin know it.
+    They share the resource, as with plugin 1.3.0.
     """
     uuids = {device.shell.logic_uuid for device in offer.devices if device.shell.logic_uuid}
     return tuple(sorted(uuids)) if len(uuids) > 1 else ()

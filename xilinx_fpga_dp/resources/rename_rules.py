@@ -1,4 +1,4 @@
-"""Rules that give devices other names: from the text of their file to the names. Pure. See docs/naming.md."""
+"""Rename rules: from the text of their file to the names they give. Pure. See docs/naming.md."""
 
 import fnmatch
 import re
@@ -29,14 +29,6 @@ _KEYS = ("match", "name", "share")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]")
 
 
-class BadRenames(ValueError):  # noqa: N818 - the user's, not ours
-    """A file of rules that can't be used: one sentence a problem."""
-
-    def __init__(self, *problems: str) -> None:
-        super().__init__(*problems)
-        self.problems = problems
-
-
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One rule.
@@ -44,8 +36,8 @@ class Rule:
     Attributes:
         number: its place in the file, from 1.
         match: a pattern by field; all must match.
-        name: the template of what stands after the prefix.
-        share: devices that would have different names without it may have this one together.
+        name: the template of the part after the prefix.
+        share: it may merge resources that would have different names without it.
     """
 
     number: int
@@ -54,21 +46,21 @@ class Rule:
     share: bool = False
 
     def matches(self, device: Device) -> bool:
-        """Whether it is for this device. A field the device does not have is empty text."""
+        """Return whether the rule is for this device. A field the device does not have is empty text."""
         values = values_of(device)
         return all(pattern.fullmatch(values[name] or "") for name, pattern in self.match.items())
 
 
 @dataclass(frozen=True, slots=True)
 class Renaming:
-    """Names by rules, and for what no rule is for, by ``base``. Say first among which devices.
+    """Names by rules, and by `base` for a device that no rule matches.
 
     Attributes:
         base: how devices are named without rules.
         prefix, suffix: of every name.
         rules: the first that matches counts.
-        clashes: names that rules give and must not.
-        warnings: what is wrong with the rules on this node.
+        clashes: names that would merge resources without `share`, and so are not given. Set by `among`.
+        warnings: what is wrong with the rules on this node. Set by `among`.
     """
 
     base: Names
@@ -84,7 +76,7 @@ class Renaming:
         return self.base.fields.union(*(fields_of(rule.name) | rule.match.keys() for rule in self.rules))
 
     def resource_name(self, device: Device) -> str:
-        """The resource a device belongs to.
+        """Name the resource a device belongs to.
 
         Raises:
             ValueError: it gets no name, and why.
@@ -92,26 +84,27 @@ class Renaming:
         _, name = self._by_rule(device)
         return name if name and name not in self.clashes else self.base.resource_name(device)
 
-    def among(self, devices: Iterable[Device]) -> Self:
-        """These names where these devices are: two names become one only if the rules say so.
+    def among(self, devices: Sequence[Device]) -> Self:
+        """Prepare the names for these devices, one of each card.
 
-        What would have different names without rules keeps those where a rule without ``share`` would give
-        them one. So it does not depend on an order which device is named how.
+        Without ``share`` a rule must not merge resources: devices whose default names differ keep those
+        names. So the names do not depend on the order of the devices.
         """
+        base = self.base.among(devices)
         sources: defaultdict[str, set[str]] = defaultdict(set)
         givers: defaultdict[str, set[Rule]] = defaultdict(set)
-        before: set[str] = set()
+        defaults: set[str] = set()
         nameless: set[str] = set()
         for device in devices:
-            plain = self._plain(device)
-            before.add(plain)
+            plain = _default_name(base, device)
+            defaults.add(plain)
             rule, name = self._by_rule(device)
             if rule and name:
                 sources[name].add(plain)
                 givers[name].add(rule)
             elif rule:
                 nameless.add(f"rule {rule.number} gives {device.address} no name: its fields are empty")
-        for name in sources.keys() & before:
+        for name in sources.keys() & defaults:
             sources[name].add(name)
         clashes = {
             name: sorted(plain)
@@ -123,32 +116,34 @@ class Renaming:
             "names: let the rule make different ones, or write `share: true` into it"
             for name, plain in sorted(clashes.items())
         ]
-        return replace(self, clashes=frozenset(clashes), warnings=(*warnings, *sorted(nameless)))
-
-    def _plain(self, device: Device) -> str:
-        try:
-            return self.base.resource_name(device)
-        except ValueError:
-            return device.address
+        return replace(self, base=base, clashes=frozenset(clashes), warnings=(*warnings, *sorted(nameless)))
 
     def _by_rule(self, device: Device) -> tuple[Rule | None, str]:
-        """The rule for a device and the name it gives, which may be none."""
+        """Find the rule for a device, None if no rule matches, and the name it gives, "" if it gives none."""
         rule = next((rule for rule in self.rules if rule.matches(device)), None)
         rendered = render(rule.name, device) if rule else ""
         return rule, full_name(self.prefix, rendered, self.suffix) if rendered else ""
 
 
+def _default_name(base: Names, device: Device) -> str:
+    try:
+        return base.resource_name(device)
+    except ValueError:
+        return device.address
+
+
 def parse(text: bytes) -> tuple[Rule, ...]:
-    """The rules of a file.
+    """Read the rules of a file.
 
     Raises:
-        BadRenames: there is something wrong with one, so none is taken.
+        BadRuleFile: a rule has a mistake, so none is used.
     """
-    from xilinx_fpga_dp.resources.rule_file import load  # noqa: PLC0415 - a megabyte, where there is a file
+    # YAML takes a megabyte of memory: it is loaded only if there is a file.
+    from xilinx_fpga_dp.resources.rule_file import BadRuleFile, load  # noqa: PLC0415
 
     document = load(text)
     if not isinstance(document, list):
-        raise BadRenames(
+        raise BadRuleFile(
             "must be a list of rules, `- {match: {shell: ...}, name: ...}`, or [] for none; "
             "a NameCustomize.json of plugin 1.3.0 is read only with COMPAT=1.3.0"
         )
@@ -156,7 +151,7 @@ def parse(text: bytes) -> tuple[Rule, ...]:
     rules = [_rule(number, each, problems) for number, each in enumerate(document, 1)]
     if problems:
         more = len(problems) - _MAX_PROBLEMS
-        raise BadRenames(*problems[:_MAX_PROBLEMS], *([f"and {more} more"] if more > 0 else []))
+        raise BadRuleFile(*problems[:_MAX_PROBLEMS], *([f"and {more} more"] if more > 0 else []))
     return tuple(rules)
 
 

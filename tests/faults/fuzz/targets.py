@@ -38,6 +38,7 @@ from xilinx_fpga_dp.resources import rename_rules as renames
 from xilinx_fpga_dp.resources.compat_1_3_0 import names as compat
 from xilinx_fpga_dp.resources.naming import Naming
 from xilinx_fpga_dp.resources.offers import names_of
+from xilinx_fpga_dp.resources.rule_file import BadRuleFile
 from xilinx_fpga_dp.rpc.api import deviceplugin_v1beta1 as v1beta1
 from xilinx_fpga_dp.rpc.api import podresources_v1 as v1
 from xilinx_fpga_dp.rpc.codec import Codec
@@ -327,7 +328,7 @@ def rules(data: bytes) -> None:
     """A file of rules for names: refused in lines, or each device has a name that kubelet takes."""
     try:
         taken = renames.parse(data)
-    except renames.BadRenames as bad:
+    except BadRuleFile as bad:
         assert all("\n" not in each for each in bad.problems), bad.problems
         return
     base = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")
@@ -337,8 +338,9 @@ def rules(data: bytes) -> None:
 
 
 def old_rules(data: bytes) -> None:
-    """A NameCustomize.json of plugin 1.3.0: taken, left out in lines, or none."""
-    if customize := compat.parse(data):
+    """A NameCustomize.json of plugin 1.3.0: read, left out in lines, or refused."""
+    with suppress(ValueError):
+        customize = compat.parse(data)
         assert all("\n" not in each for each in customize.problems), customize.problems
 
 

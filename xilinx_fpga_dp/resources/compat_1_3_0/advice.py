@@ -1,0 +1,110 @@
+"""Migration advice: what replaces the variables and the file of names of plugin 1.3.0. Pure.
+
+It is loaded only with COMPAT=1.3.0.
+"""
+
+import glob
+import json
+from collections.abc import Mapping
+
+from xilinx_fpga_dp.resources.compat_1_3_0.names import (
+    MA35,
+    U30,
+    U30_COMMON,
+    UUID_END,
+    NameCustomize,
+    NameEntry,
+)
+from xilinx_fpga_dp.resources.compat_1_3_0.settings import PREFIX, Compat130Settings
+
+
+def advice(
+    old: Compat130Settings, environment: Mapping[str, str], *, own_prefix: bool = False
+) -> list[tuple[str, str]]:
+    """List what is used of plugin 1.3.0, each with the settings of this plugin that replace it.
+
+    Args:
+        old: the values of its variables.
+        environment: the environment that they are from.
+        own_prefix: RESOURCE_PREFIX is set and takes precedence.
+    """
+    found = [] if own_prefix else [("its prefix", f"XILINX_FPGA_DP_RESOURCE_PREFIX={PREFIX}")]
+    found.append(
+        ("U30NameConvention=ExactName", "nothing: names are exact")
+        if old.exact
+        else (
+            "U30NameConvention=CommonName" + ("" if "U30NameConvention" in environment else ", its default"),
+            f"into the file that XILINX_FPGA_DP_RESOURCE_RENAMES names: {_COMMON_RULE}",
+        )
+    )
+    if "U30AllocUnit" in environment:
+        found.append(
+            ("U30AllocUnit=Card", "nothing: XILINX_FPGA_DP_U30_UNIT=card is the default")
+            if old.cards
+            else ("U30AllocUnit=Device", "XILINX_FPGA_DP_U30_UNIT=device")
+        )
+    if "DeviceNameCustomize" in environment:
+        found.append(
+            ("DeviceNameCustomize=True", "rules into a file, and XILINX_FPGA_DP_RESOURCE_RENAMES=its path")
+            if old.customize
+            else ("DeviceNameCustomize=False", "nothing")
+        )
+    if old.virtual:
+        write = f"XILINX_FPGA_DP_SHARED_REPLICAS={old.virtual} and XILINX_FPGA_DP_SHARED_GRANT=all"
+        differs = "" if old.virtual == 1 else " (names then end in .shared, ids in ::0)"
+        found.append((f"VirtualDev=True, VirtualNum={old.virtual}", write + differs))
+    elif "VirtualDev" in environment or "VirtualNum" in environment:
+        found.append(("VirtualDev=False", "nothing"))
+    return found
+
+
+def as_rules(customize: NameCustomize, old: Compat130Settings) -> list[str]:
+    """Write the rename rules, a line of YAML each, that give the names of NameCustomize.json.
+
+    A rule has no ``index``, and of a uuid only the whole; a name with one of these comes out differently.
+    """
+    rules = [] if old.exact else [_COMMON_RULE]
+    for entry in customize.entries:
+        match = {
+            name: glob.escape(text)
+            for name, text in (("board", entry.card), ("shell", entry.shell))
+            if text != "*"
+        }
+        # That plugin invented a timestamp and a uuid for the MA35D; ours have neither.
+        if entry.matches({"shellVer": MA35, "deviceType": MA35, "uuid": "ma35", "timestamp": "0"}):
+            rules.append(_line({"shell": MA35}, _name(entry, _OURS_MA35)))
+        if len(entry.build.encode()) == UUID_END:
+            rules.append(_line({**match, "uuid": "*" + glob.escape(entry.build)}, _name(entry, _OURS)))
+        if len(entry.build.encode()) != UUID_END or entry.build.isdecimal():
+            build = {} if entry.build == "*" else {"timestamp": glob.escape(entry.build)}
+            rules.append(_line({**match, **build}, _name(entry, _OURS)))
+    return [*rules, _line({"shell": MA35}, f"{MA35}-0")]
+
+
+_OURS = {
+    "index": "{address}",
+    "shellVer": "{shell}",
+    "deviceType": "{board}",
+    "uuid": "{uuid}",
+    "timestamp": "{timestamp}",
+    "DBDF": "{address}",
+    "deviceID": "0x{device_id}",
+    "Healthy": "Healthy",
+    "SN": "{serial}",
+}
+
+
+_OURS_MA35 = {**_OURS, "deviceType": MA35, "uuid": "ma35", "timestamp": "0"}
+
+
+def _name(entry: NameEntry, ours: Mapping[str, str]) -> str:
+    braced = ((kind, text.replace("{", "{{").replace("}", "}}")) for kind, text in entry.parts)
+    return "".join(ours[kind] if kind else text for kind, text in braced)
+
+
+def _line(match: Mapping[str, str], name: str) -> str:
+    globs = ", ".join(f"{field}: {json.dumps(value)}" for field, value in match.items())
+    return f"- {{match: {{{globs}}}, name: {json.dumps(name)}, share: true}}"
+
+
+_COMMON_RULE = _line({"shell": f"*{U30}*"}, U30_COMMON)

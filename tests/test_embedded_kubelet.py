@@ -1,7 +1,7 @@
-"""The embedded kubelet of `simulate` through the cases that tests/kubelet/ plays with a real one.
+"""The embedded kubelet of `simulate` in the scenarios that tests/kubelet/ runs with a real kubelet.
 
-What is asserted here was seen there, so both behave the same as far as a plugin and a pod can tell. Real
-pods, device cgroups and kubelet's own metrics are what it does not have.
+Each assertion also holds for the real kubelet. The embedded kubelet has no real pods, no device cgroups
+and no metrics.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ ALL = {U200: 2, U250: 1}
 
 
 class Stage:
-    """An embedded kubelet on a sample node, and services between them."""
+    """A sample node, an embedded kubelet and instances of the service."""
 
     def __init__(self, node: SampleNode) -> None:
         self.node = node
@@ -64,17 +64,17 @@ class Stage:
             await self.kubelet.admit(pod, {resource: count})
         return str(refusal.value)
 
-    def card(self, held: Allocation) -> XrtCard:
-        return next(card for card in self.cards if held.ids == (card.address,))
+    def card(self, allocation: Allocation) -> XrtCard:
+        return next(card for card in self.cards if allocation.ids == (card.address,))
 
 
-def nodes(held: Allocation) -> set[str]:
-    return {device.host_path for device in held.answer.devices}
+def nodes(allocation: Allocation) -> set[str]:
+    return {device.host_path for device in allocation.response.devices}
 
 
 @pytest.fixture
 async def stage(node: SampleNode) -> AsyncIterator[Stage]:
-    """Kubelet runs, the service does not yet."""
+    """A stage with a running kubelet and no service."""
     stage = Stage(node)
     await stage.kubelet.start()
     yield stage
@@ -83,13 +83,13 @@ async def stage(node: SampleNode) -> AsyncIterator[Stage]:
 
 @pytest.fixture
 async def served(stage: Stage) -> AsyncIterator[Stage]:
-    """Kubelet runs and knows all cards."""
+    """A stage whose kubelet and service run, with all cards registered."""
     with stage.service():
         await stage.until_counts(ALL, ALL)
         yield stage
 
 
-async def test_pods_get_their_cards_and_what_is_too_much_is_rejected(served: Stage) -> None:
+async def test_kubelet_rejects_pod_that_requests_too_many_devices(served: Stage) -> None:
     one = await served.get("one")
     assert nodes(one) == {served.card(one).render_node}
     refusal = await served.refused("many", count=2)
@@ -103,28 +103,28 @@ async def test_pods_get_their_cards_and_what_is_too_much_is_rejected(served: Sta
     assert (await served.get("four")).ids == one.ids
 
 
-async def test_pod_that_is_rejected_for_one_resource_holds_nothing_of_the_other(served: Stage) -> None:
+async def test_rejected_pod_holds_no_device_of_another_resource(served: Stage) -> None:
     with pytest.raises(AdmissionError):
         await served.kubelet.admit("both", {U200: 1, U250: 2})
     assert (await served.get("next", count=2)).ids == tuple(card.address for card in served.cards[:2])
 
 
-async def test_resource_nobody_offers_is_rejected(served: Stage) -> None:
+async def test_kubelet_rejects_pod_for_unknown_resource(served: Stage) -> None:
     assert "Requested: 1, Available: 0" in await served.refused("pod", "xilinx.com/fpga-nothing")
 
 
-async def test_kubelet_restarts_ten_times_and_grants_are_given_again(served: Stage) -> None:
-    held = await served.get("one")
+async def test_allocations_survive_ten_kubelet_restarts(served: Stage) -> None:
+    allocation = await served.get("one")
     for _ in range(10):
         await served.restart()
-        # Known by the checkpoint, and empty until the plugin is back.
+        # kubelet knows the resources from the checkpoint and counts 0 until the plugin registers.
         assert served.counts() in ((dict.fromkeys(ALL, 0),) * 2, (ALL, ALL))
         await served.until_counts(ALL, ALL)
-        assert await served.get("one") == held
-    assert (await served.get("two")).ids != held.ids
+        assert await served.get("one") == allocation
+    assert (await served.get("two")).ids != allocation.ids
 
 
-async def test_service_killed_or_stopped_keeps_the_capacity_and_a_new_one_serves(stage: Stage) -> None:
+async def test_capacity_stays_between_two_instances(stage: Stage) -> None:
     none = dict.fromkeys(ALL, 0)
     for end in (signal.SIGKILL, signal.SIGTERM):
         with stage.service() as service:
@@ -137,9 +137,9 @@ async def test_service_killed_or_stopped_keeps_the_capacity_and_a_new_one_serves
         assert await stage.get("one")
 
 
-async def test_card_reprogrammed_moves_to_the_other_resource(served: Stage) -> None:
-    held = await served.get("one")
-    free = next(card for card in served.cards[:2] if card is not served.card(held))
+async def test_reprogrammed_card_moves_to_another_resource(served: Stage) -> None:
+    allocation = await served.get("one")
+    free = next(card for card in served.cards[:2] if card is not served.card(allocation))
     free.reprogram("u250")
     moved = {U200: 1, U250: 2}
     await served.until_counts(moved, moved)
@@ -147,26 +147,28 @@ async def test_card_reprogrammed_moves_to_the_other_resource(served: Stage) -> N
     assert free.render_node in nodes(await served.get("three", U250, 2))
 
 
-async def test_last_card_of_a_shell_reprogrammed_leaves_no_capacity(served: Stage) -> None:
+async def test_resource_without_cards_has_no_capacity(served: Stage) -> None:
     served.cards[2].reprogram("u50")
     await served.until(lambda: [counts.get(U250, 0) for counts in served.counts()] == [0, 0])
 
 
-async def test_card_pulled_while_it_is_held_stays_held_when_it_returns(served: Stage) -> None:
-    held = await served.get("one")
-    card = served.card(held)
+async def test_allocated_card_stays_allocated_after_hot_plug(served: Stage) -> None:
+    allocation = await served.get("one")
+    card = served.card(allocation)
     card.remove()
     await served.until_counts({U200: 1, U250: 1}, {U200: 1, U250: 1})
-    assert (await served.get("two")).ids != held.ids
+    assert (await served.get("two")).ids != allocation.ids
     card.plug()
     await served.until_counts(ALL, ALL)
     assert "Available: 0" in await served.refused("three")
 
 
-async def test_card_that_is_found_at_fault_is_refused_with_a_sentence(stage: Stage) -> None:
+async def test_rejection_carries_the_message_of_the_plugin(stage: Stage) -> None:
     with stage.service(SCAN_INTERVAL="600", HEALTH_INTERVAL="600"):
         await stage.until_counts(ALL, ALL)
-        stage.node.files.drop(f"{stage.cards[2].user}/drm")  # a reset begins; its node goes later
+        stage.node.files.drop(
+            f"{stage.cards[2].user}/drm"
+        )  # a reset begins; the device node is still present
         refusal = await stage.refused("one", U250)
     assert refusal.startswith(
         "UnexpectedAdmissionError: Allocate failed due to rpc error: code = FailedPrecondition desc = "
@@ -174,7 +176,7 @@ async def test_card_that_is_found_at_fault_is_refused_with_a_sentence(stage: Sta
     )
 
 
-async def test_card_back_from_reset_has_another_render_node_and_the_old_grant_the_old_one(
+async def test_new_allocation_after_reset_has_new_render_node(
     served: Stage,
 ) -> None:
     card = served.cards[2]
@@ -183,14 +185,14 @@ async def test_card_back_from_reset_has_another_render_node_and_the_old_grant_th
     await served.until_counts(ALL, {U200: 2, U250: 0})
     card.reset_end(render=140)
     await served.until_counts(ALL, ALL)
-    # A container restart asks for nothing: it gets what it had.
+    # A restarted container keeps its allocation: kubelet does not call Allocate again.
     assert await served.get("old", U250) == old
     served.kubelet.remove("old")
     assert nodes(await served.get("new", U250)) == {"/dev/dri/renderD140"}
     assert nodes(old) != {"/dev/dri/renderD140"}
 
 
-async def test_newer_instance_is_heard_and_the_older_is_silent_and_takes_over(
+async def test_older_instance_takes_over_after_newer_one_ends(
     stage: Stage, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     twin = SampleNode(tmp_path_factory.mktemp("twin"))
@@ -202,13 +204,13 @@ async def test_newer_instance_is_heard_and_the_older_is_silent_and_takes_over(
             others[0].offline()
             await asyncio.sleep(1)
             assert stage.counts() == (ALL, ALL)
-            assert "TWIN" not in str((await stage.get("one", U250)).answer.envs)
+            assert "TWIN" not in str((await stage.get("one", U250)).response.envs)
             await asyncio.to_thread(newer.terminate)
         await stage.until_counts(ALL, {U200: 1, U250: 1})
-        assert "TWIN" in str((await stage.get("two")).answer.envs)
+        assert "TWIN" in str((await stage.get("two")).response.envs)
 
 
-async def test_older_instance_leaves_without_hurting(stage: Stage) -> None:
+async def test_end_of_older_instance_changes_no_count(stage: Stage) -> None:
     with stage.service() as older:
         await stage.until_counts(ALL, ALL)
         with stage.service() as newer:
@@ -220,8 +222,8 @@ async def test_older_instance_leaves_without_hurting(stage: Stage) -> None:
             assert await stage.get("one")
 
 
-async def test_two_streams_of_a_resource_live_beside_each_other(stage: Stage) -> None:
-    """Kubelet from 1.37 on: what registered last is asked, and the end of the other changes nothing."""
+async def test_two_instances_keep_streams_of_one_resource(stage: Stage) -> None:
+    """kubelet >= 1.37 calls the plugin that registered last and keeps the stream of the other."""
     with stage.service() as older:
         await stage.until_counts(ALL, ALL)
         with stage.service() as newer:
@@ -230,7 +232,7 @@ async def test_two_streams_of_a_resource_live_beside_each_other(stage: Stage) ->
             assert not [event for event in older.events if event["event"] == "leaving endpoint"]
 
 
-async def test_a_plugin_may_be_quicker_to_remove_its_socket(
+async def test_kubelet_starts_while_plugin_removes_its_socket(
     node: SampleNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left = Path(node.socket_dir, "plugin.sock")

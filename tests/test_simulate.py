@@ -75,7 +75,7 @@ def test_cards_that_cant_be_offered_are_told_and_the_story_goes_on_with_the_othe
     done = cli("simulate", "--once", "--board", "u50", "--board", "u250-golden", limit=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0000:66:00.0  golden image" in done.stdout
-    assert "The xilinx_u50_gen3x16_xdma_201920_3 at 0000:65:00.1 goes offline" in done.stdout
+    assert "The xilinx_u50_gen3x16_xdma_201920_3 at 0000:65:00.1 trips a firewall" in done.stdout
 
 
 def test_without_a_card_to_offer_there_is_no_story() -> None:

@@ -1,6 +1,11 @@
-"""The whole job on any machine: a sample node, an embedded kubelet, the real service between them.
+"""The demo: the real service between a sample node and an embedded kubelet, on any machine.
 
-The service is a process of its own, started as on a node; only its settings differ.
+The demo lists the cards, starts kubelet and the service, lets a pod allocate a device, breaks one card and
+repairs it, restarts kubelet and sends SIGTERM to the service. Each step opens with a headline, shows the
+log of the service and what ``kubectl describe node`` would show, and waits for its outcome in the counts
+of the embedded kubelet. A step that misses its time limit raises `StepFailed` and ends the demo with 1.
+The service runs in its own process, as on a node; only its settings differ. Cancelling the demo kills the
+service and removes the sample node.
 """
 
 import asyncio
@@ -10,8 +15,9 @@ import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from xilinx_fpga_dp.observe.table import columns
 from xilinx_fpga_dp.settings import Settings
@@ -25,27 +31,32 @@ from xilinx_fpga_dp.simulate.sysfs.sample_node import (
     known_boards,
 )
 
-# Two of one shell, one of another, and one whose timestamp is 0.
+# Two cards of one shell, one of another shell, and one whose shell has timestamp 0.
 DEFAULT_BOARDS = ("u200", "u200", "u250", "u55c")
 
-_STEP_LIMIT = 15.0  # seconds any step of the story may take
-_RESET = 1.0  # seconds the card's reset takes; a real one takes up to a minute
+_STEP_LIMIT = 15.0  # seconds that a step may take
+_LOG_DELAY = 0.1  # seconds: the service may log an event after kubelet has seen its effect
+_RESET = 1.0  # seconds that the reset of the card takes; a real reset takes up to a minute
 _ANOTHER_RENDER_NODE = 140
-_FIRST_WITH_HEALTH = "2019.1"  # drivers before this one have no health attributes
-_END_LIMIT = 10.0  # seconds the service may take to end: the contract allows 2; a busy machine takes more
+_FIRST_WITH_HEALTH = "2019.1"  # older XRT releases have no health attributes
+_FIRST_WITH_FIREWALL = "2019.2"  # older XRT releases show no firewall in the user function
+_END_LIMIT = 10.0  # seconds that the service may take to end: 2 s suffice on an idle machine
 _PROGRAM = (sys.executable, "-m", "xilinx_fpga_dp")
 
 
-class StepFailed(Exception):  # noqa: N818 - what the story finds out
-    """A step of the story that did not come out as it should."""
+class StepFailed(Exception):  # noqa: N818 - a result of the demo
+    """A step of the demo without the expected outcome."""
 
 
-class UnknownBoard(Exception):  # noqa: N818 - the user's, not ours
-    """A board that no sample card is known of."""
+class UnknownBoard(Exception):  # noqa: N818 - a mistake of the user
+    """A board that the sample node does not have or cannot take."""
 
 
 def build_node(directory: str, boards: Sequence[str]) -> int:
-    """Build a sample node and print the settings to run against it, ``NAME=value`` a line."""
+    """Build a sample node and print the settings to run against it, one ``NAME=value`` a line.
+
+    Return the exit code.
+    """
     if not directory:
         print("--node: must name a directory, which is made if it is missing", file=sys.stderr)
         return 2
@@ -65,7 +76,7 @@ def build_node(directory: str, boards: Sequence[str]) -> int:
 
 
 async def run_demo(settings: Settings, boards: Sequence[str], *, once: bool) -> int:
-    """Play the story; then, unless ``once``, stay up until Ctrl-C. Return the exit code."""
+    """Run all steps; then, unless ``once``, wait for Ctrl-C. Return the exit code."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -75,32 +86,46 @@ async def run_demo(settings: Settings, boards: Sequence[str], *, once: bool) -> 
         except UnknownBoard as error:
             print(error, file=sys.stderr)
             return 2
-        story = Demo(node, cards, settings)
-        telling = asyncio.create_task(story.tell(stay=None if once else stop))
+        demo = Demo(node, cards, settings)
+        steps = asyncio.create_task(demo.run(stop=None if once else stop))
         stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait({telling, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if not telling.done() and not story.staying:
-            telling.cancel()
+        await asyncio.wait({steps, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not steps.done() and not demo.waiting_for_stop:
+            steps.cancel()
         try:
-            await telling
+            await steps
         except StepFailed as failure:
             print(f"\nFAILED: {failure}")
             return 1
         except asyncio.CancelledError:
-            return int(once)  # told to end before the end; no step has failed
+            return int(once)  # interrupted; no step has failed
         finally:
             stopped.cancel()
     return 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """A fault of a card and the recovery from it, each with its headline."""
+
+    headline: str
+    begin: Callable[[], None]
+    recovery_headline: str
+    recover: Callable[[], Awaitable[None]]
+
+
 class Demo:
-    """One play, from an empty socket directory to an empty socket directory."""
+    """One run of the demo. It starts and ends with an empty socket directory.
+
+    Attributes:
+        waiting_for_stop: all steps but the last are done, and the demo waits for the signal to stop.
+    """
 
     def __init__(self, node: SampleNode, cards: Sequence[SampleCard], settings: Settings) -> None:
         self._node = node
         self._cards = cards
         self._offered: list[SampleCard] = []
-        self._count = 0  # device ids: two devices of one card may be one, and one device several
+        self._count = 0  # device ids: a U30 card may count as one, a shared device as several
         self._replicas = settings.shared_replicas
         self._kubelet = Kubelet(node.socket_dir)
         self._environment = {
@@ -109,50 +134,51 @@ class Demo:
             "XILINX_FPGA_DP_HEALTH_INTERVAL": "0.3",
             "XILINX_FPGA_DP_HTTP_ADDRESS": "",
             "XILINX_FPGA_DP_LOG_FORMAT": "text",
-            # Not the host's: nothing here is for its containers, and nothing of theirs counts here
+            # The CDI files and pods of this machine are separate from those of the demo.
             "XILINX_FPGA_DP_CDI_DIR": f"{node.root}/cdi",
             "XILINX_FPGA_DP_POD_RESOURCES_SOCKET": f"{node.root}/pod-resources/kubelet.sock",
             **settings.environment(),
             **node.environment(),
         }
         self._service: asyncio.subprocess.Process | None = None
-        self.staying = False  # all is told, and it waits to be stopped
+        self._log: asyncio.Task[None] | None = None  # prints the log of the service
+        self.waiting_for_stop = False
 
-    async def tell(self, stay: asyncio.Event | None) -> None:
-        """Play all steps.
+    async def run(self, stop: asyncio.Event | None) -> None:
+        """Run all steps.
 
         Args:
-            stay: wait for this before the end.
+            stop: wait for this event before the last step; None: do not wait.
 
         Raises:
-            StepFailed: one did not come out as it should; says which.
+            StepFailed: a step has another outcome than expected.
         """
         try:
-            await self._cards_found()
+            await self._list_cards()
             if not self._offered:
-                up = "; this stays up until Ctrl-C" if stay else ""
-                _title(f"None of these can be offered: list says why{up}")
-                await self._stay(stay)
+                wait = "; Ctrl-C ends the demo" if stop else ""
+                _print_headline(f"None of these can be offered, for the reasons above{wait}")
+                await self._wait_for(stop)
                 return
-            await self._registered()
-            pod = await self._allocated()
-            await self._fault_and_recovery()
-            await self._kubelet_restarted(*pod)
-            if stay:
-                self._how_to_play()
-            await self._stay(stay)
-            await self._ended()
+            await self._start()
+            pod = await self._allocate()
+            await self._break_and_repair()
+            await self._restart_kubelet(*pod)
+            if stop:
+                self._suggest_commands()
+            await self._wait_for(stop)
+            await self._terminate()
         finally:
             await self._clean_up()
 
-    async def _stay(self, stay: asyncio.Event | None) -> None:
-        if stay:
-            self.staying = True
-            await stay.wait()
+    async def _wait_for(self, stop: asyncio.Event | None) -> None:
+        if stop:
+            self.waiting_for_stop = True
+            await stop.wait()
 
-    async def _cards_found(self) -> None:
-        _title("The cards found on this node (list)")
-        _say((await self._list("table")).splitlines())
+    async def _list_cards(self) -> None:
+        _print_headline("The cards found on this node (list)")
+        _print_indented((await self._list("table")).splitlines())
         found = json.loads(await self._list("json"))
         self._count = sum(resource["healthy"] for resource in found["resources"].values())
         nodes = {node for device in found["devices"] for node in device["nodes"] if not device["reason"]}
@@ -168,92 +194,74 @@ class Demo:
             raise StepFailed("list found nothing")
         return text.decode()
 
-    async def _registered(self) -> None:
-        _title("kubelet starts, the service starts and registers what is there (run)")
+    async def _start(self) -> None:
+        _print_headline("kubelet starts, the service starts and registers every resource (run)")
         await self._kubelet.start()
         self._service = await asyncio.create_subprocess_exec(
             *_PROGRAM, "run", env=self._environment, stderr=asyncio.subprocess.PIPE, start_new_session=True
         )
-        self._log = asyncio.create_task(_pass_on(self._service.stderr))
-        await self._until(
-            lambda: sum(self._kubelet.allocatable().values()) == self._count,
-            f"{self._count} devices allocatable",
-        )
-        self._describe()
+        self._log = asyncio.create_task(_print_log(self._service.stderr))
+        await self._until(lambda: self._allocatable() == self._count, f"{self._count} devices allocatable")
 
-    async def _allocated(self) -> tuple[str, Allocation]:
+    async def _allocate(self) -> tuple[str, Allocation]:
         resource = next(iter(self._kubelet.allocatable()))
-        _title(f"A pod asks for one {resource}")
-        held = await self._admit("mypod", resource)
-        _say(["Its container gets:"])
-        _say(f"  {name}={value}" for name, value in sorted(held.answer.envs.items()))
-        _say(f"  device {each.host_path} ({each.permissions})" for each in held.answer.devices)
-        _say(f"  CDI device {each.name}" for each in held.answer.cdi_devices)
-        _say(f"  mount {each.host_path}" for each in held.answer.mounts)
-        self._describe()
-        return resource, held
+        _print_headline(f"A pod requests one {resource}")
+        allocation = await self._admit("mypod", resource)
+        response = allocation.response
+        _print_indented([
+            "Its container gets:",
+            *(f"  {name}={value}" for name, value in sorted(response.envs.items())),
+            *(f"  device {each.host_path} ({each.permissions})" for each in response.devices),
+            *(f"  CDI device {each.name}" for each in response.cdi_devices),
+            *(f"  mount {each.host_path}" for each in response.mounts),
+        ])  # fmt: skip
+        await self._describe_node()
+        return resource, allocation
 
-    async def _fault_and_recovery(self) -> None:
-        card = self._offered[-1]
-        before = sum(self._kubelet.allocatable().values())
-        trips = isinstance(card, XrtCard) and card.release >= _FIRST_WITH_HEALTH
-        what = "goes offline" if trips else "loses its driver"
-        _title(f"The {card.title} at {card.address} {what}")
-        if trips and isinstance(card, XrtCard):
-            card.firewall_trip()
-        else:
-            card.unbind()
-        await self._until(
-            lambda: sum(self._kubelet.allocatable().values()) == before - self._replicas,
-            "one device Unhealthy",
-        )
-        self._describe()
-        _title("It is reset, and comes back with another render node" if trips else "It gets its driver back")
-        if trips and isinstance(card, XrtCard):
-            card.reset_begin()
-            await asyncio.sleep(_RESET)
-            card.reset_end(render=_ANOTHER_RENDER_NODE)
-            card.mend()
-        else:
-            card.bind()
-        await self._until(lambda: sum(self._kubelet.allocatable().values()) == before, "all Healthy again")
-        self._describe()
+    async def _break_and_repair(self) -> None:
+        fault = _fault_of(self._offered[-1])
+        before = self._allocatable()
+        _print_headline(fault.headline)
+        fault.begin()
+        await self._until(lambda: self._allocatable() == before - self._replicas, "one device Unhealthy")
+        _print_headline(fault.recovery_headline)
+        await fault.recover()
+        await self._until(lambda: self._allocatable() == before, "all devices Healthy again")
 
-    async def _kubelet_restarted(self, resource: str, held: Allocation) -> None:
-        _title("kubelet restarts: it removes every socket and forgets every plugin")
+    async def _restart_kubelet(self, resource: str, allocation: Allocation) -> None:
+        _print_headline("kubelet restarts: it removes every socket, and the service registers again")
         capacity = self._kubelet.capacity()
         await self._kubelet.stop()
         self._kubelet = Kubelet(self._node.socket_dir)
         await self._kubelet.start()
-        await self._until(lambda: self._kubelet.capacity() == capacity, "all resources back")
+        await self._until(lambda: self._kubelet.capacity() == capacity, "all resources registered again")
         again = await self._admit("mypod", resource)
-        if again.ids != held.ids:
-            raise StepFailed(f"mypod held {held.ids} before the restart and {again.ids} after it")
-        _say([f"mypod still holds {', '.join(held.ids)}"])
-        self._describe()
+        if again.ids != allocation.ids:
+            raise StepFailed(f"mypod held {allocation.ids} before the restart and {again.ids} after it")
+        _print_indented([f"mypod still holds {', '.join(allocation.ids)}"])
 
-    async def _ended(self) -> None:
-        _title("The service is told to end (SIGTERM)")
-        if self._service is None:
+    async def _terminate(self) -> None:
+        _print_headline("The service receives SIGTERM")
+        if self._service is None or self._log is None:
             return
         self._service.send_signal(signal.SIGTERM)
         try:
             code = await asyncio.wait_for(self._service.wait(), _END_LIMIT)
         except TimeoutError:
-            raise StepFailed(f"it did not end within {_END_LIMIT:g} s") from None
+            raise StepFailed(f"the service did not end within {_END_LIMIT:g} s") from None
         await self._log
         left = [name for name in os.listdir(self._node.socket_dir) if name.endswith("-fpga.sock")]
         if code or left:
-            raise StepFailed(f"it ended with {code} and left {left}")
-        _say(["It ended with 0 and left no socket."])
+            raise StepFailed(f"the service ended with {code} and left {left}")
+        _print_indented(["It ended with 0 and left no socket."])
 
-    def _how_to_play(self) -> None:
-        _title("All well. This stays up until Ctrl-C; play with it from another terminal")
+    def _suggest_commands(self) -> None:
+        _print_headline("All steps passed. Ctrl-C ends the demo; until then, try in another terminal:")
         xrt = next((card for card in self._offered if isinstance(card, XrtCard)), None)
         if xrt:
-            _say([f"echo 1 > {xrt.path('dev_offline')}   # a card breaks; echo 0 mends it"])
-        _say([
-            f"rm {self._node.socket_dir}/*-fpga.sock   # the sockets vanish",
+            _print_indented([f"echo 1 > {xrt.path('dev_offline')}   # a card goes offline; echo 0 ends it"])
+        _print_indented([
+            f"rm {self._node.socket_dir}/*-fpga.sock   # the service binds and registers again",
             f"env {' '.join(_assignments(self._node))} \\",
             f"  {' '.join(_PROGRAM)} list",
         ])  # fmt: skip
@@ -264,29 +272,31 @@ class Demo:
         except AdmissionError as error:
             raise StepFailed(f"{pod}: {error}") from None
 
-    async def _until(self, holds: Callable[[], bool], what: str) -> None:
+    async def _until(self, holds: Callable[[], bool], outcome: str) -> None:
+        """Wait for an outcome in the counts of kubelet; then show the node."""
         try:
             async with asyncio.timeout(_STEP_LIMIT):
                 await self._kubelet.changes.until(lambda _: holds())
         except TimeoutError:
             raise StepFailed(
-                f"{what}: not within {_STEP_LIMIT:g} s; capacity {self._kubelet.capacity()}, "
+                f"{outcome}: not within {_STEP_LIMIT:g} s; capacity {self._kubelet.capacity()}, "
                 f"allocatable {self._kubelet.allocatable()}"
             ) from None
+        await self._describe_node()
 
-    def _describe(self) -> None:
-        """What ``kubectl describe node`` would show of it."""
-        capacity, allocatable, held = (
-            self._kubelet.capacity(),
-            self._kubelet.allocatable(),
-            self._kubelet.held(),
-        )
-        _say(["kubectl describe node:"])
+    def _allocatable(self) -> int:
+        return sum(self._kubelet.allocatable().values())
+
+    async def _describe_node(self) -> None:
+        """Show what ``kubectl describe node`` would show, after the log of the same step."""
+        await asyncio.sleep(_LOG_DELAY)
+        allocatable, allocated = self._kubelet.allocatable(), self._kubelet.allocated()
         rows = [
-            (f"  {name}", str(count), str(allocatable.get(name, 0)), str(held.get(name, 0)))
-            for name, count in capacity.items()
+            (f"  {name}", str(count), str(allocatable.get(name, 0)), str(allocated.get(name, 0)))
+            for name, count in self._kubelet.capacity().items()
         ]
-        _say(columns(("  RESOURCE", "CAPACITY", "ALLOCATABLE", "REQUESTS"), rows))
+        table = columns(("  RESOURCE", "CAPACITY", "ALLOCATABLE", "REQUESTS"), rows)
+        _print_indented(["kubectl describe node:", *table])
 
     async def _clean_up(self) -> None:
         if self._service and self._service.returncode is None:
@@ -294,6 +304,28 @@ class Demo:
                 self._service.kill()
             await self._service.wait()
         await self._kubelet.stop()
+
+
+def _fault_of(card: SampleCard) -> _Fault:
+    """Return a fault that the driver of the card reports."""
+    name = f"The {card.title} at {card.address}"
+    if not isinstance(card, XrtCard) or card.release < _FIRST_WITH_HEALTH:
+
+        async def bind() -> None:
+            card.bind()
+
+        return _Fault(f"{name} loses its driver", card.unbind, "Its driver binds to it again", bind)
+
+    async def reset() -> None:
+        card.reset_begin()
+        await asyncio.sleep(_RESET)
+        card.reset_end(render=_ANOTHER_RENDER_NODE)
+        card.mend()
+
+    recovery = "It is reset and returns with another render node"
+    if card.board.firewall and card.release >= _FIRST_WITH_FIREWALL:
+        return _Fault(f"{name} trips a firewall", card.firewall_trip, recovery, reset)
+    return _Fault(f"{name} goes offline", card.offline, recovery, reset)
 
 
 def _sample_node(directory: str, boards: Sequence[str]) -> tuple[SampleNode, list[SampleCard]]:
@@ -316,20 +348,20 @@ def _sample_node(directory: str, boards: Sequence[str]) -> tuple[SampleNode, lis
 
 
 def _assignments(node: SampleNode) -> list[str]:
-    """The settings to run against a node, for a shell."""
+    """Return the settings to run against a node, quoted for a shell."""
     return [f"{name}={shlex.quote(value)}" for name, value in node.environment().items()]
 
 
-async def _pass_on(stream: asyncio.StreamReader | None) -> None:
-    """Show the service's log as it comes."""
+async def _print_log(stream: asyncio.StreamReader | None) -> None:
+    """Print each line that the service logs, as soon as it arrives."""
     while stream and (line := await stream.readline()):
-        _say([f"service | {line.decode(errors='replace').rstrip()}"])
+        _print_indented([f"service | {line.decode(errors='replace').rstrip()}"])
 
 
-def _title(text: str) -> None:
+def _print_headline(text: str) -> None:
     print(f"\n=== {text}", flush=True)
 
 
-def _say(lines: Iterable[str]) -> None:
+def _print_indented(lines: Iterable[str]) -> None:
     for line in lines:
         print(f"    {line}", flush=True)

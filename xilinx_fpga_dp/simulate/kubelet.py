@@ -1,7 +1,12 @@
-"""An embedded kubelet: as much of kubelet's device manager as a plugin can see, for machines without one.
+"""An embedded kubelet: the part of kubelet's device manager that a device plugin can observe.
 
-It does what the real one does at the socket (paths below pkg/kubelet/cm/devicemanager of k8s.io/kubernetes):
-wipes its directory at start, dials back inside Register, never re-dials, keeps grants in a checkpoint.
+At start it removes every socket in its directory and loads the allocations from a checkpoint; then it serves
+Register on kubelet.sock. Inside Register it dials the plugin and reads its options; after that it follows
+ListAndWatch of the plugin and never dials again. Several plugins may list one resource: the last list
+counts, and the plugin that registered last gets the calls, as in kubelet >= 1.37. When the last stream of a
+resource ends, its devices stay in the capacity for a grace period, but none is allocatable. `Kubelet.stop`
+ends every stream and leaves the socket file. Each restart is a new `Kubelet` on the same directory.
+Source files in comments are relative to pkg/kubelet/cm/devicemanager of k8s.io/kubernetes.
 """
 
 import asyncio
@@ -9,6 +14,7 @@ import base64
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -26,16 +32,18 @@ from xilinx_fpga_dp.rpc.api import deviceplugin_v1beta1 as v1beta1
 
 CHECKPOINT = "kubelet_internal_checkpoint"
 _DIAL_LIMIT = 10.0  # seconds: plugin/v1beta1/client.go
-_GRACE = 300.0  # seconds a resource without endpoint keeps its capacity: endpoint.go endpointStopGracePeriod
+_GRACE = (
+    300.0  # seconds that a resource without plugin keeps its capacity: endpoint.go endpointStopGracePeriod
+)
 
 
 class AdmissionError(Exception):
-    """A pod that kubelet rejects, as its status would say it."""
+    """The rejection of a pod, with the message that its status would carry."""
 
 
 @dataclass(slots=True, eq=False)
 class RegisteredPlugin:
-    """A plugin as kubelet knows it, as long as it lists."""
+    """A device plugin whose ListAndWatch stream is open."""
 
     channel: Channel
     options: v1beta1.DevicePluginOptions
@@ -47,59 +55,60 @@ class RegisteredPlugin:
 
 @dataclass(slots=True)
 class ResourceState:
-    """What kubelet knows of a resource, whoever told it: the last list counts.
+    """The devices and plugins of a resource.
 
     Attributes:
-        endpoints: the plugins that list it, in the order in which they registered; the last one is asked.
-        stopped: time.monotonic() when the last stream ended.
+        devices: the last list of any plugin, by device id.
+        plugins: in the order of registration; the last one gets the calls.
+        stopped: time.monotonic() when the last stream ended; None while a stream is open.
     """
 
     devices: dict[str, v1beta1.Device] = field(default_factory=dict)
-    endpoints: list[RegisteredPlugin] = field(default_factory=list)
+    plugins: list[RegisteredPlugin] = field(default_factory=list)
     stopped: float | None = None
 
     def healthy(self) -> set[str]:
-        """The ids a pod may get: none once the last stream has ended."""
-        if not self.endpoints:
+        """Return the ids that a pod may get; none after the last stream has ended."""
+        if not self.plugins:
             return set()
         return {each.id for each in self.devices.values() if each.health == HEALTHY}
 
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """What a container holds of one resource: kept over restarts and given again as it was."""
+    """The devices of a container and the plugin's response; both survive restarts of kubelet."""
 
     ids: tuple[str, ...]
-    answer: v1beta1.ContainerAllocateResponse
+    response: v1beta1.ContainerAllocateResponse
 
 
 class Kubelet(v1beta1.RegistrationBase):
     """A kubelet's device manager on a socket directory.
 
     Attributes:
-        changes: counts what happened to any resource, to wait on.
+        changes: the number of changes to resources, to wait on.
     """
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self.changes = Latest(0)
         self._resources: dict[str, ResourceState] = {}
-        self._held: dict[tuple[str, str], Allocation] = {}  # by pod and resource
+        self._allocations: dict[tuple[str, str], Allocation] = {}  # by pod and resource
         self._streams: set[asyncio.Task[None]] = set()
         self._server: Server | None = None
 
     async def start(self) -> None:
-        """Start as kubelet does: first remove every socket there is, ours and others' (manager.go)."""
+        """Start as kubelet does: remove the sockets of all plugins first (manager.go)."""
         for entry in os.scandir(self.directory):
             if entry.name != CHECKPOINT and not entry.is_dir(follow_symlinks=False):
-                with suppress(FileNotFoundError):  # its plugin was quicker
+                with suppress(FileNotFoundError):  # its plugin has removed it
                     os.unlink(entry.path)
         await self._load()
         self._server = Server([self])
         await self._server.start(path=os.path.join(self.directory, "kubelet.sock"))
 
     async def stop(self) -> None:
-        """Stop as kubelet does: every stream dies and its socket's file stays behind."""
+        """Stop as kubelet does: end every stream and leave the file kubelet.sock."""
         if self._server is None:
             return
         path = os.path.join(self.directory, "kubelet.sock")
@@ -108,8 +117,8 @@ class Kubelet(v1beta1.RegistrationBase):
         for task in self._streams:
             task.cancel()
         for resource in self._resources.values():
-            for endpoint in resource.endpoints:
-                endpoint.channel.close()
+            for plugin in resource.plugins:
+                plugin.channel.close()
         self._resources.clear()
         self._server.close()
         self._server = None
@@ -117,7 +126,7 @@ class Kubelet(v1beta1.RegistrationBase):
         os.replace(kept, path)
 
     async def register(self, message: v1beta1.RegisterRequest) -> v1beta1.Empty:
-        """Take a plugin in: its socket is dialled and asked for its options before this returns."""
+        """Register a plugin: dial its socket and read its options before the response."""
         if message.version != API_VERSION:
             raise GRPCError(Status.UNKNOWN, f"requested API version {message.version!r} is not supported")
         if problem := name_problem(message.resource_name):
@@ -131,106 +140,109 @@ class Kubelet(v1beta1.RegistrationBase):
         except BaseException:
             channel.close()
             raise
-        # An older plugin of that name goes on listing beside it, as at kubelets from 1.37 on.
-        endpoint = RegisteredPlugin(channel, options)
+        # From kubelet 1.37 on, an older plugin of the same resource keeps its stream.
+        plugin = RegisteredPlugin(channel, options)
         resource = self._resources.setdefault(message.resource_name, ResourceState())
-        resource.endpoints.append(endpoint)
+        resource.plugins.append(plugin)
         resource.stopped = None
-        task = asyncio.create_task(self._follow(resource, endpoint))
+        task = asyncio.create_task(self._follow(resource, plugin))
         self._streams.add(task)
         task.add_done_callback(self._streams.discard)
         return v1beta1.Empty()
 
     def capacity(self) -> dict[str, int]:
-        """Devices by resource, healthy or not, as in a node's status."""
+        """Return the number of devices by resource, as in the status of a node."""
         return {name: len(resource.devices) for name, resource in self._alive().items()}
 
     def allocatable(self) -> dict[str, int]:
-        """Healthy devices by resource, as in a node's status."""
+        """Return the number of healthy devices by resource, as in the status of a node."""
         return {name: len(resource.healthy()) for name, resource in self._alive().items()}
 
     def health(self, resource: str) -> dict[str, str]:
-        """The last word on each device of a resource, by id."""
+        """Return the last listed health of each device of a resource, by id."""
         known = self._resources.get(resource)
         return {each.id: each.health for each in known.devices.values()} if known else {}
 
-    def held(self) -> dict[str, int]:
-        """Devices that pods hold, by resource."""
-        counts: dict[str, int] = {}
-        for (_, resource), held in self._held.items():
-            counts[resource] = counts.get(resource, 0) + len(held.ids)
+    def allocated(self) -> dict[str, int]:
+        """Return the number of devices that pods hold, by resource."""
+        counts: Counter[str] = Counter()
+        for (_, resource), allocation in self._allocations.items():
+            counts[resource] += len(allocation.ids)
         return counts
 
     async def admit(self, pod: str, requests: Mapping[str, int]) -> dict[str, Allocation]:
-        """Give a pod's only container what it asks for; a pod that is known gets what it had.
+        """Allocate devices to the only container of a pod; a known pod keeps its allocations.
 
         Raises:
-            AdmissionError: there are not enough healthy free devices, or the plugin refused.
+            AdmissionError: too few healthy devices are free, or the plugin refuses.
         """
-        given: dict[tuple[str, str], Allocation] = {}
+        new: dict[tuple[str, str], Allocation] = {}
         for resource, count in requests.items():
-            if (pod, resource) not in self._held:
-                given[pod, resource] = await self._allocate(resource, count)
-        self._held.update(given)  # a pod that is rejected for one resource keeps none
+            if (pod, resource) not in self._allocations:
+                new[pod, resource] = await self._allocate(resource, count)
+        self._allocations.update(new)  # a pod that is rejected for one resource gets none
         await self._save()
-        return {resource: self._held[pod, resource] for resource in requests}
+        return {resource: self._allocations[pod, resource] for resource in requests}
 
     def remove(self, pod: str) -> None:
-        """Let a pod be gone: what it held is free. No plugin is told."""
-        for key in [key for key in self._held if key[0] == pod]:
-            del self._held[key]
+        """Remove a pod and free its devices. kubelet does not notify plugins of it."""
+        for key in [key for key in self._allocations if key[0] == pod]:
+            del self._allocations[key]
 
     async def _allocate(self, resource: str, count: int) -> Allocation:
         known = self._resources.get(resource, ResourceState())
-        taken = {each for (_, name), held in self._held.items() if name == resource for each in held.ids}
+        taken = {
+            device_id
+            for (_, name), allocation in self._allocations.items()
+            if name == resource
+            for device_id in allocation.ids
+        }
         free = sorted(known.healthy() - taken)
         if len(free) < count:
             raise AdmissionError(
                 "UnexpectedAdmissionError: Allocate failed due to requested number of devices unavailable "
                 f"for {resource}. Requested: {count}, Available: {len(free)}, which is unexpected"
             )
-        endpoint = known.endpoints[-1]
+        plugin = known.plugins[-1]
         try:
-            ids = await self._preferred(endpoint, free, count)
-            answer = await endpoint.stub.allocate(
+            ids = await self._preferred(plugin, free, count)
+            response = await plugin.stub.allocate(
                 v1beta1.AllocateRequest(
                     container_requests=[v1beta1.ContainerAllocateRequest(devices_ids=list(ids))]
                 )
             )
-            if endpoint.options.pre_start_required:
-                await endpoint.stub.pre_start_container(
-                    v1beta1.PreStartContainerRequest(devices_ids=list(ids))
-                )
+            if plugin.options.pre_start_required:
+                await plugin.stub.pre_start_container(v1beta1.PreStartContainerRequest(devices_ids=list(ids)))
         except (GRPCError, OSError, StreamTerminatedError) as error:
             raise AdmissionError(
                 f"UnexpectedAdmissionError: Allocate failed due to {_as_go(error)}, which is unexpected"
             ) from error
-        return Allocation(ids, answer.container_responses[0])
+        return Allocation(ids, response.container_responses[0])
 
-    async def _preferred(self, endpoint: RegisteredPlugin, free: list[str], count: int) -> tuple[str, ...]:
-        if not endpoint.options.get_preferred_allocation_available:
+    async def _preferred(self, plugin: RegisteredPlugin, free: list[str], count: int) -> tuple[str, ...]:
+        if not plugin.options.get_preferred_allocation_available:
             return tuple(free[:count])
         request = v1beta1.ContainerPreferredAllocationRequest(available_deviceIDs=free, allocation_size=count)
-        answer = await endpoint.stub.get_preferred_allocation(
+        response = await plugin.stub.get_preferred_allocation(
             v1beta1.PreferredAllocationRequest(container_requests=[request])
         )
-        chosen = [each for each in answer.container_responses[0].device_i_ds if each in free]
-        # A plugin's preference is a wish: what is missing is filled up (manager.go devicesToAllocate).
+        chosen = [each for each in response.container_responses[0].device_i_ds if each in free]
+        # kubelet adds free devices to a preference that is too short (manager.go devicesToAllocate).
         return tuple((chosen + [each for each in free if each not in chosen])[:count])
 
-    async def _follow(self, resource: ResourceState, endpoint: RegisteredPlugin) -> None:
-        """Read one plugin's lists until its stream ends; then it has to register again."""
+    async def _follow(self, resource: ResourceState, plugin: RegisteredPlugin) -> None:
+        """Read the lists of a plugin until its stream ends; the plugin must register again then."""
         try:
-            async for message in endpoint.stub.list_and_watch():
+            async for message in plugin.stub.list_and_watch():
                 resource.devices = {device.id: device for device in message.devices}
                 self._changed()
         except (GRPCError, OSError, StreamTerminatedError):
             pass
         finally:
-            resource.endpoints.remove(endpoint)
-            if not resource.endpoints:
+            resource.plugins.remove(plugin)
+            if not resource.plugins:
                 resource.stopped = time.monotonic()
-            endpoint.channel.close()
+            plugin.channel.close()
             self._changed()
 
     def _alive(self) -> dict[str, ResourceState]:
@@ -245,16 +257,16 @@ class Kubelet(v1beta1.RegistrationBase):
         self.changes.set(self.changes.value + 1)
 
     async def _save(self) -> None:
-        grants = [
+        allocations = [
             {
                 "pod": pod,
                 "resource": resource,
-                "ids": held.ids,
-                "answer": base64.b64encode(bytes(held.answer)).decode(),
+                "ids": allocation.ids,
+                "response": base64.b64encode(bytes(allocation.response)).decode(),
             }
-            for (pod, resource), held in self._held.items()
+            for (pod, resource), allocation in self._allocations.items()
         ]
-        entries = {"grants": grants, "registered": sorted(self._alive())}
+        entries = {"allocations": allocations, "registered": sorted(self._alive())}
         path = os.path.join(self.directory, CHECKPOINT)
         async with aiofiles.open(f"{path}.new", "w") as file:
             await file.write(json.dumps(entries))
@@ -264,21 +276,21 @@ class Kubelet(v1beta1.RegistrationBase):
         with suppress(FileNotFoundError):
             async with aiofiles.open(os.path.join(self.directory, CHECKPOINT)) as file:
                 entries = json.loads(await file.read())
-            self._held = {
+            self._allocations = {
                 (entry["pod"], entry["resource"]): Allocation(
                     tuple(entry["ids"]),
-                    v1beta1.ContainerAllocateResponse.parse(base64.b64decode(entry["answer"])),
+                    v1beta1.ContainerAllocateResponse.parse(base64.b64decode(entry["response"])),
                 )
-                for entry in entries["grants"]
+                for entry in entries["allocations"]
             }
-            # A resource that was registered has capacity 0 until its plugin is back (manager.go).
+            # A registered resource has capacity 0 until its plugin lists again (manager.go).
             self._resources = {
                 name: ResourceState(stopped=time.monotonic()) for name in entries["registered"]
             }
 
 
 def _as_go(error: Exception) -> str:
-    """A failed call as grpc-go words it, and so a pod's status."""
+    """Return the message of a failed call as grpc-go words it in the status of a pod."""
     if not isinstance(error, GRPCError):
         return f"rpc error: code = Unavailable desc = {error}"
     code = error.status.name.title().replace("_", "")
@@ -286,7 +298,7 @@ def _as_go(error: Exception) -> str:
 
 
 async def _dial(channel: Channel) -> None:
-    """Connect as grpc.WithBlock does: again and again until the limit."""
+    """Connect as grpc.WithBlock does: retry until the time limit."""
     try:
         async with asyncio.timeout(_DIAL_LIMIT):
             while True:

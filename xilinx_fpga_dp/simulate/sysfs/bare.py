@@ -1,16 +1,19 @@
-"""Functions that no driver of ours has: a driver of another kind, or none.
+"""PCI functions without the driver of an FPGA runtime: with another driver, or with none.
 
-They stand for what must be left out with a reason, as the plain flow of AWS F2, and for what must be
-ignored, as an NPU.
+The service must leave some of them out with a reason, as an AWS F2 slot without XRT, and ignore others, as
+an NPU.
 """
+
+from collections.abc import Mapping
 
 from xilinx_fpga_dp.simulate.sysfs.boards import BareBoard
 from xilinx_fpga_dp.simulate.sysfs.bus import PciFunction, Tree
+from xilinx_fpga_dp.simulate.sysfs.files import Content
 from xilinx_fpga_dp.simulate.sysfs.sample_card import SampleCard
 
 
 class BareCard(SampleCard):
-    """The functions of one slot, each with its driver or none."""
+    """The functions of one slot; its address and attributes are those of function 0."""
 
     def __init__(self, node: Tree, board: BareBoard, slot: str, *, numa_node: int) -> None:
         super().__init__(node)
@@ -20,40 +23,32 @@ class BareCard(SampleCard):
             PciFunction(node, f"{slot}.{number}", ids, node.bus_above(f"{slot}.{number}"), numa_node)
             for number, ids in enumerate(board.functions)
         ]
+        self.bus_device = self._functions[0]
 
     @property
     def title(self) -> str:
-        """Its ids."""
-        return ":".join(self._functions[0].ids[:2])
-
-    @property
-    def address(self) -> str:
-        """Of its first function."""
-        return self._functions[0].address
+        """Its vendor and device id."""
+        return ":".join(self.board.functions[0][:2])
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """None that a pod could use."""
+        """Empty: no pod can use it."""
         return ()
 
-    def path(self, attribute: str) -> str:
-        """The path of an attribute of its first function."""
-        return f"{self._functions[0].path}/{attribute}"
-
     def plug(self) -> None:
-        """Let the bus find it and its driver, if any, take it."""
+        """Add its functions to the bus and bind their driver, if any."""
         for function in self._functions:
             function.plug()
         self.bind()
 
     def remove(self) -> None:
-        """Pull it."""
+        """Unbind its driver and remove its functions from the bus."""
         self.unbind()
         for function in self._functions:
             function.unplug()
 
     def bind(self) -> None:
-        """Let its driver, if any, take it."""
+        """Bind its driver, if any."""
         if self.board.driver:
             for function in self._functions:
                 function.bind(self.board.driver)
@@ -61,12 +56,12 @@ class BareCard(SampleCard):
                 self.node.add_class_device(kind, name, node, (509, 0), {})
 
     def unbind(self) -> None:
-        """Let its driver go."""
+        """Unbind its driver, if any."""
         for function in self._functions:
             if function.driver:
                 function.unbind()
         for kind, name, node in self.board.class_devices:
             self.node.remove_class_device(kind, name, node)
 
-    def mend(self) -> None:
-        """Nothing ails it."""
+    def _attributes(self) -> Mapping[str, Content]:
+        return {}

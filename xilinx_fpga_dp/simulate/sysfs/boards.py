@@ -1,7 +1,8 @@
-"""The boards a sample node can have, by the name users call them. Tables, no files.
+"""The boards that a sample node can have, by the name that `simulate --board` takes: tables only.
 
-Each says where its values were seen. What nobody has seen on hardware comes from the tables of XRT's driver,
-src/runtime_src/core/pcie/driver/linux/xocl/devices.h, and says so (``seen``).
+``source`` names the source of a board's values. ``seen`` is False for values that no output of real hardware
+confirms; they come from tables of a driver, as XRT's
+src/runtime_src/core/pcie/driver/linux/xocl/devices.h.
 """
 
 from collections.abc import Mapping
@@ -13,29 +14,29 @@ from xilinx_fpga_dp.simulate.sysfs.bus import Ids
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class XrtBoard:
-    """One kind of card with a shell on it, as its drivers show it.
+    """A card with a shell, of the drivers of XRT.
 
     Attributes:
         vbnv, timestamp: as the driver prints them; a shell with metadata has timestamp 0.
-        user_id, mgmt_id: PCI device ids, four hex digits; no ``mgmt_id``: no management function.
-        source: where the values were seen.
-        seen: whether that was hardware; else it was a table of the driver, which knows no shell.
-        metadata: the shell brings a device tree (2RP); without one (1RP, AWS) the driver refuses
-            to read its uuids (userpf/xocl_sysfs.c logic_uuids_show).
-        logic_uuid, interface_uuid: 32 lower-case hex digits; None with metadata: not known, one is made up.
-        base_uuid: of the base that the shell was programmed on, for a shell in two stages.
-        monitor: the sub-device that knows the serial number, if there is one.
-        dma: its DMA sub-device, if it has one.
-        firewall: it has a `firewall.u` sub-device.
-        expansion_rom: the kernel shows its plain file `rom`.
-        user_function: the user function's number in the slot.
-        twin_id: of a second function in its slot that `xocl` takes too.
-        beside: a function of it that no driver has, in the slot after its own.
-        ready: whether its management side, in a virtual machine mpd, answers.
-        count: how many of these a card has, all with one serial number.
-        slots: where virtual machines show it.
-        golden_id: of its factory image; None: the `mgmt_id` with a D in front.
-        release: of XRT, unless the node is told another.
+        user_id, mgmt_id: PCI device ids, four hex digits; ``mgmt_id`` None: no management function.
+        source: the source of the values.
+        seen: whether the values come from hardware; a table of the driver has ids, but no shell.
+        metadata: the shell has a device tree (2RP); without one (1RP, AWS) a read of the uuids fails
+            (userpf/xocl_sysfs.c logic_uuids_show).
+        logic_uuid, interface_uuid: 32 lower-case hex digits; None with metadata: unknown, and made up.
+        base_uuid: the uuid of the base, for a shell in two stages.
+        monitor: the sub-device that shows the serial number; None if none does.
+        dma: its DMA sub-device; None if it has none.
+        firewall: whether it has a `firewall.u` sub-device.
+        expansion_rom: whether the kernel shows the regular file `rom`.
+        user_function: the number of the user function in the slot.
+        twin_id: the device id of a second function in the slot to which `xocl` binds.
+        beside: the ids of a function without driver in the next slot.
+        ready: whether the management function, in a virtual machine mpd, is connected.
+        count: the number of devices of a card, which share one serial number.
+        slots: the slots in which virtual machines show it.
+        golden_id: the device id of its factory image; None: ``mgmt_id`` with a D as first digit.
+        release: of XRT, unless `SampleNode.add_card` gets another.
     """
 
     vbnv: str
@@ -67,13 +68,13 @@ class XrtBoard:
 
     @property
     def name(self) -> str:
-        """The card's type as in the driver's ``board_name``."""
+        """Its type, as in the driver's ``board_name``."""
         return "_".join(self.vbnv.split("_")[1:2] or [self.vbnv]).lower()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AmiBoard:
-    """One kind of card of AVED: ``product`` is its EEPROM's name for it, ``ids`` are of function 0."""
+    """A card of AVED: ``product`` is its name in the EEPROM, ``ids`` are those of function 0."""
 
     product: str
     ids: Ids
@@ -85,7 +86,7 @@ class AmiBoard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ma35dBoard:
-    """One kind of card of AMD's AMA video SDK; it has ``count`` devices."""
+    """A card of AMD's AMA video SDK with ``count`` devices."""
 
     product: str
     ids: Ids
@@ -96,12 +97,12 @@ class Ma35dBoard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ZoclBoard:
-    """One kind of board whose processor has the programmable logic beside it.
+    """A board whose chip has a processor and programmable logic.
 
     Attributes:
-        model, compatible: of the device tree's root.
-        zocl: what the node of `zocl` in it is compatible with (zocl_drv.c zocl_drm_of_match).
-        parent: the node above that one.
+        model, compatible: the properties of the root of the device tree.
+        zocl: ``compatible`` of the node of `zocl` in it (zocl_drv.c zocl_drm_of_match).
+        parent: the parent of that node.
     """
 
     model: str
@@ -114,9 +115,9 @@ class ZoclBoard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BareBoard:
-    """Functions that no driver of an FPGA runtime has: with another ``driver``, or none.
+    """PCI functions without the driver of an FPGA runtime: with another ``driver``, or with none.
 
-    ``class_devices`` are what that driver makes: class, name and node of each.
+    ``class_devices`` are the class, name and node of each class device that this driver creates.
     """
 
     functions: tuple[Ids, ...]
@@ -141,7 +142,7 @@ def _2rp(vbnv: str, ids: tuple[str, str], source: str) -> XrtBoard:
 
 
 def _table(vbnv: str, ids: tuple[str, str]) -> XrtBoard:
-    """Nobody published what such a card shows; without a shell the driver calls it so."""
+    """A board of which only the driver's table is published; that is its name without a shell."""
     return replace(_2rp(vbnv, ids, "XRT devices.h"), seen=False)
 
 
@@ -159,14 +160,14 @@ _U30 = XrtBoard(
     count=2,
 )
 
-# fpga_mgmt_tools/README.md in the branches master (F1) and f2 of aws/aws-fpga: an instance with eight FPGAs,
-# the only one of a smaller instance last
+# fpga_mgmt_tools/README.md in the branches master (F1) and f2 of aws/aws-fpga: the slots of an instance with
+# eight FPGAs. The slot of the only FPGA of a smaller instance comes first here.
 _F1_SLOTS = tuple(f"0000:00:{slot:02x}" for slot in range(0x1D, 0x0D, -2))
 _F2_SLOTS = ("0000:34:00", *(f"0000:{bus}:00" for bus in ("9f", "a1", "a3", "a5", "ae", "b0", "b2", "b4")))
 _AWS_FPGA = "https://github.com/aws/aws-fpga"
 _AWS_TIMESTAMP = 0xABCD  # subdev/feature_rom.c
 
-# Its management function is mpd's, from user space: sdk/userspace/include/hal/fpga_common.h in aws/aws-fpga
+# mpd uses its management function from user space: sdk/userspace/include/hal/fpga_common.h in aws/aws-fpga
 _F1 = XrtBoard(
     vbnv="xilinx_aws-vu9p-f1_shell-v04261818_201920_3",
     timestamp=_AWS_TIMESTAMP,
@@ -185,7 +186,12 @@ _F1 = XrtBoard(
     slots=_F1_SLOTS,
 )
 _F2_FUNCTIONS = (Ids("1d0f", "9048", "058000"), Ids("1d0f", "9248", "058000"))
-_AZURE_SLOTS = ("d34a:00:00", "8c01:00:00", "4e22:00:00", "b7f0:00:00")  # made up: Hyper-V counts no domains
+_AZURE_SLOTS = (
+    "d34a:00:00",
+    "8c01:00:00",
+    "4e22:00:00",
+    "b7f0:00:00",
+)  # made up: Hyper-V does not count domains
 
 XRT_BOARDS: Mapping[str, XrtBoard] = {
     "u200": _U200,
@@ -207,7 +213,7 @@ XRT_BOARDS: Mapping[str, XrtBoard] = {
         logic_uuid="15fb8da1f552a9f923de6dc54aa8968f",
     ),
     "u250": _1rp("xilinx_u250_xdma_201830_2", 1561656294, ("5005", "5004"), f"{_XRT}2554"),
-    # A base that waits for its shell, and one that has got it (xbmgmt program --shell)
+    # A base without and with its shell (xbmgmt program --shell)
     "u250-base": XrtBoard(
         vbnv="xilinx_u250_gen3x16_base",
         user_id="5005",
@@ -221,7 +227,7 @@ XRT_BOARDS: Mapping[str, XrtBoard] = {
         user_id="5005",
         mgmt_id="5004",
         source="xbutil output, renderD133 at 0000:88:00.1",
-        base_uuid="38932b102cb9ef9ed81d66f250097e2f",  # of the base above; this one's is not known
+        base_uuid="38932b102cb9ef9ed81d66f250097e2f",  # of the base above; its own is unknown
     ),
     "u280": XrtBoard(
         vbnv="xilinx_u280_gen3x16_xdma_base_1",
@@ -229,7 +235,7 @@ XRT_BOARDS: Mapping[str, XrtBoard] = {
         mgmt_id="500c",
         source="xbutil output, renderD132 at 0000:3d:00.1",
     ),
-    # A U30 card is two of these with one serial number
+    # A U30 card has two of these with one serial number
     "u30": _U30,
     "u30-vt1": replace(
         _U30,
@@ -327,7 +333,7 @@ XRT_BOARDS: Mapping[str, XrtBoard] = {
     ),
     "x3522pv": _table("xilinx_x3522pv", ("5075", "5074")),
     "ul3524": _table("xilinx_ul3x24", ("5099", "5098")),
-    # Embedded+: an x86 processor and a Versal on one board; its name has no underscore
+    # Embedded+: an x86 processor and a Versal on one board. Its VBNV has no underscore
     "rave": replace(_table("emb-plus", ("5701", "5700")), firewall=False, versal=True, release="2024.1"),
     "vcu1525": replace(
         _1rp(
@@ -339,7 +345,7 @@ XRT_BOARDS: Mapping[str, XrtBoard] = {
         subsystem=("10ee", "4353"),
         release="2018.3",
     ),
-    # Ids of other makers that XRT's drivers take
+    # Ids of other vendors in XRT's drivers
     "advantech": replace(
         _1rp("advantech_vega-4000_dynamic_5_1", 0, ("0065", "006c"), "ids XRT devices.h, shell made up"),
         seen=False,
@@ -355,7 +361,7 @@ XRT_BOARDS: Mapping[str, XrtBoard] = {
         dma="dma.qdma",
         release="2022.1",
     ),
-    # AWS F1: the slot that mpd has not loaded its default image on, and the shells
+    # AWS F1: the shells, and a slot on which mpd has not loaded the default image (f1-cleared)
     "f1": _F1,
     "f1-2019": replace(
         _F1,
@@ -378,7 +384,7 @@ XRT_BOARDS: Mapping[str, XrtBoard] = {
         source="XRT devices.h and subdev/feature_rom.c",
         ready=False,
     ),
-    # AWS F2 with an XRT shell: XRT >= 2024.1 takes both functions
+    # AWS F2 with an XRT shell: XRT >= 2024.1 binds to both functions
     "f2": replace(
         _F1,
         vbnv="xilinx_aws-vu47p-f2_xdma-shell-v10212415_202410_1",
@@ -400,7 +406,7 @@ XRT_BOARDS: Mapping[str, XrtBoard] = {
         slots=_AZURE_SLOTS,
     ),
 }
-"""Boards whose drivers are XRT's `xocl` and `xclmgmt`."""
+"""Boards of XRT's drivers `xocl` and `xclmgmt`."""
 
 AMI_BOARDS: Mapping[str, AmiBoard] = {
     "v80": AmiBoard(
@@ -411,7 +417,7 @@ AMI_BOARDS: Mapping[str, AmiBoard] = {
         source="https://github.com/Xilinx/AVED, its driver; ami_tool output in its documentation of 24.1",
     ),
 }
-"""Boards whose driver is `ami`."""
+"""Boards of the driver `ami`."""
 
 MA35D_BOARDS: Mapping[str, Ma35dBoard] = {
     "ma35d": Ma35dBoard(
@@ -420,7 +426,7 @@ MA35D_BOARDS: Mapping[str, Ma35dBoard] = {
         source="MA35D SDK, README of 1.5.0; Xilinx/FPGA_as_a_Service, k8s-device-plugin/fpga.go",
     ),
 }
-"""Boards whose driver is `transcoder`."""
+"""Boards of the driver `transcoder`."""
 
 _LINUX = "Linux arch/arm64/boot/dts/xilinx"
 _K26 = tuple(f"xlnx,zynqmp-smk-k26{revision}" for revision in ("-rev1", "-revB", "-revA", ""))
@@ -465,7 +471,7 @@ ZOCL_BOARDS: Mapping[str, ZoclBoard] = {
         parent="amba_pl@0",
     ),
 }
-"""Boards whose driver is `zocl-drm`."""
+"""Boards of the driver `zocl-drm`."""
 
 BARE_BOARDS: Mapping[str, BareBoard] = {
     "f2-hdk": BareBoard(
@@ -493,7 +499,7 @@ BARE_BOARDS: Mapping[str, BareBoard] = {
         class_devices=(("accel", "accel0", "/dev/accel/accel0"),),
     ),
 }
-"""What is left out with a reason, or ignored."""
+"""Boards that the service leaves out with a reason, or ignores."""
 
 ALIASES: Mapping[str, str] = {"vt1": "u30-vt1"}
 

@@ -1,21 +1,28 @@
-"""The /sys and /dev that any kernel has: buses, bridges, functions, drivers' links, drm, class devices.
+"""The part of /sys and /dev that the kernel's core creates, whatever the driver.
 
-It knows what the kernel's core shows; what a driver adds is told by the module of its cards.
+`Tree` is the /sys and /dev of a node. A `BusDevice` lives on a bus of it: `plug` creates its directory and
+the link on the bus, `bind` the links between it and a driver, `add_drm` its drm device with card and
+render node; `remove_drm`, `unbind` and `unplug` undo them. Numbers of nodes are assigned lowest first and
+can change from one bind to the next, as on a real node. A `PciFunction` lies below its bridges; the tree
+creates missing bridges. What a driver adds is in the module of its cards.
+Source files in comments are relative to drivers/ of Linux: base/ (core.c, dd.c, devtmpfs.c), gpu/drm/
+(drm_drv.c), pci/ (pci-driver.c).
 """
 
+import itertools
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from xilinx_fpga_dp.simulate.sysfs.files import Content, Files, Link, Numbers, link
+from xilinx_fpga_dp.simulate.sysfs.files import Content, Files, Link, link
 
 _FIRST_RENDER_MINOR = 128  # drm_drv.c drm_minor_alloc
 _DRM_MAJOR = 226
 
 
 class Ids(NamedTuple):
-    """What a PCI function says it is: hex digits without prefix."""
+    """The ids and the class of a PCI function, in hex digits without prefix."""
 
     vendor: str
     device: str
@@ -26,17 +33,40 @@ class Ids(NamedTuple):
 _ROOT_PORT = Ids("8086", "2030", "060400")
 
 
+class Numbers:
+    """Numbers that are assigned lowest first, as by the kernel (lib/idr.c)."""
+
+    def __init__(self) -> None:
+        self._taken: set[int] = set()
+
+    def take(self, first: int, wanted: int | None = None) -> int:
+        """Return the wanted number or, if None, the lowest free number from ``first`` on.
+
+        Raises:
+            ValueError: the wanted number is taken.
+        """
+        if wanted in self._taken:
+            raise ValueError(f"number {wanted} is taken")
+        free = (number for number in itertools.count(first) if number not in self._taken)
+        number = next(free) if wanted is None else wanted
+        self._taken.add(number)
+        return number
+
+    def free(self, number: int) -> None:
+        self._taken.discard(number)
+
+
 class Tree:
-    """The /sys and /dev of a node in a folder.
+    """The /sys and /dev of a node, in a directory.
 
     Args:
-        root: a new or empty folder.
-        numa_nodes: those online, as the kernel prints them.
-        device_nodes: make device nodes (as root) instead of plain files. All of them are /dev/null by another
-            name: the numbers sysfs shows may belong to a real device of this machine.
+        root: a new or empty directory.
+        numa_nodes: the online NUMA nodes, as the kernel prints them.
+        device_nodes: create device nodes, which needs root, instead of regular files. Each of them is the
+            null device: the numbers that sysfs shows may belong to a real device of this machine.
 
     Raises:
-        FileExistsError: there is a sample node in ``root`` already.
+        FileExistsError: ``root`` already contains a sample node.
     """
 
     def __init__(
@@ -58,7 +88,7 @@ class Tree:
         )
         self.files.put(self.dev_root, {})
         self.drm_cards, self.drm_renders = Numbers(), Numbers()
-        self.subdevices = {"u": Numbers(), "m": Numbers()}  # each driver counts for itself
+        self.subdevices = {"u": Numbers(), "m": Numbers()}  # each driver has numbers of its own
         self.hwmons = Numbers()
         self._device_nodes = device_nodes
 
@@ -71,7 +101,7 @@ class Tree:
         numa_node: int = 0,
         behind: Sequence[str] = (),
     ) -> "PciFunction":
-        """Plug any PCI function, with what the PCI core shows of it."""
+        """Plug a PCI function with the attributes of the PCI core; bind its driver, if any."""
         function = PciFunction(self, address, ids, self.bus_above(address, behind), numa_node)
         function.plug()
         if driver:
@@ -79,10 +109,10 @@ class Tree:
         return function
 
     def bus_above(self, address: str, behind: Sequence[str] = ()) -> str:
-        """The directory a function belongs in, with the bridges on the way to it.
+        """Return the directory of a function's parent; create the missing bridges.
 
-        Left to itself, a root bus ends in 0, and every other bus has a root port on it; a function on a
-        root bus stands beside the ports, as in a virtual machine.
+        By default, a bus whose number ends in 0 is a root bus, and each other bus is behind a root port on
+        it. A function on a root bus has no bridge above it, as in a virtual machine.
         """
         domain, bus, _ = (behind[0] if behind else address).split(":")
         port = int(bus, 16) % 16
@@ -102,13 +132,13 @@ class Tree:
     def add_class_device(
         self, kind: str, name: str, node: str, number: tuple[int, int], content: Mapping[str, Content]
     ) -> str:
-        """Make a class device without a parent (core.c get_device_parent), and its node; answers its path."""
+        """Add a class device without parent (core.c get_device_parent) and its node; return its path."""
         path = f"{self.sysfs_root}/devices/virtual/{kind}/{name}"
         folder = f"{self.sysfs_root}/class/{kind}"
         os.makedirs(os.path.dirname(path), exist_ok=True)
         os.makedirs(folder, exist_ok=True)
         self.files.put(
-            path, {**device(*number, node), "subsystem": link(f"{path}/subsystem", folder), **content}
+            path, {**device_files(*number, node), "subsystem": link(f"{path}/subsystem", folder), **content}
         )
         self.files.put(f"{folder}/{name}", link(f"{folder}/{name}", path))
         self.add_node(node)
@@ -121,17 +151,17 @@ class Tree:
         self.files.drop(f"{self.sysfs_root}/devices/virtual/{kind}/{name}")
 
     def add_node(self, node: str) -> None:
-        """Make a device node, ``/dev/dri/renderD128``."""
+        """Create a device node, ``/dev/dri/renderD128``."""
         path = self.node_path(node)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         if self._device_nodes:
             self.files.put_device(path)
         else:
             self.files.put(path, b"")
-            os.chmod(path, 0o666)  # noqa: S103 - as XRT's udev rules want it
+            os.chmod(path, 0o666)  # noqa: S103 - the mode of XRT's udev rules
 
     def remove_node(self, node: str) -> None:
-        """Take a device node away, and its directory with the last one in it (devtmpfs.c delete_path)."""
+        """Remove a device node, and its directory if that is empty then (devtmpfs.c delete_path)."""
         path = self.node_path(node)
         self.files.drop(path)
         directory = os.path.dirname(path)
@@ -139,12 +169,19 @@ class Tree:
             os.rmdir(directory)
 
     def node_path(self, node: str) -> str:
-        """Where a device node is, by the path it has on a real node."""
+        """Return the path of a device node in this tree."""
         return self.dev_root + node.removeprefix("/dev")
 
 
-class Device(ABC):
-    """A device on a bus: its directory, its driver, its drm device."""
+class BusDevice(ABC):
+    """A device on a bus.
+
+    Attributes:
+        bus: the name of the bus in sysfs.
+        name, path: its name on the bus, and its directory.
+        driver: the bound driver, None if none.
+        drm: the minors of its drm device by name, the card first; empty if it has none.
+    """
 
     bus: str
 
@@ -153,28 +190,36 @@ class Device(ABC):
         self.name = name
         self.path = path
         self.driver: str | None = None
-        self.drm: dict[str, int] = {}  # its minors by name, the card first
+        self.drm: dict[str, int] = {}
 
     @abstractmethod
     def uevent(self) -> str:
-        """The text of its file `uevent`."""
+        """Return the text of its file `uevent`."""
+
+    @abstractmethod
+    def plug(self) -> None:
+        """Add it to the bus."""
+
+    @abstractmethod
+    def unplug(self) -> None:
+        """Remove it from the bus."""
 
     def write(self, name: str, content: Content) -> None:
-        """Let a file in its directory hold this."""
+        """Set the content of a file or directory of it."""
         self.node.files.put(f"{self.path}/{name}", content)
 
     def drop(self, *names: str) -> None:
-        """Take files or directories of it away, if they are there."""
+        """Remove files or directories of it, if they exist."""
         for name in names:
             self.node.files.drop(f"{self.path}/{name}")
 
     def bind(self, driver: str, version: str | None = None, *, module: str | None = None) -> None:
-        """Link it with a driver, which comes before the driver looks at it (dd.c really_probe).
+        """Link it with a driver, as the kernel does before the driver's probe (dd.c really_probe).
 
         Args:
-            driver: its name on the bus.
-            version: of its module, where the module tells one.
-            module: its name; None: the driver's.
+            driver: the name of the driver on the bus.
+            version: the version of the module; None if the module has none.
+            module: the name of the module; None if it is the driver's.
         """
         folder = f"{self.node.sysfs_root}/bus/{self.bus}/drivers/{driver}"
         os.makedirs(folder, exist_ok=True)
@@ -196,11 +241,11 @@ class Device(ABC):
 
     @property
     def render_node(self) -> str | None:
-        """Its render node, ``/dev/dri/renderD128``, while it has one."""
+        """Its render node, ``/dev/dri/renderD128``; None while it has none."""
         return next((f"/dev/dri/{name}" for name in self.drm if name.startswith("render")), None)
 
     def add_drm(self, render: int | None = None) -> None:
-        """Give it a drm device if it has none: its directory first, then its nodes."""
+        """Add a drm device if it has none: the directory first, then the nodes."""
         if self.drm:
             return
         card = self.node.drm_cards.take(0)
@@ -213,22 +258,21 @@ class Device(ABC):
             self.node.add_node(f"/dev/dri/{name}")
 
     def remove_drm(self) -> None:
-        """Take its drm device away, the nodes first; others can get its numbers then."""
-        numbers = (self.node.drm_cards, self.node.drm_renders)
-        for (name, minor), kind in zip(self.drm.items(), numbers, strict=False):
+        """Remove its drm device, the nodes first, and free the numbers."""
+        for name, minor in self.drm.items():
             self.node.remove_node(f"/dev/dri/{name}")
             self.node.files.drop(f"{self.node.sysfs_root}/class/drm/{name}")
-            kind.free(minor)
+            (self.node.drm_cards if name.startswith("card") else self.node.drm_renders).free(minor)
         self.drop("drm")
         self.drm = {}
 
     def _drm_minor(self, name: str) -> Mapping[str, Content]:
-        minor = device(_DRM_MAJOR, self.drm[name], f"/dev/dri/{name}")
+        minor = device_files(_DRM_MAJOR, self.drm[name], f"/dev/dri/{name}")
         return {**minor, "device": Link(f"../../../{self.name}")}
 
 
-class PciFunction(Device):
-    """One function on the PCI bus, its directory under a bridge."""
+class PciFunction(BusDevice):
+    """A function on the PCI bus; its directory lies in that of the bridge above it."""
 
     bus = "pci"
 
@@ -239,24 +283,24 @@ class PciFunction(Device):
         self._numa_node = numa_node
 
     def plug(self) -> None:
-        """Let the bus show it."""
+        """Add it to the bus."""
         path = f"{self.node.sysfs_root}/bus/pci/devices/{self.address}"
         self.node.files.put(self.path, self._core_attributes())
         self.node.files.put(path, link(path, self.path))
 
     def unplug(self) -> None:
-        """Let the bus forget it."""
+        """Remove it from the bus."""
         self.node.files.drop(f"{self.node.sysfs_root}/bus/pci/devices/{self.address}")
         self.node.files.drop(self.path)
 
     @property
     def root_port(self) -> str:
-        """The directory of the bridge at the root that it is behind; its own, if there is none."""
-        sysfs, devices, way = self.path.rpartition("/devices/")
-        return f"{sysfs}{devices}{'/'.join(way.split('/')[:2])}"
+        """The directory of the root port above it; its own directory if it is on a root bus."""
+        sysfs, devices, below = self.path.rpartition("/devices/")
+        return f"{sysfs}{devices}{'/'.join(below.split('/')[:2])}"
 
     def uevent(self) -> str:
-        """What the PCI core says of it (pci-driver.c pci_uevent)."""
+        """Return the text that the PCI core prints (pci-driver.c pci_uevent)."""
         vendor, device_id, pci_class, subsystem = self.ids
         driver = f"DRIVER={self.driver}\n" if self.driver else ""
         ids = f"PCI_CLASS={pci_class}\nPCI_ID={vendor}:{device_id}\nPCI_SUBSYS_ID={':'.join(subsystem)}"
@@ -285,7 +329,7 @@ class PciFunction(Device):
         }
 
 
-def device(major: int, minor: int, node: str) -> dict[str, Content]:
-    """What a device with a node shows."""
+def device_files(major: int, minor: int, node: str) -> dict[str, Content]:
+    """Return the files of a device that has a device node."""
     uevent = f"MAJOR={major}\nMINOR={minor}\nDEVNAME={node.removeprefix('/dev/')}"
     return {"dev": f"{major}:{minor}", "uevent": uevent}

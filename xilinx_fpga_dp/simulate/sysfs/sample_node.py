@@ -1,7 +1,10 @@
-"""A sample node: the files of /sys and /dev that cards and their drivers show, and what happens to them.
+"""A sample node: a directory with the /sys, the /dev and the socket directory of a node with FPGA cards.
 
-It knows what drivers do, never what the service makes of it, so it shares no code with `discovery`.
-It stands for the hardware in `simulate` and in the tests. Plain blocking calls throughout.
+It replaces the hardware in `simulate` and in the tests. A new node has no cards; `SampleNode.add_card` plugs
+one device, `SampleNode.plug` a whole card by its name, `SampleNode.add_ordinary_devices` devices that the
+service must ignore. Methods of the cards then change the files as the drivers do; see `sample_card`. The
+files follow the sources of the kernel and of the drivers, not their reader, so this package shares no code
+with `discovery`. All calls block.
 """
 
 import os
@@ -22,10 +25,10 @@ from xilinx_fpga_dp.simulate.sysfs.boards import (
     XrtBoard,
     ZoclBoard,
 )
-from xilinx_fpga_dp.simulate.sysfs.bus import Ids, PciFunction, Tree
-from xilinx_fpga_dp.simulate.sysfs.files import DAMAGES, Content, Damage, Link, Numbers
+from xilinx_fpga_dp.simulate.sysfs.bus import Ids, Numbers, PciFunction, Tree
+from xilinx_fpga_dp.simulate.sysfs.files import Content, Link
 from xilinx_fpga_dp.simulate.sysfs.ma35d import Ma35dCard
-from xilinx_fpga_dp.simulate.sysfs.sample_card import SampleCard
+from xilinx_fpga_dp.simulate.sysfs.sample_card import DAMAGES, Damage, SampleCard
 from xilinx_fpga_dp.simulate.sysfs.xrt import Image, XrtCard, next_slot
 from xilinx_fpga_dp.simulate.sysfs.xrt_releases import DRIVER_VERSIONS
 from xilinx_fpga_dp.simulate.sysfs.zocl import ZoclCard
@@ -49,17 +52,17 @@ ZoclName: TypeAlias = Literal["zcu102", "zcu104", "kv260", "kr260", "k26", "vck1
 BareName: TypeAlias = Literal["f2-hdk", "xdma", "qdma", "npu"]
 
 STATES = ("golden", "recovery", "vfio", "no-driver")
-"""What a card of XRT can be found in besides: a name of `plug` ends in one."""
+"""States of a card of XRT other than ready; a name for `SampleNode.plug` may end in one."""
 _IMAGES: Mapping[str, Image] = {"golden": "golden", "recovery": "recovery"}
 
 
 class Where(TypedDict, total=False):
-    """How a card on the PCI bus is plugged.
+    """The position of a card on the PCI bus, and its serial number.
 
     Attributes:
-        serial: empty: not fetched yet, or the card has none; None: one is made up.
-        numa_node: -1: the firmware does not tell.
-        behind: addresses of the bridges above it, root port first; none: a root port of its own.
+        serial: empty: unread yet, or the card has none; None: one is made up.
+        numa_node: -1: unknown to the firmware.
+        behind: the addresses of the bridges above it, root port first; empty: a root port of its own.
     """
 
     serial: str | None
@@ -68,13 +71,13 @@ class Where(TypedDict, total=False):
 
 
 class How(Where, total=False):
-    """How a card of XRT is plugged.
+    """The options of a card of XRT.
 
     Attributes:
-        mgmt: whether its management function is to be seen; in a virtual machine it is not.
-        release: of XRT; None: the board's. On a real node all cards have the same.
+        mgmt: whether it has a management function; in a virtual machine it has none.
+        release: of XRT; None: that of the board. On a real node it is the same for all cards.
         render: the number of its render node; None: the lowest free one.
-        image: `golden`: a factory image, management function only; `recovery`: no `user_pf`.
+        image: `golden`: a factory image, with a management function only; `recovery`: no `user_pf`.
     """
 
     mgmt: bool
@@ -83,7 +86,7 @@ class How(Where, total=False):
     image: Image
 
 
-_BUSES = 16  # on one root bus here: see `Tree.bus_above`
+_BUSES = 16  # buses of one root bus: see `Tree.bus_above`
 _SLOT = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]")
 _ORDINARY = (
     ("0000:00:00.0", Ids("8086", "2020", "060000"), None),  # host bridge
@@ -95,7 +98,11 @@ _ORDINARY = (
 
 
 class SampleNode(Tree):
-    """A node's /sys and /dev in a folder, without a card at first: see `Tree` for the arguments."""
+    """A node, at first without cards; see `Tree` for the arguments.
+
+    Attributes:
+        cards: the cards of XRT.
+    """
 
     def __init__(
         self, root: str | os.PathLike[str], *, numa_nodes: str = "0-1", device_nodes: bool = False
@@ -109,7 +116,7 @@ class SampleNode(Tree):
         self._ma35d = Numbers()
 
     def environment(self) -> dict[str, str]:
-        """The settings that let the service run against this node."""
+        """Return the settings to run the service against this node."""
         return {
             "XILINX_FPGA_DP_SYSFS_ROOT": self.sysfs_root,
             "XILINX_FPGA_DP_DEV_ROOT": self.dev_root,
@@ -117,7 +124,7 @@ class SampleNode(Tree):
         }
 
     # fmt: off
-    # A name that is only known to be a text is taken for one of XRT's boards: they are nearly all
+    # A name whose type is only str is assumed to be a board of XRT, as most boards are
     @overload
     def add_card(self, board: AmiName, slot: str | None = None, **how: Unpack[Where]) -> AmiCard: ...  # type: ignore[overload-overlap]
     @overload
@@ -130,12 +137,15 @@ class SampleNode(Tree):
     def add_card(self, board: str | XrtBoard, slot: str | None = None, **how: Unpack[How]) -> XrtCard: ...
     # fmt: on
     def add_card(self, board: str | XrtBoard, slot: str | None = None, **how: Unpack[How]) -> SampleCard:
-        """Plug one device, its drivers loaded: of a U30 or an MA35D one of two; `plug` has whole cards.
+        """Plug one device and bind its drivers; of a U30 or an MA35D, one of its two devices.
 
         Args:
-            board: a name of `boards`, or a board of XRT of one's own.
+            board: a name of `boards`, or a board of XRT.
             slot: domain, bus and device, ``0000:65:00``; None: the next free one.
-            how: see `Where` and `How`; what a driver has no use for is not looked at.
+            how: see `Where` and `How`; options that the board does not have are ignored.
+
+        Raises:
+            ValueError: the slot is malformed, the release is unknown, or the node has a device tree already.
         """
         kind = ALL_BOARDS[board] if isinstance(board, str) else board
         if isinstance(kind, ZoclBoard):
@@ -163,16 +173,16 @@ class SampleNode(Tree):
         return card
 
     def plug(self, name: str, *, numa_node: int = 0) -> list[SampleCard]:
-        """Plug a whole card by the name `simulate --board` has for it; answers its devices.
+        """Plug a whole card by its name for `simulate --board`; return its devices.
 
         Raises:
-            KeyError: there is no such board.
-            ValueError: the node has no place for it.
+            KeyError: the name is unknown.
+            ValueError: the node cannot take the board.
         """
         board_name, state = _parsed(name)
         board = ALL_BOARDS[board_name]
         cards: list[SampleCard] = []
-        serial: str | None = None  # one for all devices of a card
+        serial: str | None = None  # the same for all devices of a card
         if isinstance(board, XrtBoard):
             for where in self._places(board):
                 image = _IMAGES.get(state, "shell")
@@ -212,7 +222,7 @@ class SampleNode(Tree):
         return card
 
     def add_ordinary_devices(self) -> None:
-        """What a server has besides: host bridge, NVMe, network card, GPU. None of it is ours."""
+        """Plug devices that the service must ignore: host bridge, NVMe disk, network card, GPU."""
         for address, ids, driver in _ORDINARY:
             function = self.add_function(address, ids, driver=driver)
             if driver in ("mlx5_core", "amdgpu"):
@@ -221,7 +231,7 @@ class SampleNode(Tree):
                 function.add_drm()
 
     def _places(self, board: XrtBoard) -> "list[_Place]":
-        """Where the devices of one card go: two of a U30 behind a switch; a virtual machine shows none."""
+        """Return a slot for each device of a card; behind a switch for a U30, unless in a virtual machine."""
         if board.count == 1 or board.slots:
             return [{} for _ in range(board.count)]
         first = self._free_bus(2 + board.count)
@@ -241,7 +251,7 @@ class SampleNode(Tree):
         return next(free, None) or f"0000:{self._free_bus(1):02x}:00"
 
     def _free_bus(self, count: int) -> int:
-        """The first of so many buses behind one root port with nothing on them."""
+        """Return the first of ``count`` free buses behind one root port."""
         taken = {int(slot.split(":")[1], 16) for slot in self._slots if slot.startswith("0000:")}
         return next(
             bus
@@ -256,12 +266,16 @@ class _Place(TypedDict, total=False):
 
 
 def _beside(board: Board, slot: str) -> tuple[str, ...]:
-    """The slot that a board takes with its own."""
+    """Return the slots that a board uses in addition to its own."""
     return (next_slot(slot),) if isinstance(board, XrtBoard) and board.beside else ()
 
 
 def _parsed(name: str) -> tuple[str, str]:
-    """A board's name, and what is the matter with it: ``u250-golden``."""
+    """Split a name like ``u250-golden`` into the board and its state; the state may be empty.
+
+    Raises:
+        KeyError: the name is unknown.
+    """
     name = ALIASES.get(name, name)
     if name in ALL_BOARDS:
         return name, ""
@@ -273,12 +287,12 @@ def _parsed(name: str) -> tuple[str, str]:
 
 
 def known_boards() -> list[str]:
-    """Every name `SampleNode.plug` knows; one of XRT's boards may also end in one of `STATES`."""
+    """Return all names for `SampleNode.plug` without a state of `STATES`."""
     return sorted([*ALL_BOARDS, *ALIASES])
 
 
 def is_known(name: str) -> bool:
-    """Whether `SampleNode.plug` knows a name."""
+    """Return whether a name is one for `SampleNode.plug`."""
     try:
         _parsed(name)
     except KeyError:

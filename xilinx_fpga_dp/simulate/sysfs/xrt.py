@@ -1,6 +1,13 @@
-"""Cards driven by XRT: `xocl` has the user function, `xclmgmt` the management function.
+"""Cards of XRT: `xocl` is bound to the user function, `xclmgmt` to the management function.
 
-The source named with a step is relative to src/runtime_src/core/pcie/driver/linux/xocl in XRT.
+`bind` creates the sub-devices, the drm device and the attributes of the user function, in this order, and
+`user_pf` last. A shell with metadata (2RP) repeats a part of that when the metadata arrives. A hot reset
+(`reset_begin`, `reset_end`) takes the device offline; since XRT 2020.1 it also removes the drm device, most
+attributes and some sub-devices, so the render node can have another number afterwards. A reset may stop
+half-way for ever. Each of these processes is an iterator over its steps (`binding`, `resetting`,
+`returning`), so that a test can scan between two steps. Faults change attributes until `mend`; a fault
+changes only the attributes that the release has. `xrt_releases` tells which these are.
+Source files in comments are relative to src/runtime_src/core/pcie/driver/linux/xocl in XRT.
 """
 
 import os
@@ -11,36 +18,36 @@ from typing import Literal, TypeAlias
 
 from xilinx_fpga_dp.simulate.sysfs import xrt_releases as releases
 from xilinx_fpga_dp.simulate.sysfs.boards import XRT_BOARDS, XrtBoard
-from xilinx_fpga_dp.simulate.sysfs.bus import Ids, PciFunction, Tree, device
+from xilinx_fpga_dp.simulate.sysfs.bus import Ids, PciFunction, Tree, device_files
 from xilinx_fpga_dp.simulate.sysfs.files import Content, link
 from xilinx_fpga_dp.simulate.sysfs.sample_card import SampleCard
 from xilinx_fpga_dp.simulate.sysfs.xrt_releases import DRIVER_VERSIONS
 
 Image: TypeAlias = Literal["shell", "golden", "recovery"]
 
-_XRT_MAJOR = 511  # any dynamic one
+_XRT_MAJOR = 511  # an example: the kernel assigns it
 
 
 class _XrtFunction(PciFunction):
-    """A function of an XRT card with its sub-devices. ``side``: `u` or `m`, user or management."""
+    """A function with its sub-devices; ``side`` is `u` for the user, `m` for the management function."""
 
     def __init__(self, card: "XrtCard", side: str, address: str, device_id: str, above: str) -> None:
         board = card.board
         ids = Ids(board.vendor, device_id, board.pci_class, board.subsystem)
         super().__init__(card.node, address, ids, above, card.numa_node)
         domain, bus, slot, function = (int(part, 16) for part in re.split("[:.]", address))
-        # xocl_drv.h XOCL_DEV_ID: a C int, so nothing is left of a domain's fifth digit
+        # xocl_drv.h XOCL_DEV_ID: a C int, which cuts off the fifth digit of a domain
         self.instance = (domain & 0xFFFF) << 16 | bus << 8 | slot << 3 | function
         self._card = card
         self._side = side
-        self._numbers: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}  # by sub-device; kept while a reset unregisters it
 
     def subdevice(self, name: str) -> str | None:
-        """The directory of a sub-device, ``rom.u.0``, if it has had one since the driver was bound."""
+        """Return the directory of a sub-device, ``rom.u.0``; None if it had none since `bind`."""
         return f"{name}.{self._side}.{self._numbers[name]}" if name in self._numbers else None
 
     def add_subdevices(self, names: Iterable[str], suffix: int | None = None) -> None:
-        """Create those that are not there, with their nodes. A sub-device keeps the number it had."""
+        """Create the missing sub-devices and their nodes. A sub-device keeps its number."""
         for name in names:
             if name not in self._numbers:
                 self._numbers[name] = self._number(name, suffix)
@@ -50,7 +57,7 @@ class _XrtFunction(PciFunction):
                     self.node.add_node(node)
 
     def remove_subdevices(self, names: Iterable[str]) -> None:
-        """Unregister them, with their nodes."""
+        """Unregister sub-devices and remove their nodes."""
         for name in names:
             if node := self._node_of(name):
                 self.node.remove_node(node)
@@ -58,21 +65,21 @@ class _XrtFunction(PciFunction):
                 self.drop(directory)
 
     def destroy_subdevices(self) -> None:
-        """Unregister all and give their numbers back (xocl_subdev.c __xocl_subdev_destroy)."""
+        """Unregister all sub-devices and free their numbers (xocl_subdev.c __xocl_subdev_destroy)."""
         self.remove_subdevices(self._numbers)
         for number in self._numbers.values():
             self.node.subdevices[self._side].free(number)
         self._numbers = {}
 
     def rewrite_subdevices(self) -> None:
-        """Let the attributes of its sub-devices say what they do on a healthy card."""
+        """Set the attributes of its sub-devices to the values of a healthy card."""
         for name in self._numbers:
             if os.path.isdir(f"{self.path}/{self.subdevice(name)}"):
                 for file, text in self._files_of(name).items():
                     self.write(f"{self.subdevice(name)}/{file}", text)
 
     def node_of(self, name: str) -> str | None:
-        """The node of a sub-device, if it has one and is there."""
+        """Return the node of a sub-device; None if it has none or is unregistered."""
         directory = self.subdevice(name)
         return self._node_of(name) if directory and os.path.isdir(f"{self.path}/{directory}") else None
 
@@ -93,16 +100,16 @@ class _XrtFunction(PciFunction):
         if not (node := self._node_of(name)):
             return {}
         entry = node.removeprefix("/dev/").replace("/", "!")
-        minor = device(_XRT_MAJOR, self._numbers[name] % (1 << 20), node)
+        minor = device_files(_XRT_MAJOR, self._numbers[name] % (1 << 20), node)
         return {"xrt_user" if self._side == "u" else "xrt_mgmt": {entry: minor}}
 
 
 class XrtCard(SampleCard):
-    """One card, of a U30 one of its two devices, and what can happen to it.
+    """A card of XRT; of a U30, one of its two devices.
 
-    An attribute is named by its path in the user function's directory, without the number of a
-    sub-device: ``ready``, ``rom/VBNV``, ``firewall/level``; in the management function's directory
-    with ``mgmt/`` before it. What happens to a card changes the attributes that its release has.
+    An attribute is named by its path in the directory of the user function, without the number of a
+    sub-device: ``ready``, ``rom/VBNV``, ``firewall/level``; ``mgmt/`` in front stands for the directory of
+    the management function.
     """
 
     def __init__(
@@ -137,37 +144,27 @@ class XrtCard(SampleCard):
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """Its render node, and that of its queues where the driver makes one."""
+        """Its render node, and the node of its DMA queues if the driver creates one."""
         queues = self._user.node_of(self.board.dma) if self.board.dma else None
         return tuple(node for node in (self.render_node, queues) if node)
 
     @property
-    def address(self) -> str:
-        """Of its user function."""
-        return self._user.address
-
-    @property
-    def user(self) -> str:
-        """The directory of its user function."""
-        return self._user.path
-
-    @property
     def mgmt(self) -> str | None:
-        """The directory of its management function."""
+        """The directory of its management function; None if it has none."""
         return self._mgmt.path if self._mgmt else None
 
     @property
     def render_node(self) -> str | None:
-        """Its render node, ``/dev/dri/renderD128``, while it has one."""
+        """Its render node, ``/dev/dri/renderD128``; None while it has none."""
         return self._user.render_node
 
     @property
     def mgmt_node(self) -> str | None:
-        """Its management function's node (mgmt-core.c), ``/dev/xclmgmt25856``."""
+        """The node of its management function (mgmt-core.c), ``/dev/xclmgmt25856``; None if it has none."""
         return f"/dev/xclmgmt{self._mgmt.instance}" if self._mgmt else None
 
     def path(self, attribute: str) -> str:
-        """The path of an attribute; where its sub-device is gone for the while, the one it had."""
+        """Return the path of an attribute; for an unregistered sub-device, its last path."""
         function = self._user
         if self._mgmt and attribute.startswith("mgmt/"):
             function, attribute = self._mgmt, attribute.removeprefix("mgmt/")
@@ -175,10 +172,10 @@ class XrtCard(SampleCard):
         directory = function.subdevice(head) if slash else None
         return f"{function.path}/{directory or head}{slash}{rest}"
 
-    # The bus and the drivers
+    # Bus and drivers
 
     def plug(self, board: str | XrtBoard | None = None, render: int | None = None) -> None:
-        """Let the bus find it and the drivers take it, after `remove` perhaps with other ids and shell."""
+        """Add it to the bus and bind its drivers; with ``board``, as a card with other ids and shell."""
         if board is not None:
             self.board = XRT_BOARDS[board] if isinstance(board, str) else board
             self._make_functions()
@@ -197,7 +194,7 @@ class XrtCard(SampleCard):
             self._twin.plug()
 
     def remove(self) -> None:
-        """Pull it; a hot plug and an AFI load take it off the bus the same way."""
+        """Unbind its drivers and remove it from the bus, as a hot plug and an AFI load also do."""
         if self._image != "golden":
             self.unbind()
             self._user.unplug()
@@ -210,11 +207,11 @@ class XrtCard(SampleCard):
             self._twin.remove()
 
     def bind(self, render: int | None = None) -> None:
-        """Let `xocl` take its user function."""
+        """Bind `xocl` to its user function."""
         _exhaust(self.binding(render))
 
     def binding(self, render: int | None = None) -> Iterator[str]:
-        """The steps of `bind`: each is done when its name comes (userpf/xocl_drv.c xocl_userpf_probe)."""
+        """Bind step by step; yield the name of each finished step (userpf/xocl_drv.c xocl_userpf_probe)."""
         self._user.bind("xocl", DRIVER_VERSIONS[self.release])
         yield "driver"
         if self._image == "recovery":  # the probe returns here, without an error
@@ -234,7 +231,7 @@ class XrtCard(SampleCard):
         yield "user_pf"
 
     def unbind(self) -> None:
-        """Let its driver, `xocl` or `vfio-pci`, go (dd.c __device_release_driver, xocl_userpf_remove)."""
+        """Unbind `xocl` or `vfio-pci` (dd.c __device_release_driver, xocl_userpf_remove)."""
         if self._user.driver:
             self._user.unbind()
             self._user.remove_drm()
@@ -242,24 +239,24 @@ class XrtCard(SampleCard):
             self._user.destroy_subdevices()
 
     def vfio(self) -> None:
-        """Hand its user function to a virtual machine."""
+        """Bind `vfio-pci` to its user function, as for a virtual machine."""
         self.unbind()
         self._user.bind("vfio-pci")
 
     def bind_mgmt(self) -> None:
-        """Let `xclmgmt` take its management function; the user function hears of it."""
+        """Bind `xclmgmt` to its management function; the user function becomes ready."""
         if (mgmt := self._mgmt) and (node := self.mgmt_node) and not mgmt.driver:
             mgmt.bind("xclmgmt", DRIVER_VERSIONS[self.release])
             self._refresh_mgmt()
             if self._image == "shell":
                 mgmt.add_subdevices(releases.mgmt_subdevices(self.board, self.release))
-            minor = device(_XRT_MAJOR, mgmt.instance % (1 << 20), node)
+            minor = device_files(_XRT_MAJOR, mgmt.instance % (1 << 20), node)
             mgmt.write("xrt_mgmt", {os.path.basename(node): minor})
             self.node.add_node(node)
             self._connect("0x1", "0x3")
 
     def unbind_mgmt(self) -> None:
-        """Let `xclmgmt` go; the user function is not ready then."""
+        """Unbind `xclmgmt`; the user function is no longer ready."""
         if (mgmt := self._mgmt) and (node := self.mgmt_node) and mgmt.driver:
             mgmt.unbind()
             self.node.remove_node(node)
@@ -267,30 +264,30 @@ class XrtCard(SampleCard):
             mgmt.destroy_subdevices()
             self.not_ready()
 
-    # A reset, another shell
+    # Reset and reprogramming
 
     def reset_begin(self) -> None:
-        """Reset it, up to where it waits for its management function; there it may stay for ever."""
+        """Reset it up to the point where it waits for its management function."""
         _exhaust(self.resetting())
 
     def reset_end(self, render: int | None = None, suffix: int | None = None) -> None:
-        """Let it come back.
+        """Complete a reset.
 
         Args:
             render: the number of its render node; None: the lowest free one.
-            suffix: how far from a sub-device's first number its own is; None: the one it had.
+            suffix: the offset of its sub-devices' numbers from the first one; None: they keep theirs.
         """
         _exhaust(self.returning(render, suffix))
 
     def reprogram(self, board: str | XrtBoard, render: int | None = None) -> None:
-        """Program another shell on its base: the same functions, another VBNV, other uuids."""
+        """Program another shell: its functions stay, its VBNV and uuids change."""
         self.reset_begin()
         _exhaust(self.returning(render, board=board))
 
     def resetting(self) -> Iterator[str]:
-        """The steps of `reset_begin`: each is done when its name comes (xocl_drv.c xocl_reset_notify).
+        """Begin a reset step by step; yield the name of each finished step (xocl_drv.c xocl_reset_notify).
 
-        Before 2020.1 drm and the attributes stay; 2018.3 shows nothing of a reset at all.
+        Before 2020.1 the drm device and the attributes stay; 2018.3 shows no sign of a reset.
         """
         self._change("dev_offline", "1")
         yield "offline"
@@ -308,7 +305,7 @@ class XrtCard(SampleCard):
     def returning(
         self, render: int | None = None, suffix: int | None = None, board: str | XrtBoard | None = None
     ) -> Iterator[str]:
-        """The steps of `reset_end`, or with a board of `reprogram`; the last one is `drm`."""
+        """Complete a reset, with ``board`` a reprogramming, step by step; the last step is `drm`."""
         if board is not None:
             self.board = XRT_BOARDS[board] if isinstance(board, str) else board
         self._refresh_mgmt()
@@ -316,7 +313,7 @@ class XrtCard(SampleCard):
         if board is not None or suffix is not None:
             self._user.destroy_subdevices()
         self._user.add_subdevices(self._subdevices, suffix)
-        if self.release < "2022.2":  # a later driver keeps a trip until it is bound anew: firewall.c
+        if self.release < "2022.2":  # later drivers keep a trip until the next bind: firewall.c
             self._write_firewall("firewall", releases.NO_TRIP)
         yield "sub-devices"
         if self._drm_comes_and_goes:
@@ -326,34 +323,38 @@ class XrtCard(SampleCard):
         self._change("dev_offline", "0")
         yield "drm"
 
-    # Faults and their end
+    # Faults and recovery
 
     def offline(self) -> None:
-        """Its driver takes it offline."""
+        """Take it offline, as its driver does."""
         self._change("dev_offline", "1")
 
     def shutdown(self) -> None:
-        """Somebody writes to ``shutdown``, to pull it: it goes as in a reset, and stays away."""
+        """Shut it down, as a write to ``shutdown`` does: a reset that does not complete.
+
+        Raises:
+            ValueError: the release has no ``shutdown``.
+        """
         if "shutdown" not in self._attributes():
             raise ValueError(f"XRT {self.release} has no shutdown")
         self.reset_begin()
         self._change("shutdown", "1")
 
     def online(self) -> None:
-        """Its driver takes it online again: the end of `offline` and `shutdown` (XOCL_WORK_ONLINE)."""
+        """Take it online again after `offline` or `shutdown` (XOCL_WORK_ONLINE)."""
         self.reset_end()
         self._change("shutdown", "0")
 
     def bad_state(self) -> None:
-        """A compute unit of it hangs."""
+        """Report a compute unit that hangs."""
         self._change("device_bad_state", "1")
 
     def not_ready(self) -> None:
-        """Its management function, in a virtual machine mpd, does not answer."""
+        """Report no connection to the management function; in a virtual machine, to mpd."""
         self._connect("0x0", "0x0")
 
     def shell_unknown(self) -> None:
-        """Its management function has never answered: a shell with metadata has no name (feature_rom.c)."""
+        """Report a shell without name: the management function never sent the metadata (feature_rom.c)."""
         self.not_ready()
         self._change("rom/VBNV", "\n")
         self._change("rom/timestamp", "0")
@@ -361,23 +362,23 @@ class XrtCard(SampleCard):
         self._change("interface_uuids", None)
 
     def firewall_trip(self) -> None:
-        """One of its AXI firewalls trips: it is offline, and a reset follows after 2 s."""
+        """Trip an AXI firewall, which takes it offline; a real driver starts a reset after 2 s."""
         self._write_firewall("mgmt/firewall", releases.TRIP)
         self._write_firewall("firewall", releases.TRIP)
         self._change("mgmt/dev_offline", "1")
         self.offline()
 
     def mend(self) -> None:
-        """Let every attribute say what it does on a healthy card: the end of all faults but a reset."""
+        """Set every attribute to the value of a healthy card; this ends all faults but a reset."""
         self._add_attributes()
         self._refresh_mgmt()
         self._user.rewrite_subdevices()
 
-    # Its parts
+    # Parts
 
     @property
     def _drm_comes_and_goes(self) -> bool:
-        """Whether a reset and a refresh take drm and most attributes away (xocl_drv.c)."""
+        """Whether a reset and a refresh remove the drm device and most attributes (xocl_drv.c)."""
         return self.release >= "2020.1"
 
     @property
@@ -388,10 +389,10 @@ class XrtCard(SampleCard):
         board = self.board
         address = f"{self.slot}.{board.user_function}"
         above = self.node.bus_above(address, self._behind)
-        self._user = _XrtFunction(self, "u", address, board.user_id, above)
+        self.bus_device = self._user = _XrtFunction(self, "u", address, board.user_id, above)
         self._mgmt = None
         if board.mgmt_id and self._has_mgmt:
-            # devices.h XBB_MFG: a factory image's id is the board's with a D in front
+            # devices.h XBB_MFG: the id of a factory image is that of the board with a D as first digit
             golden = board.golden_id or f"d{board.mgmt_id[1:]}"
             device_id = golden if self._image == "golden" else board.mgmt_id
             self._mgmt = _XrtFunction(self, "m", f"{self.slot}.0", device_id, above)
@@ -402,7 +403,7 @@ class XrtCard(SampleCard):
             self._beside = PciFunction(self.node, beside, board.beside, above, self.numa_node)
 
     def _make_twin(self) -> "XrtCard | None":
-        """The other function of its slot that `xocl` takes as if it were a card of its own."""
+        """Return the second function of its slot to which `xocl` binds as to a card; None if none."""
         board = self.board
         if not board.twin_id:
             return None
@@ -420,12 +421,14 @@ class XrtCard(SampleCard):
         )
 
     def _attributes(self, *, persistent: bool = True) -> dict[str, Content]:
-        """The attributes of `xocl`, all of them or those that go in a reset, ``user_pf`` last."""
+        """Return the attributes of `xocl`, `user_pf` last; or only those that a reset removes."""
         texts = releases.user_attributes(self.board, self.release)
         if not self._mgmt and self.board.ready and "mailbox_connect_state" in texts:
-            texts["mailbox_connect_state"] = "0x1"  # mailbox_proto.h: ready, in another domain
+            texts["mailbox_connect_state"] = "0x1"  # mailbox_proto.h: the peer is ready and in another domain
         if not self._user.drm and "dev_offline" in texts:
-            texts["dev_offline"] = "-19"  # it asks the drm device: userpf/xocl_sysfs.c dev_offline_show
+            texts["dev_offline"] = (
+                "-19"  # it is read from the drm device: userpf/xocl_sysfs.c dev_offline_show
+            )
         stay = frozenset() if persistent else releases.persistent_attributes(self.release)
         names = sorted(texts.keys() - stay, key=lambda name: (name == "user_pf", name))
         return {name: texts[name] for name in names}
@@ -462,7 +465,7 @@ class XrtCard(SampleCard):
 
 
 def next_slot(slot: str) -> str:
-    """The slot after one, on the same bus."""
+    """Return the next slot on the same bus."""
     bus, _, number = slot.rpartition(":")
     return f"{bus}:{int(number, 16) + 1:02x}"
 

@@ -1,7 +1,7 @@
-"""What each XRT release shows of a card. Tables, no files.
+"""The attributes and sub-devices of a card by XRT release: tables and pure functions.
 
-What a release has was compared over XRT's branches 2018.3 to 2026.1; the source named with a table is
-relative to the driver's folder there, src/runtime_src/core/pcie/driver/linux/xocl.
+The tables follow the branches 2018.3 to 2026.1 of XRT. Source files in comments are relative to
+src/runtime_src/core/pcie/driver/linux/xocl there.
 """
 
 import hashlib
@@ -27,10 +27,10 @@ DRIVER_VERSIONS: Mapping[str, str] = {
     "2025.2": "2.20.0",
     "2026.1": "2.23.0",
 }
-"""The version of `xocl` and `xclmgmt` by XRT release (src/CMakeLists.txt), the build number left at 0."""
+"""The version of `xocl` and `xclmgmt` by XRT release (src/CMakeLists.txt) with build number 0."""
 
 
-# What came with a release, and what went: userpf/xocl_sysfs.c, mgmtpf/mgmt-sysfs.c
+# Attributes that a release adds, or removes (``-name``): userpf/xocl_sysfs.c, mgmtpf/mgmt-sysfs.c
 _USER_ATTRIBUTES = {
     "2018.3": "user_pf xclbinuuid userbar kdsstat memstat memstat_raw p2p_enable "
     "debug_ip_layout ip_layout connectivity mem_topology",
@@ -59,7 +59,7 @@ _MGMT_ATTRIBUTES = {
     "2021.1": "config_mailbox_channel_disable cache_xclbin config_xclbin_change",
     "2022.2": "versal",
 }
-# Whatever is not named here is empty.
+# All other attributes are empty.
 _TEXTS = {
     "ready": "0x1",
     "dev_offline": "0",
@@ -80,8 +80,8 @@ _TEXTS = {
 _PERSISTENT = frozenset({"user_pf", "shutdown", "dev_hotplug_done"})
 _UUIDS = ("logic_uuids", "interface_uuids")
 
-# The driver's number of a kind of sub-device, which is where its directories' numbers begin:
-# enum subdev_id in devices.h. Before 2019.2 they carry the function's own number.
+# The id of a kind of sub-device, at which the numbers of its directories begin: enum subdev_id in
+# devices.h. Before 2019.2 a directory has the number of the function.
 _SUBDEV_IDS = {
     "2019.2": {"rom": 0, "dma": 3, "firewall": 9, "xmc": 11, "mailbox": 13, "icap": 15},
     "2020.1": {"rom": 0, "dma": 2, "firewall": 10, "xmc": 12, "mailbox": 15, "icap": 16},
@@ -93,17 +93,17 @@ _SUBDEV_IDS = {
 _MINORBITS = 20
 
 NO_TRIP = {"status": "0", "level": str(2**64 - 1), "detected_status": "0", "detected_level": "0"}
-"""A firewall that has not tripped: level -1, printed as u64 (subdev/firewall.c)."""
+"""The attributes of a firewall without trip: level -1, printed as u64 (subdev/firewall.c)."""
 TRIP = {"status": "524288", "level": "2", "detected_status": "524288", "detected_level": "2"}
-"""A firewall that has tripped; the numbers are an example."""
+"""The attributes of a firewall after a trip; the numbers are an example."""
 
 
 def user_attributes(board: XrtBoard, release: str) -> dict[str, str | None]:
-    """The attributes `xocl` adds to a user function of a healthy card; None: reading it fails with EINVAL."""
+    """Return the attributes that `xocl` adds to a healthy card; None: a read fails with EINVAL."""
     texts: dict[str, str | None] = dict(_TEXTS)
     texts["board_name"] = board.name if board.metadata else "\n"
     texts["versal"] = str(int(board.versal))
-    # Nothing is loaded yet
+    # No xclbin is loaded
     texts["memstat"] = texts["ulp_uuids"] = None
     if board.versal:
         texts["vmr_status"] = "HAS_FPT:1\nBOOT_ON_DEFAULT:1\nBOOT_ON_BACKUP:0\nBOOT_ON_RECOVERY:0\n"
@@ -114,24 +114,24 @@ def user_attributes(board: XrtBoard, release: str) -> dict[str, str | None]:
 
 
 def mgmt_attributes(board: XrtBoard, release: str, instance: int) -> dict[str, str | None]:
-    """The attributes `xclmgmt` adds to a management function of a healthy card; None: reading it fails."""
+    """Return the attributes that `xclmgmt` adds to a healthy card; None: a read fails with EINVAL."""
     texts: dict[str, str | None] = dict(_TEXTS)
     texts.update(ready="1", mig_calibration="1", mfg="0", mfg_ver="0", recovery="0", rp_program="0")
     texts.update(instance=str(instance), board_name=board.name, flash_type="spi")
     texts["versal"] = str(int(board.versal))
     texts.update(_uuid_texts(board))
-    if board.base_uuid:  # the base's first: mgmt-sysfs.c logic_uuids_show
+    if board.base_uuid:  # the uuid of the base comes first: mgmt-sysfs.c logic_uuids_show
         texts["logic_uuids"] = f"{board.base_uuid}\n{texts['logic_uuids']}"
     return {name: texts.get(name, "") for name in _attributes(_MGMT_ATTRIBUTES, release)}
 
 
 def persistent_attributes(release: str) -> frozenset[str]:
-    """The attributes that stay through a reset: of a group of their own since 2020.1, before that all."""
+    """Return the attributes that a reset keeps: a separate group since 2020.1, all before."""
     return _PERSISTENT if release >= "2020.1" else frozenset(_attributes(_USER_ATTRIBUTES, release))
 
 
 def user_subdevices(board: XrtBoard, release: str) -> list[str]:
-    """The sub-devices of a user function, without the ones that only an xclbin brings."""
+    """Return the sub-devices of a user function without xclbin."""
     dma = [board.dma] if board.dma else []
     if dma and release == "2018.3":
         dma = ["mm_dma.v5"] if board.dma == "dma.xdma" else ["mm_dma.v6", "str_dma"]
@@ -140,16 +140,16 @@ def user_subdevices(board: XrtBoard, release: str) -> list[str]:
 
 
 def mgmt_subdevices(board: XrtBoard, release: str) -> list[str]:
-    """The sub-devices of a management function that say something about its health."""
+    """Return the sub-devices of a management function that report health."""
     return ["rom", "mailbox", "icap", *_monitor(board, release), "firewall"]
 
 
 def unregistered_in_reset(board: XrtBoard, release: str) -> list[str]:
-    """The sub-devices of a user function that lose their directory in a hot reset.
+    """Return the sub-devices of a user function that a hot reset unregisters.
 
-    Those that can go offline keep it (xocl_subdev.c __xocl_subdev_offline). 2019.1 destroys all and makes
-    the mailbox anew at once; 2018.3 stops the DMA and touches nothing else (userpf/xocl_drv.c
-    xocl_reset_notify, userpf/xdma.c user_dev_offline in that branch).
+    A sub-device that can go offline stays (xocl_subdev.c __xocl_subdev_offline). 2019.1 destroys all of them
+    and creates the mailbox again at once; 2018.3 only stops the DMA (userpf/xocl_drv.c xocl_reset_notify,
+    userpf/xdma.c user_dev_offline in that branch).
     """
     if release == "2018.3":
         return []
@@ -162,7 +162,7 @@ def unregistered_in_reset(board: XrtBoard, release: str) -> list[str]:
 
 
 def first_number(subdevice: str, release: str) -> int | None:
-    """Where the numbers of a kind of sub-device begin; None where they are the function's own."""
+    """Return the first number of a kind of sub-device; None if it has the number of the function."""
     if release < "2019.2":
         return None
     ids = _SUBDEV_IDS[max(since for since in _SUBDEV_IDS if since <= release)]
@@ -171,7 +171,7 @@ def first_number(subdevice: str, release: str) -> int | None:
 
 
 def subdevice_files(board: XrtBoard, release: str, subdevice: str, serial: str) -> dict[str, str]:
-    """The attributes of a sub-device that matter here, on a healthy card."""
+    """Return the relevant attributes of a sub-device on a healthy card."""
     modern = release >= "2019.2"
     match subdevice:
         case "rom":
@@ -187,15 +187,15 @@ def subdevice_files(board: XrtBoard, release: str, subdevice: str, serial: str) 
             return {"connection": "", "mailbox": "", "mailbox_ctl": ""}
         case "icap":
             return {"idcode": "0x14b37093"}
-        case _ if subdevice == board.monitor and modern:  # no serial number before: subdev/xmc.c
+        case _ if subdevice == board.monitor and modern:  # older: no serial number, subdev/xmc.c
             return {"serial_num": serial or "\n"}
     return {}
 
 
 def subdevice_node(subdevice: str, side: str, instance: int, release: str) -> str | None:
-    """A sub-device's node, if it has one (xocl_subdev.c xocl_subdev_cdev_create).
+    """Return the node of a sub-device; None if it has none (xocl_subdev.c xocl_subdev_cdev_create).
 
-    ``side`` is `u` or `m`, for user or management function, ``instance`` the function's XOCL_DEV_ID.
+    ``side`` is `u` for the user, `m` for the management function, ``instance`` its XOCL_DEV_ID.
     """
     stream = "str_dma" if release == "2018.3" else "dma.qdma"
     nodes = {stream} if release <= "2022.1" else set()
@@ -209,7 +209,7 @@ def subdevice_node(subdevice: str, side: str, instance: int, release: str) -> st
 
 
 def logic_uuid(board: XrtBoard) -> str:
-    """The shell's uuid, made up where it is not known."""
+    """Return the uuid of the shell; if it is unknown, a made-up one."""
     return board.logic_uuid or _made_up(board.vbnv)
 
 
@@ -231,7 +231,7 @@ def _made_up(text: str) -> str:
 
 
 def _attributes(changes: Mapping[str, str], release: str) -> list[str]:
-    """The names a release has: the changes of all releases up to it, ``-name`` takes one away."""
+    """Return the attributes of a release: the changes of all releases up to it."""
     names: dict[str, None] = {}
     for since in sorted(changes):
         if since <= release:

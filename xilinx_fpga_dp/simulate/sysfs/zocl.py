@@ -1,38 +1,48 @@
-"""Boards driven by `zocl`: the programmable logic of a Zynq MPSoC or a Versal, from the processor beside it.
+"""Boards of `zocl`, the driver for the programmable logic of a Zynq MPSoC or a Versal.
 
-The source named with a step is relative to src/runtime_src/core/edge/drm/zocl/common in XRT.
+Source files in comments are relative to src/runtime_src/core/edge/drm/zocl/common in XRT, those of the
+device tree to drivers/ of Linux.
 """
 
 import os
-from typing import Literal
+from collections.abc import Mapping
 
 from xilinx_fpga_dp.simulate.sysfs.boards import ZoclBoard
-from xilinx_fpga_dp.simulate.sysfs.bus import Device, Tree
+from xilinx_fpga_dp.simulate.sysfs.bus import BusDevice, Tree
 from xilinx_fpga_dp.simulate.sysfs.files import Content, Link, link
 from xilinx_fpga_dp.simulate.sysfs.sample_card import SampleCard
 
 _DRIVER = "zocl-drm"
 _MODULE = "zocl"
-_NODE = "zyxclmm_drm"  # the device tree's name for it, which XRT looks for: edge/user/dev.cpp
+_NODE = "zyxclmm_drm"  # its name in the device tree, by which XRT finds it: edge/user/dev.cpp
 _DEVICE_TREE = "firmware/devicetree/base"
-# zocl_sysfs.c; nothing is loaded yet, so they are empty
-_ATTRIBUTES = ("xclbinid", "kds_numcus", "kds_custat_raw", "memstat", "memstat_raw", "errors", "graph_status")
+# zocl_sysfs.c; empty until an xclbin is loaded
+_ATTRIBUTES = (
+    "xclbinid",
+    "kds_numcus",
+    "kds_custat_raw",
+    "memstat",
+    "memstat_raw",
+    "errors",
+    "graph_status",
+    "zocl_reset",
+)
 
 
-class _PlatformDevice(Device):
-    """A device that the device tree tells of."""
+class _PlatformDevice(BusDevice):
+    """A device of the device tree."""
 
     bus = "platform"
 
     def __init__(self, node: Tree, parent: str, compatible: str) -> None:
-        # Without registers of its own it is named after its parents: of/platform.c of_device_make_bus_id
+        # The name of a device without registers begins with its parent: of/platform.c of_device_make_bus_id
         name = f"{parent}:{_NODE}"
         super().__init__(node, name, f"{node.sysfs_root}/devices/platform/{parent}/{name}")
         self._parent = parent
         self._compatible = compatible
 
     def plug(self) -> None:
-        """Let the bus show it, as an overlay does that an application brings."""
+        """Add it to the device tree and the bus, as the overlay of an application does."""
         of_node = f"{self.node.sysfs_root}/{_DEVICE_TREE}/{self._parent}/{_NODE}"
         shown = f"{self.node.sysfs_root}/bus/platform/devices/{self.name}"
         for path in (self.path, of_node, shown):
@@ -54,13 +64,13 @@ class _PlatformDevice(Device):
         self.node.files.put(shown, link(shown, self.path))
 
     def unplug(self) -> None:
-        """Let the bus forget it, as `xmutil unloadapp` does."""
+        """Remove it from the bus and the device tree, as `xmutil unloadapp` does."""
         self.node.files.drop(f"{self.node.sysfs_root}/bus/platform/devices/{self.name}")
         self.node.files.drop(self.path)
         self.node.files.drop(f"{self.node.sysfs_root}/{_DEVICE_TREE}/{self._parent}/{_NODE}")
 
     def uevent(self) -> str:
-        """What the device tree says of it (of/device.c of_device_uevent)."""
+        """Return the text for a device of the device tree (of/device.c of_device_uevent)."""
         driver = f"DRIVER={self.driver}\n" if self.driver else ""
         return (
             f"{driver}OF_NAME={_NODE}\nOF_FULLNAME=/{self._parent}/{_NODE}\n"
@@ -70,20 +80,20 @@ class _PlatformDevice(Device):
 
 
 class ZoclCard(SampleCard):
-    """The programmable logic of a board, one to a board.
+    """The programmable logic of a board; a board has one.
 
-    An attribute is named by its path in the platform device's directory; with ``devicetree/`` before it in
-    that of the board's device tree: ``xclbinid``, ``devicetree/model``.
+    An attribute is named by its path in the directory of the platform device, ``xclbinid``, or after
+    ``devicetree/`` by its path in the device tree, ``devicetree/model``.
     """
 
     def __init__(self, node: Tree, board: ZoclBoard) -> None:
         super().__init__(node)
         self.board = board
-        self._device = _PlatformDevice(node, board.parent, board.zocl)
+        self.bus_device = _PlatformDevice(node, board.parent, board.zocl)
         tree = f"{node.sysfs_root}/{_DEVICE_TREE}"
         if os.path.lexists(tree):
             raise ValueError(
-                f"a node has one device tree, and this one has that of a board: no {board.model}"
+                f"a node has one device tree, and this one has that of another board: no {board.model}"
             )
         os.makedirs(os.path.dirname(tree), exist_ok=True)
         compatible = "".join(f"{text}\0" for text in board.compatible).encode()
@@ -95,68 +105,53 @@ class ZoclCard(SampleCard):
         return self.board.model
 
     @property
-    def address(self) -> str:
-        """Of the platform device, ``axi:zyxclmm_drm``."""
-        return self._device.name
-
-    @property
-    def user(self) -> str:
-        """The directory of the platform device."""
-        return self._device.path
-
-    @property
     def nodes(self) -> tuple[str, ...]:
         """Its render node."""
-        return (self._device.render_node,) if self._device.render_node else ()
+        return (self.bus_device.render_node,) if self.bus_device.render_node else ()
 
     def path(self, attribute: str) -> str:
-        """The path of an attribute."""
+        """Return the path of an attribute."""
         if attribute.startswith("devicetree/"):
             return f"{self.node.sysfs_root}/{_DEVICE_TREE}/{attribute.removeprefix('devicetree/')}"
-        return f"{self._device.path}/{attribute}"
+        return super().path(attribute)
 
     def plug(self, render: int | None = None) -> None:
-        """Load the application whose overlay brings it; the driver takes it."""
-        self._device.plug()
+        """Load the application whose overlay adds it; bind its driver."""
+        self.bus_device.plug()
         self.bind(render)
 
     def remove(self) -> None:
         """Unload the application."""
         self.unbind()
-        self._device.unplug()
+        self.bus_device.unplug()
 
     def bind(self, render: int | None = None) -> None:
-        """Let `zocl-drm` take it (zocl_drv.c zocl_drm_platform_probe)."""
-        self._device.bind(_DRIVER, module=_MODULE)
-        self._device.add_drm(render)
+        """Bind `zocl-drm` (zocl_drv.c zocl_drm_platform_probe)."""
+        self.bus_device.bind(_DRIVER, module=_MODULE)
+        self.bus_device.add_drm(render)
         self.mend()
-        for kind, node in zip(("card", "render"), self._device.drm, strict=True):
-            self._by_path(kind, Link(f"../{node}"))
+        for kind, node in zip(("card", "render"), self.bus_device.drm, strict=True):
+            path = self.node.node_path(self._by_path(kind))
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            self.node.files.put(path, Link(f"../{node}"))
 
     def unbind(self) -> None:
-        """Let `zocl-drm` go."""
-        if self._device.driver:
-            self._by_path("card", None)
-            self._by_path("render", None)
-            self._device.remove_drm()
-            self._device.drop(*_ATTRIBUTES, "zocl_reset")
-            self._device.unbind()
+        """Unbind `zocl-drm`."""
+        if self.bus_device.driver:
+            for kind in ("card", "render"):
+                self.node.remove_node(self._by_path(kind))
+            self.bus_device.remove_drm()
+            self.bus_device.drop(*self._attributes())
+            self.bus_device.unbind()
 
-    def mend(self) -> None:
-        """Let every attribute say what it does on a healthy board."""
-        for name in (*_ATTRIBUTES, "zocl_reset"):
-            self.write(name, "")
+    def _attributes(self) -> Mapping[str, Content]:
+        return dict.fromkeys(_ATTRIBUTES, "")
 
-    def _by_path(self, kind: Literal["card", "render"] | str, target: Link | None) -> None:
-        """The name udev gives a node (60-drm.rules), which XRT opens."""
-        path = self.node.node_path(f"/dev/dri/by-path/platform-{self.address}-{kind}")
-        if target is None:
-            self.node.remove_node(f"/dev/dri/by-path/platform-{self.address}-{kind}")
-        else:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            self.node.files.put(path, target)
+    def _by_path(self, kind: str) -> str:
+        """Return the link of udev to a node (60-drm.rules), which XRT opens."""
+        return f"/dev/dri/by-path/platform-{self.address}-{kind}"
 
 
 def _text(text: str) -> Content:
-    """A property of a device tree: its bytes, the NUL at the end with them (of/kobj.c)."""
+    """Return the bytes of a property of the device tree, with the final NUL (of/kobj.c)."""
     return f"{text}\0".encode()

@@ -22,9 +22,9 @@ from tests.double import KubeletDouble
 from tests.process import COMMAND, Service, clean_environment, cli, eventually
 from tests.test_held import Hold, PodResourcesDouble
 from tests.test_probes import Probed
-from xilinx_fpga_dp.cli.diagnose import checks as diagnose
-from xilinx_fpga_dp.cli.diagnose import collect as examine
-from xilinx_fpga_dp.cli.diagnose.checks import Level, Node, Seen, Trouble
+from xilinx_fpga_dp.cli.diagnose import checks, collect
+from xilinx_fpga_dp.cli.diagnose.checks import Level
+from xilinx_fpga_dp.cli.diagnose.findings import Findings, NodeStatus, Problem
 from xilinx_fpga_dp.model import Device, LeftOut, Offer, Offers, Reason, Shell, Unit
 from xilinx_fpga_dp.simulate.sysfs.sample_node import DAMAGES, Damage, SampleNode
 
@@ -466,20 +466,17 @@ def test_refusals_under_selinux(node: SampleNode, kubelet: KubeletDouble, told_s
 class TestRules:
     """The rules on what was seen, where a sample node can't show it."""
 
-    well = Seen(
-        bus=3,
+    well = Findings(
+        functions=3,
         scan=Offers({}),
-        modules={},
-        xrt=None,
+        drivers={},
         nodes={},
         socket_dir="/d",
-        directory=None,
-        instances=1,
-        strangers=(),
-        kubelet=None,
-        elsewhere=(),
+        socket_dir_problem=None,
+        kubelet_problem=None,
         podresources="/p",
-        holders=None,
+        podresources_problem=None,
+        instances=1,
     )
 
     def offer(self, **changes: object) -> Offers:
@@ -488,10 +485,10 @@ class TestRules:
 
     @pytest.mark.parametrize("reason", Reason)
     def test_every_reason_has_a_remedy(self, reason: Reason) -> None:
-        [line] = diagnose.cards(replace(self.well, scan=self.offer(reason=reason)))
+        [line] = checks.cards(replace(self.well, scan=self.offer(reason=reason)))
         assert line.level is (Level.FAIL if reason is Reason.NO_NODE else Level.WARN)
-        assert reason in line.said.partition("; ")[0]
-        assert line.said.partition("; ")[2]
+        assert reason in line.message.partition("; ")[0]
+        assert line.message.partition("; ")[2]
 
     @pytest.mark.parametrize(
         ("board", "driver", "address", "helps"),
@@ -510,15 +507,15 @@ class TestRules:
         for reason in (Reason.BAD_STATE, Reason.UNRESPONSIVE):
             device = Device(address, Shell(board, "1", None), board, driver, reason=reason)
             offer = Offer("x.com/a", (Unit(address, (device,)),))
-            [line] = diagnose.cards(replace(self.well, scan=Offers({"x.com/a": offer})))
-            assert ("xbutil reset" in line.said and "does not work" not in line.said) == helps
-            assert "mpd" not in line.said or board.startswith("aws") or board == "u30"
+            [line] = checks.cards(replace(self.well, scan=Offers({"x.com/a": offer})))
+            assert ("xbutil reset" in line.message and "does not work" not in line.message) == helps
+            assert "mpd" not in line.message or board.startswith("aws") or board == "u30"
 
     def test_a_refusal_under_selinux(self) -> None:
-        denied = Trouble("Permission denied", errno.EACCES)
-        assert list(diagnose.selinux(replace(self.well, kubelet=denied))) == []
-        [ok] = diagnose.selinux(replace(self.well, enforcing=True))
-        [warn] = diagnose.selinux(replace(self.well, enforcing=True, kubelet=denied))
+        denied = Problem("Permission denied", errno.EACCES)
+        assert list(checks.selinux(replace(self.well, kubelet_problem=denied))) == []
+        [ok] = checks.selinux(replace(self.well, selinux=True))
+        [warn] = checks.selinux(replace(self.well, selinux=True, kubelet_problem=denied))
         assert (ok.level, warn.level) == (Level.OK, Level.WARN)
 
     @pytest.mark.parametrize(
@@ -530,19 +527,20 @@ class TestRules:
             ("container_device_plugin_t", False, True, "policy module"),
             ("container_t", True, True, "policy module"),
             (None, False, True, "policy module"),
-            ("spc_t", True, True, "who owns it"),
+            ("spc_t", True, True, "the owner and mode"),
         ],
     )
     def test_no_type_is_advised_that_is_not_allowed_more(
         self, domain: str | None, kubelet: bool, spec: bool, advised: str
     ) -> None:
-        denied = Trouble("Permission denied", errno.EACCES)
-        seen = replace(self.well, enforcing=True, domain=domain, kubelet=denied if kubelet else None)
-        [warn] = diagnose.selinux(replace(seen, written={"CDI_DIR": ("/cdi", denied if spec else None)}))
-        assert advised in warn.said
-        assert ("seLinuxOptions type spc_t" in warn.said) == (advised == "policy module")
-        assert (f" refused to {domain};" in warn.said) == (domain is not None)
-        assert ("neither CDI specs" in warn.said) == (spec and domain != "spc_t")
+        denied = Problem("Permission denied", errno.EACCES)
+        findings = replace(self.well, selinux=True, selinux_type=domain)
+        findings = replace(findings, kubelet_problem=denied if kubelet else None)
+        [warn] = checks.selinux(replace(findings, outputs={"CDI_DIR": ("/cdi", denied if spec else None)}))
+        assert advised in warn.message
+        assert ("seLinuxOptions type spc_t" in warn.message) == (advised == "policy module")
+        assert (f" refused to {domain};" in warn.message) == (domain is not None)
+        assert ("neither CDI specs" in warn.message) == (spec and domain != "spc_t")
 
     @pytest.mark.parametrize(
         ("label", "domain"),
@@ -557,26 +555,25 @@ class TestRules:
     )
     def test_the_type_in_a_label(self, label: bytes, domain: str | None, tmp_path: Path) -> None:
         (tmp_path / "current").write_bytes(label)
-        assert examine._domain(f"{tmp_path}/current") == domain
+        assert collect._selinux_type(f"{tmp_path}/current") == domain
 
     def test_a_node_that_may_not_be_looked_at(self) -> None:
-        seen: dict[str, Node | Trouble] = {
-            "/dev/dri/renderD128": Trouble("Permission denied", errno.EACCES),
-            "/dev/x": Node(0o644, 0, 44),
+        seen: dict[str, NodeStatus | Problem] = {
+            "/dev/dri/renderD128": Problem("Permission denied", errno.EACCES),
+            "/dev/x": NodeStatus(0o644, 0, 44),
         }
-        fail, warn = diagnose.device_nodes(replace(self.well, nodes=seen))
+        fail, warn = checks.device_nodes(replace(self.well, nodes=seen))
         assert (fail.level, warn.level) == (Level.FAIL, Level.WARN)
-        assert "supplementalGroups" not in warn.said, "the group may not write it either"
+        assert "supplementalGroups" not in warn.message, "the group may not write it either"
 
     def test_what_a_card_calls_itself_makes_no_second_line(self) -> None:
         scan = Offers({}, (LeftOut("0000:11:00.1", "shell\nok    kubelet: it answers\x1b[2J"),))
-        text = diagnose.as_text(diagnose.lines(replace(self.well, scan=scan)))
+        text = checks.as_text(checks.check(replace(self.well, scan=scan)))
         assert "\x1b" not in text
         assert sum(line.startswith("ok    kubelet") for line in text.splitlines()) == 1
 
     def test_a_directory_that_does_not_answer(self) -> None:
-        hung = Trouble("no answer for 3 s", errno.ETIMEDOUT)
-        told = diagnose.lines(
-            replace(self.well, bus=hung, scan=hung, modules=hung, directory=hung, holders=hung)
-        )
-        assert {line.check for line in told if line.level is Level.FAIL} == {"sysfs", "socket directory"}
+        hung = Problem("no answer for 3 s", errno.ETIMEDOUT)
+        findings = replace(self.well, functions=hung, scan=hung, drivers=hung)
+        lines = checks.check(replace(findings, socket_dir_problem=hung, podresources_problem=hung))
+        assert {line.check for line in lines if line.level is Level.FAIL} == {"sysfs", "socket directory"}

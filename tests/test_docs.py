@@ -15,7 +15,7 @@ from tests.double import KubeletDouble
 from tests.process import Service, clean_environment, eventually
 from tests.test_probes import Probed
 from xilinx_fpga_dp import cli
-from xilinx_fpga_dp.cli.diagnose import checks as diagnose
+from xilinx_fpga_dp.cli.diagnose.checks import CHECKS
 from xilinx_fpga_dp.model import Reason
 from xilinx_fpga_dp.resources.documents import nfd as labels
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
@@ -182,7 +182,7 @@ def test_every_reason_and_every_metric_is_told(node: SampleNode, kubelet: Kubele
 
 def test_every_rule_of_diagnose_is_told() -> None:
     [table] = re.findall(r"\| it looks at .*?\n\n", text("operating"), re.DOTALL)
-    assert len(table.strip().splitlines()) - 2 == len(diagnose.RULES) + 1  # files() has two rows
+    assert len(table.strip().splitlines()) - 2 == len(CHECKS) + 1  # files() has two rows
 
 
 def test_tests_that_are_named_exist() -> None:

@@ -1,281 +1,165 @@
-"""The way in: commands and flags. Every setting is a flag, before or after the command."""
+"""The command line: finds the command, parses its flags and runs it.
+
+A command is a module of this package with a ``COMMAND``, and a line in `COMMANDS`. Only the module of the
+command that runs is imported. The import binds its name here: ``list`` may be that module, not the builtin.
+"""
 
 import argparse
-import asyncio
-import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import NoReturn
 
-from xilinx_fpga_dp import __version__, process
-from xilinx_fpga_dp.settings import BadSettings, Settings, unknown_variables, variable
+from xilinx_fpga_dp import process
+from xilinx_fpga_dp.cli.command import BadUse, Command
+from xilinx_fpga_dp.settings import BadSettings, Settings, variable
 
-_OK = 0
-_REFUSED = 1
-_BAD_USE = 2
+COMMANDS = {
+    "run": "discover, register, serve and watch until SIGTERM or SIGINT (the default)",
+    "list": "scan once; show every device, and every function left out with the reason",
+    "diagnose": "check this node; each line that is not ok ends with the remedy",
+    "explain": "show what Allocate would answer for these device ids, or why it would refuse",
+    "simulate": "run the whole job on this machine, with a sample node and an embedded kubelet",
+    "version": "show name and version",
+}
+"""The summary of each command, by name. The name is also that of its module."""
 
-
-class _BadUse(Exception):  # noqa: N818 - the user's, not ours
-    """A command line that can't be understood."""
+_PROGRAM = "xilinx-fpga-dp"
+_FLAGS = {f"--{name.replace('_', '-')}": name for name in Settings.model_fields}
+_BOOLEAN_FLAGS = frozenset(
+    flag for flag, name in _FLAGS.items() if Settings.model_fields[name].annotation is bool
+)
+_BOOLEANS = frozenset({"true", "false", "1", "0", "yes", "no", "on", "off"})
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse without its own words: what is wrong is said in ours, in one line."""
-
     def error(self, message: str) -> NoReturn:
-        raise _BadUse(message)
+        raise BadUse(message)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return the exit code. Bad use and bad settings: 2, a line each on stderr."""
+    """Run a command and return the exit code: 2, with a line each on stderr, for bad use and bad settings."""
+    given, words = _split(sys.argv[1:] if arguments is None else arguments)
+    name = given or "run"
     try:
-        options = _parsed(list(sys.argv[1:] if arguments is None else arguments))
-        flags = {
-            name: value
-            for name in Settings.model_fields
-            if (value := getattr(options, name, None)) is not None
-        }
-        settings = None if options.command == "version" else Settings.load(flags)
-    except BadSettings as bad:
-        print(*bad.lines, sep="\n", file=sys.stderr)
-        return _BAD_USE
-    except _BadUse as bad:
-        print(bad, file=sys.stderr)
-        return _BAD_USE
-    if options.command != "run":
-        process.become_command()
-    try:
-        code = _version() if settings is None else _COMMANDS[options.command](settings, options)
+        command = _load(name)
+        options = _parse(given, command, words)
+        flags = {field: text for field, text in vars(options).items() if field in Settings.model_fields}
+        settings = Settings.load(flags) if command.settings else Settings.model_construct()
+        if name != "run":
+            process.become_command()
+        code = command.run(settings, options)
         if sys.stdout:  # None where it is closed
             sys.stdout.flush()
+    except (BadUse, BadSettings) as error:
+        print(error, file=sys.stderr)
+        return 2
     except BrokenPipeError:  # `list | head`
-        _leave_output()
-        return _OK
+        _discard_output()
+        return 0
     except OSError as error:  # a full disk behind `list > file`
         where = f": {error.filename}" if error.filename else ""
-        print(f"{options.command}: {error.strerror}{where}", file=sys.stderr)
-        _leave_output()
-        return _REFUSED
+        print(f"{name}: {error.strerror}{where}", file=sys.stderr)
+        _discard_output()
+        return 1
     return code
 
 
-def _leave_output() -> None:
-    """Let what could not be written go nowhere; Python would complain of it at its end."""
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+def _discard_output() -> None:
+    """Drop the output that is still buffered; else Python reports an error when it exits."""
+    with open(os.devnull, "wb") as null:
+        os.dup2(null.fileno(), sys.stdout.fileno())
 
 
-def _version() -> int:
-    print(f"xilinx-fpga-dp {__version__}")
-    return _OK
+def _load(name: str) -> Command:
+    command: Command = import_module(f"{__name__}.{name}").COMMAND
+    return command
 
 
-def _run(settings: Settings, _options: argparse.Namespace) -> int:
-    # Imported here, so that `version` or a bad setting does not pay for a gRPC stack.
-    from xilinx_fpga_dp.observe import logs  # noqa: PLC0415
-    from xilinx_fpga_dp.service import Service  # noqa: PLC0415
+def _split(arguments: Iterable[str]) -> tuple[str | None, Sequence[str]]:
+    """Take the command out of the arguments: flags may stand before it. None if there is no command.
 
-    async def serve() -> None:
-        await Service(settings).run()
-
-    process.become_service()
-    logs.set_up(settings.log_level, settings.log_format)
-    asyncio.run(serve())
-    return _OK
-
-
-def _list(settings: Settings, options: argparse.Namespace) -> int:
-    from xilinx_fpga_dp.discovery.scanner import ScanFailed  # noqa: PLC0415
-    from xilinx_fpga_dp.model import Held, Offers  # noqa: PLC0415
-    from xilinx_fpga_dp.observe import logs, state  # noqa: PLC0415
-    from xilinx_fpga_dp.wiring import look_once, scanner_of  # noqa: PLC0415
-
-    async def look() -> tuple[Offers, Held]:
-        return await look_once(settings, scanner_of(settings))
-
-    logs.set_up("error", settings.log_format)
-    try:
-        offers, held = asyncio.run(look())
-    except ScanFailed as error:
-        print(f"nothing found: {error}", file=sys.stderr)
-        offers, held = Offers({}), {}
-    if options.output == "json":
-        print(json.dumps(state.document(offers, expose_mgmt=settings.expose_mgmt, held=held), indent=2))
-    else:
-        print(state.table(offers, expose_mgmt=settings.expose_mgmt))
-    return _OK
-
-
-def _diagnose(settings: Settings, options: argparse.Namespace) -> int:
-    from xilinx_fpga_dp.cli.diagnose import checks as diagnose  # noqa: PLC0415
-    from xilinx_fpga_dp.cli.diagnose import collect as examine  # noqa: PLC0415
-    from xilinx_fpga_dp.model import Offers  # noqa: PLC0415
-    from xilinx_fpga_dp.observe import logs  # noqa: PLC0415
-    from xilinx_fpga_dp.wiring import look_once, scanner_of  # noqa: PLC0415
-
-    async def scan() -> Offers:
-        return (await look_once(settings, scanner_of(settings)))[0]
-
-    logs.set_up("error", settings.log_format)
-    written = [("CDI_DIR", settings.cdi_dir)] if settings.device_strategy != "device-specs" else []
-    written += [("NFD_FEATURES_DIR", settings.nfd_features_dir)] if settings.nfd_features_dir else []
-    places = examine.Places(
-        sysfs_root=settings.sysfs_root,
-        dev_root=settings.dev_root,
-        host_root=settings.host_root,
-        socket_dir=settings.socket_dir,
-        pod_resources_socket=settings.pod_resources_socket,
-        http_address=settings.http_address,
-        written=tuple(written),
-        extra_mounts=settings.extra_mounts,
-        expose_mgmt=settings.expose_mgmt,
-        unknown=tuple(unknown_variables(os.environ)),
-    )
-    lines = diagnose.lines(asyncio.run(examine.look(places, scan)))
-    as_json = json.dumps(diagnose.as_document(lines), indent=2)
-    print(as_json if options.output == "json" else diagnose.as_text(lines))
-    return _REFUSED if diagnose.worst(lines) is diagnose.Level.FAIL else _OK
-
-
-def _explain(settings: Settings, options: argparse.Namespace) -> int:
-    from xilinx_fpga_dp.cli import explain  # noqa: PLC0415
-    from xilinx_fpga_dp.discovery.scanner import ScanFailed  # noqa: PLC0415
-    from xilinx_fpga_dp.model import Device, Grant  # noqa: PLC0415
-    from xilinx_fpga_dp.observe import logs  # noqa: PLC0415
-    from xilinx_fpga_dp.resources.allocator import Answer, Code, Refusal  # noqa: PLC0415
-    from xilinx_fpga_dp.wiring import allocator_of, look_once, scanner_of  # noqa: PLC0415
-
-    async def ask() -> tuple[Answer, Grant]:
-        async def written(_devices: tuple[Device, ...]) -> bool:
-            return True  # the service writes the spec; here it is only said what it would be
-
-        scanner = scanner_of(settings)
-        offers, _ = await look_once(settings, scanner)
-        grants = allocator_of(settings, scanner, lambda: offers.devices, written)
-        return await explain.answer_for(offers, grants, options.ids)
-
-    logs.set_up("warning", settings.log_format)
-    try:
-        answer, grant = asyncio.run(ask())
-    except (Refusal, ScanFailed) as error:
-        refusal = error if isinstance(error, Refusal) else Refusal(Code.NOT_FOUND, str(error))
-        as_json = json.dumps(explain.as_refusal(refusal), indent=2)
-        print(as_json if options.output == "json" else f"refused, {refusal.code.name}: {refusal.sentence}")
-        return _REFUSED
-    as_json = json.dumps(explain.as_document(grant), indent=2)
-    print(as_json if options.output == "json" else explain.as_text(answer, grant))
-    return _OK
-
-
-def _simulate(settings: Settings, options: argparse.Namespace) -> int:
-    from xilinx_fpga_dp.simulate import demo  # noqa: PLC0415
-
-    if options.node is not None:
-        return demo.build_node(options.node, options.board)
-    return asyncio.run(demo.run_demo(settings, options.board, once=options.once))
-
-
-_COMMANDS: dict[str, Callable[[Settings, argparse.Namespace], int]] = {
-    "run": _run,
-    "list": _list,
-    "diagnose": _diagnose,
-    "explain": _explain,
-    "simulate": _simulate,
-}
-COMMANDS = (*_COMMANDS, "version")
-"""The names of all commands."""
-
-
-# Options of single commands, and their help.
-_OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
-    "output": (
-        ("list", "diagnose", "explain"),
-        "table (list) or text (the others), the defaults, or json",
-    ),
-    "once": (("simulate",), "play the story and end"),
-    "board": (("simulate",), "a card of the sample node; may be repeated"),
-    "node": (("simulate",), "only build the sample node in this directory"),
-}
-_TRUE_OR_FALSE = frozenset({"true", "false", "1", "0", "yes", "no", "on", "off"})
-
-
-def _parsed(arguments: list[str]) -> argparse.Namespace:
-    try:
-        options, unknown = _parser().parse_known_intermixed_args(_with_values(arguments))
-    except argparse.ArgumentError as error:
-        wrong = "needs a value" if "expected" in error.message else "takes no value"
-        name = str(error.argument_name)
-        field = name.removeprefix("--").replace("-", "_")
-        setting = f"{variable(field)}: " if field in Settings.model_fields else ""
-        raise _BadUse(f"{setting}{name}: {wrong} (see --help)") from None
-    if unknown:
-        raise _BadUse(f"{unknown[0]}: no such option (see --help)")
-    words = options.words or ["run"]
-    options.command = words[0]
-    if options.command not in COMMANDS:
-        raise _BadUse(f"{options.command!r} is no command; there are {', '.join(COMMANDS)}")
-    options.ids = words[1:] if options.command == "explain" else []
-    if options.command == "explain" and not options.ids:
-        raise _BadUse("explain: which device ids? `list` shows them")
-    if words[1:] and not options.ids:
-        raise _BadUse(f"{words[1]!r}: {options.command} takes no such argument (see --help)")
-    for name, (commands, _) in _OPTIONS.items():
-        value = getattr(options, name)
-        if value not in (None, False, []) and options.command not in commands:
-            raise _BadUse(f"--{name}: only with {', '.join(commands)}")
-    formats = ("table" if options.command == "list" else "text", "json")
-    if options.output is not None and options.output not in formats:
-        raise _BadUse(f"--output: must be one of {', '.join(formats)} (it is {options.output!r})")
-    return options
-
-
-def _with_values(arguments: list[str]) -> list[str]:
-    """Give a true-or-false flag that stands alone its value, so that all flags are alike."""
-    switches = {_flag(name) for name, field in Settings.model_fields.items() if field.annotation is bool}
-    joined: list[str] = []
+    A flag that is true or false may lack a value. It gets one here, or it would take the word behind it.
+    """
+    command = None
+    words = [""]
     for word in arguments:
-        if joined and joined[-1] in switches:
-            joined[-1] += "=true"
-            if word.lower() in _TRUE_OR_FALSE:
-                joined[-1] = joined[-1].replace("=true", f"={word}")
-                continue
-        joined.append(word)
-    if joined and joined[-1] in switches:
-        joined[-1] += "=true"
-    return joined
+        if words[-1] in _BOOLEAN_FLAGS and word.lower() not in _BOOLEANS:
+            words[-1] += "=true"
+        if command is None and word in COMMANDS and words[-1] not in _FLAGS:
+            command = word
+        else:
+            words.append(word)
+    return command, words[1:]
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
-        prog="xilinx-fpga-dp",
+def _parse(given: str | None, command: Command, words: Sequence[str]) -> argparse.Namespace:
+    program, parser = _parsers(given or "run", command)
+    if given is None and not {"-h", "--help"}.isdisjoint(words):
+        program.print_help()
+        raise SystemExit(0)
+    try:
+        options, rest = parser.parse_known_intermixed_args(words)
+    except argparse.ArgumentError as error:
+        raise BadUse(_problem(error)) from None
+    word = next((each for each in rest if each != "--"), None)
+    if word is None:
+        return options
+    if word.startswith("-"):
+        option = word.partition("=")[0]
+        if owners := [name for name in COMMANDS if option in _load(name).options]:
+            raise BadUse(f"{option}: only with {', '.join(owners)}")
+        raise BadUse(f"{word}: no such option (see --help)")
+    if given is None:
+        raise BadUse(f"{word!r} is no command; there are {', '.join(COMMANDS)}")
+    raise BadUse(f"{word!r}: {given} takes no such argument (see --help)")
+
+
+def _problem(error: argparse.ArgumentError) -> str:
+    message = error.message
+    if message.startswith("expected"):
+        message = "needs a value (see --help)"
+    elif message.startswith("ignored"):
+        message = "takes no value (see --help)"
+    flag = str(error.argument_name)
+    prefix = f"{variable(_FLAGS[flag])}: " if flag in _FLAGS else ""
+    return f"{prefix}{flag}: {message}"
+
+
+def _parsers(chosen: str, command: Command) -> tuple[_Parser, _Parser]:
+    """Build the parser of the program, which lists all commands, and that of the chosen command."""
+    program = _Parser(
+        usage=f"{_PROGRAM} [COMMAND] [OPTION]...",
         description="Kubernetes device plugin for Xilinx/AMD FPGA cards.",
-        epilog=f"commands: {', '.join(COMMANDS)} (default: run)",
-        allow_abbrev=False,
-        exit_on_error=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("words", nargs="*", metavar="COMMAND", help="run, list, ...; default: run")
-    own = parser.add_argument_group("options of single commands")
-    own.add_argument("--output", help=_help("output"))
-    own.add_argument("--once", action="store_true", help=_help("once"))
-    own.add_argument("--board", action="append", default=[], metavar="NAME", help=_help("board"))
-    own.add_argument("--node", metavar="DIR", help=_help("node"))
-    settings = parser.add_argument_group("settings, each also an environment variable")
-    for name, field in Settings.model_fields.items():
-        settings.add_argument(
-            _flag(name),
+    commands = program.add_subparsers(title="commands", metavar="COMMAND", prog=_PROGRAM)
+    parsers = {
+        name: commands.add_parser(name, help=text, description=text, allow_abbrev=False, exit_on_error=False)
+        for name, text in COMMANDS.items()
+    }
+    parser = parsers[chosen]
+    parser.usage = f"%(prog)s [OPTION]... {command.arguments}".rstrip()
+    for option, keywords in command.options.items():
+        parser.add_argument(option, **keywords)
+    _add_settings(program, command)
+    _add_settings(parser, command)
+    return program, parser
+
+
+def _add_settings(parser: argparse.ArgumentParser, command: Command) -> None:
+    """Accept the flag of every setting; the help shows those that the command uses."""
+    group = parser.add_argument_group("settings, each also an environment variable")
+    for flag, name in _FLAGS.items():
+        field = Settings.model_fields[name]
+        shown = f"{field.description} [{variable(name)}, default {field.default}]".replace("%", "%%")
+        boolean = flag in _BOOLEAN_FLAGS
+        group.add_argument(
+            flag,
             dest=name,
+            nargs="?" if boolean else None,
+            const="true" if boolean else None,
+            default=argparse.SUPPRESS,
             metavar="VALUE",
-            help=f"{field.description} [{variable(name)}, default {field.default}]".replace("%", "%%"),
+            help=shown if name in command.settings else argparse.SUPPRESS,
         )
-    return parser
-
-
-def _help(option: str) -> str:
-    commands, text = _OPTIONS[option]
-    return f"{', '.join(commands)}: {text}"
-
-
-def _flag(field: str) -> str:
-    return "--" + field.replace("_", "-")

@@ -1,61 +1,84 @@
-"""What Allocate would answer, and why: for ``explain``."""
+"""``explain``: what Allocate would answer on this node, and why, or why it would refuse."""
 
+import argparse
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from xilinx_fpga_dp.model import Grant, Offer, Offers
-from xilinx_fpga_dp.resources.allocator import Allocator, Answer, Code, Refusal
+from xilinx_fpga_dp.cli.command import SCAN_SETTINGS, BadUse, Command, output_option, print_result
+from xilinx_fpga_dp.model import Device, Grant, Offer, Offers
+from xilinx_fpga_dp.observe import logs
+from xilinx_fpga_dp.resources.allocator import Answer, Code, Refusal
+from xilinx_fpga_dp.settings import Settings
 
 
-async def answer_for(offers: Offers, grants: Allocator, ids: Sequence[str]) -> tuple[Answer, Grant]:
-    """What kubelet would be answered for these ids, of the resource that offers the first of them.
+def run(settings: Settings, options: argparse.Namespace) -> int:
+    """Scan once and print the answer or the refusal."""
+    if not options.ids:
+        raise BadUse("explain: which device ids? `list` shows them")
+    logs.set_up("warning", settings.log_format)
+    try:
+        answer, grant = asyncio.run(_allocate(settings, options.ids))
+    except Refusal as refusal:
+        code, message = refusal.code.name, refusal.sentence
+        document = {"refused": {"code": code, "message": message}}
+        print_result(options, document, f"refused, {code}: {message}")
+        return 1
+    print_result(options, _as_document(grant), _as_text(answer, grant))
+    return 0
+
+
+async def _allocate(settings: Settings, ids: Sequence[str]) -> tuple[Answer, Grant]:
+    """Do what Allocate does, on the resource that offers the first id.
 
     Raises:
-        Refusal: as Allocate would refuse.
+        Refusal: Allocate would refuse, or the scan failed.
     """
-    answer = await grants.answer(_offer(offers, ids), ids)
-    return answer, grants.grant(answer)
+    from xilinx_fpga_dp.discovery.scanner import ScanFailed
+    from xilinx_fpga_dp.wiring import allocator_of, look_once, scanner_of
+
+    async def in_spec(_devices: tuple[Device, ...]) -> bool:
+        return True  # the service would write the spec
+
+    scanner = scanner_of(settings)
+    try:
+        offers, _ = await look_once(settings, scanner)
+    except ScanFailed as error:
+        raise Refusal(Code.NOT_FOUND, str(error)) from None
+    allocator = allocator_of(settings, scanner, lambda: offers.devices, in_spec)
+    answer = await allocator.answer(_offer_with(offers, ids[0]), ids)
+    return answer, allocator.grant(answer)
 
 
-def _offer(offers: Offers, ids: Sequence[str]) -> Offer:
+def _offer_with(offers: Offers, device_id: str) -> Offer:
     for offer in offers.by_resource.values():
-        if ids and any(unit.id == ids[0] for unit in offer.units):
+        if any(unit.id == device_id for unit in offer.units):
             return offer
     for entry in offers.left_out:
-        if ids and ids[0] == entry.function:
-            raise Refusal(Code.NOT_FOUND, f"{ids[0]} is not offered: {entry.reason}")
+        if entry.function == device_id:
+            raise Refusal(Code.NOT_FOUND, f"{device_id} is not offered: {entry.reason}")
     known = [unit.id for offer in offers.by_resource.values() for unit in offer.units]
     raise Refusal(
         Code.NOT_FOUND,
-        f"device {ids[0]!r} is not offered on this node ({', '.join(known) or 'which has none'})"
-        if ids
-        else "no device id was asked for",
+        f"device {device_id!r} is not offered on this node ({', '.join(known) or 'which has none'})",
     )
 
 
-def as_document(grant: Grant) -> dict[str, Any]:
-    """The answer as in kubelet's API."""
+def _as_document(grant: Grant) -> dict[str, Any]:
+    """Render the answer with the field names of kubelet's API."""
+    mounts = [{"container_path": path, "host_path": path, "read_only": True} for path in grant.mounts]
+    devices = [{"container_path": node, "host_path": node, "permissions": "rw"} for node in grant.nodes]
     return {
         "answer": {
             "envs": dict(grant.envs),
-            "mounts": [
-                {"container_path": path, "host_path": path, "read_only": True} for path in grant.mounts
-            ],
-            "devices": [
-                {"container_path": node, "host_path": node, "permissions": "rw"} for node in grant.nodes
-            ],
+            "mounts": mounts,
+            "devices": devices,
             "cdi_devices": [{"name": name} for name in grant.cdi_devices],
         }
     }
 
 
-def as_refusal(refusal: Refusal) -> dict[str, Any]:
-    """A refusal as a document."""
-    return {"refused": {"code": refusal.code.name, "message": refusal.sentence}}
-
-
-def as_text(answer: Answer, grant: Grant) -> str:
-    """The answer for people, with why."""
+def _as_text(answer: Answer, grant: Grant) -> str:
     lines = [f"A container that asks for this gets, as {answer.resource}:"]
     for device in answer.devices:
         serial = f", serial {device.serial}" if device.serial else ""
@@ -65,3 +88,15 @@ def as_text(answer: Answer, grant: Grant) -> str:
     lines += [f"  mount {path} (read-only)" for path in grant.mounts]
     lines += [f"  {name}={value}" for name, value in sorted(grant.envs.items())]
     return "\n".join(lines)
+
+
+COMMAND = Command(
+    run,
+    settings=SCAN_SETTINGS
+    | {"device_strategy", "extra_mounts", "host_root", "shared_grant", "request_timeout"},
+    options={
+        **output_option("text", "json"),
+        "ids": {"nargs": "*", "metavar": "ID", "help": "a device id, as `list` shows it"},
+    },
+    arguments="ID...",
+)

@@ -5,7 +5,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from xilinx_fpga_dp.model import Device, Offers, Reason
-from xilinx_fpga_dp.resources.offers import mixed_builds
+from xilinx_fpga_dp.resources.offers import warnings_of
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +48,10 @@ class DeviceEventLog:
         for entry in now.left_out:
             if self._before is None or entry not in self._before.left_out:
                 log.warning("left out", extra={"function": entry.function, "reason": entry.reason})
-        for warning in now.warnings:
-            if self._before is None or warning not in self._before.warnings:
+        known = warnings_of(self._before) if self._before else ()
+        for warning in warnings_of(now):
+            if warning not in known:
                 log.warning("to be mended", extra={"problem": warning})
-        for name, offer in now.by_resource.items():
-            uuids = mixed_builds(offer)
-            known = self._before.by_resource.get(name) if self._before else None
-            if uuids and (known is None or mixed_builds(known) != uuids):
-                log.warning("different builds share a resource", extra={"resource": name, "uuids": uuids})
         self._before = now
 
     def _tell_device(self, address: str, now: _State | None, time: float) -> None:

@@ -1,4 +1,4 @@
-"""What the node has, for people and for programs: the table and the JSON of ``list``."""
+"""The state of the node as JSON: ``list --output json`` and the HTTP route ``/state``."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -6,9 +6,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from xilinx_fpga_dp.model import Held, History, Offers, Unit
-from xilinx_fpga_dp.observe.table import columns, printable
 from xilinx_fpga_dp.resources.allocator import nodes_of
-from xilinx_fpga_dp.resources.offers import mixed_builds, names_of
+from xilinx_fpga_dp.resources.offers import names_of
 
 
 def document(
@@ -93,38 +92,3 @@ def _holders(
         for holder in held.get(device.address, ())
         if (holder.resource, holder.id) == name or (holder.resource, holder.id) not in names
     ]
-
-
-def table(offers: Offers, *, expose_mgmt: bool) -> str:
-    """The state for a terminal: devices by resource, then what is left out and why."""
-    rows = [
-        (
-            row["id"],
-            row["board"] + " (experimental)" * ("experimental" in row),
-            row["health"] + (f" ({row['reason']})" if row["reason"] else ""),
-            "-" if row["numa_node"] is None else str(row["numa_node"]),
-            row["serial"] or "-",
-            " ".join(row["nodes"]) or "-",
-            row["resource"],
-        )
-        for row in document(offers, expose_mgmt=expose_mgmt)["devices"]
-    ]
-    lines = columns(("DEVICE", "BOARD", "HEALTH", "NUMA", "SERIAL", "NODES", "RESOURCE"), rows)
-    if not rows:
-        lines = ["no device to offer"]
-    if offers.left_out:
-        lines += ["", "left out:"]
-        lines += [f"  {entry.function}  {printable(entry.reason)}" for entry in offers.left_out]
-    lines += [""] * bool(warnings(offers)) + warnings(offers)
-    return "\n".join(lines)
-
-
-def warnings(offers: Offers) -> list[str]:
-    """What an operator should know although it works."""
-    builds = [
-        f"{name} has devices of different builds (logic uuids {', '.join(uuids)}); "
-        "{uuid} in the resource name template parts them"
-        for name, offer in offers.by_resource.items()
-        if (uuids := mixed_builds(offer))
-    ]
-    return [f"warning: {warning}" for warning in (*builds, *offers.warnings)]

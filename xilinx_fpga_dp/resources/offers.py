@@ -246,3 +246,19 @@ def mixed_builds(offer: Offer) -> tuple[str, ...]:
     """
     uuids = {device.shell.logic_uuid for device in offer.devices if device.shell.logic_uuid}
     return tuple(sorted(uuids)) if len(uuids) > 1 else ()
+
+
+def mixed_builds_warning(offer: Offer) -> str | None:
+    """Return the warning that a resource has devices of different builds; None if they agree."""
+    if not (uuids := mixed_builds(offer)):
+        return None
+    return (
+        f"devices of different builds share it (logic uuids {', '.join(uuids)}); "
+        "put {uuid} into RESOURCE_NAME_TEMPLATE to separate them"
+    )
+
+
+def warnings_of(offers: Offers) -> list[str]:
+    """Return every warning about the offers."""
+    by_resource = {name: mixed_builds_warning(offer) for name, offer in offers.by_resource.items()}
+    return [*(f"{name}: {text}" for name, text in by_resource.items() if text), *offers.warnings]

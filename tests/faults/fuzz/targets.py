@@ -25,6 +25,7 @@ from grpclib.protocol import H2Protocol
 from tests.double import is_extended_resource_name
 from tests.support.metrics import NoMetrics
 from tests.wire import pb, pods_pb
+from xilinx_fpga_dp.cli.list import table
 from xilinx_fpga_dp.deviceplugin.plugin import Plugin, PluginConfig
 from xilinx_fpga_dp.deviceplugin.sockets import _Server
 from xilinx_fpga_dp.discovery import uevents
@@ -37,7 +38,7 @@ from xilinx_fpga_dp.observe.metrics import Metrics
 from xilinx_fpga_dp.resources import rename_rules as renames
 from xilinx_fpga_dp.resources.compat_1_3_0 import names as compat
 from xilinx_fpga_dp.resources.naming import Naming
-from xilinx_fpga_dp.resources.offers import names_of
+from xilinx_fpga_dp.resources.offers import names_of, warnings_of
 from xilinx_fpga_dp.resources.rule_file import BadRuleFile
 from xilinx_fpga_dp.rpc.api import deviceplugin_v1beta1 as v1beta1
 from xilinx_fpga_dp.rpc.api import podresources_v1 as v1
@@ -252,10 +253,9 @@ async def _look(settings: Settings) -> None:
         assert is_extended_resource_name(name), name
     addresses = {device.address for offer in offers.by_resource.values() for device in offer.devices}
     assert "0000:21:00.1" in addresses, "its neighbour"
-    document = json.dumps(state.document(offers, expose_mgmt=True))
-    assert document.isascii()
-    table = state.table(offers, expose_mgmt=True)
-    assert all(char.isprintable() or char == "\n" for char in table)
+    document = state.document(offers, expose_mgmt=True)
+    assert json.dumps(document).isascii()
+    assert all(char.isprintable() or char == "\n" for char in table(document, warnings_of(offers)))
     assert Metrics(lambda: offers, dict).text()
 
 

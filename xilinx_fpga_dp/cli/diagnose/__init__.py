@@ -1,0 +1,28 @@
+"""``diagnose``: checks of a node, with the remedy for each problem."""
+
+import argparse
+import asyncio
+
+from xilinx_fpga_dp.cli.command import SCAN_SETTINGS, Command, output_option, print_result
+from xilinx_fpga_dp.observe import logs
+from xilinx_fpga_dp.settings import Settings
+
+
+def run(settings: Settings, options: argparse.Namespace) -> int:
+    """Collect the findings, check them and print the lines."""
+    from xilinx_fpga_dp.cli.diagnose import checks
+    from xilinx_fpga_dp.cli.diagnose.collect import collect
+
+    logs.set_up("error", settings.log_format)
+    lines = checks.check(asyncio.run(collect(settings)))
+    print_result(options, checks.as_document(lines), checks.as_text(lines))
+    return 1 if checks.worst(lines) is checks.Level.FAIL else 0
+
+
+COMMAND = Command(
+    run,
+    settings=SCAN_SETTINGS
+    | {"socket_dir", "http_address", "device_strategy", "cdi_dir", "nfd_features_dir"}
+    | {"host_root", "extra_mounts"},
+    options=output_option("text", "json"),
+)

@@ -1,0 +1,58 @@
+"""``list``: every device with its resource and health, and every function left out with the reason."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from xilinx_fpga_dp.cli.command import SCAN_SETTINGS, Command, output_option, print_result
+from xilinx_fpga_dp.model import Offers
+from xilinx_fpga_dp.observe import logs, state
+from xilinx_fpga_dp.observe.table import columns, printable
+from xilinx_fpga_dp.resources.offers import warnings_of
+from xilinx_fpga_dp.settings import Settings
+
+
+def run(settings: Settings, options: argparse.Namespace) -> int:
+    """Scan once and print what the node offers."""
+    from xilinx_fpga_dp.discovery.scanner import ScanFailed
+    from xilinx_fpga_dp.wiring import look_once, scanner_of
+
+    logs.set_up("error", settings.log_format)
+    try:
+        offers, held = asyncio.run(look_once(settings, scanner_of(settings)))
+    except ScanFailed as error:
+        print(f"nothing found: {error}", file=sys.stderr)
+        offers, held = Offers({}), {}
+    document = state.document(offers, expose_mgmt=settings.expose_mgmt, held=held)
+    print_result(options, document, table(document, warnings_of(offers)))
+    return 0
+
+
+def table(document: Mapping[str, Any], warnings: Sequence[str]) -> str:
+    """Render the JSON document as text for a terminal: devices, functions left out, warnings."""
+    rows = [
+        (
+            row["id"],
+            f"{row['board']} (experimental)" if "experimental" in row else row["board"],
+            f"{row['health']} ({row['reason']})" if row["reason"] else row["health"],
+            "-" if row["numa_node"] is None else str(row["numa_node"]),
+            row["serial"] or "-",
+            " ".join(row["nodes"]) or "-",
+            row["resource"],
+        )
+        for row in document["devices"]
+    ]
+    lines = ["no device to offer"]
+    if rows:
+        lines = columns(("DEVICE", "BOARD", "HEALTH", "NUMA", "SERIAL", "NODES", "RESOURCE"), rows)
+    if document["left_out"]:
+        lines += ["", "left out:"]
+        lines += [f"  {entry['function']}  {printable(entry['reason'])}" for entry in document["left_out"]]
+    if warnings:
+        lines += ["", *(f"warning: {warning}" for warning in warnings)]
+    return "\n".join(lines)
+
+
+COMMAND = Command(run, settings=SCAN_SETTINGS, options=output_option("table", "json"))

@@ -1,0 +1,33 @@
+"""``simulate``: the whole job on any machine."""
+
+import argparse
+import asyncio
+
+from xilinx_fpga_dp.cli.command import Command
+from xilinx_fpga_dp.settings import Settings
+
+
+def run(settings: Settings, options: argparse.Namespace) -> int:
+    """Play the demo, or only build its sample node."""
+    from xilinx_fpga_dp.simulate import demo
+
+    if options.node is not None:
+        return demo.build_node(options.node, options.board)
+    return asyncio.run(demo.run_demo(settings, options.board, once=options.once))
+
+
+COMMAND = Command(
+    run,
+    # The sample node sets the others.
+    settings=frozenset(Settings.model_fields) - {"sysfs_root", "dev_root", "socket_dir"},
+    options={
+        "--once": {"action": "store_true", "help": "play all steps and end; else stay up until Ctrl-C"},
+        "--board": {
+            "action": "append",
+            "default": [],
+            "metavar": "NAME",
+            "help": "a card of the sample node; may be repeated",
+        },
+        "--node": {"metavar": "DIR", "help": "only build the sample node in this directory"},
+    },
+)

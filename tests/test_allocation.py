@@ -421,7 +421,7 @@ class TestMounts:
             mock.patch("xilinx_fpga_dp.hostfiles.host_paths._TIME_LIMIT", 30.0),
         ):
             async with asyncio.timeout(10):  # less than it takes otherwise
-                answer = await grants.answer(offer(device()), [device().address])
+                answer = await grants.resolve(offer(device()), [device().address])
         over.set()
         assert answer.mounts == ()
 

@@ -213,7 +213,7 @@ async def test_a_refusal_names_some_of_many_ids() -> None:
 async def test_a_grant() -> None:
     card = device(serial="XFL1", shell=Shell("xilinx_u55c_gen3x16_xdma_base_3", "0", "9" * 32))
     held = offer(card)
-    grant = PLAIN.grant(await PLAIN.answer(held, [card.address]))
+    grant = PLAIN.grant(await PLAIN.resolve(held, [card.address]))
     variable = "PCIDEVICE_XILINX_COM_FPGA_XILINX_U55C_GEN3X16_XDMA_BASE_3_0"
     assert grant.nodes == ("/dev/dri/renderD128",)
     assert grant.envs.keys() == {variable, variable + "_INFO"}
@@ -234,7 +234,7 @@ async def test_a_grant() -> None:
 async def test_several_devices_come_in_order_whatever_order_was_asked() -> None:
     held = offer(*(device(f"0000:0{i}:00.1", node=f"/dev/dri/renderD{140 - i}") for i in range(3)))
     ids = ["0000:02:00.1", "0000:00:00.1", "0000:01:00.1"]
-    grant = PLAIN.grant(await PLAIN.answer(held, ids))
+    grant = PLAIN.grant(await PLAIN.resolve(held, ids))
     assert next(iter(grant.envs.values())) == "0000:00:00.1,0000:01:00.1,0000:02:00.1"
     assert grant.nodes == ("/dev/dri/renderD140", "/dev/dri/renderD139", "/dev/dri/renderD138")
 
@@ -242,7 +242,7 @@ async def test_several_devices_come_in_order_whatever_order_was_asked() -> None:
 async def test_the_management_node_only_where_it_is_wanted() -> None:
     held = offer(device(mgmt_node="/dev/xclmgmt25856", qdma_node="/dev/xfpga/dma.qdma.u25857.0"))
     exposing = Allocator(refresh=_as_it_was, expose_mgmt=True, time_limit=1)
-    answer = await PLAIN.answer(held, ["0000:65:00.1"])
+    answer = await PLAIN.resolve(held, ["0000:65:00.1"])
     assert PLAIN.grant(answer).nodes == ("/dev/dri/renderD128", "/dev/xfpga/dma.qdma.u25857.0")
     assert "/dev/xclmgmt25856" in exposing.grant(answer).nodes
 
@@ -262,7 +262,7 @@ async def test_refusals(ids: list[str], code: Code, says: str) -> None:
     with pytest.raises(Refusal) as refusal:
         await PLAIN.devices(held, ids)
     assert refusal.value.code is code
-    assert says in refusal.value.sentence
+    assert says in refusal.value.message
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ async def test_a_fresh_look_may_refuse(now: Device | None, code: Code, says: str
     with pytest.raises(Refusal) as refusal:
         await Allocator(refresh=look, time_limit=1).devices(offer(device()), ["0000:65:00.1"])
     assert refusal.value.code is code
-    assert says in refusal.value.sentence
+    assert says in refusal.value.message
 
 
 async def test_a_fresh_look_may_find_another_render_node() -> None:
@@ -289,7 +289,7 @@ async def test_a_fresh_look_may_find_another_render_node() -> None:
         return device(node="/dev/dri/renderD131")
 
     grants = Allocator(refresh=look, time_limit=1)
-    answer = await grants.answer(offer(device()), ["0000:65:00.1"])
+    answer = await grants.resolve(offer(device()), ["0000:65:00.1"])
     assert grants.grant(answer).nodes == ("/dev/dri/renderD131",)
 
 
@@ -319,6 +319,6 @@ def test_a_preference_stays_on_one_numa_node() -> None:
 async def test_a_card_of_two_devices_is_granted_as_one() -> None:
     pair = (device("0000:65:00.1"), device("0000:66:00.1", node="/dev/dri/renderD129"))
     held = Offer("xilinx.com/u30", (Unit("0000:65:00.1", pair),))
-    grant = PLAIN.grant(await PLAIN.answer(held, ["0000:65:00.1"]))
+    grant = PLAIN.grant(await PLAIN.resolve(held, ["0000:65:00.1"]))
     assert grant.envs["PCIDEVICE_XILINX_COM_U30"] == "0000:65:00.1,0000:66:00.1"
     assert grant.nodes == ("/dev/dri/renderD128", "/dev/dri/renderD129")

@@ -42,7 +42,7 @@ def allocator_of(
         strategy=settings.device_strategy,
         everything=everything if settings.shared_grant == "all" else None,
         mounts=HostPaths(settings.host_root, settings.extra_mounts).there,
-        in_spec=in_spec,
+        write_cdi_spec=in_spec,
     )
 
 

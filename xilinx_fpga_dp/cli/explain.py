@@ -8,7 +8,7 @@ from typing import Any
 from xilinx_fpga_dp.cli.command import SCAN_SETTINGS, BadUse, Command, output_option, print_result
 from xilinx_fpga_dp.model import Device, Grant, Offer, Offers
 from xilinx_fpga_dp.observe import logs
-from xilinx_fpga_dp.resources.allocator import Answer, Code, Refusal
+from xilinx_fpga_dp.resources.allocator import Code, Refusal, Resolution
 from xilinx_fpga_dp.settings import Settings
 
 
@@ -20,7 +20,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     try:
         answer, grant = asyncio.run(_allocate(settings, options.ids))
     except Refusal as refusal:
-        code, message = refusal.code.name, refusal.sentence
+        code, message = refusal.code.name, refusal.message
         document = {"refused": {"code": code, "message": message}}
         print_result(options, document, f"refused, {code}: {message}")
         return 1
@@ -28,7 +28,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     return 0
 
 
-async def _allocate(settings: Settings, ids: Sequence[str]) -> tuple[Answer, Grant]:
+async def _allocate(settings: Settings, ids: Sequence[str]) -> tuple[Resolution, Grant]:
     """Do what Allocate does, on the resource that offers the first id.
 
     Raises:
@@ -46,7 +46,7 @@ async def _allocate(settings: Settings, ids: Sequence[str]) -> tuple[Answer, Gra
     except ScanFailed as error:
         raise Refusal(Code.NOT_FOUND, str(error)) from None
     allocator = allocator_of(settings, scanner, lambda: offers.devices, in_spec)
-    answer = await allocator.answer(_offer_with(offers, ids[0]), ids)
+    answer = await allocator.resolve(_offer_with(offers, ids[0]), ids)
     return answer, allocator.grant(answer)
 
 
@@ -78,7 +78,7 @@ def _as_document(grant: Grant) -> dict[str, Any]:
     }
 
 
-def _as_text(answer: Answer, grant: Grant) -> str:
+def _as_text(answer: Resolution, grant: Grant) -> str:
     lines = [f"A container that asks for this gets, as {answer.resource}:"]
     for device in answer.devices:
         serial = f", serial {device.serial}" if device.serial else ""

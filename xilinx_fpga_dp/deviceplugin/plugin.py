@@ -20,7 +20,7 @@ from xilinx_fpga_dp.aio.latest import Closed, Latest
 from xilinx_fpga_dp.deviceplugin import messages
 from xilinx_fpga_dp.deviceplugin.plugin_metrics import PluginMetrics
 from xilinx_fpga_dp.model import Offer
-from xilinx_fpga_dp.resources.allocator import Allocator, Answer, Refusal
+from xilinx_fpga_dp.resources.allocator import Allocator, Refusal, Resolution
 from xilinx_fpga_dp.resources.placement import preferred
 from xilinx_fpga_dp.rpc.api import deviceplugin_v1beta1 as v1beta1
 
@@ -166,9 +166,9 @@ class Plugin:
             raise
         except Refusal as refusal:
             log.warning(
-                "refused", extra={"resource": self._resource, "method": method, "why": refusal.sentence}
+                "refused", extra={"resource": self._resource, "method": method, "why": refusal.message}
             )
-            raise GRPCError(Status[refusal.code.name], refusal.sentence) from None
+            raise GRPCError(Status[refusal.code.name], refusal.message) from None
         except TimeoutError:
             raise GRPCError(
                 Status.DEADLINE_EXCEEDED,
@@ -216,15 +216,16 @@ class Plugin:
         offer = self._current()
         if not request.container_requests:
             raise GRPCError(Status.INVALID_ARGUMENT, f"Allocate of {self._resource} for no container")
+        requests = request.container_requests
         answer = self._answer(
-            tuple([await self._grants.answer(offer, each.devices_ids) for each in request.container_requests])
+            tuple([await self._grants.resolve(offer, each.devices_ids) for each in requests])
         )
         for each in request.container_requests:
             told = {"resource": self._resource, "devices": ",".join(each.devices_ids)}
             _afterwards(partial(log.info, "allocated", extra=told))
         return answer
 
-    def _encoded(self, answers: tuple[Answer, ...]) -> bytes:
+    def _encoded(self, answers: tuple[Resolution, ...]) -> bytes:
         return messages.allocation([self._grants.grant(answer) for answer in answers])
 
     async def _pre_start(self, request: v1beta1.PreStartContainerRequest) -> bytes:

@@ -1,36 +1,36 @@
-"""From device ids to what a container gets, or to a refusal with a sentence.
+"""From device ids to what a container gets, or to a refusal. Opens no file: what reads the node is passed in.
 
-Allocate, PreStartContainer and ``explain`` come through here. What is looked at anew on the node is handed
-in; nothing here opens a file.
+Allocate, PreStartContainer and ``explain`` use the same steps. `Allocator.resolve` reads the devices behind
+the ids again and refuses those that can't be granted now; `Allocator.grant` is pure and makes the answer of
+that resolution.
 """
 
 import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from itertools import islice
 from typing import Literal
 
 from xilinx_fpga_dp.model import Device, Grant, Offer, Unit
 from xilinx_fpga_dp.resources.documents import cdi
 
 Refresh = Callable[[Device], Awaitable[Device | None]]
-"""The device as it is now; None if it is gone."""
+"""Reads the state of a device again; None if it is gone."""
 
-# Seconds in which the devices that nobody asked for have to answer: a late one counts as unresponsive then.
-_OTHERS = 2.0
-_MOUNTS = 0.3  # seconds that host paths have to be looked up in any case
+# Seconds for the devices that were not requested (SHARED_GRANT=all): a late one is left out as unresponsive.
+_OTHERS_LIMIT = 2.0
+_MIN_MOUNTS_LIMIT = 0.3  # seconds to find the host paths even if the devices took all the time
 
-_NAMED = 8  # ids that a refusal names
+_MAX_LISTED = 8  # ids in a refusal
 
 Strategy = Literal["device-specs", "cdi", "both"]
 
 
 class Code(Enum):
-    """The gRPC status codes that a refusal may carry, by their gRPC names."""
+    """The gRPC status codes of a refusal, by their gRPC names."""
 
     INVALID_ARGUMENT = auto()
     NOT_FOUND = auto()
@@ -39,34 +39,51 @@ class Code(Enum):
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not a fault
-    """Why a container does not get what it asked for: a code and a sentence for the pod's events."""
+    """Why a container does not get the requested devices: a code, and a message for the pod's events."""
 
-    def __init__(self, code: Code, sentence: str) -> None:
-        super().__init__(sentence)
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message)
         self.code = code
-        self.sentence = sentence
+        self.message = message
 
 
-async def _nothing(_limit: float) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """What ids resolve to: all that a grant depends on, and so a key to cache it under.
+
+    Attributes:
+        resource: the requested resource.
+        devices: the granted devices, ordered by address.
+        mounts: the host paths to mount that exist.
+        in_cdi_spec: the CDI spec has the devices.
+    """
+
+    resource: str
+    devices: tuple[Device, ...]
+    mounts: tuple[str, ...]
+    in_cdi_spec: bool
+
+
+async def _no_mounts(_limit: float) -> tuple[str, ...]:
     return ()
 
 
-async def _no_spec(_devices: tuple[Device, ...]) -> bool:
+async def _no_cdi_spec(_devices: tuple[Device, ...]) -> bool:
     return False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocator:
-    """Answers what a container gets for some ids of an offer.
+    """Decides what a container gets for ids of an offer.
 
     Attributes:
-        refresh: looks at a device again right before it is handed out.
-        time_limit: seconds all looks of one answer may take together.
-        expose_mgmt: hand out management nodes too.
-        strategy: device nodes as such, by CDI names, or both.
-        everything: every device of the node, where a grant gives them all (XRM); None: only those asked for.
-        mounts: the host paths to add that are there, within so many seconds.
-        in_spec: see to it that the CDI spec has these devices as they are; whether it has.
+        refresh: reads a device again right before it is granted.
+        time_limit: seconds that all reads of one resolution may take together.
+        expose_mgmt: grant management nodes too.
+        strategy: grant device nodes, CDI names, or both.
+        everything: lists every device of the node, if a grant has them all (XRM); None: only those requested.
+        mounts: finds the host paths to mount that exist, within a number of seconds.
+        write_cdi_spec: writes the current state of these devices into the CDI spec; False if it could not.
     """
 
     refresh: Refresh
@@ -74,157 +91,143 @@ class Allocator:
     expose_mgmt: bool = False
     strategy: Strategy = "device-specs"
     everything: Callable[[], Sequence[Device]] | None = None
-    mounts: Callable[[float], Awaitable[tuple[str, ...]]] = _nothing
-    in_spec: Callable[[tuple[Device, ...]], Awaitable[bool]] = _no_spec
+    mounts: Callable[[float], Awaitable[tuple[str, ...]]] = _no_mounts
+    write_cdi_spec: Callable[[tuple[Device, ...]], Awaitable[bool]] = _no_cdi_spec
 
-    async def answer(self, offer: Offer, ids: Sequence[str]) -> "Answer":
-        """What these ids come down to now.
+    async def resolve(self, offer: Offer, ids: Sequence[str]) -> Resolution:
+        """Resolve ids to devices as they are now.
 
         Raises:
-            Refusal: an id is unknown, twice, vanished, unhealthy or does not answer.
+            Refusal: an id is unknown or repeated, its device is gone, Unhealthy, reprogrammed or does not
+                answer, or the CDI spec that alone would name it can't be written.
         """
         now = asyncio.get_running_loop().time
-        began = now()
+        deadline = now() + self.time_limit
         devices = await self.devices(offer, ids)
         if self.everything is not None:
-            devices = await self._with_all_others(devices, min(_OTHERS, began + self.time_limit - now()))
-        named = False
-        if self.strategy != "device-specs":
-            named = await self.in_spec(devices)
-            if not named and self.strategy == "cdi":
-                raise Refusal(
-                    Code.FAILED_PRECONDITION,
-                    f"the CDI spec for {_names(devices)} could not be written; "
-                    "DEVICE_STRATEGY both or device-specs works without",
-                )
-        left = began + self.time_limit - now()
-        mounts = await self.mounts(max(left / 2, _MOUNTS))
-        return Answer(offer.resource, devices, mounts, named)
+            limit = min(_OTHERS_LIMIT, deadline - now())
+            devices = await self._with_others(devices, self.everything(), limit)
+        in_cdi_spec = self.strategy != "device-specs" and await self.write_cdi_spec(devices)
+        if self.strategy == "cdi" and not in_cdi_spec:
+            raise Refusal(
+                Code.FAILED_PRECONDITION,
+                f"the CDI spec for {_names(devices)} could not be written; "
+                "DEVICE_STRATEGY both or device-specs works without",
+            )
+        mounts = await self.mounts(max((deadline - now()) / 2, _MIN_MOUNTS_LIMIT))
+        return Resolution(offer.resource, devices, mounts, in_cdi_spec)
 
     async def devices(self, offer: Offer, ids: Sequence[str]) -> tuple[Device, ...]:
-        """The devices behind these ids as they are now, each fit to be handed out, ordered by address.
+        """Read the devices behind these ids again, ordered by address.
 
         Raises:
-            Refusal: as above.
+            Refusal: an id is unknown or repeated, or its device is gone, Unhealthy, reprogrammed or does not
+                answer.
         """
-        wanted = [device for unit in chosen(offer, ids) for device in unit.devices]
+        wanted = [device for unit in _requested(offer, ids) for device in unit.devices]
         try:
             async with asyncio.timeout(self.time_limit):
-                fresh = [await self.refresh(device) for device in wanted]
+                fresh = [await self.refresh(each) for each in wanted]
         except TimeoutError:
             raise Refusal(
                 Code.DEADLINE_EXCEEDED,
                 f"{_names(wanted)} did not answer within {self.time_limit:g} s: a read of its driver hangs",
             ) from None
-        for before, now in zip(wanted, fresh, strict=True):
-            _fit(offer, before, now)
-        return tuple(sorted((d for d in fresh if d), key=lambda device: device.address))
+        found = [_checked(offer, before, now) for before, now in zip(wanted, fresh, strict=True)]
+        return tuple(sorted(found, key=lambda device: device.address))
 
-    async def _with_all_others(self, devices: tuple[Device, ...], limit: float) -> tuple[Device, ...]:
-        """Every device of the node that is fit; the others are left out without a word.
-
-        Args:
-            devices: those that were asked for.
-            limit: seconds that all others may take together.
-        """
+    async def _with_others(
+        self, devices: tuple[Device, ...], everything: Sequence[Device], limit: float
+    ) -> tuple[Device, ...]:
+        """Add the other devices that can be granted now; those that can't are left out silently."""
         found = {device.address: device for device in devices}
-        everything = self.everything() if self.everything else ()
         others = [each for each in everything if each.address not in found and each.healthy]
-        looks = [asyncio.ensure_future(self.refresh(each)) for each in others]
+        reads = [asyncio.ensure_future(self.refresh(each)) for each in others]
         try:
-            if looks:
-                await asyncio.wait(looks, timeout=limit)
+            if reads:
+                await asyncio.wait(reads, timeout=limit)
         finally:
-            late = [look for look in looks if look.cancel()]
+            late = [read for read in reads if read.cancel()]
             await asyncio.gather(*late, return_exceptions=True)
-        for device, look in zip(others, looks, strict=True):
-            now = None if look.cancelled() else look.result()
-            if now is not None and now.healthy and now.node and now.shell == device.shell:
-                found[now.address] = now
+        for device, read in zip(others, reads, strict=True):
+            fresh = None if read.cancelled() else read.result()
+            if fresh is not None and fresh.healthy and fresh.node and fresh.shell == device.shell:
+                found[fresh.address] = fresh
         return tuple(found[address] for address in sorted(found))
 
-    def grant(self, answer: "Answer") -> Grant:
-        """What the container gets. Pure: the same answer gives the same grant."""
-        variable = variable_of(answer.resource)
-        nodes = {each.address: nodes_of(each, expose_mgmt=self.expose_mgmt) for each in answer.devices}
-        info = {device.address: _info(device, nodes[device.address]) for device in answer.devices}
-        as_specs = not (answer.named and self.strategy == "cdi")
+    def grant(self, resolution: Resolution) -> Grant:
+        """Make the grant of a resolution. Pure: equal resolutions give equal grants."""
+        devices = resolution.devices
+        variable = variable_of(resolution.resource)
+        nodes = {each.address: nodes_of(each, expose_mgmt=self.expose_mgmt) for each in devices}
+        info = {device.address: _info(device, nodes[device.address]) for device in devices}
+        distinct = tuple(dict.fromkeys(node for each in nodes.values() for node in each))
         return Grant(
             envs={
-                variable: ",".join(device.address for device in answer.devices),
+                variable: ",".join(nodes),
                 f"{variable}_INFO": json.dumps(info, separators=(",", ":")),
             },
-            nodes=tuple(dict.fromkeys(node for each in nodes.values() for node in each)) if as_specs else (),
-            mounts=answer.mounts,
-            cdi_devices=tuple(map(cdi.qualified, answer.devices)) if answer.named else (),
+            nodes=() if self.strategy == "cdi" else distinct,
+            mounts=resolution.mounts,
+            cdi_devices=tuple(map(cdi.qualified, devices)) if resolution.in_cdi_spec else (),
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What ids came down to: enough to say what a container gets, and a key to keep that under.
-
-    Attributes:
-        resource: the resource that was asked for.
-        devices: what is handed out, ordered by address.
-        mounts: host paths that are there.
-        named: the CDI spec has the devices.
-    """
-
-    resource: str
-    devices: tuple[Device, ...]
-    mounts: tuple[str, ...]
-    named: bool
-
-
 def variable_of(resource: str) -> str:
-    """The name of the environment variable that lists a container's devices of a resource."""
+    """Name the environment variable that lists a container's devices of a resource."""
     return "PCIDEVICE_" + re.sub(r"[^A-Z0-9]", "_", resource.upper())
 
 
 def nodes_of(device: Device, *, expose_mgmt: bool) -> tuple[str, ...]:
-    """The device nodes a container gets for a device, as paths under /dev."""
+    """List the device nodes a container gets for a device, as paths under /dev."""
     mgmt = device.mgmt_node if expose_mgmt else None
     return tuple(node for node in (device.node, device.qdma_node, mgmt) if node)
 
 
-def chosen(offer: Offer, ids: Sequence[str]) -> list[Unit]:
-    """The units behind these ids.
+def _requested(offer: Offer, ids: Sequence[str]) -> list[Unit]:
+    """Find the units behind these ids.
 
     Raises:
-        Refusal: an id is unknown, there twice, or its unit Unhealthy, or two are replicas of one device.
+        Refusal: an id is unknown or repeated, its unit is Unhealthy, or two are replicas of one device.
     """
     if not ids:
         raise Refusal(Code.INVALID_ARGUMENT, f"no device id of {offer.resource} was asked for")
-    if twice := [each for each, count in Counter(ids).items() if count > 1]:
-        raise Refusal(Code.INVALID_ARGUMENT, f"device {twice[0]!r} was asked for twice")
+    if repeated := _repeated(ids):
+        raise Refusal(Code.INVALID_ARGUMENT, f"device {repeated[0]!r} was asked for twice")
     units = {unit.id: unit for unit in offer.units}
     if unknown := [each for each in ids if each not in units]:
         raise Refusal(
             Code.NOT_FOUND,
-            f"device {unknown[0]!r} is not one of {offer.resource} ({_some(units)})",
+            f"device {unknown[0]!r} is not one of {offer.resource} ({_some([*units])})",
         )
-    picked = [units[each] for each in ids]
-    devices = Counter(device.address for unit in picked for device in unit.devices)
-    if shared := [address for address, count in devices.items() if count > 1]:
+    requested = [units[each] for each in ids]
+    if shared := _repeated([device.address for unit in requested for device in unit.devices]):
         raise Refusal(
             Code.INVALID_ARGUMENT,
             f"device {shared[0]} was asked for twice: one container gets one replica of a device at most",
         )
-    for unit in picked:
+    for unit in requested:
         if unit.reason:
             raise Refusal(Code.FAILED_PRECONDITION, f"device {unit.id} is Unhealthy: {unit.reason}")
-    return picked
+    return requested
 
 
-def _some(units: Mapping[str, Unit]) -> str:
-    """The first ids, and how many more there are: with replicas that can be thousands."""
-    more = len(units) - _NAMED
-    return (", ".join(islice(units, _NAMED)) or "which has none") + (f" and {more} more" if more > 0 else "")
+def _repeated(texts: Sequence[str]) -> list[str]:
+    return [each for each, count in Counter(texts).items() if count > 1]
 
 
-def _fit(offer: Offer, before: Device, now: Device | None) -> None:
-    """Refuse a device that a fresh look shows to be another, gone or at fault."""
+def _some(ids: Sequence[str]) -> str:
+    """List the first ids, and how many more there are: with replicas these can be thousands."""
+    more = len(ids) - _MAX_LISTED
+    return (", ".join(ids[:_MAX_LISTED]) or "which has none") + (f" and {more} more" if more > 0 else "")
+
+
+def _checked(offer: Offer, before: Device, now: Device | None) -> Device:
+    """Return the device as it is now.
+
+    Raises:
+        Refusal: it is gone, reprogrammed or Unhealthy.
+    """
     if now is None:
         raise Refusal(Code.NOT_FOUND, f"device {before.address} has vanished from the node")
     if now.shell != before.shell:
@@ -238,6 +241,7 @@ def _fit(offer: Offer, before: Device, now: Device | None) -> None:
             f"device {now.address} is Unhealthy: {now.reason or 'no-node'}"
             + (f" (device node {now.node})" if now.node else ""),
         )
+    return now
 
 
 def _names(devices: Sequence[Device]) -> str:

@@ -1,18 +1,22 @@
-"""Which devices are one card: the two of a U30 have one serial number, and one device id at kubelet.
+"""Card pairing: which devices are one card. Pure but for its memory; times are passed in.
 
-A serial number may come late or never, and an id must not change when it comes. So what was decided without
-one stays, for the life of the process. Pure but for that memory; times are handed in.
+The two devices of a U30 have one serial number, and one device id at kubelet. A serial number is read late,
+or never, and an id must not change when it arrives. So a device waits for its serial number, 30 s at most;
+then it is paired without: with the only other device behind the nearest bridge that has others, or with none.
+A decision holds until the process ends, also while the devices are gone. A single device may still get its
+second one, as that changes no id. A serial number that arrives late and contradicts a decision is a warning.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final
 
 from xilinx_fpga_dp.model import Device
 
 WAIT: Final = 30.0
-"""Seconds a device waits for its serial number before it is decided without."""
+"""Seconds a device waits for its serial number before it is paired without."""
 
 BOARD_OF_TWO: Final = "u30"
 """The board whose cards have two devices."""
@@ -22,14 +26,14 @@ _PER_CARD: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class CardAssignment:
-    """What is decided about the devices there are.
+    """What is decided about the devices of an inventory.
 
     Attributes:
-        cards: by each device of a card with several, the addresses of all; the first is the card's id.
-        serials: serial numbers as names may use them; one that came too late is not among them.
-        singles: addresses of devices that were seen to be no part of such a card, those that are gone too.
+        cards: by each device of a card with two, the addresses of both; the first is the card's id.
+        serials: serial numbers that names may use; one that arrived too late is not among them.
+        singles: addresses of devices decided to be a card of their own, also of those that are gone.
         waiting: devices that can't be offered before their serial number is known.
-        warnings: where a serial number that came late contradicts what was decided.
+        warnings: serial numbers that arrived late and contradict what was decided.
     """
 
     cards: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -45,119 +49,116 @@ def unpaired(devices: Iterable[Device]) -> CardAssignment:
 
 
 class CardPairing:
-    """Decides which devices are one card and which serial numbers count.
+    """Decides which devices are one card, and which serial numbers count.
 
     Args:
-        pair: the two devices of a U30 are one card; else every device stands alone.
+        pair: the two devices of a U30 are one card; else every device is a card of its own.
         wait: seconds to wait for a serial number.
     """
 
     def __init__(self, *, pair: bool, wait: float = WAIT) -> None:
         self._pair = pair
         self._wait = wait
-        self._seen: dict[str, float] = {}  # since when the devices there are have been there
-        self._serials: dict[str, str | None] = {}  # decided, of the devices there are
-        self._cards: dict[str, tuple[str, ...]] = {}  # decided, by device; a lone one may still get its other
+        # Of the present devices alone; `assign` drops the others.
+        self._seen: dict[str, float] = {}  # time of the first sight
+        self._serials: dict[str, str | None] = {}  # the serial number that counts, once decided
+        # Of all devices ever decided, by address.
+        self._cards: dict[str, tuple[str, ...]] = {}
 
     def assign(
         self, devices: Sequence[Device], now: float, by_serial: Callable[[Device], bool] = lambda _: False
     ) -> CardAssignment:
-        """What is decided about these devices, all there are.
+        """Decide what can be decided about these devices.
 
         Args:
-            devices: ordered by address.
+            devices: all devices of the inventory, ordered by address.
             now: seconds of the monotonic clock.
-            by_serial: whether a device can't be named before its serial number is known.
+            by_serial: returns whether a device can't be named before its serial number is known.
         """
-        there = {device.address: device for device in devices}
-        self._seen = {address: self._seen.get(address, now) for address in there}
-        self._serials = {address: each for address, each in self._serials.items() if address in there}
-        for device in devices:
-            if device.address not in self._serials and (device.serial or self._waited(device, now)):
-                self._serials[device.address] = device.serial
-        waiting = {a for a in there.keys() - self._serials.keys() if by_serial(there[a])}
+        self._seen = {each.address: self._seen.get(each.address, now) for each in devices}
+        self._serials = {
+            each.address: self._serials.get(each.address, each.serial)
+            for each in devices
+            if each.address in self._serials or each.serial or self._has_waited(each, now)
+        }
+        waiting = {each.address for each in devices if each.address not in self._serials and by_serial(each)}
         if self._pair:
-            waiting |= self._pair_up([device for device in devices if device.board == BOARD_OF_TWO], now)
+            waiting |= self._pair_up([each for each in devices if each.board == BOARD_OF_TWO], now)
+        serials = {each.address: each.serial for each in devices if each.serial}
         return CardAssignment(
-            cards={address: card for address, card in self._cards.items() if len(card) > 1},
+            cards={address: card for address, card in self._cards.items() if len(card) == _PER_CARD},
             serials={address: serial for address, serial in self._serials.items() if serial},
             singles=frozenset(address for address, card in self._cards.items() if len(card) == 1),
             waiting=frozenset(waiting),
-            warnings=tuple(self._contradictions(there)),
+            warnings=(*self._wrong_pairs(serials), *self._missed_pairs(serials)),
         )
 
-    def _pair_up(self, devices: list[Device], now: float) -> set[str]:
-        """Decide what can be decided; which devices wait."""
-        open_ = [device for device in devices if device.address not in self._cards]
-        for mates in self._by_serial(devices):
-            self._join(mates)
-        waiting = set()
-        for device in open_:
+    def _pair_up(self, devices: Sequence[Device], now: float) -> set[str]:
+        """Pair the devices that can be paired; return those that wait."""
+        for pair in _pairs_by_serial(devices):
+            self._join(pair)
+        waiting: set[str] = set()
+        undecided = [device for device in devices if device.address not in self._cards]
+        for device in undecided:
             if device.address in self._cards:
-                continue
-            # With a serial number it waits only for one without, which may be the card's other device.
-            others = [each for each in open_ if each is not device and each.address not in self._cards]
-            if not self._waited(device, now) and (
-                not device.serial or any(not each.serial for each in others)
-            ):
+                continue  # joined by one before it
+            # A device with a serial number waits only for one without, which may be the second of its card.
+            others = [each for each in undecided if each is not device and each.address not in self._cards]
+            waits = not device.serial or any(not each.serial for each in others)
+            if waits and not self._has_waited(device, now):
                 waiting.add(device.address)
             else:
-                self._join([device, *(self._behind_one_bridge(device, devices))])
+                self._join([device, *_behind_one_bridge(device, devices)])
         return waiting - self._cards.keys()
 
-    def _by_serial(self, devices: Iterable[Device]) -> Iterable[list[Device]]:
-        """The devices of each card that serial numbers alone tell."""
-        groups: defaultdict[str, list[Device]] = defaultdict(list)
-        for device in devices:
-            if device.serial:
-                groups[device.serial].append(device)
-        # A serial number that more than two have is a placeholder.
-        return [group for group in groups.values() if len(group) == _PER_CARD]
-
-    def _behind_one_bridge(self, device: Device, devices: Sequence[Device]) -> list[Device]:
-        """The other device behind the nearest bridge that has any other; none if it has more than one."""
-        for bridge in reversed(device.pcie_path):
-            others = [each for each in devices if each is not device and bridge in each.pcie_path]
-            if others:
-                same = len(others) == 1 and (
-                    not device.serial or not others[0].serial or device.serial == others[0].serial
-                )
-                return others if same else []
-        return []
-
     def _join(self, devices: Sequence[Device]) -> None:
-        """Make one card of devices, unless that would take away an id that is already offered."""
-        decided = {self._cards[each.address] for each in devices if each.address in self._cards}
-        if not decided:
-            card = tuple(sorted(each.address for each in devices))
+        """Make one card of one or two devices, unless that would change an id that is already offered."""
+        cards = {self._cards[each.address] for each in devices if each.address in self._cards}
+        undecided = sorted(each.address for each in devices if each.address not in self._cards)
+        card = (*chain.from_iterable(cards), *undecided)
+        if len(cards) <= 1 and len(card) <= _PER_CARD:
+            self._cards |= dict.fromkeys(card, card)
         else:
-            fresh = [each.address for each in devices if each.address not in self._cards]
-            if len(decided) > 1 or len(max(decided)) >= _PER_CARD:
-                for address in fresh:
-                    self._cards[address] = (address,)
-                return
-            card = (*max(decided), *fresh)
-        for address in card:
-            self._cards[address] = card
+            self._cards |= {address: (address,) for address in undecided}
 
-    def _waited(self, device: Device, now: float) -> bool:
+    def _has_waited(self, device: Device, now: float) -> bool:
         return now - self._seen[device.address] >= self._wait
 
-    def _contradictions(self, there: Mapping[str, Device]) -> Iterable[str]:
-        serials = {address: device.serial for address, device in there.items() if device.serial}
+    def _wrong_pairs(self, serials: Mapping[str, str]) -> Iterable[str]:
         for address, card in sorted(self._cards.items()):
-            told = {serials[each] for each in card if each in serials}
-            if address == card[0] and len(told) > 1:
+            different = {serials[each] for each in card if each in serials}
+            if address == card[0] and len(different) > 1:
                 yield (
                     f"{' and '.join(card)} were taken for one card, but their serial numbers differ "
-                    f"({', '.join(sorted(told))}); restart the plugin on an idle node to part them"
+                    f"({', '.join(sorted(different))}); restart the plugin on an idle node to part them"
                 )
-        units: defaultdict[str, set[str]] = defaultdict(set)
+
+    def _missed_pairs(self, serials: Mapping[str, str]) -> Iterable[str]:
+        ids: defaultdict[str, set[str]] = defaultdict(set)
         for address in serials.keys() & self._cards.keys():
-            units[serials[address]].add(self._cards[address][0])
-        for serial, apart in sorted(units.items()):
-            if len(apart) > 1 and len(apart) <= _PER_CARD:
+            ids[serials[address]].add(self._cards[address][0])
+        for serial, apart in sorted(ids.items()):
+            if len(apart) == _PER_CARD:
                 yield (
                     f"{' and '.join(sorted(apart))} were taken for different cards, but have one serial "
                     f"number ({serial}); restart the plugin on an idle node to pair them"
                 )
+
+
+def _pairs_by_serial(devices: Iterable[Device]) -> Iterable[Sequence[Device]]:
+    groups: defaultdict[str, list[Device]] = defaultdict(list)
+    for device in devices:
+        if device.serial:
+            groups[device.serial].append(device)
+    # A serial number of more than two devices is a placeholder.
+    return [group for group in groups.values() if len(group) == _PER_CARD]
+
+
+def _behind_one_bridge(device: Device, devices: Sequence[Device]) -> Sequence[Device]:
+    """Find the other device behind the nearest bridge that has others; empty if there are several."""
+    for bridge in reversed(device.pcie_path):
+        others = [each for each in devices if each is not device and bridge in each.pcie_path]
+        if others:
+            differ = device.serial and others[0].serial and device.serial != others[0].serial
+            return others if len(others) == 1 and not differ else ()
+    return ()

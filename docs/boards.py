@@ -1,6 +1,6 @@
-"""Makes the tables of docs/boards.md from the boards that `simulate` knows and the trees it builds of them.
+"""Generate the tables of docs/boards.md from the boards and sample nodes of `simulate`.
 
-``python docs/boards.py write`` writes them into the page, ``check`` fails where the page has others.
+``python docs/boards.py write`` writes them into the page, ``check`` fails if the page has other tables.
 """
 
 import re
@@ -38,7 +38,11 @@ _TABLES: Mapping[str, Mapping[str, Board]] = {
 
 
 def resource_of(name: str) -> str:
-    """The resource of a board without any renaming: its shell and timestamp, or what stands for them."""
+    """Return the default resource of a board: by shell and timestamp, or by product.
+
+    Raises:
+        ValueError: the board has no resource.
+    """
     board = ALL_BOARDS[name]
     match board:
         case XrtBoard():
@@ -48,19 +52,23 @@ def resource_of(name: str) -> str:
         case Ma35dBoard():
             return f"{PREFIX}fpga-MA35"
         case ZoclBoard():
-            # the word that says the revision, and all after it, are dropped
+            # the name ends before the revision
             return f"{PREFIX}fpga-{re.sub(r' [Rr]ev.*', '', board.model).replace(' ', '-')}"
         case _:
             raise ValueError(f"{name} has no resource")
 
 
 def cards_of(name: str, folder: str) -> list[SampleCard]:
-    """The devices of one card of a board, in a tree."""
+    """Return the devices of one card of a board on a new sample node."""
     return SampleNode(folder).plug(name)
 
 
 def page(text: str) -> str:
-    """The page with its tables made anew."""
+    """Return the page with regenerated tables.
+
+    Raises:
+        ValueError: the page has no place for a table.
+    """
     for table, boards in _TABLES.items():
         begin = _BEGIN.format(table)
         before, found, rest = text.partition(begin)
@@ -88,7 +96,7 @@ def _row(name: str, board: Board) -> str:
 
 
 def _ids(board: Board) -> str:
-    """Vendor and device id of the function a pod works with, and its management function's."""
+    """Return the ids of the user function and the device id of the management function."""
     match board:
         case XrtBoard():
             return f"{board.vendor}:{board.user_id}" + (f", {board.mgmt_id}" if board.mgmt_id else "")
@@ -101,13 +109,13 @@ def _ids(board: Board) -> str:
 
 
 def main(verb: str) -> int:
-    """Write the tables into the page, or check that they are there."""
+    """Write the tables into the page or check them; return the exit code."""
     text = PAGE.read_text()
     made = page(text)
     if verb == "write":
         PAGE.write_text(made)
     elif made != text:
-        sys.stderr.write(f"{PAGE.name} is not what the boards are: python docs/boards.py write\n")
+        sys.stderr.write(f"{PAGE.name} is out of date: run python docs/boards.py write\n")
         return 1
     return 0
 

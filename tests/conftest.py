@@ -1,4 +1,4 @@
-"""Fixtures: a sample node in a temporary folder and, between it and a kubelet double, the real service."""
+"""Fixtures: a sample node, a kubelet double on it, and the real service between them."""
 
 import asyncio
 import shutil
@@ -19,7 +19,7 @@ from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 settings.register_profile(
     "project",
-    deadline=None,  # time is measured in benchmarks
+    deadline=None,  # benchmarks measure time
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
     derandomize=True,
 )
@@ -28,7 +28,7 @@ settings.load_profile("project")
 
 @pytest.fixture
 def node() -> Iterator[SampleNode]:
-    """A sample node without cards; its path is short enough for unix sockets."""
+    """A sample node without cards. Its path is short enough for unix sockets."""
     directory = tempfile.mkdtemp(prefix="fpga-")
     yield SampleNode(directory)
     shutil.rmtree(directory)
@@ -36,14 +36,14 @@ def node() -> Iterator[SampleNode]:
 
 @pytest.fixture
 def kubelet(node: SampleNode) -> Iterator[KubeletDouble]:
-    """A kubelet double on the node's socket directory; not started."""
+    """A kubelet double on the socket directory of the node, not started."""
     double = KubeletDouble(Path(node.socket_dir))
     yield double
     double.stop()
 
 
 def settings_for(node: SampleNode, **more: str) -> dict[str, str]:
-    """Settings, without their prefix, to run against a node; impatient, so that tests are quick."""
+    """Return settings without prefix for a node; the intervals are short, so that tests are quick."""
     own = {name.removeprefix("XILINX_FPGA_DP_"): value for name, value in node.environment().items()}
     return (
         own
@@ -53,14 +53,14 @@ def settings_for(node: SampleNode, **more: str) -> dict[str, str]:
 
 
 def service_in_the_loop(node: SampleNode, **more: str) -> service_module.Service:
-    """The real service with the same settings, for a test to run parts of."""
+    """Return the real service with the same settings, for tests that run parts of it."""
     given = {name.lower(): value for name, value in settings_for(node, **more).items()}
     return service_module.Service(Settings.load(given))
 
 
 @asynccontextmanager
 async def running(*parts: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Parts that live for ever, for as long as a test takes."""
+    """Run endless coroutines for the duration of a test."""
     tasks = [asyncio.create_task(part) for part in parts]
     yield
     for task in tasks:
@@ -70,6 +70,6 @@ async def running(*parts: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 @pytest.fixture
 def service(node: SampleNode) -> Iterator[Service]:
-    """The real service on the node, started."""
+    """The real service on the node, running."""
     with Service(settings_for(node)) as running:
         yield running

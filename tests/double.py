@@ -1,10 +1,11 @@
-"""A kubelet to hold the plugin against: what kubelet does to a device plugin, nothing of pods.
+"""A test double of kubelet: the part of it that a device plugin can observe, without pods.
 
-Speaks google's gRPC and protobuf and knows nothing of the plugin's code. It lives on threads, so
-that it serves plain tests and a service in its own process; an asynchronous test that has the
-plugin in its own loop calls it through ``asyncio.to_thread``. Files named in comments are below
-pkg/kubelet/cm/devicemanager of k8s.io/kubernetes; `handler.go`, `server.go` and `client.go` are in
-plugin/v1beta1 there.
+It uses grpcio and google.protobuf and shares no code with the plugin. It runs on threads, so it serves
+synchronous tests and a service in another process; an asynchronous test with the plugin in its own loop
+calls it through ``asyncio.to_thread``. One `KubeletDouble` can start and stop several times: each start is
+a `_Life` with a server and the state of kubelet, and `_Seen` keeps the records of all lives.
+Source files in comments are relative to pkg/kubelet/cm/devicemanager of k8s.io/kubernetes; `handler.go`,
+`server.go` and `client.go` are in plugin/v1beta1 there.
 """
 
 import inspect
@@ -30,7 +31,7 @@ T = TypeVar("T")
 _PLUGIN = "/v1beta1.DevicePlugin/"
 _CHECKPOINT = "kubelet_internal_checkpoint"
 _HEALTHY, _UNHEALTHY = "Healthy", "Unhealthy"
-_END_LIMIT = 5.0  # seconds any thread may take to notice that kubelet ends
+_END_LIMIT = 5.0  # seconds that a thread may take to end with kubelet
 
 _LABEL = r"[a-z0-9](?:[-a-z0-9]*[a-z0-9])?"
 _QUALIFIED = re.compile(
@@ -39,10 +40,10 @@ _QUALIFIED = re.compile(
 
 
 def is_extended_resource_name(name: str) -> bool:
-    """Whether kubelet takes the name (IsExtendedResourceName in pkg/apis/core/v1/helper).
+    """Return whether kubelet accepts the name (IsExtendedResourceName in pkg/apis/core/v1/helper).
 
-    It judges the name as a quota would carry it, hence 253 - len("requests.") = 244 characters
-    for the prefix.
+    kubelet checks the name with the prefix of quotas, so a domain has at most 253 - len("requests.") = 244
+    characters.
     """
     if "kubernetes.io/" in name or name.startswith("requests."):
         return False
@@ -50,13 +51,13 @@ def is_extended_resource_name(name: str) -> bool:
     return parts is not None and len(parts[1]) <= 253 and len(parts[2]) <= 63
 
 
-class NoEndpoint(Exception):  # noqa: N818 - kubelet's own answer, not a fault of the double
-    """There is nobody kubelet would send this call to; it says so without calling the plugin."""
+class NoEndpoint(Exception):  # noqa: N818 - a result of kubelet, not a fault of the double
+    """kubelet has no endpoint for the call and fails it without calling a plugin."""
 
 
 class _Refused(Exception):  # noqa: N818
     def __init__(self, details: str, code: grpc.StatusCode = grpc.StatusCode.UNKNOWN) -> None:
-        # Unknown is what any Go error becomes that is no status itself.
+        # UNKNOWN: the code of a Go error without a status of its own.
         super().__init__(details)
         self.details = details
         self.code = code
@@ -64,18 +65,18 @@ class _Refused(Exception):  # noqa: N818
 
 @dataclass(frozen=True)
 class Registration:
-    """A Register that was accepted, with the plugin's answer to GetDevicePluginOptions."""
+    """An accepted Register, with the plugin's response to GetDevicePluginOptions."""
 
     resource: str
     endpoint: str
     version: str
     options: Any  # pb.DevicePluginOptions
-    time: float  # monotonic, as all times here
+    time: float  # of time.monotonic, as all times here
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A Register that was refused."""
+    """A refused Register."""
 
     resource: str
     endpoint: str
@@ -86,7 +87,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class DeviceList:
-    """One message of a ListAndWatch stream, as its bytes arrived."""
+    """One message of a ListAndWatch stream, as received."""
 
     resource: str
     endpoint: str
@@ -100,13 +101,13 @@ class DeviceList:
 
     @property
     def health(self) -> dict[str, str]:
-        """The health of each device id, in the order sent."""
+        """The health by device id, in the order of the message."""
         return {device.ID: device.health for device in self.message.devices}
 
 
 @dataclass(frozen=True)
 class StreamEnd:
-    """The end of a ListAndWatch stream while kubelet lived."""
+    """The end of a ListAndWatch stream while kubelet ran."""
 
     resource: str
     endpoint: str
@@ -116,19 +117,19 @@ class StreamEnd:
 
     @property
     def clean(self) -> bool:
-        """Whether the plugin ended it in good order."""
+        """Whether the plugin ended it with OK."""
         return self.code is grpc.StatusCode.OK
 
 
 @dataclass
 class Faults:
-    """What goes wrong from now on. Seconds where a number; all of them end with kubelet."""
+    """Faults of kubelet, in effect until reset. Numbers are seconds; the end of kubelet ends each delay."""
 
-    refuse: grpc.StatusCode | None = None  # answer Register with this code
-    register_hang: float = 0.0  # Register does nothing at first
-    dial_hang: float = 0.0  # Register holds the connection to the plugin and asks nothing yet
-    list_delay: float = 0.0  # between the answer to Register and ListAndWatch
-    never_list: bool = False  # Register is answered, ListAndWatch never opened
+    refuse: grpc.StatusCode | None = None  # Register fails with this code
+    register_hang: float = 0.0  # Register waits before it does anything
+    dial_hang: float = 0.0  # Register waits after it has connected to the plugin
+    list_delay: float = 0.0  # between the response to Register and ListAndWatch
+    never_list: bool = False  # Register succeeds, but ListAndWatch is never called
 
 
 @dataclass(frozen=True)
@@ -139,28 +140,27 @@ class _Device:
 
 @dataclass(eq=False)
 class _Client:
-    """Kubelet's side of one registration (client.go). Fields change under the double's lock."""
+    """The client of kubelet for one registration (client.go). The lock of the double guards its fields."""
 
     resource: str
     endpoint: str
     socket: str
     channel: grpc.Channel | None = None
     stream: Any = None
-    stopped: float | None = None  # when kubelet gave the endpoint up
+    stopped: float | None = None  # when kubelet stopped the endpoint
 
 
 class KubeletDouble:
-    """One kubelet over several lives; what it has seen is kept across them.
+    """A kubelet that can start several times; its records cover all of its lives.
 
     Args:
         directory: the device-plugins directory, made if missing.
-        by_socket: tell endpoints apart by name and socket, as kubelet does from 1.37 on
-            (kubernetes#135437). Before, by name alone: when an old stream ends after a
-            re-registration the new endpoint is dropped.
-        dial_limit: seconds Register tries to connect to the plugin; 10 in kubelet.
-        grace: seconds the devices of an ended stream count as capacity; 300 in kubelet.
-        told: called with the endpoint that a Register names, before anything is done with it.
-        dialled: called with it when it is connected to.
+        by_socket: identify an endpoint by resource and socket, as kubelet >= 1.37 (kubernetes#135437). False:
+            by resource only; the end of an old stream after a new registration drops the new endpoint.
+        dial_limit: seconds for which Register tries to connect to the plugin; 10 in kubelet.
+        grace: seconds for which the devices of an ended stream stay in the capacity; 300 in kubelet.
+        on_register: called with the endpoint of a Register before its processing.
+        on_dial: called with the endpoint after the connection to it.
     """
 
     def __init__(
@@ -170,15 +170,15 @@ class KubeletDouble:
         by_socket: bool = False,
         dial_limit: float = 10.0,
         grace: float = 300.0,
-        told: Callable[[str], None] = lambda _: None,
-        dialled: Callable[[str], None] = lambda _: None,
+        on_register: Callable[[str], None] = lambda _: None,
+        on_dial: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.directory = directory.absolute()
         self.by_socket = by_socket
         self.dial_limit = dial_limit
         self.grace = grace
-        self.told = told
-        self.dialled = dialled
+        self.on_register = on_register
+        self.on_dial = on_dial
         self.faults = Faults()
         self._life: _Life | None = None
         self._seen = _Seen()
@@ -186,7 +186,11 @@ class KubeletDouble:
     # Life
 
     def start(self) -> None:
-        """Wipe the directory and serve ``kubelet.sock`` in it."""
+        """Wipe the directory and serve ``kubelet.sock`` in it.
+
+        Raises:
+            RuntimeError: it is running.
+        """
         if self._life is not None and not self._life.over.is_set():
             raise RuntimeError("this kubelet is running")
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -194,19 +198,19 @@ class KubeletDouble:
         self._life = _Life(self, self._seen)
 
     def stop(self) -> None:
-        """End as after SIGTERM: every stream and call ends, ``kubelet.sock`` stays on disk.
+        """End as after SIGTERM: every stream and call ends, the file ``kubelet.sock`` stays.
 
-        The views keep showing what was known last. Without effect on one that is not running.
+        The views keep the last state. No effect if it is not running.
         """
         if self._life is not None:
             self._life.end()
 
     def kill(self) -> None:
-        """End as after SIGKILL. To a plugin that is the same: kubelet never says goodbye."""
+        """End as after SIGKILL. A plugin cannot observe a difference from `stop`."""
         self.stop()
 
     def restart(self, down: float = 0.0) -> None:
-        """Kill it and start it again after some seconds; it has forgotten every plugin."""
+        """Kill it and start it after some seconds; it knows no plugin then."""
         self.kill()
         time.sleep(down)
         self.start()
@@ -227,72 +231,72 @@ class KubeletDouble:
 
     @property
     def socket(self) -> Path:
-        """Where kubelet serves."""
+        """The path of ``kubelet.sock``."""
         return self.directory / "kubelet.sock"
 
     @property
     def registrations(self) -> list[Registration]:
-        """Every Register that was accepted, oldest first."""
+        """All accepted Registers, oldest first."""
         return self._seen.copy(self._seen.registrations)
 
     @property
     def refusals(self) -> list[Refusal]:
-        """Every Register that was refused, oldest first."""
+        """All refused Registers, oldest first."""
         return self._seen.copy(self._seen.refusals)
 
     @property
     def ends(self) -> list[StreamEnd]:
-        """Every stream that ended while kubelet lived, oldest first."""
+        """All streams that ended while kubelet ran, oldest first."""
         return self._seen.copy(self._seen.ends)
 
     def lists(self, resource: str) -> list[DeviceList]:
-        """Every list received for a resource, oldest first, whoever sent it."""
+        """Return all lists of a resource from any plugin, oldest first."""
         return [one for one in self._seen.copy(self._seen.lists) if one.resource == resource]
 
     def resources(self) -> dict[str, dict[str, str]]:
-        """The health of each device id of each resource, as kubelet holds it now."""
+        """Return the current health of each device id of each resource."""
         return {
             resource: {name: device.health for name, device in devices.items()}
             for resource, devices in self._devices().items()
         }
 
     def capacity(self, resource: str) -> int:
-        """What the node's capacity says; 0 for a resource kubelet doesn't know."""
+        """Return the capacity of the node for a resource; 0 if kubelet does not know it."""
         return len(self.resources().get(resource, {}))
 
     def allocatable(self, resource: str) -> int:
-        """How many devices are exactly ``Healthy``: any other word counts as unhealthy."""
+        """Count the devices that are exactly ``Healthy``; any other word counts as unhealthy."""
         return list(self.resources().get(resource, {}).values()).count(_HEALTHY)
 
     def topology(self, resource: str) -> dict[str, tuple[int, ...] | None]:
-        """The NUMA nodes of each device; None where the device carries no topology at all."""
+        """Return the NUMA nodes of each device; None for a device without topology."""
         devices = self._devices().get(resource, {})
         return {name: device.nodes for name, device in devices.items()}
 
     def wait_for(self, predicate: Callable[[], T], timeout: float = 10.0) -> T:
-        """Wait until the predicate gives something true, and return that.
+        """Wait until the predicate returns something true, and return that.
 
         Raises:
-            AssertionError: it did not in time; the text says what kubelet has seen.
+            AssertionError: it does not in time; the message contains the records of kubelet.
         """
         deadline = time.monotonic() + timeout
         while not (found := predicate()):
             if time.monotonic() > deadline:
                 raise AssertionError(f"not within {timeout} s: {_source(predicate)}\n{self._account()}")
-            with self._seen.news:  # a predicate may look elsewhere too: hence the short wait
+            with self._seen.news:  # short: a predicate may depend on other state too
                 self._seen.news.wait(0.02)
         return found
 
-    # Calls, as kubelet makes them
+    # Calls to the plugin
 
     def options(self, resource: str, timeout: float = 10.0) -> Any:
-        """Ask the live endpoint for its pb.DevicePluginOptions."""
+        """Call GetDevicePluginOptions; return pb.DevicePluginOptions."""
         return pb.DevicePluginOptions.FromString(self.options_raw(resource, timeout))
 
     def allocate(self, resource: str, ids: Iterable[str], timeout: float = 10.0) -> Any:
-        """Allocate for one container: pb.AllocateResponse.
+        """Call Allocate for one container; return pb.AllocateResponse.
 
-        Kubelet itself sets no time limit here (endpoint.go): one that hangs stops its sync loop.
+        kubelet has no time limit for this call (endpoint.go): a hanging plugin blocks its sync loop.
         """
         return pb.AllocateResponse.FromString(self.allocate_raw(resource, ids, timeout))
 
@@ -304,15 +308,15 @@ class KubeletDouble:
         size: int,
         timeout: float = 10.0,
     ) -> Any:
-        """GetPreferredAllocation for one container: pb.PreferredAllocationResponse."""
+        """Call GetPreferredAllocation for one container; return pb.PreferredAllocationResponse."""
         encoded = self.preferred_raw(resource, available, must, size, timeout)
         return pb.PreferredAllocationResponse.FromString(encoded)
 
     def pre_start(self, resource: str, ids: Iterable[str], timeout: float = 30.0) -> Any:
-        """PreStartContainer, with kubelet's own limit: pb.PreStartContainerResponse."""
+        """Call PreStartContainer with the time limit of kubelet; return pb.PreStartContainerResponse."""
         return pb.PreStartContainerResponse.FromString(self.pre_start_raw(resource, ids, timeout))
 
-    # The same calls, answering with the bytes on the wire
+    # The same calls, which return the encoded response
 
     def options_raw(self, resource: str, timeout: float = 10.0) -> bytes:
         return self._call(resource, "GetDevicePluginOptions", pb.Empty(), timeout)
@@ -341,18 +345,23 @@ class KubeletDouble:
         return self._call(resource, "PreStartContainer", request, timeout)
 
     def cut_stream(self, resource: str, endpoint: str | None = None) -> None:
-        """Cancel ListAndWatch from kubelet's side while kubelet lives.
+        """Cancel a ListAndWatch stream while kubelet runs.
 
-        The stream of the endpoint that is asked now, or of another by its socket's name.
+        It is the stream of the current endpoint, or that of the socket named ``endpoint``.
         """
         self._living().cut(resource, endpoint)
 
     def drop(self, resource: str) -> None:
-        """Close the connection to the endpoint that is asked now, whatever is under way on it."""
+        """Close the connection to the current endpoint with all calls on it."""
         self._living().channel(resource).close()
 
     def _call(self, resource: str, method: str, request: Any, timeout: float) -> bytes:
-        """Raises NoEndpoint, or grpc.RpcError with the plugin's status."""
+        """Call the current endpoint of a resource.
+
+        Raises:
+            NoEndpoint: there is none.
+            grpc.RpcError: the call fails; carries the status of the plugin.
+        """
         call = _unary(self._living().channel(resource), method)
         return call(request.SerializeToString(), timeout=timeout)
 
@@ -365,7 +374,7 @@ class KubeletDouble:
         return {} if self._life is None else self._life.devices()
 
     def _account(self) -> str:
-        """What there is to say when something did not happen."""
+        """Return the records of kubelet for the message of a failed wait."""
         last = {one.resource: one for one in self._seen.copy(self._seen.lists)}
         parts = {
             "resources": self.resources(),
@@ -379,18 +388,18 @@ class KubeletDouble:
 
 
 def wipe(directory: Path) -> None:
-    """Remove every non-directory but the checkpoint (manager.go CleanupPluginDirectory).
+    """Remove everything but directories and the checkpoint (manager.go CleanupPluginDirectory).
 
-    That is kubelet up to 1.32; from 1.33 on it removes sockets only.
+    kubelet >= 1.33 removes only sockets.
     """
     for path in directory.iterdir():
         if path.name != _CHECKPOINT and (path.is_symlink() or not path.is_dir()):
-            path.unlink(missing_ok=True)  # a plugin may be removing it itself
+            path.unlink(missing_ok=True)  # its plugin may have removed it
 
 
 @dataclass
 class _Seen:
-    """What happened, over all lives; and the one lock of the double."""
+    """The records of all lives, and the only lock of the double."""
 
     news: threading.Condition = field(default_factory=threading.Condition)
     registrations: list[Registration] = field(default_factory=list)
@@ -404,18 +413,18 @@ class _Seen:
 
 
 class _Life:
-    """Kubelet from one start to its end, serving from the moment it is made."""
+    """kubelet from its start to its end. The constructor starts the server."""
 
     def __init__(self, double: KubeletDouble, seen: _Seen) -> None:
         self.over = threading.Event()
         self._double = double
         self._seen = seen
-        # Under seen.news:
-        self._clients: dict[tuple[str, ...], _Client] = {}  # server.go: whose stream is followed
-        self._endpoints: dict[str, _Client] = {}  # manager.go: who is asked, by resource
+        # The lock `_seen.news` guards these:
+        self._clients: dict[tuple[str, ...], _Client] = {}  # server.go: the clients whose streams are read
+        self._endpoints: dict[str, _Client] = {}  # manager.go: the current endpoint by resource
         self._store: dict[str, dict[str, _Client]] = {}  # manager.go endpointStore, from 1.37 on
         self._devices: dict[str, dict[str, _Device]] = {}
-        self._met: list[_Client] = []  # all that were connected: kubelet leaves some open
+        self._met: list[_Client] = []  # all connected clients: kubelet leaves some open
         self._streams: list[threading.Thread] = []
 
         self._pool = ThreadPoolExecutor(32, thread_name_prefix="kubelet-register")
@@ -434,9 +443,9 @@ class _Life:
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("v1beta1.Registration", {"Register": register}),)
         )
-        # grpcio unlinks its socket when it stops, kubelet does not. It looks for it where it was
-        # told to bind, so that way is a link that is gone by then. It also keeps the path short.
-        # It appears as one that listens: between its bind and its listen who is quick would be refused.
+        # grpcio unlinks its socket by the bound path when it stops; kubelet does not unlink it. So the bound
+        # path goes through a symbolic link that is removed before the stop. The link also keeps the path
+        # short. The rename makes the socket visible only after listen: a connect before that would fail.
         aside = self._double.directory / ".kubelet.sock"
         server.add_insecure_port(_target(self._link / aside.name))
         server.start()
@@ -447,7 +456,7 @@ class _Life:
         if self.over.is_set():
             return
         with self._seen.news:
-            self.over.set()  # from here on nothing is recorded and nothing new is dialled
+            self.over.set()  # no more records and no new connections
             channels = [client.channel for client in self._met if client.channel]
             streams = list(self._streams)
         self._link.unlink()
@@ -461,7 +470,7 @@ class _Life:
         self._way.cleanup()
 
     def devices(self) -> dict[str, dict[str, _Device]]:
-        """What GetCapacity counts; it forgets the resources whose grace is over (manager.go)."""
+        """Return the devices for GetCapacity; drop resources whose grace period is over (manager.go)."""
         with self._seen.news:
             oldest = time.monotonic() - self._double.grace
             for resource, client in list(self._endpoints.items()):
@@ -471,7 +480,11 @@ class _Life:
             return {name: dict(self._devices.get(name, {})) for name in self._endpoints}
 
     def channel(self, resource: str) -> grpc.Channel:
-        """The connection to the endpoint that is asked for this resource (endpoint.go)."""
+        """Return the connection to the current endpoint of a resource (endpoint.go).
+
+        Raises:
+            NoEndpoint: none is registered, or it has been stopped.
+        """
         with self._seen.news:
             client = self._endpoints.get(resource)
             if client is None or client.channel is None:
@@ -494,10 +507,10 @@ class _Life:
         for stream in streams:
             stream.cancel()
 
-    # Registering, as server.go and handler.go have it
+    # Registrations, as in server.go and handler.go
 
     def _register(self, request: Any, context: grpc.ServicerContext) -> Any:
-        self._double.told(request.endpoint)
+        self._double.on_register(request.endpoint)
         try:
             self._check(request)
             client = _Client(
@@ -537,19 +550,19 @@ class _Life:
 
     def _connect(self, client: _Client, version: str) -> None:
         key = self._key(client)
-        with self._seen.news:  # before the plugin is dialled: it has the name from here on
+        with self._seen.news:  # before the dial: the client owns the name from here on
             if self._double.by_socket:
                 self._clients.setdefault(key, client)
             else:
                 self._clients[key] = client
         try:
             self._dial(client)
-            self._double.dialled(client.endpoint)
+            self._double.on_dial(client.endpoint)
             self._pause(self._double.faults.dial_hang)
             options = self._ask_options(client)
             self._connected(client)
         except _Refused:
-            with self._seen.news:  # and whoever had the name before is forgotten with it
+            with self._seen.news:  # this also drops an earlier client of the name
                 self._clients.pop(key, None)
             raise
         stream = threading.Thread(
@@ -561,7 +574,7 @@ class _Life:
                 Registration(client.resource, client.endpoint, version, options, time.monotonic())
             )
             self._streams.append(stream)
-            stream.start()  # as in kubelet: it may open before the plugin has the answer
+            stream.start()  # as in kubelet, it may start before the plugin has the response
             self._seen.news.notify_all()
 
     def _dial(self, client: _Client) -> None:
@@ -570,7 +583,7 @@ class _Life:
             _target(Path(client.socket)),
             options=(
                 ("grpc.default_authority", "localhost"),
-                # grpcio lets channels share a connection; grpc-go makes one for each.
+                # grpcio channels share a connection by default; grpc-go has one for each.
                 ("grpc.use_local_subchannel_pool", 1),
             ),
         )
@@ -587,12 +600,12 @@ class _Life:
                 self._met.append(client)
                 return
         ready.cancel()
-        time.sleep(0.3)  # grpcio's polling thread looks every 0.2 s and raises on a closed channel
+        time.sleep(0.3)  # grpcio polls every 0.2 s in a thread, which raises on a closed channel
         channel.close()
         raise _Refused("failed to dial device plugin: context deadline exceeded")
 
     def _ask_options(self, client: _Client) -> Any:
-        """GetDevicePluginOptions, without a time limit (manager.go PluginConnected)."""
+        """Call GetDevicePluginOptions without time limit (manager.go PluginConnected)."""
         assert client.channel is not None
         try:
             encoded = _unary(client.channel, "GetDevicePluginOptions")(b"")
@@ -601,7 +614,7 @@ class _Life:
             raise _Refused(f"failed to get device plugin options: {_text(error)}") from error
 
     def _connected(self, client: _Client) -> None:
-        """The endpoint takes the name over (manager.go PluginConnected)."""
+        """Make the client the current endpoint of its resource (manager.go PluginConnected)."""
         with self._seen.news:
             if self._double.by_socket:
                 sockets = self._store.setdefault(client.resource, {})
@@ -626,15 +639,15 @@ class _Life:
     # ListAndWatch
 
     def _follow(self, client: _Client) -> None:
-        """Read one stream to its end; there is no second try (handler.go runClient)."""
+        """Read one stream to its end, without retry (handler.go runClient)."""
         if self.over.wait(self._double.faults.list_delay) or self._double.faults.never_list:
             return
         code, details = self._read(client)
         with self._seen.news:
             if self.over.is_set():
                 return
-            # By name alone this may be another client than the one whose stream ended: the
-            # overlap race. Then the new connection is closed and the old one left open.
+            # Without the socket in the key, this may be a newer client than that of the ended stream: the
+            # overlap race. kubelet then closes the new connection and leaves the old one open.
             gone = self._clients.pop(self._key(client), None)
             if gone is not None:
                 self._disconnected(gone)
@@ -656,12 +669,12 @@ class _Life:
         except DecodeError as error:
             client.stream.cancel()
             return grpc.StatusCode.INTERNAL, str(error)
-        except ValueError as error:  # the channel was closed before the stream was opened
+        except ValueError as error:  # the channel was closed before the call
             return grpc.StatusCode.CANCELLED, str(error)
         return grpc.StatusCode.OK, client.stream.details()
 
     def _receive(self, client: _Client, encoded: bytes) -> None:
-        """Kubelet takes the newest list of a name, whoever sent it (manager.go)."""
+        """Store a list; the newest list of a resource counts, from any plugin (manager.go)."""
         devices = {
             device.ID: _Device(
                 device.health,
@@ -677,13 +690,13 @@ class _Life:
             self._seen.news.notify_all()
 
     def _disconnected(self, client: _Client) -> None:
-        """Give an endpoint up (manager.go PluginDisconnected); the caller has the lock."""
+        """Stop an endpoint (manager.go PluginDisconnected). The caller holds the lock."""
         if self._double.by_socket:
             sockets = self._store.get(client.resource, {})
             if sockets.pop(client.socket, None) is None:
                 return
             client.stopped = time.monotonic()
-            if sockets:  # another instance of the plugin takes over, and the devices stay
+            if sockets:  # another instance becomes the endpoint, and the devices stay
                 self._endpoints[client.resource] = next(iter(sockets.values()))
                 return
         elif client.resource in self._endpoints:
@@ -696,12 +709,12 @@ class _Life:
 
 
 def _target(socket: Path) -> str:
-    """The address in gRPC's form; nothing in a path may be taken for a part of a URI."""
+    """Return the address for gRPC, with the path quoted as a part of a URI."""
     return f"unix:{quote(str(socket))}"
 
 
 def _unary(channel: grpc.Channel, method: str) -> "grpc.UnaryUnaryMultiCallable[bytes, bytes]":
-    """A call in bytes: grpcio leaves them alone where no serializer is named."""
+    """Return a call that takes and returns bytes: grpcio does so without serializers."""
     return channel.unary_unary(_PLUGIN + method)
 
 
@@ -716,7 +729,7 @@ def _text(error: Exception) -> str:
 
 
 def _source(predicate: Callable[[], object]) -> str:
-    """The predicate as the test wrote it."""
+    """Return the source of a predicate."""
     try:
         return inspect.getsource(predicate).strip()
     except (OSError, TypeError):

@@ -1,4 +1,4 @@
-"""The boards of data/boards.json, as seen on real nodes, for a sample node."""
+"""The boards of data/boards.json, which were observed on real nodes, for a sample node."""
 
 import json
 import re
@@ -16,13 +16,13 @@ _ROWS = _DATA / "boards.json"
 
 @cache
 def all_rows() -> list[Row]:
-    """Every row, in the file's order."""
+    """Return all rows in the order of the file."""
     rows: list[Row] = json.loads(_ROWS.read_text())
     return rows
 
 
 def allocatable_rows() -> list[Row]:
-    """The rows that `xocl` makes a device of: those with a shell, seen or printed by the driver."""
+    """Return the rows with a shell, observed or from the driver: `xocl` offers a device for each."""
     return [
         row
         for row in all_rows()
@@ -33,15 +33,15 @@ def allocatable_rows() -> list[Row]:
 
 
 def board_of(row: Row) -> XrtBoard:
-    """A board with the row's values.
+    """Return a board with the values of a row.
 
-    Only on AWS is the management function in another slot, and no driver bound to it; so it is left out.
+    On AWS the management function is in another slot and has no driver, so the board has none.
     """
     aws = row["vendor"] == "0x1d0f"
     return XrtBoard(
         vbnv=row["vbnv"],
         timestamp=row["timestamp"],
-        user_id=_hex(row["device_user"]) or "ffff",  # an id nobody may rely on, where it is not known
+        user_id=_hex(row["device_user"]) or "ffff",  # a placeholder for an unknown id
         mgmt_id=None if aws else _hex(row["device_mgmt"]),
         source=row["source"],
         vendor=_hex(row["vendor"]) or "10ee",
@@ -56,17 +56,17 @@ def board_of(row: Row) -> XrtBoard:
 
 
 def slot_of(row: Row) -> str | None:
-    """The slot the card was seen in."""
+    """Return the slot in which the card was observed; None if unknown."""
     return row["user_bdf"].rpartition(".")[0] if row["user_bdf"] else None
 
 
 def name_of(row: Row) -> str:
-    """A name for the row in a test's output."""
+    """Return a name of the row for the output of a test."""
     return f"{row['vbnv']}-{row['timestamp']}"
 
 
 def _monitor(directory: str | None) -> str:
-    """The sub-device in ``xmc.u2.u.*``."""
+    """Return the sub-device of ``xmc.u2.u.*``."""
     return re.sub(r"\.u\.[^.]*$", "", directory) if directory else "xmc"
 
 
@@ -75,13 +75,13 @@ def _hex(number: str | None) -> str | None:
 
 
 def _uuid(uuid: str | None) -> str | None:
-    """As sysfs prints it: tools print it in upper case and with dashes."""
+    """Return a uuid as sysfs prints it; tools print it in upper case and with dashes."""
     return uuid.replace("-", "").lower() if uuid else None
 
 
 @cache
 def documented_tree() -> dict[str, str]:
-    """The whole tree of a card that XRT's documentation shows: ``/`` for a directory, a link's target."""
+    """Return the tree of the card in XRT's documentation: for each path ``/`` or the target of a link."""
     lines = (_DATA / "xrt-2019.1-tree.txt").read_text().splitlines()
     parts = (line.partition(" -> ") for line in lines if not line.startswith("#"))
     return {name.rstrip("/"): "/" if name.endswith("/") else target for name, _, target in parts}

@@ -1,4 +1,4 @@
-"""What is opened below a folder, by whatever thread and call: the interpreter itself tells."""
+"""A record of the files that this process opens below a directory, by an audit hook of the interpreter."""
 
 import os
 import sys
@@ -13,9 +13,9 @@ class Opening(NamedTuple):
     """A file that was opened.
 
     Attributes:
-        path: below the folder that is watched.
-        flags: as of open(2).
-        thread: the name of the one that did.
+        path: relative to the watched directory.
+        flags: the flags of open(2).
+        thread: the name of the thread that opened it.
     """
 
     path: str
@@ -24,26 +24,26 @@ class Opening(NamedTuple):
 
     @property
     def writing(self) -> bool:
-        """Whether it can be written to."""
+        """Whether it is open for writing."""
         return bool(self.flags & _WRITING)
 
 
 class Openings(list[Opening]):
-    """What is opened below a folder while this is entered; once more adds to it."""
+    """The files opened below a directory inside the ``with`` block; a second block adds to them."""
 
     def __init__(self, root: str) -> None:
         super().__init__()
         self._root = f"{root}/"
 
     def __enter__(self) -> Self:
-        _listen()
+        _add_hook()
         _watching.append(self)
         return self
 
     def __exit__(self, *_: object) -> None:
         _watching.remove(self)
 
-    def hear(self, path: object, flags: object) -> None:
+    def record(self, path: object, flags: object) -> None:
         if isinstance(path, str) and isinstance(flags, int) and path.startswith(self._root):
             self.append(Opening(path.removeprefix(self._root), flags, threading.current_thread().name))
 
@@ -52,13 +52,13 @@ _watching: list[Openings] = []
 
 
 @cache
-def _listen() -> None:
-    """Let the interpreter tell; it can't be told to stop."""
+def _add_hook() -> None:
+    """Add the audit hook once; the interpreter cannot remove a hook."""
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         if _watching and event == "open":
             path, _, flags = arguments
             for each in _watching:
-                each.hear(path, flags)
+                each.record(path, flags)
 
     sys.addaudithook(hook)

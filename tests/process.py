@@ -1,4 +1,4 @@
-"""The real program in its own process, as an operator runs it."""
+"""The real program in its own process, as an operator starts it."""
 
 import gc
 import json
@@ -19,7 +19,7 @@ COMMAND = (sys.executable, "-m", "xilinx_fpga_dp")
 
 
 def clean_environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """Its own without settings of ours, plus these. Bytecode is written, or each start would compile."""
+    """Return this environment with only these settings. Python writes bytecode, to start faster."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     kept.pop("PYTHONDONTWRITEBYTECODE", None)
     return kept | {PREFIX + name: value for name, value in settings.items()}
@@ -43,12 +43,12 @@ def cli(
     )
 
 
-# Seconds. The contract allows 2 s, which the benchmarks measure; a busy machine takes more.
+# Seconds. The service must end within 2 s, which the benchmarks measure; a busy machine takes longer.
 ENDS = 10.0
 
 
 class Service:
-    """``run`` as a process of its own, its log read line by line. Ends with the ``with`` block."""
+    """The command ``run`` in its own process; a thread reads its log. The end of the block kills it."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Service:
                 self._news.notify_all()
 
     def logged(self, event: str, limit: float = 10, count: int = 1, **fields: object) -> dict[str, Any]:
-        """Wait for the count-th log event of this name that has these fields."""
+        """Wait for the count-th log event with this name and these fields; return it."""
 
         def found() -> list[dict[str, Any]]:
             return [e for e in self.events if e["event"] == event and fields.items() <= e.items()]
@@ -111,13 +111,17 @@ class Service:
         self.process.send_signal(signal.SIGHUP)
 
     def terminate(self, limit: float = ENDS) -> int:
-        """Send SIGTERM; wait for the end."""
+        """Send SIGTERM and wait for the exit; return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(limit)
 
 
 def eventually(holds: Callable[[], Any], what: str, limit: float = 10) -> None:
-    """Wait until something is true."""
+    """Wait until a condition holds.
+
+    Raises:
+        AssertionError: the condition does not hold in time.
+    """
     deadline = time.monotonic() + limit
     while not holds():
         if time.monotonic() > deadline:
@@ -126,7 +130,7 @@ def eventually(holds: Callable[[], Any], what: str, limit: float = 10) -> None:
 
 
 def remove(directory: Path) -> None:
-    """Remove a directory in which the service goes on making and removing files."""
+    """Remove a directory in which the service still creates and removes files."""
 
     def gone() -> bool:
         shutil.rmtree(directory, ignore_errors=True)
@@ -136,6 +140,6 @@ def remove(directory: Path) -> None:
 
 
 def descriptors() -> int:
-    """How many file descriptors this very process has open, without what tests before have left to Python."""
+    """Count the open file descriptors of this process, after garbage of earlier tests is collected."""
     gc.collect()
     return len(os.listdir("/proc/self/fd"))

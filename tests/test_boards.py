@@ -1,4 +1,4 @@
-"""docs/boards.md against the trees `simulate` builds, and both against what the service makes of them."""
+"""docs/boards.md against the sample nodes of `simulate` and the output of the service."""
 
 import json
 import re
@@ -29,7 +29,7 @@ _EXPERIMENTAL = {*AMI_BOARDS, *MA35D_BOARDS, *ZOCL_BOARDS}
 
 
 def rows() -> dict[str, tuple[str, list[str]]]:
-    """The rows of boards that are offered: by name, the resource and the nodes."""
+    """Return the resource and the nodes of each supported board, by name."""
     found = {}
     for names, _, resource, nodes, _, _ in _ROW.findall(PAGE.read_text()):
         for name in names.split(", "):
@@ -44,17 +44,17 @@ def listed(node: SampleNode, **settings: str) -> dict[str, Any]:
     return answer
 
 
-def test_the_page_has_the_tables_made_from_the_boards() -> None:
+def test_page_has_the_generated_tables() -> None:
     done = subprocess.run([COMMAND[0], PAGE.with_suffix(".py"), "check"], check=False)
     assert done.returncode == 0
 
 
-def test_every_board_that_can_be_offered_has_a_row() -> None:
+def test_every_supported_board_has_a_row() -> None:
     assert set(rows()) == {*XRT_BOARDS, *AMI_BOARDS, *MA35D_BOARDS, *ZOCL_BOARDS, *ALIASES}
 
 
 @pytest.mark.parametrize("name", rows())
-def test_a_row_is_what_the_service_makes_of_the_board(node: SampleNode, name: str) -> None:
+def test_service_offers_the_board_as_its_row_says(node: SampleNode, name: str) -> None:
     node.plug(name)
     resource, nodes = rows()[name]
     devices = listed(node)["devices"]
@@ -65,21 +65,23 @@ def test_a_row_is_what_the_service_makes_of_the_board(node: SampleNode, name: st
 
 
 @pytest.mark.parametrize(("name", "reason"), _LEFT_OUT.findall(PAGE.read_text().partition("## Left out")[2]))
-def test_what_is_left_out_says_why(node: SampleNode, name: str, reason: str) -> None:
+def test_service_leaves_out_the_board_with_the_documented_reason(
+    node: SampleNode, name: str, reason: str
+) -> None:
     assert is_known(name)
     node.plug(name)
     assert reason in {left["reason"] for left in listed(node)["left_out"]}
 
 
 @pytest.mark.parametrize("name", sorted(set(BARE_BOARDS) - {"f2-hdk"}))
-def test_what_is_ignored_is_not_spoken_of(node: SampleNode, name: str) -> None:
+def test_service_ignores_functions_of_other_drivers(node: SampleNode, name: str) -> None:
     node.plug(name)
     found = listed(node)
     assert (found["devices"], found["left_out"]) == ([], [])
 
 
-def test_the_drivers_do_not_disturb_each_other(node: SampleNode) -> None:
-    """Five drivers at once, and those that are none of ours: each card is what it is alone."""
+def test_boards_of_all_drivers_are_independent(node: SampleNode) -> None:
+    """Each card has the same resource and nodes as alone, beside cards of all drivers."""
     node.add_ordinary_devices()
     names = ("u200", "u30", "f2", "v80", "ma35d", "kv260", "npu", "xdma", "qdma", "u250-golden", "f2-hdk")
     cards = {name: node.plug(name) for name in names}
@@ -94,8 +96,8 @@ def test_the_drivers_do_not_disturb_each_other(node: SampleNode) -> None:
     assert len(found["left_out"]) == 3
 
 
-def test_every_row_of_the_facts_is_a_board() -> None:
-    """By ids where a row has no name; a row of a board whose shell is another may share its ids."""
+def test_every_collected_row_has_a_board() -> None:
+    """Rows and boards are compared by ids; boards with several shells share their ids."""
     known = {(f"0x{board.vendor}", f"0x{board.user_id}") for board in XRT_BOARDS.values()}
     known |= {("0x10ee", f"0x{board.dma_ids.device}") for board in AMI_BOARDS.values()}
     known |= {("0x10ee", f"0x{board.ids.device}") for board in MA35D_BOARDS.values()}
@@ -122,7 +124,7 @@ class TestAws:
             return f"`{device['resource']}`: {device['health']}{reason}"
         return f"left out: {found['left_out'][0]['reason']}"
 
-    def test_f1_from_boot_to_a_load(self, node: SampleNode) -> None:
+    def test_f1_shows_the_documented_stages(self, node: SampleNode) -> None:
         stages = re.findall(
             r"^\| [^|]+ \| (left out: .*|`xilinx.*|the same.*) \|$",
             self.PAGE.partition("## F1")[2],
@@ -143,7 +145,7 @@ class TestAws:
     @pytest.mark.parametrize(
         "rules", re.findall(r"```yaml\n(- [^`]*f1-04261818[^`]*)```", PAGE + PAGE_OF_MIGRATION)
     )
-    def test_the_name_of_the_old_plugin(self, node: SampleNode, rules: str) -> None:
+    def test_rename_rules_give_the_name_of_plugin_1_3_0(self, node: SampleNode, rules: str) -> None:
         path = Path(node.root, "renames.yaml")
         path.write_text(rules)
         for name in ("f1", "f1-2019"):
@@ -152,8 +154,8 @@ class TestAws:
             assert device["resource"] == "xilinx.com/fpga-xilinx_aws-vu9p-f1-04261818_dynamic_5_0-0"
             card.remove()
 
-    def test_its_disk_and_network_are_none_of_ours(self, node: SampleNode) -> None:
-        """Amazon's vendor id is on them too."""
+    def test_service_ignores_disk_and_network_of_aws(self, node: SampleNode) -> None:
+        """They also have the vendor id of Amazon."""
         node.add_function("0000:00:04.0", Ids("1d0f", "8061", "010802"), driver="nvme")
         node.add_function("0000:00:05.0", Ids("1d0f", "ec20", "020000"), driver="ena")
         node.add_card("f1")
@@ -161,7 +163,7 @@ class TestAws:
         assert [device["id"] for device in found["devices"]] == ["0000:00:1d.0"]
         assert found["left_out"] == []
 
-    def test_f2_and_vt1(self, node: SampleNode) -> None:
+    def test_page_has_the_resources_of_f2_and_vt1(self, node: SampleNode) -> None:
         node.plug("f2-hdk")
         assert f"| {listed(node)['left_out'][0]['reason']} |" in self.PAGE
         node.plug("f2")
@@ -169,7 +171,7 @@ class TestAws:
         for device in listed(node)["devices"]:
             assert f"`{device['resource']}`" in self.PAGE
 
-    def test_the_names_in_the_page_on_migration(self, node: SampleNode) -> None:
+    def test_migration_page_has_the_names_of_f1(self, node: SampleNode) -> None:
         node.add_card("f1")
         for settings in ({"COMPAT": "1.3.0"}, {}):
             (device,) = listed(node, **settings)["devices"]

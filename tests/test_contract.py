@@ -406,7 +406,7 @@ def test_a_kubelet_that_takes_its_time_is_told_once(node: SampleNode, fault: str
     """It may dial back for 10 s before it answers (client.go); to tell it again begins that anew."""
     node.add_card("u55c", "0000:41:00")
     told: list[str] = []
-    kubelet = KubeletDouble(Path(node.socket_dir), told=told.append)
+    kubelet = KubeletDouble(Path(node.socket_dir), on_register=told.append)
     setattr(kubelet.faults, fault, seconds)
     with kubelet, Service(settings_for(node)) as service:
         service.logged("registered", limit=40)

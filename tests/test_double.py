@@ -1,4 +1,4 @@
-"""The kubelet double against a plugin in google's gRPC: that it does what it is trusted to do."""
+"""The kubelet double against a plugin on grpcio."""
 
 import queue
 import socket
@@ -19,7 +19,7 @@ RESOURCE = "xilinx.com/fpga-shell-1"
 
 
 class Plugin:
-    """A device plugin as small as it can be. ``None`` in the queue ends its stream."""
+    """A minimal device plugin. ``None`` in the queue ends its stream."""
 
     def __init__(self, directory: Path, endpoint: str = "one.sock") -> None:
         self.directory = directory
@@ -30,7 +30,7 @@ class Plugin:
         self._registering = False
         self._lists: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._server = grpc.server(ThreadPoolExecutor(8))
-        # Not the generated servicer: methods registered by it don't see the authority.
+        # Generic handlers, since the methods of a generated servicer cannot read the authority.
         handlers = {
             "GetDevicePluginOptions": grpc.unary_unary_rpc_method_handler(
                 self._answer_options, pb.Empty.FromString, _encoded
@@ -126,7 +126,7 @@ def kubelet(tmp_path: Path) -> Iterator[KubeletDouble]:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start plugins; they end with the test."""
+    """A function that starts plugins, which end with the test."""
     plugins: list[Plugin] = []
 
     def start(endpoint: str = "one.sock") -> Plugin:
@@ -166,7 +166,7 @@ def _ended(kubelet: KubeletDouble, plugin: Plugin) -> bool:
 # The start and the end of kubelet
 
 
-def test_the_start_wipes_files_and_keeps_directories_and_the_checkpoint(tmp_path: Path) -> None:
+def test_start_keeps_directories_and_the_checkpoint(tmp_path: Path) -> None:
     for name in ("kubelet_internal_checkpoint", "foreign.txt", "kubelet.sock"):
         (tmp_path / name).touch()
     (tmp_path / "folder").mkdir()
@@ -184,7 +184,7 @@ def test_the_start_wipes_files_and_keeps_directories_and_the_checkpoint(tmp_path
         assert kubelet.socket.is_socket()
 
 
-def test_the_socket_of_a_dead_kubelet_stays_and_refuses(kubelet: KubeletDouble) -> None:
+def test_socket_of_a_stopped_kubelet_stays_and_refuses(kubelet: KubeletDouble) -> None:
     born = kubelet.socket.stat().st_ino
     kubelet.kill()
     assert kubelet.socket.is_socket()
@@ -193,21 +193,19 @@ def test_the_socket_of_a_dead_kubelet_stays_and_refuses(kubelet: KubeletDouble) 
         client.connect(str(kubelet.socket))
 
 
-def test_a_restart_forgets_plugins_and_keeps_the_record(kubelet: KubeletDouble, start: Start) -> None:
+def test_restart_drops_plugins_and_keeps_the_records(kubelet: KubeletDouble, start: Start) -> None:
     old = start("old.sock")
     _serving(kubelet, old, "a")
     kubelet.restart()
     assert kubelet.resources() == {}
     assert not (kubelet.directory / "old.sock").exists()
-    assert kubelet.ends == []  # nobody was there to see the stream end
+    assert kubelet.ends == []  # kubelet ended before the stream
     _serving(kubelet, start("new.sock"), "a", "b")
     assert [record.endpoint for record in kubelet.registrations] == ["old.sock", "new.sock"]
     assert [list(one.health) for one in kubelet.lists(RESOURCE)] == [["a"], ["a", "b"]]
 
 
-def test_a_kubelet_that_ends_does_not_wait_for_a_plugin_that_hangs(
-    kubelet: KubeletDouble, plugin: Plugin
-) -> None:
+def test_kubelet_ends_while_a_plugin_hangs(kubelet: KubeletDouble, plugin: Plugin) -> None:
     hanging = threading.Event()
     plugin.options = lambda: hanging.wait(10) and pb.DevicePluginOptions()
     caller = ThreadPoolExecutor(1).submit(plugin.register)
@@ -222,7 +220,7 @@ def test_a_kubelet_that_ends_does_not_wait_for_a_plugin_that_hangs(
 # Registering
 
 
-def test_register_dials_back_and_asks_for_the_options(kubelet: KubeletDouble, plugin: Plugin) -> None:
+def test_register_dials_back_and_reads_the_options(kubelet: KubeletDouble, plugin: Plugin) -> None:
     plugin.options = lambda: pb.DevicePluginOptions(get_preferred_allocation_available=True)
     before = time.monotonic()
     plugin.register()
@@ -233,7 +231,7 @@ def test_register_dials_back_and_asks_for_the_options(kubelet: KubeletDouble, pl
     assert before < record.time < time.monotonic()
 
 
-def test_register_fails_where_the_options_are_not_implemented(kubelet: KubeletDouble, plugin: Plugin) -> None:
+def test_register_fails_without_options_method(kubelet: KubeletDouble, plugin: Plugin) -> None:
     def unimplemented() -> Any:
         raise NotImplementedError
 
@@ -246,7 +244,7 @@ def test_register_fails_where_the_options_are_not_implemented(kubelet: KubeletDo
     assert plugin.times_asked("list") == 0
 
 
-def test_register_fails_where_nobody_serves(kubelet: KubeletDouble, plugin: Plugin) -> None:
+def test_register_fails_without_a_server_at_the_endpoint(kubelet: KubeletDouble, plugin: Plugin) -> None:
     plugin.endpoint = "absent.sock"
     kubelet.dial_limit = 0.5
     begun = time.monotonic()
@@ -303,7 +301,7 @@ def test_a_bad_request_is_refused_without_a_dial_back(
 # Lists
 
 
-def test_every_list_is_kept_and_the_newest_counts(kubelet: KubeletDouble, plugin: Plugin) -> None:
+def test_all_lists_are_recorded_and_the_newest_counts(kubelet: KubeletDouble, plugin: Plugin) -> None:
     plugin.register()
     plugin.send(_list("a", "b"))
     plugin.send(_list("a", "b", health="Unhealthy"))
@@ -339,7 +337,7 @@ def test_topology_absent_empty_and_zero_differ(kubelet: KubeletDouble, plugin: P
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.OK, grpc.StatusCode.ABORTED])
-def test_the_end_of_a_stream_makes_all_unhealthy_and_nobody_dials_again(
+def test_end_of_stream_makes_devices_unhealthy_without_redial(
     kubelet: KubeletDouble, plugin: Plugin, code: grpc.StatusCode
 ) -> None:
     _serving(kubelet, plugin, "a", "b")
@@ -355,7 +353,7 @@ def test_the_end_of_a_stream_makes_all_unhealthy_and_nobody_dials_again(
     assert [asked for asked, _, _ in plugin.asked] == ["options", "list"]
 
 
-def test_the_resource_is_gone_after_the_grace(kubelet: KubeletDouble, plugin: Plugin) -> None:
+def test_resource_vanishes_after_the_grace_period(kubelet: KubeletDouble, plugin: Plugin) -> None:
     _serving(kubelet, plugin, "a")
     plugin.end_stream()
     kubelet.wait_for(lambda: kubelet.ends)
@@ -372,7 +370,7 @@ def test_the_resource_is_gone_after_the_grace(kubelet: KubeletDouble, plugin: Pl
     ],
     ids=["too large", "no message"],
 )
-def test_a_list_kubelet_cannot_read_ends_the_stream(
+def test_malformed_list_ends_the_stream(
     kubelet: KubeletDouble, plugin: Plugin, message: Any, code: grpc.StatusCode
 ) -> None:
     _serving(kubelet, plugin, "a")
@@ -385,7 +383,7 @@ def test_a_list_kubelet_cannot_read_ends_the_stream(
 # Two registrations of one name
 
 
-def test_up_to_1_36_the_end_of_an_old_stream_drops_the_new_endpoint(
+def test_kubelet_1_36_drops_the_new_endpoint_with_the_old_stream(
     kubelet: KubeletDouble, start: Start
 ) -> None:
     old, new = start("old.sock"), start("new.sock")
@@ -396,14 +394,14 @@ def test_up_to_1_36_the_end_of_an_old_stream_drops_the_new_endpoint(
     assert kubelet.allocatable(RESOURCE) == 0
     with pytest.raises(NoEndpoint):
         kubelet.allocate(RESOURCE, ["a"])
-    kubelet.wait_for(lambda: _ended(kubelet, new))  # its stream is cancelled: its only sign
+    kubelet.wait_for(lambda: _ended(kubelet, new))  # the cancelled stream is the only sign
     assert [(end.endpoint, end.code) for end in kubelet.ends] == [
         ("old.sock", grpc.StatusCode.OK),
         ("new.sock", grpc.StatusCode.CANCELLED),
     ]
 
 
-def test_from_1_37_the_end_of_an_old_stream_leaves_the_new_endpoint_alone(
+def test_kubelet_1_37_keeps_the_new_endpoint_after_the_old_stream(
     kubelet: KubeletDouble, start: Start
 ) -> None:
     kubelet.by_socket = True
@@ -419,19 +417,21 @@ def test_from_1_37_the_end_of_an_old_stream_leaves_the_new_endpoint_alone(
     assert (kubelet.capacity(RESOURCE), kubelet.allocatable(RESOURCE)) == (2, 0)
 
 
-def test_from_1_37_a_live_pair_of_name_and_socket_is_refused(kubelet: KubeletDouble, plugin: Plugin) -> None:
+def test_kubelet_1_37_refuses_a_second_registration_of_a_socket(
+    kubelet: KubeletDouble, plugin: Plugin
+) -> None:
     kubelet.by_socket = True
     _serving(kubelet, plugin, "a")
     with pytest.raises(grpc.RpcError):
         plugin.register()
     assert "already connected" in kubelet.refusals[0].details
-    # Kubelet has forgotten whose stream it follows: its end goes unnoticed.
+    # kubelet has dropped the client of the stream, so it ignores the end of the stream.
     plugin.end_stream()
     kubelet.wait_for(lambda: kubelet.ends)
     assert kubelet.allocatable(RESOURCE) == 1
 
 
-def test_of_two_live_streams_the_last_list_counts(kubelet: KubeletDouble, start: Start) -> None:
+def test_last_list_of_two_streams_counts(kubelet: KubeletDouble, start: Start) -> None:
     old, new = start("old.sock"), start("new.sock")
     _serving(kubelet, old, "a")
     _serving(kubelet, new, "a", "b")
@@ -455,7 +455,7 @@ def test_calls_reach_the_plugin(kubelet: KubeletDouble, plugin: Plugin) -> None:
     assert kubelet.options_raw(RESOURCE) == b"\x08\x01"
 
 
-def test_a_plugins_status_reaches_the_caller(kubelet: KubeletDouble, plugin: Plugin) -> None:
+def test_caller_gets_the_status_of_the_plugin(kubelet: KubeletDouble, plugin: Plugin) -> None:
     _serving(kubelet, plugin, "a")
     with pytest.raises(grpc.RpcError) as unknown:
         kubelet.allocate(RESOURCE, ["unknown"])
@@ -465,7 +465,7 @@ def test_a_plugins_status_reaches_the_caller(kubelet: KubeletDouble, plugin: Plu
     assert _code(unready) is grpc.StatusCode.FAILED_PRECONDITION
 
 
-def test_a_resource_nobody_registered_cannot_be_called(kubelet: KubeletDouble) -> None:
+def test_call_of_an_unregistered_resource_fails(kubelet: KubeletDouble) -> None:
     with pytest.raises(NoEndpoint):
         kubelet.allocate(RESOURCE, ["a"])
     assert kubelet.capacity(RESOURCE) == 0
@@ -474,7 +474,7 @@ def test_a_resource_nobody_registered_cannot_be_called(kubelet: KubeletDouble) -
 # Faults
 
 
-def test_register_refuses_while_told_to(kubelet: KubeletDouble, plugin: Plugin) -> None:
+def test_register_refuses_with_the_configured_code(kubelet: KubeletDouble, plugin: Plugin) -> None:
     kubelet.faults.refuse = grpc.StatusCode.UNAVAILABLE
     with pytest.raises(grpc.RpcError) as refused:
         plugin.register()
@@ -484,9 +484,7 @@ def test_register_refuses_while_told_to(kubelet: KubeletDouble, plugin: Plugin) 
 
 
 @pytest.mark.parametrize("fault", ["register_hang", "dial_hang"])
-def test_register_hangs_while_told_to_and_ends_with_kubelet(
-    kubelet: KubeletDouble, plugin: Plugin, fault: str
-) -> None:
+def test_hanging_register_ends_with_kubelet(kubelet: KubeletDouble, plugin: Plugin, fault: str) -> None:
     setattr(kubelet.faults, fault, 60)
     caller = ThreadPoolExecutor(1).submit(plugin.register)
     time.sleep(0.3)
@@ -498,7 +496,7 @@ def test_register_hangs_while_told_to_and_ends_with_kubelet(
 
 
 @pytest.mark.parametrize(("fault", "setting"), [("never_list", True), ("list_delay", 60)])
-def test_the_stream_is_not_opened_while_told_so(
+def test_never_list_opens_no_stream(
     kubelet: KubeletDouble, plugin: Plugin, fault: str, setting: float
 ) -> None:
     setattr(kubelet.faults, fault, setting)
@@ -519,7 +517,7 @@ def test_a_stream_can_be_cut_while_kubelet_lives(kubelet: KubeletDouble, start: 
     assert kubelet.allocatable(RESOURCE) == 1
 
 
-def test_waiting_in_vain_says_what_kubelet_saw(kubelet: KubeletDouble, plugin: Plugin) -> None:
+def test_failed_wait_reports_the_records_of_kubelet(kubelet: KubeletDouble, plugin: Plugin) -> None:
     _serving(kubelet, plugin, "a")
     with pytest.raises(AssertionError, match=r"(?s)capacity\(RESOURCE\) == 7.*one\.sock"):
         kubelet.wait_for(lambda: kubelet.capacity(RESOURCE) == 7, timeout=0.1)

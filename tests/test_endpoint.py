@@ -124,7 +124,7 @@ async def test_a_guest_who_goes_is_not_kubelet(tmp_path: Path) -> None:
 
 async def test_one_that_was_held_up_since_its_last_look_leaves_it_to_a_newer_instance(tmp_path: Path) -> None:
     told: list[str] = []
-    kubelet = KubeletDouble(tmp_path, told=told.append)
+    kubelet = KubeletDouble(tmp_path, on_register=told.append)
     kubelet.start()
     watch = Watch(str(tmp_path), NoMetrics())
     await watch.look()
@@ -166,7 +166,7 @@ async def test_a_kubelet_that_closes_its_connection_before_it_lists_is_told_agai
 async def test_one_that_registers_while_a_newer_instance_comes_leaves_it_to_that_one(tmp_path: Path) -> None:
     """Of two Registers kubelet believes the one it has answered last, and would ask who is about to end."""
     told: list[str] = []
-    kubelet = KubeletDouble(tmp_path, told=told.append)
+    kubelet = KubeletDouble(tmp_path, on_register=told.append)
     kubelet.faults.register_hang = 5.0
     kubelet.start()
     watch = Watch(str(tmp_path), NoMetrics())

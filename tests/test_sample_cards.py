@@ -1,4 +1,4 @@
-"""Sample cards of every driver against what its source, or a real node, shows."""
+"""Sample cards of every driver against its source or a real node."""
 
 import os
 from pathlib import Path
@@ -26,7 +26,7 @@ def node(tmp_path: Path) -> SampleNode:
 
 
 def bus(node: SampleNode) -> dict[str, tuple[str, str | None]]:
-    """Every PCI function by address: its ids and its driver; bridges left out."""
+    """Return the ids and the driver of each PCI function except bridges, by address."""
     folder = Path(node.sysfs_root, "bus/pci/devices")
     functions = {}
     for path in sorted(folder.iterdir()):
@@ -41,26 +41,26 @@ def files(node: SampleNode) -> set[str]:
 
 
 class TestAmi:
-    """sw/AMI/driver in Xilinx/AVED."""
+    """Source: sw/AMI/driver in Xilinx/AVED."""
 
     def test_functions_and_drivers(self, node: SampleNode) -> None:
         card = node.add_card("v80", "0000:c1:00")
         assert bus(node) == {"0000:c1:00.0": ("10ee:50b4", "ami"), "0000:c1:00.1": ("10ee:50b5", "qdma-pf")}
         assert card.address == "0000:c1:00.0"
-        assert read(card.path("subsystem_device")) == "0x000e\n"  # what the driver matches
+        assert read(card.path("subsystem_device")) == "0x000e\n"  # the driver matches it
 
     def test_attributes(self, node: SampleNode) -> None:
         card = node.add_card("v80", serial="XFL1ABCDEFGH")
         assert read(card.path("dev_state")) == "READY\n"
         assert read(card.path("logic_uuid")) == "109f3b56e8a83949b9058b25400de946\n"
-        # cut to the length in the EEPROM, newline and all: ami_sysfs.c read_mfg_field
+        # cut to the length in the EEPROM, so without newline: ami_sysfs.c read_mfg_field
         assert read(card.path("product_name")) == read(card.path("dev_name")) == "ALVEO V80"
         assert read(card.path("board_serial")) == "XFL1ABCDEFGH"
         assert not names(card.user) & {"user_pf", "drm", "mgmt_pf", "ready"}
         assert read(card.path("hwmon/hwmon0/name")) == "Alveo\n"
 
-    def test_the_map_of_nodes(self, node: SampleNode) -> None:
-        """As in the comment on create_map_str."""
+    def test_driver_lists_the_nodes_of_its_cards(self, node: SampleNode) -> None:
+        """The format is that of the comment on create_map_str."""
         node.hwmons.take(0)
         first = node.add_card("v80", "0000:21:00")
         second = node.add_card("v80", "0000:c1:00")
@@ -68,16 +68,16 @@ class TestAmi:
         assert read(f"{folder}/devices") == "2\n21:00.0 1 1\nc1:00.0 2 2\n"
         assert read(f"{folder}/version") == "2.4.0 +0 *0\n"
         assert (first.nodes, second.nodes) == (("/dev/ami1",), ("/dev/ami2",))
-        assert nodes(node) == {"ami0", "ami1", "ami2"}  # the first is the driver's own
+        assert nodes(node) == {"ami0", "ami1", "ami2"}  # ami0 belongs to no card
 
-    def test_its_class_device_has_no_parent(self, node: SampleNode) -> None:
+    def test_class_device_has_no_parent(self, node: SampleNode) -> None:
         node.add_card("v80")
         path = f"{node.sysfs_root}/class/ami/ami1"
         assert os.readlink(path) == "../../devices/virtual/ami/ami1"
         assert names(path) == {"dev", "uevent", "subsystem"}
         assert read(f"{path}/uevent") == "MAJOR=510\nMINOR=1\nDEVNAME=ami1\n"
 
-    def test_a_number_is_never_given_twice(self, node: SampleNode) -> None:
+    def test_node_number_is_never_reused(self, node: SampleNode) -> None:
         card = node.add_card("v80", "0000:c1:00")
         card.remove()
         assert bus(node) == {}
@@ -105,9 +105,9 @@ class TestAmi:
 
 
 class TestTranscoder:
-    """What the Kubernetes plugin of Xilinx reads, and the README of the SDK."""
+    """Sources: the Kubernetes plugin of Xilinx and the README of the SDK."""
 
-    def test_both_devices_of_a_card(self, node: SampleNode) -> None:
+    def test_card_has_two_devices(self, node: SampleNode) -> None:
         cards = node.plug("ma35d")
         assert [card.address for card in cards] == ["0000:65:00.0", "0000:66:00.0"]
         assert bus(node) == {card.address: ("10ee:5070", "transcoder") for card in cards}
@@ -117,7 +117,7 @@ class TestTranscoder:
             "ama_transcoder"
         )
 
-    def test_the_misc_device(self, node: SampleNode) -> None:
+    def test_misc_device_has_the_attributes(self, node: SampleNode) -> None:
         node.add_card("ma35d", "0000:03:00", serial="XFL1")
         path = f"{node.sysfs_root}/class/misc/ama_transcoder0"
         assert os.readlink(path) == "../../devices/virtual/misc/ama_transcoder0"
@@ -145,9 +145,9 @@ class TestTranscoder:
 
 
 class TestZocl:
-    """src/runtime_src/core/edge in XRT, and a report from a KR260."""
+    """Sources: src/runtime_src/core/edge in XRT and a report from a KR260."""
 
-    def test_the_platform_device(self, node: SampleNode) -> None:
+    def test_platform_device_has_the_kernel_links(self, node: SampleNode) -> None:
         card = node.add_card("zcu102")
         drm = f"{node.sysfs_root}/class/drm/renderD128"
         assert os.path.samefile(f"{drm}/device", card.user)
@@ -164,14 +164,14 @@ class TestZocl:
         assert os.path.samefile(f"{platform}/drivers/zocl-drm/axi:zyxclmm_drm", card.user)
         assert bus(node) == {}
 
-    def test_the_nodes_and_the_name_udev_gives(self, node: SampleNode) -> None:
+    def test_board_has_a_render_node_and_the_link_of_udev(self, node: SampleNode) -> None:
         assert node.add_card("kv260").nodes == ("/dev/dri/renderD128",)
         by_path = node.node_path("/dev/dri/by-path/platform-axi:zyxclmm_drm-render")
         assert os.readlink(by_path) == "../renderD128"
         assert os.path.samefile(by_path, node.node_path("/dev/dri/renderD128"))
 
     @pytest.mark.parametrize("name", ZOCL_BOARDS)
-    def test_the_device_tree_ends_its_texts_with_a_nul(self, node: SampleNode, name: str) -> None:
+    def test_device_tree_texts_end_with_nul(self, node: SampleNode, name: str) -> None:
         board = ZOCL_BOARDS[name]
         node.plug(name)
         tree = Path(node.sysfs_root, "firmware/devicetree/base")
@@ -181,7 +181,7 @@ class TestZocl:
         )
         assert (tree / board.parent / "zyxclmm_drm/compatible").read_bytes() == board.zocl.encode() + b"\0"
 
-    def test_an_application_comes_and_goes(self, node: SampleNode) -> None:
+    def test_application_can_be_unloaded_and_loaded(self, node: SampleNode) -> None:
         card = node.add_card("kv260")
         before = files(node)
         card.remove()
@@ -191,7 +191,7 @@ class TestZocl:
         card.plug()
         assert {name for name in files(node) ^ before if ".aside" not in name} == set()
 
-    def test_a_node_is_one_board(self, node: SampleNode) -> None:
+    def test_node_refuses_a_second_board_with_device_tree(self, node: SampleNode) -> None:
         node.add_card("kv260")
         with pytest.raises(ValueError, match="ZCU102"):
             node.add_card("zcu102")
@@ -208,7 +208,7 @@ class TestClouds:
         with pytest.raises(IsADirectoryError):  # in place of EINVAL
             read(card.path("logic_uuids"))
 
-    def test_f1_before_mpd_and_after_a_load(self, node: SampleNode) -> None:
+    def test_f1_is_not_ready_before_the_load_of_an_image(self, node: SampleNode) -> None:
         card = node.add_card("f1-cleared")
         assert bus(node)["0000:00:1d.0"] == ("1d0f:1042", "xocl")
         assert read(card.path("ready")) == "0x0\n"
@@ -222,7 +222,7 @@ class TestClouds:
         assert read(card.path("ready")) == "0x1\n"
         assert card.nodes == ("/dev/dri/renderD131",)
 
-    def test_eight_of_f1(self, node: SampleNode) -> None:
+    def test_eight_f1_cards_use_the_slots_of_an_instance(self, node: SampleNode) -> None:
         slots = [node.add_card("f1").slot for _ in range(8)]
         assert slots == [f"0000:00:{slot:02x}" for slot in (0x1D, 0x1B, 0x19, 0x17, 0x15, 0x13, 0x11, 0x0F)]
 
@@ -267,7 +267,7 @@ class TestWholeCards:
         }
         assert all(above not in card.path("ready") for card in other)
 
-    def test_cards_in_a_state(self, node: SampleNode) -> None:
+    def test_names_with_a_state_plug_cards_in_that_state(self, node: SampleNode) -> None:
         node.plug("u250-golden")
         node.plug("u55n-recovery")
         node.plug("u50-vfio")
@@ -289,17 +289,17 @@ class TestWholeCards:
     @pytest.mark.parametrize(
         ("name", "mgmt_id"), [("u2", "e987"), ("vck190-pcie", "e098"), ("advantech", "806c"), ("u50", "d020")]
     )
-    def test_golden_images_have_ids_of_their_own(self, node: SampleNode, name: str, mgmt_id: str) -> None:
+    def test_golden_images_have_separate_ids(self, node: SampleNode, name: str, mgmt_id: str) -> None:
         node.plug(f"{name}-golden")
         assert [ids.split(":")[1] for ids, _ in bus(node).values()] == [mgmt_id]
 
     @pytest.mark.parametrize("name", ["", "u1000", "v80-golden", "u250-broken", "golden"])
-    def test_a_name_nobody_knows(self, node: SampleNode, name: str) -> None:
+    def test_unknown_name_is_refused(self, node: SampleNode, name: str) -> None:
         assert not is_known(name)
         with pytest.raises(KeyError):
             node.plug(name)
 
-    def test_plain_names_for_the_type_checker_are_those_of_the_tables(self) -> None:
+    def test_name_types_match_the_tables(self) -> None:
         for names_of, boards in (
             (sample.AmiName, AMI_BOARDS),
             (sample.Ma35dName, MA35D_BOARDS),
@@ -309,7 +309,7 @@ class TestWholeCards:
             assert set(get_args(names_of)) == set(boards)
 
     @pytest.mark.parametrize("name", ALL_BOARDS)
-    def test_every_board_comes_and_goes(self, node: SampleNode, name: str) -> None:
+    def test_every_board_can_be_plugged_and_removed(self, node: SampleNode, name: str) -> None:
         cards = node.plug(name)
         for card in cards:
             for path in card.nodes:
@@ -322,7 +322,7 @@ class TestWholeCards:
         assert bus(node) == {}
         assert nodes(node) <= {"ami0"}
 
-    def test_nothing_collides_when_every_board_is_there(self, node: SampleNode) -> None:
+    def test_all_boards_on_one_node_have_distinct_addresses_and_nodes(self, node: SampleNode) -> None:
         node.add_ordinary_devices()
         cards = [card for name in ALL_BOARDS if name not in NOT_WITH_ZCU102 for card in node.plug(name)]
         addresses = [card.address for card in cards]
@@ -330,7 +330,7 @@ class TestWholeCards:
         taken = [path for card in cards for path in card.nodes]
         assert len(set(taken)) == len(taken)
 
-    def test_every_name_and_source_is_told(self) -> None:
+    def test_every_board_has_a_name_and_a_source(self) -> None:
         assert {
             "u200",
             "f1",
@@ -353,8 +353,8 @@ NOT_WITH_ZCU102 = set(ZOCL_BOARDS) - {"zcu102"}
 
 
 class TestMixed:
-    def test_five_drivers_on_one_node(self, node: SampleNode) -> None:
-        """The card of one driver shows nothing that another driver's would."""
+    def test_cards_of_five_drivers_are_independent(self, node: SampleNode) -> None:
+        """The files of a card do not depend on cards of other drivers."""
         node.add_ordinary_devices()
         for name in ("u200", "v80", "ma35d", "zcu102", "npu", "xdma", "qdma"):
             node.plug(name)

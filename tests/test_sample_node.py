@@ -1,4 +1,4 @@
-"""The sample node against what XRT's sources and field reports say of the real one, file by file."""
+"""The sample node against the sources of XRT and reports from real nodes, file by file."""
 
 import os
 import stat
@@ -16,10 +16,10 @@ from xilinx_fpga_dp.simulate.sysfs.xrt_releases import DRIVER_VERSIONS
 RELEASES = tuple(DRIVER_VERSIONS)
 NO_TRIP = "18446744073709551615\n"
 
-# Seen since data/boards.json was gathered; their sources are in simulate/sysfs/boards.py
+# Observed after the collection of data/boards.json; their sources are in simulate/sysfs/boards.py
 SEEN_SINCE = {"u50lv", "vck5000-es1", "azure-np"}
 
-# userpf/xocl_sysfs.c in each release: when an attribute came
+# The first release of each attribute: userpf/xocl_sysfs.c of each release
 FIRST_RELEASE = {
     "user_pf": "2018.3",
     "xclbinuuid": "2018.3",
@@ -68,11 +68,11 @@ def names(path: str) -> set[str]:
 
 
 def subdevices(card: XrtCard) -> set[str]:
-    """The kinds of sub-device the user function shows: `rom` for `rom.u.0`."""
+    """Return the kinds of sub-device of the user function: `rom` for `rom.u.0`."""
     return {name.rpartition(".u.")[0] for name in names(card.user) if ".u." in name}
 
 
-def test_a_card_shows_nothing_that_the_documented_one_does_not(node: SampleNode) -> None:
+def test_card_shows_only_files_of_the_documented_tree(node: SampleNode) -> None:
     node.drm_cards.take(0), node.drm_renders.take(128)
     card = node.add_card("u200-2019.1", "0000:04:00")
     above = os.path.dirname(card.user)
@@ -86,7 +86,7 @@ def test_a_card_shows_nothing_that_the_documented_one_does_not(node: SampleNode)
 
 
 def nodes(node: SampleNode) -> set[str]:
-    """Every device node there is, and every directory of them."""
+    """Return all device nodes and their directories."""
     found = set()
     for folder, directories, files in os.walk(node.dev_root):
         found |= {os.path.relpath(f"{folder}/{name}", node.dev_root) for name in directories + files}
@@ -99,7 +99,7 @@ def driver(path: str) -> str | None:
 
 class TestReleases:
     @pytest.mark.parametrize("release", RELEASES)
-    def test_a_user_function_has_the_attributes_of_its_release(self, node: SampleNode, release: str) -> None:
+    def test_user_function_has_the_attributes_of_its_release(self, node: SampleNode, release: str) -> None:
         present = names(node.add_card("u200", release=release).user)
         for name, first in FIRST_RELEASE.items():
             assert (name in present) == (release >= first), name
@@ -108,7 +108,7 @@ class TestReleases:
         assert ("device_bad_state" in present) == (release == "2021.1" or release >= "2023.2")
 
     @pytest.mark.parametrize("release", RELEASES)
-    def test_a_management_function_has_the_attributes_of_its_release(
+    def test_management_function_has_the_attributes_of_its_release(
         self, node: SampleNode, release: str
     ) -> None:
         mgmt = node.add_card("u200", release=release).mgmt
@@ -139,7 +139,7 @@ class TestReleases:
             card = node.add_card("u250", release=release)
             assert names(card.user) >= {f"{kind}.u.{number + ordinal}" for kind, number in first.items()}
 
-    def test_a_number_that_became_free_is_given_to_the_next_card(self, node: SampleNode) -> None:
+    def test_next_card_gets_the_lowest_free_number(self, node: SampleNode) -> None:
         first, second = node.add_card("u250"), node.add_card("u250")
         first.remove()
         assert os.path.isdir(f"{node.add_card('u250').user}/rom.u.0")
@@ -154,7 +154,7 @@ class TestReleases:
             ("v70", "2022.2", {"dma.qdma"}),
         ],
     )
-    def test_the_dma_directory_of_the_release(
+    def test_dma_directory_follows_the_release(
         self, node: SampleNode, board: str, release: str, dma: set[str]
     ) -> None:
         assert {name for name in subdevices(node.add_card(board, release=release)) if "dma" in name} == dma
@@ -170,7 +170,7 @@ class TestReleases:
             ("2022.2", None),  # the directory stays, the node is gone: commit b5a7630221
         ],
     )
-    def test_the_qdma_node_of_the_release(self, node: SampleNode, release: str, qdma: str | None) -> None:
+    def test_qdma_node_follows_the_release(self, node: SampleNode, release: str, qdma: str | None) -> None:
         card = node.add_card("v70", "0000:65:00", release=release)
         made = {name for name in nodes(node) if "dma" in name}
         assert made == ({qdma} if qdma else set())
@@ -178,13 +178,13 @@ class TestReleases:
         assert set(glue) == ({qdma.replace("/", "!")} if qdma else set())
         assert all(f"DEVNAME={qdma}\n" in uevent for uevent in glue.values())
 
-    def test_the_version_of_the_drivers(self, node: SampleNode) -> None:
+    def test_modules_show_the_version_of_the_drivers(self, node: SampleNode) -> None:
         node.add_card("u200", release="2022.2")
         for name in ("xocl", "xclmgmt"):
             assert read(f"{node.sysfs_root}/bus/pci/drivers/{name}/module/version") == "2.14.0\n"
             assert read(f"{node.sysfs_root}/module/{name}/version") == "2.14.0\n"
 
-    def test_an_unknown_release_or_slot_is_refused(self, node: SampleNode) -> None:
+    def test_unknown_release_or_malformed_slot_is_refused(self, node: SampleNode) -> None:
         with pytest.raises(ValueError, match=r"2017\.4"):
             node.add_card("u200", release="2017.4")
         with pytest.raises(ValueError, match=r"0000:65:00\.1"):
@@ -192,9 +192,7 @@ class TestReleases:
 
 
 class TestTree:
-    def test_the_bus_links_into_the_device_tree_and_the_path_tells_the_topology(
-        self, node: SampleNode
-    ) -> None:
+    def test_bus_links_to_the_path_below_the_bridges(self, node: SampleNode) -> None:
         card = node.add_card("u200", "0000:65:00")
         assert card.address == "0000:65:00.1"
         link = f"{node.sysfs_root}/bus/pci/devices/0000:65:00.1"
@@ -205,8 +203,8 @@ class TestTree:
         assert os.path.samefile(f"{node.sysfs_root}/bus/pci/drivers/xocl/0000:65:00.1", card.user)
         assert os.path.samefile(f"{card.user}/subsystem", f"{node.sysfs_root}/bus/pci")
 
-    def test_bridges_above_a_card(self, node: SampleNode) -> None:
-        """The two devices of a U30 card behind one switch."""
+    def test_card_is_below_its_bridges(self, node: SampleNode) -> None:
+        """Two devices of a U30 card are behind one switch."""
         switch = ["0000:5d:00.0", "0000:5e:00.0"]
         first = node.add_card("u30", "0000:60:00", serial="XFL1", behind=[*switch, "0000:5f:00.0"])
         other = node.add_card("u30", "0000:61:00", serial="XFL1", behind=[*switch, "0000:5f:01.0"])
@@ -216,7 +214,7 @@ class TestTree:
         assert os.path.samefile(f"{first.user}/root_dev", os.path.dirname(above))
         assert read(first.path("xmc/serial_num")) == read(other.path("xmc/serial_num")) == "XFL1\n"
 
-    def test_what_the_pci_core_shows(self, node: SampleNode) -> None:
+    def test_function_has_the_attributes_of_the_pci_core(self, node: SampleNode) -> None:
         card = node.add_card("u2", numa_node=1)
         expected = {
             "vendor": "0x10ee",
@@ -236,7 +234,7 @@ class TestTree:
             f"PCI_SLOT_NAME={card.address}",
         ]
 
-    def test_ordinary_devices_are_none_of_ours(self, node: SampleNode) -> None:
+    def test_ordinary_devices_have_other_vendors_and_drivers(self, node: SampleNode) -> None:
         node.add_ordinary_devices()
         bus = f"{node.sysfs_root}/bus/pci/devices"
         assert {driver(f"{bus}/{name}") for name in names(bus)} == {
@@ -263,7 +261,7 @@ class TestTree:
         with pytest.raises(ValueError, match="140"):
             node.add_card("u55c", render=140)
 
-    def test_directories_of_nodes_go_with_the_last_node(self, node: SampleNode) -> None:
+    def test_directory_of_nodes_vanishes_with_the_last_node(self, node: SampleNode) -> None:
         first, second = node.add_card("u55c"), node.add_card("u55c")
         first.remove()
         assert {"dri", "xfpga"} <= nodes(node)
@@ -271,15 +269,15 @@ class TestTree:
         assert nodes(node) == set()
         assert names(f"{node.sysfs_root}/class/drm") == set()
 
-    def test_a_missing_node(self, node: SampleNode) -> None:
+    def test_card_can_be_removed_without_its_node(self, node: SampleNode) -> None:
         card = node.add_card("u55c")
         assert card.render_node
         node.remove_node(card.render_node)
         assert not os.path.exists(node.node_path(card.render_node))
         assert os.path.isdir(f"{card.user}/drm/renderD128")
-        card.remove()  # must not mind
+        card.remove()  # must not fail
 
-    def test_device_nodes_are_harmless(self, tmp_path: Path) -> None:
+    def test_device_nodes_are_null_devices(self, tmp_path: Path) -> None:
         try:
             os.mknod(tmp_path / "probe", stat.S_IFCHR, os.makedev(1, 3))
         except PermissionError:
@@ -293,7 +291,7 @@ class TestTree:
             assert stat.S_IMODE(status.st_mode) == 0o666
             assert status.st_rdev == os.makedev(1, 3)  # /dev/null
 
-    def test_environment(self, node: SampleNode) -> None:
+    def test_environment_names_existing_directories(self, node: SampleNode) -> None:
         assert node.environment() == {
             "XILINX_FPGA_DP_SYSFS_ROOT": f"{node.root}/sys",
             "XILINX_FPGA_DP_DEV_ROOT": f"{node.root}/dev",
@@ -302,16 +300,16 @@ class TestTree:
         assert all(os.path.isdir(path) for path in node.environment().values())
         assert read(f"{node.sysfs_root}/devices/system/node/online") == "0-1\n"
 
-    def test_a_second_node_in_one_folder_is_refused(self, node: SampleNode) -> None:
+    def test_second_node_in_one_directory_is_refused(self, node: SampleNode) -> None:
         with pytest.raises(FileExistsError):
             SampleNode(node.root)
 
-    def test_slots_are_found_for_cards_without_one(self, node: SampleNode) -> None:
+    def test_each_card_gets_a_free_slot(self, node: SampleNode) -> None:
         assert len({node.add_card("u200").slot for _ in range(20)}) == 20
 
 
 class TestRecipes:
-    """Trees as they were seen on real nodes."""
+    """Trees as observed on real nodes."""
 
     def test_1rp_card_of_2019_1(self, node: SampleNode) -> None:
         card = node.add_card("u200-2019.1", "0000:04:00")
@@ -426,7 +424,7 @@ class TestRecipes:
         assert card.user == f"{node.sysfs_root}/devices/pci10000:e0/10000:e0:01.0/10000:e1:00.1"
         assert card.mgmt_node == "/dev/xclmgmt57600"  # the driver's number is a C int
 
-    def test_return_with_other_numbers(self, node: SampleNode) -> None:
+    def test_card_returns_from_reset_with_other_numbers(self, node: SampleNode) -> None:
         card = node.add_card("u55c")
         card.reset_begin()
         card.reset_end(render=135, suffix=7)
@@ -436,7 +434,7 @@ class TestRecipes:
         assert nodes(node) >= {"dri/card0", "dri/renderD135"}
         assert "dri/renderD128" not in nodes(node)
 
-    def test_another_shell_in_the_same_place(self, node: SampleNode) -> None:
+    def test_reprogrammed_card_has_another_shell_in_its_slot(self, node: SampleNode) -> None:
         card = node.add_card("u250-base")
         user, device = card.user, read(card.path("device"))
         card.reprogram("u250-2rp")
@@ -453,12 +451,12 @@ class TestRecipes:
         assert read(f"{card.user}/hwmon_sdm.u.56623104/serial_num") == "XFL1\n"
         assert subdevices(card) == {"rom", "dma.qdma", "mailbox", "icap", "hwmon_sdm"}
 
-    def test_smartssd_names_its_controller_otherwise(self, node: SampleNode) -> None:
+    def test_smartssd_has_another_name_for_its_controller(self, node: SampleNode) -> None:
         card = node.add_card("u2", serial="")
         assert read(f"{card.user}/xmc.u2.u.18874368/serial_num") == "\n"
         assert read(card.path("xmc.u2/serial_num")) == "\n"
 
-    def test_user_function_only(self, node: SampleNode) -> None:
+    def test_card_has_no_management_function_in_a_virtual_machine(self, node: SampleNode) -> None:
         card = node.add_card("u30-vt1", "0000:00:1f")
         assert card.mgmt is None
         assert card.mgmt_node is None
@@ -468,7 +466,7 @@ class TestRecipes:
 
 
 def seen(card: XrtCard) -> tuple[str, ...]:
-    """What of it can be seen, in a few words."""
+    """Return a short summary of the visible state."""
     present = names(card.user)
     offline = read(card.path("dev_offline")).strip() if "dev_offline" in present else "-"
     return (
@@ -520,13 +518,13 @@ class TestSteps:
         ]
         assert card.render_node == render
 
-    def test_reset_in_2018_3_shows_nothing(self, node: SampleNode) -> None:
+    def test_reset_in_2018_3_changes_no_file(self, node: SampleNode) -> None:
         card = node.add_card("u200-2018.3")
         before = seen(card)
         assert all(now == before for _, now in self.play(card, card.resetting()))
         assert all(now == before for _, now in self.play(card, card.returning()))
 
-    def test_a_reset_leaves_everything_as_it_was(self, node: SampleNode) -> None:
+    def test_completed_reset_restores_all_files(self, node: SampleNode) -> None:
         def everything() -> set[str]:
             return {f"{folder}/{name}" for folder, _, files in os.walk(node.root) for name in [*files, ""]}
 
@@ -537,7 +535,7 @@ class TestSteps:
         card.reset_end()
         assert everything() == before
 
-    def test_probe(self, node: SampleNode) -> None:
+    def test_bind_creates_entries_in_the_order_of_the_driver(self, node: SampleNode) -> None:
         card = node.add_card("u55c")
         card.unbind()
         assert seen(card) == ("offline -",)
@@ -551,7 +549,7 @@ class TestSteps:
             ("user_pf", ("offline 0", *self.ALL)),
         ]
 
-    def test_probe_of_a_shell_without_metadata(self, node: SampleNode) -> None:
+    def test_bind_of_a_shell_without_metadata_has_no_refresh(self, node: SampleNode) -> None:
         card = node.add_card("u200")
         card.unbind()
         assert list(card.binding()) == ["driver", "sub-devices", "drm", "user_pf"]
@@ -568,7 +566,7 @@ class TestEvents:
         assert read(card.path("shutdown")) == "0\n"
         assert seen(card) == before
 
-    def test_shutdown_came_with_2020_1(self, node: SampleNode) -> None:
+    def test_shutdown_needs_release_2020_1(self, node: SampleNode) -> None:
         with pytest.raises(ValueError, match=r"2019\.2"):
             node.add_card("u200", release="2019.2").shutdown()
 
@@ -581,7 +579,7 @@ class TestEvents:
         assert read(card.path("dev_offline")) == "0\n"
         assert card.render_node == render
 
-    def test_a_fault_adds_no_attribute_to_a_release_without_it(self, node: SampleNode) -> None:
+    def test_fault_adds_no_attribute_that_the_release_lacks(self, node: SampleNode) -> None:
         card = node.add_card("u200", release="2018.3")
         before = names(card.user)
         for event in (card.offline, card.bad_state, card.not_ready, card.firewall_trip):
@@ -597,7 +595,7 @@ class TestEvents:
             (XrtCard.firewall_trip, "firewall/level", "2\n"),
         ],
     )
-    def test_a_fault_and_its_end(
+    def test_mend_ends_each_fault(
         self, node: SampleNode, event: Callable[[XrtCard], None], attribute: str, text: str
     ) -> None:
         card = node.add_card("u55c", release="2024.1")
@@ -607,7 +605,7 @@ class TestEvents:
         card.mend()
         assert read(card.path(attribute)) == before
 
-    def test_management_driver_gone(self, node: SampleNode) -> None:
+    def test_card_is_not_ready_without_management_driver(self, node: SampleNode) -> None:
         card = node.add_card("u55c")
         card.unbind_mgmt()
         assert card.mgmt
@@ -620,7 +618,7 @@ class TestEvents:
         assert read(card.path("ready")) == "0x1\n"
         assert f"xclmgmt{0x6500}" in nodes(node)
 
-    def test_pulled_and_plugged(self, node: SampleNode) -> None:
+    def test_card_has_the_same_files_after_a_hot_plug(self, node: SampleNode) -> None:
         bus = f"{node.sysfs_root}/bus/pci/devices"
         card = node.add_card("u55c")
         card.remove()
@@ -630,8 +628,8 @@ class TestEvents:
         assert names(bus) == {"0000:60:05.0", "0000:65:00.0", "0000:65:00.1"}
         assert card.render_node == "/dev/dri/renderD130"
 
-    def test_come_back_as_another_board(self, node: SampleNode) -> None:
-        """As an AFI load does: the address stays, even the device id is another."""
+    def test_card_can_be_plugged_again_as_another_board(self, node: SampleNode) -> None:
+        """As after an AFI load: the address stays and the device id changes."""
         card = node.add_card("u250-base")
         card.remove()
         card.plug("u280")
@@ -640,7 +638,7 @@ class TestEvents:
 
     @pytest.mark.parametrize("damage", DAMAGES)
     @pytest.mark.parametrize("attribute", ["ready", "rom/VBNV", "mgmt/mfg"])
-    def test_damage_and_its_end(self, node: SampleNode, attribute: str, damage: str) -> None:
+    def test_mend_ends_each_damage(self, node: SampleNode, attribute: str, damage: str) -> None:
         card = node.add_card("u55c")
         before = read(card.path(attribute))
         card.corrupt(attribute, damage)  # type: ignore[arg-type]
@@ -657,7 +655,7 @@ class TestEvents:
         assert read(card.path(attribute)) == before
 
     @pytest.mark.parametrize("gone", [False, True])
-    def test_a_read_that_hangs_until_it_is_let_go(self, node: SampleNode, gone: bool) -> None:
+    def test_read_hangs_until_unhang(self, node: SampleNode, gone: bool) -> None:
         card = node.add_card("u55c")
         card.hang("rom/VBNV")
         path = card.path("rom/VBNV")
@@ -677,18 +675,18 @@ class TestEvents:
         if not gone:
             assert read(path) == "xilinx_u55c_gen3x16_xdma_base_3\n"
 
-    def test_a_change_is_seen_whole_or_not_at_all(self, node: SampleNode) -> None:
+    def test_reader_never_sees_a_partial_change(self, node: SampleNode) -> None:
         card = node.add_card("u55c")
         texts = {"x" * 3000 + "\n", "y" * 2000 + "\n"}
         card.write("ready", "x" * 3000)
         read_back = set()
         done = threading.Event()
 
-        def look() -> None:
+        def read_all() -> None:
             while not done.is_set():
                 read_back.add(read(card.path("ready")))
 
-        reader = threading.Thread(target=look)
+        reader = threading.Thread(target=read_all)
         reader.start()
         for _ in range(100):
             for text in texts:
@@ -700,14 +698,14 @@ class TestEvents:
 
 class TestBoards:
     @pytest.mark.parametrize("name", [name for name, board in XRT_BOARDS.items() if board.seen])
-    def test_a_board_is_one_of_those_seen(self, name: str) -> None:
+    def test_seen_board_is_in_the_collected_data(self, name: str) -> None:
         board = XRT_BOARDS[name]
         if name in SEEN_SINCE:
             return
         rows = [row for row in all_rows() if row["vbnv"] == board.vbnv]
         assert any(
             row["timestamp"] == board.timestamp
-            and row["device_user"] in (f"0x{board.user_id}", None)  # of the VCU1525 it is not known
+            and row["device_user"] in (f"0x{board.user_id}", None)  # unknown for the VCU1525
             and (board.mgmt_id is None or row["device_mgmt"] in (f"0x{board.mgmt_id}", None))
             for row in rows
         )
@@ -715,7 +713,7 @@ class TestBoards:
         assert board.interface_uuid in {None, *(board_of(row).interface_uuid for row in rows)}
 
     @pytest.mark.parametrize("name", [name for name, board in XRT_BOARDS.items() if not board.seen])
-    def test_a_board_nobody_has_seen_has_ids_of_the_drivers_tables(self, name: str) -> None:
+    def test_unseen_board_has_ids_of_the_tables_of_the_driver(self, name: str) -> None:
         board = XRT_BOARDS[name]
         assert "XRT devices.h" in board.source
         if name == "u25":  # only in the table of ids, section C.1
@@ -729,7 +727,7 @@ class TestBoards:
         )
 
     @pytest.mark.parametrize("row", allocatable_rows(), ids=name_of)
-    def test_every_allocatable_row_is_a_card(self, node: SampleNode, row: Row) -> None:
+    def test_every_allocatable_row_makes_a_card(self, node: SampleNode, row: Row) -> None:
         card = node.add_card(board_of(row), slot_of(row))
         assert row["user_bdf"] in (None, card.address)
         assert read(card.path("rom/VBNV")) == f"{row['vbnv']}\n"
@@ -740,11 +738,11 @@ class TestBoards:
         if row["mgmt_instance"]:
             assert card.mgmt_node == f"/dev/xclmgmt{row['mgmt_instance']}"
 
-    def test_there_are_as_many_as_the_sources_gave(self) -> None:
+    def test_collected_data_have_the_expected_number_of_rows(self) -> None:
         assert len(allocatable_rows()) == 32
 
     @pytest.mark.parametrize("name", XRT_BOARDS)
-    def test_a_board_comes_and_goes_with_any_release(self, node: SampleNode, name: str) -> None:
+    def test_board_can_be_plugged_and_removed_with_any_release(self, node: SampleNode, name: str) -> None:
         for release in ("2018.3", "2019.2", "2021.1", "2026.1"):
             card = node.add_card(name, release=release)
             card.reset_begin()

@@ -1,6 +1,6 @@
-"""The device plugin API in google.protobuf's own messages, to hold ours against.
+"""The device plugin API in messages of google.protobuf, as a reference for the generated code.
 
-Made from protos/deviceplugin_v1beta1.proto; independent of the generated code that the plugin uses.
+protoc compiles protos/*.proto for it; it shares nothing with the generated code of the plugin.
 """
 
 import importlib
@@ -16,7 +16,7 @@ _PROTO = Path(__file__).parents[1] / "protos" / "deviceplugin_v1beta1.proto"
 
 
 def _compiled(proto: Path) -> tuple[ModuleType, ModuleType]:
-    """The messages and the stubs protoc makes of one file."""
+    """Compile a file with protoc; return the modules of its messages and its stubs."""
     with tempfile.TemporaryDirectory(prefix="wire-") as out:
         arguments = [f"-I{proto.parent}", f"--python_out={out}", f"--grpc_python_out={out}"]
         if protoc.main(["protoc", *arguments, str(proto)]) != 0:
@@ -30,7 +30,7 @@ def _compiled(proto: Path) -> tuple[ModuleType, ModuleType]:
             sys.path.remove(out)
 
 
-# Any: no type checker sees messages that are made at run time.
+# Any: a type checker cannot see messages that are generated at run time.
 pb: Any
 pb_grpc: Any
 pb, pb_grpc = _compiled(_PROTO)

@@ -1,5 +1,5 @@
-"""How fast and how big the service is, seen from outside, each figure next to a reference of the same run.
+"""Benchmarks: time and memory of the service from outside, with a reference value of the same run.
 
-``python -m tests.bench`` measures all rows, ``python -m tests.bench NAME...`` some; docs/performance.md has
-the last results.
+``python -m tests.bench`` measures all rows, ``python -m tests.bench NAME...`` some of them.
+docs/performance.md has the last results.
 """

@@ -1,4 +1,4 @@
-"""The command: measure rows, print the table."""
+"""The command: measure rows and print the table."""
 
 import argparse
 import json
@@ -26,7 +26,7 @@ _ROWS: dict[str, Callable[[bool], Iterator[Figure]]] = {
 
 
 def main() -> int:
-    """Measure; 1 if a target was missed."""
+    """Measure and print; return 1 if a figure misses its target."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"rows: {', '.join(_ROWS)}; default: all")
     parser.add_argument("--quick", action="store_true", help="fewer runs: rough figures, in a minute or two")

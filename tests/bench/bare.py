@@ -1,6 +1,6 @@
-"""What grpclib takes by itself: a server that answers Allocate with fixed bytes and looks at nothing.
+"""A reference server on grpclib that returns fixed bytes from Allocate: the cost of grpclib alone.
 
-``python -m tests.bench.bare SOCKET ALLOCATE``: the answer in hex. Ends with SIGTERM.
+``python -m tests.bench.bare SOCKET ALLOCATE``: the response in hex. Ends with SIGTERM.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ class _Plugin:
 
 
 async def serve(socket: str, answer: bytes) -> None:
-    """Serve for ever."""
+    """Serve until the process ends."""
     server = Server([_Plugin(answer)], codec=_Bytes())
     await server.start(path=socket)
     await server.wait_closed()

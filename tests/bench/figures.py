@@ -1,4 +1,4 @@
-"""What was measured, next to its target and its reference, and the table of it."""
+"""A measured figure with its target and its reference, and the table of figures."""
 
 import statistics
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ class Figure:
     """One line of the table.
 
     Attributes:
-        what: is measured.
-        unit: of all numbers, ``ms``, ``MB``.
-        values: one a run.
-        target: at most this; None: there is none, the figure explains another.
-        judged: which of the values is held against the target.
-        reference: the same of something to compare with, in the same run.
-        compared: what the reference is.
+        what: the name of the figure.
+        unit: of all its numbers, ``ms``, ``MB``.
+        values: one for each run.
+        target: the upper limit; None: no limit, the figure explains another one.
+        judged: the value that must meet the target.
+        reference: the same figure of the reference in the same run; None: no reference.
+        compared: the name of the reference.
     """
 
     what: str
@@ -40,13 +40,13 @@ class Figure:
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met; None: there is none."""
+        """Whether the target is met; None if there is no target."""
         if self.target is None:
             return None
         return (self.median if self.judged == "median" else self.worst) <= self.target
 
     def document(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Return all fields and values for JSON."""
         return asdict(self) | {"median": self.median, "worst": self.worst, "met": self.met}
 
     def cells(self) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ class Figure:
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """The figures as a Markdown table that is readable as it is."""
+    """Return the figures as an aligned Markdown table."""
     rows = [_HEADINGS, *(figure.cells() for figure in figures)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEADINGS))]
     lines = [
@@ -76,13 +76,13 @@ def table(figures: Sequence[Figure]) -> str:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value that this share of the values does not exceed."""
+    """Return the quantile of the values for a share, 0.99 for p99."""
     ordered = sorted(values)
     return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
 
 def _short(number: float) -> str:
-    """Three digits that count."""
+    """Return a number with three significant digits."""
     if abs(number) >= 100:
         return f"{number:.0f}"
     return f"{number:.1f}" if abs(number) >= 10 else f"{number:.2f}"

@@ -1,6 +1,6 @@
-"""The reference: a device plugin of few lines on grpcio.aio that answers fixed bytes.
+"""The reference: a minimal device plugin on grpcio.aio that returns fixed bytes.
 
-``python -m tests.bench.minimal SOCKET ALLOCATE LIST``: the answers in hex. Ends with SIGTERM.
+``python -m tests.bench.minimal SOCKET ALLOCATE LIST``: the responses in hex. Ends with SIGTERM.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ import grpc
 
 
 async def serve(socket: str, allocate: bytes, listed: bytes) -> None:
-    """Serve for ever."""
+    """Serve until the process ends."""
 
     async def answer(request: bytes, context: Any) -> bytes:
         return allocate

@@ -1,4 +1,4 @@
-"""Rows of reading sysfs, measured inside this process: what a scan costs, and what the loop feels of it."""
+"""Rows of scans, measured inside this process: CPU time, wall time and stalls of the event loop."""
 
 import asyncio
 import os
@@ -15,11 +15,11 @@ from xilinx_fpga_dp.discovery.health import Rules
 from xilinx_fpga_dp.discovery.scanner import Scanner
 
 _READS = ("open", "readlink", "stat", "scandir", "listdir")
-_TICK = 0.001  # seconds between looks at the loop's clock
+_TICK = 0.001  # seconds between two readings of the clock in the loop
 
 
 def scan(quick: bool) -> Iterator[Figure]:
-    """Full scans of 200 functions with 16 cards, and checks of the 16."""
+    """Measure full scans of 200 functions with 16 cards, and health checks of the 16 cards."""
     with Stage(cards(16, shells=4), functions=200) as stage:
         yield from asyncio.run(_scan(stage, 50 if quick else 300))
 
@@ -45,7 +45,7 @@ async def _scan(stage: Stage, runs: int) -> list[Figure]:
             total.append(spent * 1000)
             off.append((spent - on_loop) * 1000)
             wall.append(waited * 1000)
-        with _Stalls() as stalls:  # apart: looking at the clock every millisecond costs the loop as well
+        with _Stalls() as stalls:  # separate: reading the clock every millisecond also uses CPU
             for _ in range(runs):
                 await asyncio.sleep(0.01)
                 await call()
@@ -54,7 +54,7 @@ async def _scan(stage: Stage, runs: int) -> list[Figure]:
             await asyncio.sleep(1)
             idle = quantile(stalls.late, 0.99)
         for _ in range(runs):
-            await asyncio.sleep(0.01)  # as above: the processor's caches are somebody else's meanwhile
+            await asyncio.sleep(0.01)  # as above: other processes use the CPU caches in between
             cpu = time.thread_time()
             _replay(reads)
             inline.append((time.thread_time() - cpu) * 1000)
@@ -70,7 +70,7 @@ async def _scan(stage: Stage, runs: int) -> list[Figure]:
 
 
 async def _recorded(call: Callable[[], Awaitable[object]]) -> list[tuple[str, str]]:
-    """The reads one call makes: name of the function and path."""
+    """Return the reads of one call: the name of the function and the path."""
     reads: list[tuple[str, str]] = []
 
     def recorder(name: str) -> Any:
@@ -104,7 +104,7 @@ def _replay(reads: list[tuple[str, str]]) -> None:
 
 
 class _Stalls:
-    """How late, in ms, a timer of the loop fires."""
+    """The delays of a timer of the event loop, in ms."""
 
     def __init__(self) -> None:
         self.late: list[float] = []

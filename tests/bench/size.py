@@ -1,4 +1,4 @@
-"""Rows of memory and of what the service costs while nothing happens; and of many resources."""
+"""Rows of memory, of the idle CPU and of many resources."""
 
 import statistics
 import time
@@ -11,7 +11,7 @@ _SETTLE = 5.0  # seconds
 
 
 def resident(quick: bool) -> Iterator[Figure]:
-    """Memory with 16 cards; then what 10,000 calls and 1,000 reconnects add to it."""
+    """Measure the memory with 16 cards, and its growth by 10,000 calls and 1,000 reconnects."""
     calls, restarts = (1000, 50) if quick else (10_000, 500)
     with Stage(cards(16, shells=2)) as stage:
         service = stage.running(_SETTLE)
@@ -42,7 +42,7 @@ def resident(quick: bool) -> Iterator[Figure]:
 
 
 def idle(quick: bool) -> Iterator[Figure]:
-    """CPU with 16 cards and a kubelet that asks nothing, the intervals at their defaults."""
+    """Measure the idle CPU with 16 cards, no calls and default intervals."""
     with Stage(cards(16, shells=4), functions=200) as stage:
         service = stage.running(_SETTLE)
         shares = []
@@ -54,7 +54,7 @@ def idle(quick: bool) -> Iterator[Figure]:
 
 
 def scale(quick: bool) -> Iterator[Figure]:
-    """256 devices in 64 resources."""
+    """Measure 256 devices in 64 resources."""
     with Stage(cards(256, shells=64)) as stage:
         took = []
         for _ in range(2 if quick else 4):

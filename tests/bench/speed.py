@@ -1,4 +1,4 @@
-"""Rows of time: from start, a kubelet restart, a call or a fault to what kubelet sees of it."""
+"""Rows of latency: from a start, a kubelet restart, a call or a fault to its effect at kubelet."""
 
 import os
 import random
@@ -21,11 +21,11 @@ _BARE = "import grpclib, pydantic_settings"
 _Call: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, bytes]"
 _LISTED = pb.ListAndWatchResponse(devices=[pb.Device(ID="0", health="Healthy")]).SerializeToString()
 _WARM_UP = 300  # calls
-_BLOCK = 250  # calls to one server before the other has its turn
+_BLOCK = 250  # calls to one server in a row
 
 
 def start(quick: bool) -> Iterator[Figure]:
-    """Start to the first list of the last of two shells, four cards, everything compiled; and to the end."""
+    """Measure the start with four cards of two shells until all are listed, and the end after SIGTERM."""
     wall: list[float] = []
     ends: list[float] = []
     cpu: list[float] = []
@@ -36,13 +36,13 @@ def start(quick: bool) -> Iterator[Figure]:
             service = stage.start()
             listed = stage.listed_since(service.began)
             used = cpu_seconds(service.pid)
-            told = time.monotonic()
+            signalled = time.monotonic()
             service.end()
-            ended = time.monotonic() - told
+            ended = time.monotonic() - signalled
             began, children = time.monotonic(), os.times()
             subprocess.run([sys.executable, "-c", _BARE], env=environment(), check=True)
             bare, after = time.monotonic() - began, os.times()
-            if run == 0:  # this one compiled what had to be
+            if run == 0:  # the first run compiles
                 continue
             wall.append((listed - service.began) * 1000)
             ends.append(ended * 1000)
@@ -60,7 +60,7 @@ def start(quick: bool) -> Iterator[Figure]:
 
 
 def back(quick: bool) -> Iterator[Figure]:
-    """A new kubelet to the last list, the time its own start takes included."""
+    """Measure from the start of kubelet to the last list; this includes the start itself."""
     for shells, target in ((2, 15.0), (16, 100.0)):
         values: list[float] = []
         own: list[float] = []
@@ -84,7 +84,7 @@ def back(quick: bool) -> Iterator[Figure]:
 
 
 def allocate(quick: bool) -> Iterator[Figure]:
-    """One client, one call after the other; the service, the reference and bare grpclib take turns."""
+    """Measure sequential calls of one client, in turn to the service, the reference and bare grpclib."""
     with Stage(cards(4, shells=2)) as stage:
         service = stage.running()
         resource = min(stage.resources)
@@ -128,7 +128,7 @@ def allocate(quick: bool) -> Iterator[Figure]:
 
 
 def fault(quick: bool) -> Iterator[Figure]:
-    """A card going offline to the list that says so, HEALTH_INTERVAL 1, at any moment of it."""
+    """Measure from a card going offline to the list with it Unhealthy, at HEALTH_INTERVAL 1."""
     with Stage(cards(16, shells=4), HEALTH_INTERVAL="1") as stage:
         stage.running()
         values = list(_faults(stage, 4 if quick else 16, lambda: None))
@@ -144,23 +144,23 @@ def fault(quick: bool) -> Iterator[Figure]:
     yield Figure("device fault with a kernel event to kubelet", "ms", values, 200, "worst")
 
 
-def _faults(stage: Stage, count: int, tell: Callable[[], object]) -> Iterator[float]:
+def _faults(stage: Stage, count: int, notify: Callable[[], object]) -> Iterator[float]:
     for card in stage.node.cards[:count]:
         time.sleep(random.uniform(1.0, 2.0))  # noqa: S311 - at any moment between two checks
         began = time.monotonic()
         card.offline()
-        tell()
+        notify()
         resource = next(name for name, ids in stage.kubelet.resources().items() if card.address in ids)
 
-        def heard(resource: str = resource, began: float = began, address: str = card.address) -> float:
+        def listed(resource: str = resource, began: float = began, address: str = card.address) -> float:
             newest = stage.kubelet.lists(resource)[-1]
             return newest.time if newest.time > began and newest.health[address] == "Unhealthy" else 0
 
-        yield (stage.kubelet.wait_for(heard) - began) * 1000
+        yield (stage.kubelet.wait_for(listed) - began) * 1000
 
 
 def _reference(stage: Stage, module: str, *answers: bytes) -> Process:
-    """One of the servers to compare with, as soon as it can be reached."""
+    """Start a reference server; return it when it accepts connections."""
     path = stage.path(f"{module}.sock")
     process = stage.start(f"tests.bench.{module}", path, *(answer.hex() for answer in answers))
     with grpc.insecure_channel(f"unix:{path}") as channel:
@@ -169,7 +169,7 @@ def _reference(stage: Stage, module: str, *answers: bytes) -> Process:
 
 
 def _register_minimal(stage: Stage, count: int) -> float:
-    """Milliseconds until so many resources of the minimal plugin are registered and listed."""
+    """Register ``count`` resources of the minimal plugin; return the milliseconds until all are listed."""
     names = [f"example.com/minimal-{number}" for number in range(count)]
     endpoint = os.path.relpath(stage.path("minimal.sock"), stage.kubelet.directory)
     with grpc.insecure_channel(f"unix:{stage.kubelet.socket}") as channel:

@@ -1,4 +1,4 @@
-"""What a measurement stands on: a sample node, a kubelet double, the real service in its own process."""
+"""The stage of a benchmark: a sample node, a kubelet double and the real service in its own process."""
 
 import os
 import shutil
@@ -22,29 +22,29 @@ from xilinx_fpga_dp.simulate.sysfs.boards import XRT_BOARDS, XrtBoard
 from xilinx_fpga_dp.simulate.sysfs.sample_node import Ids, SampleNode
 
 _SHARED_MEMORY = "/dev/shm"
-_MEGABYTE = 1_000_000  # as in issue and table: 10^6 bytes
+_MEGABYTE = 1_000_000  # 10^6 bytes, as in docs/performance.md
 _CPUCLOCK_SCHED = 2  # include/linux/posix-timers.h
-_LIMIT = 30.0  # seconds for anything to happen at all
+_LIMIT = 30.0  # seconds for any wait
 
 
 def environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
-    """How a Python that is measured is started: as in the image (see Containerfile), and with .pyc files."""
+    """Return the environment of a measured process: as in the image (see Containerfile), with .pyc files."""
     return clean_environment({"LOG_FORMAT": "json", **(settings or {})}) | {"PYTHONOPTIMIZE": "2"}
 
 
 def place() -> str:
-    """Where the sample nodes are: in memory, as sysfs is, if there is such a place."""
+    """Return the directory of the sample nodes: in memory if possible, as sysfs is."""
     return _SHARED_MEMORY if os.access(_SHARED_MEMORY, os.W_OK) else tempfile.gettempdir()
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has used of a core so far, in all threads, ended ones too."""
-    # clock_getcpuclockid(3), which Python has for threads only
+    """Return the CPU time of a process with all its threads, also ended ones."""
+    # clock_getcpuclockid(3); Python has it only for threads
     return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
 
 
 def memory(pid: int) -> dict[str, float]:
-    """Resident memory in MB of 10^6 bytes: ``Rss``, its highest ``Peak``, and the process's share ``Pss``."""
+    """Return the resident memory in MB: ``Rss``, its maximum ``Peak`` and the proportional share ``Pss``."""
     found: dict[str, float] = {}
     names = {"VmRSS": "Rss", "VmHWM": "Peak", "Pss": "Pss"}
     for file in ("status", "smaps_rollup"):
@@ -56,7 +56,7 @@ def memory(pid: int) -> dict[str, float]:
 
 
 class Process:
-    """A program of ours in a process of its own; its log goes to a file."""
+    """A module of this project in its own process, with its log in a file."""
 
     def __init__(self, module: str, *arguments: str, settings: Mapping[str, str], log: IO[bytes]) -> None:
         self.began = time.monotonic()
@@ -68,7 +68,7 @@ class Process:
         self.pid = self._process.pid
 
     def end(self) -> None:
-        """Send SIGTERM and wait."""
+        """Send SIGTERM and wait for the exit."""
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(_LIMIT)
@@ -83,15 +83,15 @@ class Process:
 
 
 class Stage:
-    """A node with cards and a kubelet, in memory; the service is started when it is asked for.
+    """A node with cards and a kubelet; `start` and `running` start the service on it.
 
-    The settings are the defaults, but for the paths, a free port for HTTP and what is asked for. Podresources
-    is there too and says that nobody holds anything.
+    Settings have their defaults, except for the paths, a free port for HTTP and ``settings``. podresources
+    responds without pods.
 
     Args:
-        boards: one card each.
-        functions: other PCI functions until there are so many in all; 0: none.
-        settings: of the service, without their prefix.
+        boards: the boards of the cards.
+        functions: the total number of PCI functions, filled up with those of other devices.
+        settings: of the service, without prefix.
     """
 
     def __init__(self, boards: list[XrtBoard], *, functions: int = 0, **settings: str) -> None:
@@ -132,29 +132,29 @@ class Stage:
         shutil.rmtree(self._directory)
 
     def start(self, module: str = "xilinx_fpga_dp", *arguments: str) -> Process:
-        """Start the service, or another program of ours."""
+        """Start the service or another module of this project."""
         process = Process(module, *arguments, settings=self.settings, log=self._log)
         self.started.append(process)
         return process
 
     def running(self, settle: float = 3.0, module: str = "xilinx_fpga_dp") -> Process:
-        """Start the service and let it settle for some seconds after its last list."""
+        """Start the service; return it ``settle`` seconds after its last first list."""
         process = self.start(module)
         self.listed_since(process.began)
         time.sleep(settle)
         return process
 
     def path(self, name: str) -> str:
-        """A path for a socket of the measurement's own."""
+        """Return a path for another socket of the benchmark."""
         return f"{self._directory}/{name}"
 
     @property
     def resources(self) -> set[str]:
-        """The names the cards are offered by."""
+        """The resource names of the cards."""
         return {f"xilinx.com/fpga-{card.board.vbnv}-{card.board.timestamp}" for card in self.node.cards}
 
     def listed_since(self, moment: float) -> float:
-        """Wait until every resource has been listed with all its cards since then; when the last one was."""
+        """Wait until all resources are listed completely after a moment; return the time of the last list."""
         wanted = self.resources
         cards = len(self.node.cards)
 
@@ -178,24 +178,24 @@ class Stage:
 
 
 def cards(count: int, shells: int) -> list[XrtBoard]:
-    """So many cards, evenly of so many shells; beyond the boards there are, they differ in timestamp."""
+    """Return ``count`` boards, evenly distributed over ``shells`` shells, which differ in timestamp."""
     known = [XRT_BOARDS[name] for name in ("u200", "u250", "u50", "u280")]
     boards = [replace(known[n % len(known)], timestamp=1_700_000_000 + n) for n in range(shells)]
     return [boards[number % shells] for number in range(count)]
 
 
 def waited(call: Callable[[], object]) -> float:
-    """Milliseconds a call takes."""
+    """Return the duration of a call in milliseconds."""
     began = time.perf_counter()
     call()
     return (time.perf_counter() - began) * 1000
 
 
 def _podresources(path: str) -> grpc.Server:
-    def nobody(request: bytes, context: grpc.ServicerContext) -> bytes:
+    def no_pods(request: bytes, context: grpc.ServicerContext) -> bytes:
         return b""
 
-    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(nobody)
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(no_pods)
     server = grpc.server(ThreadPoolExecutor(2))
     server.add_generic_rpc_handlers(
         (grpc.method_handlers_generic_handler("v1.PodResourcesLister", {"List": handler}),)

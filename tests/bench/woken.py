@@ -1,6 +1,6 @@
-"""The service as it is, but hearing kernel events on a unix datagram socket: netlink lets only root speak.
+"""The service with kernel events from a unix datagram socket, since only root can send them by netlink.
 
-``python -m tests.bench.woken run``; the socket's path stands in ``BENCH_EVENTS``.
+``python -m tests.bench.woken run``; ``BENCH_EVENTS`` is the path of the socket.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""What goes wrong on a node: one thing at a time, in pairs and at random, and what must hold all the same.
+"""Fault injection: single faults, pairs and random sequences, and the guarantees that must hold.
 
-`python -m tests.faults` has the commands. `catalogue.py` is the list, `stage.py` what they happen to,
-`watching.py` who looks on meanwhile, `trial.py` what must hold. Nothing here uses the service's own code:
-what is seen is what kubelet and /proc show.
+`python -m tests.faults` has the commands. `catalogue.py` is the list of faults, `stage.py` the node with
+kubelet and service, `watching.py` the observer, `trial.py` the checks. The checks use only kubelet and
+/proc, not the code of the service.
 """

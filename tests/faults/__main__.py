@@ -1,4 +1,4 @@
-"""Lets things go wrong: `python -m tests.faults {each,pairs,soak}`; see docs/faults.md."""
+"""Inject faults: `python -m tests.faults {each,pairs,soak}`; see docs/faults.md."""
 
 import argparse
 import contextlib
@@ -22,10 +22,10 @@ from tests.faults.stage import SHELLS, Setting, Stage, descriptors
 from tests.faults.trial import Broken, Outcome, tried
 
 Job = tuple[tuple[Fault, ...], Setting]
-"""Faults that happen at once, and to whom."""
+"""Simultaneous faults, and the setting in which they happen."""
 
 _SETTINGS = (Setting(), Setting(2), Setting(2, by_socket=True))
-_CHANGES = 0.1  # how often a soak takes another setting: each time all is made anew
+_CHANGES = 0.1  # the probability of another setting in a soak; each change needs a new stage
 
 _NAMESPACES = ("unshare", "--user", "--map-root-user", "--mount", "--propagation", "private")
 
@@ -66,28 +66,28 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("what", choices=["each", "pairs", "soak"])
-    parser.add_argument("--only", action="append", default=[], help="faults whose name begins so")
-    parser.add_argument("--long", action="store_true", help="those that take long, too")
-    parser.add_argument("--instances", type=int, choices=[1, 2], help="of the service; both where not given")
-    parser.add_argument("--sample", type=int, help="so many of the pairs; all where not given")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of a soak")
-    parser.add_argument("--seed", type=int, default=1, help="of what is left to chance")
-    parser.add_argument("--table", action="store_true", help="end with a table of what was measured")
-    parser.add_argument("--lanes", type=int, default=3, help="trials at a time")
+    parser.add_argument("--only", action="append", default=[], help="only faults whose name begins with this")
+    parser.add_argument("--long", action="store_true", help="include long faults")
+    parser.add_argument("--instances", type=int, choices=[1, 2], help="of the service; default: both")
+    parser.add_argument("--sample", type=int, help="the number of pairs; default: all")
+    parser.add_argument("--minutes", type=float, default=10.0, help="the duration of a soak")
+    parser.add_argument("--seed", type=int, default=1, help="of the random choices")
+    parser.add_argument("--table", action="store_true", help="print a table of the figures at the end")
+    parser.add_argument("--lanes", type=int, default=3, help="the number of parallel trials")
     parser.add_argument("--lane", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--in-namespaces", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def _namespaces() -> bool:
-    """Whether a process can have a user and a mount namespace of its own here."""
+    """Return whether a process can have its own user and mount namespace on this machine."""
     if shutil.which("unshare") is None:
         return False
     return subprocess.run([*_NAMESPACES, "--", "true"], capture_output=True, check=False).returncode == 0
 
 
 def _read(processes: Sequence["subprocess.Popen[str]"]) -> Iterator[dict[str, Any]]:
-    """The outcomes of all lanes as they come, each printed."""
+    """Print and yield the outcomes of all lanes as they arrive."""
     lines: queue.Queue[str | None] = queue.Queue()
 
     def pass_on(process: "subprocess.Popen[str]") -> None:
@@ -123,12 +123,12 @@ def _row(outcome: dict[str, Any]) -> str:
 
 
 def _table(outcomes: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """What was measured of single faults, in each setting."""
+    """Yield the lines of a table of single faults in each setting."""
     measured = {
         (each["faults"][0], Setting(*each["setting"])): each for each in outcomes if len(each["faults"]) == 1
     }
     heads = [f"{setting}: {what}" for setting in _SETTINGS for what in ("back after, ms", "lost, ms")]
-    yield f"| {' | '.join(('fault', *heads, 'who may notice'))} |"
+    yield f"| {' | '.join(('fault', *heads, 'affected resources'))} |"
     yield f"|{' --- |' * (len(heads) + 2)}"
     for fault in FAULTS:
         cells = []
@@ -137,11 +137,11 @@ def _table(outcomes: Sequence[dict[str, Any]]) -> Iterator[str]:
                 cells += ["-", "-"]
             else:
                 cells += [f"{1000 * each['back']:.0f}", f"{1000 * each['lost']:.0f}"]
-        noticed = {0: "nobody", len(SHELLS): "every resource"}.get(len(fault.touches), "its own resource")
-        yield f"| {' | '.join((fault.name, *cells, noticed))} |"
+        affected = {0: "none", len(SHELLS): "all"}.get(len(fault.touches), "its own")
+        yield f"| {' | '.join((fault.name, *cells, affected))} |"
 
 
-# One lane: its own namespaces, its own stages, one trial after the other.
+# A lane has its own namespaces and stages and runs its trials in sequence.
 
 
 def _lane(options: argparse.Namespace) -> int:
@@ -176,7 +176,7 @@ def _jobs(options: argparse.Namespace, dice: random.Random) -> Iterator[Job]:
     elif options.what == "pairs" and options.only:
         yield from ((tuple(chosen), setting) for setting in settings)
     elif options.what == "pairs":
-        # One within the other, either way, and of two instances with one kubelet or the other
+        # One fault within the other in random order, and for two instances a random kubelet
         both = [tuple(dice.sample(pair, 2)) for pair in pairs(chosen)]
         several = [(pair, dice.choice(of)) for of in _by_instances(settings) for pair in both]
         several = dice.sample(several, options.sample) if options.sample else several
@@ -201,13 +201,13 @@ def _until(deadline: float, jobs: Iterable[Job]) -> Iterator[Job]:
 
 
 class _Stages:
-    """The stages of a lane: one is used again and again, until something has broken on it."""
+    """The stage of a lane: reused until a trial breaks or has another setting."""
 
     def __init__(self) -> None:
         self._stage: Stage | None = None
 
     def outcome(self, faults: Sequence[Fault], setting: Setting, seed: str) -> Outcome:
-        """Let faults happen; the seed decides what they leave to chance."""
+        """Run a trial; the seed determines its random choices."""
         missing = [why for fault in faults if (why := fault.missing())]
         names = tuple(fault.name for fault in faults)
         if missing:
@@ -223,7 +223,7 @@ class _Stages:
             return self._broken(names, setting, traceback.format_exc())
 
     def smaller(self, faults: Sequence[Fault], setting: Setting, seed: str) -> str:
-        """Which of several faults break something without the others, as far as trying once tells."""
+        """Return which fewer faults also break, after one try of each combination."""
         for size in range(1, len(faults)):
             for fewer in itertools.combinations(faults, size):
                 if self.outcome(fewer, setting, seed).problem:
@@ -246,7 +246,7 @@ class _Stages:
         if self._stage is not None:
             for life in self._stage.lives:
                 print(*life.service.raw[-15:], sep="", file=sys.stderr)
-                with contextlib.suppress(Exception):  # it has ended, or answers nothing
+                with contextlib.suppress(Exception):  # it has ended or does not respond
                     pid = life.service.process.pid
                     tasks, threads = self._stage.tasks(pid)
                     print(*descriptors(pid).items(), *tasks, threads, sep="\n", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""All faults there are."""
+"""The list of all faults."""
 
 import itertools
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ FAULTS: list[Fault] = [*kubelets.faults, *wires.faults, *hosts.faults]
 
 
 def pairs(faults: Sequence[Fault]) -> list[tuple[Fault, Fault]]:
-    """Every two faults that can happen at once: not two to the same thing."""
+    """Return all pairs of faults that change different things."""
     return [pair for pair in itertools.combinations(faults, 2) if pair[0].place != pair[1].place]
 
 
 def named(name: str) -> Fault:
-    """A fault by the beginning of its name."""
+    """Return the first fault whose name begins with ``name``."""
     return next(fault for fault in FAULTS if fault.name.startswith(name))

@@ -1,4 +1,4 @@
-"""What a fault is: how it begins and ends, and what may happen to whom meanwhile."""
+"""A fault: its steps, and its permitted effects on the resources."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,32 +11,32 @@ Steps = Callable[["Stage"], Iterator[None]]
 """Begins the fault, yields while it lasts, and ends it."""
 
 EVER = float("inf")
-# Seconds until all is as before where a card has changed often: then its lists come a second apart.
+# Seconds until recovery after frequent changes of a card: its lists are then one second apart.
 PACED = 1.5
 
 
-class NotDone(Exception):  # noqa: N818 - no fault of anybody's
-    """A fault can't be done as it should: kubelet can't start on what another has made read-only."""
+class NotDone(Exception):  # noqa: N818 - a result, not an error
+    """A fault that cannot be injected, as a kubelet start in a directory that another made read-only."""
 
 
 @dataclass(frozen=True, eq=False)
 class Fault:
-    """One thing that goes wrong.
+    """A fault and its permitted effects.
 
     Attributes:
-        name: what it is, for a table.
-        steps: how it begins and ends.
-        touches: the shells whose resources may notice, `u200`, `u250`; of others kubelet hears nothing.
-        devices: the devices in their lists may change.
-        gap: seconds a resource that is touched may be lost while it lasts.
-        shared_gap: the same where a second instance stands by.
-        deaf: an instance, or kubelet, can't be reached while it lasts, so nothing else is mended either.
-        back: seconds after its end until all is as before.
-        brief: over as soon as it has begun, so that counts as its end where it is alone.
-        lasts: seconds.
-        place: what it changes; two that change the same can't be told apart and are not paired.
-        long: takes too long for a short run.
-        missing: why it can't be done here; None: it can.
+        name: the name for tables and `--only`.
+        steps: the injection.
+        touches: the shells whose resources it may affect, `u200`, `u250`; no other resource sends a list.
+        devices: whether the devices in their lists may change.
+        gap: the seconds for which an affected resource may be lost during the fault.
+        shared_gap: the same with a second instance.
+        deaf: whether an instance or kubelet is unreachable during the fault; this delays other recoveries.
+        back: the seconds from its end to full recovery.
+        brief: whether it ends as soon as it begins; if it is alone, its begin counts as its end.
+        lasts: its duration in seconds.
+        place: what it changes; two faults in one place are not paired.
+        long: whether it takes too long for a short run.
+        missing: returns why it is impossible on this machine; None if it is possible.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Fault:
 
 
 class Catalogue(list[Fault]):
-    """The faults there are, in the order they are written down."""
+    """A list of faults in the order of their definition."""
 
     def fault(
         self,
@@ -76,7 +76,7 @@ class Catalogue(list[Fault]):
         long: bool = False,
         missing: Callable[[], str | None] = lambda: None,
     ) -> Callable[[Steps], Steps]:
-        """Enter a fault; the function is its steps."""
+        """Add a fault; the decorated function is its steps."""
 
         def enter(steps: Steps) -> Steps:
             self.append(

@@ -1,4 +1,4 @@
-"""What goes wrong on the node: its limits, its clock, its cards and files, and signals."""
+"""Faults of the node: limits, clock, signals, cards and files."""
 
 import contextlib
 import errno
@@ -24,7 +24,7 @@ fault = faults.fault
 
 _INSTANCES = Path("/proc/sys/user/max_inotify_instances")
 _WATCHES = Path("/proc/sys/user/max_inotify_watches")
-# What a driver's read answers where it can't (xocl: mailbox, clocks, a card in reset), and the kernel.
+# Errors of reads by a driver (xocl: mailbox, clocks, a card in reset) and by the kernel.
 _ERRNOS = (
     *(errno.EIO, errno.EINVAL, errno.EACCES, errno.EPERM, errno.ENODEV, errno.ENXIO),
     *(errno.ETIMEDOUT, errno.EAGAIN, errno.EINTR, errno.ENOMEM, errno.EBUSY, errno.ENOSYS),
@@ -33,7 +33,7 @@ _ATTRIBUTES = (
     "ready", "dev_offline", "rom/VBNV", "rom/timestamp", "mailbox_connect_state", "logic_uuids",
     "xmc/serial_num", "numa_node", "vendor", "device", "firewall/level",
 )  # fmt: skip
-# Seconds until an instance that is started has its first list, on a busy machine; the bench measures that.
+# Seconds from a start to the first list on a busy machine.
 _START = 10.0
 
 
@@ -50,7 +50,7 @@ def no_events() -> str | None:
 
 @contextmanager
 def none_left(limit: Path) -> Iterator[None]:
-    """A limit of this user namespace's that is used up."""
+    """Set a limit of this user namespace to 0."""
     before = limit.read_text()
     limit.write_text("0")
     try:
@@ -60,16 +60,16 @@ def none_left(limit: Path) -> Iterator[None]:
 
 
 def _watched_inodes(stage: Stage) -> set[int]:
-    """What the one that speaks watches by inotify."""
+    """Return the inodes that the active instance watches by inotify."""
     found: set[int] = set()
-    for each in Path(f"/proc/{stage.voice.process.pid}/fdinfo").iterdir():
+    for each in Path(f"/proc/{stage.active.process.pid}/fdinfo").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed by now
             found |= {int(inode, 16) for inode in re.findall(r"inotify wd:\w+ ino:(\w+)", each.read_text())}
     return found
 
 
 @fault(
-    "inotify's watches used up, directory made anew",
+    "inotify's watches used up, directory created again",
     touches=ALL,
     gap=EVER,
     place="directory",
@@ -83,7 +83,7 @@ def watches_used_up(stage: Stage) -> Iterator[None]:
         stage.kubelet_up()
         yield
         nothing = not stage.services or stage.sockets.stat().st_ino not in _watched_inodes(stage)
-        stage.kubelet_anew()  # it comes back although nothing wakes
+        stage.restart_kubelet()  # it comes back although nothing wakes
         back = stage.kubelet_is_down or wait_until(stage.all_full, 1.5)
     stage.expect(nothing, "the new directory is watched")
     assert back or stage.paired, "not back 1.5 s after kubelet"
@@ -94,12 +94,12 @@ def watches_used_up(stage: Stage) -> Iterator[None]:
 def inotify_used_up(stage: Stage) -> Iterator[None]:
     with none_left(_INSTANCES):
         if stage.services:
-            stage.end(stage.voice, signal.SIGTERM)
+            stage.end(stage.active, signal.SIGTERM)
         stage.start().logged("started", limit=_START)
-        stage.kubelet_anew()
+        stage.restart_kubelet()
         yield
         nothing = not _watched_inodes(stage)
-        stage.kubelet_anew()  # it comes back although nothing wakes
+        stage.restart_kubelet()  # it comes back although nothing wakes
         back = stage.kubelet_is_down or wait_until(stage.all_full, 1.5)
     stage.expect(nothing, "it has watches")
     assert back or stage.paired, "not back 1.5 s after kubelet"
@@ -131,7 +131,7 @@ def netlink_overflows(stage: Stage) -> Iterator[None]:
 
 
 def _dropped(stage: Stage) -> int:
-    """Events that the kernel had no room for in the instances' netlink sockets."""
+    """Return the number of events that the kernel dropped for the netlink sockets of the instances."""
     pids = (service.process.pid for service in stage.services)
     own = {link for pid in pids for link in descriptors(pid).values()}
     rows = [line.split() for line in Path("/proc/net/netlink").read_text().splitlines()[1:]]
@@ -145,7 +145,7 @@ def descriptors_used_up(stage: Stage) -> Iterator[None]:
         _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         used = set(map(int, os.listdir(f"/proc/{pid}/fd")))
         unused = next(number for number in itertools.count() if number not in used)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (unused, hard))  # what is open stays open
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (unused, hard))  # open descriptors stay open
     yield
     for service in stage.services:
         _, hard = resource.prlimit(service.process.pid, resource.RLIMIT_NOFILE)
@@ -164,8 +164,8 @@ def descriptors_used_up_and_cut(stage: Stage) -> Iterator[None]:
 # Time
 
 
-class stopped:  # noqa: N801 - reads as a word
-    """All instances held by SIGSTOP, as by a debugger."""
+class stopped:  # noqa: N801 - used like a function
+    """Stop all instances by SIGSTOP, as a debugger does."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -186,16 +186,16 @@ def stopped_and_continued(stage: Stage) -> Iterator[None]:
 @fault("stopped while kubelet restarts", touches=ALL, gap=EVER, place="processes")
 def stopped_while_kubelet_restarts(stage: Stage) -> Iterator[None]:
     with stopped(stage):
-        stage.kubelet_anew()
+        stage.restart_kubelet()
         yield
 
 
-@fault("the one that speaks is stopped", deaf=True, place="processes", lasts=1.5)
-def voice_stopped(stage: Stage) -> Iterator[None]:
-    voice = stage.voice.process
-    voice.send_signal(signal.SIGSTOP)
+@fault("the active instance is stopped", deaf=True, place="processes", lasts=1.5)
+def active_stopped(stage: Stage) -> Iterator[None]:
+    active = stage.active.process
+    active.send_signal(signal.SIGSTOP)
     yield
-    voice.send_signal(signal.SIGCONT)
+    active.send_signal(signal.SIGCONT)
 
 
 @fault("the clock jumps a day forth and two back", place="clock", lasts=1.5)
@@ -204,12 +204,12 @@ def clock_jumps(stage: Stage) -> Iterator[None]:
     for seconds in (+86_400, -86_400):
         stage.set_clock(seconds)
         time.sleep(0.5)
-        assert stage.paired or _believes(stage, before, seconds), "it does not believe its clock"
+        assert stage.paired or _follows(stage, before, seconds), "/state does not follow the clock"
     yield
     stage.set_clock(0)
 
 
-def _believes(stage: Stage, before: datetime | None, seconds: int) -> bool:
+def _follows(stage: Stage, before: datetime | None, seconds: int) -> bool:
     now = stage.since()
     return before is not None and now is not None and abs((now - before).total_seconds() - seconds) < 10
 
@@ -227,19 +227,19 @@ def hung_up(stage: Stage) -> Iterator[None]:
 
 @fault("SIGTERM, and started again", touches=ALL, gap=EVER, shared_gap=1.0, place="processes", back=_START)
 def ended(stage: Stage) -> Iterator[None]:
-    stage.end(stage.voice, signal.SIGTERM)
+    stage.end(stage.active, signal.SIGTERM)
     yield
     stage.start()
 
 
 @fault("SIGKILL, and started again", touches=ALL, gap=EVER, shared_gap=1.0, place="processes", back=_START)
 def killed(stage: Stage) -> Iterator[None]:
-    stage.end(stage.voice, signal.SIGKILL)
+    stage.end(stage.active, signal.SIGKILL)
     yield
     stage.start()
 
 
-@fault("SIGTERM to one that starts, at any moment", touches=ALL, gap=1.0, place="processes", brief=True)
+@fault("SIGTERM during a start, at any moment", touches=ALL, gap=1.0, place="processes", brief=True)
 def ended_at_start(stage: Stage) -> Iterator[None]:
     for _ in range(4):
         service = stage.launch()
@@ -247,7 +247,7 @@ def ended_at_start(stage: Stage) -> Iterator[None]:
         service.process.send_signal(signal.SIGTERM)
         code = service.process.wait(_START)
         service.__exit__(None, None, None)
-        # Before the interpreter has begun with us a signal does what it does to any process.
+        # The signal has its default action until the service has installed its handler.
         assert code == 0 or (code == -signal.SIGTERM and not service.events), f"ended with {code}"
     yield
 
@@ -256,10 +256,10 @@ def ended_at_start(stage: Stage) -> Iterator[None]:
        place="processes", back=_START)  # fmt: skip
 def ended_while_a_read_hangs(stage: Stage) -> Iterator[None]:
     card = stage.cards("u200")[0]
-    card.hang("dev_offline")  # another fault's hangs at `ready`
+    card.hang("dev_offline")  # `ready` belongs to another fault
     time.sleep(0.05)
     try:
-        stage.end(stage.voice, signal.SIGTERM)
+        stage.end(stage.active, signal.SIGTERM)
     finally:
         card.unhang("dev_offline")
     yield
@@ -330,8 +330,8 @@ def threads_used_up(stage: Stage) -> Iterator[None]:
     stage.fail({}, threadless=True)
     for card in cards:
         card.hang("ready")
-    time.sleep(0.3)  # each is waited for by a thread there is
-    stage.kubelet_anew()
+    time.sleep(0.3)  # existing threads are blocked in the reads then
+    stage.restart_kubelet()
     yield
     for card in cards:
         card.unhang("ready")
@@ -372,15 +372,15 @@ def bus_unreadable(stage: Stage) -> Iterator[None]:
 def disk_full(stage: Stage) -> Iterator[None]:
     filler = stage.cdi.parent / "filler"
     with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:  # page by page, or some are left
+        while True:  # page by page, to use up all pages
             file.write(bytes(4096))
     for path in (stage.spec, stage.features):
-        with path.open("r+") as file:  # cut off, it would make room
+        with path.open("r+") as file:  # same size: a shorter file would free space
             file.write("!" * path.stat().st_size)
     yield
     mended = stage.spec_is_whole() or stage.features_are_whole()
     filler.unlink()
-    assert not mended or stage.paired, "there was room"
+    assert not mended or stage.paired, "a file was written on a full disk"
 
 
 @fault("CDI spec and feature file scribbled on, then their directories removed", place="files")

@@ -1,4 +1,4 @@
-"""What goes wrong with kubelet, its directory, and the sockets in it."""
+"""Faults of kubelet, its directory and the sockets in it."""
 
 import socket
 import subprocess
@@ -17,9 +17,9 @@ faults = Catalogue()
 fault = faults.fault
 
 ALL = " ".join(SHELLS)
-# Seconds: kubelet may take 10 s to dial back within a Register call, and the call 15 s.
+# Seconds: the dial-back of kubelet takes up to 10 s inside Register, and the call up to 15 s.
 HANGING_CALL = 16.0
-# Seconds its removal may take, of the 20 ms that the service waits for kubelet's socket to go, too.
+# Seconds for the removal of the directory: the service waits 20 ms for kubelet.sock to vanish as well.
 _AT_ONCE = 0.015
 
 
@@ -44,7 +44,7 @@ def killed(stage: Stage) -> Iterator[None]:
 @fault("kubelet restarted 10 times", touches=ALL, gap=EVER, place="kubelet", brief=True)
 def restarted(stage: Stage) -> Iterator[None]:
     for number in range(10):
-        stage.kubelet_anew()
+        stage.restart_kubelet()
         time.sleep(0.02 * number)
     yield
 
@@ -52,7 +52,7 @@ def restarted(stage: Stage) -> Iterator[None]:
 @fault("kubelet restarted 100 times", touches=ALL, gap=EVER, place="kubelet", long=True, brief=True)
 def restarted_often(stage: Stage) -> Iterator[None]:
     for number in range(100):
-        stage.kubelet_anew()
+        stage.restart_kubelet()
         time.sleep(0.01 * (number % 10))
     yield
 
@@ -60,16 +60,16 @@ def restarted_often(stage: Stage) -> Iterator[None]:
 @fault("kubelet hung in Register, killed", touches=ALL, gap=EVER, place="kubelet")
 def hung_in_register_and_killed(stage: Stage) -> Iterator[None]:
     stage.kubelet.faults.register_hang = 60.0
-    stage.kubelet_anew()
+    stage.restart_kubelet()
     yield
     stage.kubelet.faults.register_hang = 0.0
-    stage.kubelet_anew()
+    stage.restart_kubelet()
 
 
 @fault("kubelet hung in Register", touches=ALL, gap=EVER, back=HANGING_CALL, place="kubelet", long=True)
 def hung_in_register(stage: Stage) -> Iterator[None]:
     stage.kubelet.faults.register_hang = 60.0
-    stage.kubelet_anew()
+    stage.restart_kubelet()
     yield
     stage.kubelet.faults.register_hang = 0.0
 
@@ -77,16 +77,16 @@ def hung_in_register(stage: Stage) -> Iterator[None]:
 @fault("kubelet hung in the dial-back, killed", touches=ALL, gap=EVER, place="kubelet")
 def hung_in_the_dial_back_and_killed(stage: Stage) -> Iterator[None]:
     stage.kubelet.faults.dial_hang = 60.0
-    stage.kubelet_anew()
+    stage.restart_kubelet()
     yield
     stage.kubelet.faults.dial_hang = 0.0
-    stage.kubelet_anew()
+    stage.restart_kubelet()
 
 
 @fault("kubelet hung in the dial-back", touches=ALL, gap=EVER, back=HANGING_CALL, place="kubelet", long=True)
 def hung_in_the_dial_back(stage: Stage) -> Iterator[None]:
     stage.kubelet.faults.dial_hang = 60.0
-    stage.kubelet_anew()
+    stage.restart_kubelet()
     yield
     stage.kubelet.faults.dial_hang = 0.0
 
@@ -94,7 +94,7 @@ def hung_in_the_dial_back(stage: Stage) -> Iterator[None]:
 @fault("kubelet registers and never lists", touches=ALL, gap=EVER, back=11.0, place="kubelet", long=True)
 def never_lists(stage: Stage) -> Iterator[None]:
     stage.kubelet.faults.never_list = True
-    stage.kubelet_anew()
+    stage.restart_kubelet()
     yield
     stage.kubelet.faults.never_list = False
 
@@ -102,7 +102,7 @@ def never_lists(stage: Stage) -> Iterator[None]:
 @fault("kubelet answers errors", touches=ALL, gap=EVER, place="kubelet")
 def answers_errors(stage: Stage) -> Iterator[None]:
     stage.kubelet.faults.refuse = grpc.StatusCode.UNKNOWN
-    stage.kubelet_anew()
+    stage.restart_kubelet()
     yield
     stage.kubelet.faults.refuse = None
 
@@ -110,7 +110,7 @@ def answers_errors(stage: Stage) -> Iterator[None]:
 @fault("kubelet slow", touches=ALL, gap=EVER, place="kubelet")
 def slow(stage: Stage) -> Iterator[None]:
     stage.kubelet.faults.register_hang = stage.kubelet.faults.list_delay = 0.3
-    stage.kubelet_anew()
+    stage.restart_kubelet()
     yield
     stage.kubelet.faults.register_hang = stage.kubelet.faults.list_delay = 0.0
 
@@ -140,7 +140,11 @@ def removed(stage: Stage) -> Iterator[None]:
 
 
 def removed_at_once(stage: Stage) -> None:
-    """Remove the directory file by file, before a service may take the first for all that is to go."""
+    """Remove the directory within the time in which the service waits for kubelet.sock to vanish.
+
+    Raises:
+        NotDone: the removal took longer.
+    """
     began = time.monotonic()
     remove(stage.sockets)
     if time.monotonic() - began > _AT_ONCE:
@@ -152,7 +156,7 @@ def removed_beneath(stage: Stage) -> Iterator[None]:
     removed_at_once(stage)
     yield
     stage.sockets.mkdir(exist_ok=True)
-    stage.kubelet_anew()
+    stage.restart_kubelet()
 
 
 @fault("directory emptied, kubelet alive, restarted later", deaf=True, touches=ALL, place="directory")
@@ -160,7 +164,7 @@ def emptied(stage: Stage) -> Iterator[None]:
     removed_at_once(stage)
     stage.sockets.mkdir()
     yield
-    stage.kubelet_anew()
+    stage.restart_kubelet()
 
 
 @fault("directory renamed and renamed back, kubelet alive", deaf=True, place="directory")
@@ -168,7 +172,7 @@ def renamed_and_back(stage: Stage) -> Iterator[None]:
     away = stage.sockets.with_suffix(".away")
     stage.sockets.rename(away)
     yield
-    if stage.sockets.exists():  # a kubelet that was started meanwhile has made one
+    if stage.sockets.exists():  # a kubelet started in between has created it
         remove(away)
     else:
         away.rename(stage.sockets)
@@ -187,10 +191,10 @@ def renamed(stage: Stage) -> Iterator[None]:
 
 @contextmanager
 def mounted(stage: Stage, *options: str) -> Iterator[None]:
-    """Something mounted over the directory."""
+    """Mount something over the directory."""
     shell("mount", *options, str(stage.sockets))
     yield
-    shell("umount", "--lazy", str(stage.sockets))  # a socket in it keeps it busy
+    shell("umount", "--lazy", str(stage.sockets))  # lazy: an open socket keeps it busy
 
 
 @fault("directory read-only, kubelet alive", deaf=True, place="directory", missing=no_mounts)
@@ -251,28 +255,28 @@ def replaced(stage: Stage) -> Iterator[None]:
 def mounted_over(stage: Stage) -> Iterator[None]:
     with mounted(stage, "-t", "tmpfs", "tmpfs"):
         yield
-    if stage.kubelet_restarted:  # its socket has gone with the mount
-        stage.kubelet_anew()
+    if stage.kubelet_restarted:  # kubelet.sock was in the mount
+        stage.restart_kubelet()
 
 
 # The sockets in it
 
 
-@fault("every socket of ours unlinked", touches=ALL, gap=1.0, place="sockets", brief=True)
+@fault("every socket of the service unlinked", touches=ALL, gap=1.0, place="sockets", brief=True)
 def unlinked(stage: Stage) -> Iterator[None]:
     for path in stage.own_sockets():
         path.unlink(missing_ok=True)
     yield
 
 
-@fault("one socket of ours unlinked", touches="u250", gap=1.0, place="sockets", brief=True)
+@fault("one socket of the service unlinked", touches="u250", gap=1.0, place="sockets", brief=True)
 def one_unlinked(stage: Stage) -> Iterator[None]:
     for path in stage.own_sockets("u250"):
         path.unlink(missing_ok=True)
     yield
 
 
-@fault("one socket of ours replaced by another's", touches="u250", gap=1.0, place="sockets")
+@fault("one socket of the service replaced by another's", touches="u250", gap=1.0, place="sockets")
 def usurped(stage: Stage) -> Iterator[None]:
     path = stage.endpoint("u250")
     path.unlink(missing_ok=True)
@@ -283,25 +287,25 @@ def usurped(stage: Stage) -> Iterator[None]:
     path.unlink(missing_ok=True)
 
 
-@fault("a dead instance's socket left behind", place="strangers", brief=True)
+@fault("a dead instance's socket left behind", place="other sockets", brief=True)
 def stale(stage: Stage) -> Iterator[None]:
     aside = stage.sockets / "aside"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(aside))
         dead.listen()
-    aside.rename(stage.sockets / "dead-fpga.sock")  # seen when it is dead already
+    aside.rename(stage.sockets / "dead-fpga.sock")  # it is dead when it becomes visible
     yield
 
 
-@fault("a live socket of another program", place="strangers")
-def stranger(stage: Stage) -> Iterator[None]:
-    path = stage.sockets / "somebody-elses-fpga.sock"
+@fault("a live socket of another program", place="other sockets")
+def other_program(stage: Stage) -> Iterator[None]:
+    path = stage.sockets / "other-program-fpga.sock"
     aside = stage.sockets / "aside"
     with socket.socket(socket.AF_UNIX) as alive:
         alive.bind(str(aside))
         alive.listen()
-        aside.rename(path)  # seen when it lives already
+        aside.rename(path)  # it is live when it becomes visible
         yield
         swept = not path.exists() and stage.sockets.exists()
     path.unlink(missing_ok=True)
-    assert not swept or stage.kubelet_restarted, "it was swept though it lives"
+    assert not swept or stage.kubelet_restarted, "a live socket was removed"

@@ -1,4 +1,4 @@
-"""What faults happen to: a sample node, a kubelet double, and one or two instances of the real service."""
+"""The stage of a trial: a sample node, a kubelet double, and one or two instances of the real service."""
 
 import json
 import os
@@ -33,17 +33,17 @@ SHELLS = {
     "u200": "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320",
     "u250": "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294",
 }
-# Any device of the kernel's that no card driver has; told its event again, it is the same as before.
+# A device of the kernel without card driver; a repeated event does not change it.
 EVENT = Path("/sys/devices/virtual/mem/null/uevent")
 _INSIDE = Path(__file__).with_name("inside")
 _SHARED_MEMORY = "/dev/shm"
-_PAGE = 10.0  # seconds a page may take on a busy machine
-_HEARD = 3.0  # seconds until kubelet has heard of a change: lists of what flaps come a second apart
-_LOOK = 0.1  # seconds one look of whoever waits counts at most: more is for want of a processor
+_PAGE = 10.0  # seconds for an HTTP response on a busy machine
+_LISTED = 3.0  # seconds until kubelet has a change: lists of a flapping device are one second apart
+_POLL = 0.1  # seconds that one poll counts at most: a longer one means that this process did not run
 
 
 class Setting(NamedTuple):
-    """How many instances there are, and whether kubelet tells their sockets apart: as from 1.37 on."""
+    """The number of instances, and whether kubelet identifies endpoints by socket, as kubelet >= 1.37."""
 
     instances: int = 1
     by_socket: bool = False
@@ -54,17 +54,17 @@ class Setting(NamedTuple):
 
 @dataclass
 class Life:
-    """One instance, and when it was told to end."""
+    """An instance, and the time of its end signal; None while it runs."""
 
     service: Service
     ended: float | None = None
 
 
 class Stage:
-    """A node with two cards of one shell and one of another, as it should be.
+    """A node with two cards of one shell and one of another, in a good state.
 
     Args:
-        setting: how many instances of the service, and with what kubelet.
+        setting: the number of instances and the kind of kubelet.
     """
 
     def __init__(self, setting: Setting) -> None:
@@ -75,7 +75,7 @@ class Stage:
         for number, board in enumerate(("u200", "u200", "u250")):
             self.node.add_card(board, f"0000:{0x10 * (number + 1) + 1:02x}:00", numa_node=number % 2)
         self.sockets = Path(self.node.socket_dir)
-        run = Path(self.directory, "run")  # as a node's /run: small, and in memory
+        run = Path(self.directory, "run")  # small and in memory, as /run of a node
         run.mkdir()
         if own_namespaces():
             subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", run], check=True)
@@ -84,24 +84,27 @@ class Stage:
         self.features = run / "nfd" / "xilinx-fpga-dp"
         self.setting = setting
         self.instances = setting.instances
-        # Asked for twice: where it can't be reached before it is dialled, it can now.
+        # Both hooks record the owner: the endpoint may be unreachable before the dial.
         self.kubelet = KubeletDouble(
-            self.sockets, by_socket=setting.by_socket, told=self._told, dialled=self._told
+            self.sockets,
+            by_socket=setting.by_socket,
+            on_register=self._record_owner,
+            on_dial=self._record_owner,
         )
-        self.services: list[Service] = []  # the newest last: it speaks
-        self.owners: dict[str, int] = {}  # whose each endpoint was that kubelet was told of
-        self.dice = random.Random(0)  # what faults leave to chance
-        self.quiet: Any = None  # what the one that speaks has when nothing happens
-        self.before: Any = None  # what there was when all was well first
-        self._granted: dict[str, bytes] = {}  # the same of kubelet's calls
-        self.paired = False  # several faults at once: each can't tell what is its own doing
+        self.services: list[Service] = []  # the newest last: it is active
+        self.owners: dict[str, int] = {}  # by endpoint: the process of each registration
+        self.dice = random.Random(0)  # the source of random choices
+        self.quiet: Any = None  # the figures of the active instance without activity
+        self.before: Any = None  # the first good state
+        self._granted: dict[str, bytes] = {}  # the first response to Allocate, by resource
+        self.paired = False  # several faults at once: none can check its own effect
         self.lives: list[Life] = []
         self._clock = Path(self.directory, "clock")
         self.set_clock(0)
         self._errors = Path(self.directory, "errors")
         self.fail({})
-        self._kubelet_down = 0  # faults that have it down
-        self.kubelet_restarted = False  # in this trial: then it has swept its directory
+        self._kubelet_down = 0  # the number of faults that keep it down
+        self.kubelet_restarted = False  # in this trial: it has removed all sockets
         self.wanted = {
             SHELLS[shell]: {card.address for card in self.cards(shell)} for shell in ("u200", "u250")
         }
@@ -113,7 +116,7 @@ class Stage:
             for resource in self.wanted:
                 service.logged("registered", resource=resource, limit=20)
         assert wait_until(lambda: self.problem() is None, 10), self.problem()
-        assert wait_until(self._ready, 10), "not ready"  # serial numbers may come later than lists
+        assert wait_until(self._ready, 10), "not ready"  # serial numbers may be read after the first list
         self.prove_life()
         assert wait_until(lambda: self.problem() is None, 10), self.problem()
         self.before = self.state()
@@ -135,10 +138,10 @@ class Stage:
     # The node
 
     def cards(self, shell: str) -> list[XrtCard]:
-        """The cards of a shell."""
+        """Return the cards of a shell."""
         return [card for card in self.node.cards if card.board.vbnv.startswith(f"xilinx_{shell}_")]
 
-    # Kubelet, which several faults may have down at once
+    # kubelet, which several faults may keep down at once
 
     def kubelet_down(self) -> None:
         self._kubelet_down += 1
@@ -150,21 +153,21 @@ class Stage:
         if not self._kubelet_down:
             self.kubelet.start()
 
-    def kubelet_anew(self) -> None:
+    def restart_kubelet(self) -> None:
         """Restart it."""
         self.kubelet_down()
         self.kubelet_up()
 
     def cut(self, *shells: str) -> None:
-        """End kubelet's streams while it lives."""
+        """Cancel the streams of kubelet while it runs."""
         for shell in shells:
             if self.full(SHELLS[shell]) and not self.kubelet_is_down:
-                # Another fault's endpoint may have no stream yet
+                # With another fault the endpoint may have no stream yet
                 with suppress(NoEndpoint) if self.paired else nullcontext():
                     self.kubelet.cut_stream(SHELLS[shell])
 
     def full(self, resource: str) -> bool:
-        """Whether kubelet counts all devices of a resource as healthy."""
+        """Return whether kubelet counts all devices of a resource as healthy."""
         return self.kubelet.allocatable(resource) == len(self.wanted[resource])
 
     def all_full(self) -> bool:
@@ -173,19 +176,19 @@ class Stage:
     # The service
 
     @property
-    def voice(self) -> Service:
-        """The instance that speaks."""
+    def active(self) -> Service:
+        """The active instance: the newest one."""
         return self.services[-1]
 
     def start(self) -> Service:
-        """Start another instance, which speaks as soon as it can."""
+        """Start another instance, which becomes the active one."""
         service = self.launch()
         self.services.append(service)
         self.lives.append(Life(service))
         return service
 
     def launch(self) -> Service:
-        """Start a process of the service that is none of the instances."""
+        """Start a process of the service that does not count as an instance."""
         return Service(
             settings_for(
                 self.node,
@@ -206,30 +209,30 @@ class Stage:
         )
 
     def set_clock(self, seconds: int) -> None:
-        """Set the instances' clock so far forth or back."""
+        """Set the clock of the instances forward or back."""
         self._clock.write_text(str(seconds))
 
     def fail(self, errors: Mapping[str, int], *, threadless: bool = False) -> None:
-        """Let reading these paths fail in the instances, each with an errno, and let no thread be started."""
+        """Make reads of these paths fail in the instances, each with an errno, or the start of any thread."""
         aside = self._errors.with_suffix(".new")
         aside.write_text(json.dumps({"errors": errors, "threadless": threadless}))
         aside.rename(self._errors)
 
     def expect(self, holds: bool, what: str) -> None:
-        """See that a fault has happened; of several at once each can't tell."""
-        assert holds or self.paired, f"nothing has happened: {what}"
+        """Assert that a fault had its effect; not checked with several faults at once."""
+        assert holds or self.paired, f"the fault had no effect: {what}"
 
     def tasks(self, pid: int) -> tuple[list[str], Counter[str]]:
-        """The tasks of an instance's loop, each with where it waits, and its threads by their kind."""
-        told = Path(f"{self.directory}/tasks.{pid}")
-        told.unlink(missing_ok=True)
+        """Return the tasks of an instance, each with its position, and the number of its threads by kind."""
+        written = Path(f"{self.directory}/tasks.{pid}")
+        written.unlink(missing_ok=True)
         os.kill(pid, signal.SIGUSR2)
-        assert wait_until(told.exists, 5), f"process {pid} does not tell its tasks"
-        tasks, _, threads = told.read_text().partition("\n\n")
+        assert wait_until(written.exists, 5), f"process {pid} does not write its tasks"
+        tasks, _, threads = written.read_text().partition("\n\n")
         return tasks.splitlines(), Counter(re.split(r"[-_ ]\d", name)[0] for name in threads.splitlines())
 
     def end(self, service: Service, number: signal.Signals) -> None:
-        """Let an instance end by a signal; after SIGTERM in good order, within what the contract allows."""
+        """End an instance by a signal; after SIGTERM it must exit with 0 within 2 s."""
         next(life for life in self.lives if life.service is service).ended = time.monotonic()
         service.process.send_signal(number)
         assert wait_until(lambda: service.process.poll() is not None, 2), "it has not ended in 2 s"
@@ -239,8 +242,8 @@ class Stage:
         self.services.remove(service)
 
     def page(self, path: str, service: Service | None = None, limit: float = _PAGE) -> str:
-        """What an instance says over HTTP."""
-        port = (service or self.voice).logged("serving HTTP")["port"]
+        """Return an HTTP response of an instance."""
+        port = (service or self.active).logged("serving HTTP")["port"]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=limit) as answer:
             text: str = answer.read().decode()
             return text
@@ -252,14 +255,14 @@ class Stage:
             return False
 
     def since(self) -> datetime | None:
-        """Since when a device is healthy, by the clock of the one that speaks; None: nobody answers."""
+        """Return since when a device is healthy by the active instance's clock; None without response."""
         if not self.services:
             return None
         try:
             state = json.loads(self.page("/state"))
         except OSError:
             return None
-        found = [device["since"] for device in state["devices"]]  # none, of one that has just started
+        found = [device["since"] for device in state["devices"]]  # empty right after a start
         return datetime.fromisoformat(found[0]) if found else None
 
     @property
@@ -267,17 +270,17 @@ class Stage:
         return self._kubelet_down > 0
 
     def send(self, number: signal.Signals) -> None:
-        """Send all instances a signal."""
+        """Send a signal to all instances."""
         for service in self.services:
             service.process.send_signal(number)
 
     # The directory
 
-    def _told(self, endpoint: str) -> None:
-        """Note whose an endpoint is, as the kernel tells who connects to it."""
+    def _record_owner(self, endpoint: str) -> None:
+        """Record the process of an endpoint, which the kernel reports to a connected peer."""
         if endpoint in self.owners:
             return
-        with socket.socket(socket.AF_UNIX) as peer, suppress(OSError):  # it is gone, or will be refused
+        with socket.socket(socket.AF_UNIX) as peer, suppress(OSError):  # removed, or refused
             peer.settimeout(1)
             peer.connect(str(self.sockets / endpoint))
             credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
@@ -287,14 +290,15 @@ class Stage:
         return sorted(path for path in self.sockets.glob("fpga-xilinx_*-fpga.sock") if shell in path.name)
 
     def endpoint(self, shell: str) -> Path:
-        """The socket kubelet was told of last."""
+        """Return the socket of the last registration of a shell."""
         named = [each.endpoint for each in self.kubelet.registrations if each.resource == SHELLS[shell]]
         return self.sockets / named[-1]
 
     def strays(self) -> list[str]:
-        """What is in the socket directory and should not be: anything but one live socket a resource.
+        """Return the unexpected entries of the socket directory.
 
-        And one more for each instance that stands by, which may still have the stream it had.
+        Expected are one live socket for each resource, and one more for each standby instance, which may
+        still have an earlier stream.
         """
         there = {path.name: path for path in self.sockets.iterdir()}
         there.pop("kubelet.sock", None)
@@ -308,7 +312,7 @@ class Stage:
         return strange
 
     def spec_is_whole(self) -> bool:
-        """Whether the CDI spec names all devices."""
+        """Return whether the CDI spec has all devices."""
         try:
             spec: dict[str, Any] = json.loads(self.spec.read_text())
         except (OSError, ValueError):
@@ -316,21 +320,21 @@ class Stage:
         return len(spec["devices"]) >= len(self.node.cards)
 
     def features_are_whole(self) -> bool:
-        """Whether the feature file counts all devices."""
+        """Return whether the feature file counts all devices."""
         try:
             return f"fpga.count={len(self.node.cards)}\n" in self.features.read_text()
         except OSError:
             return False
 
-    # What is there when all is well
+    # The good state
 
     def problem(self) -> str | None:
-        """Why not all is as it should be."""
+        """Return what is wrong with the state; None if nothing is."""
         if not all(service.process.poll() is None for service in self.services):
             return "a process ended"
-        said = {each["resource"] for each in list(self.voice.events) if each["event"] == "registered"}
-        if self.wanted.keys() - said:
-            return "the one that speaks has not registered yet"
+        registered = {each["resource"] for each in list(self.active.events) if each["event"] == "registered"}
+        if self.wanted.keys() - registered:
+            return "the active instance has not registered yet"
         if not self.all_full():
             return f"kubelet knows {self.kubelet.resources()}"
         if not self.spec_is_whole():
@@ -341,37 +345,39 @@ class Stage:
             return f"it was {self.before}, it is {now}"
         for shell in SHELLS:
             if not _alive(self.endpoint(shell)):
-                return f"the socket kubelet was told of for {shell} is gone"
+                return f"the registered socket of {shell} is gone"
         if strays := self.strays():
             return f"in the socket directory: {strays}"
         return None
 
     def state(self) -> list[Any]:
-        """What has to be the same again: the files, and what kubelet knows."""
+        """Return the state that must be the same after a trial: the files and the topology at kubelet."""
         topology = [self.kubelet.topology(resource) for resource in self.wanted]
         return [_text(self.spec), _text(self.features), topology]
 
     def prove_life(self) -> None:
-        """See that what kubelet holds is no memory: devices are allocated, and a change is heard."""
+        """Assert that devices can be allocated and that kubelet receives a change."""
         for resource, devices in self.wanted.items():
             granted = partial(self.kubelet.allocate_raw, resource, sorted(devices))
             before = self._granted.setdefault(resource, granted())
-            # A serial number is asked for apart, and may come a moment later
+            # Serial numbers are read asynchronously, possibly after the first response
             same = wait_until(lambda: granted() == before, 1.0)  # noqa: B023 - called here
-            assert same, f"{resource}: it was granted {before!r}, now {granted()!r}"
+            assert same, f"{resource}: the response was {before!r}, now it is {granted()!r}"
         card = self.cards("u250")[0]
         card.offline()
-        gone = wait_until(lambda: self.kubelet.allocatable(SHELLS["u250"]) == 0, _HEARD)
-        assert gone, f"kubelet did not hear of a fault: {self.kubelet.resources()}"
+        gone = wait_until(lambda: self.kubelet.allocatable(SHELLS["u250"]) == 0, _LISTED)
+        assert gone, f"kubelet received no list with the fault: {self.kubelet.resources()}"
         card.mend()
-        assert wait_until(self.all_full, _HEARD), f"nor of its end: {self.kubelet.resources()}"
+        assert wait_until(self.all_full, _LISTED), (
+            f"kubelet received no list with the recovery: {self.kubelet.resources()}"
+        )
         for service in self.services:
             assert "ok" in self.page("/livez", service)
         eventually(lambda: json.loads(self.page("/state"))["resources"], "it has a state", 2)
 
 
 def _alive(path: Path) -> bool:
-    """Whether somebody has this socket: listed by the kernel, without connecting to it."""
+    """Return whether a process has this socket open, by the list of the kernel, without a connection."""
     try:
         mode = path.lstat().st_mode
     except OSError:
@@ -380,16 +386,16 @@ def _alive(path: Path) -> bool:
 
 
 def _listed(path: Path) -> bool:
-    """Whether the kernel lists a socket at a path; now and then it leaves out one that is there.
+    """Return whether the kernel lists a socket at a path; False may be wrong.
 
-    The list is read in parts, and where a socket is closed in between another one may be passed over.
+    The list is read in parts, and a socket that closes in between can hide another one.
     """
     known = Path("/proc/net/unix").read_text()
     return re.search(rf" {re.escape(str(path))}$", known, re.MULTILINE) is not None
 
 
 def descriptors(pid: int) -> dict[int, str]:
-    """What a process has open; nothing of one that has ended."""
+    """Return the open files of a process by descriptor; empty if it has ended."""
     found = {}
     with suppress(OSError):
         for name in os.listdir(f"/proc/{pid}/fd"):
@@ -406,17 +412,17 @@ def _text(path: Path) -> str | None:
 
 
 def wait_until(holds: Callable[[], bool], limit: float) -> bool:
-    """Wait for something; whether it came. Time in which this process is held up does not count."""
+    """Wait for a condition; return whether it holds. Stalls of this process do not count."""
     waited, last = 0.0, time.monotonic()
     while not holds():
         if waited > limit:
             return False
         time.sleep(0.01)
         now = time.monotonic()
-        waited, last = waited + min(now - last, _LOOK), now
+        waited, last = waited + min(now - last, _POLL), now
     return True
 
 
 def own_namespaces() -> bool:
-    """Whether this process has namespaces of its own, to mount in and to take limits from."""
+    """Return whether this process has its own mount and user namespaces."""
     return "--in-namespaces" in sys.argv

@@ -1,4 +1,4 @@
-"""One trial: faults begin, last and end, one within the other; then all must be as before."""
+"""A trial: faults begin, last and end, nested in each other; then the state must be as before."""
 
 import random
 import time
@@ -12,40 +12,40 @@ from tests.faults.stage import SHELLS, Setting, Stage, wait_until
 from tests.faults.watching import Figures, Watching, figures, least
 from xilinx_fpga_dp.aio.daemon_threads import IDLE_WORKERS
 
-_SETTLED = 0.3  # seconds that all has to stay well
-# Looks until what was needed for a moment is given back (descriptors, threads, tasks), and seconds of one.
-_LOOKS = 12
+_SETTLED = 0.3  # seconds for which the state must stay good
+# Samples until temporary descriptors, threads and tasks are released, and the seconds of one sample.
+_SAMPLES = 12
 _LEAST = 0.25
-_SPINNING = 0.6  # of a core, while nothing happens
-_MOST_MEMORY = 12.0  # MB more than at first, whatever has happened since
-# Seconds between the looks of whoever measures, and what of a list is on its way.
-_UNSHARP = 0.05
+_SPINNING = 0.6  # of a core, without activity
+_MOST_MEMORY = 12.0  # MB more than at the first sample
+# Seconds: the sampling interval and the latency of a list.
+_TOLERANCE = 0.05
 
 
-_MENDED = 1.0  # seconds a resource may be lost once a fault is over
+_MENDED = 1.0  # seconds for which a resource may be lost after a fault
 
-_POOLS = {"worker": IDLE_WORKERS}  # idle threads, which are no leak
+_POOLS = {"worker": IDLE_WORKERS}  # idle threads, which are not a leak
 
 
-class Broken(AssertionError):  # noqa: N818 - a word is enough
-    """Something did not hold."""
+class Broken(AssertionError):  # noqa: N818 - a result
+    """A violated guarantee."""
 
 
 @dataclass
 class Outcome:
-    """What was measured.
+    """The result of a trial.
 
     Attributes:
-        faults: their names.
+        faults: the names of the faults.
         setting: of the stage.
-        back: seconds from the end until all was as before.
-        lost: the longest that a resource was lost while it lasted, seconds.
-        memory: MB more than when a process was first looked at, of all instances the most.
-        cpu: of a core while nothing happened but the fault lasted.
-        stalled: seconds that the measuring itself was held up.
-        problem: what did not hold; None: all did.
-        skipped: why it was not tried.
-        missing: it can't be tried on this machine at all.
+        back: the seconds from the end of the faults to full recovery.
+        lost: the maximum seconds for which a resource was lost during the faults.
+        memory: the maximum growth of an instance since its first sample, in MB.
+        cpu: the share of a core during the faults.
+        stalled: the seconds for which this process did not run.
+        problem: the violated guarantee; None if all hold.
+        skipped: why the trial was skipped; None if it ran.
+        missing: whether the trial is impossible on this machine.
     """
 
     faults: tuple[str, ...]
@@ -64,15 +64,15 @@ class Outcome:
 
 
 def tried(stage: Stage, faults: Sequence[Fault], dice: random.Random) -> Outcome:
-    """Let faults happen, and say what was seen.
+    """Run a trial.
 
     Args:
-        stage: to whom.
-        faults: which, each within the one before.
-        dice: of what they leave to chance.
+        stage: the stage of the trial.
+        faults: the faults, each nested in the one before.
+        dice: the source of random choices.
 
     Raises:
-        Broken: something did not hold; the stage is of no more use.
+        Broken: a guarantee is violated; the stage must not be used again.
     """
     outcome = Outcome(tuple(fault.name for fault in faults), stage.setting)
     stage.dice = dice
@@ -91,15 +91,15 @@ def _try(stage: Stage, faults: Sequence[Fault], outcome: Outcome) -> None:
     stage.paired = len(faults) > 1
     stage.kubelet_restarted = False
     if stage.quiet is None:
-        stage.quiet = least(stage, [stage.voice.process.pid], 0.3)[stage.voice.process.pid]
-    heard = _Heard(stage)
+        stage.quiet = least(stage, [stage.active.process.pid], 0.3)[stage.active.process.pid]
+    received = _Received(stage)
     with Watching(stage) as watching:
         under_way: list[Iterator[None]] = []
         for fault in faults:
             steps = fault.steps(stage)
             try:
                 next(steps)
-            except (OSError, RuntimeError) as error:  # RuntimeError: kubelet itself can't begin
+            except (OSError, RuntimeError) as error:  # RuntimeError: kubelet cannot start
                 if not under_way:
                     raise
                 raise NotDone(f"not while the other lasts: {error}") from error
@@ -115,7 +115,7 @@ def _try(stage: Stage, faults: Sequence[Fault], outcome: Outcome) -> None:
                     raise
                 raise NotDone(f"can't end while the other lasts: {error}") from error
         over = time.monotonic()
-        # Of two the end of one may be what the other's mending has waited for.
+        # The recovery from one fault may begin only at the end of the other.
         limit = sum(fault.back for fault in faults)
         problem = _lasting_problem(stage, limit + 2.0)
         outcome.back = time.monotonic() - over
@@ -124,21 +124,22 @@ def _try(stage: Stage, faults: Sequence[Fault], outcome: Outcome) -> None:
         problem = stage.problem()
         _require(problem is None, f"it did not stay well: {problem}")
         outcome.stalled = watching.stalled()
-        allowed = limit + watching.stalled(over, over + outcome.back) + _UNSHARP
+        allowed = limit + watching.stalled(over, over + outcome.back) + _TOLERANCE
         _require(outcome.back <= allowed, f"back after {outcome.back:.2f} s, not {limit:g} s")
         _bounded_loss(stage, faults, watching, ending, outcome)
         if all(fault.brief for fault in faults):
             after = watching.back(begun)
             _require(
-                after <= limit + _UNSHARP, f"the last resource was back after {after:.2f} s, not {limit:g} s"
+                after <= limit + _TOLERANCE,
+                f"the last resource was back after {after:.2f} s, not {limit:g} s",
             )
-    heard.check(faults)
+    received.check(faults)
     stage.prove_life()
     _nothing_left(stage, outcome)
 
 
 def _lasting_problem(stage: Stage, limit: float) -> str | None:
-    """What is still wrong after some seconds; None as soon as all is well."""
+    """Wait for a good state; return the problem that remains at the limit, None if none does."""
     problem: str | None = None
 
     def well() -> bool:
@@ -153,7 +154,7 @@ def _lasting_problem(stage: Stage, limit: float) -> str | None:
 def _bounded_loss(
     stage: Stage, faults: Sequence[Fault], watching: Watching, ending: float, outcome: Outcome
 ) -> None:
-    """Nothing may be lost for longer than it has to be, while a fault lasts and when it ends."""
+    """Require that no resource is lost longer than permitted during and after the faults."""
     for shell, resource in SHELLS.items():
         gaps = [
             fault.shared_gap if stage.instances > 1 else fault.gap
@@ -164,14 +165,14 @@ def _bounded_loss(
         outcome.lost = max(outcome.lost, lost)
         if len(faults) > 1 and gaps and any(fault.deaf for fault in faults):
             continue
-        _require(lost <= sum(gaps) + _UNSHARP, f"{shell} lost for {lost:.2f} s, not {sum(gaps):g} s")
+        _require(lost <= sum(gaps) + _TOLERANCE, f"{shell} lost for {lost:.2f} s, not {sum(gaps):g} s")
         lost = watching.longest(resource, since=ending)
         mended = _MENDED * len(gaps)
-        _require(lost <= mended + _UNSHARP, f"{shell} lost for {lost:.2f} s at the end, not {mended:g} s")
+        _require(lost <= mended + _TOLERANCE, f"{shell} lost for {lost:.2f} s at the end, not {mended:g} s")
 
 
 def _busiest(stage: Stage, seconds: float) -> float:
-    """Let time pass; what of a core the busiest instance used, the first moment apart."""
+    """Wait; return the share of a core that the busiest instance uses after the first 0.2 s."""
     time.sleep(min(0.2, seconds / 2))
     used = {pid: figures(pid).cpu for pid in _pids(stage)}
     began = time.monotonic()
@@ -185,12 +186,12 @@ def _busiest(stage: Stage, seconds: float) -> float:
 
 
 def _nothing_left(stage: Stage, outcome: Outcome) -> None:
-    """No more descriptors, threads, tasks or memory than at first, no core spinning, no error in the log."""
+    """Require no leak of descriptors, threads, tasks or memory, no busy loop and no logged error."""
     assert stage.quiet is not None
-    for _ in range(_LOOKS):
+    for _ in range(_SAMPLES):
         after = least(stage, _pids(stage), _LEAST)
-        # One that stands by may have the sockets and streams of before, or not.
-        spare = {pid: 0 if pid == stage.voice.process.pid else 2 * len(SHELLS) for pid in after}
+        # A standby instance may have its earlier sockets and streams, or not.
+        spare = {pid: 0 if pid == stage.active.process.pid else 2 * len(SHELLS) for pid in after}
         more = [text for pid, now in after.items() if (text := _more(stage.quiet, now, spare[pid]))]
         if not more:
             break
@@ -216,8 +217,8 @@ def _more(before: Figures, now: Figures, spare: int) -> str | None:
     return None
 
 
-class _Heard:
-    """What kubelet hears during a trial: of whom, and by whom."""
+class _Received:
+    """The lists and registrations that kubelet receives during a trial."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -225,14 +226,14 @@ class _Heard:
         self._registrations = len(stage.kubelet.registrations)
 
     def check(self, faults: Sequence[Fault]) -> None:
-        """Nothing of a resource that was not touched, no other device, and one voice."""
+        """Require no message of an unaffected resource, no other device and only one active instance."""
         touched = {SHELLS[shell] for fault in faults for shell in fault.touches}
         cards_change = any(fault.devices for fault in faults)
         again = [each.resource for each in self._stage.kubelet.registrations[self._registrations :]]
         for resource, wanted in self._stage.wanted.items():
             lists = self._stage.kubelet.lists(resource)[self._lists[resource] :]
             if resource not in touched:
-                _require(not lists, f"kubelet heard {len(lists)} lists of {resource}")
+                _require(not lists, f"kubelet received {len(lists)} lists of {resource}")
                 _require(resource not in again, f"{resource} registered again")
             for each in lists:
                 strange = each.health.keys() - wanted
@@ -240,26 +241,26 @@ class _Heard:
                 changed = each.health != dict.fromkeys(wanted, "Healthy")
                 _require(not changed or cards_change, f"{resource} listed {each.health}")
             registered = self._stage.kubelet.registrations[self._registrations :]
-            self._one_voice(resource, [*lists, *(each for each in registered if each.resource == resource)])
+            self._one_active(resource, [*lists, *(each for each in registered if each.resource == resource)])
 
-    def _one_voice(self, resource: str, said: Sequence[Any]) -> None:
-        """An instance is silent as soon as a newer one has spoken, for as long as that one lives."""
+    def _one_active(self, resource: str, messages: Sequence[Any]) -> None:
+        """Require that an instance sends nothing while a newer instance is active."""
         owners = self._stage.owners
         pids = [life.service.process.pid for life in self._stage.lives]
         first = dict.fromkeys(pids, EVER)
         for each in self._stage.kubelet.lists(resource):
             if (pid := owners.get(each.endpoint)) in first:
                 first[pid] = min(first[pid], each.time)
-        for each in said:
+        for each in messages:
             pid = owners.get(each.endpoint)
-            _require(pid is not None, f"{resource} heard from {each.endpoint}, which is nobody's")
+            _require(pid is not None, f"{resource}: message of {each.endpoint}, whose process is unknown")
             if pid not in pids:
-                continue  # one that was started and ended at once
+                continue  # an instance that was ended during its start
             for newer in self._stage.lives[pids.index(pid) + 1 :]:
                 alive = newer.ended is None or each.time < newer.ended
                 _require(
-                    not (alive and first[newer.service.process.pid] < each.time - _UNSHARP),
-                    f"{resource} heard from the older of two instances",
+                    not (alive and first[newer.service.process.pid] < each.time - _TOLERANCE),
+                    f"{resource}: message of the older of two instances",
                 )
 
 

@@ -1,4 +1,4 @@
-"""Looks on while something goes wrong: at kubelet's lists, at descriptors, threads, memory and CPU."""
+"""Observation during a trial: the lists of kubelet, descriptors, threads, memory and CPU."""
 
 import operator
 import os
@@ -15,18 +15,18 @@ from typing import Self
 from tests.faults.fault import EVER
 from tests.faults.stage import Stage
 
-_EVERY = 0.02  # seconds between looks
-_LATE = 0.05  # seconds after which one that comes late was held up
-_SELDOM = 0.05  # the same at what /proc has to count
+_EVERY = 0.02  # seconds between samples
+_LATE = 0.05  # seconds of delay that count as a stall
+_EVERY_PROC = 0.05  # seconds between samples of /proc, which are slower
 _TICKS = os.sysconf("SC_CLK_TCK")
 _MEGABYTE = 1_000_000
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What a process has: file descriptors, resident memory in MB, seconds of CPU used so far, and when.
+    """A sample of a process: file descriptors, resident memory in MB, CPU seconds and the time of the sample.
 
-    And tasks, and threads by what they are for, where somebody has asked it for them.
+    ``tasks`` and ``threads``, by purpose, are set by `least` only.
     """
 
     descriptors: int
@@ -38,10 +38,10 @@ class Figures:
 
 
 def figures(pid: int) -> Figures:
-    """What a process has now.
+    """Return a sample of a process.
 
     Raises:
-        OSError: it is gone.
+        OSError: the process has ended.
     """
     status = Path(f"/proc/{pid}/status").read_text()
     lines = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
@@ -55,7 +55,7 @@ def figures(pid: int) -> Figures:
 
 
 def least(stage: Stage, pids: Iterable[int], seconds: float) -> dict[int, Figures]:
-    """The least of each that instances have in some seconds: what comes and goes is no leak.
+    """Return the minimum of each figure over some seconds: temporary resources are not a leak.
 
     The CPU is a share of a core.
     """
@@ -65,7 +65,7 @@ def least(stage: Stage, pids: Iterable[int], seconds: float) -> dict[int, Figure
         for pid, seen in found.items():
             tasks, threads = stage.tasks(pid)
             seen.append(replace(figures(pid), tasks=len(tasks), threads=threads))
-        time.sleep(_SELDOM)
+        time.sleep(_EVERY_PROC)
     return {
         pid: Figures(
             min(each.descriptors for each in seen),
@@ -81,13 +81,12 @@ def least(stage: Stage, pids: Iterable[int], seconds: float) -> dict[int, Figure
 
 @dataclass
 class Watching:
-    """Looks at kubelet's lists all the time, as a context manager.
+    """A context manager that samples the lists of kubelet in a thread.
 
     Attributes:
-        lost: for each resource the intervals in which kubelet counted fewer healthy devices than there are,
-            monotonic; the last one may still be open.
-        stalls: when this very process was held up, monotonic, and how long: the machine is busy, and nobody's
-            fault.
+        lost: for each resource the intervals with fewer healthy devices than wanted, in time.monotonic(); the
+            last one may still be open.
+        stalls: the end and duration of each interval in which this process did not run, as on a busy machine.
     """
 
     stage: Stage
@@ -98,7 +97,7 @@ class Watching:
 
     def __enter__(self) -> Self:
         self.lost = {resource: [] for resource in self.stage.wanted}
-        self._thread = threading.Thread(target=self._look, name="watching", daemon=True)
+        self._thread = threading.Thread(target=self._sample, name="watching", daemon=True)
         self._thread.start()
         return self
 
@@ -112,7 +111,7 @@ class Watching:
         if self._thread:
             self._thread.join(5)
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         last = time.monotonic()
         while not self._stop.wait(_EVERY):
             now = time.monotonic()
@@ -128,17 +127,17 @@ class Watching:
                     gaps.append((now, None))
 
     def longest(self, resource: str, *, since: float = 0.0, until: float = EVER) -> float:
-        """Seconds, without stalls, a resource was lost at most of the times begun between two moments."""
+        """Return the longest loss of a resource that began between two times, in seconds without stalls."""
         now = time.monotonic()
         gaps = [(begin, end or now) for begin, end in list(self.lost[resource]) if since <= begin < until]
         return max((end - begin - self.stalled(begin, end) for begin, end in gaps), default=0.0)
 
     def stalled(self, since: float = 0.0, until: float = EVER) -> float:
-        """Seconds this process was held up between two moments, all together."""
+        """Return the total seconds of stalls between two times."""
         return sum(late for end, late in list(self.stalls) if since <= end and end - late <= until)
 
     def back(self, since: float) -> float:
-        """Seconds from a moment until the last resource was back for good, without stalls."""
+        """Return the seconds from a time to the end of the last loss, without stalls."""
         now = time.monotonic()
         ends = [end or now for gaps in self.lost.values() for _, end in list(gaps)]
         last = max([*ends, since])

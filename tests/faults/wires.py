@@ -1,4 +1,4 @@
-"""What goes wrong on the plugin's own sockets: peers that are too many, too slow, or speak nonsense."""
+"""Faults of clients of the plugin's sockets: too many, too slow, or with malformed messages."""
 
 import resource
 import socket
@@ -24,10 +24,10 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
 def connected(stage: Stage, within: ExitStack, limit: float = 2.0) -> socket.socket | None:
-    """A connection to the endpoint of the U250 cards; None: there is none just now, or nobody takes it."""
+    """Connect to the endpoint of the U250 cards; return None if there is none or it does not accept."""
     peer = within.enter_context(socket.socket(socket.AF_UNIX))
-    # Not Python's time limit: that would make it fail at once where many wait to be accepted (man 2 connect).
-    # Of a process that another fault has stopped there is nothing to wait for.
+    # SO_SNDTIMEO: with a timeout of Python, connect fails at once on a full backlog (man 2 connect). It is
+    # short for a process that another fault may have stopped.
     patience = (0, 200_000) if stage.paired else (2, 0)
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", *patience))
     try:
@@ -40,7 +40,7 @@ def connected(stage: Stage, within: ExitStack, limit: float = 2.0) -> socket.soc
 
 
 def sent(peer: socket.socket | None, data: bytes) -> bool:
-    """Send as much as the other end takes; whether it took all."""
+    """Send data; return whether all was sent."""
     try:
         if peer is not None:
             peer.sendall(data)
@@ -51,7 +51,7 @@ def sent(peer: socket.socket | None, data: bytes) -> bool:
 
 @contextmanager
 def caller(stage: Stage) -> Iterator[grpc.Channel]:
-    """Another gRPC client than kubelet."""
+    """Connect another gRPC client than kubelet."""
     target = f"unix:{stage.endpoint('u250')}"
     options = (("grpc.default_authority", "localhost"), ("grpc.use_local_subchannel_pool", 1))
     with grpc.insecure_channel(target, options=options) as channel:
@@ -61,7 +61,7 @@ def caller(stage: Stage) -> Iterator[grpc.Channel]:
 def begun(
     method: str, *, window: int | None = None, head: Mapping[str, str | None] | None = None
 ) -> H2Connection:
-    """A client that has a call's head to send, on its stream 1; arguments as of ``request``."""
+    """Return a client with the headers of a call to send on stream 1; for the arguments see `request`."""
     settings = H2Configuration(client_side=True, header_encoding="utf-8", validate_outbound_headers=False)
     client = H2Connection(settings)
     client.initiate_connection()
@@ -88,17 +88,17 @@ def request(
     whole: bool = True,
     head: Mapping[str, str | None] | None = None,
 ) -> bytes:
-    """The bytes of a call, made by h2.
+    """Return the bytes of a call.
 
     Args:
-        method: its name.
-        body: what follows its head.
-        window: bytes that the client takes; None: as many as there are by default.
-        whole: it ends after the body.
-        head: what is another in it; None: is missing.
+        method: the name of the method.
+        body: the bytes after the headers.
+        window: the initial window size of the client; None: the default.
+        whole: whether the stream ends after the body.
+        head: headers to replace; with None, to omit.
     """
     data = begun(method, window=window, head=head).data_to_send()
-    # Frames by hand: h2 would keep to a window of which it has not heard yet.
+    # The frames are built here because h2 would wait for window updates.
     for at in range(0, len(body), 16384):
         part = body[at : at + 16384]
         last = whole and at + 16384 >= len(body)
@@ -107,7 +107,7 @@ def request(
 
 
 def message(body: bytes, length: int | None = None) -> bytes:
-    """A gRPC message; with a length that is not its own."""
+    """Return a gRPC message; with ``length``, with a wrong length."""
     return b"\0" + struct.pack(">I", len(body) if length is None else length) + body
 
 
@@ -141,7 +141,7 @@ def garbage(stage: Stage) -> Iterator[None]:
         yield
 
 
-@fault("a message that says it has 4 GiB", place="messages")
+@fault("a message with a length of 4 GiB", place="messages")
 def oversized(stage: Stage) -> Iterator[None]:
     with ExitStack() as peers:
         for _ in range(8):
@@ -172,7 +172,7 @@ def unknown(stage: Stage) -> Iterator[None]:
 
 
 def _refused(stage: Stage, channel: grpc.Channel, method: str, body: bytes) -> None:
-    """Make a call that has to be answered with a status; which one, other tests say."""
+    """Make a call that must fail with a status; other tests check which one."""
     call: Any = channel.unary_unary(_PLUGIN + method)
     try:
         call(body, timeout=3)
@@ -193,7 +193,7 @@ def never_read(stage: Stage) -> Iterator[None]:
             peer = connected(stage, peers)
             sent(peer, request("ListAndWatch", message(b""), window=0))
             stage.expect(peer is not None and bool(peer.recv(1)), "the stream was not opened")
-        for _ in range(4):  # lists they do not take
+        for _ in range(4):  # lists that the clients do not read
             card.offline()
             time.sleep(0.15)
             card.mend()
@@ -201,7 +201,7 @@ def never_read(stage: Stage) -> Iterator[None]:
         yield
 
 
-@fault("kubelet's calls given up half way", place="messages")
+@fault("kubelet's calls cancelled half way", place="messages")
 def given_up(stage: Stage) -> Iterator[None]:
     with caller(stage) as channel:
         for number in range(60):

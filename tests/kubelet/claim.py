@@ -1,7 +1,7 @@
-"""Claims the machine for one node at a time and gives it back as it was, also after a killed run.
+"""An exclusive claim of this machine for one node, with the restoration of its state.
 
-What is changed outside the node's own folder is written down before it is changed, so that whoever
-claims next, or `python -m tests.kubelet.claim`, can undo what a killed run left.
+Each change outside the directory of the node is recorded before it is made, so that the next claim or
+`python -m tests.kubelet.claim` can undo the changes of a killed run.
 """
 
 import fcntl
@@ -20,14 +20,14 @@ from typing import IO, Any
 
 log = logging.getLogger(__name__)
 
-# Gone after a reboot, like all it speaks of.
+# In a directory that a reboot empties, as it undoes the noted changes.
 STATE = Path("/run/xilinx-fpga-dp-e2e")
 
-# Every process of a node carries this variable, and shims hand it on: that is how a later run knows
-# them, whatever their parents, while process ids may long belong to others.
+# Every process of a node has this variable, and shims pass it on. It identifies the processes for a later
+# run; process ids may be reused.
 MARK = "E2E_KUBELET_NODE"
 
-# A cgroup of its own for all pods (cgroupRoot): a real node's kubepods are never touched.
+# A separate cgroup for all pods (cgroupRoot): kubepods of a real node is never changed.
 CGROUP = "xilinx-fpga-dp-e2e"
 
 # Kubelet sets these at every start (pkg/kubelet/cm/container_manager_linux.go), the network plugin the last.
@@ -40,14 +40,14 @@ SYSCTLS = (
     "net/ipv4/ip_forward",
 )
 
-# Paths over which the namespace mounts its own folders; made where they are missing.
+# Paths over which the namespace mounts its own directories; created if missing.
 MOUNT_POINTS = (Path("/var/lib/kubelet"), Path("/var/lib/cni"))
 
 END_LIMIT = 10.0
 
 
 def why_not_here() -> str | None:
-    """What this machine lacks to run a node, as a sentence for a skipped test, or None."""
+    """Return why this machine cannot run a node; None if it can."""
     if os.geteuid() != 0:
         return "a real kubelet needs root, for mount namespaces, cgroups and device nodes"
     attempt = ["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/run"]
@@ -68,18 +68,18 @@ def why_not_here() -> str | None:
 
 
 class BusyError(Exception):
-    """Another run holds the machine's only node."""
+    """The node of this machine is in use by another run."""
 
 
 class Claim:
-    """The right to run a node, and the folder it runs in; give it back with `release`."""
+    """The exclusive right to run a node on this machine, and the directory of the node."""
 
     def __init__(self) -> None:
         self._lock: IO[str] | None = None
         self.folder = Path()
 
     def acquire(self, limit: float = 300.0) -> None:
-        """Wait for the machine, undo what a killed run left, note what release must undo."""
+        """Wait for the machine, undo the changes of a killed run, and record the state for `release`."""
         STATE.mkdir(exist_ok=True)
         self._lock = (STATE / "lock").open("w")
         deadline = time.monotonic() + limit
@@ -100,7 +100,7 @@ class Claim:
         _make_cgroups()
 
     def release(self) -> None:
-        """End the node's processes and undo everything noted; safe to call twice."""
+        """End the processes of the node and restore the recorded state; a second call has no effect."""
         if self._lock is None:
             return
         try:
@@ -142,7 +142,7 @@ def _clean() -> None:
 
 
 def _end_processes() -> None:
-    """Kill what carries the mark and what sits in the cgroup, until neither is left."""
+    """Kill the processes with the mark or in the cgroup until none is left."""
     deadline = time.monotonic() + END_LIMIT
     while pids := _marked() | _in_cgroups():
         if time.monotonic() > deadline:
@@ -165,7 +165,7 @@ def _marked() -> set[int]:
         try:
             environment = (entry / "environ").read_bytes()
         except OSError:
-            continue  # ended meanwhile
+            continue  # it has ended
         if any(variable.startswith(needle) for variable in environment.split(b"\0")):
             found.add(int(entry.name))
     return found
@@ -186,17 +186,17 @@ def _in_cgroups() -> set[int]:
             try:
                 found.update(int(pid) for pid in procs.read_text().split())
             except OSError:
-                continue  # removed meanwhile
+                continue  # it has been removed
     return found - {0}
 
 
 def _make_cgroups() -> None:
-    """Make kubelet's cgroupRoot, which it wants to find in every hierarchy."""
+    """Create the cgroupRoot of kubelet in every hierarchy."""
     for root in _cgroup_roots():
         group = root / CGROUP
         group.mkdir(exist_ok=True)
         for name in ("cpuset.cpus", "cpuset.mems"):
-            # In version 1 a new cpuset is empty and takes no process.
+            # In version 1 a new cpuset is empty and accepts no process.
             inherited = root / name
             if inherited.exists() and not (group / name).read_text().strip():
                 (group / name).write_text(inherited.read_text())
@@ -211,7 +211,7 @@ def _remove_cgroups() -> None:
                 try:
                     Path(folder).rmdir()
                 except OSError:
-                    continue  # busy until the kernel has buried its last process
+                    continue  # busy until the kernel has removed its last process
             if group.exists():
                 if time.monotonic() > deadline:
                     log.warning("cgroup %s can't be removed", group)
@@ -220,7 +220,7 @@ def _remove_cgroups() -> None:
 
 
 def main() -> None:
-    """Clean up what a killed run left, if nothing runs."""
+    """Undo the changes of a killed run, unless a run is active."""
     claim = Claim()
     claim.acquire(limit=0)
     claim.release()

@@ -1,4 +1,4 @@
-"""The configuration files of kubelet and containerd, and what which release of Kubernetes knows."""
+"""The configuration files of kubelet and containerd, and the feature gates of Kubernetes releases."""
 
 import json
 from collections.abc import Mapping
@@ -24,20 +24,20 @@ class Gate:
     locked: int | None = None  # from here on it can't be switched, later it is unknown again
 
 
-# A gate that a release doesn't know makes its kubelet refuse to start, hence this table.
+# kubelet refuses to start with an unknown gate, hence this table.
 GATES = {
     "DevicePluginCDIDevices": Gate(since=28, default_on=29, locked=31),
     "KubeletPodResourcesGet": Gate(since=27, default_on=34, locked=36),
     "ResourceHealthStatus": Gate(since=31, default_on=36),
 }
 
-# Since when kubelet tells two plugins of one resource apart by their sockets: until 1.36 the end of
-# the older one's stream takes the newer one's endpoint away (kubernetes#135437).
+# The first minor that identifies plugins of one resource by their sockets. Up to 1.36, the end of the
+# older plugin's stream removes the endpoint of the newer one (kubernetes#135437).
 ENDPOINT_PER_SOCKET = 37
 
 
 def why_not(gate: str, version: Version) -> str | None:
-    """Why a feature can't be had in a release, or None if it can."""
+    """Return why a release lacks a feature; None if it has it."""
     since = GATES[gate].since
     if version.minor >= since:
         return None
@@ -45,7 +45,7 @@ def why_not(gate: str, version: Version) -> str | None:
 
 
 def feature_gates(version: Version) -> dict[str, bool]:
-    """The gates of the table that a release knows and doesn't have on by itself."""
+    """Return the gates of the table that a release has and does not enable by default."""
     return {
         name: True
         for name, gate in GATES.items()
@@ -86,7 +86,7 @@ def kubelet_configuration(version: Version, folder: Path, ports: Ports, extra: C
         "failSwapOn": False,
         "makeIPTablesUtilChains": False,
         "oomScoreAdj": 0,
-        # A full disk or little memory is no reason to evict here, nor to collect images.
+        # No eviction and no image garbage collection on a full disk or with little memory.
         "evictionHard": {
             "memory.available": "1Mi",
             "nodefs.available": "1Mi",
@@ -122,7 +122,7 @@ state = "/run/containerd"
 [grpc]
 address = "{CONTAINERD_SOCKET}"
 
-# Made at start, and in /opt unless told otherwise.
+# Created at start; the default is in /opt.
 [plugins.'io.containerd.internal.v1.opt']
 path = "{folder}/opt"
 
@@ -133,7 +133,7 @@ snapshotter = "overlayfs"
 sandbox = "{PAUSE}"
 
 [plugins.'io.containerd.cri.v1.runtime']
-# Without it containers start with kubelet's score minus something, which may be forbidden.
+# Without it containers start with a lower OOM score than kubelet, which may be forbidden.
 restrict_oom_score_adj = true
 enable_cdi = true
 cdi_spec_dirs = ["{folder}/cdi"]
@@ -160,7 +160,7 @@ def network_configuration() -> str:
             "plugins": [
                 {
                     "type": "ptp",
-                    # RFC 2544, for benchmarks: nobody's own network.
+                    # RFC 2544, for benchmarks: not a real network.
                     "ipam": {"type": "host-local", "ranges": [[{"subnet": "198.18.77.0/24"}]]},
                 }
             ],

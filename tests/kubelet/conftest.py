@@ -1,4 +1,4 @@
-"""One real node for all cases, a fresh stage for each, and a page about the run at its end."""
+"""Fixtures: one real node for all cases, a new stage for each case, and a report of the run."""
 
 import os
 import time
@@ -17,12 +17,12 @@ from .stage import LiveSample, Stage
 _HERE = Path(__file__).parent
 _REPORT = pytest.StashKey[Report]()
 
-# Set where a run that skips everything proves nothing: in CI.
+# Set in CI, where a run without executed cases must fail.
 _REQUIRED = "E2E_REQUIRED"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Begin the page."""
+    """Create the report."""
     config.stash[_REPORT] = Report()
     # The service under test reads the settings of the case only.
     for name in [name for name in os.environ if name.startswith("XILINX_FPGA_DP_")]:
@@ -30,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip every case on a machine that can't run a node, or fail where it has to."""
+    """Skip all cases on a machine that cannot run a node, or fail if it must run one."""
     mine = [item for item in items if _HERE in item.path.parents]
     lacking = why_not_here() if mine and not config.option.collectonly else None
     if lacking and os.environ.get(_REQUIRED):
@@ -41,13 +41,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def report(request: pytest.FixtureRequest) -> Report:
-    """The page about this run."""
+    """The report of this run."""
     return request.config.stash[_REPORT]
 
 
 @pytest.fixture(scope="session")
 def live_node(report: Report) -> Iterator[Node]:
-    """The node that all cases share: containerd and the kubelet of the release that is asked for."""
+    """The node of all cases: containerd and the kubelet of the requested release."""
     built = binaries(os.environ.get("KUBERNETES", ""))
     report.kubernetes = str(built.kubernetes)
     with Node(built, log_dir=report.folder / "logs") as node:
@@ -56,7 +56,7 @@ def live_node(report: Report) -> Iterator[Node]:
 
 @pytest.fixture
 def empty_stage(live_node: Node, report: Report, request: pytest.FixtureRequest) -> Iterator[Stage]:
-    """A stage without cards, the service not started."""
+    """A stage without cards and without service."""
     root = live_node.folder / f"sample-{abs(hash(request.node.nodeid))}"
     stage = Stage(live_node, report, LiveSample(root, live_node))
     yield stage
@@ -74,7 +74,7 @@ def stage(empty_stage: Stage) -> Stage:
 
 @pytest.fixture
 def needs(live_node: Node) -> Callable[[str], None]:
-    """Ends a case that this release of Kubernetes does not know, by a feature gate's name."""
+    """A function that skips a case if this release of Kubernetes lacks a feature gate."""
 
     def skip(gate: str) -> None:
         if reason := why_not(gate, live_node.binaries.kubernetes):
@@ -87,7 +87,7 @@ def needs(live_node: Node) -> Callable[[str], None]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note how each case ended; where one failed, show what the services said."""
+    """Record the outcome of each case; add the logs of the services to a failure."""
     result = yield
     if _HERE not in item.path.parents:
         return result
@@ -106,7 +106,7 @@ def pytest_runtest_makereport(
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the page and keep it."""
+    """Print and save the report."""
     report = config.stash[_REPORT]
     if not report.kubernetes:
         return  # no node was up

@@ -1,6 +1,6 @@
-"""Builds the project's image with `make image`, on a base made here: no image registry is asked for anything.
+"""The project's image, built with `make image` on a base image created here, without an image registry.
 
-What is fetched (a Debian with Python, wheels) is kept; the image is made anew for each run.
+Downloads (a Debian with Python, wheels) are cached; the image is built for each run.
 """
 
 import json
@@ -27,7 +27,7 @@ PACKAGES = {"buildah": "buildah", "debootstrap": "debootstrap"}
 BASE = "localhost/e2e-base:1"
 BUILD_LIMIT = 600.0
 
-# What a base made here needs not carry: apt's lists and what people read.
+# Left out of the base image: the lists of apt and documentation.
 _LEFT_OUT = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man")
 
 
@@ -43,11 +43,11 @@ class Image:
 
 
 def build_image(name: str, folder: Path) -> Image:
-    """Build the image under that name and write its archive to a folder; raises BuildError."""
+    """Build the image with a name and write its archive to a directory; raises BuildError."""
     base = _base()
     python = re.fullmatch(r"base-\w+-python([\d.]+)\.tar", base.name)
     if python is None:
-        raise BuildError(f"{base} does not say which Python it has")
+        raise BuildError(f"{base} names no version of Python")
     wheels = download_wheels(cache_dir() / "image" / "wheels", python[1])
     started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
@@ -69,7 +69,7 @@ def build_image(name: str, folder: Path) -> Image:
 
 
 def _buildah(scratch: Path) -> list[str]:
-    """The command, with a store of its own that needs neither overlayfs nor a machine's configuration."""
+    """Return the command with a separate store, which needs no overlayfs and no configuration."""
     return [
         "buildah",
         "--storage-driver",
@@ -130,7 +130,7 @@ def download_wheels(folder: Path, python: str, *platforms: str) -> Path:
 
 
 def _base() -> Path:
-    """The archive of a root filesystem: this machine's own distribution, no more than Python needs."""
+    """Return the archive of a root filesystem: the distribution of this machine, reduced to Python."""
     folder = cache_dir() / "image"
     folder.mkdir(parents=True, exist_ok=True)
     release = dict(
@@ -162,6 +162,6 @@ def _kept(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 
 def _mirror(suite: str) -> list[str]:
-    """Where this machine's own packages come from; debootstrap knows a place for each suite, too."""
+    """Return the package mirror of this machine; if empty, debootstrap has a default."""
     listed = call(["apt-get", "indextargets", "--format", "$(SITE) $(RELEASE)", "Created-By: Packages"])
     return [site for site, release in map(str.split, listed.splitlines()) if release == suite][:1]

@@ -1,4 +1,4 @@
-"""Makes container images without a registry: a static program packed as a docker archive."""
+"""Container images without a registry: a static program in a docker archive."""
 
 import hashlib
 import io
@@ -47,7 +47,7 @@ def _layer(programs: dict[str, Path], links: Sequence[str]) -> bytes:
 
 
 def _write_archive(target: Path, name: str, layer: bytes, entrypoint: Sequence[str]) -> None:
-    """The layout of `docker save`: the layer, its config and a manifest.json that names both."""
+    """Write the layout of `docker save`: the layer, its config and a manifest.json with both names."""
     config = json.dumps(
         {
             "architecture": {"aarch64": "arm64"}.get(platform.machine(), "amd64"),

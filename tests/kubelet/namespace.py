@@ -11,8 +11,8 @@ from typing import TypeVar
 
 from .claim import MARK
 
-# Runs inside the fresh namespace and holds it open. What it mounts goes with the namespace's last
-# process: there is nothing to unmount. Kubelet wants its folder shared, for mount propagation.
+# The first process of the namespace, which holds it open. Its mounts end with the last process of the
+# namespace, so nothing is unmounted. kubelet needs a shared mount of its directory for mount propagation.
 _SETUP = """
 set -eu
 mkdir -p "$1/kubelet" "$1/log" "$1/dev" "$1/cni-state"
@@ -33,9 +33,8 @@ mount -t tmpfs -o mode=755 tmpfs /run
 exec sleep infinity
 """
 
-# Character devices that exist on most machines, can be opened without harm and are not in runc's
-# default allow list, so that a container that wasn't granted one gets EPERM. 1:3 (null) would be
-# opened by anybody.
+# Character devices that exist on most machines, can be opened without side effects and are not in runc's
+# default allow list, so that a container without a grant gets EPERM. 1:3 (null) is in that list.
 _FAKES = (
     "fuse",
     "loop-control",
@@ -50,18 +49,18 @@ _FAKES = (
 
 
 class NodeError(Exception):
-    """A part of the node did not come up, or did not do what was asked in time."""
+    """A part of the node that does not start or respond in time."""
 
 
 T = TypeVar("T")
 
 
 class SilentError(NodeError):
-    """Kubelet did not answer: it is down, starting, or asked too often."""
+    """No response of kubelet: it is down, starting, or limits the rate of requests."""
 
 
 def wait_for(ask: Callable[[], T | None], what: str, limit: float, pause: float = 0.02) -> T:
-    """Ask until the answer is neither None nor False, nor silence; raises NodeError at the limit."""
+    """Call until the result is neither None, False nor SilentError; raises NodeError at the limit."""
     deadline = time.monotonic() + limit
     while True:
         try:
@@ -76,7 +75,7 @@ def wait_for(ask: Callable[[], T | None], what: str, limit: float, pause: float 
 
 
 class Process:
-    """A process inside the namespace; `pid` is its own, not a wrapper's."""
+    """A process inside the namespace; `pid` is that of the program, not of a wrapper."""
 
     def __init__(self, name: str, popen: subprocess.Popen[bytes], log: Path) -> None:
         self.name = name
@@ -89,7 +88,7 @@ class Process:
 
     @property
     def returncode(self) -> int | None:
-        """How it ended (minus the signal's number), or None while it runs."""
+        """The exit code, or the negative number of a signal; None while it runs."""
         return self._popen.poll()
 
     @property
@@ -100,24 +99,24 @@ class Process:
         self._popen.send_signal(number)
 
     def wait(self, limit: float = 10.0) -> int:
-        """Wait for the end; raises NodeError if it doesn't come."""
+        """Wait for the exit; raises NodeError at the limit."""
         try:
             return self._popen.wait(limit)
         except subprocess.TimeoutExpired as error:
             raise NodeError(f"{self.name} (pid {self.pid}) runs on after {limit:g} s") from error
 
     def terminate(self, limit: float = 10.0) -> int:
-        """SIGTERM, then the exit code."""
+        """Send SIGTERM; return the exit code."""
         self.send(signal.SIGTERM)
         return self.wait(limit)
 
     def kill(self) -> int:
-        """SIGKILL, then the exit code."""
+        """Send SIGKILL; return the exit code."""
         self.send(signal.SIGKILL)
         return self.wait()
 
     def output(self) -> str:
-        """All that it and its namesakes before it printed."""
+        """The output of this and all earlier processes of the name."""
         return self.log.read_text(errors="replace")
 
 
@@ -128,10 +127,10 @@ class Namespace:
         self._folder = folder
         self._log_dir = log_dir
         self._holder: Process | None = None
-        self._started: list[Process] = []  # in order, the holder first; only ever added to
+        self._started: list[Process] = []  # in the order of start, the first process first
 
     def open(self) -> None:
-        """Make the namespace and wait until everything in it is mounted."""
+        """Create the namespace and wait for its mounts."""
         command = ["unshare", "--mount", "--propagation", "private", "--"]
         command += ["sh", "-c", _SETUP, "sh", str(self._folder)]
         holder = self._popen("namespace", command, {})
@@ -142,24 +141,24 @@ class Namespace:
             raise NodeError(f"the mount namespace can't be made: {holder.output().strip()}")
 
     def close(self) -> None:
-        """Gather the exit codes of all processes that were started here; release has killed them."""
+        """Collect the exit codes of all processes; `Claim.release` has killed them."""
         for process in self._started:
             process.wait()
 
     def path(self, inside: str | Path) -> Path:
-        """A path that leads from outside to a file of the namespace."""
+        """Return the path of a file of the namespace, as seen from outside."""
         return Path(f"/proc/{self._pid()}/root") / str(inside).lstrip("/")
 
     def spawn(
         self, name: str, command: Sequence[str | Path], env: Mapping[str, str] | None = None
     ) -> Process:
-        """Start a process inside, in folder `/`; what it prints is appended to `<name>.log`."""
-        # nsenter replaces itself, so the process id is the command's own.
+        """Start a process inside, in `/`; its output is appended to `<name>.log`."""
+        # nsenter executes the command in its own process, so the pid is that of the command.
         enter = ["nsenter", f"--mount=/proc/{self._pid()}/ns/mnt", "--"]
         return self._popen(name, [*enter, *map(str, command)], env or {})
 
     def run(self, command: Sequence[str | Path], limit: float = 30.0) -> str:
-        """Run a command inside to its end, return its output; raises NodeError if it fails."""
+        """Run a command inside; return its output. Raises NodeError if it fails."""
         enter = ["nsenter", f"--mount=/proc/{self._pid()}/ns/mnt", "--"]
         try:
             done = subprocess.run(
@@ -184,7 +183,7 @@ class Namespace:
         target = self.path(inside)
         target.parent.mkdir(parents=True, exist_ok=True)
         os.mknod(target, stat.S_IFCHR, fakes[number])
-        target.chmod(0o666)  # past the umask
+        target.chmod(0o666)  # regardless of the umask
 
     def _pid(self) -> int:
         if self._holder is None:
@@ -201,7 +200,7 @@ class Namespace:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C is for the runner, which then ends the node in order.
+                # Ctrl-C goes to the test runner only, which then ends the node.
                 start_new_session=True,
             )
         process = Process(name, popen, log)
@@ -214,7 +213,7 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 
 def fake_devices() -> list[int]:
-    """Device numbers to make fake cards from, those this machine's kernel has."""
+    """Return the device numbers for fake cards that the kernel of this machine has."""
     misc = {}
     for line in Path("/proc/misc").read_text().splitlines():
         minor, name = line.split()

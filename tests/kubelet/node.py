@@ -41,13 +41,13 @@ T = TypeVar("T")
 
 HOSTNAME = "e2e"
 
-# Kubelet is up within a second; a machine that compiles beside it may take longer.
+# kubelet starts within a second; a busy machine takes longer.
 START_LIMIT = 60.0
 
 
 @dataclass(frozen=True)
 class PodStatus:
-    """What kubelet says of a pod; `raw` is the pod as its API shows it."""
+    """The status of a pod at kubelet; `raw` is the pod of its API."""
 
     phase: str
     reason: str
@@ -55,14 +55,14 @@ class PodStatus:
     raw: Mapping[str, Any]
 
     def container(self, name: str = "main") -> Mapping[str, Any]:
-        """The containerStatus of a container, empty as long as there is none."""
+        """Return the containerStatus of a container; empty if there is none yet."""
         statuses = self.raw["status"].get("containerStatuses", ())
         return next((status for status in statuses if status["name"] == name), {})
 
 
 @dataclass(frozen=True)
 class DeviceUpdate:
-    """What kubelet counts after a list came or the last stream ended."""
+    """The counts of kubelet after a list or after the end of the last stream."""
 
     at: float  # seconds of the day, on kubelet's clock, to the microsecond
     total: int  # capacity
@@ -71,21 +71,21 @@ class DeviceUpdate:
 
 @dataclass(frozen=True)
 class NodeStatus:
-    """A resource in the node's status."""
+    """A resource in the status of the node."""
 
     capacity: int
     allocatable: int
 
 
 class Node:
-    """One node at a time on a machine; everything it changes is undone at the end of the `with`."""
+    """A node; a machine has one at a time. The end of the `with` block undoes all its changes."""
 
     def __init__(
         self, binaries: Binaries, *, config: Config | None = None, log_dir: Path | None = None
     ) -> None:
-        """Prepare; `config` is laid over the KubeletConfiguration, logs stay in a folder that is given.
+        """Prepare; `config` overrides the KubeletConfiguration. Logs stay in `log_dir`, if given.
 
-        What was in that folder is removed.
+        The earlier content of that directory is removed.
         """
         self.binaries = binaries
         self.config: Config = config or {}
@@ -124,7 +124,7 @@ class Node:
         self.close()
 
     def close(self) -> None:
-        """End everything and give the machine back as it was."""
+        """End all processes and restore the state of the machine."""
         try:
             self._claim.release()
             if self._namespace is not None:
@@ -138,7 +138,7 @@ class Node:
         for name in ("manifests", "logs", "cni", "volume-plugins"):
             (self.folder / name).mkdir()
         self._log_dir = self._log_dir or self.folder / "logs"
-        # Not before the machine is ours: the run that has it may be writing there.
+        # Only after the claim: until then another run may write there.
         shutil.rmtree(self._log_dir, ignore_errors=True)
         self._log_dir.mkdir(parents=True)
         self._ports = Ports(*_free_ports(3))
@@ -151,7 +151,7 @@ class Node:
         config = self.folder / "containerd.toml"
         config.write_text(containerd_configuration(self.folder, _program("runc")))
         bin_dir = self.binaries.containerd
-        path = f"{bin_dir}:{os.environ['PATH']}"  # where containerd looks for its shim
+        path = f"{bin_dir}:{os.environ['PATH']}"  # containerd searches its shim there
         containerd = self.spawn("containerd", [bin_dir / "containerd", "--config", config], {"PATH": path})
         listening = self.namespace.path(CONTAINERD_SOCKET)
         self._wait(lambda: listening.exists() or _ended(containerd), "containerd", containerd)
@@ -170,44 +170,44 @@ class Node:
 
     @property
     def folder(self) -> Path:
-        """The node's folder, gone at the end."""
+        """The directory of the node, removed at the end."""
         return self._claim.folder
 
     @property
     def namespace(self) -> Namespace:
-        """The mount namespace that everything of the node runs in."""
+        """The mount namespace of all processes of the node."""
         if self._namespace is None:
             raise NodeError("the node isn't up")
         return self._namespace
 
     @property
     def kubelet_dir(self) -> Path:
-        """What is /var/lib/kubelet inside, as seen from outside."""
+        """The path of /var/lib/kubelet of the node, as seen from outside."""
         return self.folder / "kubelet"
 
     @property
     def cdi_dir(self) -> Path:
-        """Where containerd looks for CDI specs."""
+        """The directory of CDI specs for containerd."""
         return self.folder / "cdi"
 
     @property
     def plugin_dir(self) -> Path:
-        """The folder of kubelet.sock and the plugins' sockets, as seen from outside."""
+        """The directory of kubelet.sock and the sockets of plugins, as seen from outside."""
         return self.kubelet_dir / "device-plugins"
 
     # kubelet
 
     @property
     def kubelet(self) -> Process:
-        """The kubelet started last."""
+        """The last started kubelet."""
         if self._kubelet is None:
             raise NodeError("kubelet was never started")
         return self._kubelet
 
     def start_kubelet(self, config: Config | None = None) -> float:
-        """Start kubelet, wait until it serves, return the seconds that took.
+        """Start kubelet and wait until it serves; return the seconds of the start.
 
-        `config` replaces what the constructor was given, from now on.
+        `config` replaces that of the constructor from now on.
         """
         if config is not None:
             self.config = config
@@ -224,15 +224,15 @@ class Node:
         return time.monotonic() - started
 
     def stop_kubelet(self) -> None:
-        """SIGTERM and wait."""
+        """Send SIGTERM and wait for the exit."""
         self.kubelet.terminate()
 
     def kill_kubelet(self) -> None:
-        """SIGKILL: kubelet.sock and the plugins' sockets stay, its containers run on."""
+        """Send SIGKILL: kubelet.sock and the sockets of plugins stay, containers continue."""
         self.kubelet.kill()
 
     def _serves(self) -> bool:
-        """Whether plugins can register, pods are taken and podresources answers."""
+        """Return whether kubelet accepts registrations and pods and podresources responds."""
         try:
             with socket.socket(socket.AF_UNIX) as client:
                 client.connect(str(self.plugin_dir / "kubelet.sock"))
@@ -246,7 +246,7 @@ class Node:
     def _pod_resources(self) -> Path:
         return self.kubelet_dir / "pod-resources" / "kubelet.sock"
 
-    # what kubelet says
+    # state of kubelet
 
     @property
     def resources(self) -> PodResources:
@@ -254,17 +254,17 @@ class Node:
         return PodResources(self._pod_resources)
 
     def timeline(self, resource: str, period: float = 0.02) -> Timeline:
-        """A watch on a resource's healthy devices, for a `with` block."""
+        """Return a `Timeline` of the healthy devices of a resource, for a `with` block."""
         return Timeline(self.resources, resource, period)
 
     def allocatable(self, resource: str) -> frozenset[str]:
-        """The ids of a resource's healthy devices."""
+        """Return the ids of the healthy devices of a resource."""
         return frozenset(self.resources.allocatable().get(resource, ()))
 
     def wait_allocatable(self, resource: str, count: int, limit: float = 10.0) -> Allocatable:
-        """Wait until a resource has so many healthy devices.
+        """Wait until a resource has ``count`` healthy devices.
 
-        Do so before the first pod: a static pod that asks for a resource unknown to kubelet starts
+        This must come before the first pod: a static pod with a resource that kubelet does not know starts
         without devices.
         """
 
@@ -275,19 +275,18 @@ class Node:
         return self._wait(ask, f"{count} allocatable of {resource}", self.kubelet, limit)
 
     def device_updates(self, resource: str) -> list[DeviceUpdate]:
-        """What kubelets of this node made of a resource, oldest first, from their log.
+        """Return the updates of a resource from the logs of kubelet, oldest first.
 
-        The only place where a kubelet without an API server tells its capacity, unhealthy devices
-        included (pkg/kubelet/cm/devicemanager/manager.go, genericDeviceUpdateCallback and
-        markResourceUnhealthy).
+        Without an API server, only the log has the capacity with unhealthy devices
+        (pkg/kubelet/cm/devicemanager/manager.go, genericDeviceUpdateCallback and markResourceUnhealthy).
         """
         return _device_updates(self.kubelet.output(), resource)
 
     def node_status(self, resource: str) -> NodeStatus | None:
-        """A resource as `kubectl describe node` would show it now, None if it isn't there.
+        """Return a resource as `kubectl describe node` would show it; None if kubelet does not know it.
 
-        Without an API server kubelet makes its node's status for whoever asks it for statistics, and
-        writes what it puts in to its log (pkg/kubelet/nodestatus/setters.go).
+        Without an API server kubelet builds the status of the node for each request of statistics and
+        writes its content to the log (pkg/kubelet/nodestatus/setters.go).
         """
         before = self.kubelet.log.stat().st_size
         _get(f"http://127.0.0.1:{self._ports.read_only}/stats/summary", 10)
@@ -296,7 +295,7 @@ class Node:
             return _node_status(log.read(), resource)
 
     def working_set(self, name: str, container: str = "main") -> int:
-        """The bytes of a container's memory that kubelet holds against its limit."""
+        """Return the working set of a container in bytes, which counts for its limit."""
         summary = json.loads(_get(f"http://127.0.0.1:{self._ports.read_only}/stats/summary", 10))
         [found] = [
             each
@@ -307,7 +306,7 @@ class Node:
         return int(found["memory"]["workingSetBytes"])
 
     def metrics(self) -> dict[str, float]:
-        """Kubelet's own metrics by name and labels, as they stand in the text format."""
+        """Return the metrics of kubelet by name and labels in the text format."""
         text = _get(f"http://127.0.0.1:{self._ports.read_only}/metrics", 10)
         samples = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
         return {name: float(value) for name, _, value in samples if name}
@@ -315,18 +314,18 @@ class Node:
     # pods
 
     def put(self, pod: Mapping[str, Any]) -> None:
-        """Give kubelet a static pod, or a new version of one."""
+        """Create or replace a static pod."""
         self.put_text(pod["metadata"]["name"], json.dumps(pod))
 
     def put_text(self, name: str, manifest: str) -> None:
-        """Give kubelet a static pod of that name as somebody wrote it, JSON or YAML."""
-        # Kubelet watches the folder: the file has to be whole when it appears.
+        """Create or replace a static pod from a manifest in JSON or YAML."""
+        # kubelet watches the directory: the file must be complete when it appears.
         partial = self.folder / f"{name}.json"
         partial.write_text(manifest)
         partial.rename(self.folder / "manifests" / f"{name}.json")
 
     def remove(self, *names: str, limit: float = 30.0) -> None:
-        """Take static pods away; wait until kubelet has forgotten them and their processes have ended."""
+        """Remove static pods; wait until kubelet does not list them and their processes have ended."""
         for name in names:
             (self.folder / "manifests" / f"{name}.json").unlink(missing_ok=True)
 
@@ -336,7 +335,7 @@ class Node:
         self._wait(gone, f"pods {', '.join(names)} gone", self.kubelet, limit)
 
     def tasks(self, name: str) -> set[str]:
-        """The containers of a pod, its sandbox included, that have a process."""
+        """Return the containers of a pod with a process, including its sandbox."""
         labelled = f'labels."io.kubernetes.pod.name"=={name}-{HOSTNAME}'
         containers = set(self.ctr("containers", "list", "--quiet", labelled).split())
         running = {
@@ -345,7 +344,7 @@ class Node:
         return containers & running
 
     def pod(self, name: str) -> PodStatus | None:
-        """A pod as kubelet shows it, or None."""
+        """Return the status of a pod; None if kubelet does not list it."""
         text = _get(f"http://127.0.0.1:{self._ports.read_only}/pods", 10)
         for raw in json.loads(text).get("items") or ():
             if raw["metadata"]["name"] == f"{name}-{HOSTNAME}":
@@ -368,7 +367,7 @@ class Node:
         return self._wait(ask, f"pod {name} {phase}", self.kubelet, limit)
 
     def logs(self, name: str, container: str = "main", namespace: str = "default") -> str:
-        """What a container printed, over all its restarts."""
+        """Return the output of a container over all its restarts."""
         text = ""
         pattern = f"pods/{namespace}_{name}-{HOSTNAME}_*/{container}/*.log"
         for file in sorted((self.folder / "log").glob(pattern)):
@@ -378,7 +377,7 @@ class Node:
         return text
 
     def wait_logs(self, name: str, text: str, container: str = "main", limit: float = 30.0) -> str:
-        """Wait until a container has printed something; returns all that it printed."""
+        """Wait until a container has printed a text; return all its output."""
 
         def ask() -> str | None:
             printed = self.logs(name, container)
@@ -387,14 +386,14 @@ class Node:
         return self._wait(ask, f"{text!r} in the log of {name}", self.kubelet, limit)
 
     def kill_container(self, name: str, container: str = "main") -> None:
-        """Kill a container's process from below; kubelet starts it again at once the first time."""
-        # A container runs, and has printed something, a moment before its kubelet says so.
+        """Kill the process of a container; kubelet restarts it at once the first time."""
+        # kubelet reports a container as running some time after it has printed its first output.
         status = self.wait_pod(name, "Running").container(container)
         identity = str(status["containerID"]).removeprefix("containerd://")
         self.ctr("tasks", "kill", "--signal", "SIGKILL", identity)
 
     def ctr(self, *args: str | Path) -> str:
-        """Ask containerd, in kubelet's namespace; to unpack an image takes minutes on a cold disk."""
+        """Run ctr in the containerd namespace of kubelet; unpacking an image may take minutes."""
         ctr = self.binaries.containerd / "ctr"
         command = [ctr, "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io", *args]
         return self.namespace.run(command, limit=300.0)
@@ -406,7 +405,7 @@ class Node:
         self.namespace.make_node(inside, number)
 
     def path(self, inside: str | Path) -> Path:
-        """A path that leads from outside to a file of the node, e.g. to a device node."""
+        """Return the path of a file of the node, e.g. a device node, as seen from outside."""
         return self.namespace.path(inside)
 
     def spawn(
@@ -418,7 +417,7 @@ class Node:
     def _wait(
         self, ask: Callable[[], T | None], what: str, process: Process, limit: float = START_LIMIT
     ) -> T:
-        """Wait, and name the end of a process's log where it was in vain."""
+        """Wait; on a failure, add the end of the log of a process to the error."""
         try:
             return wait_for(ask, what, limit)
         except NodeError as error:
@@ -444,7 +443,7 @@ def _device_updates(log: str, resource: str) -> list[DeviceUpdate]:
     return found
 
 
-# Allocatable has a line only where it differs from capacity, whose line comes first.
+# Allocatable has a line only if it differs from capacity; the line of capacity comes first.
 _STATUS = re.compile(
     r'"(?:Updated (capacity|allocatable)|(Set capacity for removed resource))[^"]*"'
     r' (?:plugin|device)="([^"]+)"(?: \w+=(\d+))?'
@@ -487,7 +486,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _get(url: str, limit: float) -> str:
-    """Ask kubelet over HTTP, whatever proxy the environment names."""
+    """Send an HTTP request to kubelet, without a proxy of the environment."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(url, timeout=limit) as answer:

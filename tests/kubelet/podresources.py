@@ -1,4 +1,4 @@
-"""Asks kubelet who holds which device and what can be allocated: its podresources API."""
+"""A client of the podresources API of kubelet: allocated and allocatable devices."""
 
 import tempfile
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ _SERVICE = "/v1.PodResourcesLister/"
 
 @dataclass(frozen=True)
 class Held:
-    """Devices of one resource in the hands of one container."""
+    """The devices of one resource that one container holds."""
 
     namespace: str
     pod: str
@@ -29,19 +29,19 @@ class Held:
     ids: frozenset[str]
 
 
-# What a node can hand out: resource -> device id -> NUMA nodes.
+# The allocatable devices of a node: resource -> device id -> NUMA nodes.
 Allocatable = dict[str, dict[str, frozenset[int]]]
 
 
 class PodResources:
-    """A client that connects anew for each question: kubelet comes and goes in these tests."""
+    """A client with a new connection for each request, since kubelet restarts in these tests."""
 
     def __init__(self, socket: Path, limit: float = 5.0) -> None:
         self._socket = socket
         self._limit = limit
 
     def allocatable(self) -> Allocatable:
-        """Healthy devices, held ones among them (devicemanager GetAllocatableDevices)."""
+        """Return the healthy devices, including allocated ones (devicemanager GetAllocatableDevices)."""
         answer = self._ask("GetAllocatableResources", "AllocatableResources")
         found: Allocatable = {}
         for devices in answer.get("devices", ()):
@@ -54,17 +54,17 @@ class PodResources:
         return found
 
     def held(self) -> list[Held]:
-        """What the containers of all pods hold."""
+        """Return the devices that the containers of all pods hold."""
         answer = self._ask("List", "ListPodResources")
         return [held for pod in answer.get("pod_resources", ()) for held in _held(pod)]
 
     def held_by(self, pod: str, namespace: str = "default") -> list[Held]:
-        """What one pod's containers hold (Get, with the gate KubeletPodResourcesGet)."""
+        """Return the devices of the containers of a pod (Get, with the gate KubeletPodResourcesGet)."""
         question = {"pod_name": pod, "pod_namespace": namespace}
         return list(_held(self._ask("Get", "GetPodResources", question)["pod_resources"]))
 
     def _ask(self, method: str, kind: str, question: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Raises SilentError where kubelet doesn't answer in time, or answers with an error."""
+        """Call a method; raises SilentError if kubelet does not respond in time or responds with an error."""
         messages = _messages()
         request = ParseDict(dict(question or {}), messages[f"{kind}Request"]())
         response = messages[f"{kind}Response"]
@@ -82,7 +82,7 @@ class PodResources:
 
 
 def _reason(error: grpc.RpcError) -> str:
-    """An RpcError of a call that failed is a Call too, which its type doesn't tell."""
+    """Return the reason of a failed call. Its RpcError is also a Call, which the type does not show."""
     return f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else str(error)
 
 
@@ -100,7 +100,7 @@ def _held(pod: Mapping[str, Any]) -> list[Held]:
 
 @cache
 def _messages() -> dict[str, Any]:
-    """The message classes, in a pool of their own: the service may have some of that name."""
+    """Return the message classes, in a separate pool: the service may have classes of the same names."""
     with tempfile.NamedTemporaryFile() as compiled:
         options = [f"-I{_PROTO.parent}", f"--descriptor_set_out={compiled.name}", _PROTO.name]
         if protoc.main(["protoc", *options]) != 0:

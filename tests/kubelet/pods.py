@@ -1,4 +1,4 @@
-"""Writes pods as dictionaries: one busybox container that runs a script and asks for devices."""
+"""Pods as dictionaries: one busybox container that runs a script and requests devices."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -6,7 +6,7 @@ from typing import Any
 
 from .images import BUSYBOX
 
-# Stays until it is ended, and ends at once: a shell as process 1 would ignore SIGTERM otherwise.
+# Runs until SIGTERM and then exits at once: without the trap, a shell as process 1 ignores SIGTERM.
 STAY = "trap 'exit 0' TERM; while :; do sleep 3600 & wait; done"
 
 
@@ -18,9 +18,9 @@ def pod(
     restart: str = "Always",
     **spec: Any,
 ) -> dict[str, Any]:
-    """A pod with the container `main`; `spec` is laid over the pod's spec.
+    """Return a pod with the container `main`; `spec` overrides fields of its spec.
 
-    Give each pod a new name: a static pod that was rejected stays Failed for good.
+    Each pod needs a new name: a rejected static pod stays Failed.
     """
     container = {
         "name": "main",
@@ -44,14 +44,14 @@ def pod(
 
 
 def open_each(paths: Iterable[str]) -> str:
-    """A script's lines that print `open PATH ok`, or the error, for each path."""
+    """Return lines of a script that print `open PATH ok`, or the error, for each path."""
     return f"for n in {' '.join(paths)}; do {_attempt('open', '$n')}; done"
 
 
 def open_number(device: int) -> str:
-    """A script's lines that make a node of that device and print `number MAJOR:MINOR ok` or why not.
+    """Return lines of a script that create a node of a device and print `number MAJOR:MINOR ok` or the error.
 
-    So a pod tries what its device cgroup denies, rather than what isn't in its /dev.
+    This tests the device cgroup of a pod, not the content of its /dev.
     """
     major, minor = os.major(device), os.minor(device)
     node = f"/tmp/{major}:{minor}"

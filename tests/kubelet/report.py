@@ -1,4 +1,4 @@
-"""One page about a run: each case, and how long things took as kubelet saw it.
+"""The report of a run: the outcome of each case, and durations as seen by kubelet.
 
 `python -m tests.kubelet.report` prints the tables of docs/compatibility.md from the pages of all versions.
 """
@@ -23,10 +23,10 @@ PASSED, FAILED, NOT_APPLICABLE = "pass", "FAIL", "n/a"
 
 @dataclass
 class Report:
-    """What a run found out."""
+    """The results of a run."""
 
     kubernetes: str = ""
-    cases: dict[str, tuple[str, str]] = field(default_factory=dict)  # outcome, and why it was not played
+    cases: dict[str, tuple[str, str]] = field(default_factory=dict)  # the outcome, and why it was skipped
     times: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     notes: list[str] = field(default_factory=list)
     began: float = field(default_factory=time.time)
@@ -34,24 +34,24 @@ class Report:
 
     @property
     def folder(self) -> Path:
-        """Where the page goes, and the logs of the run: outside the checkout."""
+        """The directory of the page and of the logs of the run; it is outside the checkout."""
         return _FOLDER / self.kubernetes
 
     def time(self, what: str, seconds: float) -> None:
-        """Note how long something took this time."""
+        """Record a duration."""
         self.times[what].append(seconds)
 
     def note(self, what: str) -> None:
-        """Say something else that a run found out."""
+        """Record another result."""
         self.notes.append(what)
 
     def case(self, name: str, outcome: str, why: str = "") -> None:
-        """Note how a case ended; a failure stays one, whatever follows."""
+        """Record the outcome of a case; a failure is never overwritten."""
         if self.cases.get(name, ("", ""))[0] != FAILED:
             self.cases[name] = (outcome, why)
 
     def save(self) -> Path:
-        """Write the page, and the same for programs; returns where the page is."""
+        """Write the page and a JSON file with the same content; return the path of the page."""
         self.folder.mkdir(parents=True, exist_ok=True)
         kept = {
             "kubernetes": self.kubernetes,

@@ -1,6 +1,6 @@
-"""What a case plays on: a fresh sample node below the real kubelet, and the installed service between them.
+"""The stage of a case: a new sample node, a real kubelet, and the installed service between them.
 
-Kubelet and its mount namespace are shared by all cases; cards, service and pods are each case's own.
+All cases share kubelet and its mount namespace; each case has its own cards, service and pods.
 """
 
 import itertools
@@ -21,13 +21,13 @@ from .node import DeviceUpdate, Node, PodStatus
 from .pods import STAY, open_each, open_number, pod
 from .report import Report
 
-# What the two shells of the default cards are called at kubelet: two U200, a U250.
+# The resource names of the default cards: two U200, one U250.
 U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
 U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
-ONCE = {U200: 1, U250: 1}  # of what happened to each resource
+ONCE = {U200: 1, U250: 1}  # a count by resource
 
-# Impatient, so that a case takes seconds: no kernel tells the service what happens to a sample card.
-# And without a port: those of this machine belong to others.
+# Short intervals, so that a case takes seconds: sample cards cause no kernel events. No HTTP port, since
+# ports of this machine may be in use.
 SETTINGS = {"SCAN_INTERVAL": "0.5", "HEALTH_INTERVAL": "0.2", "RECOVERY_CHECKS": "2", "HTTP_ADDRESS": ""}
 
 _SERVICE = (sys.executable, "-m", "xilinx_fpga_dp", "run")
@@ -35,54 +35,54 @@ _DAY = 86400.0
 
 
 class LiveSample(SampleNode):
-    """A sample node whose render nodes are devices of their own, in the /dev that kubelet and pods see."""
+    """A sample node with a distinct device for each render node, in the /dev of kubelet and pods."""
 
     def __init__(self, root: Path, node: Node, *, twin: bool = False) -> None:
-        """Build it; a twin has a /sys of its own and leaves the device nodes to the other one."""
+        """Create it; a twin has a separate /sys and creates no device nodes."""
         self._node = node
         self._twin = twin
-        self._fakes: dict[str, int] = {}  # which of `fake_devices` a render node is
+        self._fakes: dict[str, int] = {}  # by render node: the index of its device in `fake_devices`
         super().__init__(root)
 
     def environment(self) -> dict[str, str]:
-        """The settings that let the service run against this node, from inside the namespace."""
+        """Return the settings to run the service against this node, inside the namespace."""
         return {"XILINX_FPGA_DP_SYSFS_ROOT": self.sysfs_root}
 
     def add_node(self, node: str) -> None:
-        """Make a device node; those that no case opens are left out."""
+        """Create a device node, if a case opens nodes of its kind."""
         if "/renderD" in node and not self._twin:
             number = next(n for n in itertools.count() if n not in self._fakes.values())
             self._node.make_device(node, number)
             self._fakes[node] = number
 
     def remove_node(self, node: str) -> None:
-        """Take a device node away."""
+        """Remove a device node."""
         if node in self._fakes:
             self._node.path(node).unlink()
             del self._fakes[node]
 
     def clear(self) -> None:
-        """Take all device nodes away."""
+        """Remove all device nodes."""
         for node in list(self._fakes):
             self.remove_node(node)
 
     def devices(self) -> dict[str, int]:
-        """The device number behind each render node."""
+        """Return the device number of each render node."""
         fakes = fake_devices()
         return {node: fakes[number] for node, number in self._fakes.items()}
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a container saw the last time it started."""
+    """The output of the inspection script of a container at its last start."""
 
     envs: Mapping[str, str]
     nodes: frozenset[str]  # all device nodes it has, by path
-    opened: Mapping[str, str]  # how opening a path or a device number went: ok, or the error
+    opened: Mapping[str, str]  # by path or device number: ok, or the error of open
 
     @property
     def cards(self) -> frozenset[str]:
-        """Its render nodes."""
+        """The render nodes of the container."""
         return frozenset(node for node in self.nodes if node.startswith("/dev/dri/"))
 
 
@@ -100,7 +100,7 @@ def _seen(log: str) -> Seen:
 
 @dataclass
 class Stage:
-    """One case's cards, services and pods."""
+    """The cards, services and pods of a case."""
 
     node: Node
     report: Report
@@ -110,12 +110,12 @@ class Stage:
     pods: list[str] = field(default_factory=list)
 
     def add_cards(self) -> None:
-        """Two U200 of one shell and a U250 of another, beside what a server has besides."""
+        """Add two U200 of one shell, a U250 of another and the ordinary devices of a server."""
         self.sample.add_ordinary_devices()
         self.cards = [self.sample.add_card(board) for board in ("u200", "u200", "u250")]
 
     def twin(self) -> LiveSample:
-        """The same node once more with a /sys of its own, its cards under other serial numbers."""
+        """Return a copy of the node with a separate /sys and other serial numbers."""
         twin = LiveSample(Path(f"{self.sample.root}-twin"), self.node, twin=True)
         twin.add_ordinary_devices()
         for card in self.cards:
@@ -126,11 +126,11 @@ class Stage:
 
     @property
     def service(self) -> Process:
-        """The service that was started last."""
+        """The last started service."""
         return self.services[-1]
 
     def start_service(self, sample: LiveSample | None = None, **settings: str) -> Process:
-        """Start the installed service; `sample` is another node for it to see than everybody's."""
+        """Start the installed service; `sample` replaces the sample node of the stage."""
         chosen = {f"XILINX_FPGA_DP_{name}": value for name, value in (SETTINGS | settings).items()}
         chosen |= (sample or self.sample).environment() | {"XILINX_FPGA_DP_LOG_FORMAT": "text"}
         service = self.node.spawn(f"service-{next(_SERVICES)}", _SERVICE, chosen)
@@ -138,27 +138,27 @@ class Stage:
         return service
 
     def sockets(self) -> list[str]:
-        """The names of the service's sockets beside kubelet's."""
+        """Return the names of the sockets of the service in the directory of kubelet."""
         return sorted(path.name for path in self.node.plugin_dir.glob("*-fpga.sock"))
 
     def wait_swept(self, limit: float = 5.0) -> None:
-        """Wait until there are the service's two sockets and none that a dead instance left."""
+        """Wait until only the two sockets of the service exist, without those of dead instances."""
         wait_for(lambda: len(self.sockets()) == 2, "the sockets of dead instances swept up", limit)
 
-    # what kubelet says
+    # state of kubelet
 
     def wait_all(self, limit: float = 10.0) -> None:
-        """Wait until kubelet can hand out the two U200 and the U250."""
+        """Wait until kubelet can allocate the two U200 and the U250."""
         self.node.wait_allocatable(U200, 2, limit)
         self.node.wait_allocatable(U250, 1, limit)
 
     def counts(self, resource: str = U200) -> tuple[int, int]:
-        """Capacity and allocatable, as `kubectl describe node` shows them."""
+        """Return capacity and allocatable, as `kubectl describe node` shows them."""
         status = self.node.node_status(resource)
         return (status.capacity, status.allocatable) if status else (0, 0)
 
     def wait_counts(self, resource: str, capacity: int, allocatable: int, limit: float = 10.0) -> None:
-        """Wait until the node's status says so."""
+        """Wait for these counts in the status of the node."""
         what = f"capacity {capacity}, allocatable {allocatable} of {resource}"
         try:
             wait_for(lambda: self.counts(resource) == (capacity, allocatable), what, limit, 0.1)
@@ -166,7 +166,7 @@ class Stage:
             raise NodeError(f"{error}; they are {self.counts(resource)}") from None
 
     def came(self, resource: str, healthy: int, since: float, limit: float = 10.0) -> float:
-        """Seconds from a time of day until kubelet had taken a list with so many healthy devices."""
+        """Return the seconds from a time until kubelet had a list with ``healthy`` healthy devices."""
 
         def ask() -> DeviceUpdate | None:
             updates = self.node.device_updates(resource)
@@ -177,37 +177,37 @@ class Stage:
         return (found.at - _time_of_day(since)) % _DAY
 
     def registrations(self, resource: str = U200) -> int:
-        """How many times this kubelet has taken the resource's plugin in."""
+        """Return the number of registrations of a resource at this kubelet."""
         return self._counted("kubelet_device_plugin_registration_total", resource)
 
     def times_registered(self) -> dict[str, int]:
-        """How often this kubelet, since its start, was asked to take each plugin in: once, and no more.
+        """Return the number of Register calls by resource since the start of this kubelet; 1 is expected.
 
-        A call that names a socket which kubelet has removed at its start is worse than a waste: it fails
-        after 10 s, and kubelets before 1.37 then forget the plugin that registered rightly meanwhile.
+        A call with a socket that kubelet removed at its start fails after 10 s, and kubelet before 1.37 then
+        drops the plugin that has registered in between.
         """
         return {resource: self.registrations(resource) for resource in ONCE}
 
     def wait_registrations(self, count: int, resource: str = U200) -> None:
-        """Wait until this kubelet has taken the resource's plugin in so many times."""
+        """Wait for a number of registrations of a resource at this kubelet."""
         wait_for(lambda: self.registrations(resource) >= count, f"registration {count} of {resource}", 10)
 
     def allocations(self, resource: str = U200) -> int:
-        """How many times this kubelet has called the plugin's Allocate."""
+        """Return the number of Allocate calls of this kubelet for a resource."""
         return self._counted("kubelet_device_plugin_alloc_duration_seconds_count", resource)
 
     def _counted(self, metric: str, resource: str) -> int:
         return int(self.node.metrics().get(f'{metric}{{resource_name="{resource}"}}', 0))
 
     def held(self, name: str) -> frozenset[str]:
-        """The device ids a pod holds."""
+        """Return the device ids that a pod holds."""
         everybody = self.node.resources.held()
         return frozenset(each for held in everybody if held.pod.startswith(f"{name}-") for each in held.ids)
 
     # pods
 
     def put_pod(self, limits: Mapping[str, int] | None = None, **spec: Any) -> str:
-        """Give kubelet a pod that looks around, says so and stays; returns its name."""
+        """Create a pod that runs the inspection script and stays; return its name."""
         name = f"pod-{next(_NUMBERS)}"
         devices = self.sample.devices()
         look = "; ".join([_LOOK, open_each(devices), *map(open_number, devices.values())])
@@ -216,12 +216,12 @@ class Stage:
         return name
 
     def run_pod(self, limits: Mapping[str, int] | None = None, **spec: Any) -> tuple[str, Seen]:
-        """Run a pod until it has looked around."""
+        """Create a pod; return its name and the output of its inspection script."""
         name = self.put_pod(limits, **spec)
         return name, self.wait_seen(name)
 
     def wait_seen(self, name: str, starts: int = 1, limit: float = 20.0) -> Seen:
-        """Wait until a container has looked around, so many times over its restarts."""
+        """Wait until a container has been inspected in ``starts`` starts; return the last output."""
 
         def ask() -> str | None:
             log = self.node.logs(name)
@@ -235,13 +235,13 @@ class Stage:
             raise NodeError(f"{error}: {said}") from None
 
     def rejected(self, limits: Mapping[str, int]) -> PodStatus:
-        """Give kubelet a pod that it must refuse; returns its status."""
+        """Create a pod that kubelet must reject; return its status."""
         name = self.put_pod(limits)
         return self.node.wait_pod(name, "Failed", 20)
 
     @contextmanager
     def undisturbed(self, *names: str) -> Iterator[None]:
-        """Make sure that what is done meanwhile neither stops pods nor changes what they hold."""
+        """Assert that the `with` block stops none of the pods and changes none of their devices."""
         before = {name: (self._life(name), self.held(name)) for name in names}
         yield
         for name, (life, held) in before.items():
@@ -255,12 +255,12 @@ class Stage:
     # the end
 
     def close(self) -> None:
-        """End pods, services and cards of this case, whatever it has left running."""
+        """Remove all pods, services and cards of this case."""
         try:
             if not self.node.kubelet.running:
                 self.node.start_kubelet()
             self.node.remove(*self.pods)
-        finally:  # the next case begins with an empty node, whatever became of this one
+        finally:  # the next case needs an empty node, also after a failure
             for service in self.services:
                 if service.running:
                     service.kill()
@@ -268,20 +268,20 @@ class Stage:
 
 
 _SERVICES = itertools.count(1)
-_NUMBERS = itertools.count(1)  # a pod's name is never used again: a rejected static pod stays so
+_NUMBERS = itertools.count(1)  # the name of a pod is never reused: a rejected static pod stays rejected
 
 
 def _time_of_day(at: float) -> float:
-    """A timestamp as kubelet's log says it: seconds of the local day."""
+    """Return a timestamp as in the log of kubelet: seconds of the local day."""
     local = time.localtime(at)
     return local.tm_hour * 3600 + local.tm_min * 60 + local.tm_sec + at % 1
 
 
 def _later(of_day: float, since: float) -> bool:
-    """Whether a time of day comes after a timestamp, also across midnight."""
+    """Return whether a time of day is after a timestamp, also across midnight."""
     return (of_day - _time_of_day(since)) % _DAY < _DAY / 2
 
 
 def made_at(path: Path) -> float:
-    """When a socket was bound."""
+    """Return the time at which a socket was bound."""
     return os.stat(path).st_mtime

@@ -1,4 +1,4 @@
-"""What a pod is given: by NUMA node, by preference, by CDI, and of a shared card."""
+"""Allocation to pods: by NUMA node, by preference, by CDI, and of a shared card."""
 
 from collections.abc import Callable, Iterator
 
@@ -12,7 +12,7 @@ SHARED = ".shared"
 
 @pytest.fixture
 def single_numa_node(empty_stage: Stage) -> Iterator[Stage]:
-    """A kubelet that refuses what does not fit on one NUMA node; afterwards the one before."""
+    """A stage whose kubelet has the policy single-numa-node; the default is restored afterwards."""
     before = empty_stage.node.config
     empty_stage.node.stop_kubelet()
     empty_stage.node.start_kubelet({**before, "topologyManagerPolicy": "single-numa-node"})
@@ -23,7 +23,7 @@ def single_numa_node(empty_stage: Stage) -> Iterator[Stage]:
     empty_stage.node.start_kubelet(before)
 
 
-def test_card_without_a_numa_node_is_taken_beside_one_that_has_one(single_numa_node: Stage) -> None:
+def test_card_without_numa_node_is_allocated_beside_one_with_it(single_numa_node: Stage) -> None:
     stage = single_numa_node
     known = stage.sample.add_card("u250", numa_node=0)
     unknown = stage.sample.add_card("u250", numa_node=-1)
@@ -35,7 +35,7 @@ def test_card_without_a_numa_node_is_taken_beside_one_that_has_one(single_numa_n
     assert held == {known.address, unknown.address}
 
 
-def test_cards_that_all_know_no_numa_node_are_taken(single_numa_node: Stage) -> None:
+def test_cards_without_numa_nodes_are_allocated(single_numa_node: Stage) -> None:
     stage = single_numa_node
     stage.sample.add_card("u250", numa_node=-1)
     stage.start_service()
@@ -43,7 +43,7 @@ def test_cards_that_all_know_no_numa_node_are_taken(single_numa_node: Stage) -> 
     stage.run_pod({U250: 1})
 
 
-def test_preference_is_asked_for_and_followed(empty_stage: Stage) -> None:
+def test_kubelet_follows_the_preferred_allocation(empty_stage: Stage) -> None:
     stage = empty_stage
     near, far, as_near = [stage.sample.add_card("u200", numa_node=node) for node in (0, 1, 0)]
     stage.start_service()
@@ -55,7 +55,7 @@ def test_preference_is_asked_for_and_followed(empty_stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["cdi", "both"])
-def test_card_by_its_cdi_name(empty_stage: Stage, needs: Callable[[str], None], strategy: str) -> None:
+def test_pod_gets_card_by_cdi_name(empty_stage: Stage, needs: Callable[[str], None], strategy: str) -> None:
     needs("DevicePluginCDIDevices")
     stage = empty_stage
     stage.add_cards()
@@ -67,7 +67,7 @@ def test_card_by_its_cdi_name(empty_stage: Stage, needs: Callable[[str], None], 
     assert stage.held(name) == {stage.cards[2].address}
 
 
-def test_two_pods_on_one_shared_card(empty_stage: Stage) -> None:
+def test_two_pods_share_one_card(empty_stage: Stage) -> None:
     stage = empty_stage
     stage.add_cards()
     stage.start_service(SHARED_REPLICAS="2")
@@ -80,7 +80,7 @@ def test_two_pods_on_one_shared_card(empty_stage: Stage) -> None:
     assert len({each.partition("::")[0] for each in stage.held(name)}) == 2
 
 
-def test_check_before_each_start_refuses_a_faulty_card(empty_stage: Stage) -> None:
+def test_prestart_check_refuses_a_faulty_card(empty_stage: Stage) -> None:
     stage = empty_stage
     stage.add_cards()
     stage.start_service(PRESTART_CHECK="true")
@@ -95,6 +95,6 @@ def test_check_before_each_start_refuses_a_faulty_card(empty_stage: Stage) -> No
 
 
 def _container(stage: Stage, name: str) -> str:
-    """All that kubelet says of a pod's container."""
+    """Return the status of the container of a pod."""
     status = stage.node.pod(name)
     return str(status.container()) if status else ""

@@ -1,4 +1,4 @@
-"""What happens to cards reaches kubelet: another shell, pulled, reset, offline."""
+"""Changes of cards reach kubelet: another shell, hot unplug, reset, offline."""
 
 import time
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from .namespace import wait_for
 from .stage import U200, U250, Stage
 
 
-def test_card_reprogrammed_to_another_shell_moves_to_its_resource(stage: Stage) -> None:
+def test_reprogrammed_card_moves_to_another_resource(stage: Stage) -> None:
     name, _ = stage.run_pod({U200: 1})
     [held] = stage.held(name)
     free = next(card for card in stage.cards[:2] if card.address != held)
@@ -25,7 +25,7 @@ def test_card_reprogrammed_to_another_shell_moves_to_its_resource(stage: Stage) 
     assert free.render_node in seen.cards
 
 
-def test_last_card_of_a_shell_reprogrammed_leaves_no_capacity_and_a_new_resource(stage: Stage) -> None:
+def test_resource_without_cards_has_no_capacity(stage: Stage) -> None:
     u50 = "xilinx.com/fpga-xilinx_u50_gen3x16_xdma_201920_3-0"
     stage.cards[2].reprogram("u50")
     stage.node.wait_allocatable(u50, 1)
@@ -43,7 +43,7 @@ def test_last_card_of_a_shell_reprogrammed_leaves_no_capacity_and_a_new_resource
     assert seen.cards == {stage.cards[2].render_node}
 
 
-def test_card_pulled_while_a_pod_holds_it_leaves_the_list_and_the_pod_runs_on(stage: Stage) -> None:
+def test_pod_keeps_running_after_its_card_is_pulled(stage: Stage) -> None:
     name, _ = stage.run_pod({U200: 1})
     [held] = stage.held(name)
     card = next(card for card in stage.cards[:2] if card.address == held)
@@ -54,25 +54,25 @@ def test_card_pulled_while_a_pod_holds_it_leaves_the_list_and_the_pod_runs_on(st
         stage.wait_counts(U200, 1, 1)
         assert held not in stage.node.allocatable(U200)
         assert stage.counts(U250) == (1, 1)
-        # The other card is free: who holds the pulled one takes nothing away from it.
+        # The other card is free: the allocation of the pulled card does not affect it.
         other, _ = stage.run_pod({U200: 1})
         assert held not in stage.held(other)
         card.plug()
         stage.wait_counts(U200, 2, 2)
-    # It is still known that it is held: nobody else gets it.
+    # kubelet still knows the allocation: no other pod gets the card.
     assert stage.rejected({U200: 1}).reason == "UnexpectedAdmissionError"
 
 
-def test_card_that_is_found_at_fault_when_a_pod_asks_for_it_is_refused_with_a_sentence(
+def test_rejection_of_faulty_card_carries_the_message_of_the_plugin(
     empty_stage: Stage,
 ) -> None:
     stage = empty_stage
     stage.add_cards()
-    # It looks so seldom that kubelet still believes in the card.
+    # With these long intervals kubelet still has the card as Healthy.
     stage.start_service(SCAN_INTERVAL="600", HEALTH_INTERVAL="600")
     stage.wait_all()
-    time.sleep(2)  # the serial numbers are news: the scan they ask for would see it first
-    stage.sample.files.drop(f"{stage.cards[2].user}/drm")  # a reset begins; its node goes later
+    time.sleep(2)  # a new serial number starts a scan, which would find the fault first
+    stage.sample.files.drop(f"{stage.cards[2].user}/drm")  # a reset begins; the device node is still present
     status = stage.rejected({U250: 1})
     assert status.reason == "UnexpectedAdmissionError"
     refusal = (
@@ -81,7 +81,7 @@ def test_card_that_is_found_at_fault_when_a_pod_asks_for_it_is_refused_with_a_se
     assert refusal in status.message
 
 
-def test_card_in_reset_is_unhealthy_and_returns_with_another_render_node(stage: Stage) -> None:
+def test_card_in_reset_is_unhealthy_until_it_has_a_new_render_node(stage: Stage) -> None:
     card = stage.cards[2]
     before = card.render_node
     card.reset_begin()
@@ -98,7 +98,7 @@ def test_card_in_reset_is_unhealthy_and_returns_with_another_render_node(stage: 
     assert seen.opened[card.render_node] == "ok"
 
 
-def test_render_nodes_that_two_cards_swapped_are_not_mixed_up(stage: Stage) -> None:
+def test_pods_get_the_right_render_nodes_after_a_swap(stage: Stage) -> None:
     first, second, _ = stage.cards
     before = first.render_node, second.render_node
     first.reset_begin()
@@ -114,9 +114,7 @@ def test_render_nodes_that_two_cards_swapped_are_not_mixed_up(stage: Stage) -> N
         assert seen.cards == {card.render_node}
 
 
-def test_card_that_goes_offline_shows_in_the_status_of_the_pod_that_holds_it(
-    stage: Stage, needs: Callable[[str], None]
-) -> None:
+def test_pod_status_shows_an_offline_card(stage: Stage, needs: Callable[[str], None]) -> None:
     needs("ResourceHealthStatus")
     name, _ = stage.run_pod({U250: 1})
     with stage.undisturbed(name):
@@ -127,11 +125,11 @@ def test_card_that_goes_offline_shows_in_the_status_of_the_pod_that_holds_it(
 
 
 def _wait_health(stage: Stage, name: str, health: str) -> None:
-    """Wait until the pod's status says so of the devices it holds."""
+    """Wait for this health in the status of a pod."""
 
     def ask() -> bool:
         status = stage.node.pod(name)
-        told = status.container().get("allocatedResourcesStatus", ()) if status else ()
-        return {device["health"] for each in told for device in each.get("resources", ())} == {health}
+        statuses = status.container().get("allocatedResourcesStatus", ()) if status else ()
+        return {device["health"] for each in statuses for device in each.get("resources", ())} == {health}
 
     wait_for(ask, f"{name} shows {health}", 15, 0.2)

@@ -1,9 +1,9 @@
-"""What becomes of a card's health, and of a card that a pod holds, as kubelet and pods see it."""
+"""Health of cards, and changes of cards that a pod holds, at kubelet and in pods."""
 
 from .stage import U200, U250, Stage
 
 
-def test_faulty_card_is_avoided_and_its_pod_runs_on(stage: Stage) -> None:
+def test_faulty_card_is_not_allocated_and_its_pod_keeps_running(stage: Stage) -> None:
     name, _ = stage.run_pod({U200: 1})
     [held] = stage.held(name)
     card = next(card for card in stage.cards[:2] if card.address == held)
@@ -28,7 +28,7 @@ def test_reset_of_all_cards_keeps_the_capacity(stage: Stage) -> None:
     stage.wait_counts(U250, 1, 1)
 
 
-def test_card_reprogrammed_while_a_pod_holds_it_is_not_handed_out_twice(stage: Stage) -> None:
+def test_reprogrammed_card_of_a_pod_is_not_allocated_twice(stage: Stage) -> None:
     name, _ = stage.run_pod({U250: 1})
     with stage.undisturbed(name):
         stage.cards[2].reprogram("u200")
@@ -43,7 +43,7 @@ def test_card_reprogrammed_while_a_pod_holds_it_is_not_handed_out_twice(stage: S
     assert stage.cards[2].address in stage.held(last)
 
 
-def test_card_renamed_by_a_setting_while_a_pod_holds_it_is_not_handed_out_twice(stage: Stage) -> None:
+def test_renamed_card_of_a_pod_is_not_allocated_twice(stage: Stage) -> None:
     name, _ = stage.run_pod({U250: 1})
     renamed = U250.replace("xilinx.com/fpga-", "amd.com/")
     with stage.undisturbed(name):

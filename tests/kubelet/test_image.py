@@ -1,4 +1,4 @@
-"""The image, run by the real kubelet from the daemonset's own pod template, on a network of its own."""
+"""The image in a pod of the daemonset's template at a real kubelet, on a separate network."""
 
 import copy
 import json
@@ -24,14 +24,14 @@ DAEMONSET: dict[str, Any] = yaml.safe_load(MANIFEST.read_text())
 MEBIBYTE = 1 << 20
 ZCU102 = "xilinx.com/fpga-ZynqMP-ZCU102"
 
-# What kubelet and the runtime give every container to write to.
+# Writable mounts of every container, by kubelet and the runtime.
 RUNTIME = {
     *("/dev", "/dev/pts", "/dev/mqueue", "/dev/shm", "/dev/termination-log"),
     *("/etc/hosts", "/etc/hostname", "/etc/resolv.conf"),
-    "/sys/fs/cgroup",  # with cgroup v1, a tmpfs of the container's own
+    "/sys/fs/cgroup",  # with cgroup v1, a tmpfs of the container
 }
 
-# Tells how opening a card's node goes.
+# Prints the result of opening the node of a card.
 OPEN = """
 import os, sys
 os.stat(sys.argv[1])
@@ -41,7 +41,7 @@ except OSError as error:
     print(error.strerror)
 """
 
-# Imports everything, then names what would have to be compiled at each start.
+# Imports all modules, then prints those without bytecode.
 WITHOUT_BYTECODE = """
 import importlib, os, pkgutil, sys, xilinx_fpga_dp
 for each in pkgutil.walk_packages(xilinx_fpga_dp.__path__, "xilinx_fpga_dp."):
@@ -56,7 +56,7 @@ for name, module in sorted(sys.modules.items()):
 
 @pytest.fixture(scope="module")
 def image(live_node: Node, report: Report) -> Image:
-    """Ours, built from the Containerfile and known to containerd by the name that the manifest has."""
+    """The image of the Containerfile, imported into containerd under the name of the manifest."""
     install_packages(PACKAGES | {"containernetworking-plugins": str(CNI / "ptp")})
     [container] = DAEMONSET["spec"]["template"]["spec"]["containers"]
     built = build_image(container["image"], live_node.folder)
@@ -70,12 +70,12 @@ def image(live_node: Node, report: Report) -> Image:
 
 @dataclass
 class Daemon:
-    """The daemonset's pods on the stage's node."""
+    """The pods of the daemonset on the node of the stage."""
 
     stage: Stage
 
     def start(self, name: str) -> None:
-        """Run the template as a static pod; only the folder that is mounted as the host's /sys is another."""
+        """Run the template as a static pod, with the sample node as the /sys of the host."""
         template = copy.deepcopy(DAEMONSET["spec"]["template"])
         [sys] = [each for each in template["spec"]["volumes"] if each["hostPath"]["path"] == "/sys"]
         sys["hostPath"]["path"] = self.stage.sample.sysfs_root
@@ -86,7 +86,7 @@ class Daemon:
         self.stage.pods.append(name)
 
     def wait_ready(self, name: str) -> None:
-        """Wait until kubelet's own probes say so."""
+        """Wait until the probes of kubelet succeed."""
 
         def ready() -> bool:
             pod = self.stage.node.pod(name)
@@ -103,18 +103,18 @@ class Daemon:
         return self.stage.node.logs(name, "xilinx-fpga-dp", DAEMONSET["metadata"]["namespace"])
 
     def container(self, name: str) -> str:
-        """Its id at containerd."""
+        """Return the id of its container at containerd."""
         pod = self.stage.node.wait_pod(name, "Running")
         return str(pod.container("xilinx-fpga-dp")["containerID"]).removeprefix("containerd://")
 
     def process(self, name: str) -> Path:
-        """Its process, in /proc."""
+        """Return the /proc directory of its process."""
         tasks = [line.split() for line in self.stage.node.ctr("tasks", "list").splitlines()]
         [pid] = [pid for container, pid, *_ in tasks if container == self.container(name)]
         return Path("/proc") / pid
 
     def mounts(self, name: str) -> dict[str, list[str]]:
-        """What is mounted in the container, with the options."""
+        """Return the mounts of the container with their options."""
         lines = (self.process(name) / "mounts").read_text().splitlines()
         return {line.split()[1]: line.split()[3].split(",") for line in lines}
 
@@ -125,7 +125,7 @@ class Daemon:
 
 @pytest.fixture
 def daemon(image: Image, empty_stage: Stage) -> Daemon:
-    """Cards, and one pod of the daemonset that has offered them."""
+    """A daemonset with one pod, which has registered the cards of the stage."""
     empty_stage.add_cards()
     daemon = Daemon(empty_stage)
     daemon.start("plugin")
@@ -133,7 +133,7 @@ def daemon(image: Image, empty_stage: Stage) -> Daemon:
     return daemon
 
 
-def test_pod_of_the_daemonset_is_ready_and_a_pod_gets_its_card(daemon: Daemon) -> None:
+def test_daemonset_pod_is_ready_and_a_pod_gets_its_card(daemon: Daemon) -> None:
     daemon.wait_ready("plugin")
     stage = daemon.stage
     name, seen = stage.run_pod({U200: 1})
@@ -142,7 +142,7 @@ def test_pod_of_the_daemonset_is_ready_and_a_pod_gets_its_card(daemon: Daemon) -
     assert seen.cards == {card.render_node}
     assert seen.opened[str(card.render_node)] == "ok"
 
-    # Kernel events come in the pod's own network namespace: there is no line that says they don't.
+    # Kernel events also arrive in the network namespace of the pod: no log line reports their absence.
     assert '"serving HTTP"' in daemon.log("plugin")
     assert "no kernel events" not in daemon.log("plugin")
 
@@ -150,13 +150,13 @@ def test_pod_of_the_daemonset_is_ready_and_a_pod_gets_its_card(daemon: Daemon) -
     assert {each["id"]: each["health"] for each in listed["devices"]} == {
         card.address: "Healthy" for card in stage.cards
     }
-    # podresources are reached through their folder, mounted read-only
+    # podresources is reached through its directory, mounted read-only
     holders = {each["id"]: each["held_by"] for each in listed["devices"]}
     assert [holder["pod"] for holder in holders[address]] == [f"{name}-e2e"]
 
 
-def test_embedded_board_is_offered_by_the_pod_of_the_daemonset(image: Image, empty_stage: Stage) -> None:
-    """Its name is in /sys/firmware, a path that the runtime hides in every container, whatever is mounted."""
+def test_daemonset_pod_offers_an_embedded_board(image: Image, empty_stage: Stage) -> None:
+    """Its name is in /sys/firmware, which the runtime hides in every container."""
     board = empty_stage.sample.add_card("zcu102")
     daemon = Daemon(empty_stage)
     daemon.start("plugin")
@@ -167,30 +167,30 @@ def test_embedded_board_is_offered_by_the_pod_of_the_daemonset(image: Image, emp
     assert seen.cards == set(board.nodes)
 
 
-def test_pod_of_the_daemonset_has_no_more_than_it_needs(daemon: Daemon) -> None:
+def test_daemonset_pod_has_least_privilege(daemon: Daemon) -> None:
     process = daemon.process("plugin")
     status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines())
     assert [status[name] for name in ("CapEff", "CapPrm", "CapBnd")] == ["0000000000000000"] * 3
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == "2"
-    # Python itself, started without a shell.
+    # Python, started without a shell.
     command = (process / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
     assert command == [b"python", b"-m", b"xilinx_fpga_dp"]
 
     mounts = daemon.mounts("plugin")
     written = {path for path, options in mounts.items() if "rw" in options and not path.startswith("/proc")}
-    # The host's /dev comes with what is mounted below it.
+    # The /dev of the host includes the mounts below it.
     below = {path for path in written if path.startswith(("/host/dev/", "/host/sys/"))}
     assert written - RUNTIME - below == {"/var/lib/kubelet/device-plugins"}
     assert {"/", "/host/sys", "/host/dev", "/var/lib/kubelet/pod-resources"} <= mounts.keys() - written
-    # It sees the nodes of cards and may not open them.
+    # It can see, but not open, the nodes of cards.
     node = f"/host{daemon.stage.cards[0].render_node}"
     said = daemon.run("plugin", "python", "-c", OPEN, node)
     assert said.strip() == "Operation not permitted"
 
 
-def test_diagnose_in_the_pod_of_the_daemonset(daemon: Daemon) -> None:
-    """What an operator is told to type: it may open no device, and finds nothing wrong."""
+def test_diagnose_succeeds_in_the_daemonset_pod(daemon: Daemon) -> None:
+    """The documented command finds no problem, although it cannot open a device."""
     daemon.wait_ready("plugin")
     lines = daemon.run("plugin", "xilinx-fpga-dp", "diagnose").splitlines()
     assert [line for line in lines if not line.startswith("ok ")] == []
@@ -201,7 +201,7 @@ def test_diagnose_in_the_pod_of_the_daemonset(daemon: Daemon) -> None:
 
 
 def test_update_with_surge_keeps_every_device(daemon: Daemon) -> None:
-    """The new pod is ready before the old one goes, as maxSurge has it: both hold no port of the host."""
+    """With maxSurge the new pod is ready before the old one ends: neither uses a port of the host."""
     stage = daemon.stage
     daemon.wait_ready("plugin")
     daemon.start("plugin-new")
@@ -214,7 +214,7 @@ def test_update_with_surge_keeps_every_device(daemon: Daemon) -> None:
     assert len(stage.held(name)) == 2
 
 
-def test_pod_of_the_daemonset_ends_in_time(daemon: Daemon) -> None:
+def test_daemonset_pod_ends_in_time(daemon: Daemon) -> None:
     daemon.wait_ready("plugin")
     sockets = daemon.stage.sockets()
     assert len(sockets) == 2
@@ -222,7 +222,7 @@ def test_pod_of_the_daemonset_ends_in_time(daemon: Daemon) -> None:
     assert daemon.stage.sockets() == []
 
 
-def test_image_says_what_it_is_and_has_all_its_bytecode(image: Image, daemon: Daemon) -> None:
+def test_image_has_labels_and_all_bytecode(image: Image, daemon: Daemon) -> None:
     config = image.config["config"]
     assert config["Labels"]["org.opencontainers.image.version"] == __version__
     assert daemon.run("plugin", "xilinx-fpga-dp", "version").split() == ["xilinx-fpga-dp", __version__]
@@ -230,7 +230,7 @@ def test_image_says_what_it_is_and_has_all_its_bytecode(image: Image, daemon: Da
     assert daemon.run("plugin", "python", "-c", WITHOUT_BYTECODE).split() == []
 
 
-def test_pod_of_the_daemonset_needs_no_more_than_it_requests(daemon: Daemon, report: Report) -> None:
+def test_daemonset_pod_stays_within_its_memory_request(daemon: Daemon, report: Report) -> None:
     daemon.wait_ready("plugin")
     used = daemon.stage.node.working_set("plugin", "xilinx-fpga-dp") / MEBIBYTE
     report.note(f"the daemonset's pod: working set {used:.0f} MiB")
@@ -240,5 +240,5 @@ def test_pod_of_the_daemonset_needs_no_more_than_it_requests(daemon: Daemon, rep
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_every_locked_package_has_a_wheel_for(machine: str, tmp_path: Path) -> None:
-    """For the Python of the default base: nothing in the image is of one architecture."""
+    """The wheels are for the Python of the default base, so the image supports all architectures."""
     download_wheels(tmp_path, "3.13", f"manylinux2014_{machine}", f"manylinux_2_28_{machine}")

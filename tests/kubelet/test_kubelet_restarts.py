@@ -1,15 +1,15 @@
-"""Kubelet goes and comes back: resources return by themselves, pods do not notice."""
+"""Restarts of kubelet: resources return, and pods are unaffected."""
 
 import time
 
 from .stage import ONCE, U200, U250, Stage, made_at
 
-# From kubelet's new socket until kubelet has our list. Seconds: a kubelet that starts does much besides.
+# Seconds from the new kubelet.sock to the list of the service; kubelet is busy during its start.
 BACK_LIMIT = 10.0
 
 
 def _start_kubelet(stage: Stage, what: str) -> None:
-    """Start kubelet; wait for both resources, and note how long they took after its socket appeared."""
+    """Start kubelet; wait for both resources and record the time since its socket appeared."""
     stage.node.start_kubelet()
     bound = made_at(stage.node.plugin_dir / "kubelet.sock")
     for resource, healthy in ((U200, 2), (U250, 1)):
@@ -26,7 +26,7 @@ def test_kubelet_killed_and_restarted(stage: Stage) -> None:
         stage.node.kill_kubelet()
         _start_kubelet(stage, "kubelet -9")
     assert stage.counts(U200) == (2, 2)
-    # It is known which card is held: the next pod gets the other one.
+    # kubelet knows the allocated card: the next pod gets the other one.
     other, _ = stage.run_pod({U200: 1})
     assert stage.held(name) | stage.held(other) == {card.address for card in stage.cards[:2]}
 
@@ -41,7 +41,7 @@ def test_kubelet_away_for_20_seconds(stage: Stage) -> None:
         _start_kubelet(stage, "kubelet away for 20 s")
 
 
-def test_kubelet_restarted_ten_times_in_a_row(stage: Stage) -> None:
+def test_resources_return_after_ten_kubelet_restarts(stage: Stage) -> None:
     name, _ = stage.run_pod({U200: 1})
     pid = stage.service.pid
     with stage.undisturbed(name):
@@ -53,7 +53,7 @@ def test_kubelet_restarted_ten_times_in_a_row(stage: Stage) -> None:
     assert len(stage.sockets()) == 2
 
 
-def test_kubelet_restarted_in_quick_succession_without_waiting_for_the_resources(stage: Stage) -> None:
+def test_resources_return_after_quick_kubelet_restarts(stage: Stage) -> None:
     for _ in range(3):
         stage.node.kill_kubelet()
         stage.node.start_kubelet()

@@ -1,7 +1,7 @@
-"""Kubelet keeps a container's grant and gives it again: at its restart and after kubelet's own.
+"""kubelet keeps the grant of a container and reuses it at restarts of the container and of kubelet.
 
-There is no second Allocate, so what changed on the node meanwhile does not reach the container. These
-cases pin down what happens then, for docs/compatibility.md: none of it is ours to choose.
+It does not call Allocate again, so changes of the node do not reach the container. These cases record the
+behaviour of kubelet for docs/compatibility.md; the plugin cannot influence it.
 """
 
 from .namespace import wait_for
@@ -36,7 +36,7 @@ def test_kubelet_restart_reuses_the_grant(stage: Stage) -> None:
     assert stage.allocations() == 0, "the new kubelet asked for nothing"
 
 
-def test_container_restart_after_the_render_node_changed_fails_until_the_pod_is_made_anew(
+def test_container_restart_fails_after_the_render_node_changed(
     stage: Stage,
 ) -> None:
     card = stage.cards[2]
@@ -47,7 +47,7 @@ def test_container_restart_after_the_render_node_changed_fails_until_the_pod_is_
     card.reset_end(render=140)
     stage.wait_counts(U250, 1, 1)
 
-    # A container that goes on running keeps the node it was made with, and may go on opening it.
+    # A running container keeps the node of its creation and may open it again.
     stage.node.kill_container(name)
     waiting = wait_for(lambda: _waiting(stage, name), f"{name} waits", 20)
     assert waiting["reason"] in {"CreateContainerError", "RunContainerError"}
@@ -59,28 +59,28 @@ def test_container_restart_after_the_render_node_changed_fails_until_the_pod_is_
     assert seen.cards == {card.render_node} == {"/dev/dri/renderD140"}
 
 
-def test_container_restart_after_two_cards_swapped_render_nodes_opens_the_other_card(stage: Stage) -> None:
+def test_container_restart_after_swapped_nodes_opens_the_other_card(stage: Stage) -> None:
     first, second, _ = stage.cards
     name, seen = stage.run_pod({U200: 1})
     [held] = stage.held(name)
-    own, stranger = (first, second) if held == first.address else (second, first)
+    own, other = (first, second) if held == first.address else (second, first)
     [node] = seen.cards
     assert node == own.render_node
     own.reset_begin()
-    stranger.reset_begin()
-    stranger.reset_end(render=_number(node))
+    other.reset_begin()
+    other.reset_end(render=_number(node))
     own.reset_end(render=140)
     stage.wait_counts(U200, 2, 2)
 
     stage.node.kill_container(name)
     again = stage.wait_seen(name, starts=2)
-    # The trap: the old grant's path leads to another card now, of which the variables know nothing.
-    assert again.cards == {node} == {stranger.render_node}
+    # The trap: the path of the old grant now belongs to another card than the variables name.
+    assert again.cards == {node} == {other.render_node}
     assert _variables(again.envs) == _variables(seen.envs)
     assert stage.held(name) == {own.address}
 
 
-def test_kubelet_restart_after_the_render_node_changed_leaves_the_pod_and_serves_new_ones_right(
+def test_pod_survives_kubelet_restart_after_the_render_node_changed(
     stage: Stage,
 ) -> None:
     card = stage.cards[2]
@@ -103,7 +103,7 @@ def _variables(envs: object) -> dict[str, str]:
 
 
 def _waiting(stage: Stage, name: str) -> dict[str, str] | None:
-    """Why a container does not start, once kubelet has tried."""
+    """Return why a container does not start, after an attempt of kubelet."""
     status = stage.node.pod(name)
     state = status.container().get("state", {}) if status else {}
     waiting: dict[str, str] = state.get("waiting", {})

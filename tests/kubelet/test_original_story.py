@@ -1,10 +1,10 @@
-"""The story that the README of the original plugin tells, with our names in it."""
+"""The steps of the README of plugin 1.3.0, with the names of this plugin."""
 
 from .images import BUSYBOX
 from .stage import Stage
 
-# Its pod, the example's indentation mended; beside the resource's name only the image is another, and
-# what a node without a registry and without a network plugin needs stands at the end.
+# The pod of that README with corrected indentation, another resource name and another image. The lines at
+# the end are for a node without registry and network plugin.
 MYPOD = f"""\
 apiVersion: v1
 kind: Pod
@@ -26,7 +26,7 @@ spec:
 RESOURCE = "xilinx.com/fpga-xilinx_u200_xdma_201820_1-1535712995"
 
 
-def test_story_of_the_original_readme(empty_stage: Stage) -> None:
+def test_commands_of_the_original_readme_work(empty_stage: Stage) -> None:
     stage = empty_stage
     card = stage.sample.add_card("u200-2018.3")
     stage.start_service()
@@ -44,7 +44,7 @@ def test_story_of_the_original_readme(empty_stage: Stage) -> None:
     assert container["resources"]["limits"] == {RESOURCE: "1"}
     assert container["resources"]["requests"] == {RESOURCE: "1"}
     assert stage.held("mypod") == {card.address}
-    # "Run hello world in the pod": what it does there begins with opening the card.
+    # "Run hello world in the pod": that program first opens the card.
     identity = status.container("mypod")["containerID"].removeprefix("containerd://")
     node = str(card.render_node)
     said = stage.node.ctr(

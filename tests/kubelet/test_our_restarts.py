@@ -1,11 +1,11 @@
-"""Our process is killed, stopped or told to look again: what kubelet and pods notice of it."""
+"""Restarts of the service and SIGHUP: the effects on kubelet and pods."""
 
 import signal
 import time
 
 from .stage import U200, U250, Stage
 
-STOP_LIMIT = 10.0  # seconds; the contract allows 2, which the report shows
+STOP_LIMIT = 10.0  # seconds; 2 s on an idle machine, see the report
 
 
 def test_service_killed_and_restarted(stage: Stage) -> None:
@@ -22,7 +22,7 @@ def test_service_killed_and_restarted(stage: Stage) -> None:
                 stage.report.time("our process -9: its start to resource back", took)
             stage.wait_all()
     stage.wait_swept()
-    # The new process hands out what the dead one had not.
+    # The new process allocates the remaining card.
     other, _ = stage.run_pod({U200: 1})
     assert stage.held(name) | stage.held(other) == {card.address for card in stage.cards[:2]}
 
@@ -34,7 +34,7 @@ def test_service_stopped_leaves_the_capacity_and_no_socket(stage: Stage) -> None
         assert stage.service.terminate(STOP_LIMIT) == 0
         stage.report.time("our process SIGTERM: until it has ended", time.monotonic() - began)
         assert stage.sockets() == []
-        # Kubelet gives a plugin that is updated five minutes; an empty list would have taken the capacity.
+        # kubelet keeps the capacity for five minutes; an empty list would have removed it.
         stage.wait_counts(U200, 2, 0)
         stage.wait_counts(U250, 1, 0)
         started = time.time()
@@ -45,7 +45,7 @@ def test_service_stopped_leaves_the_capacity_and_no_socket(stage: Stage) -> None
     assert stage.counts(U200) == (2, 2)
 
 
-def test_pod_that_comes_while_the_service_is_down_is_rejected_and_the_next_is_served(stage: Stage) -> None:
+def test_pod_is_rejected_only_while_the_service_is_down(stage: Stage) -> None:
     stage.service.terminate()
     stage.node.wait_allocatable(U200, 0)
     assert stage.rejected({U200: 1}).reason == "UnexpectedAdmissionError"
@@ -60,10 +60,10 @@ def test_hang_up_registers_again_at_once(stage: Stage) -> None:
     before = stage.registrations(U200), stage.registrations(U250)
     with stage.undisturbed(name), stage.node.timeline(U200) as timeline:
         time.sleep(0.2)
-        told = time.time()
+        sent = time.time()
         stage.service.send(signal.SIGHUP)
         for resource, healthy in ((U200, 2), (U250, 1)):
-            took = stage.came(resource, healthy, told)
+            took = stage.came(resource, healthy, sent)
             stage.report.time("our process SIGHUP: until listed anew", took)
         time.sleep(0.5)
     gap = timeline.longest(lambda healthy: healthy == 0)

@@ -1,11 +1,11 @@
-"""Real pods ask for cards: what they get, and what they can't reach."""
+"""Real pods with cards: accessible and inaccessible devices."""
 
 import json
 
 from .stage import U200, U250, Stage
 
 VARIABLE = "PCIDEVICE_XILINX_COM_FPGA_XILINX_U200_XDMA_201830_2_1561465320"
-DENIED, ABSENT = "Operation not permitted", "no such file"  # EPERM and ENOENT, as busybox says them
+DENIED, ABSENT = "Operation not permitted", "no such file"  # EPERM and ENOENT in the words of busybox
 
 
 def test_two_shells_are_two_resources(stage: Stage) -> None:
@@ -17,7 +17,7 @@ def test_two_shells_are_two_resources(stage: Stage) -> None:
     assert stage.registrations(U200) >= 1
 
 
-def test_pod_with_one_card_has_its_node_and_variables_and_no_other(stage: Stage) -> None:
+def test_pod_has_only_the_node_and_variables_of_its_card(stage: Stage) -> None:
     _, plain = stage.run_pod()
     name, seen = stage.run_pod({U200: 1})
 
@@ -32,13 +32,13 @@ def test_pod_with_one_card_has_its_node_and_variables_and_no_other(stage: Stage)
     assert info[address]["nodes"] == [card.render_node]
 
 
-def test_pod_opens_its_card_and_none_of_the_others(stage: Stage) -> None:
+def test_pod_can_open_only_its_card(stage: Stage) -> None:
     _, plain = stage.run_pod()
     name, seen = stage.run_pod({U200: 1})
 
     [address] = stage.held(name)
     own = next(card.render_node for card in stage.cards if card.address == address)
-    # By path, and by a node that the container makes itself: there its device cgroup decides.
+    # By path, and by a node that the container creates, which its device cgroup controls.
     numbers = {path: f"{device >> 8}:{device & 0xFF}" for path, device in stage.sample.devices().items()}
     assert own in numbers
     assert len(numbers) == 4  # three cards and the node's GPU
@@ -63,13 +63,13 @@ def test_pod_with_cards_of_both_shells_has_both(stage: Stage) -> None:
     assert len(stage.held(name)) == len(seen.cards) == 2
 
 
-def test_pod_that_asks_for_more_than_there_are_is_rejected(stage: Stage) -> None:
+def test_pod_that_requests_too_many_cards_is_rejected(stage: Stage) -> None:
     status = stage.rejected({U200: 3})
     assert status.reason == "UnexpectedAdmissionError"
     assert "Requested: 3, Available: 2" in status.message
 
 
-def test_pod_that_finds_all_cards_held_is_rejected_and_the_next_gets_a_freed_one(stage: Stage) -> None:
+def test_pod_is_rejected_while_all_cards_are_allocated(stage: Stage) -> None:
     name, _ = stage.run_pod({U250: 1})
     status = stage.rejected({U250: 1})
     assert status.reason == "UnexpectedAdmissionError"

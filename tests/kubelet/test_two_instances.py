@@ -1,7 +1,8 @@
-"""Two instances at once, as in a rolling update with surge: the newer serves, the older is silent.
+"""Two instances at once, as in a rolling update with surge: the newer serves, the older sends nothing.
 
-Kubelets before 1.37 take away the newer one's endpoint when the older one's stream ends, and leave the
-older one useless when the newer one's ends (kubernetes#135437); the cases are the same for all.
+kubelet before 1.37 removes the endpoint of the newer instance when the stream of the older one ends, and
+does not call the older one after the end of the newer one (kubernetes#135437). All cases run with all
+releases.
 """
 
 import json
@@ -14,18 +15,18 @@ import pytest
 from .namespace import Process
 from .stage import ONCE, U200, U250, Stage
 
-# Seconds for which nothing may be allocatable, in any of these cases; milliseconds but for a busy machine.
+# The maximum seconds without allocatable devices; milliseconds on an idle machine.
 GAP_LIMIT = 5.0
 
 
 @contextmanager
 def _gap(stage: Stage, what: str) -> Iterator[None]:
-    """Note how long nothing was allocatable, and see that it was not too long."""
+    """Record the longest time without allocatable devices and check its limit."""
     stage.wait_all()
     with stage.node.timeline(U200) as timeline:
         time.sleep(0.1)
         yield
-        time.sleep(0.6)  # what ends late still counts
+        time.sleep(0.6)  # also covers late effects
     gap = timeline.longest(lambda healthy: healthy != 2)
     stage.report.time(f"{what}: not all allocatable", gap)
     assert gap <= GAP_LIMIT, timeline.changes()
@@ -33,7 +34,7 @@ def _gap(stage: Stage, what: str) -> Iterator[None]:
 
 
 def _start_newer(stage: Stage) -> Process:
-    """Start another instance and wait until kubelet has taken it in."""
+    """Start another instance and wait for its registrations."""
     before = stage.registrations(U200), stage.registrations(U250)
     newer = stage.start_service()
     stage.wait_registrations(before[0] + 1, U200)
@@ -67,7 +68,7 @@ def test_rolling_update(stage: Stage, end: Callable[[Process], None]) -> None:
 
 
 @_ENDS
-def test_older_takes_over_when_the_newer_is_gone(stage: Stage, end: Callable[[Process], None]) -> None:
+def test_older_instance_takes_over_after_newer_one_ends(stage: Stage, end: Callable[[Process], None]) -> None:
     name, _ = stage.run_pod({U200: 1})
     older = stage.service
     with stage.undisturbed(name):
@@ -76,7 +77,7 @@ def test_older_takes_over_when_the_newer_is_gone(stage: Stage, end: Callable[[Pr
             with _gap(stage, f"newer instance leaves {_how(end)}"):
                 end(newer)
             assert older.running
-    # It serves indeed, and it is heard.
+    # It serves calls, and its lists arrive.
     other, seen = stage.run_pod({U200: 1})
     assert stage.held(name) | stage.held(other) == {card.address for card in stage.cards[:2]}
     assert len(seen.cards) == 1
@@ -88,17 +89,17 @@ def _how(end: Callable[[Process], None]) -> str:
     return "by -9" if end is _kill else "by SIGTERM"
 
 
-def test_newer_is_heard_and_asked_and_the_older_is_silent(empty_stage: Stage) -> None:
+def test_newer_instance_serves_and_older_one_sends_nothing(empty_stage: Stage) -> None:
     stage = empty_stage
     stage.add_cards()
-    # What the older sees is not what the newer sees: so kubelet's numbers tell who spoke.
+    # The instances see different devices, so the counts of kubelet identify the sender.
     twin = stage.twin()
     stage.start_service(twin)
     stage.wait_all()
     _start_newer(stage)
     with stage.node.timeline(U200) as timeline:
         twin.cards[0].offline()
-        time.sleep(1.5)  # the older one's checks come every 0.2 s
+        time.sleep(1.5)  # the older instance checks every 0.2 s
         twin.cards[1].reprogram("u250")
         time.sleep(1.5)
     assert {sample.healthy for sample in timeline.samples} == {2}
@@ -113,7 +114,7 @@ def test_newer_is_heard_and_asked_and_the_older_is_silent(empty_stage: Stage) ->
     stage.wait_counts(U200, 2, 1)
 
 
-def test_kubelet_restart_finds_the_newer_and_later_the_older(stage: Stage) -> None:
+def test_instances_register_in_order_after_kubelet_restarts(stage: Stage) -> None:
     older, newer = stage.service, _start_newer(stage)
     for _ in range(2):
         stage.node.kill_kubelet()
@@ -129,7 +130,7 @@ def test_kubelet_restart_finds_the_newer_and_later_the_older(stage: Stage) -> No
     assert stage.registrations(U200) == before + 1
 
 
-def test_newer_that_dies_while_kubelet_is_away_leaves_it_to_the_older(stage: Stage) -> None:
+def test_older_instance_takes_over_during_kubelet_downtime(stage: Stage) -> None:
     newer = _start_newer(stage)
     stage.node.kill_kubelet()
     newer.kill()
@@ -140,7 +141,7 @@ def test_newer_that_dies_while_kubelet_is_away_leaves_it_to_the_older(stage: Sta
     assert len(seen.cards) == 2
 
 
-def test_oldest_and_middle_of_three_leave_without_hurting(stage: Stage) -> None:
+def test_end_of_two_older_instances_changes_no_count(stage: Stage) -> None:
     first = stage.service
     second = _start_newer(stage)
     _start_newer(stage)

@@ -1,4 +1,4 @@
-"""Watches what kubelet says can be allocated, many times a second, and how long it stays so."""
+"""A record of the allocatable devices of kubelet over time."""
 
 import threading
 import time
@@ -10,20 +10,20 @@ from typing import Self
 from .namespace import SilentError
 from .podresources import PodResources
 
-# Kubelet refuses more than 100 questions a second (pkg/kubelet/apis/podresources/constants.go).
+# kubelet refuses more than 100 requests a second (pkg/kubelet/apis/podresources/constants.go).
 SHORTEST_PERIOD = 0.015
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What one question brought: healthy devices, or None where kubelet didn't answer."""
+    """The number of healthy devices at a time; None if kubelet did not respond."""
 
     at: float  # seconds since the watch began
     healthy: int | None
 
 
 class Timeline:
-    """Asks in a thread of its own while the `with` block runs; `samples` stay readable."""
+    """Samples in a thread during the `with` block; `samples` are also available afterwards."""
 
     def __init__(self, resources: PodResources, resource: str, period: float = 0.02) -> None:
         self._resources = resources
@@ -50,11 +50,11 @@ class Timeline:
 
     @property
     def now(self) -> float:
-        """Seconds since the watch began, to note when something was done."""
+        """Return the seconds since the begin of the record."""
         return time.monotonic() - self._began
 
     def changes(self) -> list[Sample]:
-        """The first sample, and each that differs from the one before."""
+        """Return the first sample and each that differs from its predecessor."""
         samples = list(self.samples)
         return [
             sample
@@ -63,7 +63,7 @@ class Timeline:
         ]
 
     def longest(self, holds: Callable[[int | None], bool]) -> float:
-        """The longest time in a row for which a condition held, in seconds."""
+        """Return the longest continuous time for which a condition held, in seconds."""
         longest, since = 0.0, None
         for sample in list(self.samples):
             if since is not None:

@@ -1,13 +1,13 @@
-"""What a trial has inside the process of the service: its clock, errors that it makes, word of its tasks.
+"""The part of a trial inside the process of the service: a clock, injected errors and a dump of tasks.
 
-The clock is as many seconds forth as the file FAULTS_CLOCK says; Python's monotonic clock runs on, as the
-kernel's does when somebody sets the clock.
+The file FAULTS_CLOCK has the offset of the wall clock in seconds; the monotonic clock is unchanged, as when
+the clock of a machine is set.
 
-The file FAULTS_ERRORS says what fails, as JSON: by path an errno, of ``listdir`` where it is a directory,
-else of ``read``, as a driver's do; and whether no thread can be started.
+The file FAULTS_ERRORS has JSON: the errno by path, of ``listdir`` for a directory, otherwise of ``read``;
+and whether no thread can start.
 
-At SIGUSR2 asyncio's tasks are written to a file that is named after FAULTS_TASKS and the process, one a line
-with where it waits, and the names of its threads after an empty line: nothing outside shows them.
+SIGUSR2 writes the asyncio tasks to a file named by FAULTS_TASKS and the process id, each with its position,
+and after an empty line the names of the threads.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ _last = 0
 
 def _offset() -> int:
     global _last  # noqa: PLW0603
-    with contextlib.suppress(OSError, ValueError, KeyError):  # no descriptor to read it with, or half written
+    with contextlib.suppress(OSError, ValueError, KeyError):  # no free descriptor, or half written
         _last = int(Path(os.environ["FAULTS_CLOCK"]).read_text())
     return _last
 
@@ -41,7 +41,7 @@ class _DateTime(dt.datetime):
 
 
 class _Errors:
-    """What fails now. Looked at whenever it could matter; the file is made anew for each change."""
+    """The current errors, read again whenever the file has changed."""
 
     def __init__(self) -> None:
         self._made = 0
@@ -50,20 +50,20 @@ class _Errors:
         self._open: dict[int, int] = {}  # errno by descriptor
 
     def of(self, path: Any) -> int | None:
-        self._look()
+        self._refresh()
         return self._by_path.get(path) if isinstance(path, str) else None
 
     @property
     def threadless(self) -> bool:
-        self._look()
+        self._refresh()
         return self._threadless
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         with contextlib.suppress(OSError, ValueError, KeyError):
             name = os.environ["FAULTS_ERRORS"]
             if (made := os.stat(name).st_mtime_ns) != self._made:
-                told = json.loads(Path(name).read_text())
-                self._by_path, self._threadless, self._made = told["errors"], told["threadless"], made
+                found = json.loads(Path(name).read_text())
+                self._by_path, self._threadless, self._made = found["errors"], found["threadless"], made
 
     def open(self, path: Any, *arguments: Any, **more: Any) -> int:
         number = self.of(path)
@@ -93,9 +93,9 @@ class _Errors:
 
 
 def _write_tasks(*_: object) -> None:
-    import asyncio  # noqa: PLC0415 - when the service has begun, and not before
+    import asyncio  # noqa: PLC0415 - only after the start of the service
 
-    with contextlib.suppress(OSError, RuntimeError):  # no descriptor to write it with; no loop
+    with contextlib.suppress(OSError, RuntimeError):  # no free descriptor, or no loop
         tasks = [f"{task.get_name()}: {_where(task.get_coro())}\n" for task in asyncio.all_tasks()]
         threads = [f"{thread.name}\n" for thread in threading.enumerate()]
         half = Path(f"{os.environ['FAULTS_TASKS']}.{os.getpid()}.half")
@@ -104,7 +104,7 @@ def _write_tasks(*_: object) -> None:
 
 
 def _where(waiting: Any) -> str:
-    """Where a coroutine is, and the one it waits for, and so on."""
+    """Return the position of a coroutine and of each coroutine it awaits."""
     steps = []
     while frame := getattr(waiting, "cr_frame", None):
         steps.append(f"{Path(frame.f_code.co_filename).stem}:{frame.f_lineno} {frame.f_code.co_name}")

@@ -6,7 +6,7 @@
 attributes and some sub-devices, so the render node can have another number afterwards. A reset may stop
 half-way for ever. Each of these processes is an iterator over its steps (`binding`, `resetting`,
 `returning`), so that a test can scan between two steps. Faults change attributes until `mend`; a fault
-changes only the attributes that the release has. `xrt_releases` tells which these are.
+changes only the attributes that the release has; `xrt_releases` has the tables of them.
 Source files in comments are relative to src/runtime_src/core/pcie/driver/linux/xocl in XRT.
 """
 

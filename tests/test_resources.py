@@ -23,8 +23,6 @@ from xilinx_fpga_dp.resources.allocator import Allocator, Code, Refusal
 from xilinx_fpga_dp.resources.card_pairing import CardAssignment
 from xilinx_fpga_dp.resources.naming import Naming
 from xilinx_fpga_dp.resources.offers import (
-    assign_names,
-    group,
     held_elsewhere,
     mixed_builds,
     offers_of,
@@ -128,21 +126,11 @@ def test_devices_of_a_card_are_named_as_one_device() -> None:
     other = device("0000:31:00.1")
     assert representatives((*PAIR, other), ONE_CARD) == [PAIR[1], other]
     naming = Naming("xilinx.com/", "{address}-{serial}")
-    assigned = assign_names((*PAIR, other), naming, ONE_CARD)
-    assert assigned.names == {
-        "0000:21:00.1": naming.resource_name(PAIR[1]),
-        "0000:22:00.1": naming.resource_name(PAIR[1]),
-        "0000:31:00.1": naming.resource_name(other),
+    offers = offers_of(Inventory((*PAIR, other)), naming, 1, ONE_CARD)
+    assert {name: [unit.devices for unit in each.units] for name, each in offers.by_resource.items()} == {
+        naming.resource_name(PAIR[1]): [PAIR[::-1]],
+        naming.resource_name(other): [(other,)],
     }
-
-
-def test_half_a_card_gets_no_name_and_is_in_no_offer() -> None:
-    assigned = assign_names(PAIR[:1], NAMING, ONE_CARD)
-    assert assigned.names == {}
-    assert [entry.function for entry in assigned.left_out] == ["0000:21:00.1"]
-    offers = group(Inventory(PAIR[:1]), assigned, ONE_CARD)
-    assert offers.by_resource == {}
-    assert offers.left_out == assigned.left_out
 
 
 def test_held_device_changes_its_units_alone() -> None:

@@ -1,13 +1,12 @@
 """From an inventory to what each resource name advertises. Pure.
 
-First every card gets its name (`assign_names`), which depends on all devices of the node where a rule or
-plugin 1.3.0 has it so; then the cards of one name become one offer (`group`). What changes from then on,
-as a device that turns out to be held, is put into the same offers (`with_devices`): no name changes by it.
+Cards are named and grouped once, by `offers_of`. What changes after that, as a device that turns out to be
+held, is put into the same offers by `with_devices`: no name depends on it.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 from xilinx_fpga_dp.model import Device, Held, Inventory, LeftOut, Offer, Offers, Unit
 from xilinx_fpga_dp.resources.allocator import variable_of
@@ -18,82 +17,36 @@ _Card = tuple[Device, ...]
 """The devices that have one id, the device first whose address it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class NameAssignment:
-    """Which resource each device belongs to.
-
-    Attributes:
-        names: the resource name by the device's address.
-        left_out: the devices without a name, with the reason.
-    """
-
-    names: Mapping[str, str]
-    left_out: tuple[LeftOut, ...] = ()
-
-
 def representatives(devices: Iterable[Device], assignment: CardAssignment) -> list[Device]:
-    """List one device for each card, as names see it."""
+    """List one device for each card, as names see it: what the `among` of the names needs."""
     return [_as_named(card[0], assignment) for card in _cards(devices, assignment)]
-
-
-def assign_names(devices: Iterable[Device], naming: Names, assignment: CardAssignment) -> NameAssignment:
-    """Give each card its resource name.
-
-    Args:
-        devices: all devices of the node.
-        naming: how they are named, prepared for their `representatives` by its `among`.
-        assignment: which devices are one card, and which wait.
-    """
-    names: dict[str, str] = {}
-    left_out: list[LeftOut] = []
-    for card in _cards(devices, assignment):
-        try:
-            name = _name_of(card, naming, assignment)
-        except ValueError as error:
-            left_out += [LeftOut(device.address, str(error)) for device in card]
-        else:
-            names |= dict.fromkeys([device.address for device in card], name)
-    return NameAssignment(names, tuple(left_out))
-
-
-def group(
-    inventory: Inventory, names: NameAssignment, assignment: CardAssignment, replicas: int = 1
-) -> Offers:
-    """Make one offer of all cards of a name.
-
-    Args:
-        inventory: what was found.
-        names: what `assign_names` made of its devices.
-        assignment: which devices are one card.
-        replicas: the number of ids of each card: one is its address, several are the address with ``::0``...
-    """
-    groups: defaultdict[str, list[_Card]] = defaultdict(list)
-    for card in _cards(inventory.devices, assignment):
-        if name := names.names.get(card[0].address):
-            groups[name].append(card)
-    return Offers(
-        {
-            name: Offer(name, _units(cards, inventory.numa_nodes, replicas))
-            for name, cards in sorted(groups.items())
-        },
-        tuple(sorted((*inventory.left_out, *names.left_out), key=lambda entry: entry.function)),
-        inventory.histories,
-    )
 
 
 def offers_of(
     inventory: Inventory, naming: Names, replicas: int = 1, assignment: CardAssignment | None = None
 ) -> Offers:
-    """Name and group the devices of an inventory.
+    """Name each card and group the cards by name; devices without a valid name are left out with the reason.
 
     Args:
         inventory: what was found.
-        naming: how it is named.
-        replicas: the number of ids of each card.
-        assignment: which devices are one card; None: every device is a card, none waits.
+        naming: how it is named, prepared by `among`.
+        replicas: the number of ids of each card: one is its address, several are the address with ``::0``...
+        assignment: which devices are one card, and which wait; None: every device is a card, none waits.
     """
     assignment = assignment or unpaired(inventory.devices)
-    return group(inventory, assign_names(inventory.devices, naming, assignment), assignment, replicas)
+    groups: defaultdict[str, list[_Card]] = defaultdict(list)
+    left_out = list(inventory.left_out)
+    for card in _cards(inventory.devices, assignment):
+        try:
+            groups[_name_of(card, naming, assignment)].append(card)
+        except ValueError as error:
+            left_out += [LeftOut(device.address, str(error)) for device in card]
+    by_resource = {
+        name: Offer(name, _units(cards, inventory.numa_nodes, replicas))
+        for name, cards in sorted(groups.items())
+    }
+    left_out.sort(key=lambda entry: entry.function)
+    return Offers(by_resource, tuple(left_out), inventory.histories)
 
 
 def with_devices(offers: Offers, inventory: Inventory) -> Offers:

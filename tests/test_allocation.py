@@ -44,7 +44,7 @@ def pair(node: SampleNode) -> SampleNode:
 
 
 def only(container: Any) -> tuple[str, dict[str, Any]]:
-    """The granted addresses and what is told of them."""
+    """The granted addresses, and the details of each."""
     [info] = [json.loads(value) for name, value in container.envs.items() if name.endswith("_INFO")]
     [addresses] = [value for name, value in container.envs.items() if not name.endswith("_INFO")]
     return addresses, info
@@ -58,17 +58,17 @@ class TestSharing:
             kubelet.wait_for(lambda: kubelet.allocatable(U55C + SHARED) == 6)
             yield kubelet
 
-    def test_replicas_under_a_name_of_their_own(self, shared: KubeletDouble) -> None:
+    def test_shared_resource_has_its_own_name(self, shared: KubeletDouble) -> None:
         assert list(shared.resources()) == [U55C + SHARED]
         assert sorted(shared.resources()[U55C + SHARED]) == [f"{a}::{k}" for a in (A, B) for k in range(3)]
 
-    def test_each_gives_its_device(self, shared: KubeletDouble, pair: SampleNode) -> None:
+    def test_replica_gives_its_device(self, shared: KubeletDouble, pair: SampleNode) -> None:
         for replica in range(3):
             [container] = shared.allocate(U55C + SHARED, [f"{A}::{replica}"]).container_responses
             assert only(container)[0] == A
             assert [each.host_path for each in container.devices] == [pair.cards[0].render_node]
 
-    def test_one_replica_of_a_device_at_most(self, shared: KubeletDouble) -> None:
+    def test_container_gets_one_replica_of_a_device(self, shared: KubeletDouble) -> None:
         with pytest.raises(grpc.RpcError, match="one replica"):
             shared.allocate(U55C + SHARED, [f"{A}::0", f"{A}::1"])
         ids = [f"{a}::{k}" for a in (A, B) for k in range(3)]
@@ -80,12 +80,12 @@ class TestSharing:
         [answer] = shared.preferred(U55C + SHARED, left, [], 1).container_responses
         assert answer.deviceIDs[0].startswith(B)
 
-    def test_a_fault_is_that_of_all_replicas(self, shared: KubeletDouble, pair: SampleNode) -> None:
+    def test_fault_makes_all_replicas_unhealthy(self, shared: KubeletDouble, pair: SampleNode) -> None:
         pair.cards[0].offline()
         shared.wait_for(lambda: shared.allocatable(U55C + SHARED) == 3)
         assert shared.capacity(U55C + SHARED) == 6
 
-    def test_all_cards_of_the_node_for_xrm(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
+    def test_shared_grant_all_gives_all_cards(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
         pair.add_card("u250", "0000:31:00")
         ill = pair.add_card("u50", "0000:41:00")
         ill.offline()
@@ -98,7 +98,7 @@ class TestSharing:
             assert sorted(info) == addresses.split(",")
             assert len(container.devices) == 3
 
-    def test_the_other_cards_that_hang_are_left_out_in_time(
+    def test_other_cards_that_hang_are_left_out_in_time(
         self, pair: SampleNode, kubelet: KubeletDouble
     ) -> None:
         others = [pair.add_card("u250", f"0000:{bus}1:00") for bus in (3, 4)]
@@ -117,7 +117,7 @@ class TestSharing:
 
 class TestNames:
     @given(st.text(min_size=1, max_size=90))
-    def test_a_shared_name_is_one_kubelet_takes(self, vbnv: str) -> None:
+    def test_shared_name_is_valid(self, vbnv: str) -> None:
         device = Device(A, Shell(vbnv, "1", None), "b", "xocl")
         naming = Naming("xilinx.com/fpga-", "{shell}-{timestamp}", SHARED)
         [name] = offers_of(Inventory((device,)), naming, 2).by_resource
@@ -150,7 +150,7 @@ class TestCdi:
             unique_by=lambda each: each[0],
         )
     )
-    def test_any_spec_is_one_by_the_published_schema(self, cards: list[tuple[str, bool]]) -> None:
+    def test_any_spec_is_valid(self, cards: list[tuple[str, bool]]) -> None:
         shell = Shell("a_b", "1", None)
         text = cdi.spec(
             (Device(address, shell, "b", "xocl"), ("/dev/dri/renderD128",) if node else ())
@@ -160,7 +160,7 @@ class TestCdi:
         if text:
             against_the_schema(json.loads(text))
 
-    def test_the_schema_can_refuse(self) -> None:
+    def test_schema_rejects_an_invalid_spec(self) -> None:
         with pytest.raises(ValidationError):
             against_the_schema({"cdiVersion": "0.6.0", "kind": "xilinx.com/fpga"})
 
@@ -176,7 +176,7 @@ class TestCdi:
         return [each["name"] for each in (self.read(node) or {"devices": []})["devices"]]
 
     def nodes(self, node: SampleNode) -> dict[str, str]:
-        """The first device node of each device by its name."""
+        """The first device node of each device, by the device's name."""
         devices = (self.read(node) or {"devices": []})["devices"]
         return {each["name"]: each["containerEdits"]["deviceNodes"][0]["path"] for each in devices}
 
@@ -208,7 +208,7 @@ class TestCdi:
             assert service.terminate() == 0
             assert self.read(pair), "it outlives the service: containers restart by it"
 
-    def test_the_file_follows_and_comes_back(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
+    def test_file_is_updated_and_restored(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
         settings = settings_for(pair, DEVICE_STRATEGY="cdi", CDI_DIR=f"{pair.root}/cdi")
         with Service(settings):
             kubelet.start()
@@ -224,25 +224,25 @@ class TestCdi:
             eventually(lambda: self.read(pair) is None, "nothing to say, no file")
             assert os.listdir(f"{pair.root}/cdi") == []
 
-    def test_a_new_render_node_is_in_the_file_before_the_answer(
+    def test_new_render_node_is_in_the_file_before_the_answer(
         self, pair: SampleNode, kubelet: KubeletDouble
     ) -> None:
         with Service(self.seldom_scanned(pair)):
             kubelet.start()
             kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
-            time.sleep(1.5)  # until the scan is over that the serial numbers woke
+            time.sleep(1.5)  # until the scan that the serial numbers cause has ended
             pair.cards[0].reset_begin()
             pair.cards[0].reset_end(render=200)
             kubelet.allocate(U55C, [A])
             assert self.nodes(pair)[A] == "/dev/dri/renderD200"
 
-    def test_all_that_was_handed_out_since_the_last_scan_stays_in_the_file(
+    def test_grants_since_the_last_scan_stay_in_the_file(
         self, pair: SampleNode, kubelet: KubeletDouble
     ) -> None:
         with Service(self.seldom_scanned(pair)) as service:
             kubelet.start()
             kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
-            time.sleep(1.5)  # until the scan is over that the serial numbers woke
+            time.sleep(1.5)  # until the scan that the serial numbers cause has ended
             for number, card in enumerate(pair.cards):
                 card.reset_begin()
                 card.reset_end(render=200 + number)
@@ -259,13 +259,13 @@ class TestCdi:
                 service.hang_up()
                 eventually(partial(scanned, render), "as a scan shows it")
 
-    def test_a_scan_that_began_before_takes_nothing_back(
+    def test_scan_that_began_before_a_grant_does_not_undo_it(
         self, pair: SampleNode, kubelet: KubeletDouble
     ) -> None:
         with Service(self.seldom_scanned(pair)) as service:
             kubelet.start()
             kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
-            time.sleep(1.5)  # until the scan is over that the serial numbers woke
+            time.sleep(1.5)  # until the scan that the serial numbers cause has ended
             first, second = pair.cards
             second.hang("rom/VBNV")
             pair.add_card("u55c")
@@ -296,10 +296,8 @@ class TestCdi:
             return False
         return True
 
-    def test_of_two_instances_with_other_settings_the_newer_keeps_it(
-        self, pair: SampleNode, kubelet: KubeletDouble
-    ) -> None:
-        """Or each would write what the other has written."""
+    def test_newer_of_two_instances_keeps_the_file(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
+        """Otherwise both, with different settings, would overwrite the file of the other in turn."""
         settings = settings_for(pair, DEVICE_STRATEGY="cdi", CDI_DIR=f"{pair.root}/cdi")
         path = f"{pair.root}/cdi/{cdi.FILE}"
 
@@ -314,20 +312,20 @@ class TestCdi:
                 older.logged("a newer instance speaks")
                 eventually(exposed, "the newer's")
                 before = os.stat(path)
-                os.utime(path)  # both look again
+                os.utime(path)  # wakes both
                 time.sleep(0.5)
                 assert exposed()
                 assert os.stat(path).st_ino == before.st_ino, "nobody has written it again"
             eventually(lambda: not exposed(), "the older's again")
 
     @pytest.mark.parametrize("hangs", ["open", "read"])
-    def test_a_file_that_hangs_holds_up_nothing_else(
+    def test_hanging_file_blocks_nothing_else(
         self, pair: SampleNode, kubelet: KubeletDouble, hangs: str
     ) -> None:
         folder = Path(pair.root, "cdi")
         folder.mkdir()
         pipe = folder / "xilinx.com-fpga.json"
-        os.mkfifo(pipe)  # whoever opens it to read waits for a writer, or for what that writes
+        os.mkfifo(pipe)  # open for reading waits for a writer, read for its data
         with ExitStack() as stack:
             if hangs == "read":
                 stack.enter_context(pipe.open("r+b", buffering=0))
@@ -338,7 +336,7 @@ class TestCdi:
             assert service.terminate() == 0, "no thread that hangs keeps it"
 
     def _served(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
-        """See that all else goes on."""
+        """Check that everything else continues."""
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
         for _ in range(3):
@@ -349,7 +347,7 @@ class TestCdi:
         [container] = kubelet.allocate(U55C, [B], timeout=40).container_responses
         assert [each.host_path for each in container.devices] == [pair.cards[1].render_node]
 
-    def test_a_directory_that_cannot_be_written(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
+    def test_unwritable_directory(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
         with open(f"{pair.root}/file", "w"):
             pass
         for strategy in ("cdi", "both"):
@@ -369,7 +367,7 @@ class TestCdi:
 
 
 class TestMounts:
-    def test_those_that_are_there(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
+    def test_existing_paths_are_mounted(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
         os.makedirs(f"{pair.root}/host/opt/xilinx/xrt")
         settings = settings_for(
             pair, HOST_ROOT=f"{pair.root}/host", EXTRA_MOUNTS="/opt/xilinx/xrt,/etc/OpenCL/vendors/xilinx.icd"
@@ -393,16 +391,16 @@ class TestMounts:
     @pytest.mark.parametrize(
         ("links", "is_there"),
         [
-            ({"opt": "/data"}, True),  # an absolute one, which leads elsewhere from where the plugin is
+            ({"opt": "/data"}, True),  # an absolute link, which in the plugin's own root leads elsewhere
             ({"opt": "data/../data"}, True),
-            ({"opt": "../../../data"}, True),  # nobody gets above the root
+            ({"opt": "../../../data"}, True),  # no path leads above the root
             ({"opt": "/data", "data/xrt": "/data/old"}, True),
             ({"opt": "/missing"}, False),  # a runtime could not make a directory there
             ({"opt": "opt"}, False),
             ({"opt": "data/file"}, False),
         ],
     )
-    async def test_a_link_leads_from_the_hosts_root(
+    async def test_link_is_resolved_in_the_host_root(
         self, tmp_path: Path, links: dict[str, str], is_there: bool
     ) -> None:
         (tmp_path / "data/old").mkdir(parents=True)
@@ -413,7 +411,7 @@ class TestMounts:
             (tmp_path / "data/xrt").mkdir()
         assert await HostPaths(str(tmp_path), ["/opt/xrt"]).there() == (("/opt/xrt",) if is_there else ())
 
-    async def test_one_that_hangs_leaves_time_for_the_answer(self, tmp_path: Path) -> None:
+    async def test_hanging_path_leaves_time_for_the_answer(self, tmp_path: Path) -> None:
         over = threading.Event()
         grants = replace(PLAIN, mounts=HostPaths(str(tmp_path), ["/opt"]).there)
         with (
@@ -427,7 +425,7 @@ class TestMounts:
 
 
 class TestPreStart:
-    def test_off_it_is_not_asked_for(
+    def test_no_pre_start_call_when_off(
         self, pair: SampleNode, kubelet: KubeletDouble, service: Service
     ) -> None:
         kubelet.start()
@@ -437,7 +435,7 @@ class TestPreStart:
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
         kubelet.pre_start(U55C, [A])
 
-    def test_on_it_refuses_with_the_reason(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
+    def test_pre_start_refuses_with_the_reason(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
         with Service(settings_for(pair, PRESTART_CHECK="true")):
             kubelet.start()
             kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
@@ -453,7 +451,7 @@ class TestPreStart:
 
 
 class TestPolicy:
-    def test_none_is_not_offered(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
+    def test_policy_none_is_not_advertised(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
         with Service(settings_for(pair, PREFERRED_ALLOCATION="none")):
             kubelet.start()
             kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
@@ -466,7 +464,7 @@ class TestExplain:
         document: dict[str, Any] = json.loads(done.stdout)
         return done.returncode, document
 
-    def test_it_answers_as_allocate_does(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
+    def test_answers_as_allocate_does(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
         os.makedirs(f"{pair.root}/host/opt/xilinx/xrt")
         more = {
             "DEVICE_STRATEGY": "both",
@@ -504,7 +502,7 @@ class TestExplain:
             (("0000:31:00.0",), "NOT_FOUND", "golden image"),
         ],
     )
-    def test_it_refuses_as_allocate_does(
+    def test_refuses_as_allocate_does(
         self, pair: SampleNode, ids: tuple[str, ...], code: str, says: str
     ) -> None:
         pair.cards[1].offline()

@@ -1,4 +1,4 @@
-"""Which devices are one card: the two of a U30, whatever becomes of their serial numbers."""
+"""Card pairing: the two devices of a U30, with, without and with late serial numbers."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,50 +22,50 @@ def u30(bus: str, serial: str | None = None, path: str = "switch", shell: Shell 
     return Device(address, shell, "u30", "xocl", serial=serial, pcie_path=above)
 
 
-def cards(settled: CardAssignment) -> set[tuple[str, ...]]:
-    """The buses of each card with several devices."""
-    return {tuple(address[5:7] for address in card) for card in settled.cards.values()}
+def cards(assignment: CardAssignment) -> set[tuple[str, ...]]:
+    """The buses of each card with two devices."""
+    return {tuple(address[5:7] for address in card) for card in assignment.cards.values()}
 
 
-def waiting(settled: CardAssignment) -> set[str]:
-    return {address[5:7] for address in settled.waiting}
+def waiting(assignment: CardAssignment) -> set[str]:
+    return {address[5:7] for address in assignment.waiting}
 
 
-def ids(devices: Sequence[Device], settled: CardAssignment) -> list[str]:
-    offer = offers_of(Inventory(tuple(devices)), NAMING, 1, settled).by_resource.get(NAME)
+def ids(devices: Sequence[Device], assignment: CardAssignment) -> list[str]:
+    offer = offers_of(Inventory(tuple(devices)), NAMING, 1, assignment).by_resource.get(NAME)
     return [unit.id[5:7] for unit in offer.units] if offer else []
 
 
 class TestBySerial:
-    def test_two_with_one_serial_are_a_card_at_once(self) -> None:
+    def test_two_devices_with_one_serial_are_a_card_at_once(self) -> None:
         devices = [u30("21", "A"), u30("22", "B"), u30("23", "A"), u30("24", "B")]
-        settled = CardPairing(pair=True).assign(devices, 0)
-        assert cards(settled) == {("21", "23"), ("22", "24")}
-        assert ids(devices, settled) == ["21", "22"]
-        assert not settled.waiting
+        assignment = CardPairing(pair=True).assign(devices, 0)
+        assert cards(assignment) == {("21", "23"), ("22", "24")}
+        assert ids(devices, assignment) == ["21", "22"]
+        assert not assignment.waiting
 
-    def test_one_alone_with_its_serial_is_a_card_of_one(self) -> None:
-        settled = CardPairing(pair=True).assign([u30("21", "A")], 0)
-        assert not settled.waiting
-        assert ids([u30("21", "A")], settled) == ["21"]
+    def test_single_device_with_a_serial_is_a_card(self) -> None:
+        assignment = CardPairing(pair=True).assign([u30("21", "A")], 0)
+        assert not assignment.waiting
+        assert ids([u30("21", "A")], assignment) == ["21"]
 
-    def test_its_other_device_may_come_later_and_changes_no_id(self) -> None:
+    def test_late_second_device_changes_no_id(self) -> None:
         pairing = CardPairing(pair=True)
         pairing.assign([u30("22", "A")], 0)
         devices = [u30("21", "A"), u30("22", "A")]
-        settled = pairing.assign(devices, 1)
-        assert ids(devices, settled) == ["22"]
-        assert cards(settled) == {("22", "21")}
+        assignment = pairing.assign(devices, 1)
+        assert ids(devices, assignment) == ["22"]
+        assert cards(assignment) == {("22", "21")}
 
-    def test_a_serial_that_three_have_is_none(self) -> None:
+    def test_serial_of_three_devices_is_ignored(self) -> None:
         devices = [u30(bus, "0000", path) for bus, path in (("21", "01"), ("22", "01"), ("23", "02"))]
         assert cards(CardPairing(pair=True).assign(devices, 0)) == {("21", "22")}
 
-    def test_with_unit_device_nothing_is_paired_or_waits(self) -> None:
+    def test_u30_unit_device_pairs_nothing_and_waits_for_nothing(self) -> None:
         devices = [u30("21", "A"), u30("22", "A"), u30("23")]
-        settled = CardPairing(pair=False).assign(devices, 0)
-        assert settled.cards == {}
-        assert not settled.waiting
+        assignment = CardPairing(pair=False).assign(devices, 0)
+        assert assignment.cards == {}
+        assert not assignment.waiting
 
     def test_other_boards_never_pair(self) -> None:
         devices = [replace(u30(bus, "A"), board="u50") for bus in ("21", "22")]
@@ -73,16 +73,16 @@ class TestBySerial:
 
 
 class TestWithoutSerial:
-    def test_it_waits_thirty_seconds_and_no_longer(self) -> None:
+    def test_device_waits_thirty_seconds(self) -> None:
         pairing = CardPairing(pair=True)
         devices = [u30("21"), u30("22")]
         assert waiting(pairing.assign(devices, 100)) == {"21", "22"}
         assert waiting(pairing.assign(devices, 100 + WAIT - 0.1)) == {"21", "22"}
-        settled = pairing.assign(devices, 100 + WAIT)
-        assert not settled.waiting
-        assert cards(settled) == {("21", "22")}
+        assignment = pairing.assign(devices, 100 + WAIT)
+        assert not assignment.waiting
+        assert cards(assignment) == {("21", "22")}
 
-    def test_what_waits_is_left_out_and_says_so(self) -> None:
+    def test_waiting_device_is_left_out_with_the_reason(self) -> None:
         devices = [u30("21"), u30("22")]
         offers = offers_of(Inventory(tuple(devices)), NAMING, 1, CardPairing(pair=True).assign(devices, 0))
         assert offers.by_resource == {}
@@ -90,15 +90,15 @@ class TestWithoutSerial:
             "waiting for its serial number; that takes 30 s at most"
         }
 
-    def test_a_serial_in_time_counts(self) -> None:
+    def test_serial_in_time_counts(self) -> None:
         pairing = CardPairing(pair=True)
         pairing.assign([u30("21"), u30("22"), u30("23", "A")], 0)
         devices = [u30("21", "A"), u30("22"), u30("23", "A")]
-        settled = pairing.assign(devices, 29)
-        assert cards(settled) == {("21", "23")}
-        assert waiting(settled) == {"22"}
+        assignment = pairing.assign(devices, 29)
+        assert cards(assignment) == {("21", "23")}
+        assert waiting(assignment) == {"22"}
 
-    def test_one_with_a_serial_waits_for_one_that_may_be_its_other(self) -> None:
+    def test_device_with_a_serial_waits_for_one_without(self) -> None:
         assert waiting(CardPairing(pair=True).assign([u30("21", "A"), u30("22")], 0)) == {"21", "22"}
 
     def test_the_nearest_bridge_must_hold_exactly_two(self) -> None:
@@ -106,32 +106,32 @@ class TestWithoutSerial:
         late = CardPairing(pair=True, wait=0)
         assert cards(late.assign(two_and_two, 0)) == {("21", "22"), ("23", "24")}
         four = [u30(bus) for bus in ("21", "22", "23", "24")]
-        settled = CardPairing(pair=True, wait=0).assign(four, 0)
-        assert settled.cards == {}
-        assert ids(four, settled) == ["21", "22", "23", "24"]
+        assignment = CardPairing(pair=True, wait=0).assign(four, 0)
+        assert assignment.cards == {}
+        assert ids(four, assignment) == ["21", "22", "23", "24"]
 
     def test_a_root_bus_is_a_bridge_too(self) -> None:  # AWS VT1: 0000:00:1e.0 and 0000:00:1f.0
         devices = [replace(u30(bus), pcie_path=("pci0000:00",)) for bus in ("21", "22")]
         assert cards(CardPairing(pair=True, wait=0).assign(devices, 0)) == {("21", "22")}
 
-    def test_without_a_known_place_it_stands_alone(self) -> None:
+    def test_device_of_unknown_pcie_path_is_a_card(self) -> None:
         devices = [u30("21", path=""), u30("22", path="")]
         assert CardPairing(pair=True, wait=0).assign(devices, 0).cards == {}
 
-    def test_serials_that_differ_are_no_pair_behind_whatever_bridge(self) -> None:
+    def test_different_serials_never_pair(self) -> None:
         devices = [u30("21", "A"), u30("22", "B")]
         assert CardPairing(pair=True, wait=0).assign(devices, 0).cards == {}
 
 
-class TestAfterwards:
-    def test_a_late_serial_that_agrees_is_no_news(self) -> None:
+class TestDecided:
+    def test_late_serial_that_agrees_changes_nothing(self) -> None:
         pairing = CardPairing(pair=True, wait=0)
         before = pairing.assign([u30("21"), u30("22")], 0)
         after = pairing.assign([u30("21", "A"), u30("22", "A")], 1)
         assert after.cards == before.cards
         assert after.warnings == ()
 
-    def test_a_late_serial_that_contradicts_changes_nothing_and_is_told(self) -> None:
+    def test_late_serial_that_contradicts_is_a_warning(self) -> None:
         pairing = CardPairing(pair=True, wait=0)
         before = pairing.assign([u30("21"), u30("22")], 0)
         after = pairing.assign([u30("21", "A"), u30("22", "B")], 1)
@@ -139,23 +139,23 @@ class TestAfterwards:
         [warning] = after.warnings
         assert "0000:21:00.1 and 0000:22:00.1 were taken for one card" in warning
 
-    def test_late_serials_that_make_one_card_of_two_change_nothing_either(self) -> None:
+    def test_late_serials_of_one_card_do_not_join_two(self) -> None:
         pairing = CardPairing(pair=True, wait=0)
         devices = [u30(bus) for bus in ("21", "22", "23")]
         pairing.assign(devices, 0)
         late = [u30("21", "A"), u30("22", "A"), u30("23", "B")]
-        settled = pairing.assign(late, 1)
-        assert ids(late, settled) == ["21", "22", "23"]
-        [warning] = settled.warnings
+        assignment = pairing.assign(late, 1)
+        assert ids(late, assignment) == ["21", "22", "23"]
+        [warning] = assignment.warnings
         assert "were taken for different cards" in warning
 
-    def test_a_third_never_joins_a_pair(self) -> None:
+    def test_third_device_never_joins_a_pair(self) -> None:
         pairing = CardPairing(pair=True, wait=0)
         pairing.assign([u30("21"), u30("22")], 0)
         devices = [u30("21", "A"), u30("22"), u30("23", "A")]
-        settled = pairing.assign(devices, 1)
-        assert cards(settled) == {("21", "22")}
-        assert ids(devices, settled) == ["21", "23"]
+        assignment = pairing.assign(devices, 1)
+        assert cards(assignment) == {("21", "22")}
+        assert ids(devices, assignment) == ["21", "23"]
 
     def test_half_a_card_is_not_offered(self) -> None:
         pairing = CardPairing(pair=True)
@@ -166,14 +166,14 @@ class TestAfterwards:
         [entry] = offers.left_out
         assert "the other device of its card, 0000:21:00.1, is not there" in entry.reason
 
-    def test_a_card_that_comes_back_has_its_id_again(self) -> None:
+    def test_card_that_returns_keeps_its_id(self) -> None:
         pairing = CardPairing(pair=True, wait=0)
         devices = [u30("21"), u30("22")]
         pairing.assign(devices, 0)
         pairing.assign([], 1)
         assert ids(devices, pairing.assign(devices, 2)) == ["21"]
 
-    def test_a_card_of_two_shells_is_not_offered(self) -> None:
+    def test_card_with_two_shells_is_not_offered(self) -> None:
         other = replace(SHELL, vbnv="xilinx_u30_gen3x4_base_2")
         devices = (u30("21", "A"), u30("22", "A", shell=other))
         offers = offers_of(Inventory(devices), NAMING, 1, CardPairing(pair=True).assign(devices, 0))
@@ -188,27 +188,27 @@ def always(_device: Device) -> bool:
 class TestNamesBySerial:
     NAMING = Naming("xilinx.com/", "{board}-{serial}")
 
-    def test_a_device_waits_for_the_serial_its_name_needs(self) -> None:
+    def test_device_waits_for_the_serial_that_its_name_needs(self) -> None:
         pairing = CardPairing(pair=True)
         device = replace(u30("21"), board="u50")
         assert waiting(pairing.assign([device], 0, always)) == {"21"}
-        settled = pairing.assign([replace(device, serial="A")], 1, always)
-        offers = offers_of(Inventory((replace(device, serial="A"),)), self.NAMING, 1, settled)
+        assignment = pairing.assign([replace(device, serial="A")], 1, always)
+        offers = offers_of(Inventory((replace(device, serial="A"),)), self.NAMING, 1, assignment)
         assert list(offers.by_resource) == ["xilinx.com/u50-A"]
 
-    def test_one_device_of_a_card_is_enough_to_name_it(self) -> None:
+    def test_serial_of_one_device_names_the_card(self) -> None:
         devices = (u30("21", "A"), u30("22"))
         pairing = CardPairing(pair=True)
         pairing.assign(devices, 0, always)
         offers = offers_of(Inventory(devices), self.NAMING, 1, pairing.assign(devices, WAIT, always))
         assert list(offers.by_resource) == ["xilinx.com/u30-A"]
 
-    def test_a_serial_that_came_too_late_does_not_change_the_name(self) -> None:
+    def test_serial_after_the_wait_does_not_change_the_name(self) -> None:
         pairing = CardPairing(pair=True, wait=0)
         device = replace(u30("21"), board="u50")
         pairing.assign([device], 0, always)
-        settled = pairing.assign([replace(device, serial="A")], 1, always)
-        offers = offers_of(Inventory((replace(device, serial="A"),)), self.NAMING, 1, settled)
+        assignment = pairing.assign([replace(device, serial="A")], 1, always)
+        offers = offers_of(Inventory((replace(device, serial="A"),)), self.NAMING, 1, assignment)
         assert list(offers.by_resource) == ["xilinx.com/u50"]
 
 
@@ -223,23 +223,23 @@ steps = st.lists(
 
 
 @given(steps)
-def test_an_id_that_was_offered_stays_the_id_of_its_devices(
+def test_offered_id_stays_the_id_of_its_devices(
     history: list[tuple[dict[str, str | None], float]],
 ) -> None:
-    """Whatever comes, goes and turns up late: what a device was once offered under, it is offered under."""
+    """Devices and serial numbers come and go; a device that was offered under an id keeps it."""
     pairing = CardPairing(pair=True)
     offered: dict[str, str] = {}
     now = 0.0
-    for there, wait in history:
+    for present, wait in history:
         devices = [
-            u30(bus, serial, path="01" if bus < "23" else "02") for bus, serial in sorted(there.items())
+            u30(bus, serial, path="01" if bus < "23" else "02") for bus, serial in sorted(present.items())
         ]
-        settled = pairing.assign(devices, now)
-        offers = offers_of(Inventory(tuple(devices)), NAMING, 1, settled)
+        assignment = pairing.assign(devices, now)
+        offers = offers_of(Inventory(tuple(devices)), NAMING, 1, assignment)
         units = [unit for offer in offers.by_resource.values() for unit in offer.units]
-        told = [device.address for unit in units for device in unit.devices]
+        offered_now = [device.address for unit in units for device in unit.devices]
         out = [entry.function for entry in offers.left_out]
-        assert sorted(told + out) == [device.address for device in devices]
+        assert sorted(offered_now + out) == [device.address for device in devices]
         for unit in units:
             assert unit.id == unit.devices[0].address
             assert len(unit.devices) <= 2

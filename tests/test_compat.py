@@ -1,4 +1,4 @@
-"""COMPAT=1.3.0: names, ids and units as plugin 1.3.0 gave them, and what to write instead."""
+"""COMPAT=1.3.0: names, ids and units of plugin 1.3.0, and the migration advice."""
 
 import dataclasses
 import json
@@ -79,7 +79,7 @@ def listed(
 
 
 @pytest.mark.parametrize("case", DATA, ids=map(str, range(len(DATA))))
-def test_names_and_ids_are_those_of_the_plugin_itself(
+def test_names_and_ids_equal_those_of_the_plugin(
     monkeypatch: pytest.MonkeyPatch, case: dict[str, Any]
 ) -> None:
     devices = [device(*each) for each in case["devices"]]
@@ -107,18 +107,18 @@ def test_names_and_ids_are_those_of_the_plugin_itself(
         ({"virtualdev": "True"}, Compat130Settings()),
     ],
 )
-def test_the_variables_are_read_as_they_were(environment: dict[str, str], old: Compat130Settings) -> None:
+def test_variables_are_read_as_by_the_plugin(environment: dict[str, str], old: Compat130Settings) -> None:
     assert Compat130Settings.of(environment) == old
 
 
 @given(st.dictionaries(st.sampled_from(VARIABLES), st.text()))
-def test_any_value_is_understood(environment: dict[str, str]) -> None:
+def test_any_value_is_accepted(environment: dict[str, str]) -> None:
     old = Compat130Settings.of(environment)
     assert 0 <= old.virtual <= 1000
     assert advice(old, environment)
 
 
-def test_they_become_our_settings_unless_those_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_become_settings_unless_those_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {
         "VirtualDev": "True",
         "VirtualNum": "4",
@@ -134,12 +134,12 @@ def test_they_become_our_settings_unless_those_are_set(monkeypatch: pytest.Monke
     own = {"resource_prefix": "xilinx.com/fpga-", "u30_unit": "card", "resource_renames": "/etc/names"}
     settings = Settings.load({"compat": "1.3.0", **own})
     assert settings.model_dump().items() >= own.items()
-    assert Settings.load({}).shared_replicas == 1, "nothing of it without COMPAT"
+    assert Settings.load({}).shared_replicas == 1, "no effect without COMPAT"
     with pytest.raises(BadSettings, match="PREFERRED_ALLOCATION: must not be none with VirtualDev"):
         Settings.load({"compat": "1.3.0", "preferred_allocation": "none"})
 
 
-def test_a_card_has_one_id_that_stands_for_both_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_card_has_one_id_for_both_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     pair = [device(f"0000:{bus}:00.1", vbnv=U30_VBNV, serial="XFL1") for bus in ("21", "22")]
     lone = device("0000:31:00.1", vbnv=U30_VBNV)
     assert listed(monkeypatch, {}, "", *pair, lone) == {"amd.com/ama_u30": ["0000:21:00.1", "0000:31:00.1"]}
@@ -157,7 +157,9 @@ def test_a_card_has_one_id_that_stands_for_both_devices(monkeypatch: pytest.Monk
         ('{"*-*-*": "SN+\'"}', 0, "'*-*-*' is left out"),
     ],
 )
-def test_what_ended_that_plugin_is_left_out_and_told(file: str, entries: int, problem: str) -> None:
+def test_entry_that_crashed_the_plugin_is_left_out_as_a_problem(
+    file: str, entries: int, problem: str
+) -> None:
     names = parse(file.encode())
     assert len(names.entries) == entries
     assert problem in names.problems[0]
@@ -169,7 +171,7 @@ def test_what_ended_that_plugin_is_left_out_and_told(file: str, entries: int, pr
         st.dictionaries(st.text(), st.text() | st.integers()).map(json.dumps).map(str.encode),
     )
 )
-def test_any_file_is_read_and_every_name_is_one_kubelet_takes(text: bytes) -> None:
+def test_any_file_gives_valid_names(text: bytes) -> None:
     names = Compat130Names("amd.com/", Compat130Settings(customize=True), parsed(text)).among([device()])
     assert kubelet_takes(names.resource_name(device()))
 
@@ -179,9 +181,7 @@ def test_any_file_is_read_and_every_name_is_one_kubelet_takes(text: bytes) -> No
     st.lists(st.text("'+ab-\ud800é") | st.sampled_from(["SN", "DBDF", "uuid", "index"]), min_size=1),
     st.none() | st.text(),
 )
-def test_kubelet_takes_every_name_whatever_is_on_the_card(
-    vbnv: str, parts: list[str], timestamp: str | None
-) -> None:
+def test_any_device_gets_a_valid_name(vbnv: str, parts: list[str], timestamp: str | None) -> None:
     names = Compat130Names(
         "amd.com/", Compat130Settings(), parse(json.dumps({"*-*-*": "+".join(parts)}).encode())
     )
@@ -209,7 +209,7 @@ TREE = [
 
 
 @given(st.dictionaries(keys, values, max_size=5), st.booleans())
-def test_the_rules_printed_for_a_file_of_names_give_its_names(file: dict[str, str], exact: bool) -> None:
+def test_rules_of_the_advice_give_the_same_names(file: dict[str, str], exact: bool) -> None:
     board = {
         each.address: each.shell.vbnv.split("_")[1] if "_" in each.shell.vbnv else "ma35d" for each in TREE
     }
@@ -221,11 +221,11 @@ def test_the_rules_printed_for_a_file_of_names_give_its_names(file: dict[str, st
     names = Renaming(Naming("amd.com/", "{shell}-{timestamp}"), "amd.com/", rules=rules).among(tree)
     for each in tree:
         theirs = old_names.resource_name(each)
-        if len(names.resource_name(each)) <= len("amd.com/") + 60:  # longer ones it gave up
+        if len(names.resource_name(each)) <= len("amd.com/") + 60:  # the plugin dropped longer ones
             assert names.resource_name(each) == theirs
 
 
-def test_without_compat_each_variable_is_a_warning(node: SampleNode, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variable_without_compat_is_a_warning(node: SampleNode, monkeypatch: pytest.MonkeyPatch) -> None:
     node.add_card("u200", "0000:21:00")
     for name in VARIABLES:
         monkeypatch.setenv(name, "True")
@@ -235,7 +235,7 @@ def test_without_compat_each_variable_is_a_warning(node: SampleNode, monkeypatch
         service.logged("device found", resource="xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320")
 
 
-def test_the_whole_way_with_compat(
+def test_service_with_compat(
     node: SampleNode, kubelet: KubeletDouble, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     node.add_card("u200", "0000:21:00")
@@ -275,8 +275,8 @@ def test_the_whole_way_with_compat(
         assert kubelet.allocatable("amd.com/all") == 4
 
 
-@pytest.mark.skipif(os.path.exists(NAME_CUSTOMIZE), reason="this machine has that plugin's file")
-def test_its_file_is_looked_for_where_that_plugin_had_it(
+@pytest.mark.skipif(os.path.exists(NAME_CUSTOMIZE), reason="this machine has the plugin's file")
+def test_name_customize_is_read_from_the_path_of_the_plugin(
     node: SampleNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node.add_card("u200", "0000:21:00")
@@ -286,13 +286,13 @@ def test_its_file_is_looked_for_where_that_plugin_had_it(
     assert "amd.com/xilinx_u200_xdma_201830_2-1561465320" in said
 
 
-def test_a_file_of_names_without_compat_says_what_it_needs(node: SampleNode, tmp_path: Path) -> None:
+def test_name_customize_without_compat_is_a_problem(node: SampleNode, tmp_path: Path) -> None:
     path = tmp_path / "NameCustomize.json"
     path.write_text('{"u200-*-*": "shellVer"}')
     assert "COMPAT=1.3.0" in cli("list", settings=settings_for(node, RESOURCE_RENAMES=str(path))).stdout
 
 
-def test_a_quote_makes_a_text_of_all_but_the_ends() -> None:
+def test_quote_makes_a_text_of_all_but_the_ends() -> None:
     names = parse(b"""{"*-*-*": "'a'+xbc'+'-'+SN"}""")
     assert (
         Compat130Names("amd.com/", Compat130Settings(), names).resource_name(device(serial="X1"))
@@ -300,6 +300,6 @@ def test_a_quote_makes_a_text_of_all_but_the_ends() -> None:
     )
 
 
-def test_a_name_of_a_whole_json_file_keeps_its_order() -> None:
+def test_first_matching_key_of_the_file_wins() -> None:
     names = parse(b'{"*-*-*": "\'one\'", "u200-*-*": "\'two\'"}')
     assert Compat130Names("amd.com/", Compat130Settings(), names).resource_name(device()) == "amd.com/one"

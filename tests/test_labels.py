@@ -23,7 +23,7 @@ _NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 
 
 def as_nfd_reads_it(text: str) -> dict[str, str]:
-    """source/local/local.go: lines, ``#`` begins a comment or a directive, the first ``=`` parts."""
+    """Parse as source/local/local.go does: ``#`` begins a comment or directive, the first ``=`` separates."""
     assert len(text.encode()) <= 65536
     found = {}
     for line in text.split("\n"):
@@ -43,7 +43,7 @@ def offers_of(*devices: Device) -> Offers:
 U200 = Device("0000:11:00.1", Shell("xilinx_u200_xdma_201830_2", "1561465320", None), "u200", "xocl")
 
 
-def test_a_node_with_two_kinds_of_cards() -> None:
+def test_node_with_two_kinds_of_cards() -> None:
     v80 = Device("0000:31:00.0", Shell("xilinx_v80", None, None), "v80", "ami")
     text = labels.feature_file(
         offers_of(U200, replace(U200, address="0000:21:00.1"), v80), {"xocl": "2.16.204,f2524a"}
@@ -66,7 +66,7 @@ def test_replicas_are_one_device() -> None:
     assert "fpga.count=1\n" in (text or "")
 
 
-def test_nothing_to_say() -> None:
+def test_no_devices_give_no_file() -> None:
     assert labels.feature_file(Offers({}), {}) is None
 
 
@@ -76,9 +76,7 @@ texts = st.text(min_size=1, max_size=300)
 @given(
     st.lists(st.tuples(texts, st.none() | st.from_regex("[0-9]{1,20}", fullmatch=True), texts, texts)), texts
 )
-def test_whatever_sysfs_says_the_labels_are_valid(
-    rows: list[tuple[str, str | None, str, str]], version: str
-) -> None:
+def test_labels_are_valid_for_any_device(rows: list[tuple[str, str | None, str, str]], version: str) -> None:
     devices = [
         Device(f"0000:{index:02x}:00.1", Shell(vbnv, timestamp, None), board, driver)
         for index, (vbnv, timestamp, board, driver) in enumerate(rows[:200])

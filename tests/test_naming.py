@@ -1,4 +1,4 @@
-"""Resource names: kubelet takes every one of them, and no two shells share one by accident."""
+"""Resource names: each is valid, and no two shells have one by accident."""
 
 import dataclasses
 import re
@@ -24,7 +24,7 @@ def device(vbnv: str = "xilinx_u200_xdma_201820_1", timestamp: str | None = "153
 
 
 def kubelet_takes(name: str) -> bool:
-    """kubelet's rules, written down a second time from apimachinery's validation."""
+    """Validate a name by kubelet's rules, written a second time from apimachinery's validation."""
     if name.count("/") != 1 or "kubernetes.io/" in name or name.startswith("requests."):
         return False
     domain, rest = name.split("/")
@@ -37,17 +37,17 @@ def kubelet_takes(name: str) -> bool:
     )
 
 
-def test_the_name_users_know() -> None:
+def test_default_name() -> None:
     assert DEFAULT.resource_name(device()) == "xilinx.com/fpga-xilinx_u200_xdma_201820_1-1535712995"
 
 
-def test_the_prefix_of_plugin_1_3_0() -> None:
+def test_prefix_of_plugin_1_3_0() -> None:
     naming = Naming("amd.com/", "{shell}-{timestamp}")
     name = naming.resource_name(device("xilinx_u55c_gen3x16_xdma_base_3", "0"))
     assert name == "amd.com/xilinx_u55c_gen3x16_xdma_base_3-0"
 
 
-def test_no_timestamp_no_dash() -> None:
+def test_no_timestamp_gives_no_dash() -> None:
     assert DEFAULT.resource_name(device("xilinx_v80", None)) == "xilinx.com/fpga-xilinx_v80"
 
 
@@ -62,7 +62,7 @@ def test_no_timestamp_no_dash() -> None:
         ("{board}-{serial}-{shell}", "u200-xilinx_v80"),
     ],
 )
-def test_a_field_that_is_not_there_takes_a_separator_along(template: str, name: str) -> None:
+def test_missing_field_removes_a_separator(template: str, name: str) -> None:
     naming = Naming("xilinx.com/fpga", template)
     assert naming.resource_name(device("xilinx_v80", None)) == f"xilinx.com/fpga{name}"
 
@@ -76,17 +76,17 @@ def test_a_field_that_is_not_there_takes_a_separator_along(template: str, name: 
         ("x" * 80, r"fpga-x{49}-[0-9a-f]{8}"),
     ],
 )
-def test_a_name_that_lost_something_ends_in_a_hash(vbnv: str, like: str) -> None:
+def test_changed_name_ends_in_a_hash(vbnv: str, like: str) -> None:
     assert re.fullmatch(re.escape("xilinx.com/") + like, DEFAULT.resource_name(device(vbnv, "1")))
 
 
-def test_two_names_that_would_look_alike_do_not() -> None:
+def test_similar_shells_have_different_names() -> None:
     names = {DEFAULT.resource_name(device(vbnv)) for vbnv in ("a:b", "a/b", "a-b", "a b", "a" * 99, "a" * 98)}
     assert len(names) == 6
 
 
 @given(st.text(min_size=1), st.one_of(st.none(), st.integers(0, 2**64 - 1).map(str)))
-def test_kubelet_takes_every_name(vbnv: str, timestamp: str | None) -> None:
+def test_every_name_is_valid(vbnv: str, timestamp: str | None) -> None:
     name = DEFAULT.resource_name(device(vbnv, timestamp))
     assert kubelet_takes(name)
     assert name_problem(name) is None
@@ -107,14 +107,14 @@ names = st.one_of(
 
 
 @given(names)
-def test_the_check_agrees_with_kubelets_rules(name: str) -> None:
+def test_name_problem_agrees_with_kubelet(name: str) -> None:
     assert (name_problem(name) is None) <= kubelet_takes(name)
     if "kubernetes.io" not in name:  # we refuse that domain with any ending, kubelet only before the '/'
         assert (name_problem(name) is None) == kubelet_takes(name)
 
 
 @given(st.from_regex(r"[a-zA-Z0-9.-]{0,12}/[a-zA-Z0-9._-]{0,50}", fullmatch=True), st.text(min_size=1))
-def test_any_prefix_taken_gives_names_kubelet_takes(prefix: str, vbnv: str) -> None:
+def test_every_accepted_prefix_gives_valid_names(prefix: str, vbnv: str) -> None:
     if prefix_problem(prefix) is None:
         assert kubelet_takes(Naming(prefix, "{shell}").resource_name(device(vbnv)))
 
@@ -124,23 +124,23 @@ def test_any_prefix_taken_gives_names_kubelet_takes(prefix: str, vbnv: str) -> N
     ["", "fpga", "Xilinx.com/fpga-", "/x", "kubernetes.io/fpga-", "requests.xilinx.com/", "a b/c",
      "xilinx.com/-fpga", "xilinx.com/fpga/", "xilinx.com/" + "x" * 50, "x" * 245 + "/"],
 )  # fmt: skip
-def test_prefixes_kubelet_would_refuse(prefix: str) -> None:
+def test_invalid_prefix_is_a_problem(prefix: str) -> None:
     assert prefix_problem(prefix)
 
 
 @pytest.mark.parametrize("template", ["", "fpga", "{}", "{nope}", "{shell", "{shell!r}", "{shell:>9}", "{0}"])
-def test_templates_that_make_no_sense(template: str) -> None:
+def test_invalid_template_is_a_problem(template: str) -> None:
     assert template_problem(template)
 
 
 @given(st.lists(st.sampled_from(FIELDS), min_size=1), st.sampled_from(["-", "_", ".", ""]))
-def test_every_field_can_stand_in_a_template(fields: list[str], between: str) -> None:
+def test_every_field_can_be_used_in_a_template(fields: list[str], between: str) -> None:
     template = between.join(f"{{{field}}}" for field in fields)
     assert template_problem(template) is None
     full = dataclasses.replace(device(), serial="XFL1", shell=Shell("v_b_n_v", "7", "0" * 32))
     assert kubelet_takes(Naming("xilinx.com/", template).resource_name(full))
 
 
-def test_a_template_of_fields_that_are_all_empty_gives_no_name() -> None:
+def test_template_of_missing_fields_gives_no_name() -> None:
     with pytest.raises(ValueError, match="gives no name"):
         Naming("xilinx.com/", "{serial}").resource_name(device())

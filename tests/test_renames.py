@@ -1,4 +1,4 @@
-"""Rules for names: what a file may say, what is wrong with it, and that a change counts at once."""
+"""Rename rules: the syntax of their file, its problems, and changes while the service runs."""
 
 import dataclasses
 import json
@@ -79,37 +79,37 @@ def problems(text: str | bytes) -> tuple[str, ...]:
         ("", True),
     ],
 )
-def test_a_rule_matches_by_globs_and_case_matters_not(match: str, matches: bool) -> None:
+def test_rule_matches_by_globs_without_case(match: str, matches: bool) -> None:
     assert named(f"- {{match: {{{match}}}, name: mine}}", U30) == [
         "mine" if matches else "xilinx_u30_gen3x4_base_1-0"
     ]
 
 
-def test_a_field_a_device_does_not_have_is_empty_text() -> None:
+def test_missing_field_is_empty_text() -> None:
     assert named('- {match: {serial: "*"}, name: a}', V80) == ["a"]
     assert named('- {match: {serial: "?*"}, name: a}', V80, U30) == ["xilinx_v80", "a"]
     assert named('- {match: {serial: ""}, name: a}', V80, U30) == ["a", "xilinx_u30_gen3x4_base_1-0"]
 
 
-def test_numbers_are_compared_as_they_are_written() -> None:
-    """YAML would make 668, a date, a number of sixtieths and true of these."""
+def test_numbers_are_compared_as_written() -> None:
+    """YAML reads such values as an octal number, a date, a base-60 number and a boolean."""
     for written in ("0012345", "2019-06-25", "12:30:45", "yes", "1e3", "0x10", "1561465320"):
         device = dataclasses.replace(U30, serial=written)
         assert named(f"- {{match: {{serial: {written}}}, name: a}}", device) == ["a"]
     assert named('[{"match": {"timestamp": 1561465320}, "name": "a"}]', U200) == ["a"]
 
 
-def test_the_first_rule_wins() -> None:
+def test_first_matching_rule_wins() -> None:
     text = "- {match: {board: u30}, name: one}\n- {match: {}, name: 'two-{board}'}"
     assert named(text, U30, U200) == ["one", "two-u200"]
 
 
-def test_the_name_is_a_template() -> None:
+def test_name_is_a_template() -> None:
     assert named('- {match: {}, name: "{board}-{timestamp}.x_{serial}"}', U30) == ["u30-0.x_XFL1"]
 
 
 @pytest.mark.parametrize("share", ["", ", share: false"])
-def test_two_names_do_not_become_one_by_accident(share: str) -> None:
+def test_rule_without_share_merges_no_resources(share: str) -> None:
     names = naming(f"- {{match: {{}}, name: fpga{share}}}", U30, U200)
     assert [names.resource_name(each) for each in (U30, U200)] == [
         BASE.resource_name(U30),
@@ -121,7 +121,7 @@ def test_two_names_do_not_become_one_by_accident(share: str) -> None:
     assert BASE.resource_name(U30) in warning
 
 
-def test_two_rules_must_both_say_that_they_share() -> None:
+def test_two_rules_with_one_name_must_both_share() -> None:
     rule = "- {{match: {{board: {}}}, name: fpga{}}}\n"
     shares = ", share: true"
     for one, other in (("", ""), (shares, ""), ("", shares)):
@@ -134,7 +134,7 @@ def test_two_rules_must_both_say_that_they_share() -> None:
 
 
 @pytest.mark.parametrize("share", [True, False])
-def test_the_name_another_device_has_anyway_is_shared_only_if_a_rule_says_so(share: bool) -> None:
+def test_default_name_of_another_device_needs_share(share: bool) -> None:
     text = f"- {{match: {{board: u30}}, name: xilinx_u200_xdma_201830_2-1561465320, share: {share}}}"
     names = naming(text, U30, U200)
     assert (names.resource_name(U30) == U200_NAME) is share
@@ -142,12 +142,12 @@ def test_the_name_another_device_has_anyway_is_shared_only_if_a_rule_says_so(sha
     assert bool(names.warnings) is not share
 
 
-def test_devices_that_have_one_name_anyway_need_no_word_to_share_another() -> None:
+def test_devices_with_one_default_name_need_no_share() -> None:
     other = dataclasses.replace(U200, address="0000:22:00.1")
     assert named("- {match: {board: u200}, name: fpga}", U200, other) == ["fpga", "fpga"]
 
 
-def test_a_rule_that_gives_no_name_is_told_and_changes_nothing() -> None:
+def test_rule_without_a_name_for_a_device_is_a_warning() -> None:
     names = naming('- {match: {}, name: "{serial}"}', U200)
     assert names.resource_name(U200) == U200_NAME
     assert "rule 1 gives 0000:21:00.1 no name" in names.warnings[0]
@@ -191,13 +191,13 @@ def test_a_rule_that_gives_no_name_is_told_and_changes_nothing() -> None:
         ('{"u30-*-*": "shellVer"}', "COMPAT=1.3.0"),
     ],
 )
-def test_what_is_wrong_is_said_with_rule_and_field(text: str | bytes, says: str) -> None:
+def test_problem_names_rule_and_field(text: str | bytes, says: str) -> None:
     assert any(says in problem for problem in problems(text)), problems(text)
 
 
-def test_every_problem_is_told_up_to_ten() -> None:
-    told = problems("- x\n" * 12)
-    assert [problem.partition(":")[0] for problem in told] == [f"rule {n}" for n in range(1, 11)] + [
+def test_ten_problems_are_listed() -> None:
+    listed = problems("- x\n" * 12)
+    assert [problem.partition(":")[0] for problem in listed] == [f"rule {n}" for n in range(1, 11)] + [
         "and 2 more"
     ]
 
@@ -226,7 +226,7 @@ rules = st.lists(
         rules.map(lambda tree: json.dumps(tree).encode()),
     )
 )
-def test_any_file_is_taken_or_refused_in_words(text: bytes) -> None:
+def test_any_file_is_accepted_or_has_problems(text: bytes) -> None:
     try:
         taken = parse(text)
     except BadRuleFile as bad:
@@ -260,7 +260,7 @@ good_rules = st.lists(
 
 
 @given(good_rules, st.lists(devices, max_size=6, unique_by=lambda device: device.address), st.randoms())
-def test_names_meet_only_by_rules_that_share_whatever_the_order(
+def test_only_rules_with_share_merge_resources_in_any_order(
     documents: list[dict[str, object]], there: list[Device], random: object
 ) -> None:
     rules = parse(json.dumps(documents).encode())
@@ -277,12 +277,12 @@ def test_names_meet_only_by_rules_that_share_whatever_the_order(
                 assert all(next(r for r in rules if r.matches(d)).share for d in renamed)
 
 
-def test_globs_are_quick_however_they_are_written() -> None:
+def test_no_glob_is_slow() -> None:
     device = dataclasses.replace(U30, shell=Shell("a" * 128, "0", None))
     text = json.dumps([{"match": {"shell": "*a" * 127 + "b"}, "name": "x"}])
     began = time.monotonic()
     named(text, device)
-    assert time.monotonic() - began < 20, "or it would take for ever"
+    assert time.monotonic() - began < 20, "no exponential backtracking"
 
 
 async def followed(path: Path) -> WatchedFile[tuple[object, ...]]:
@@ -301,7 +301,7 @@ async def followed(path: Path) -> WatchedFile[tuple[object, ...]]:
         (lambda path: path.write_bytes(b"#" * (MAX_BYTES + 1)), "more than 65536 bytes"),
     ],
 )
-async def test_what_is_no_file_of_rules_is_told_at_once(tmp_path: Path, make: object, says: str) -> None:
+async def test_unreadable_file_is_a_problem(tmp_path: Path, make: object, says: str) -> None:
     path = tmp_path / "rules.yaml"
     make(path)  # type: ignore[operator]
     file = await followed(path)
@@ -309,7 +309,7 @@ async def test_what_is_no_file_of_rules_is_told_at_once(tmp_path: Path, make: ob
     assert says in file.known.problems[0]
 
 
-async def test_a_file_that_hangs_is_waited_for_a_moment_and_what_was_read_stays(
+async def test_hanging_file_keeps_the_rules_read_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "rules.yaml"
@@ -328,7 +328,7 @@ async def test_a_file_that_hangs_is_waited_for_a_moment_and_what_was_read_stays(
 
 
 class ConfigMap:
-    """A directory as kubelet mounts a ConfigMap: files are links into ``..data``, a link that is swapped."""
+    """A directory like a mounted ConfigMap: files are links into ``..data``, a link that is swapped."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -355,7 +355,7 @@ def card(node: SampleNode) -> SampleNode:
     return node
 
 
-def test_a_swapped_config_map_counts_at_once_and_a_broken_one_not(
+def test_swapped_config_map_takes_effect_unless_it_has_problems(
     card: SampleNode, kubelet: KubeletDouble, tmp_path: Path
 ) -> None:
     volume = ConfigMap(tmp_path / "volume")
@@ -377,7 +377,7 @@ def test_a_swapped_config_map_counts_at_once_and_a_broken_one_not(
         assert service.terminate() == 0
 
 
-def test_a_file_mounted_by_itself_never_changes_and_that_is_told(card: SampleNode, tmp_path: Path) -> None:
+def test_file_mounted_by_itself_is_a_warning(card: SampleNode, tmp_path: Path) -> None:
     path = tmp_path / "the rules.yaml"
     path.write_text(RULE.format("mine"))
     script = 'mount --bind "$0" "$0" && exec "$@"'
@@ -391,7 +391,7 @@ def test_a_file_mounted_by_itself_never_changes_and_that_is_told(card: SampleNod
     assert "subPath" not in subprocess.check_output([*COMMAND, "list"], env=environment, text=True)
 
 
-def test_a_missing_file_is_told_and_counts_when_it_is_there(
+def test_missing_file_takes_effect_once_it_exists(
     card: SampleNode, kubelet: KubeletDouble, tmp_path: Path
 ) -> None:
     path = tmp_path / "rules.yaml"
@@ -418,7 +418,7 @@ def test_no_device_is_offered_before_the_rules_are_read(
         assert [each.resource for each in kubelet.registrations] == [PREFIX + "mine"]
 
 
-def test_list_and_explain_name_by_the_rules_and_say_what_is_wrong(card: SampleNode, tmp_path: Path) -> None:
+def test_list_and_explain_use_the_rules_and_show_problems(card: SampleNode, tmp_path: Path) -> None:
     path = tmp_path / "rules.json"
     path.write_text('[{"match": {"shell": "*u200*"}, "name": "{board}"}]')
     settings = settings_for(card, RESOURCE_RENAMES=str(path))
@@ -431,7 +431,7 @@ def test_list_and_explain_name_by_the_rules_and_say_what_is_wrong(card: SampleNo
 
 
 @pytest.mark.parametrize("page", ["naming.md", "migration.md"])
-def test_the_examples_in_the_documentation_are_rules(page: str) -> None:
+def test_examples_in_the_documentation_are_valid(page: str) -> None:
     text = (Path(__file__).parent.parent / "docs" / page).read_text()
     examples = re.findall(r"```(?:yaml|json)\n(.*?)```", text, re.DOTALL)
     assert examples

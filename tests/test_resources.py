@@ -1,4 +1,4 @@
-"""Grouping, grants and placement: the pure middle."""
+"""Offers and grants, without files and sockets."""
 
 import dataclasses
 import json
@@ -59,7 +59,7 @@ async def _as_it_was(device: Device) -> Device:
 PLAIN = Allocator(refresh=_as_it_was, time_limit=1)
 
 
-def test_what_a_pod_holds_as_it_is_offered_is_not_held_elsewhere() -> None:
+def test_device_held_as_it_is_offered_is_not_held_elsewhere() -> None:
     """Plugin 1.3.0 with ``index`` in its names has a resource for each replica."""
     own = device()
     one, two = (Offer(f"amd.com/u200-{n}", (Unit(f"{own.address}-{n}", (own,), ()),)) for n in (0, 1))
@@ -77,15 +77,13 @@ def test_what_a_pod_holds_as_it_is_offered_is_not_held_elsewhere() -> None:
 @pytest.mark.parametrize(
     ("missing", "singles", "held"),
     [
-        (True, (), True),  # after a restart without it
-        (True, ["0000:65:00.1"], False),  # it was seen to be no part of a card
-        (False, (), False),  # it is there, with another shell
+        (True, (), True),  # gone since before a restart
+        (True, ["0000:65:00.1"], False),  # known as a card of its own
+        (False, (), False),  # present, with another shell
         (True, None, False),
     ],
 )
-def test_a_device_of_a_u30_whose_other_one_may_be_held(
-    missing: bool, singles: list[str] | None, held: bool
-) -> None:
+def test_second_device_of_a_u30_may_be_held(missing: bool, singles: list[str] | None, held: bool) -> None:
     other = device("0000:65:00.1", board="u30", shell=Shell("other", "1", None))
     alone, plain = device("0000:66:00.1", board="u30"), device("0000:67:00.1")
     there = (alone, plain) if missing else (other, alone, plain)
@@ -96,7 +94,7 @@ def test_a_device_of_a_u30_whose_other_one_may_be_held(
     assert plain.address not in held_elsewhere(offers, holders, singles)
 
 
-def test_one_resource_a_shell() -> None:
+def test_one_resource_per_shell() -> None:
     other = Shell("xilinx_u250_xdma_201830_2", "1", None)
     offers = offers_of(
         Inventory((device("0000:01:00.1"), device("0000:02:00.1"), device("0000:03:00.1", shell=other))),
@@ -108,7 +106,7 @@ def test_one_resource_a_shell() -> None:
     }
 
 
-def test_a_device_that_gets_no_name_is_left_out_and_disturbs_nobody() -> None:
+def test_device_without_a_name_is_left_out_alone() -> None:
     naming = Naming("xilinx.com/", "{serial}")
     offers = offers_of(Inventory((device(serial="XFL1"), device("0000:66:00.1"))), naming)
     assert list(offers.by_resource) == ["xilinx.com/XFL1"]
@@ -150,12 +148,12 @@ def test_held_device_changes_its_units_alone() -> None:
     assert with_devices(after, before) == offers
 
 
-def test_what_the_scan_left_out_stays_left_out() -> None:
+def test_function_left_out_by_the_scan_stays_left_out() -> None:
     entry = LeftOut("0000:01:00.0", "golden image")
     assert offers_of(Inventory((), (entry,)), NAMING).left_out == (entry,)
 
 
-def test_builds_that_differ_share_a_resource_and_are_told() -> None:
+def test_mixed_builds_lists_different_logic_uuids() -> None:
     shells = [Shell("xilinx_u30_gen3x4_base_1", "0", uuid * 32) for uuid in "ab"]
     mixed = offer(device("0000:01:00.1", shell=shells[0]), device("0000:02:00.1", shell=shells[1]))
     assert mixed_builds(mixed) == ("a" * 32, "b" * 32)
@@ -165,15 +163,15 @@ def test_builds_that_differ_share_a_resource_and_are_told() -> None:
 @pytest.mark.parametrize(
     ("nodes", "online", "offered"),
     [
-        ([None, None], (0, 1), [(), ()]),  # nobody knows: no topology at all
+        ([None, None], (0, 1), [(), ()]),  # all unknown: no topology
         ([0, 1], (0, 1), [(0,), (1,)]),
-        ([1, None], (0, 1), [(1,), (0, 1)]),  # beside one that knows: near to all of them
+        ([1, None], (0, 1), [(1,), (0, 1)]),  # beside a known node: near to all nodes
         ([1, None], (), [(1,), (1,)]),
         (
             [1, None],
             (0,),
             [(), ()],
-        ),  # firmware tells of one that is not online, for which kubelet has no room
+        ),  # firmware names a node that is not online; kubelet would refuse a pod for it
         ([1, 0], (0,), [(0,), (0,)]),
     ],
 )
@@ -183,7 +181,7 @@ def test_numa_nodes(nodes: list[int | None], online: tuple[int, ...], offered: l
     assert [unit.numa_nodes for unit in only.units] == offered
 
 
-def test_two_resources_with_one_variable_are_told() -> None:
+def test_two_resources_with_one_variable_are_a_warning() -> None:
     names = ("xilinx.com/u30-a", "xilinx.com/u30_A", "xilinx.com/u30-b")
     offers = Offers({name: Offer(name, ()) for name in names})
     [warning] = same_variables(offers)
@@ -192,13 +190,13 @@ def test_two_resources_with_one_variable_are_told() -> None:
     )
 
 
-async def test_a_refusal_names_some_of_many_ids() -> None:
+async def test_refusal_lists_eight_of_many_ids() -> None:
     many = offer(*(device(f"0000:{bus:02x}:00.1") for bus in range(100)))
     with pytest.raises(Refusal, match=r"0000:00:00\.1, .*, 0000:07:00\.1 and 92 more\)$"):
         await PLAIN.devices(many, ["x"])
 
 
-async def test_a_grant() -> None:
+async def test_grant() -> None:
     card = device(serial="XFL1", shell=Shell("xilinx_u55c_gen3x16_xdma_base_3", "0", "9" * 32))
     held = offer(card)
     grant = PLAIN.grant(await PLAIN.resolve(held, [card.address]))
@@ -219,7 +217,7 @@ async def test_a_grant() -> None:
     }
 
 
-async def test_several_devices_come_in_order_whatever_order_was_asked() -> None:
+async def test_granted_devices_are_ordered_by_address() -> None:
     held = offer(*(device(f"0000:0{i}:00.1", node=f"/dev/dri/renderD{140 - i}") for i in range(3)))
     ids = ["0000:02:00.1", "0000:00:00.1", "0000:01:00.1"]
     grant = PLAIN.grant(await PLAIN.resolve(held, ids))
@@ -227,7 +225,7 @@ async def test_several_devices_come_in_order_whatever_order_was_asked() -> None:
     assert grant.nodes == ("/dev/dri/renderD140", "/dev/dri/renderD139", "/dev/dri/renderD138")
 
 
-async def test_the_management_node_only_where_it_is_wanted() -> None:
+async def test_management_node_needs_expose_mgmt() -> None:
     held = offer(device(mgmt_node="/dev/xclmgmt25856", qdma_node="/dev/xfpga/dma.qdma.u25857.0"))
     exposing = Allocator(refresh=_as_it_was, expose_mgmt=True, time_limit=1)
     answer = await PLAIN.resolve(held, ["0000:65:00.1"])
@@ -262,21 +260,21 @@ async def test_refusals(ids: list[str], code: Code, says: str) -> None:
         (device(shell=Shell("other", "1", None)), Code.FAILED_PRECONDITION, "reprogrammed"),
     ],
 )
-async def test_a_fresh_look_may_refuse(now: Device | None, code: Code, says: str) -> None:
-    async def look(_: Device) -> Device | None:
+async def test_refreshed_device_may_be_refused(now: Device | None, code: Code, says: str) -> None:
+    async def refresh(_: Device) -> Device | None:
         return now
 
     with pytest.raises(Refusal) as refusal:
-        await Allocator(refresh=look, time_limit=1).devices(offer(device()), ["0000:65:00.1"])
+        await Allocator(refresh=refresh, time_limit=1).devices(offer(device()), ["0000:65:00.1"])
     assert refusal.value.code is code
     assert says in refusal.value.message
 
 
-async def test_a_fresh_look_may_find_another_render_node() -> None:
-    async def look(_: Device) -> Device:
+async def test_refreshed_device_may_have_another_render_node() -> None:
+    async def refresh(_: Device) -> Device:
         return device(node="/dev/dri/renderD131")
 
-    grants = Allocator(refresh=look, time_limit=1)
+    grants = Allocator(refresh=refresh, time_limit=1)
     answer = await grants.resolve(offer(device()), ["0000:65:00.1"])
     assert grants.grant(answer).nodes == ("/dev/dri/renderD131",)
 
@@ -287,7 +285,9 @@ units = st.lists(
 
 
 @given(units, st.data())
-def test_a_preference_holds_to_what_was_asked(each: list[tuple[int, list[int]]], data: st.DataObject) -> None:
+def test_preferred_has_the_requested_size_and_ids(
+    each: list[tuple[int, list[int]]], data: st.DataObject
+) -> None:
     held = Offer("a/b", tuple(Unit(str(i), (), tuple(sorted(set(nodes)))) for i, nodes in each))
     ids = [unit.id for unit in held.units]
     available = data.draw(st.lists(st.sampled_from(ids), unique=True)) if ids else []
@@ -298,13 +298,13 @@ def test_a_preference_holds_to_what_was_asked(each: list[tuple[int, list[int]]],
     assert set(must) <= set(picked) <= set(available)
 
 
-def test_a_preference_stays_on_one_numa_node() -> None:
+def test_preferred_stays_on_one_numa_node() -> None:
     held = Offer("a/b", tuple(Unit(str(i), (), (i % 2,)) for i in range(6)))
     assert preferred(held, ["0", "1", "3", "4", "5"], [], 3) == ["1", "3", "5"]
     assert preferred(held, ["0", "1", "2", "3", "4", "5"], ["2"], 3) == ["2", "0", "4"]
 
 
-async def test_a_card_of_two_devices_is_granted_as_one() -> None:
+async def test_both_devices_of_a_card_are_granted() -> None:
     pair = (device("0000:65:00.1"), device("0000:66:00.1", node="/dev/dri/renderD129"))
     held = Offer("xilinx.com/u30", (Unit("0000:65:00.1", pair),))
     grant = PLAIN.grant(await PLAIN.resolve(held, ["0000:65:00.1"]))

@@ -1,4 +1,4 @@
-"""A file of rules, JSON or YAML, as lists, mappings and texts; what the rules mean is not known here."""
+"""Reads a file of rules, JSON or YAML, as lists, mappings and texts, whatever the rules mean."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ class BadRuleFile(ValueError):  # noqa: N818 - the user's, not ours
 def load(text: bytes) -> Any:
     """Read the file as lists, mappings and texts. JSON's true and false stay; numbers stay as written.
 
-    So do YAML's: ``0012`` loses no zeros, and ``65:00.1`` becomes no number.
+    YAML's scalars all stay as written: ``0012`` keeps its zeros, ``65:00.1`` becomes no number.
 
     Raises:
         BadRuleFile: it is neither JSON nor YAML, or has YAML features that rules do not need.

@@ -1,4 +1,4 @@
-"""The CDI spec of the node: the document, not the file. Pure.
+"""The CDI spec of the node: the text, not the file. Pure.
 
 https://github.com/cncf-tags/container-device-interface/blob/main/SPEC.md
 """
@@ -16,12 +16,12 @@ _VERSION = "0.6.0"
 
 
 def qualified(device: Device) -> str:
-    """The name under which a runtime finds a device."""
+    """Make the name by which a container runtime finds a device."""
     return f"{KIND}={_name(device)}"
 
 
 def spec(devices: Iterable[tuple[Device, tuple[str, ...]]]) -> str | None:
-    """The document for these devices, each with its nodes; None where there is nothing to say.
+    """Write the spec of these devices, each given with its nodes; None if no device has one.
 
     A device without a node has no edits, and a spec without a device is not valid.
     """
@@ -44,5 +44,5 @@ def spec(devices: Iterable[tuple[Device, tuple[str, ...]]]) -> str | None:
 
 
 def _name(device: Device) -> str:
-    """The address; a spec takes no ``@`` in a name, which platform devices can have in theirs."""
+    """Make a device name of the address. A platform device's may have an ``@``, which a spec forbids."""
     return device.address.replace("@", "_")

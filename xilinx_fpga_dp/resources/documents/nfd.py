@@ -1,7 +1,7 @@
-"""The labels of the node for node-feature-discovery: the feature file's text, not the file. Pure.
+"""The feature file with the node's labels for node-feature-discovery: the text, not the file. Pure.
 
 Its local source reads ``label=value`` lines: source/local/local.go of kubernetes-sigs/node-feature-discovery.
-What is in a name can be selected whatever else the node has, so a node with two shells has two labels.
+Board, shell and driver stand in the label's name, so that a node with two of them has a label for each.
 """
 
 from collections import defaultdict
@@ -17,13 +17,13 @@ _YES = "true"
 
 
 def feature_file(offers: Offers, versions: Mapping[str, str]) -> str | None:
-    """The text for what is offered; None where there is nothing to say.
+    """Write the text for the offered devices; None if there are none.
 
-    It says nothing of health: a label that comes and goes with it would move pods about.
+    No label depends on health: one that comes and goes would move pods.
 
     Args:
         offers: what the node advertises.
-        versions: of the drivers, where their modules tell them.
+        versions: the versions of the drivers, as far as they are known.
     """
     devices = offers.devices
     if not devices:
@@ -53,6 +53,6 @@ def _name(kind: str, what: str) -> str:
 
 
 def _version(version: str) -> str:
-    """Without the commit that XRT's modules name after a comma: ``2.16.204,f2524a2f...``."""
+    """Drop the commit that XRT's modules add after a comma: ``2.16.204,f2524a2f...``."""
     number = version.partition(",")[0].strip()
     return fitting(number, _ROOM) if number else _YES

@@ -1,4 +1,4 @@
-"""``diagnose`` as an operator meets it: the real command against sample nodes; and its rules."""
+"""``diagnose``: the real command against sample nodes, and its checks."""
 
 import errno
 import json
@@ -36,10 +36,10 @@ REMEDY = ("; ", "?", " (")  # before one, or at its end
 LINE = re.compile(r"(ok  |warn|fail)  [^ ].*: .+")
 
 
-def told(node: SampleNode, **settings: str) -> tuple[int, list[str]]:
-    """The exit code and the lines."""
-    mine = settings_for(node, POD_RESOURCES_SOCKET=f"{node.root}/pods.sock", HOST_ROOT=node.root) | settings
-    done = cli("diagnose", settings=mine, limit=20)
+def diagnose(node: SampleNode, **settings: str) -> tuple[int, list[str]]:
+    """Run the command; return the exit code and the lines."""
+    merged = settings_for(node, POD_RESOURCES_SOCKET=f"{node.root}/pods.sock", HOST_ROOT=node.root) | settings
+    done = cli("diagnose", settings=merged, limit=20)
     assert done.stderr == ""
     lines = done.stdout.splitlines()
     assert all(LINE.fullmatch(line) for line in lines), lines
@@ -49,8 +49,8 @@ def told(node: SampleNode, **settings: str) -> tuple[int, list[str]]:
     return done.returncode, lines
 
 
-def the_line(lines: list[str], *words: str) -> str:
-    """The one line that has all these words."""
+def line_with(lines: list[str], *words: str) -> str:
+    """Return the only line with all these words."""
     found = [line for line in lines if all(word in line for word in words)]
     assert len(found) == 1, (words, lines)
     return found[0]
@@ -64,21 +64,21 @@ def pods(node: SampleNode) -> Iterator[PodResourcesDouble]:
     double.stop()
 
 
-def test_a_node_where_all_is_well(node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble) -> None:
+def test_a_node_without_problems(node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble) -> None:
     node.add_ordinary_devices()
     node.add_card("u200", "0000:11:00", release="2023.2")
     kubelet.start()
-    code, lines = told(node)
+    code, lines = diagnose(node)
     assert code == 0
     assert {line.split()[0] for line in lines} == {"ok"}
-    the_line(lines, "ok    sysfs: ", "PCI functions")
-    the_line(lines, "ok    drivers: xocl 2.16.0")
-    the_line(lines, "ok    0000:11:00.1: u200 with xilinx_u200_xdma_201830_2, Healthy")
-    the_line(lines, "ok    /dev/dri/renderD129: ")
-    the_line(lines, f"ok    {U200}: 1 to allocate, 1 Healthy")
-    the_line(lines, "ok    kubelet: it answers")
-    the_line(lines, "ok    podresources: ")
-    the_line(lines, "ok    service: it does not run")
+    line_with(lines, "ok    sysfs: ", "PCI functions")
+    line_with(lines, "ok    drivers: xocl 2.16.0")
+    line_with(lines, "ok    0000:11:00.1: u200 with xilinx_u200_xdma_201830_2, Healthy")
+    line_with(lines, "ok    /dev/dri/renderD129: ")
+    line_with(lines, f"ok    {U200}: 1 to allocate, 1 Healthy")
+    line_with(lines, "ok    kubelet: it answers")
+    line_with(lines, "ok    podresources: ")
+    line_with(lines, "ok    service: it does not run")
     assert kubelet.registrations == []
     assert kubelet.refusals == []
     assert os.listdir(node.socket_dir) == ["kubelet.sock"], "nothing is left behind"
@@ -101,13 +101,13 @@ def test_a_running_service_is_not_disturbed(node: SampleNode, kubelet: KubeletDo
     with Service(settings_for(node)) as service:
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 1)
         before = os.listdir(node.socket_dir), os.listdir(f"{node.socket_dir}/.xilinx-fpga-dp")
-        _, lines = told(node)
-        the_line(lines, "ok    service: it runs on this node")
+        _, lines = diagnose(node)
+        line_with(lines, "ok    service: it runs on this node")
         with Service(settings_for(node)) as second:
             second.logged("registered")
-            _, lines = told(node)
-            the_line(lines, "warn  service: 2 instances", "delete one DaemonSet")
-        eventually(lambda: kubelet.allocatable(U200) == 1, "the older speaks again")
+            _, lines = diagnose(node)
+            line_with(lines, "warn  service: 2 instances", "delete one DaemonSet")
+        eventually(lambda: kubelet.allocatable(U200) == 1, "the older instance serves again")
         assert (service.process.poll(), len(before[1])) == (None, 1)
 
 
@@ -116,42 +116,42 @@ def test_a_service_that_kubelet_refuses(node: SampleNode, kubelet: KubeletDouble
     pages = Probed(node)
     with Service(pages.settings) as service:
         service.logged("serving HTTP")
-        _, lines = told(node, HTTP_ADDRESS=pages.address)
-        the_line(lines, f"fail  service: it runs and is not ready: not registered: {U200}; ", "its log")
+        _, lines = diagnose(node, HTTP_ADDRESS=pages.address)
+        line_with(lines, f"fail  service: it runs and is not ready: not registered: {U200}; ", "its log")
         kubelet.faults.refuse = grpc.StatusCode.UNKNOWN
         kubelet.start()
         service.logged("not registered yet")
-        code, lines = told(node, HTTP_ADDRESS=pages.address)
+        code, lines = diagnose(node, HTTP_ADDRESS=pages.address)
         assert code == 1
-        the_line(
+        line_with(
             lines, "fail  service: ", f"not registered: {U200} (kubelet refused: ", "journalctl -u kubelet"
         )
         kubelet.faults.refuse = None
         pages.turns("readyz", (200, "ok\n"))
-        _, lines = told(node, HTTP_ADDRESS=pages.address)
-        the_line(lines, "ok    service: it runs")
+        _, lines = diagnose(node, HTTP_ADDRESS=pages.address)
+        line_with(lines, "ok    service: it runs")
 
 
 def test_another_program_has_the_address(node: SampleNode) -> None:
-    """On the host that of a pod is not to be reached, and somebody else may have it."""
+    """The host does not reach the address in a pod, and another program may have it there."""
     node.add_card("u200")
 
-    class Stranger(BaseHTTPRequestHandler):
+    class OtherProgram(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            paths.append(self.path)
             self.send_error(503)
 
         def log_message(self, *_: object) -> None: ...
 
-    asked: list[str] = []
-    with HTTPServer(("127.0.0.1", 0), Stranger) as server:
+    paths: list[str] = []
+    with HTTPServer(("127.0.0.1", 0), OtherProgram) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with Service(settings_for(node, HTTP_ADDRESS="")) as service:
             service.logged("device found")
-            _, lines = told(node, HTTP_ADDRESS=f"127.0.0.1:{server.server_port}")
-            the_line(lines, "ok    service: it runs")
+            _, lines = diagnose(node, HTTP_ADDRESS=f"127.0.0.1:{server.server_port}")
+            line_with(lines, "ok    service: it runs")
         server.shutdown()
-    assert asked == ["/readyz"]
+    assert paths == ["/readyz"]
 
 
 def another_xrt(node: SampleNode) -> None:
@@ -165,12 +165,12 @@ def offline_without_node(node: SampleNode) -> None:
     node.remove_node(card.render_node or "")
 
 
-def odd(attribute: str, damage: Damage) -> Callable[[SampleNode], None]:
+def corrupted(attribute: str, damage: Damage) -> Callable[[SampleNode], None]:
     return lambda node: node.add_card("u200", "0000:31:00").corrupt(attribute, damage)
 
 
-# Everything that users of such cards have been puzzled by: what is done to the node, what the line says.
-COMPLAINTS: dict[str, tuple[Callable[[SampleNode], object], tuple[str, ...]]] = {
+# Problems that users of such cards have reported: the change of the node, and words of the line.
+PROBLEMS: dict[str, tuple[Callable[[SampleNode], object], tuple[str, ...]]] = {
     "golden image": (
         lambda node: node.add_card("u200", "0000:31:00", image="golden"),
         ("warn  0000:31:00.0: ", "golden image", "program a shell"),
@@ -216,7 +216,7 @@ COMPLAINTS: dict[str, tuple[Callable[[SampleNode], object], tuple[str, ...]]] = 
         ("warn  /dev/dri/renderD128: ", "mode 0660", "supplementalGroups [0]", "0666"),
     ),
     **{
-        f"{attribute} {damage}": (odd(attribute, damage), ("warn  0000:31:00.1: not offered: ",))
+        f"{attribute} {damage}": (corrupted(attribute, damage), ("warn  0000:31:00.1: not offered: ",))
         for attribute in ("rom/VBNV", "rom/timestamp")
         for damage in DAMAGES
     },
@@ -247,12 +247,12 @@ COMPLAINTS: dict[str, tuple[Callable[[SampleNode], object], tuple[str, ...]]] = 
 }
 
 
-@pytest.mark.parametrize("name", COMPLAINTS)
-def test_each_complaint_has_its_line(node: SampleNode, name: str) -> None:
-    happens, words = COMPLAINTS[name]
-    happens(node)
-    _, lines = told(node)
-    assert the_line(lines, *words).startswith(words[0])
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_each_problem_has_its_line(node: SampleNode, name: str) -> None:
+    change, words = PROBLEMS[name]
+    change(node)
+    _, lines = diagnose(node)
+    assert line_with(lines, *words).startswith(words[0])
 
 
 def test_no_driver_at_all(node: SampleNode) -> None:
@@ -260,36 +260,36 @@ def test_no_driver_at_all(node: SampleNode) -> None:
     card.unbind()
     card.unbind_mgmt()
     node.files.drop(f"{node.sysfs_root}/module")
-    _, lines = told(node)
-    the_line(lines, "warn  drivers: none is loaded; install XRT")
+    _, lines = diagnose(node)
+    line_with(lines, "warn  drivers: none is loaded; install XRT")
 
 
 def test_devices_of_different_builds(node: SampleNode) -> None:
     for slot, uuid in (("0000:31:00", "a" * 32), ("0000:41:00", "b" * 32)):
         node.add_card("u55c", slot).write("logic_uuids", uuid)
-    _, lines = told(node)
-    the_line(lines, "warn  xilinx.com/fpga-xilinx_u55c", "different builds", "{uuid}")
+    _, lines = diagnose(node)
+    line_with(lines, "warn  xilinx.com/fpga-xilinx_u55c", "different builds", "{uuid}")
 
 
 def test_a_name_that_is_too_long(node: SampleNode) -> None:
     node.add_card("u200").write("rom/VBNV", "xilinx_" + "u" * 80)
-    _, lines = told(node)
-    the_line(lines, "warn  xilinx.com/fpga-xilinx_uuu", "too long", "RESOURCE_NAME_TEMPLATE")
+    _, lines = diagnose(node)
+    line_with(lines, "warn  xilinx.com/fpga-xilinx_uuu", "too long", "RESOURCE_NAME_TEMPLATE")
 
 
 def test_no_kubelet(node: SampleNode) -> None:
-    code, lines = told(node)
+    code, lines = diagnose(node)
     assert code == 1
-    line = the_line(
+    line = line_with(
         lines,
         f"fail  kubelet: no kubelet.sock in {node.socket_dir}",
         "systemctl status kubelet",
         "SOCKET_DIR",
     )
-    # A pod that was given the wrong directory sees no other: where others have it is said all the same.
-    for whose in ("k3s", "RKE2", "/opt/rke/", "/var/snap/microk8s/"):
-        assert whose in line
-    the_line(lines, "warn  podresources: ", "No such file", "POD_RESOURCES_SOCKET")
+    # A pod with the wrong directory sees no other directory, so the line lists those of all distributions.
+    for distribution in ("k3s", "RKE2", "/opt/rke/", "/var/snap/microk8s/"):
+        assert distribution in line
+    line_with(lines, "warn  podresources: ", "No such file", "POD_RESOURCES_SOCKET")
 
 
 @pytest.mark.parametrize(
@@ -303,31 +303,31 @@ def test_no_kubelet(node: SampleNode) -> None:
         "/var/lib/k0s/kubelet",
     ],
 )
-def test_a_kubelet_that_is_elsewhere(node: SampleNode, root: str) -> None:
-    place = f"{root}/device-plugins"
-    os.makedirs(f"{node.root}{place}")
-    Path(f"{node.root}{place}/kubelet.sock").touch()
-    _, lines = told(node)
-    the_line(lines, "fail  kubelet: ", f"there is one in {place} (as ", "set SOCKET_DIR")
+def test_a_kubelet_with_another_directory(node: SampleNode, root: str) -> None:
+    directory = f"{root}/device-plugins"
+    os.makedirs(f"{node.root}{directory}")
+    Path(f"{node.root}{directory}/kubelet.sock").touch()
+    _, lines = diagnose(node)
+    line_with(lines, "fail  kubelet: ", f"there is one in {directory} (as ", "set SOCKET_DIR")
     os.rmdir(node.socket_dir)
-    _, lines = told(node)
-    the_line(lines, "fail  socket directory: No such file", f"there is one in {place} (as ")
+    _, lines = diagnose(node)
+    line_with(lines, "fail  socket directory: No such file", f"there is one in {directory} (as ")
 
 
-def test_a_kubelet_that_has_died(node: SampleNode, kubelet: KubeletDouble) -> None:
+def test_a_dead_kubelet(node: SampleNode, kubelet: KubeletDouble) -> None:
     kubelet.start()
     kubelet.kill()
-    _, lines = told(node)
-    the_line(lines, "fail  kubelet: ", "refused", "start kubelet")
+    _, lines = diagnose(node)
+    line_with(lines, "fail  kubelet: ", "refused", "start kubelet")
     os.makedirs(f"{node.root}/var/lib/k0s/kubelet/device-plugins")
     Path(f"{node.root}/var/lib/k0s/kubelet/device-plugins/kubelet.sock").touch()
-    _, lines = told(node)
-    the_line(lines, "fail  kubelet: ", "refused", "(as k0s has it)")
+    _, lines = diagnose(node)
+    line_with(lines, "fail  kubelet: ", "refused", "(as k0s has it)")
 
 
 @contextmanager
 def listening(path: str, answer: bytes | None) -> Iterator[None]:
-    """Somebody who listens and says this, or nothing for ever, to whoever comes."""
+    """Listen on a socket and send this answer to each client; None sends nothing and keeps the client."""
 
     def serve() -> None:
         while True:
@@ -354,15 +354,15 @@ def listening(path: str, answer: bytes | None) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("answer", "says"),
+    ("answer", "message"),
     [(None, "kubelet hangs: restart it"), (b"SSH-2.0-x\r\n", "does not speak gRPC; set SOCKET_DIR")],
 )
-def test_what_listens_is_no_kubelet(node: SampleNode, answer: bytes | None, says: str) -> None:
+def test_a_listener_that_is_no_kubelet(node: SampleNode, answer: bytes | None, message: str) -> None:
     node.add_card("u200")
     with listening(f"{node.socket_dir}/kubelet.sock", answer):
-        _, lines = told(node)
-        the_line(lines, "fail  kubelet: ", says)
-        the_line(lines, "ok    ", U200)
+        _, lines = diagnose(node)
+        line_with(lines, "fail  kubelet: ", message)
+        line_with(lines, "ok    ", U200)
 
 
 def test_a_podresources_that_hangs(
@@ -370,31 +370,31 @@ def test_a_podresources_that_hangs(
 ) -> None:
     pods.hangs.clear()
     kubelet.start()
-    code, lines = told(node)
+    code, lines = diagnose(node)
     assert code == 0
-    the_line(lines, "warn  podresources: ", "does not answer", "drain the node")
+    line_with(lines, "warn  podresources: ", "does not answer", "drain the node")
 
 
 def test_a_card_that_a_pod_holds_under_another_name(node: SampleNode, pods: PodResourcesDouble) -> None:
     node.add_card("u200", "0000:11:00")
     pods.holds = [Hold("amd.com/other", "0000:11:00.1")]
-    _, lines = told(node)
-    the_line(lines, "warn  0000:11:00.1: ", "held", "delete or drain the pod")
+    _, lines = diagnose(node)
+    line_with(lines, "warn  0000:11:00.1: ", "held", "delete or drain the pod")
 
 
 def test_another_plugin_for_these_cards(node: SampleNode) -> None:
     with listening(f"{node.socket_dir}/xilinx_u200_xdma_201830_2-1561465320-fpga.sock", b""):
         Path(f"{node.socket_dir}/dead-fpga.sock").touch()
-        _, lines = told(node)
-        the_line(
+        _, lines = diagnose(node)
+        line_with(
             lines, "warn  service: another plugin", "xilinx_u200_xdma_201830_2-1561465320-fpga.sock", "delete"
         )
 
 
-def test_files_that_can_not_be_written(node: SampleNode) -> None:
+def test_directories_that_cannot_be_written(node: SampleNode) -> None:
     Path(f"{node.root}/file").touch()
     node.add_card("u200")
-    _, lines = told(
+    _, lines = diagnose(
         node,
         DEVICE_STRATEGY="cdi",
         CDI_DIR=f"{node.root}/file",
@@ -402,10 +402,10 @@ def test_files_that_can_not_be_written(node: SampleNode) -> None:
         EXTRA_MOUNTS="/dev,/opt/xilinx/xrt",
         NOT_A_SETTING="1",
     )
-    the_line(lines, "fail  CDI_DIR: Not a directory", "mount it writable")
-    the_line(lines, "ok    NFD_FEATURES_DIR: ")
-    the_line(lines, "warn  EXTRA_MOUNTS: No such file or directory: /opt/xilinx/xrt; install it")
-    the_line(lines, "warn  settings: XILINX_FPGA_DP_NOT_A_SETTING is no setting")
+    line_with(lines, "fail  CDI_DIR: Not a directory", "mount it writable")
+    line_with(lines, "ok    NFD_FEATURES_DIR: ")
+    line_with(lines, "warn  EXTRA_MOUNTS: No such file or directory: /opt/xilinx/xrt; install it")
+    line_with(lines, "warn  settings: XILINX_FPGA_DP_NOT_A_SETTING is no setting")
     assert not os.path.exists(f"{node.root}/made")
 
 
@@ -415,8 +415,8 @@ def test_a_read_only_directory(node: SampleNode) -> None:
         pytest.skip("needs root to mount")
     try:
         subprocess.run(["mount", "-o", "remount,ro,bind", here], check=True)
-        _, lines = told(node)
-        the_line(lines, "fail  socket directory: Read-only file system", "mount it writable")
+        _, lines = diagnose(node)
+        line_with(lines, "fail  socket directory: Read-only file system", "mount it writable")
     finally:
         subprocess.run(["umount", here], check=True)
 
@@ -428,23 +428,23 @@ def test_a_full_directory(node: SampleNode) -> None:
         pytest.skip("needs root to mount")
     try:
         Path(here, "filler").write_bytes(b"x" * 4096)
-        _, lines = told(node)
-        the_line(lines, "fail  socket directory: No space left on device", "with room")
+        _, lines = diagnose(node)
+        line_with(lines, "fail  socket directory: No space left on device", "with room")
     finally:
         subprocess.run(["umount", here], check=True)
 
 
-@pytest.mark.parametrize("told_so", [True, False])
-def test_refusals_under_selinux(node: SampleNode, kubelet: KubeletDouble, told_so: bool) -> None:
-    """As root without capabilities, as in the DaemonSet: what is another's is refused.
+@pytest.mark.parametrize("readable", [True, False])
+def test_refusals_under_selinux(node: SampleNode, kubelet: KubeletDouble, readable: bool) -> None:
+    """Run as root without capabilities, as in the DaemonSet: files of other owners are refused.
 
-    There SELinux hides from a container that it enforces: what says so is refused as well.
+    Where SELinux enforces, a container cannot read that it does.
     """
     if os.geteuid() != 0 or not shutil.which("setpriv"):
         pytest.skip("needs root and setpriv")
     kubelet.start()
     node.files.put(f"{node.sysfs_root}/fs", {"selinux": {"enforce": "1"}})
-    hidden = () if told_so else (f"{node.sysfs_root}/fs/selinux/enforce",)
+    hidden = () if readable else (f"{node.sysfs_root}/fs/selinux/enforce",)
     for path in (kubelet.socket, *hidden):
         os.chmod(path, 0o600)
     for path in (node.socket_dir, kubelet.socket, *hidden):
@@ -458,15 +458,15 @@ def test_refusals_under_selinux(node: SampleNode, kubelet: KubeletDouble, told_s
         timeout=20,
     )
     lines = done.stdout.splitlines()
-    the_line(lines, "fail  socket directory: Permission denied", "run as root")
-    the_line(lines, "fail  kubelet: ", "Permission denied; run as root")
-    the_line(lines, "warn  SELinux: ", "container_device_plugin_t")
+    line_with(lines, "fail  socket directory: Permission denied", "run as root")
+    line_with(lines, "fail  kubelet: ", "Permission denied; run as root")
+    line_with(lines, "warn  SELinux: ", "container_device_plugin_t")
 
 
-class TestRules:
-    """The rules on what was seen, where a sample node can't show it."""
+class TestChecks:
+    """The checks, on findings that a sample node cannot produce."""
 
-    well = Findings(
+    healthy = Findings(
         functions=3,
         scan=Offers({}),
         drivers={},
@@ -485,7 +485,7 @@ class TestRules:
 
     @pytest.mark.parametrize("reason", Reason)
     def test_every_reason_has_a_remedy(self, reason: Reason) -> None:
-        [line] = checks.cards(replace(self.well, scan=self.offer(reason=reason)))
+        [line] = checks.cards(replace(self.healthy, scan=self.offer(reason=reason)))
         assert line.level is (Level.FAIL if reason is Reason.NO_NODE else Level.WARN)
         assert reason in line.message.partition("; ")[0]
         assert line.message.partition("; ")[2]
@@ -501,21 +501,21 @@ class TestRules:
             ("zcu102", "zocl", "axi:zyxclmm_drm", False),
         ],
     )
-    def test_no_reset_is_advised_where_it_breaks_or_there_is_none(
+    def test_no_reset_is_advised_where_it_does_harm_or_does_not_exist(
         self, board: str, driver: str, address: str, helps: bool
     ) -> None:
         for reason in (Reason.BAD_STATE, Reason.UNRESPONSIVE):
             device = Device(address, Shell(board, "1", None), board, driver, reason=reason)
             offer = Offer("x.com/a", (Unit(address, (device,)),))
-            [line] = checks.cards(replace(self.well, scan=Offers({"x.com/a": offer})))
+            [line] = checks.cards(replace(self.healthy, scan=Offers({"x.com/a": offer})))
             assert ("xbutil reset" in line.message and "does not work" not in line.message) == helps
             assert "mpd" not in line.message or board.startswith("aws") or board == "u30"
 
     def test_a_refusal_under_selinux(self) -> None:
         denied = Problem("Permission denied", errno.EACCES)
-        assert list(checks.selinux(replace(self.well, kubelet_problem=denied))) == []
-        [ok] = checks.selinux(replace(self.well, selinux=True))
-        [warn] = checks.selinux(replace(self.well, selinux=True, kubelet_problem=denied))
+        assert list(checks.selinux(replace(self.healthy, kubelet_problem=denied))) == []
+        [ok] = checks.selinux(replace(self.healthy, selinux=True))
+        [warn] = checks.selinux(replace(self.healthy, selinux=True, kubelet_problem=denied))
         assert (ok.level, warn.level) == (Level.OK, Level.WARN)
 
     @pytest.mark.parametrize(
@@ -530,11 +530,11 @@ class TestRules:
             ("spc_t", True, True, "the owner and mode"),
         ],
     )
-    def test_no_type_is_advised_that_is_not_allowed_more(
+    def test_no_selinux_type_is_advised_without_more_rights(
         self, domain: str | None, kubelet: bool, spec: bool, advised: str
     ) -> None:
         denied = Problem("Permission denied", errno.EACCES)
-        findings = replace(self.well, selinux=True, selinux_type=domain)
+        findings = replace(self.healthy, selinux=True, selinux_type=domain)
         findings = replace(findings, kubelet_problem=denied if kubelet else None)
         [warn] = checks.selinux(replace(findings, outputs={"CDI_DIR": ("/cdi", denied if spec else None)}))
         assert advised in warn.message
@@ -557,23 +557,23 @@ class TestRules:
         (tmp_path / "current").write_bytes(label)
         assert collect._selinux_type(f"{tmp_path}/current") == domain
 
-    def test_a_node_that_may_not_be_looked_at(self) -> None:
-        seen: dict[str, NodeStatus | Problem] = {
+    def test_a_device_node_without_permission(self) -> None:
+        nodes: dict[str, NodeStatus | Problem] = {
             "/dev/dri/renderD128": Problem("Permission denied", errno.EACCES),
             "/dev/x": NodeStatus(0o644, 0, 44),
         }
-        fail, warn = checks.device_nodes(replace(self.well, nodes=seen))
+        fail, warn = checks.device_nodes(replace(self.healthy, nodes=nodes))
         assert (fail.level, warn.level) == (Level.FAIL, Level.WARN)
         assert "supplementalGroups" not in warn.message, "the group may not write it either"
 
     def test_what_a_card_calls_itself_makes_no_second_line(self) -> None:
         scan = Offers({}, (LeftOut("0000:11:00.1", "shell\nok    kubelet: it answers\x1b[2J"),))
-        text = checks.as_text(checks.check(replace(self.well, scan=scan)))
+        text = checks.as_text(checks.check(replace(self.healthy, scan=scan)))
         assert "\x1b" not in text
         assert sum(line.startswith("ok    kubelet") for line in text.splitlines()) == 1
 
     def test_a_directory_that_does_not_answer(self) -> None:
         hung = Problem("no answer for 3 s", errno.ETIMEDOUT)
-        findings = replace(self.well, functions=hung, scan=hung, drivers=hung)
+        findings = replace(self.healthy, functions=hung, scan=hung, drivers=hung)
         lines = checks.check(replace(findings, socket_dir_problem=hung, podresources_problem=hung))
         assert {line.check for line in lines if line.level is Level.FAIL} == {"sysfs", "socket directory"}

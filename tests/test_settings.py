@@ -1,9 +1,13 @@
-"""Settings and command line, as a user meets them."""
+"""The settings and the command line."""
 
+import argparse
+import json
 import os
 import shlex
 import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,12 +15,14 @@ from hypothesis import strategies as st
 
 from tests.conftest import settings_for
 from tests.process import COMMAND, cli
+from xilinx_fpga_dp.cli import COMMANDS, load
+from xilinx_fpga_dp.observe import logs
 from xilinx_fpga_dp.settings import BadSettings, Settings, unknown_variables, variable
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "says"),
+    ("name", "value", "message"),
     [
         ("SCAN_INTERVAL", "-1", "greater than 0"),
         ("SCAN_INTERVAL", "0", "greater than 0"),
@@ -60,12 +66,12 @@ from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
         ("LOG_FORMAT", "xml", "'json'"),
     ],
 )
-def test_a_bad_setting_is_one_line_that_names_it(name: str, value: str, says: str) -> None:
+def test_a_bad_setting_is_one_line_with_its_variable(name: str, value: str, message: str) -> None:
     with pytest.raises(BadSettings) as bad:
         Settings.load({name.lower(): value})
     [line] = bad.value.lines
     assert line.startswith(f"XILINX_FPGA_DP_{name}: ")
-    assert says in line
+    assert message in line
     assert repr(value.rpartition(",")[2]) in line
 
 
@@ -82,7 +88,7 @@ def test_every_bad_setting_has_its_line_and_the_exit_code_is_2() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (("--nope",), "--nope: no such option"),
         (("list", "--nope=1"), "--nope=1: no such option"),
@@ -97,11 +103,11 @@ def test_every_bad_setting_has_its_line_and_the_exit_code_is_2() -> None:
         (("simulate", "--once=yes"), "--once: takes no value"),
     ],
 )
-def test_bad_use_is_one_line(arguments: tuple[str, ...], says: str) -> None:
+def test_bad_use_is_one_line(arguments: tuple[str, ...], message: str) -> None:
     done = cli(*arguments)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert says in done.stderr
+    assert message in done.stderr
     for word in ("usage:", "error:", "argument", "choose from"):
         assert word not in done.stderr.replace("takes no such argument", "")
 
@@ -123,7 +129,7 @@ def test_a_flag_may_stand_before_or_after_the_command(arguments: tuple[str, ...]
     assert "'-3'" in done.stderr
 
 
-def test_a_flag_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flag_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XILINX_FPGA_DP_SCAN_INTERVAL", "7")
     assert Settings.load({}).scan_interval == 7
     assert Settings.load({"scan_interval": "8"}).scan_interval == 8
@@ -181,7 +187,7 @@ def test_a_missing_directory_is_no_bad_setting(tmp_path: Path) -> None:
     assert "no device" in done.stdout
 
 
-def test_unknown_variables_are_named() -> None:
+def test_unknown_variables_are_listed() -> None:
     environment = {
         "XILINX_FPGA_DP_SERVICE_HOST": "10.0.0.1",
         "XILINX_FPGA_DP_SCAN_INTERVAL": "5",
@@ -191,7 +197,7 @@ def test_unknown_variables_are_named() -> None:
 
 
 @given(st.sampled_from(sorted(Settings.model_fields)), st.text())
-def test_any_text_is_taken_or_refused_in_one_line(name: str, value: str) -> None:
+def test_any_text_is_accepted_or_refused_in_one_line(name: str, value: str) -> None:
     try:
         Settings.load({name: value})
     except BadSettings as bad:
@@ -199,7 +205,7 @@ def test_any_text_is_taken_or_refused_in_one_line(name: str, value: str) -> None
         assert "\n" not in bad.lines[0]
 
 
-def test_settings_survive_the_way_to_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_pass_to_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings.load({"expose_mgmt": "true", "scan_interval": "2.5"})
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
@@ -207,13 +213,13 @@ def test_settings_survive_the_way_to_another_process(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("command", ["version", "list", "diagnose"])
-def test_an_answer_that_can_not_be_written_is_one_line(node: SampleNode, command: str) -> None:
+def test_a_failed_write_is_one_line(node: SampleNode, command: str) -> None:
     with open("/dev/full", "w") as full:
         done = cli(command, settings=settings_for(node), stdout=full)
     assert (done.returncode, done.stderr) == (1, f"{command}: No space left on device\n")
 
 
-def test_a_reader_that_has_enough_is_no_error(node: SampleNode) -> None:
+def test_a_closed_pipe_is_no_error(node: SampleNode) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = cli("list", settings=settings_for(node), stdout=writer)
@@ -227,8 +233,79 @@ def test_a_closed_output_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_version_and_help() -> None:
-    version = cli("version", settings={"SCAN_INTERVAL": "-1"})
-    assert (version.returncode, version.stdout.split()[0]) == (0, "xilinx-fpga-dp")
-    told = cli("--help").stdout
-    assert all(variable(name) in told for name in Settings.model_fields)
+def test_version_needs_no_valid_settings() -> None:
+    done = cli("version", settings={"SCAN_INTERVAL": "-1"})
+    assert (done.returncode, done.stdout.split()[0]) == (0, "xilinx-fpga-dp")
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("run", "--help"), ("--scan-interval", "5", "-h")])
+def test_help_shows_every_setting(arguments: tuple[str, ...]) -> None:
+    done = cli(*arguments)
+    assert done.returncode == 0
+    assert all(variable(name) in done.stdout for name in Settings.model_fields)
+    assert all(name in done.stdout for name in COMMANDS) == ("run" not in arguments)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_shows_its_options_and_settings(name: str) -> None:
+    done = cli("--help", name)
+    command = load(name)
+    assert done.stdout.startswith(f"usage: xilinx-fpga-dp {name} [OPTION]...")
+    assert all(option in done.stdout for option in command.options)
+    shown = {field for field in Settings.model_fields if f"[{variable(field)}," in done.stdout}
+    assert shown == command.settings
+
+
+@pytest.mark.parametrize("name", ["list", "diagnose", "explain"])
+def test_a_command_declares_the_settings_that_it_reads(
+    node: SampleNode, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = set()
+
+    class Recorder(Settings):
+        def __getattribute__(self, field: str) -> Any:
+            if field in Settings.model_fields:
+                read.add(field)
+            return super().__getattribute__(field)
+
+    monkeypatch.setattr(logs, "set_up", lambda *_: None)
+    node.add_card("u200", "0000:11:00")
+    values = {"device_strategy": "cdi", "http_address": ""} | settings_for(node)
+    settings = Recorder.load({field.lower(): value for field, value in values.items()})
+    command = load(name)
+    command.run(settings, argparse.Namespace(output="json", ids=["0000:11:00.1"]))
+    # The scanner has no use for these two in its first scan.
+    assert read - {"recovery_checks", "reset_grace"} == command.settings
+
+
+def test_a_command_accepts_a_setting_that_it_does_not_use(node: SampleNode) -> None:
+    done = cli("list", "--request-timeout", "3", settings=settings_for(node))
+    assert (done.returncode, done.stderr) == (0, "")
+    done = cli("list", "--request-timeout", "0", settings=settings_for(node))
+    assert (done.returncode, done.stderr[:31]) == (2, "XILINX_FPGA_DP_REQUEST_TIMEOUT:")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--output", "json", "explain", "--expose-mgmt", "x", "y"),
+        ("explain", "x", "--output=json", "y", "--expose-mgmt"),
+        ("--expose-mgmt", "true", "explain", "x", "--output", "json", "--", "y"),
+    ],
+)
+def test_options_and_arguments_come_in_any_order(node: SampleNode, arguments: tuple[str, ...]) -> None:
+    done = cli(*arguments, settings=settings_for(node))
+    assert (done.returncode, done.stderr) == (1, "")
+    assert json.loads(done.stdout)["refused"]["code"] == "NOT_FOUND"
+
+
+@pytest.mark.parametrize(
+    "arguments", ["version", "--help", "list --help", "diagnose --help", "run --scan-interval -1", "nope"]
+)
+def test_a_command_that_does_not_start_imports_no_grpc(arguments: str) -> None:
+    code = (
+        "import sys\nfrom contextlib import suppress\nfrom xilinx_fpga_dp.cli import main\n"
+        f"with suppress(SystemExit):\n    main({arguments.split()!r})\n"
+        "sys.exit(any(name in sys.modules for name in ('grpclib', 'betterproto2', 'prometheus_client')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

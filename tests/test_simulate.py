@@ -1,4 +1,4 @@
-"""``simulate`` as a newcomer runs it."""
+"""The ``simulate`` command."""
 
 import os
 import signal
@@ -14,11 +14,11 @@ from tests.process import COMMAND, clean_environment, cli
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 
-def test_once_tells_the_whole_story_and_ends() -> None:
+def test_once_plays_all_steps_and_ends() -> None:
     done = cli("simulate", "--once", limit=60)
     assert done.returncode == 0, done.stdout + done.stderr
-    told = done.stdout
-    for said in (
+    output = done.stdout
+    for text in (
         "0000:65:00.1  u200",
         "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320  2         2            1",
         "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0     1         1            0",
@@ -29,8 +29,8 @@ def test_once_tells_the_whole_story_and_ends() -> None:
         "mypod still holds 0000:65:00.1",
         "It ended with 0 and left no socket.",
     ):
-        assert said in told
-    assert told.count("registered resource=") >= 3  # it may end before the service tells of the second time
+        assert text in output
+    assert output.count("registered resource=") >= 3  # the demo may end before the second log line arrives
     assert done.stderr == ""
 
 
@@ -41,18 +41,18 @@ def test_boards_may_be_chosen_and_settings_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "text"),
     [
         (("--device-strategy", "cdi"), "CDI device xilinx.com/fpga=0000:65:00.1"),
         (("--extra-mounts", "/usr/bin"), "mount /usr/bin"),
         (("--shared-replicas", "3"), "  3         0            1"),
     ],
 )
-def test_what_else_a_container_gets_is_shown(flags: tuple[str, str], said: str) -> None:
+def test_other_parts_of_a_grant_are_shown(flags: tuple[str, str], text: str) -> None:
     written = [path for path in ("/var/run/cdi", "/run/cdi") if os.path.exists(path)]
     done = cli("simulate", "--once", "--board", "u200", *flags, limit=60)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert said in done.stdout
+    assert text in done.stdout
     assert written == [path for path in ("/var/run/cdi", "/run/cdi") if os.path.exists(path)], "the host's"
 
 
@@ -71,14 +71,14 @@ def test_two_boards_of_one_device_tree_are_refused(tmp_path: Path) -> None:
     assert "ZCU102" in done.stderr
 
 
-def test_cards_that_cant_be_offered_are_told_and_the_story_goes_on_with_the_others() -> None:
+def test_cards_that_cannot_be_offered_are_listed_and_the_others_play() -> None:
     done = cli("simulate", "--once", "--board", "u50", "--board", "u250-golden", limit=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0000:66:00.0  golden image" in done.stdout
     assert "The xilinx_u50_gen3x16_xdma_201920_3 at 0000:65:00.1 trips a firewall" in done.stdout
 
 
-def test_without_a_card_to_offer_there_is_no_story() -> None:
+def test_nothing_plays_without_a_card_to_offer() -> None:
     done = cli("simulate", "--once", "--board", "u250-golden", limit=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "None of these can be offered" in done.stdout
@@ -86,7 +86,7 @@ def test_without_a_card_to_offer_there_is_no_story() -> None:
 
 
 def test_a_node_is_built_with_the_settings_to_run_against_it(node: SampleNode) -> None:
-    """As a shell takes them, also where the path has a space and more."""
+    """The output is valid in a shell, also if the path has a space and quotes."""
     folder = f"{node.root}/my node; it's"  # sockets fit in: a path of pytest's is longer
     done = subprocess.run(
         ["sh", "-c", 'set -a; eval "$("$@")"; unset PYTHONPATH; exec "$1" -m xilinx_fpga_dp list', "sh",
@@ -97,7 +97,7 @@ def test_a_node_is_built_with_the_settings_to_run_against_it(node: SampleNode) -
     assert done.stderr == ""
 
 
-def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     done = cli("simulate", "--node", str(tmp_path))
     assert done.returncode == 1
@@ -108,7 +108,7 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     assert cli("simulate", "--node", str(tmp_path)).returncode == 1
 
 
-def test_a_node_without_a_name_is_not_built_here(tmp_path: Path) -> None:
+def test_a_node_without_a_directory_is_not_built(tmp_path: Path) -> None:
     done = subprocess.run(
         [*COMMAND, "simulate", "--node", ""],
         env=clean_environment({}), cwd=tmp_path, capture_output=True, text=True, check=False,
@@ -120,7 +120,7 @@ def test_a_node_without_a_name_is_not_built_here(tmp_path: Path) -> None:
 
 @pytest.fixture
 def temporary() -> Iterator[str]:
-    """Where temporary files go, for one test alone; short enough for unix sockets."""
+    """Return a directory for temporary files, with a path short enough for unix sockets."""
     with tempfile.TemporaryDirectory(prefix="sim-") as directory:
         yield directory
 
@@ -169,7 +169,7 @@ def test_cards_of_all_drivers_play_together() -> None:
     boards = ("u30", "v80", "ma35d", "npu", "f2", "kv260")
     done = cli("simulate", "--once", *(word for name in boards for word in ("--board", name)), limit=60)
     assert done.returncode == 0, done.stdout + done.stderr
-    for said in (
+    for text in (
         "xilinx.com/fpga-xilinx_u30_gen3x4_base_1-0  ",
         "xilinx.com/fpga-xilinx_v80  ",
         "xilinx.com/fpga-MA35  ",
@@ -178,4 +178,4 @@ def test_cards_of_all_drivers_play_together() -> None:
         "The ZynqMP KV260 revB at axi:zyxclmm_drm loses its driver",
         "It ended with 0 and left no socket.",
     ):
-        assert said in done.stdout
+        assert text in done.stdout

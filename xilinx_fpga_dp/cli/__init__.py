@@ -34,6 +34,8 @@ _BOOLEANS = frozenset({"true", "false", "1", "0", "yes", "no", "on", "off"})
 
 
 class _Parser(argparse.ArgumentParser):
+    """A parser that raises `BadUse` instead of printing its usage and exiting."""
+
     def error(self, message: str) -> NoReturn:
         raise BadUse(message)
 
@@ -43,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given, words = _split(sys.argv[1:] if arguments is None else arguments)
     name = given or "run"
     try:
-        command = _load(name)
+        command = load(name)
         options = _parse(given, command, words)
         flags = {field: text for field, text in vars(options).items() if field in Settings.model_fields}
         settings = Settings.load(flags) if command.settings else Settings.model_construct()
@@ -72,7 +74,8 @@ def _discard_output() -> None:
         os.dup2(null.fileno(), sys.stdout.fileno())
 
 
-def _load(name: str) -> Command:
+def load(name: str) -> Command:
+    """Import the module of a command."""
     command: Command = import_module(f"{__name__}.{name}").COMMAND
     return command
 
@@ -103,20 +106,26 @@ def _parse(given: str | None, command: Command, words: Sequence[str]) -> argpars
         options, rest = parser.parse_known_intermixed_args(words)
     except argparse.ArgumentError as error:
         raise BadUse(_problem(error)) from None
-    word = next((each for each in rest if each != "--"), None)
-    if word is None:
-        return options
+    unknown = next((word for word in rest if word != "--"), None)
+    if unknown is not None:
+        raise BadUse(_unknown(given, unknown))
+    return options
+
+
+def _unknown(given: str | None, word: str) -> str:
+    """Return the message about a word that the command does not accept."""
+    option = word.partition("=")[0]
     if word.startswith("-"):
-        option = word.partition("=")[0]
-        if owners := [name for name in COMMANDS if option in _load(name).options]:
-            raise BadUse(f"{option}: only with {', '.join(owners)}")
-        raise BadUse(f"{word}: no such option (see --help)")
+        if owners := [name for name in COMMANDS if option in load(name).options]:
+            return f"{option}: only with {', '.join(owners)}"
+        return f"{word}: no such option (see --help)"
     if given is None:
-        raise BadUse(f"{word!r} is no command; there are {', '.join(COMMANDS)}")
-    raise BadUse(f"{word!r}: {given} takes no such argument (see --help)")
+        return f"{word!r} is no command; there are {', '.join(COMMANDS)}"
+    return f"{word!r}: {given} takes no such argument (see --help)"
 
 
 def _problem(error: argparse.ArgumentError) -> str:
+    """Return the message about an option that lacks a value or has a wrong one."""
     message = error.message
     if message.startswith("expected"):
         message = "needs a value (see --help)"
@@ -139,9 +148,10 @@ def _parsers(chosen: str, command: Command) -> tuple[_Parser, _Parser]:
         for name, text in COMMANDS.items()
     }
     parser = parsers[chosen]
-    parser.usage = f"%(prog)s [OPTION]... {command.arguments}".rstrip()
+    parser.usage = "%(prog)s [OPTION]..."
     for option, keywords in command.options.items():
-        parser.add_argument(option, **keywords)
+        action = parser.add_argument(option, **keywords)
+        parser.usage += "" if action.option_strings else f" {action.metavar}..."
     _add_settings(program, command)
     _add_settings(parser, command)
     return program, parser

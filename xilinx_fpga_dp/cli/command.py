@@ -28,13 +28,11 @@ class Command:
         run: executes the command and returns the exit code.
         settings: the fields of the settings that it uses. If empty, the settings are not validated.
         options: its own options and arguments, each with the keywords of argparse's ``add_argument``.
-        arguments: the arguments as the usage line shows them.
     """
 
     run: Callable[[Settings, argparse.Namespace], int]
     settings: frozenset[str] = frozenset()
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    arguments: str = ""
 
 
 def output_option(*formats: str) -> dict[str, Mapping[str, Any]]:

@@ -98,5 +98,4 @@ COMMAND = Command(
         **output_option("text", "json"),
         "ids": {"nargs": "*", "metavar": "ID", "help": "a device id, as `list` shows it"},
     },
-    arguments="ID...",
 )

@@ -75,8 +75,8 @@ _REMEDIES: Mapping[Reason, str] = {
 # The remedy for a device of another driver than XRT's, where it differs.
 _REMEDIES_WITHOUT_XRT: Mapping[Reason, str] = {
     Reason.NO_DRIVER: "bind it to its driver again",
-    Reason.SHELL_UNKNOWN: "its driver is still bringing it up; if that does not end, dmesg says why",
-    Reason.NOT_READY: "its driver is still bringing it up; if that does not end, dmesg says why",
+    Reason.SHELL_UNKNOWN: "its driver is still bringing it up; if that does not end, dmesg has the reason",
+    Reason.NOT_READY: "its driver is still bringing it up; if that does not end, dmesg has the reason",
     Reason.UNRESPONSIVE: "its firmware hangs: cold-boot the card",
     Reason.BAD_STATE: "its firmware failed or does not fit the driver: dmesg, on a V80 `ami_tool overview`",
 }

@@ -160,13 +160,13 @@ def _require_writable(path: str) -> None:
         OSError: it cannot.
     """
     space = os.statvfs(path)
-    if not os.path.isdir(path):
-        raise _os_error(errno.ENOTDIR)
-    if number := unwritable(path):
-        raise _os_error(number)
     # A file system without limits reports 0 of 0.
-    if (space.f_blocks and not space.f_bavail) or (space.f_files and not space.f_favail):
-        raise _os_error(errno.ENOSPC)
+    full = (space.f_blocks and not space.f_bavail) or (space.f_files and not space.f_favail)
+    number = unwritable(path) or (errno.ENOSPC if full else None)
+    if not os.path.isdir(path):
+        number = errno.ENOTDIR
+    if number:
+        raise OSError(number, os.strerror(number))
 
 
 def _require_writable_parent(path: str) -> None:
@@ -178,10 +178,6 @@ def _require_writable_parent(path: str) -> None:
     while not os.path.lexists(path):
         path = os.path.dirname(path)
     _require_writable(path)
-
-
-def _os_error(number: int) -> OSError:
-    return OSError(number, os.strerror(number))
 
 
 def _other_kubelets(host: str, socket_dir: str) -> tuple[tuple[str, str], ...]:

@@ -76,6 +76,7 @@ def test_cards_that_cannot_be_offered_are_listed_and_the_others_play() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0000:66:00.0  golden image" in done.stdout
     assert "The xilinx_u50_gen3x16_xdma_201920_3 at 0000:65:00.1 trips a firewall" in done.stdout
+    assert "reason=firewall" in done.stdout
 
 
 def test_nothing_plays_without_a_card_to_offer() -> None:
@@ -176,6 +177,7 @@ def test_cards_of_all_drivers_play_together() -> None:
         "xilinx.com/fpga-ZynqMP-KV260  ",
         "0000:34:00.1  second function of one device",
         "The ZynqMP KV260 revB at axi:zyxclmm_drm loses its driver",
+        "reason=no-driver",
         "It ended with 0 and left no socket.",
     ):
         assert text in done.stdout

@@ -19,7 +19,7 @@ _SERVICE = "/v1.PodResourcesLister/"
 
 
 @dataclass(frozen=True)
-class Held:
+class ContainerDevices:
     """The devices of one resource that one container holds."""
 
     namespace: str
@@ -53,12 +53,12 @@ class PodResources:
                 resource[device] = resource.get(device, frozenset()) | nodes
         return found
 
-    def held(self) -> list[Held]:
+    def held(self) -> list[ContainerDevices]:
         """Return the devices that the containers of all pods hold."""
         answer = self._ask("List", "ListPodResources")
         return [held for pod in answer.get("pod_resources", ()) for held in _held(pod)]
 
-    def held_by(self, pod: str, namespace: str = "default") -> list[Held]:
+    def held_by(self, pod: str, namespace: str = "default") -> list[ContainerDevices]:
         """Return the devices of the containers of a pod (Get, with the gate KubeletPodResourcesGet)."""
         question = {"pod_name": pod, "pod_namespace": namespace}
         return list(_held(self._ask("Get", "GetPodResources", question)["pod_resources"]))
@@ -86,14 +86,14 @@ def _reason(error: grpc.RpcError) -> str:
     return f"{error.code().name}: {error.details()}" if isinstance(error, grpc.Call) else str(error)
 
 
-def _held(pod: Mapping[str, Any]) -> list[Held]:
+def _held(pod: Mapping[str, Any]) -> list[ContainerDevices]:
     found: dict[tuple[str, str], set[str]] = {}
     for container in pod.get("containers", ()):
         for devices in container.get("devices", ()):
             key = (container["name"], devices["resource_name"])
             found.setdefault(key, set()).update(devices.get("device_ids", ()))
     return [
-        Held(pod["namespace"], pod["name"], container, resource, frozenset(ids))
+        ContainerDevices(pod["namespace"], pod["name"], container, resource, frozenset(ids))
         for (container, resource), ids in found.items()
     ]
 

@@ -56,7 +56,7 @@ STATES = ("golden", "recovery", "vfio", "no-driver")
 _IMAGES: Mapping[str, Image] = {"golden": "golden", "recovery": "recovery"}
 
 
-class Where(TypedDict, total=False):
+class Position(TypedDict, total=False):
     """The position of a card on the PCI bus, and its serial number.
 
     Attributes:
@@ -70,7 +70,7 @@ class Where(TypedDict, total=False):
     behind: Sequence[str]
 
 
-class How(Where, total=False):
+class XrtOptions(Position, total=False):
     """The options of a card of XRT.
 
     Attributes:
@@ -126,23 +126,29 @@ class SampleNode(Tree):
     # fmt: off
     # A name whose type is only str is assumed to be a board of XRT, as most boards are
     @overload
-    def add_card(self, board: AmiName, slot: str | None = None, **how: Unpack[Where]) -> AmiCard: ...  # type: ignore[overload-overlap]
+    def add_card(self, board: AmiName, slot: str | None = None, **options: Unpack[Position]) -> AmiCard: ...  # type: ignore[overload-overlap]
     @overload
-    def add_card(self, board: Ma35dName, slot: str | None = None, **how: Unpack[Where]) -> Ma35dCard: ...  # type: ignore[overload-overlap]
+    def add_card(  # type: ignore[overload-overlap]
+        self, board: Ma35dName, slot: str | None = None, **options: Unpack[Position]
+    ) -> Ma35dCard: ...
     @overload
     def add_card(self, board: ZoclName) -> ZoclCard: ...  # type: ignore[overload-overlap]
     @overload
     def add_card(self, board: BareName, slot: str | None = None, *, numa_node: int = 0) -> BareCard: ...  # type: ignore[overload-overlap]
     @overload
-    def add_card(self, board: str | XrtBoard, slot: str | None = None, **how: Unpack[How]) -> XrtCard: ...
+    def add_card(
+        self, board: str | XrtBoard, slot: str | None = None, **options: Unpack[XrtOptions]
+    ) -> XrtCard: ...
     # fmt: on
-    def add_card(self, board: str | XrtBoard, slot: str | None = None, **how: Unpack[How]) -> SampleCard:
+    def add_card(
+        self, board: str | XrtBoard, slot: str | None = None, **options: Unpack[XrtOptions]
+    ) -> SampleCard:
         """Plug one device and bind its drivers; of a U30 or an MA35D, one of its two devices.
 
         Args:
             board: a name of `boards`, or a board of XRT.
             slot: domain, bus and device, ``0000:65:00``; None: the next free one.
-            how: see `Where` and `How`; options that the board does not have are ignored.
+            options: see `Position` and `XrtOptions`; options that the board does not have are ignored.
 
         Raises:
             ValueError: the slot is malformed, the release is unknown, or the node has a device tree already.
@@ -155,13 +161,17 @@ class SampleNode(Tree):
         slot = slot or self._free_slot(kind)
         if not _SLOT.fullmatch(slot):
             raise ValueError(f"no slot {slot} (domain:bus:device)")
-        bridges = (bridge.partition(".")[0] for bridge in how.get("behind", ()))
+        bridges = (bridge.partition(".")[0] for bridge in options.get("behind", ()))
         self._slots |= {slot, *bridges, *_beside(kind, slot)}
-        numa_node = how.get("numa_node", 0)
-        where: Where = {"serial": how.get("serial"), "numa_node": numa_node, "behind": how.get("behind", ())}
+        numa_node = options.get("numa_node", 0)
+        where: Position = {
+            "serial": options.get("serial"),
+            "numa_node": numa_node,
+            "behind": options.get("behind", ()),
+        }
         match kind:
             case XrtBoard():
-                return self._add_xrt_card(kind, slot, how)
+                return self._add_xrt_card(kind, slot, options)
             case AmiBoard():
                 self._ami = self._ami or AmiDriver(self)
                 card = AmiCard(self, self._ami, kind, slot, **where)
@@ -202,22 +212,22 @@ class SampleNode(Tree):
                 each.unbind()
         return cards
 
-    def _add_xrt_card(self, board: XrtBoard, slot: str, how: "How") -> XrtCard:
-        release = how.get("release") or board.release
+    def _add_xrt_card(self, board: XrtBoard, slot: str, options: XrtOptions) -> XrtCard:
+        release = options.get("release") or board.release
         if release not in DRIVER_VERSIONS:
             raise ValueError(f"no XRT release {release}")
         card = XrtCard(
             self,
             board,
             slot,
-            serial=how.get("serial"),
-            numa_node=how.get("numa_node", 0),
-            mgmt=how.get("mgmt", True),
+            serial=options.get("serial"),
+            numa_node=options.get("numa_node", 0),
+            mgmt=options.get("mgmt", True),
             release=release,
-            image=how.get("image", "shell"),
-            behind=how.get("behind", ()),
+            image=options.get("image", "shell"),
+            behind=options.get("behind", ()),
         )
-        card.plug(render=how.get("render"))
+        card.plug(render=options.get("render"))
         self.cards.append(card)
         return card
 

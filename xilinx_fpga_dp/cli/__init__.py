@@ -100,8 +100,7 @@ def _split(arguments: Iterable[str]) -> tuple[str | None, Sequence[str]]:
 def _parse(given: str | None, command: Command, words: Sequence[str]) -> argparse.Namespace:
     program, parser = _parsers(given or "run", command)
     if given is None and not {"-h", "--help"}.isdisjoint(words):
-        program.print_help()
-        raise SystemExit(0)
+        program.parse_args(["--help"])  # exits
     try:
         options, rest = parser.parse_known_intermixed_args(words)
     except argparse.ArgumentError as error:

@@ -92,6 +92,7 @@ _KUBELET_REMEDIES: Mapping[int | None, str] = {
     errno.EACCES: "run as root",
     errno.ETIMEDOUT: "kubelet hangs: restart it (systemctl restart kubelet)",
 }
+_SET_SOCKET_DIR = "set SOCKET_DIR to kubelet's device-plugins directory"
 # container-selinux, container.te: the type of device plugins, and the unconfined type
 _PLUGIN_TYPE = "container_device_plugin_t"
 _UNCONFINED_TYPE = "spc_t"
@@ -229,7 +230,7 @@ def resources(findings: Findings) -> Lines:
 
 
 def _is_shortened(name: str, devices: Iterable[Device]) -> bool:
-    """Whether a resource's name was shortened, or lost a character."""
+    """Return whether a resource's name was shortened or lost a character."""
     suffix = SHARED if name.endswith(SHARED) else ""
     stem = name.removesuffix(suffix).rpartition("/")[2]
     full = len(stem) >= MAX_NAME - len(suffix) - _NEARLY_FULL
@@ -256,23 +257,21 @@ def kubelet(findings: Findings) -> Lines:
     elif problem.missing:
         yield _fail("kubelet", f"no kubelet.sock in {findings.socket_dir}; {_where_kubelet_is(findings)}")
     else:
-        other = "set SOCKET_DIR to kubelet's device-plugins directory"
-        remedy = _KUBELET_REMEDIES.get(problem.number, other)
+        remedy = _KUBELET_REMEDIES.get(problem.number, _SET_SOCKET_DIR)
         if findings.other_kubelets and problem.number == errno.ECONNREFUSED:
             remedy = f"no process listens there; {_where_kubelet_is(findings)}"
         yield _fail("kubelet", f"{findings.socket_dir}/kubelet.sock: {problem.reason}; {remedy}")
 
 
 def _where_kubelet_is(findings: Findings) -> str:
-    if (
-        not findings.other_kubelets
-    ):  # a pod sees only the mounted part of the host: one may exist all the same
-        return (
-            "start kubelet (systemctl status kubelet), or set SOCKET_DIR to its device-plugins directory, "
-            f"which is in one of {_places(_PLUGIN_ROOTS)}"
-        )
-    places = _places(findings.other_kubelets)
-    return f"there is one in {places}: set SOCKET_DIR to that and mount it at the same path"
+    if findings.other_kubelets:
+        places = _places(findings.other_kubelets)
+        return f"there is one in {places}: set SOCKET_DIR to that and mount it at the same path"
+    # One may exist all the same: a pod sees only the mounted part of the host.
+    return (
+        "start kubelet (systemctl status kubelet), or set SOCKET_DIR to its device-plugins directory, "
+        f"which is in one of {_places(_PLUGIN_ROOTS)}"
+    )
 
 
 def _places(directories: Iterable[tuple[str, str]]) -> str:

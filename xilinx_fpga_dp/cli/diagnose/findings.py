@@ -68,12 +68,12 @@ class Findings:
 
     @property
     def denied(self) -> bool:
-        """Whether any access lacked permission."""
+        """Return whether permission was missing anywhere."""
         kubelet = (self.socket_dir_problem, self.kubelet_problem, self.podresources_problem)
         results = (self.functions, self.scan, *kubelet, *self.nodes.values())
         return self.output_denied or any(isinstance(each, Problem) and each.denied for each in results)
 
     @property
     def output_denied(self) -> bool:
-        """Whether an output directory lacks permission."""
+        """Return whether permission was missing for an output directory."""
         return any(problem.denied for _, problem in self.outputs.values() if problem)

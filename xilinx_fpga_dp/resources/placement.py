@@ -96,19 +96,15 @@ def preferred(
     return [*must, *best, *unknown[: wanted - len(best)]]
 
 
-_Candidate = tuple[_Path, _Cost]
-"""A device that may be chosen, or several that are granted together: its card and its own cost."""
-
-
 class _Chooser:
-    """One question of kubelet: the candidates, and what a choice of them costs."""
+    """One question of kubelet: the devices that may be chosen, and what a choice of them costs."""
 
     def __init__(
         self, offer: Offer, free: Collection[str], must: Collection[str], policy: str, wanted: int
     ) -> None:
         self._order = _POLICIES.get(policy, _numa)
         self._wanted = wanted
-        self._candidates: list[_Candidate] = []
+        self._devices: list[tuple[_Path, _Table]] = []  # each the card and the table of one device
         self._drawn: set[_Path] = set()  # the groups of the ids that must be included
         self._load: Counter[_Path] = Counter()  # by card, how many ids are in use or must be included
         # A device of unknown NUMA node is offered without nodes, or with all nodes if another knows its own.
@@ -122,33 +118,29 @@ class _Chooser:
             if included:
                 self._drawn.update(card[:length] for length in range(1, _LEVELS + 1))
             elif free_ids:
-                self._candidates.append((card, _Cost(ids=(min(free_ids),), used=used)))
+                self._devices.append((card, [_Cost(), _Cost(ids=(min(free_ids),), used=used)]))
 
     def best(self) -> Sequence[str]:
         """The best ids, sorted; fewer than wanted if there are no more."""
-        nodes = self._tables(self._candidates, 1)
-        known = self._merge([table for path, table in nodes.items() if path[0] not in self._anywhere])
+        groups = self._devices
+        for length in range(_LEVELS, 0, -1):
+            groups = self._groups_of(groups, length)
+        known = self._merge([table for path, table in groups if path[0] not in self._anywhere])
         if all(path[0] in self._anywhere for path in self._drawn):
             # Devices near to every node count as on one node if no other device is chosen.
             known[0] = _sum(known[0], _Cost(drawn=_at(0, 1, 0)))
-        anywhere = [table for path, table in nodes.items() if path[0] in self._anywhere]
-        return self._merge([known, *anywhere])[-1].ids
+        return self._merge([known, *(table for path, table in groups if path[0] in self._anywhere)])[-1].ids
 
-    def _tables(self, candidates: Iterable[_Candidate], length: int) -> dict[_Path, _Table]:
-        """The table of each group of the level whose paths have this length."""
-        groups: defaultdict[_Path, list[_Candidate]] = defaultdict(list)
-        for candidate in candidates:
-            groups[candidate[0][:length]].append(candidate)
-        return {path: self._table(path, members) for path, members in groups.items()}
-
-    def _table(self, path: _Path, members: Sequence[_Candidate]) -> _Table:
-        if len(path) == _LEVELS:
-            parts = [[_Cost(), cost] for _, cost in members]
-        else:
-            parts = list(self._tables(members, len(path) + 1).values())
+    def _groups_of(self, parts: Iterable[tuple[_Path, _Table]], length: int) -> list[tuple[_Path, _Table]]:
+        """Make the tables of the groups of one level, with paths of this length, of those of their parts."""
+        tables: defaultdict[_Path, list[_Table]] = defaultdict(list)
+        for path, table in parts:
+            tables[path[:length]].append(table)
+        free = Counter(card[:length] for card, _ in self._devices)
+        groups = {path: self._merge(each) for path, each in tables.items()}
         return [
-            _sum(cost, self._group_cost(path, taken, len(members) - taken))
-            for taken, cost in enumerate(self._merge(parts))
+            (path, [_sum(cost, self._group_cost(path, n, free[path] - n)) for n, cost in enumerate(table)])
+            for path, table in groups.items()
         ]
 
     def _group_cost(self, path: _Path, taken: int, left: int) -> _Cost:

@@ -355,7 +355,7 @@ class TestCdi:
             with Service(settings) as service:
                 kubelet.start()
                 kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
-                service.logged("file not written")
+                service.logged("cannot write file")
                 if strategy == "cdi":
                     with pytest.raises(grpc.RpcError, match="CDI spec"):
                         kubelet.allocate(U55C, [A])
@@ -380,7 +380,7 @@ class TestMounts:
                 ("/opt/xilinx/xrt", "/opt/xilinx/xrt", True)
             ]
             service.logged(
-                "extra mount left out: it is not on the host", path="/etc/OpenCL/vendors/xilinx.icd"
+                "extra mount left out", error="not on the host", path="/etc/OpenCL/vendors/xilinx.icd"
             )
             os.makedirs(f"{pair.root}/host/etc/OpenCL/vendors")
             with open(f"{pair.root}/host/etc/OpenCL/vendors/xilinx.icd", "w"):
@@ -409,13 +409,13 @@ class TestMounts:
             (tmp_path / name).symlink_to(target)
         if "data/xrt" not in links:
             (tmp_path / "data/xrt").mkdir()
-        assert await HostPaths(str(tmp_path), ["/opt/xrt"]).there() == (("/opt/xrt",) if is_there else ())
+        assert await HostPaths(str(tmp_path), ["/opt/xrt"]).existing() == (("/opt/xrt",) if is_there else ())
 
     async def test_hanging_path_leaves_time_for_the_answer(self, tmp_path: Path) -> None:
         over = threading.Event()
-        grants = replace(PLAIN, mounts=HostPaths(str(tmp_path), ["/opt"]).there)
+        grants = replace(PLAIN, mounts=HostPaths(str(tmp_path), ["/opt"]).existing)
         with (
-            mock.patch("xilinx_fpga_dp.hostfiles.host_paths.look_up", side_effect=lambda *_: over.wait(60)),
+            mock.patch("xilinx_fpga_dp.hostfiles.host_paths.resolve", side_effect=lambda *_: over.wait(60)),
             mock.patch("xilinx_fpga_dp.hostfiles.host_paths._TIME_LIMIT", 30.0),
         ):
             async with asyncio.timeout(10):  # less than it takes otherwise

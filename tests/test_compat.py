@@ -25,7 +25,7 @@ from xilinx_fpga_dp.resources.rename_rules import Renaming
 from xilinx_fpga_dp.resources.rename_rules import parse as parse_rules
 from xilinx_fpga_dp.settings import BadSettings, Settings
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
-from xilinx_fpga_dp.snapshot import Basis, Offering
+from xilinx_fpga_dp.snapshot import SnapshotBuilder
 
 DATA: list[dict[str, Any]] = json.loads((Path(__file__).parent / "data" / "plugin-1.3.0.json").read_text())[
     "cases"
@@ -51,10 +51,10 @@ def device(  # noqa: PLR0917 - in the order of the data
 def offers_by(
     settings: Settings, devices: Sequence[Device], customize: NameCustomize | None = None
 ) -> Offers:
-    offering = Offering(settings, patient=False)
+    builder = SnapshotBuilder(settings, patient=False)
     found = Inventory(tuple(devices))
-    settled = offering.basis(found, 0).settled
-    return offering.offers(found, Basis(settled, FileState(customize)))
+    cards, _ = builder._decide(found, 0)
+    return builder._offers(found, cards, FileState(customize))
 
 
 def parsed(text: bytes) -> NameCustomize | None:
@@ -271,7 +271,7 @@ def test_service_with_compat(
         path.write_text('{"*-*-*": "\'all\'"}')
         kubelet.wait_for(lambda: kubelet.allocatable("amd.com/all") == 4)
         path.write_text('{"*-*-*": all}')
-        assert "is no JSON object of names" in service.logged("to be mended")["problem"]
+        assert "is no JSON object of names" in service.logged("configuration warning")["problem"]
         assert kubelet.allocatable("amd.com/all") == 4
 
 

@@ -24,7 +24,7 @@ from tests.double import KubeletDouble
 from tests.faults.wires import message, request
 from tests.process import ENDS, Service, eventually, remove
 from tests.wire import pb
-from xilinx_fpga_dp import service as service_module
+from xilinx_fpga_dp.aio.supervise import end
 from xilinx_fpga_dp.deviceplugin.messages import options
 from xilinx_fpga_dp.deviceplugin.registration import register
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
@@ -285,7 +285,7 @@ def test_a_directory_that_is_removed_file_by_file_takes_nothing_either(
 def test_kubelet_absent_at_start_is_waited_for(
     cards: SampleNode, kubelet: KubeletDouble, service: Service
 ) -> None:
-    hint = service.logged("no kubelet yet, waiting for its socket; to try without one: "
+    hint = service.logged("no kubelet yet; to try without one: "
                           "python -m xilinx_fpga_dp simulate")  # fmt: skip
     assert hint["path"].endswith("kubelet.sock")
     assert ours(cards) == []
@@ -375,7 +375,7 @@ def test_a_directory_that_comes_late_is_found(cards: SampleNode, kubelet: Kubele
     os.rmdir(cards.socket_dir)
     with Service(settings_for(cards)) as service:
         service.logged("socket directory", problem="No such file or directory")
-        hint = service.logged("no kubelet yet, waiting for its directory; to try without one: "
+        hint = service.logged("no kubelet yet; to try without one: "
                               "python -m xilinx_fpga_dp simulate")  # fmt: skip
         assert hint["problem"] == "No such file or directory"
         kubelet.start()
@@ -527,9 +527,9 @@ async def test_a_part_that_keeps_a_cancellation_to_itself_ends(within: bool) -> 
 
     part = asyncio.create_task(group() if within else stubborn())
     await asyncio.sleep(0.01)
-    with mock.patch("xilinx_fpga_dp.service._ENDING", 0.05):
+    with mock.patch("xilinx_fpga_dp.aio.supervise._ENDING", 0.05):
         async with asyncio.timeout(5):
-            await service_module._end([part])
+            await end([part])
     assert part.done()
 
 

@@ -428,7 +428,7 @@ def test_every_reason_is_raised_and_cleared(
     breaks, mends, reason = FAULTS[name]
     breaks(pair[0])
     watched.wait_for(lambda: watched.resources()[U55C][pair[0].address] == "Unhealthy")
-    service.logged("device Unhealthy", device=pair[0].address, reason=str(reason))
+    service.logged("device unhealthy", device=pair[0].address, reason=str(reason))
     assert watched.capacity(U55C) == 2
     assert watched.resources()[U55C][pair[1].address] == "Healthy"
     mends(pair[0])
@@ -444,9 +444,9 @@ def test_firewall(node: SampleNode, kubelet: KubeletDouble, service: Service, re
     card.firewall_trip()
     kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 0)
     if release == "2022.2":
-        service.logged("device Unhealthy", device=card.address, reason="firewall")
+        service.logged("device unhealthy", device=card.address, reason="firewall")
     card.reset_begin()
-    service.logged("device Unhealthy", device=card.address, reason="resetting")
+    service.logged("device unhealthy", device=card.address, reason="resetting")
     card.reset_end()
     kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1, 15)
 
@@ -923,7 +923,7 @@ def test_a_name_server_that_does_not_answer_stops_nothing(
     environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     with Service(settings_for(node, HTTP_ADDRESS="metrics.example:80"), environment=environment) as service:
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
-        told = service.logged("HTTP address not to be had, trying again")
+        told = service.logged("cannot bind HTTP address, retrying")
         assert (told["address"], told["error"]) == ("metrics.example:80", "no answer from the name server")
         assert service.terminate() == 0
 
@@ -935,6 +935,6 @@ def test_a_taken_address_stops_nothing(node: SampleNode, kubelet: KubeletDouble)
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with Service(settings_for(node, HTTP_ADDRESS=address)) as service:
-            service.logged("HTTP address not to be had, trying again")
+            service.logged("cannot bind HTTP address, retrying")
             kubelet.start()
             kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)

@@ -102,7 +102,7 @@ def test_held_under_another_name_or_id(
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.resources().get(U55C) == {A: "Unhealthy", B: "Healthy"})
         assert kubelet.lists(U55C)[0].health[A] == "Unhealthy", "never offered, not for a moment"
-        service.logged("device Unhealthy", device=A, reason="held")
+        service.logged("device unhealthy", device=A, reason="held")
         with pytest.raises(grpc.RpcError, match="held"):
             kubelet.allocate(U55C, [A])
         pods.holds = []
@@ -199,7 +199,7 @@ def test_the_other_device_of_a_held_card(
     with Service(asking(node, pods)) as service:
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.resources().get(resource) == {second.address: "Unhealthy"})
-        service.logged("device Unhealthy", device=second.address, reason="held")
+        service.logged("device unhealthy", device=second.address, reason="held")
         pods.holds = []
         kubelet.wait_for(lambda: kubelet.allocatable(resource) == 1)
 
@@ -250,7 +250,7 @@ def test_asked_again_where_kubelet_has_just_begun(
 
 async def test_who_may_not_ask_is_not_kept_waiting() -> None:
     denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    with mock.patch.object(PodResources, "_ask", side_effect=denied) as questions:
+    with mock.patch.object(PodResources, "_list", side_effect=denied) as questions:
         assert await PodResources("/nowhere").held(insist=True) is None
     assert questions.call_count == 1
 
@@ -259,12 +259,12 @@ async def test_however_often_a_page_is_asked_for_kubelet_is_not(pods: PodResourc
     pods.holds = [Hold(U55C, A)]
     pods.start()
     holders = AllocationTracker(PodResources(pods.path), lambda: None, lambda: False)
-    answers = await asyncio.gather(*(holders.ask() for _ in range(100)))
+    answers = await asyncio.gather(*(holders.current() for _ in range(100)))
     assert all(A in each for each in answers)
     assert pods.questions == 1
     pods.holds = []
     async with asyncio.timeout(10):
-        while await holders.ask():
+        while await holders.current():
             await asyncio.sleep(0.05)
 
 
@@ -286,7 +286,7 @@ def test_a_missing_socket_is_one_warning(
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
         node.add_card("u55c", "0000:31:00")
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 3)
-        told = [each for each in service.events if each["event"].startswith("podresources does not answer")]
+        told = [each for each in service.events if each["event"].startswith("podresources unavailable")]
         assert len(told) == 1
         pods.holds = [Hold("amd.com/x", B)]
         pods.start()  # used as soon as it answers
@@ -318,7 +318,7 @@ def test_what_is_held_stays_held_without_an_answer(
         kubelet.wait_for(lambda: kubelet.resources().get(U55C) == {A: "Unhealthy", B: "Healthy"})
         pods.stop()
         service.logged(
-            "podresources does not answer: a device that a pod holds under another name can't be told"
+            "podresources unavailable: cannot detect devices allocated under another resource name"
         )
         assert kubelet.resources()[U55C][A] == "Unhealthy"
 

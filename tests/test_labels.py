@@ -15,7 +15,8 @@ from tests.process import Service, eventually
 from xilinx_fpga_dp.discovery.driver_versions import Versions
 from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors
 from xilinx_fpga_dp.model import Device, Offer, Offers, Shell, Unit
-from xilinx_fpga_dp.resources.documents import nfd as labels
+from xilinx_fpga_dp.observe.node_labels import NodeLabels
+from xilinx_fpga_dp.resources.documents import nfd
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 # apimachinery's validation.IsQualifiedName and IsValidLabelValue
@@ -45,7 +46,7 @@ U200 = Device("0000:11:00.1", Shell("xilinx_u200_xdma_201830_2", "1561465320", N
 
 def test_node_with_two_kinds_of_cards() -> None:
     v80 = Device("0000:31:00.0", Shell("xilinx_v80", None, None), "v80", "ami")
-    text = labels.feature_file(
+    text = nfd.feature_file(
         offers_of(U200, replace(U200, address="0000:21:00.1"), v80), {"xocl": "2.16.204,f2524a"}
     )
     assert text == (
@@ -62,12 +63,12 @@ def test_node_with_two_kinds_of_cards() -> None:
 
 def test_replicas_are_one_device() -> None:
     unit = Unit(U200.address, (U200,))
-    text = labels.feature_file(Offers({"x/y.shared": Offer("x/y.shared", (unit, unit))}), {})
+    text = nfd.feature_file(Offers({"x/y.shared": Offer("x/y.shared", (unit, unit))}), {})
     assert "fpga.count=1\n" in (text or "")
 
 
 def test_no_devices_give_no_file() -> None:
-    assert labels.feature_file(Offers({}), {}) is None
+    assert nfd.feature_file(Offers({}), {}) is None
 
 
 texts = st.text(min_size=1, max_size=300)
@@ -81,7 +82,7 @@ def test_labels_are_valid_for_any_device(rows: list[tuple[str, str | None, str, 
         Device(f"0000:{index:02x}:00.1", Shell(vbnv, timestamp, None), board, driver)
         for index, (vbnv, timestamp, board, driver) in enumerate(rows[:200])
     ]
-    text = labels.feature_file(offers_of(*devices), {device.driver: version for device in devices})
+    text = nfd.feature_file(offers_of(*devices), {device.driver: version for device in devices})
     found = as_nfd_reads_it(text or "")
     for label, value in found.items():
         domain, _, name = label.partition("/")
@@ -108,9 +109,9 @@ def test_the_file_follows_the_node(node: SampleNode) -> None:
         assert file.stat().st_mode & 0o777 == 0o644, "NFD's worker is not root"
         before = file.stat().st_ino
         card.offline()
-        service.logged("device Unhealthy")
+        service.logged("device unhealthy")
         card.mend()
-        service.logged("device Healthy")
+        service.logged("device healthy")
         assert file.stat().st_ino == before, "health is not labelled, an equal text not written again"
         card.reprogram("u250")
         eventually(lambda: found().get("xilinx.com/fpga.board.u250") == "true", "written again")
@@ -135,16 +136,16 @@ async def test_a_version_that_cannot_be_read_now_is_asked_for_again(node: Sample
     """No change of what is offered would bring it later."""
     node.add_card("u200", release="2023.2")
     folder = Path(node.root) / "features.d"
-    service = service_in_the_loop(node, NFD_FEATURES_DIR=str(folder))
+    service = service_in_the_loop(node)
+    labels = NodeLabels(str(folder), service.snapshots, Versions(node.sysfs_root))
 
     def said() -> str:
-        file = folder / labels.FILE
+        file = folder / nfd.FILE
         return file.read_text() if file.exists() else ""
 
     reads = mock.Mock(side_effect=[OutOfDescriptors("none is left"), "2.16.0"])
     with mock.patch("xilinx_fpga_dp.discovery.driver_versions.module_version", reads):
-        parts = (service._scan(), service._labels.run(), service._at_each_offer(service._label))
-        async with running(*parts), asyncio.timeout(20):
+        async with running(service.scan(), labels.run(), labels.file.run()), asyncio.timeout(20):
             while "xilinx.com/fpga.driver.xocl=2.16.0\n" not in said():
                 await asyncio.sleep(0.02)
 

@@ -22,11 +22,13 @@ from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.process import Service, clean_environment, descriptors, eventually
 from tests.test_held import PodResourcesDouble
+from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.model import Offers, Reason
 from xilinx_fpga_dp.observe.http_routes import HttpRoutes
-from xilinx_fpga_dp.observe.http_server import Answer, HttpServer
+from xilinx_fpga_dp.observe.http_server import HttpServer, Response
 from xilinx_fpga_dp.observe.metrics import Metrics
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
+from xilinx_fpga_dp.snapshot import Snapshot
 
 U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
 U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
@@ -270,8 +272,8 @@ async def test_timers_that_do_not_fire_are_not_alive(monkeypatch: pytest.MonkeyP
     async def nobody() -> dict[str, Any]:
         return {}
 
-    metrics = Metrics(lambda: None, dict)
-    pages = HttpRoutes(metrics, lambda: Offers({}), dict, lambda: None, nobody, expose_mgmt=False).by_path()
+    snapshots = Latest(Snapshot(Offers({})))
+    pages = HttpRoutes(Metrics(snapshots, dict), snapshots, dict, nobody, expose_mgmt=False).by_path()
     assert (await pages["/livez"]()).status == 200
     loop = asyncio.get_running_loop()
     now = loop.time()
@@ -377,8 +379,8 @@ class TestUnreadAnswers:
     async def asked(self) -> AsyncIterator[tuple[HttpServer, asyncio.Task[None]]]:
         """A server of which a page is asked for, and never read."""
 
-        async def page() -> Answer:
-            return Answer(bytes(32 << 20))
+        async def page() -> Response:
+            return Response(bytes(32 << 20))
 
         server = HttpServer("127.0.0.1:0", {"/": page})
         listener = await server._listen()

@@ -287,7 +287,7 @@ def test_no_glob_is_slow() -> None:
 
 async def followed(path: Path) -> WatchedFile[tuple[object, ...]]:
     file = WatchedFile[tuple[object, ...]](str(path), parse, MAX_BYTES)
-    await file.look()
+    await file.read()
     return file
 
 
@@ -305,8 +305,8 @@ async def test_unreadable_file_is_a_problem(tmp_path: Path, make: object, says: 
     path = tmp_path / "rules.yaml"
     make(path)  # type: ignore[operator]
     file = await followed(path)
-    assert file.known.value is None
-    assert says in file.known.problems[0]
+    assert file.state.value is None
+    assert says in file.state.problems[0]
 
 
 async def test_hanging_file_keeps_the_rules_read_before(
@@ -315,16 +315,16 @@ async def test_hanging_file_keeps_the_rules_read_before(
     path = tmp_path / "rules.yaml"
     path.write_text("- {match: {}, name: a}")
     file = await followed(path)
-    good = file.known.value
+    good = file.state.value
 
     over = threading.Event()
     monkeypatch.setattr("xilinx_fpga_dp.hostfiles.watched_file._contents", lambda *_: over.wait(30) and b"[]")
     began = time.monotonic()
-    await file.look()
+    await file.read()
     assert time.monotonic() - began < 20
     over.set()
-    assert file.known.value == good
-    assert "hangs" in file.known.problems[0]
+    assert file.state.value == good
+    assert "hangs" in file.state.problems[0]
 
 
 class ConfigMap:
@@ -367,7 +367,7 @@ def test_swapped_config_map_takes_effect_unless_it_has_problems(
         volume.publish(RULE.format("second"))
         kubelet.wait_for(lambda: kubelet.allocatable(PREFIX + "second") == 1, timeout=8)
         volume.publish(RULE.format("{colour}"))
-        told = service.logged("to be mended")["problem"]
+        told = service.logged("configuration warning")["problem"]
         assert path in told
         assert "rule 1: name: unknown field {colour}" in told
         assert "what it said before counts" in told
@@ -398,11 +398,11 @@ def test_missing_file_takes_effect_once_it_exists(
     kubelet.start()
     with Service(settings_for(card, RESOURCE_RENAMES=str(path), SCAN_INTERVAL="60")) as service:
         kubelet.wait_for(lambda: kubelet.allocatable(U200_NAME) == 1)
-        assert "No such file" in service.logged("to be mended")["problem"]
+        assert "No such file" in service.logged("configuration warning")["problem"]
         path.write_text(RULE.format("late"))
         kubelet.wait_for(lambda: kubelet.allocatable(PREFIX + "late") == 1, timeout=8)
         path.unlink()
-        service.logged("to be mended", count=2)
+        service.logged("configuration warning", count=2)
         assert kubelet.allocatable(PREFIX + "late") == 1
 
 

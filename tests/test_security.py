@@ -10,9 +10,8 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+import time
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import pytest
@@ -221,11 +220,11 @@ async def test_a_file_that_could_not_be_written_once_is_tried_again_soon(tmp_pat
 async def test_what_it_should_say_may_change_while_it_is_written(tmp_path: Path) -> None:
     kept = ManagedFile(str(tmp_path / "file"))
 
-    async def slow(*_: Any, **__: Any) -> list[str]:
-        await asyncio.sleep(0.2)
+    def slow(_: str) -> list[str]:
+        time.sleep(0.2)
         return []
 
-    with mock.patch("xilinx_fpga_dp.hostfiles.managed_file.aiofiles.os.listdir", slow):
+    with mock.patch("xilinx_fpga_dp.hostfiles.managed_file.os.listdir", slow):
         writing = asyncio.create_task(kept.set("one"))
         await asyncio.sleep(0.1)
         removing = asyncio.create_task(kept.set(None))
@@ -273,13 +272,10 @@ async def test_a_write_that_hung_and_ends_late_spoils_none_that_came_after(tmp_p
         answering.wait()
         unlink(path)
 
-    def late(call: Callable[..., None]) -> Callable[..., Awaitable[None]]:
-        return lambda *paths, executor: asyncio.get_running_loop().run_in_executor(executor, call, *paths)
-
-    with mock.patch("aiofiles.os.replace", late(replace_late)):
+    with mock.patch("xilinx_fpga_dp.hostfiles.managed_file.os.replace", replace_late):
         with (
             mock.patch("xilinx_fpga_dp.hostfiles.managed_file._TIME_LIMIT", 0.5),
-            mock.patch("aiofiles.os.unlink", late(hang)),
+            mock.patch("xilinx_fpga_dp.hostfiles.managed_file.os.unlink", hang),
         ):
             try:
                 async with asyncio.timeout(5):

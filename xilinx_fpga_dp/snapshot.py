@@ -1,8 +1,17 @@
-"""From an inventory to what is offered of it, by the settings: cards, names, the file of rules, plugin 1.3.0.
+"""What the node offers at one moment: the one value that every front end subscribes to.
 
-It keeps what has to be remembered for that, and lets the pure functions of `resources` do the rest.
+From an inventory to a snapshot:
+
+1. pair devices to cards and decide which serial numbers count (`CardPairing` remembers that);
+2. name them, by the template, the file of rules or plugin 1.3.0, and group them by name;
+3. confirm the units: podresources has been asked since each was new;
+4. mark as held what a container has under a name or id that the device no longer has.
+
+The functions of `resources` do that, pure; the builder keeps what has to be remembered. A snapshot is
+replaced as a whole, so a subscriber that compares it with the last one it has seen misses nothing.
 """
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -10,119 +19,182 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from xilinx_fpga_dp.hostfiles.watched_file import FileState, WatchedFile
+from xilinx_fpga_dp.kubelet.allocation_tracker import AllocationTracker, UnitKeys
 from xilinx_fpga_dp.model import Device, Held, Inventory, Offers
-from xilinx_fpga_dp.resources import rename_rules as renames
+from xilinx_fpga_dp.resources import rename_rules
 from xilinx_fpga_dp.resources.card_pairing import WAIT, CardAssignment, CardPairing
 from xilinx_fpga_dp.resources.compat_1_3_0 import names as compat
 from xilinx_fpga_dp.resources.compat_1_3_0 import settings as compat_settings
 from xilinx_fpga_dp.resources.naming import SHARED, Naming
-from xilinx_fpga_dp.resources.offers import held_elsewhere, offers_of, representatives, same_variables
+from xilinx_fpga_dp.resources.offers import (
+    held_elsewhere,
+    names_of,
+    offers_of,
+    only,
+    representatives,
+    same_variables,
+    with_devices,
+)
 from xilinx_fpga_dp.settings import Settings, variable
 
 log = logging.getLogger(__name__)
 
-# Plugin 1.3.0 took a serial number that was not there yet for none; it may be some seconds late.
-_OLD_WAIT: Final = 5.0
-
-# Seconds the file of rules may take before anything is offered without it.
-_FIRST_LOOK: Final = 10.0
+# Plugin 1.3.0 took a late serial number for a missing one; it may be some seconds late.
+_COMPAT_WAIT: Final = 5.0
+# Seconds the first read of the file of rules may take; then devices are offered without it.
+_FIRST_READ: Final = 10.0
+# Seconds that all devices wait for podresources' answer about a new one; then the new one waits alone.
+_CONFIRM_PATIENCE: Final = 0.2
 
 _FIXED: Final = "is mounted by itself (subPath), so a changed one never gets here; mount its directory"
 
-Rules = tuple[renames.Rule, ...] | compat.NameCustomize
-"""What the file of RESOURCE_RENAMES says: our rules, or the names of plugin 1.3.0."""
+NameRules = tuple[rename_rules.Rule, ...] | compat.NameCustomize
+"""The content of the file of RESOURCE_RENAMES: our rules, or the names of plugin 1.3.0."""
+
+Hold = Callable[[frozenset[str]], Inventory]
+"""Marks devices as held; returns the inventory with that (`Scanner.hold`)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Basis:
-    """What an inventory is offered by at one moment."""
+class Snapshot:
+    """What the node offers at one moment, and what it waits for.
 
-    settled: CardAssignment
-    rules: FileState[Rules]
+    Attributes:
+        offers: what Kubernetes may allocate from; None before the first scan.
+        known: the same with the units that are not confirmed yet; None before the first scan.
+        unconfirmed: ids of those units.
+        unnamed: devices that have waited since the start for the serial number that their name needs.
+        scan_error: why the newest scan failed; None if it did not.
+    """
+
+    offers: Offers | None = None
+    known: Offers | None = None
+    unconfirmed: frozenset[str] = frozenset()
+    unnamed: frozenset[str] = frozenset()
+    scan_error: str | None = None
+
+    @property
+    def not_ready(self) -> str | None:
+        """Why not everything on the node is offered yet; None if it is."""
+        if self.offers is None:
+            return "the node has not been scanned yet" + (f": {self.scan_error}" if self.scan_error else "")
+        if self.unnamed:
+            return f"waiting for the serial number of {', '.join(sorted(self.unnamed))}"
+        if self.unconfirmed:
+            return f"podresources has not been asked who holds {', '.join(sorted(self.unconfirmed))}"
+        return None
 
 
-class Offering:
-    """What one node offers.
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """Everything that a snapshot is made of."""
+
+    found: Inventory
+    cards: CardAssignment
+    rules: FileState[NameRules]
+    held: Held
+    confirmed: UnitKeys
+
+
+class SnapshotBuilder:
+    """Makes snapshots of inventories.
 
     Args:
         settings: the settings.
-        environment: where the variables of plugin 1.3.0 stand.
-        news: called when the file of rules says something else.
-        patient: wait for late serial numbers; a single look takes what is there.
+        environment: holds the variables of plugin 1.3.0.
+        rules_changed: called when the file of rules has changed.
+        patient: wait for late serial numbers; a command that scans once does not.
     """
 
     def __init__(
         self,
         settings: Settings,
         environment: Mapping[str, str] = os.environ,
-        news: Callable[[], None] = lambda: None,
+        rules_changed: Callable[[], None] = lambda: None,
         *,
         patient: bool = True,
     ) -> None:
         self._settings = settings
         self._environment = environment
-        self._news = news
-        self._old = compat_settings.Compat130Settings.of(environment) if settings.compat != "none" else None
+        self._rules_changed = rules_changed
+        self._compat = (
+            compat_settings.Compat130Settings.of(environment) if settings.compat != "none" else None
+        )
         self._file = (
-            WatchedFile(settings.resource_renames, self._parse, renames.MAX_BYTES, self._rules_read)
+            WatchedFile(settings.resource_renames, self._parse, rename_rules.MAX_BYTES, self._rules_read)
             if settings.resource_renames
             else None
         )
-        by_card = settings.u30_unit == "card"
-        wait = _OLD_WAIT if self._old else WAIT
+        self._whole_cards = settings.u30_unit == "card"
+        wait = _COMPAT_WAIT if self._compat else WAIT
         # Plugin 1.3.0 put devices together name by name, so that is done when they have their names.
-        self._cards = CardPairing(pair=by_card and not self._old, wait=wait if patient else 0)
-        self._old_cards = by_card and self._old is not None
+        self._pairing = CardPairing(pair=self._whole_cards and not self._compat, wait=wait if patient else 0)
+        self._inputs: _Inputs | None = None  # of the newest snapshot
+        self._snapshot = Snapshot()
 
-    async def look(self) -> None:
-        """Read the file of rules once."""
+    async def read_rules(self) -> None:
+        """Read the file of rules once, before anything is offered under other names."""
         if self._file:
-            await self._file.look(_FIRST_LOOK)
+            await self._file.read(_FIRST_READ)
 
-    async def run(self) -> None:
-        """Follow the file of rules, for ever; ends at once where there is none."""
+    async def follow_rules(self) -> None:
+        """Follow the file of rules. Endless; ends at once if there is none."""
         if self._file:
             await self._file.run()
 
-    def basis(self, found: Inventory, now: float) -> Basis:
-        """By what this inventory is offered now."""
-        rules: FileState[Rules] = self._file.known if self._file else FileState()
-        fields = self._names(found, rules).fields
+    async def build(self, found: Inventory, tracker: AllocationTracker, hold: Hold) -> Snapshot:
+        """Return the snapshot of an inventory: the last one if nothing it is made of has changed.
 
-        def named_by_serial(device: Device) -> bool:
-            return "serial" in fields or (self._old_cards and compat.is_u30(device))
+        Args:
+            found: the inventory.
+            tracker: confirms units and knows who holds what.
+            hold: marks devices as held.
+        """
+        cards, rules = self._decide(found, asyncio.get_running_loop().time())
+        if self._inputs != _Inputs(found, cards, rules, tracker.held, tracker.confirmed):
+            offers = self._offers(found, cards, rules)
+            confirmed = await tracker.confirm(names_of(offers), _CONFIRM_PATIENCE)
+            elsewhere = self._held_elsewhere(offers, cards, tracker.held)
+            tracker.held_elsewhere = bool(elsewhere)
+            known = with_devices(offers, hold(elsewhere))
+            self._inputs = _Inputs(found, cards, rules, tracker.held, tracker.confirmed)
+            first = self._snapshot.offers is None
+            self._snapshot = Snapshot(
+                offers=only(known, confirmed),
+                known=known,
+                unconfirmed=frozenset(unit_id for _, unit_id in names_of(offers) - confirmed),
+                # A device that comes later does not make the node unready.
+                unnamed=cards.waiting if first or self._snapshot.unnamed else frozenset(),
+            )
+        elif self._snapshot.scan_error is not None:
+            self._snapshot = replace(self._snapshot, scan_error=None)
+        return self._snapshot
 
-        return Basis(self._cards.assign(found.devices, now, named_by_serial), rules)
+    def failed(self, error: str) -> Snapshot:
+        """Return the last snapshot with the error of a scan: an unreadable bus removes no card."""
+        self._snapshot = replace(self._snapshot, scan_error=error)
+        return self._snapshot
 
-    def offers(self, found: Inventory, basis: Basis) -> Offers:
-        """What is offered of an inventory, and what an operator should know of it."""
-        settled = basis.settled
-        names = self._names(found, basis.rules, settled)
-        offers = offers_of(found, names, self._settings.shared_replicas, settled)
-        if isinstance(names.base, compat.Compat130Names):
-            offers = compat.apply(offers, names.base, settled.serials, cards=self._old_cards)
-        said = (*_problems(self._settings.resource_renames, basis.rules), *names.warnings)
-        return replace(offers, warnings=(*settled.warnings, *said, *same_variables(offers)))
+    def build_once(self, found: Inventory, held: Held, hold: Hold, now: float) -> Offers:
+        """Return the offers of an inventory where nothing is remembered and nothing is waited for."""
+        cards, rules = self._decide(found, now)
+        offers = self._offers(found, cards, rules)
+        return with_devices(offers, hold(self._held_elsewhere(offers, cards, held)))
 
-    def held_elsewhere(self, offers: Offers, basis: Basis, held: Held) -> frozenset[str]:
-        """The devices of these offers that a pod holds under a name or id that they do not have."""
-        whole_cards = self._settings.u30_unit == "card"
-        return held_elsewhere(offers, held, basis.settled.singles if whole_cards else None)
-
-    def tell_old_ways(self) -> None:
-        """Say of each variable of plugin 1.3.0 what to write now, or that it counts for nothing."""
-        if self._old is None:
+    def log_migration(self) -> None:
+        """Log for each variable of plugin 1.3.0 what to write instead, or that it has no effect."""
+        if self._compat is None:
             for name in compat_settings.VARIABLES:
                 if name in self._environment:
                     log.warning("ignored: it needs XILINX_FPGA_DP_COMPAT=1.3.0", extra={"variable": name})
             return
-        own = (
+        own_prefix = (
             self._settings.resource_prefix != compat_settings.PREFIX
             or variable("resource_prefix") in self._environment
         )
         from xilinx_fpga_dp.resources.compat_1_3_0.advice import advice  # noqa: PLC0415
 
-        for was, write in advice(self._old, self._environment, own_prefix=own):
+        for was, write in advice(self._compat, self._environment, own_prefix=own_prefix):
             log.info("COMPAT: what to write now", extra={"was": was, "write": write})
         if "resource_name_template" in self._settings.model_fields_set:
             log.warning(
@@ -130,47 +202,68 @@ class Offering:
                 extra={"variable": variable("resource_name_template")},
             )
 
+    def _decide(self, found: Inventory, now: float) -> tuple[CardAssignment, FileState[NameRules]]:
+        """Decide which devices are one card, and by which rules they are named."""
+        rules: FileState[NameRules] = self._file.state if self._file else FileState()
+        by_serial = "serial" in self._names(found, rules).fields
+
+        def needs_serial(device: Device) -> bool:
+            return by_serial or (self._compat is not None and self._whole_cards and compat.is_u30(device))
+
+        return self._pairing.assign(found.devices, now, needs_serial), rules
+
+    def _offers(self, found: Inventory, cards: CardAssignment, rules: FileState[NameRules]) -> Offers:
+        names = self._names(found, rules, cards)
+        offers = offers_of(found, names, self._settings.shared_replicas, cards)
+        if isinstance(names.base, compat.Compat130Names):
+            offers = compat.apply(offers, names.base, cards.serials, cards=self._whole_cards)
+        problems = _problems(self._settings.resource_renames, rules)
+        warnings = (*cards.warnings, *problems, *names.warnings, *same_variables(offers))
+        return replace(offers, warnings=warnings)
+
+    def _held_elsewhere(self, offers: Offers, cards: CardAssignment, held: Held) -> frozenset[str]:
+        """Return the devices that a container holds under a name or id that they do not have."""
+        return held_elsewhere(offers, held, cards.singles if self._whole_cards else None)
+
     def _names(
-        self, found: Inventory, rules: FileState[Rules], settled: CardAssignment | None = None
-    ) -> renames.Renaming:
-        """The names of these devices; without what is settled of them only good for the fields they need."""
+        self, found: Inventory, rules: FileState[NameRules], cards: CardAssignment | None = None
+    ) -> rename_rules.Renaming:
+        """Return the names of these devices; without their cards, only the fields of the names count."""
         prefix = self._settings.resource_prefix
-        suffix = (
-            SHARED if self._settings.shared_replicas > 1 and not (self._old and self._old.virtual) else ""
-        )
+        virtual = self._compat is not None and self._compat.virtual
+        suffix = SHARED if self._settings.shared_replicas > 1 and not virtual else ""
         own, customize = (
             ((), rules.value) if isinstance(rules.value, compat.NameCustomize) else (rules.value or (), None)
         )
         base: Naming | compat.Compat130Names = Naming(prefix, self._settings.resource_name_template, suffix)
-        if self._old:
-            base = compat.Compat130Names(prefix, self._old, customize, suffix=suffix)
-        among = representatives(found.devices, settled) if settled else []
-        return renames.Renaming(base, prefix, suffix, own).among(among)
+        if self._compat:
+            base = compat.Compat130Names(prefix, self._compat, customize, suffix=suffix)
+        among = representatives(found.devices, cards) if cards else []
+        return rename_rules.Renaming(base, prefix, suffix, own).among(among)
 
-    def _parse(self, text: bytes) -> Rules:
-        if self._old is None or not text.lstrip().startswith(b"{"):
-            return renames.parse(text)
+    def _parse(self, text: bytes) -> NameRules:
+        if self._compat is None or not text.lstrip().startswith(b"{"):
+            return rename_rules.parse(text)
         return compat.parse(text)
 
     def _rules_read(self) -> None:
-        """Name everything anew; what is wrong with the file stands in the offers."""
-        if self._file and not self._file.known.problems:
-            log.info("rules for names read", extra={"path": self._file.path})
-            value = self._file.known.value
-            if self._old and isinstance(value, compat.NameCustomize):
+        if self._file and not self._file.state.problems:
+            log.info("rename rules read", extra={"path": self._file.path})
+            rules = self._file.state.value
+            if self._compat and isinstance(rules, compat.NameCustomize):
                 from xilinx_fpga_dp.resources.compat_1_3_0.advice import as_rules  # noqa: PLC0415
 
-                rules = as_rules(value, self._old)
-                log.info("COMPAT: NameCustomize.json as rules", extra={"write": rules})
-        self._news()
+                write = as_rules(rules, self._compat)
+                log.info("COMPAT: NameCustomize.json as rules", extra={"write": write})
+        self._rules_changed()
 
 
-def _problems(path: str, rules: FileState[Rules]) -> list[str]:
-    """What is wrong with the file of rules."""
-    meanwhile = "no rules count until it is mended" if rules.value is None else "what it said before counts"
+def _problems(path: str, rules: FileState[NameRules]) -> list[str]:
+    """Return what is wrong with the file of rules."""
+    effect = "no rules count until it is mended" if rules.value is None else "what it said before counts"
     left_out = rules.value.problems if isinstance(rules.value, compat.NameCustomize) else ()
     return [
-        *(f"{path}: {problem}; {meanwhile}" for problem in rules.problems),
+        *(f"{path}: {problem}; {effect}" for problem in rules.problems),
         *(f"{path}: {problem}" for problem in left_out),
         *([f"{path}: {_FIXED}"] if rules.fixed else ()),
     ]

@@ -1,12 +1,13 @@
-"""The parts as the settings want them: what the service and the one-off commands are built of alike."""
+"""Builds the parts that the service and the one-off commands share, by the settings."""
 
 import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 
-from xilinx_fpga_dp.aio.blocking_reader import BlockingReader
+from xilinx_fpga_dp.aio.blocking_reader import run_blocking
 from xilinx_fpga_dp.discovery.health import Rules
 from xilinx_fpga_dp.discovery.scanner import Scanner
 from xilinx_fpga_dp.hostfiles.host_paths import HostPaths
@@ -14,57 +15,62 @@ from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.model import Device, Held, Offers
 from xilinx_fpga_dp.resources.allocator import Allocator
 from xilinx_fpga_dp.settings import Settings
-from xilinx_fpga_dp.snapshot import Offering
+from xilinx_fpga_dp.snapshot import SnapshotBuilder
 
-# Of REQUEST_TIMEOUT, what looking at the devices may take: the rest is for saying which one hangs.
-_LOOK_SHARE = 0.9
-# Seconds a single look waits for late drivers and serial numbers.
-_LOOK_LIMIT = 3.0
+# The share of REQUEST_TIMEOUT for refreshing the devices; the rest is for naming the one that hangs.
+_REFRESH_SHARE = 0.9
+# Seconds a single scan waits for late drivers and serial numbers.
+_SCAN_LIMIT = 3.0
 
 
-def scanner_of(settings: Settings, wake: Callable[[], None] = lambda: None) -> Scanner:
-    """The scanner of this node."""
+def build_scanner(settings: Settings, wake: Callable[[], None] = lambda: None) -> Scanner:
+    """Build the scanner of this node; it calls ``wake`` when a late result arrives."""
     rules = Rules(settings.recovery_checks, settings.reset_grace)
     return Scanner(settings.sysfs_root, settings.dev_root, rules, wake)
 
 
-def allocator_of(
+def build_allocator(
     settings: Settings,
     scanner: Scanner,
-    everything: Callable[[], tuple[Device, ...]],
-    in_spec: Callable[[tuple[Device, ...]], Awaitable[bool]],
+    all_devices: Callable[[], tuple[Device, ...]],
+    write_cdi_spec: Callable[[tuple[Device, ...]], Awaitable[bool]],
 ) -> Allocator:
-    """What answers which container gets what."""
+    """Build the allocator.
+
+    Args:
+        settings: the settings.
+        scanner: refreshes a device before it is granted.
+        all_devices: returns every device that is offered, for SHARED_GRANT=all.
+        write_cdi_spec: writes these devices into the CDI spec; returns whether it has them.
+    """
     return Allocator(
         refresh=scanner.refresh,
-        time_limit=settings.request_timeout * _LOOK_SHARE,
+        time_limit=settings.request_timeout * _REFRESH_SHARE,
         expose_mgmt=settings.expose_mgmt,
         strategy=settings.device_strategy,
-        everything=everything if settings.shared_grant == "all" else None,
-        mounts=HostPaths(settings.host_root, settings.extra_mounts).there,
-        write_cdi_spec=in_spec,
+        everything=all_devices if settings.shared_grant == "all" else None,
+        mounts=HostPaths(settings.host_root, settings.extra_mounts).existing,
+        write_cdi_spec=write_cdi_spec,
     )
 
 
-async def look_once(settings: Settings, scanner: Scanner) -> tuple[Offers, Held]:
-    """One look at the node: what would be offered, and who holds what.
+async def scan_once(settings: Settings, scanner: Scanner) -> tuple[Offers, Held]:
+    """Scan the node once. Return what would be offered, and who holds what.
 
     Raises:
         ScanFailed: the bus could not be listed.
     """
-    deadline = time.monotonic() + _LOOK_LIMIT
+    deadline = time.monotonic() + _SCAN_LIMIT
     found = await scanner.scan()
     while not scanner.complete and time.monotonic() < deadline:
         await asyncio.sleep(0.02)
         found = await scanner.scan()
     held: Held = {}
-    # A node without kubelet has no such socket, and that is nothing to complain of.
-    reads: BlockingReader[bool] = BlockingReader()
-    there = await reads.read_many({"": partial(os.path.exists, settings.pod_resources_socket)}, _LOOK_LIMIT)
-    if there[""] is True:
-        held = await PodResources(settings.pod_resources_socket).held() or {}
-    offering = Offering(settings, patient=False)
-    await offering.look()
-    basis = offering.basis(found, time.monotonic())
-    elsewhere = offering.held_elsewhere(offering.offers(found, basis), basis, held)
-    return offering.offers(scanner.hold(elsewhere), basis), held
+    # A node without kubelet has no such socket, which is no fault.
+    socket = settings.pod_resources_socket
+    with suppress(TimeoutError):
+        if await run_blocking(partial(os.path.exists, socket), _SCAN_LIMIT):
+            held = await PodResources(socket).held() or {}
+    builder = SnapshotBuilder(settings, patient=False)
+    await builder.read_rules()
+    return builder.build_once(found, held, scanner.hold, time.monotonic()), held

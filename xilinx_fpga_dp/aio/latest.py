@@ -4,10 +4,11 @@ There is no queue to fill: a slow reader misses intermediate values, never the c
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 class Closed(Exception):  # noqa: N818 - the end of the values, not a fault
@@ -65,6 +66,14 @@ class Latest(Generic[T]):
                 raise Closed
             await self._changed.wait()
         return self._value
+
+    async def changes(self, part: Callable[[T], U | None]) -> AsyncIterator[U]:
+        """Yield a part of the newest value whenever it differs from the part yielded before. Skip None."""
+        seen: U | None = None
+        while True:
+            seen = part(await self.until(lambda value, seen=seen: part(value) not in (None, seen)))  # type: ignore[misc]
+            if seen is not None:
+                yield seen
 
     def _wake(self) -> None:
         self._changed.set()

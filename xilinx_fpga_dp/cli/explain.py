@@ -35,17 +35,17 @@ async def _allocate(settings: Settings, ids: Sequence[str]) -> tuple[Resolution,
         Refusal: Allocate would refuse, or the scan failed.
     """
     from xilinx_fpga_dp.discovery.scanner import ScanFailed
-    from xilinx_fpga_dp.wiring import allocator_of, look_once, scanner_of
+    from xilinx_fpga_dp.wiring import build_allocator, build_scanner, scan_once
 
     async def in_spec(_devices: tuple[Device, ...]) -> bool:
         return True  # the service would write the spec
 
-    scanner = scanner_of(settings)
+    scanner = build_scanner(settings)
     try:
-        offers, _ = await look_once(settings, scanner)
+        offers, _ = await scan_once(settings, scanner)
     except ScanFailed as error:
         raise Refusal(Code.NOT_FOUND, str(error)) from None
-    allocator = allocator_of(settings, scanner, lambda: offers.devices, in_spec)
+    allocator = build_allocator(settings, scanner, lambda: offers.devices, in_spec)
     answer = await allocator.resolve(_offer_with(offers, ids[0]), ids)
     return answer, allocator.grant(answer)
 

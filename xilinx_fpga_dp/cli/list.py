@@ -17,11 +17,11 @@ from xilinx_fpga_dp.settings import Settings
 def run(settings: Settings, options: argparse.Namespace) -> int:
     """Scan once and print what the node offers."""
     from xilinx_fpga_dp.discovery.scanner import ScanFailed
-    from xilinx_fpga_dp.wiring import look_once, scanner_of
+    from xilinx_fpga_dp.wiring import build_scanner, scan_once
 
     logs.set_up("error", settings.log_format)
     try:
-        offers, held = asyncio.run(look_once(settings, scanner_of(settings)))
+        offers, held = asyncio.run(scan_once(settings, build_scanner(settings)))
     except ScanFailed as error:
         print(f"nothing found: {error}", file=sys.stderr)
         offers, held = Offers({}), {}

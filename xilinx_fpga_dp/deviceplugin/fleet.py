@@ -12,6 +12,7 @@ from xilinx_fpga_dp.deviceplugin.plugin_metrics import PluginMetrics
 from xilinx_fpga_dp.deviceplugin.socket_directory import Watch
 from xilinx_fpga_dp.deviceplugin.sockets import sweep
 from xilinx_fpga_dp.model import Offers
+from xilinx_fpga_dp.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -35,19 +36,16 @@ class Fleet:
         self._meter = meter
         self._endpoints: dict[str, Endpoint] = {}  # touched on the loop only
 
-    async def run(self, offers: Latest[Offers | None]) -> None:
+    async def run(self, snapshots: Latest[Snapshot]) -> None:
         """Follow the offers, for ever; when cancelled, end all streams cleanly and leave no socket.
 
         Args:
-            offers: None as long as nothing is known of the node: nothing is said of it then.
+            snapshots: what is offered; nothing before the first scan.
         """
         try:
             async with asyncio.TaskGroup() as group:
-                seen = None
-                while True:
-                    seen = await offers.other_than(seen)
-                    if seen is not None:
-                        self._reconcile(seen, group)
+                async for offers in snapshots.changes(lambda snapshot: snapshot.offers):
+                    self._reconcile(offers, group)
         finally:
             self._endpoints.clear()
 

@@ -1,4 +1,7 @@
-"""Host paths that containers get as mounts: which of them are there."""
+"""Host paths that containers get as mounts, if they exist.
+
+kubelet creates a directory for a mount source that is missing, so a missing path is left out.
+"""
 
 import asyncio
 import errno
@@ -11,17 +14,15 @@ from xilinx_fpga_dp.aio.blocking_reader import BlockingReader, Pending
 
 log = logging.getLogger(__name__)
 
-_TIME_LIMIT = 2.0  # seconds a look at all paths may take
+_TIME_LIMIT = 2.0  # seconds that checking all paths may take
 _STEPS = 1000  # parts of a path and of the links in it; a kernel follows 40 links
 
 
 class HostPaths:
-    """Host paths that are mounted into containers, if they are there.
-
-    kubelet makes a directory of a mount source that is not there, so a missing one is left out.
+    """Checks which host paths exist.
 
     Args:
-        root: where the host's root is.
+        root: the directory where the host's root is mounted.
         paths: absolute host paths.
     """
 
@@ -29,32 +30,32 @@ class HostPaths:
         self._root = root.rstrip("/")
         self._paths = paths
         self._reads: BlockingReader[None] = BlockingReader()
-        self._missing: set[str] = set()  # that were complained of
+        self._missing: set[str] = set()  # logged as missing
 
-    async def there(self, limit: float = _TIME_LIMIT) -> tuple[str, ...]:
-        """Those that are there now; one that does not answer, on a mount that hangs, is not.
+    async def existing(self, time_limit: float = _TIME_LIMIT) -> tuple[str, ...]:
+        """Return the paths that exist now. One that does not answer, on a mount that hangs, is left out.
 
         Args:
-            limit: seconds they may take, all together, if that is less than usual.
+            time_limit: seconds for all of them, if less than usual.
         """
-        looks = [
-            self._reads.read_fresh(path, partial(look_up, self._root, path), min(limit, _TIME_LIMIT))
+        checks = [
+            self._reads.read_fresh(path, partial(resolve, self._root, path), min(time_limit, _TIME_LIMIT))
             for path in self._paths
         ]
-        answers = dict(zip(self._paths, await asyncio.gather(*looks), strict=True))
-        missing = {path for path, answer in answers.items() if answer is not None}
+        outcomes = dict(zip(self._paths, await asyncio.gather(*checks), strict=True))
+        missing = {path for path, outcome in outcomes.items() if outcome is not None}
         for path in sorted(missing - self._missing):
-            why = "it does not answer" if isinstance(answers[path], Pending) else "it is not on the host"
-            log.warning("extra mount left out: %s", why, extra={"path": path})
+            error = "no answer" if isinstance(outcomes[path], Pending) else "not on the host"
+            log.warning("extra mount left out", extra={"path": path, "error": error})
         self._missing = missing
         return tuple(path for path in self._paths if path not in missing)
 
 
-def look_up(root: str, path: str) -> None:
-    """Look an absolute path up on a host whose root is at ``root``: links lead from there. Blocks.
+def resolve(root: str, path: str) -> None:
+    """Resolve an absolute path on a host whose root is at ``root``, following links from there. Blocks.
 
     Raises:
-        OSError: it is not there, or can't be looked up.
+        OSError: it does not exist or cannot be resolved.
     """
     done: list[str] = []
     todo = path.split("/")
@@ -72,7 +73,7 @@ def look_up(root: str, path: str) -> None:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            done.append(part)  # it is there, and no link
+            done.append(part)  # it exists and is no link
         else:
             done = [] if target.startswith("/") else done
             todo = target.split("/") + todo

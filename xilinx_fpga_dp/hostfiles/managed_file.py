@@ -1,14 +1,21 @@
-"""Ordinary files on the host: the CDI spec that is written, the paths to mount that are looked for."""
+"""A file on the host that always has the wanted text, in a directory that may be wiped (tmpfs, at boot).
+
+Reading, comparing and writing are one blocking step with a time limit on a thread of its own. The text is
+written beside the file and renamed, so that a reader sees the old text or the new text, never a part. When
+the directory changes the step runs again; where it fails it is retried every half second.
+
+A step may hang (a mount in state D) and end late, when a newer step has run. It must not bring back the old
+text: a newer step removes what older ones have written beside the file, so their rename fails, and a step
+that has not written yet finds that it is not the newest one.
+"""
 
 import asyncio
-import contextlib
-import itertools
 import logging
 import os
 import secrets
 import time
+from contextlib import suppress
 
-import aiofiles.os
 from aiofiles.base import wrap
 
 from xilinx_fpga_dp.aio.coalesced import Coalesced
@@ -18,158 +25,142 @@ from xilinx_fpga_dp.aio.latest import Latest
 
 log = logging.getLogger(__name__)
 
-_LOOK_EVERY = 10.0  # seconds between looks at a file that nothing woke
-_AGAIN = 0.5  # seconds until a file that could not be written is tried again
-_TIME_LIMIT = 2.0  # seconds a file operation may take
-_FORGOTTEN = 60.0  # seconds after which what another instance has begun to write is left for good
-_HANGING = 4  # operations of a file at once: a few tries, and the removal of what they have left
+_CHECK_EVERY = 10.0  # seconds between checks that nothing woke
+_RETRY = 0.5  # seconds until a file that could not be written is tried again
+_TIME_LIMIT = 2.0  # seconds a step may take
+_ABANDONED = 60.0  # seconds after which another instance's unfinished file is left over
+_MAX_HANGING = 4  # steps that hang at once, after which none is started
+_MAX_BYTES = 1 << 20
 
 
 class ManagedFile:
-    """A file that always says what it should, in a directory that may be wiped (tmpfs, at boot).
-
-    Written beside and renamed, so that a reader sees the old text or the new one, never half of one.
+    """Keeps a file as it should be.
 
     Args:
-        path: where.
+        path: its path.
         mode: its permissions.
     """
 
     def __init__(self, path: str, mode: int = 0o644) -> None:
         self.path = path
         self._mode = mode
-        self._wanted: str | None = None  # None: there is to be no file
-        self._tries = itertools.count()  # to write it
-        # Tells our tries from another instance's: each has pid 1 in its pod.
+        self._wanted: str | None = None  # None: no file
+        self._step = 0  # number of the newest step
+        # In the name of what a step writes, apart from another instance's: each has pid 1 in its pod.
         self._token = secrets.token_hex(4)
-        self._threads = DaemonExecutor(_HANGING)
-        self._known = asyncio.Event()  # what it should say; until then the one of the instance before stays
-        self._looks = Coalesced(self._look)
-        self._anothers = False  # a newer instance keeps it
-        self._complaint: Latest[str | None] = Latest(None)  # why it does not say what it should
+        self._threads = DaemonExecutor(_MAX_HANGING)
+        self._known = asyncio.Event()  # the wanted text is known; until then an earlier instance's file stays
+        self._checks = Coalesced(self._check)
+        self._released = False  # a newer instance manages the file
+        self._last_error: Latest[str | None] = Latest(None)  # why it is not as wanted; None if it is
 
     async def set(self, wanted: str | None) -> bool:
-        """Let the file say this; None: remove it. Whether it does now."""
+        """Give the file this text, or remove it if None. Return whether it is so now."""
         self._wanted = wanted
         self._known.set()
-        return await self._looks.run()
+        return await self._checks.run()
 
-    def leave(self) -> None:
-        """Let another instance keep the file."""
-        self._anothers = True
+    def release(self) -> None:
+        """Leave the file to another instance."""
+        self._released = True
 
-    async def keep(self) -> None:
-        """Keep it again."""
-        self._anothers = False
+    async def take_over(self) -> None:
+        """Manage the file again."""
+        self._released = False
         if self._known.is_set():
-            await self._looks.run()
+            await self._checks.run()
 
     async def run(self) -> None:
-        """Restore the file whenever something else has changed it or it could not be written, for ever."""
+        """Restore the file whenever something has changed it or it could not be written. Endless."""
         await self._known.wait()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._follow())
             group.create_task(self._retry())
 
     async def _follow(self) -> None:
-        with DirectoryWatcher(os.path.dirname(self.path)) as wakeups:
+        with DirectoryWatcher(os.path.dirname(self.path)) as watcher:
             while True:
-                await wakeups.arm()
-                await self._looks.run()
-                await self._complaint.until(lambda complaint: complaint is None)  # each try would wake
-                await wakeups.wait(_LOOK_EVERY)
+                await watcher.arm()
+                await self._checks.run()
+                await self._last_error.until(lambda error: error is None)  # each retry would wake
+                await watcher.wait(_CHECK_EVERY)
 
     async def _retry(self) -> None:
         while True:
-            await self._complaint.until(bool)
-            await asyncio.sleep(_AGAIN)
-            await self._looks.run()
+            await self._last_error.until(bool)
+            await asyncio.sleep(_RETRY)
+            await self._checks.run()
 
-    async def _look(self) -> bool:
-        """Look at the file, and write it if need be; whether it says what it should then."""
+    async def _check(self) -> bool:
+        self._step += 1
         try:
             async with asyncio.timeout(_TIME_LIMIT):
-                wanted = self._wanted
-                if await self._read() != wanted:
-                    if self._anothers:
-                        return False
-                    await self._write(wanted)
-        except OSError as error:
-            self._complain(error)
+                as_wanted: bool = await wrap(self._reconcile)(
+                    self._wanted, self._step, executor=self._threads
+                )
+        except OSError as error:  # a TimeoutError is an OSError
+            self._log_change(error.strerror or "no answer in time")
             return False
-        self._complain(None)
+        self._log_change(None)
+        return as_wanted
+
+    def _reconcile(self, wanted: str | None, step: int) -> bool:
+        """Compare the file and write it if it differs. Return whether it is as wanted. Blocks.
+
+        Raises:
+            OSError: it cannot be read or written.
+        """
+        if _read(self.path) == wanted:
+            return True
+        if self._released:
+            return False
+        directory, name = os.path.split(self.path)
+        unfinished = f".{name}."  # runtimes and NFD ignore such a name
+        if wanted is not None:
+            os.makedirs(directory, mode=0o755, exist_ok=True)
+        self._sweep(directory, unfinished)
+        if wanted is None:
+            with suppress(FileNotFoundError):
+                os.unlink(self.path)
+            return True
+        beside = f"{directory}/{unfinished}{self._token}.{step}"
+        try:
+            with open(beside, "x", encoding="utf-8") as file:  # a planted link is an error
+                file.write(wanted)
+                os.fchmod(file.fileno(), self._mode)
+            if step != self._step:  # this step hung, and a newer one has begun
+                raise TimeoutError
+            os.replace(beside, self.path)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(beside)
+            raise
         return True
 
-    async def _read(self) -> str | None:
-        text: str | None = await _text(self.path, executor=self._threads)
-        return text
+    def _sweep(self, directory: str, unfinished: str) -> None:
+        """Remove what older steps have left, and what dead instances have left."""
+        with suppress(FileNotFoundError):
+            for name in os.listdir(directory):
+                path = f"{directory}/{name}"
+                with suppress(OSError):
+                    if name.startswith(f"{unfinished}{self._token}.") or (
+                        name.startswith(unfinished) and time.time() - os.lstat(path).st_mtime > _ABANDONED
+                    ):
+                        os.unlink(path)
 
-    async def _write(self, wanted: str | None) -> None:
-        directory, name = os.path.split(self.path)
-        every = f".{name}."  # no reader of specs takes a name like that
-        ours = f"{every}{self._token}."
-        if wanted is None:
-            with contextlib.suppress(FileNotFoundError):
-                await self._sweep(directory, every, ours)
-                await self._unlink(self.path)
-            return
-        await aiofiles.os.makedirs(directory, mode=0o755, exist_ok=True, executor=self._threads)
-        await self._sweep(directory, every, ours)
-        beside = f"{directory}/{ours}{next(self._tries)}"
-        try:
-            await _create(beside, wanted, self._mode, executor=self._threads)
-            await aiofiles.os.replace(beside, self.path, executor=self._threads)
-        except OSError:  # of a try that was cut off the next one removes what is left
-            with contextlib.suppress(OSError):
-                await self._unlink(beside)
-            raise
-
-    async def _sweep(self, directory: str, every: str, ours: str) -> None:
-        """Remove what tries have left whose names begin so, others' if they are old.
-
-        A try that was given up may still hang in a thread: none may rename what the next one is writing.
-        """
-        for left in await aiofiles.os.listdir(directory, executor=self._threads):
-            with contextlib.suppress(OSError):
-                path = f"{directory}/{left}"
-                if left.startswith(ours) or (left.startswith(every) and await self._is_old(path)):
-                    await self._unlink(path)
-
-    async def _is_old(self, path: str) -> bool:
-        """Whether a file is of an instance that died at it."""
-        status = await aiofiles.os.stat(path, follow_symlinks=False, executor=self._threads)
-        return time.time() - status.st_mtime > _FORGOTTEN
-
-    async def _unlink(self, path: str) -> None:
-        await aiofiles.os.unlink(path, executor=self._threads)
-
-    def _complain(self, error: OSError | None) -> None:
-        complaint = None if error is None else (error.strerror or "no answer in time")
-        if complaint != self._complaint.value:
-            if complaint:
-                log.warning("file not written", extra={"path": self.path, "error": complaint})
+    def _log_change(self, error: str | None) -> None:
+        if error != self._last_error.value:
+            if error:
+                log.warning("cannot write file", extra={"path": self.path, "error": error})
             else:
-                log.info("file is written again", extra={"path": self.path})
-        self._complaint.set(complaint)
+                log.info("file written again", extra={"path": self.path})
+        self._last_error.set(error)
 
 
-# A file is opened, used and closed in one call on a thread: aiofiles' own `open` closes on asyncio's threads,
-# where one that hangs keeps the process from ending.
-
-
-@wrap
-def _text(path: str) -> str | None:
-    """What a file says; None: there is none."""
+def _read(path: str) -> str | None:
+    """Return the text of a file, or None if there is no file."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(1 << 20)
+            return file.read(_MAX_BYTES)
     except FileNotFoundError:
         return None
-
-
-@wrap
-def _create(path: str, text: str, mode: int) -> None:
-    """Make a file; what is there, a link say, is an error."""
-    with open(path, "x", encoding="utf-8") as file:
-        file.write(text)
-        os.fchmod(file.fileno(), mode)

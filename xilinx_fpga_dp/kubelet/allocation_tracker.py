@@ -1,4 +1,13 @@
-"""Tracks which container holds which device, for as long as it matters."""
+"""Tracks which container holds which device.
+
+kubelet counts devices by resource name and id, so it takes a device that appears under another name for free.
+Every unit is therefore confirmed before it is offered: podresources has been asked since it was new. kubelet
+may still allocate a device under its old name right after a rename, or while another instance with other
+settings serves that name. So the tracker asks once more after each new unit, and keeps polling while another
+instance has an endpoint, a device is held under another name, or kubelet has not answered.
+
+Without an answer nothing counts as held, nothing held is freed, and new units are confirmed all the same.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -7,52 +16,50 @@ from xilinx_fpga_dp.aio.coalesced import Coalesced
 from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.model import Held
 
-# Seconds between questions while something is held, or nobody has answered.
-_EVERY = 3.0
-_SOON = 1.0  # the same as long as devices may be given under other names, too
-_SHOWN = 0.5  # seconds for which an answer is good enough to be shown
+# Seconds between polls while a device is held elsewhere or kubelet has not answered.
+_INTERVAL = 3.0
+_FAST_INTERVAL = 1.0  # the same after a new unit, and while another instance has an endpoint
+_MAX_AGE = 0.5  # seconds for which an answer is new enough for `current`
 
 UnitKeys = frozenset[tuple[str, str]]
 """Pairs of resource name and device id."""
 
 
 class AllocationTracker:
-    """Asks who holds what whenever a device is new under its name, and as long as it matters.
-
-    A device that is free when it gets a new name may be given under the old one in that moment, or later
-    while another instance, of other settings, has its endpoint. So it is asked once more, and again for as
-    long as there is one.
+    """Asks podresources whenever a unit is new, and polls while it matters.
 
     Args:
-        api: whom to ask.
-        wake: called when an answer brought something new.
-        others: whether another instance has an endpoint.
+        api: the podresources client.
+        wake: called when an answer has changed something.
+        other_instances: returns whether another instance has an endpoint.
     """
 
-    def __init__(self, api: PodResources, wake: Callable[[], None], others: Callable[[], bool]) -> None:
+    def __init__(
+        self, api: PodResources, wake: Callable[[], None], other_instances: Callable[[], bool]
+    ) -> None:
         self._api = api
         self._wake = wake
-        self._others = others
-        self.held: Held = {}  # the last answer
-        self.poll_fast = False  # set by who knows: a device is held elsewhere
+        self._other_instances = other_instances
+        self.held: Held = {}  # the newest answer
+        self.confirmed: UnitKeys = frozenset()
+        self.held_elsewhere = False  # a device is held under another name; set by the snapshot builder
         self._answered = True
-        self._again = False  # what was answered last may have changed since
-        self.vetted: UnitKeys = frozenset()  # of these it was asked who holds them
+        self._repeat = False  # the newest answer may be outdated soon
         self._new: UnitKeys = frozenset()
         self._wanted = asyncio.Event()
         self._asked = asyncio.Event()
-        self._showing = Coalesced(self._show)
-        self._shown: tuple[Held, float] | None = None  # and when it was asked
+        self._reading = Coalesced(self._read)
+        self._last_read: tuple[Held, float] | None = None  # with its time
 
-    async def confirm(self, names: UnitKeys, patience: float) -> UnitKeys:
-        """Which of these names may be offered: it was asked who holds their devices, answered or not.
+    async def confirm(self, units: UnitKeys, patience: float) -> UnitKeys:
+        """Return which of these units may be offered: podresources has been asked since they were new.
 
         Args:
-            names: all there are; those that are gone count as new when they come back.
+            units: all there are; one that is gone counts as new when it comes back.
             patience: seconds to wait for an answer about new ones.
         """
-        self.vetted &= names
-        self._new = names - self.vetted
+        self.confirmed &= units
+        self._new = units - self.confirmed
         if self._new:
             self._asked.clear()
             self._wanted.set()
@@ -61,40 +68,41 @@ class AllocationTracker:
                     await self._asked.wait()
             except TimeoutError:
                 pass
-        return self.vetted & names
+        return self.confirmed & units
 
-    async def ask(self) -> Held:
-        """Who holds what, to be shown; without an answer, what was known last.
+    async def current(self) -> Held:
+        """Return who holds what, for display; the newest known answer if kubelet does not answer.
 
-        However often a page is asked for, kubelet is not: it would refuse the questions that matter.
+        kubelet is asked twice a second at most, however many readers there are: it would refuse the
+        questions that matter.
         """
-        return await self._showing.run()
+        return await self._reading.run()
 
-    async def _show(self) -> Held:
+    async def _read(self) -> Held:
         now = asyncio.get_running_loop().time
-        if self._shown is None or now() - self._shown[1] >= _SHOWN:
+        if self._last_read is None or now() - self._last_read[1] >= _MAX_AGE:
             held = await self._api.held()
-            self._shown = (self.held if held is None else held), now()
-        return self._shown[0]
+            self._last_read = (self.held if held is None else held), now()
+        return self._last_read[0]
 
     async def run(self) -> None:
-        """Ask whenever it is wanted, for ever."""
+        """Ask whenever it is needed. Endless."""
         while True:
             try:
-                async with asyncio.timeout(_SOON if self._again else _EVERY):
+                async with asyncio.timeout(_FAST_INTERVAL if self._repeat else _INTERVAL):
                     await self._wanted.wait()
             except TimeoutError:
-                if self._answered and not self.poll_fast and not self._again:
+                if self._answered and not self.held_elsewhere and not self._repeat:
                     continue
             self._wanted.clear()
             new, self._new = self._new, frozenset()
-            self._again = bool(new) or self._others()
+            self._repeat = bool(new) or self._other_instances()
             held = await self._api.held(insist=bool(new))
             self._answered = held is not None
-            news = bool(new) or (held is not None and held != self.held)
-            if held is not None:  # without an answer nothing held is freed
+            changed = bool(new) or (held is not None and held != self.held)
+            if held is not None:
                 self.held = held
-            self.vetted |= new
+            self.confirmed |= new
             self._asked.set()
-            if news:
+            if changed:
                 self._wake()

@@ -1,7 +1,7 @@
-"""Who holds which device: asked of kubelet's podresources API.
+"""Client of kubelet's podresources API: which container holds which device.
 
-kubelet counts by resource name and id, so it takes a device that reappears under another name for free. What
-is held under any name or id is found by the address that our ids, and those of plugins before us, begin with.
+A device is found by the address that its id begins with, whatever the resource name: our own ids and those of
+earlier plugins both begin so.
 """
 
 import asyncio
@@ -14,13 +14,14 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from xilinx_fpga_dp.model import Held, Holder
-from xilinx_fpga_dp.rpc.api import podresources_v1 as v1
+from xilinx_fpga_dp.rpc.api import podresources_v1
 from xilinx_fpga_dp.rpc.codec import Codec
 
 log = logging.getLogger(__name__)
 
 TIME_LIMIT = 2.0  # seconds for an answer
-_PAUSE = 0.1  # seconds until kubelet is asked again after an error
+_RETRY = 0.1  # seconds until kubelet is asked again after an error
+
 # `0000:65:00.1`, a replica's `0000:65:00.1::0`, plugin 1.3.0's `0000:65:00.1-0`; zocl's `axi:zyxclmm_drm`
 _ADDRESS = re.compile(
     r"([0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]|[\w.:@-]{0,48}zyxclmm_drm)(?:(?:::|-)\d+)?"
@@ -28,10 +29,10 @@ _ADDRESS = re.compile(
 
 
 class PodResources:
-    """The podresources socket.
+    """The podresources API at a socket.
 
     Args:
-        path: where it is.
+        path: path of the socket.
     """
 
     def __init__(self, path: str) -> None:
@@ -39,41 +40,42 @@ class PodResources:
         self._answered: bool | None = None  # None: never asked
 
     async def held(self, *, insist: bool = False) -> Held | None:
-        """Who holds what now; None: nobody answered within the limit, so nothing is known.
+        """Return who holds what now; None if kubelet has not answered within the limit.
 
         Args:
-            insist: ask again until then where the error may pass: kubelet has just begun, or is asked more
-                often than it answers (100 times a second, whoever asks).
+            insist: retry until the limit after an error that may pass: kubelet has just started, or it is
+                asked more than 100 times a second, by all clients together.
         """
         now = asyncio.get_running_loop().time
         deadline = now() + TIME_LIMIT
         while True:
             try:
                 async with asyncio.timeout_at(deadline):
-                    answer = await self._ask()
-            except Exception as error:  # whatever stands behind that path, it does not tell
-                if insist and _may_pass(error) and now() + _PAUSE < deadline:
-                    await asyncio.sleep(_PAUSE)
+                    answer = await self._list()
+            except Exception as error:  # whatever listens there may send anything
+                if insist and _may_pass(error) and now() + _RETRY < deadline:
+                    await asyncio.sleep(_RETRY)
                     continue
-                self._tell(error)
+                self._log_change(error)
                 return None
-            self._tell(None)
+            self._log_change(None)
             return _by_address(answer.pod_resources)
 
-    async def _ask(self) -> v1.ListPodResourcesResponse:
+    async def _list(self) -> podresources_v1.ListPodResourcesResponse:
         channel = Channel(path=self._path, codec=Codec())
         try:
-            return await v1.PodResourcesListerStub(channel).list(v1.ListPodResourcesRequest())
+            stub = podresources_v1.PodResourcesListerStub(channel)
+            return await stub.list(podresources_v1.ListPodResourcesRequest())
         finally:
             channel.close()
 
-    def _tell(self, error: Exception | None) -> None:
+    def _log_change(self, error: Exception | None) -> None:
         if error is None:
             if self._answered is False:
                 log.info("podresources answers again", extra={"path": self._path})
         elif self._answered is not False:
             log.warning(
-                "podresources does not answer: a device that a pod holds under another name can't be told",
+                "podresources unavailable: cannot detect devices allocated under another resource name",
                 extra={"path": self._path, "error": str(error) or repr(error)},
             )
         self._answered = error is None
@@ -85,7 +87,7 @@ def _may_pass(error: Exception) -> bool:
     return isinstance(error, ConnectionError | StreamTerminatedError)
 
 
-def _by_address(pods: Iterable[v1.PodResources]) -> Held:
+def _by_address(pods: Iterable[podresources_v1.PodResources]) -> Held:
     held: dict[str, tuple[Holder, ...]] = {}
     for pod in pods:
         for container in pod.containers:

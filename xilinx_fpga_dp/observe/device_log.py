@@ -1,96 +1,122 @@
-"""Tells the log what changed on the node: each thing once, when it happens, and flapping without flooding."""
+"""Logs what changes on the node: each change once, when it happens, and flapping without flooding.
 
+A device may have six lines a minute. Further changes are counted, and the next line, a minute after the first
+of the six, has the newest state and that count. What was logged last is kept for each device until it has
+been gone for a minute.
+"""
+
+import asyncio
 import logging
 from collections import deque
 from dataclasses import dataclass, field
 
+from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.model import Device, Offers, Reason
 from xilinx_fpga_dp.resources.offers import warnings_of
+from xilinx_fpga_dp.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
-# A device may have so many lines in so many seconds; what comes on top is counted.
 _LINES = 6
-_WINDOW = 60.0
+_WINDOW = 60.0  # seconds
 
 _State = tuple[str, Device]
 """A device's resource, and the device as it is offered there."""
 
 
 @dataclass(slots=True)
-class _Story:
-    """What there was to say of one device, and what was said."""
+class _DeviceLog:
+    """What has happened to one device, and what was logged of it."""
 
-    seen: _State | None = None  # None: it is not there
-    said: _State | None = None
-    resource: str = ""  # its last one
-    told: deque[float] = field(default_factory=lambda: deque(maxlen=_LINES))  # when
-    untold: int = 0  # changes since then
+    current: _State | None = None  # None: it is gone
+    logged: _State | None = None
+    resource: str = ""  # the last one
+    times: deque[float] = field(default_factory=lambda: deque(maxlen=_LINES))  # of its lines
+    suppressed: int = 0  # changes since the last line
+
+    @property
+    def due(self) -> float | None:
+        """When there is something to do without a change; None if there is not."""
+        return self.times[-1] + _WINDOW if self.suppressed or self.current is None else None
 
 
 class DeviceEventLog:
-    """The story of one node, as its log tells it."""
+    """Logs how each snapshot differs from the one before."""
 
     def __init__(self) -> None:
         self._before: Offers | None = None
-        self._stories: dict[str, _Story] = {}  # by address
+        self._devices: dict[str, _DeviceLog] = {}  # by address
 
-    def tell(self, now: Offers, time: float) -> None:
-        """Log how the node differs from what it was.
+    async def run(self, snapshots: Latest[Snapshot]) -> None:
+        """Follow the snapshots. Endless."""
+        now = asyncio.get_running_loop().time
+        while True:
+            due = min((each.due for each in self._devices.values() if each.due is not None), default=None)
+            try:
+                async with asyncio.timeout_at(due):
+                    await snapshots.until(lambda snapshot: snapshot.offers not in (None, self._before))
+            except TimeoutError:
+                pass
+            if (offers := snapshots.value.offers) is not None:
+                self.update(offers, now())
+
+    def update(self, offers: Offers, now: float) -> None:
+        """Log how the offers differ from the last ones.
 
         Args:
-            now: what it is.
-            time: seconds of the monotonic clock.
+            offers: what is offered.
+            now: seconds of the monotonic clock.
         """
-        found = _devices(now)
-        for address in sorted(self._stories.keys() | found.keys()):
-            self._tell_device(address, found.get(address), time)
-        for entry in now.left_out:
-            if self._before is None or entry not in self._before.left_out:
+        devices = _devices(offers)
+        for address in sorted(self._devices.keys() | devices.keys()):
+            self._update_device(address, devices.get(address), now)
+        before = self._before or Offers({})
+        for entry in offers.left_out:
+            if entry not in before.left_out:
                 log.warning("left out", extra={"function": entry.function, "reason": entry.reason})
-        known = warnings_of(self._before) if self._before else ()
-        for warning in warnings_of(now):
-            if warning not in known:
-                log.warning("to be mended", extra={"problem": warning})
-        self._before = now
+        logged = warnings_of(before)
+        for warning in warnings_of(offers):
+            if warning not in logged:
+                log.warning("configuration warning", extra={"problem": warning})
+        self._before = offers
 
-    def _tell_device(self, address: str, now: _State | None, time: float) -> None:
-        story = self._stories.setdefault(address, _Story())
-        changed = _told_of(now) != _told_of(story.seen)
-        story.seen = now
-        story.resource = now[0] if now else story.resource
-        if changed and len(story.told) == _LINES and time - story.told[0] < _WINDOW:
-            story.untold += 1
-        elif changed or (story.untold and time - story.told[-1] >= _WINDOW):
-            _say(address, story)
-            story.told.append(time)
-            story.said, story.untold = now, 0
-        elif now is None and time - story.told[-1] >= _WINDOW:
-            del self._stories[address]
+    def _update_device(self, address: str, current: _State | None, now: float) -> None:
+        device = self._devices.setdefault(address, _DeviceLog())
+        changed = _logged_part(current) != _logged_part(device.current)
+        device.current = current
+        device.resource = current[0] if current else device.resource
+        if changed and len(device.times) == _LINES and now - device.times[0] < _WINDOW:
+            device.suppressed += 1
+        elif changed or (device.suppressed and now - device.times[-1] >= _WINDOW):
+            _log(address, device)
+            device.times.append(now)
+            device.logged, device.suppressed = current, 0
+        elif current is None and now - device.times[-1] >= _WINDOW:
+            del self._devices[address]
 
 
-def _told_of(state: _State | None) -> tuple[str, Reason | None] | None:
+def _logged_part(state: _State | None) -> tuple[str, Reason | None] | None:
     return state and (state[0], state[1].reason)
 
 
-def _say(address: str, story: _Story) -> None:
-    """Say how a device differs from what was said of it last, and how often it has changed unsaid."""
-    said, now = story.said, story.seen
-    more = {"changes_not_told": story.untold} if story.untold else {}
-    if now is None:
-        log.info("device gone", extra={"device": address, "resource": story.resource, **more})
+def _log(address: str, device_log: _DeviceLog) -> None:
+    """Log how a device differs from its last line, with the number of suppressed changes."""
+    logged, current = device_log.logged, device_log.current
+    suppressed = {"changes_suppressed": device_log.suppressed} if device_log.suppressed else {}
+    if current is None:
+        log.info("device gone", extra={"device": address, "resource": device_log.resource, **suppressed})
         return
-    resource, device = now
+    resource, device = current
     fields = {"device": address, "resource": resource}
-    if said is None or said[0] != resource:
-        what = "device found" if said is None else "device moved to another resource"
-        log.info(what, extra={**fields, "board": device.board, "shell": device.shell.vbnv})
-    if device.reason == (said[1].reason if said else None) and not more:
+    if logged is None or logged[0] != resource:
+        event = "device found" if logged is None else "device moved to another resource"
+        log.info(event, extra={**fields, "board": device.board, "shell": device.shell.vbnv})
+    if device.reason == (logged[1].reason if logged else None) and not suppressed:
         return
     if device.reason:
-        log.warning("device Unhealthy", extra={**fields, "reason": device.reason, **more})
+        log.warning("device unhealthy", extra={**fields, "reason": device.reason, **suppressed})
     else:
-        log.info("device Healthy", extra={**fields, **more})
+        log.info("device healthy", extra={**fields, **suppressed})
 
 
 def _devices(offers: Offers) -> dict[str, _State]:

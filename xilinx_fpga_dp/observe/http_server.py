@@ -1,4 +1,4 @@
-"""Probes, metrics and state over HTTP. As much of HTTP as kubelet's probes, Prometheus and curl need."""
+"""Serves pages over HTTP/1: as much of it as kubelet's probes, Prometheus and curl need."""
 
 import asyncio
 import json
@@ -8,19 +8,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from xilinx_fpga_dp.aio import descriptors
-from xilinx_fpga_dp.aio import listen as accepting
+from xilinx_fpga_dp.aio import descriptors, listen
 from xilinx_fpga_dp.aio.daemon_threads import DaemonExecutor
 
 log = logging.getLogger(__name__)
 
 _REQUEST_LIMIT = 8192  # bytes of a request's head
-_TIME_LIMIT = 10.0  # seconds for a request and its answer
-_CONNECTIONS = 64  # at once; for one more the oldest is closed: a probe asks at once, who is silent is none
-_AGAIN = 1.0  # seconds until an address that is not to be had is tried again
+_TIME_LIMIT = 10.0  # seconds for a request and its response
+_CONNECTIONS = 64  # open at once; one more closes the oldest, since probes send their request at once
+_RETRY = 1.0  # seconds until an address that cannot be bound is tried again
 _NAME_LIMIT = 5.0  # seconds a name server may take
 
-NAME = "xilinx-fpga-dp"  # of the server, by which `diagnose` knows it
+NAME = "xilinx-fpga-dp"
+"""The server's name, by which `diagnose` recognizes it."""
 
 _STATUS = {
     200: "OK",
@@ -32,29 +32,29 @@ _STATUS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a page says."""
+class Response:
+    """The response to a request."""
 
     body: bytes
     status: int = 200
-    kind: str = "text/plain; charset=utf-8"
+    content_type: str = "text/plain; charset=utf-8"
 
 
-Page = Callable[[], Awaitable[Answer]]
+Page = Callable[[], Awaitable[Response]]
 
 
-def text(said: str, status: int = 200) -> Answer:
-    """A line for people."""
-    return Answer(f"{said}\n".encode(), status)
+def text(message: str, status: int = 200) -> Response:
+    """Make a response of one line for people."""
+    return Response(f"{message}\n".encode(), status)
 
 
-def as_json(document: object) -> Answer:
-    """A document for programs."""
-    return Answer(json.dumps(document, indent=2).encode() + b"\n", kind="application/json")
+def as_json(document: object) -> Response:
+    """Make a response of a document for programs."""
+    return Response(json.dumps(document, indent=2).encode() + b"\n", content_type="application/json")
 
 
 class HttpServer:
-    """Serves pages on an address, for ever; an address that is taken is tried again and stops nothing.
+    """Serves pages at an address. An address that cannot be bound is tried again each second.
 
     Args:
         address: ``host:port``; an IPv6 host in brackets, an empty one for all interfaces.
@@ -65,23 +65,23 @@ class HttpServer:
         self._address = address
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
-        self._names = DaemonExecutor(1)
+        self._resolver = DaemonExecutor(1)
         self._pages = pages
         self._connections: dict[asyncio.StreamWriter, None] = {}  # oldest first
 
     async def run(self) -> None:
-        """Serve until cancelled."""
-        complaint: str | None = None
+        """Serve. Endless."""
+        last_error: str | None = None
         while True:
             try:
                 server = await self._listen()
             except OSError as error:
-                why = error.strerror or str(error) or "no answer from the name server"
-                if why != complaint:
-                    told = {"address": self._address, "error": why}
-                    log.warning("HTTP address not to be had, trying again", extra=told)
-                complaint = why
-                await asyncio.sleep(_AGAIN)
+                message = error.strerror or str(error) or "no answer from the name server"
+                if message != last_error:
+                    fields = {"address": self._address, "error": message}
+                    log.warning("cannot bind HTTP address, retrying", extra=fields)
+                last_error = message
+                await asyncio.sleep(_RETRY)
                 continue
             for listener in server.sockets:
                 host, port, *_ = listener.getsockname()
@@ -92,28 +92,28 @@ class HttpServer:
                 server.close()
 
     async def _listen(self) -> asyncio.Server:
-        hosts = await self._hosts()
-        descriptors.require(len(hosts))  # asyncio goes without a socket that it can't have, and says nothing
+        hosts = await self._resolve()
+        descriptors.require(len(hosts))  # asyncio skips a socket that it cannot open, without a word
         server = await asyncio.start_server(
-            self._connected, hosts, self._port, limit=_REQUEST_LIMIT, backlog=accepting.AT_ONCE
+            self._connected, hosts, self._port, limit=_REQUEST_LIMIT, backlog=listen.AT_ONCE
         )
         try:
             for shown in server.sockets:
-                with shown.dup() as listener:  # what asyncio shows of it can't be told to listen
-                    accepting.set_backlog(listener)
+                with shown.dup() as listener:  # asyncio's view of a socket has no listen()
+                    listen.set_backlog(listener)
         except OSError:
             server.close()
             raise
         return server
 
-    async def _hosts(self) -> list[str]:
-        """The addresses to listen on. asyncio's own look for a name would keep the process from ending."""
+    async def _resolve(self) -> list[str]:
+        """Return the addresses to listen on. asyncio's own lookup would keep the process from ending."""
         find = partial(
             socket.getaddrinfo,
             self._host.strip("[]") or None, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE,
         )  # fmt: skip
         async with asyncio.timeout(_NAME_LIMIT):
-            found = await asyncio.get_running_loop().run_in_executor(self._names, find)
+            found = await asyncio.get_running_loop().run_in_executor(self._resolver, find)
         return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -124,33 +124,34 @@ class HttpServer:
         self._connections[writer] = None
         try:
             async with asyncio.timeout(_TIME_LIMIT):
-                await self._answer(reader, writer)
+                await self._respond(reader, writer)
                 writer.close()
-                await writer.wait_closed()  # all of it is sent then
+                await writer.wait_closed()  # everything has been sent then
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             log.debug("HTTP connection broken")  # a TimeoutError is an OSError
         except asyncio.CancelledError:
-            log.debug("ending")  # raised on, asyncio's streams would log it as an error
+            log.debug("HTTP connection closed")  # asyncio's streams would log the exception as an error
         finally:
             self._connections.pop(writer, None)
-            writer.transport.abort()  # what a client has not read is nothing to wait for
+            writer.transport.abort()  # a client that does not read is not waited for
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _respond(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
-        method, answer = await self._page(head)
+        method, response = await self._response(head)
         writer.write(
-            f"HTTP/1.1 {answer.status} {_STATUS[answer.status]}\r\n"
+            f"HTTP/1.1 {response.status} {_STATUS[response.status]}\r\n"
             f"Server: {NAME}\r\n"
-            f"Content-Type: {answer.kind}\r\n"
-            f"Content-Length: {len(answer.body)}\r\n"
+            f"Content-Type: {response.content_type}\r\n"
+            f"Content-Length: {len(response.body)}\r\n"
             "Cache-Control: no-store\r\n"
             "Connection: close\r\n\r\n".encode()
         )
         if method != "HEAD":
-            writer.write(answer.body)
+            writer.write(response.body)
         await writer.drain()
 
-    async def _page(self, head: bytes) -> tuple[str, Answer]:
+    async def _response(self, head: bytes) -> tuple[str, Response]:
+        """Return the method and the response to a request."""
         words = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
         if len(words) != 3 or not words[2].startswith("HTTP/1."):  # noqa: PLR2004 - method, path, version
             return "GET", text("not a request of HTTP/1", 400)

@@ -1,4 +1,4 @@
-"""Logging: one event a line, with fields. Any module logs with ``extra={...}`` and knows nothing of this."""
+"""Logging: one event a line, with fields. Any module logs with ``extra={...}``."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ class JsonLines(logging.Formatter):
     """One JSON object a line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format an event; what a device or a pod named is escaped by JSON."""
+        """Format an event. JSON escapes what comes from a device or a pod."""
         event = {
             "time": _time(record),
             "level": record.levelname.lower(),
@@ -31,7 +31,7 @@ class JsonLines(logging.Formatter):
 
 
 class TextLines(logging.Formatter):
-    """``time level event field=value ...`` for people."""
+    """``time level event field=value ...``, for people."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format an event; a value with spaces or control characters is quoted as JSON does."""
@@ -48,7 +48,7 @@ def set_up(level: str, style: str, stream: TextIO | None = None) -> None:
     Args:
         level: ``debug``, ``info``, ``warning`` or ``error``.
         style: ``json``, ``text``, or ``auto``: text on a terminal, else json.
-        stream: where to.
+        stream: the stream to log to.
     """
     process.log_without_source()
     out = stream or sys.stderr
@@ -58,10 +58,10 @@ def set_up(level: str, style: str, stream: TextIO | None = None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # grpclib tells of every cancelled request; what matters of it we log ourselves.
+    # grpclib logs every cancelled request.
     logging.getLogger("grpclib").setLevel(logging.ERROR if level != "debug" else logging.DEBUG)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-    logging.getLogger("hpack").setLevel(logging.WARNING)  # at debug it tells of every byte of a header
+    logging.getLogger("hpack").setLevel(logging.WARNING)  # at debug it logs every byte of a header
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -1,4 +1,4 @@
-"""The metrics, in Prometheus' own format. Labels are bounded by the resources there are."""
+"""The metrics in the format of Prometheus. Labels are bounded by the resources that exist."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
@@ -6,10 +6,11 @@ from typing import Final
 from grpclib.const import Status
 
 from xilinx_fpga_dp import __version__
-from xilinx_fpga_dp.model import Offers
+from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.process import ssl_by_name
+from xilinx_fpga_dp.snapshot import Snapshot
 
-with ssl_by_name():  # for a server of its own, which has no use here
+with ssl_by_name():
     from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
     from prometheus_client.core import GaugeMetricFamily, Metric
     from prometheus_client.registry import Collector
@@ -17,7 +18,7 @@ with ssl_by_name():  # for a server of its own, which has no use here
 _PREFIX = "xilinx_fpga_dp"
 _ALLOCATE_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 _SCAN_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
-_CODES: Final = tuple(status.name for status in Status)  # what an Allocate may end with
+_CODES: Final = tuple(status.name for status in Status)  # an Allocate ends with one of them
 _RESULTS: Final = ("ok", "failed")
 
 
@@ -25,15 +26,13 @@ class Metrics:
     """All counters of one service.
 
     Args:
-        offers: what is offered now; None: not known yet.
-        registered: whether kubelet knows each resource.
+        snapshots: what is offered.
+        registered: returns whether each resource is registered and has a live stream.
     """
 
-    def __init__(
-        self, offers: Callable[[], Offers | None], registered: Callable[[], Mapping[str, bool]]
-    ) -> None:
+    def __init__(self, snapshots: Latest[Snapshot], registered: Callable[[], Mapping[str, bool]]) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_State(offers, registered))
+        self._registry.register(_State(snapshots, registered))
         self._registrations = Counter(
             f"{_PREFIX}_registrations",
             "Attempts to register.",
@@ -70,15 +69,15 @@ class Metrics:
         )
 
     def text(self) -> bytes:
-        """All metrics as they are scraped."""
+        """Return all metrics as one scrape."""
         return generate_latest(self._registry)
 
     def scanned(self, seconds: float) -> None:
-        """A scan of the whole bus took so long."""
+        """Count a scan of the whole bus that took so many seconds."""
         self._scan_duration.observe(seconds)
 
     def scan_failed(self) -> None:
-        """A scan failed."""
+        """Count a scan in which the bus could not be read."""
         self._scan_errors.inc()
 
     def registration(self, resource: str, result: str) -> None:
@@ -96,7 +95,7 @@ class Metrics:
         self._kubelet_restarts.inc()
 
     def resource_gone(self, resource: str) -> None:
-        """Forget its series: a node that is reprogrammed often must not collect them."""
+        """Drop its series: they would pile up on a node that is reprogrammed often."""
         for result in _RESULTS:
             self._registrations.remove(resource, result)
         for code in _CODES:
@@ -106,12 +105,10 @@ class Metrics:
 
 
 class _State(Collector):
-    """What is so at the moment of the scrape."""
+    """The state at the moment of the scrape."""
 
-    def __init__(
-        self, offers: Callable[[], Offers | None], registered: Callable[[], Mapping[str, bool]]
-    ) -> None:
-        self._offers = offers
+    def __init__(self, snapshots: Latest[Snapshot], registered: Callable[[], Mapping[str, bool]]) -> None:
+        self._snapshots = snapshots
         self._registered = registered
 
     def collect(self) -> Iterable[Metric]:
@@ -122,7 +119,7 @@ class _State(Collector):
             f"{_PREFIX}_devices", "Devices by health.", labels=["resource", "health", "reason"]
         )
         counts: dict[tuple[str, str, str], int] = {}
-        offers = self._offers()
+        offers = self._snapshots.value.offers
         for name, offer in offers.by_resource.items() if offers else ():
             for unit in offer.units:
                 key = (name, "Unhealthy" if unit.reason else "Healthy", unit.reason or "")

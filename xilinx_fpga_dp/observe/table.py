@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def columns(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Text in aligned columns."""
+    """Return the lines of a table with aligned columns."""
     cells = [head, *[tuple(printable(cell) for cell in row) for row in rows]]
     widths = [max(len(row[index]) for row in cells) for index in range(len(head))]
     return [
@@ -14,5 +14,5 @@ def columns(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]
 
 
 def printable(text: str) -> str:
-    """The text without what would change the terminal or begin a line."""
+    """Return the text with ``?`` for each character that would control the terminal or start a line."""
     return "".join(char if char.isprintable() else "?" for char in text)

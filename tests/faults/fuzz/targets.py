@@ -25,6 +25,7 @@ from grpclib.protocol import H2Protocol
 from tests.double import is_extended_resource_name
 from tests.support.metrics import NoMetrics
 from tests.wire import pb, pods_pb
+from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.cli.list import table
 from xilinx_fpga_dp.deviceplugin.plugin import Plugin, PluginConfig
 from xilinx_fpga_dp.deviceplugin.sockets import _Server
@@ -45,8 +46,8 @@ from xilinx_fpga_dp.rpc.api import podresources_v1 as v1
 from xilinx_fpga_dp.rpc.codec import Codec
 from xilinx_fpga_dp.settings import BadSettings, Settings
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleCard, SampleNode
-from xilinx_fpga_dp.snapshot import Offering
-from xilinx_fpga_dp.wiring import allocator_of, scanner_of
+from xilinx_fpga_dp.snapshot import Snapshot, SnapshotBuilder
+from xilinx_fpga_dp.wiring import build_allocator, build_scanner
 
 Target = Callable[[bytes], None]
 
@@ -176,12 +177,12 @@ def _server() -> tuple[asyncio.AbstractEventLoop, _Server]:
 
     async def made() -> _Server:
         settings = Settings.load({})
-        scanner = scanner_of(settings)
+        scanner = build_scanner(settings)
 
         async def written(_devices: object) -> bool:
             return True
 
-        terms = PluginConfig(allocator_of(settings, scanner, tuple, written), 0.05)
+        terms = PluginConfig(build_allocator(settings, scanner, tuple, written), 0.05)
         return _Server(Plugin("xilinx.com/fpga-x", lambda: None, terms, NoMetrics()))
 
     logging.getLogger().addHandler(_Errors())
@@ -192,7 +193,7 @@ def _server() -> tuple[asyncio.AbstractEventLoop, _Server]:
 def sysfs(data: bytes) -> None:
     """What the files of cards hold: whatever it is, the others are offered, and all can be shown."""
     loop, settings, paths = _node()
-    scanner = scanner_of(settings)
+    scanner = build_scanner(settings)
     good = loop.run_until_complete(scanner.scan())
     written: list[tuple[str, bytes | None]] = []
     for part in data.split(b"\xff\xfe", 2):
@@ -242,13 +243,12 @@ async def _look_again(scanner: Scanner, before: Inventory) -> None:
 
 
 async def _look(settings: Settings) -> None:
-    scanner = scanner_of(settings)
+    scanner = build_scanner(settings)
     found = await scanner.scan()
     while not scanner.complete:  # serial numbers come later
         await asyncio.sleep(0.001)
         found = await scanner.scan()
-    offering = Offering(settings, patient=False)
-    offers = offering.offers(found, offering.basis(found, 0))
+    offers = SnapshotBuilder(settings, patient=False).build_once(found, {}, lambda _: found, 0)
     for name, _ in names_of(offers):
         assert is_extended_resource_name(name), name
     addresses = {device.address for offer in offers.by_resource.values() for device in offer.devices}
@@ -256,7 +256,7 @@ async def _look(settings: Settings) -> None:
     document = state.document(offers, expose_mgmt=True)
     assert json.dumps(document).isascii()
     assert all(char.isprintable() or char == "\n" for char in table(document, warnings_of(offers)))
-    assert Metrics(lambda: offers, dict).text()
+    assert Metrics(Latest(Snapshot(offers)), dict).text()
 
 
 @cache
@@ -319,7 +319,7 @@ def http(data: bytes) -> None:
         return text("ok")
 
     method, answer = asyncio.new_event_loop().run_until_complete(
-        HttpServer("127.0.0.1:0", {"/livez": page})._page(data)
+        HttpServer("127.0.0.1:0", {"/livez": page})._response(data)
     )
     assert answer.status in _STATUS, method
 

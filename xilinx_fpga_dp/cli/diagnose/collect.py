@@ -24,13 +24,13 @@ from xilinx_fpga_dp.deviceplugin.registration import greet
 from xilinx_fpga_dp.deviceplugin.socket_directory import KUBELET_SOCKET, unwritable
 from xilinx_fpga_dp.deviceplugin.sockets import strangers
 from xilinx_fpga_dp.discovery.sysfs import module_version
-from xilinx_fpga_dp.hostfiles.host_paths import look_up
+from xilinx_fpga_dp.hostfiles.host_paths import resolve
 from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.model import Offers
 from xilinx_fpga_dp.observe.http_server import NAME
 from xilinx_fpga_dp.resources.allocator import nodes_of
 from xilinx_fpga_dp.settings import Settings, unknown_variables
-from xilinx_fpga_dp.wiring import look_once, scanner_of
+from xilinx_fpga_dp.wiring import build_scanner, scan_once
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ async def collect(settings: Settings) -> Findings:
             }
         ),
         _results({name: _blocking(_require_writable_parent, path) for name, path in outputs.items()}),
-        _results({path: _blocking(look_up, host, path) for path in settings.extra_mounts}),
+        _results({path: _blocking(resolve, host, path) for path in settings.extra_mounts}),
     )
     devices = () if isinstance(required["scan"], Problem) else required["scan"].devices
     nodes = {node for device in devices for node in nodes_of(device, expose_mgmt=settings.expose_mgmt)}
@@ -90,7 +90,7 @@ async def collect(settings: Settings) -> Findings:
 
 
 async def _scan(settings: Settings) -> Offers:
-    offers, _ = await look_once(settings, scanner_of(settings))
+    offers, _ = await scan_once(settings, build_scanner(settings))
     return offers
 
 

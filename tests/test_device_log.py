@@ -1,19 +1,19 @@
-"""The log of a node: each change once, and a device that flaps is folded."""
+"""The log of devices: each change once, and a device that flaps does not flood it."""
 
 import asyncio
 import dataclasses
 import logging
-from unittest import mock
 
 import pytest
 
-from tests.conftest import running, service_in_the_loop
+from tests.conftest import running
+from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.model import Device, Inventory, LeftOut, Offers, Reason, Shell
 from xilinx_fpga_dp.observe.device_log import DeviceEventLog
 from xilinx_fpga_dp.observe.logs import JsonLines, TextLines
 from xilinx_fpga_dp.resources.naming import Naming
 from xilinx_fpga_dp.resources.offers import offers_of
-from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
+from xilinx_fpga_dp.snapshot import Snapshot
 
 DEVICE = Device("0000:65:00.1", Shell("xilinx_u200_a", "1", None), "u200", "xocl")
 NAMING = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")
@@ -26,7 +26,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 def tell(journal: DeviceEventLog, time: float, *devices: Device, left_out: tuple[LeftOut, ...] = ()) -> None:
-    journal.tell(offers_of(Inventory(devices, left_out), NAMING), time)
+    journal.update(offers_of(Inventory(devices, left_out), NAMING), time)
 
 
 def ill(reason: Reason = Reason.OFFLINE) -> Device:
@@ -42,9 +42,9 @@ def test_each_change_once(lines: pytest.LogCaptureFixture) -> None:
     assert [record.message for record in lines.records] == [
         "device found",
         "left out",
-        "device Unhealthy",
-        "device Unhealthy",
-        "device Healthy",
+        "device unhealthy",
+        "device unhealthy",
+        "device healthy",
         "device gone",
     ]
 
@@ -52,7 +52,7 @@ def test_each_change_once(lines: pytest.LogCaptureFixture) -> None:
 def test_a_warning_once(lines: pytest.LogCaptureFixture) -> None:
     journal = DeviceEventLog()
     for time, warnings in enumerate((("a",), ("a",), ("a", "b"), (), ("a",))):
-        journal.tell(Offers({}, warnings=warnings), time)
+        journal.update(Offers({}, warnings=warnings), time)
     assert [record.__dict__["problem"] for record in lines.records] == ["a", "b", "a"]
 
 
@@ -70,10 +70,10 @@ def test_flapping_is_folded_and_counted(lines: pytest.LogCaptureFixture) -> None
     assert len(lines.records) <= 1 + 2 * 6
     for second in range(100, 200):
         tell(journal, second, DEVICE)
-    untold = sum(getattr(record, "changes_not_told", 0) for record in lines.records)
-    told = sum(record.message in ("device Unhealthy", "device Healthy") for record in lines.records)
+    untold = sum(getattr(record, "changes_suppressed", 0) for record in lines.records)
+    told = sum(record.message in ("device unhealthy", "device healthy") for record in lines.records)
     assert untold + told >= 99
-    assert lines.records[-1].message == "device Healthy", "the newest state comes last"
+    assert lines.records[-1].message == "device healthy", "the newest state comes last"
 
 
 def test_one_that_comes_and_goes_is_folded_too(lines: pytest.LogCaptureFixture) -> None:
@@ -83,25 +83,28 @@ def test_one_that_comes_and_goes_is_folded_too(lines: pytest.LogCaptureFixture) 
     assert len(lines.records) <= 2 * 7
     for second in range(61, 200):
         tell(journal, second, ill())
-    assert lines.records[-1].message == "device Unhealthy", "the newest state comes last"
+    assert lines.records[-1].message == "device unhealthy", "the newest state comes last"
     tell(journal, 200)
     for second in range(201, 300):
         tell(journal, second)
     assert lines.records[-1].message == "device gone"
     assert lines.records[-1].__dict__["resource"] == "xilinx.com/fpga-xilinx_u200_a-1"
-    assert not journal._stories
+    assert not journal._devices
 
 
-async def test_the_log_is_told_of_a_device_that_flapped_though_nothing_changes_any_more(
-    node: SampleNode,
+async def test_suppressed_changes_are_logged_without_another_change(
+    lines: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    node.add_card("u55c", serial="")
-    service = service_in_the_loop(node)
-    with mock.patch.object(service._journal, "tell", wraps=service._journal.tell) as tell:
-        async with running(service._scan()), asyncio.timeout(20):
-            while tell.call_count < 20:
-                await asyncio.sleep(0.05)
-    assert len({id(call.args[0]) for call in tell.call_args_list}) < 10, "the same offers"
+    monkeypatch.setattr("xilinx_fpga_dp.observe.device_log._WINDOW", 0.2)
+    snapshots = Latest(Snapshot())
+    async with running(DeviceEventLog().run(snapshots)), asyncio.timeout(20):
+        for turn in range(21):
+            offers = offers_of(Inventory((ill() if turn % 2 else DEVICE,)), NAMING)
+            snapshots.set(Snapshot(offers, offers))
+            await asyncio.sleep(0)
+        while not getattr(lines.records[-1], "changes_suppressed", 0):
+            await asyncio.sleep(0.01)
+    assert lines.records[-1].message == "device healthy"
 
 
 @pytest.mark.parametrize("formatter", [JsonLines(), TextLines()])

@@ -202,7 +202,7 @@ def test_who_holds_the_cards_is_not_known_yet(node: SampleNode, kubelet: Kubelet
     try:
         with Service(pages.settings) as service:
             service.logged("serving HTTP")
-            pages.turns("readyz", (503, "not asked yet who holds 0000:11:00.1\n"))
+            pages.turns("readyz", (503, "podresources has not been asked who holds 0000:11:00.1\n"))
             pages.turns("readyz", OK)
             kubelet.wait_for(lambda: kubelet.allocatable(U200) == 1)
     finally:

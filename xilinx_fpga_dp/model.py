@@ -1,6 +1,6 @@
-"""The nouns: what a scan finds, what kubelet is offered, what a container gets.
+"""The nouns: what a scan finds, what Kubernetes is offered, what a container gets.
 
-Everything here is a frozen value. Nothing here knows files, sockets or clocks.
+All are frozen values, without files, sockets or clocks.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class Reason(StrEnum):
-    """Why a device is Unhealthy. The values are part of the outside: metrics, JSON, logs."""
+    """Why a device is Unhealthy. The values appear in metrics, JSON and logs."""
 
     NO_DRIVER = "no-driver"
     NO_NODE = "no-node"
@@ -26,12 +26,12 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Shell:
-    """What is programmed on a device.
+    """The logic that is programmed on a device.
 
     Attributes:
         vbnv: vendor, board, name and version as the driver prints them, never empty.
-        timestamp: decimal digits (two-stage shells print ``0``); None where the driver knows none.
-        logic_uuid: 32 lower-case hex digits; None where the driver or the shell has none.
+        timestamp: decimal digits (two-stage shells print ``0``); None if the driver has none.
+        logic_uuid: 32 lower-case hex digits; None if the driver or the shell has none.
     """
 
     vbnv: str
@@ -45,18 +45,18 @@ class Device:
 
     Attributes:
         address: of its user function, ``0000:65:00.1``; its identity while the card stays in its slot.
-        shell: what is programmed on it.
-        board: the card's type, ``u200``.
-        driver: name of the kernel driver that speaks for it.
-        experimental: nobody has run this driver's back-end on hardware.
+        shell: the logic on it.
+        board: the type of the card, ``u200``.
+        driver: name of its kernel driver.
+        experimental: this driver's back-end has never run on hardware.
         device_id: PCI device id, four hex digits.
-        serial: of the card, so two devices of a card share it; None until read, or for ever.
-        numa_node: None where the kernel says -1.
-        pcie_path: what stands above it, root bus first: ``("pci0000:60", "0000:60:05.0")``; empty: unknown.
-        node: path under /dev of what a container needs, ``/dev/dri/renderD128``, ``/dev/ami0``.
+        serial: serial number of the card, shared by the devices of a card; None if not read, yet or at all.
+        numa_node: None if the kernel reports -1.
+        pcie_path: the bridges above it, root bus first: ``("pci0000:60", "0000:60:05.0")``; empty if unknown.
+        node: path under /dev of the node that a container needs, ``/dev/dri/renderD128``, ``/dev/ami0``.
         mgmt_node: path under /dev of its management function's node.
-        qdma_node: path under /dev of its QDMA node, only if it exists.
-        reason: why it is Unhealthy; None: Healthy.
+        qdma_node: path under /dev of its QDMA node; None if there is none.
+        reason: why it is Unhealthy; None if it is Healthy.
     """
 
     address: str
@@ -80,7 +80,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A function that is ours to speak of and is not offered, with a reason a person understands."""
+    """A function that is not offered, with a reason for people."""
 
     function: str
     reason: str
@@ -88,12 +88,12 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What became of a device's health so far.
+    """The history of a device's health.
 
     Attributes:
         since: time of the last change, seconds of the monotonic clock.
         changes: how often its health or its reason changed.
-        last_reason: of its last fault, over or not.
+        last_reason: reason of its last fault, current or past.
     """
 
     since: float
@@ -103,7 +103,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Everything one scan found, ordered by address; ``numa_nodes`` are those online."""
+    """Everything that one scan found, ordered by address; ``numa_nodes`` are the nodes online."""
 
     devices: tuple[Device, ...] = ()
     left_out: tuple[LeftOut, ...] = ()
@@ -113,9 +113,9 @@ class Inventory:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What one device id stands for at kubelet: the devices that are granted together under it.
+    """The devices that are granted together under one device id.
 
-    ``numa_nodes`` is what kubelet's topology manager is told; empty: nothing.
+    ``numa_nodes`` are for kubelet's topology manager; empty if it gets none.
     """
 
     id: str
@@ -124,29 +124,29 @@ class Unit:
 
     @property
     def reason(self) -> Reason | None:
-        """Why it is Unhealthy: one device at fault is enough."""
+        """Why it is Unhealthy, by its first unhealthy device; None if all are Healthy."""
         return next((device.reason for device in self.devices if device.reason), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What one resource name advertises. Units are ordered by id."""
+    """The units of one resource name, ordered by id."""
 
     resource: str
     units: tuple[Unit, ...]
 
     @property
     def devices(self) -> tuple[Device, ...]:
-        """Its devices, each once, ordered by address."""
+        """Its devices without duplicates, ordered by address."""
         found = {device.address: device for unit in self.units for device in unit.devices}
         return tuple(found[address] for address in sorted(found))
 
 
 @dataclass(frozen=True, slots=True)
 class Offers:
-    """What the node advertises, by resource name, and what it leaves out and why.
+    """The offers of the node by resource name, and what is left out.
 
-    ``warnings`` say what an operator should know although it works.
+    ``warnings`` are for operators; everything works in spite of them.
     """
 
     by_resource: Mapping[str, Offer]
@@ -162,7 +162,7 @@ class Offers:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A container that holds a device, and the resource and id under which kubelet gave it."""
+    """A container that holds a device, with the resource and id that kubelet allocated."""
 
     namespace: str
     pod: str
@@ -172,17 +172,17 @@ class Holder:
 
 
 Held = Mapping[str, tuple[Holder, ...]]
-"""Who holds what, by the address of the device."""
+"""The holders of each held device, by its address."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a container gets.
+    """The devices, mounts and variables that a container gets.
 
     Attributes:
         envs: environment variables.
-        nodes: paths of device nodes, the same inside and out, read and write.
-        mounts: host paths mounted read-only at the same place inside.
+        nodes: paths of device nodes, the same on the host and in the container, read and write.
+        mounts: host paths, mounted read-only at the same path in the container.
         cdi_devices: qualified CDI device names.
     """
 

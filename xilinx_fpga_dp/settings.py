@@ -1,6 +1,6 @@
 """The settings: environment variables with one prefix, each a command-line flag too, each checked here.
 
-Only their form is checked. What the node looks like (a missing directory, no kubelet) is never a bad setting.
+Only their form is checked. The state of the node (a missing directory, no kubelet) is never a bad setting.
 """
 
 import os
@@ -22,7 +22,7 @@ _MAX_SOCKET_DIR = 107 - len("/0123456789ab-fpga.sock")
 
 
 class BadSettings(Exception):  # noqa: N818 - the user's, not ours
-    """Settings that can't be used: one line a setting, naming its variable and what is wrong."""
+    """Settings that cannot be used: one line each, with the variable and what is wrong."""
 
     def __init__(self, lines: list[str]) -> None:
         super().__init__("\n".join(lines))
@@ -74,7 +74,7 @@ def _http_address(address: str) -> str:
     if not (_is_ipv6(host[1:-1]) if bracketed else re.fullmatch(r"[A-Za-z0-9.-]*", host)):
         raise ValueError("the host must be a name or an address, an IPv6 one in brackets")
     try:
-        host.encode("idna")  # as who looks the name up does
+        host.encode("idna")  # as the lookup of the name does
     except UnicodeError:
         raise ValueError("the parts of a host's name have 1 to 63 characters each") from None
     return address
@@ -89,7 +89,7 @@ def _is_ipv6(address: str) -> bool:
 
 
 def _listed(value: Any) -> Any:
-    """The parts of a comma-separated text; empty ones, and the word none, are none."""
+    """Return the parts of a comma-separated text, without empty ones and the word none."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip() not in ("", "none"))
     return value
@@ -109,7 +109,7 @@ Directory = Annotated[str, AfterValidator(_absolute), Field(json_schema_extra={"
 
 
 class Settings(BaseSettings):
-    """All settings. The descriptions are what --help and the documentation say."""
+    """All settings. The descriptions appear in --help and in the documentation."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", validate_default=False)
 
@@ -201,7 +201,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, handed in as arguments, come before the environment; there is nothing else."""
+        """Read flags, which are passed as arguments, before the environment, and nothing else."""
         del settings_cls, dotenv_settings, file_secret_settings
         return init_settings, env_settings
 
@@ -210,11 +210,11 @@ class Settings(BaseSettings):
         """Read the environment; flags, by field name, come first.
 
         Raises:
-            BadSettings: some can't be used.
+            BadSettings: some cannot be used.
         """
         try:
             settings = cls(**dict[str, Any](flags))
-        except UnicodeEncodeError:  # bytes that are no text, which pydantic does not look into
+        except UnicodeEncodeError:  # bytes that are no text, which pydantic does not check
             given = {name: flags.get(name) or os.environ.get(variable(name), "") for name in cls.model_fields}
             raise BadSettings(
                 [
@@ -229,19 +229,19 @@ class Settings(BaseSettings):
         return settings if settings.compat == "none" else settings._as_1_3_0(os.environ)
 
     def _as_1_3_0(self, environment: Mapping[str, str]) -> Self:
-        """What the variables of plugin 1.3.0 say, where nothing is set that says it in our words."""
+        """Return the settings with the variables of plugin 1.3.0, where ours are not set."""
         from xilinx_fpga_dp.resources.compat_1_3_0.settings import Compat130Settings  # noqa: PLC0415
 
-        said = Compat130Settings.of(environment).settings()
+        same = Compat130Settings.of(environment).settings()
         settings = self.model_copy(
-            update={name: value for name, value in said.items() if name not in self.model_fields_set}
+            update={name: value for name, value in same.items() if name not in self.model_fields_set}
         )
         if settings.shared_replicas > 1 and settings.preferred_allocation == "none":
             raise BadSettings([f"{variable('preferred_allocation')}: must not be none with VirtualDev=True"])
         return settings
 
     def environment(self) -> dict[str, str]:
-        """The settings that are not left at their default, as variables for another process."""
+        """Return the settings that differ from their defaults, as variables for another process."""
         return {variable(name): _text(getattr(self, name)) for name in sorted(self.model_fields_set)}
 
 
@@ -254,12 +254,12 @@ def _is_text(text: str) -> bool:
 
 
 def variable(field: str) -> str:
-    """The environment variable of a setting."""
+    """Return the environment variable of a setting."""
     return PREFIX + field.upper()
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Variables with our prefix that are no setting. Kubernetes makes such for a Service of that name."""
+    """Return variables with our prefix that are no setting. Kubernetes sets some for a Service so named."""
     known = {variable(name) for name in Settings.model_fields}
     return sorted(
         name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 from dataclasses import replace
+from itertools import chain, repeat
 from pathlib import Path
 from unittest import mock
 
@@ -143,7 +144,7 @@ async def test_a_version_that_cannot_be_read_now_is_asked_for_again(node: Sample
         file = folder / nfd.FILE
         return file.read_text() if file.exists() else ""
 
-    reads = mock.Mock(side_effect=[OutOfDescriptors("none is left"), "2.16.0"])
+    reads = mock.Mock(side_effect=chain([OutOfDescriptors("none is left")], repeat("2.16.0")))
     with mock.patch("xilinx_fpga_dp.discovery.driver_versions.module_version", reads):
         async with running(service.scan(), labels.run(), labels.file.run()), asyncio.timeout(20):
             while "xilinx.com/fpga.driver.xocl=2.16.0\n" not in said():

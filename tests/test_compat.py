@@ -263,9 +263,9 @@ def test_service_with_compat(
         kubelet.wait_for(lambda: kubelet.resources() == expected)
         answer = kubelet.allocate("amd.com/fast-u200-1561465320", ["0000:21:00.1-1"])
         assert len(answer.container_responses[0].devices) == 2, "every card of the node"
-        told = {e["was"]: e["write"] for e in service.events if e["event"] == "COMPAT: what to write now"}
-        assert "XILINX_FPGA_DP_RESOURCE_PREFIX=amd.com/" in told["its prefix"]
-        assert "SHARED_REPLICAS=2" in told["VirtualDev=True, VirtualNum=2"]
+        advised = {e["was"]: e["write"] for e in service.events if e["event"] == "COMPAT: what to write now"}
+        assert "XILINX_FPGA_DP_RESOURCE_PREFIX=amd.com/" in advised["its prefix"]
+        assert "SHARED_REPLICAS=2" in advised["VirtualDev=True, VirtualNum=2"]
         rules = service.logged("COMPAT: NameCustomize.json as rules")["write"]
         assert '- {match: {board: "u200"}, name: "fast-{board}-{timestamp}", share: true}' in rules
         path.write_text('{"*-*-*": "\'all\'"}')
@@ -281,9 +281,9 @@ def test_name_customize_is_read_from_the_path_of_the_plugin(
 ) -> None:
     node.add_card("u200", "0000:21:00")
     monkeypatch.setenv("DeviceNameCustomize", "True")
-    said = cli("list", settings=settings_for(node, COMPAT="1.3.0")).stdout
-    assert f"warning: {NAME_CUSTOMIZE}: No such file or directory" in said
-    assert "amd.com/xilinx_u200_xdma_201830_2-1561465320" in said
+    output = cli("list", settings=settings_for(node, COMPAT="1.3.0")).stdout
+    assert f"warning: {NAME_CUSTOMIZE}: No such file or directory" in output
+    assert "amd.com/xilinx_u200_xdma_201830_2-1561465320" in output
 
 
 def test_name_customize_without_compat_is_a_problem(node: SampleNode, tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_rule_without_a_name_for_a_device_is_a_warning() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "problem"),
     [
         ("", "must be a list"),
         ("{}", "must be a list"),
@@ -191,8 +191,8 @@ def test_rule_without_a_name_for_a_device_is_a_warning() -> None:
         ('{"u30-*-*": "shellVer"}', "COMPAT=1.3.0"),
     ],
 )
-def test_problem_names_rule_and_field(text: str | bytes, says: str) -> None:
-    assert any(says in problem for problem in problems(text)), problems(text)
+def test_problem_names_rule_and_field(text: str | bytes, problem: str) -> None:
+    assert any(problem in each for each in problems(text)), problems(text)
 
 
 def test_ten_problems_are_listed() -> None:
@@ -261,14 +261,14 @@ good_rules = st.lists(
 
 @given(good_rules, st.lists(devices, max_size=6, unique_by=lambda device: device.address), st.randoms())
 def test_only_rules_with_share_merge_resources_in_any_order(
-    documents: list[dict[str, object]], there: list[Device], random: object
+    documents: list[dict[str, object]], present: list[Device], random: object
 ) -> None:
     rules = parse(json.dumps(documents).encode())
-    names = Renaming(BASE, PREFIX, rules=rules).among(there)
-    backwards = Renaming(BASE, PREFIX, rules=rules).among(there[::-1])
-    for one in there:
+    names = Renaming(BASE, PREFIX, rules=rules).among(present)
+    backwards = Renaming(BASE, PREFIX, rules=rules).among(present[::-1])
+    for one in present:
         assert names.resource_name(one) == backwards.resource_name(one)
-        for other in there:
+        for other in present:
             if names.resource_name(one) != names.resource_name(other):
                 continue
             if BASE.resource_name(one) != BASE.resource_name(other):
@@ -292,7 +292,7 @@ async def followed(path: Path) -> WatchedFile[tuple[object, ...]]:
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "problem"),
     [
         (Path.absolute, "No such file"),
         (os.mkfifo, "no regular file"),
@@ -301,12 +301,12 @@ async def followed(path: Path) -> WatchedFile[tuple[object, ...]]:
         (lambda path: path.write_bytes(b"#" * (MAX_BYTES + 1)), "more than 65536 bytes"),
     ],
 )
-async def test_unreadable_file_is_a_problem(tmp_path: Path, make: object, says: str) -> None:
+async def test_unreadable_file_is_a_problem(tmp_path: Path, make: object, problem: str) -> None:
     path = tmp_path / "rules.yaml"
     make(path)  # type: ignore[operator]
     file = await followed(path)
     assert file.state.value is None
-    assert says in file.state.problems[0]
+    assert problem in file.state.problems[0]
 
 
 async def test_hanging_file_keeps_the_rules_read_before(
@@ -367,10 +367,10 @@ def test_swapped_config_map_takes_effect_unless_it_has_problems(
         volume.publish(RULE.format("second"))
         kubelet.wait_for(lambda: kubelet.allocatable(PREFIX + "second") == 1, timeout=8)
         volume.publish(RULE.format("{colour}"))
-        told = service.logged("configuration warning")["problem"]
-        assert path in told
-        assert "rule 1: name: unknown field {colour}" in told
-        assert "what it said before counts" in told
+        logged = service.logged("configuration warning")["problem"]
+        assert path in logged
+        assert "rule 1: name: unknown field {colour}" in logged
+        assert "what it said before counts" in logged
         assert kubelet.allocatable(PREFIX + "second") == 1
         volume.publish(RULE.format("third"))
         kubelet.wait_for(lambda: kubelet.allocatable(PREFIX + "third") == 1, timeout=8)
@@ -385,9 +385,9 @@ def test_file_mounted_by_itself_is_a_warning(card: SampleNode, tmp_path: Path) -
     if subprocess.run([*alone, "true"], check=False).returncode:
         pytest.skip("needs user namespaces to mount")
     environment = clean_environment(settings_for(card, RESOURCE_RENAMES=str(path)))
-    said = subprocess.check_output([*alone, *COMMAND, "list"], env=environment, text=True)
-    assert PREFIX + "mine" in said
-    assert f"warning: {path}: is mounted by itself (subPath)" in said
+    output = subprocess.check_output([*alone, *COMMAND, "list"], env=environment, text=True)
+    assert PREFIX + "mine" in output
+    assert f"warning: {path}: is mounted by itself (subPath)" in output
     assert "subPath" not in subprocess.check_output([*COMMAND, "list"], env=environment, text=True)
 
 
@@ -425,9 +425,9 @@ def test_list_and_explain_use_the_rules_and_show_problems(card: SampleNode, tmp_
     assert PREFIX + "u200" in cli("list", settings=settings).stdout
     assert "PCIDEVICE_XILINX_COM_FPGA_U200" in cli("explain", "0000:21:00.1", settings=settings).stdout
     path.write_text("[{}]")
-    said = cli("list", settings=settings).stdout
-    assert f"warning: {path}: rule 1: match: must be" in said
-    assert U200_NAME in said
+    output = cli("list", settings=settings).stdout
+    assert f"warning: {path}: rule 1: match: must be" in output
+    assert U200_NAME in output
 
 
 @pytest.mark.parametrize("page", ["naming.md", "migration.md"])

@@ -86,8 +86,8 @@ def test_device_held_as_it_is_offered_is_not_held_elsewhere() -> None:
 def test_second_device_of_a_u30_may_be_held(missing: bool, singles: list[str] | None, held: bool) -> None:
     other = device("0000:65:00.1", board="u30", shell=Shell("other", "1", None))
     alone, plain = device("0000:66:00.1", board="u30"), device("0000:67:00.1")
-    there = (alone, plain) if missing else (other, alone, plain)
-    offers = offers_of(Inventory(there), NAMING)
+    devices = (alone, plain) if missing else (other, alone, plain)
+    offers = offers_of(Inventory(devices), NAMING)
     name = offer(alone).resource
     holders = {other.address: (Holder("", "", "", name, other.address),)}
     assert (alone.address in held_elsewhere(offers, holders, singles)) is held
@@ -234,7 +234,7 @@ async def test_management_node_needs_expose_mgmt() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ids", "code", "says"),
+    ("ids", "code", "message"),
     [
         (["0000:99:00.1"], Code.NOT_FOUND, "0000:99:00.1"),
         (["../../dev/sda"], Code.NOT_FOUND, "../../dev/sda"),
@@ -243,16 +243,16 @@ async def test_management_node_needs_expose_mgmt() -> None:
         (["0000:66:00.1"], Code.FAILED_PRECONDITION, "Unhealthy: offline"),
     ],
 )
-async def test_refusals(ids: list[str], code: Code, says: str) -> None:
+async def test_refusals(ids: list[str], code: Code, message: str) -> None:
     held = offer(device(), device("0000:66:00.1", reason=Reason.OFFLINE))
     with pytest.raises(Refusal) as refusal:
         await PLAIN.devices(held, ids)
     assert refusal.value.code is code
-    assert says in refusal.value.message
+    assert message in refusal.value.message
 
 
 @pytest.mark.parametrize(
-    ("now", "code", "says"),
+    ("now", "code", "message"),
     [
         (None, Code.NOT_FOUND, "vanished"),
         (device(reason=Reason.NO_NODE), Code.FAILED_PRECONDITION, "no-node"),
@@ -260,14 +260,14 @@ async def test_refusals(ids: list[str], code: Code, says: str) -> None:
         (device(shell=Shell("other", "1", None)), Code.FAILED_PRECONDITION, "reprogrammed"),
     ],
 )
-async def test_refreshed_device_may_be_refused(now: Device | None, code: Code, says: str) -> None:
+async def test_refreshed_device_may_be_refused(now: Device | None, code: Code, message: str) -> None:
     async def refresh(_: Device) -> Device | None:
         return now
 
     with pytest.raises(Refusal) as refusal:
         await Allocator(refresh=refresh, time_limit=1).devices(offer(device()), ["0000:65:00.1"])
     assert refusal.value.code is code
-    assert says in refusal.value.message
+    assert message in refusal.value.message
 
 
 async def test_refreshed_device_may_have_another_render_node() -> None:

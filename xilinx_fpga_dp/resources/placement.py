@@ -34,7 +34,7 @@ class _Cost(NamedTuple):
         anywhere: how many chosen devices are near to every NUMA node.
         left: by level, the number of devices left free in each group, negated and sorted.
         used: how many replicas of the chosen devices are in use.
-        settled: how many chosen devices are on cards in use.
+        on_used_cards: how many chosen devices are on cards in use.
         crowding: for each chosen device, how many ids of its card are in use or chosen before it.
     """
 
@@ -43,7 +43,7 @@ class _Cost(NamedTuple):
     anywhere: int = 0
     left: tuple[tuple[int, ...], ...] = ((),) * _LEVELS
     used: int = 0
-    settled: int = 0
+    on_used_cards: int = 0
     crowding: int = 0
 
 
@@ -59,7 +59,7 @@ def _numa(cost: _Cost) -> tuple[Any, ...]:
 
 
 def _packed(cost: _Cost) -> tuple[Any, ...]:
-    return (-cost.used, -cost.settled, *_numa(cost))
+    return (-cost.used, -cost.on_used_cards, *_numa(cost))
 
 
 def _spread(cost: _Cost) -> tuple[Any, ...]:
@@ -153,7 +153,7 @@ class _Chooser:
             drawn=_at(level, 1 if draws else 0, 0),
             left=_at(level, (-left,), ()),
             anywhere=taken if is_anywhere else 0,
-            settled=taken if load else 0,
+            on_used_cards=taken if load else 0,
             crowding=sum(range(load, load + taken)) if level == _LEVELS - 1 else 0,
         )
 
@@ -187,7 +187,7 @@ def _sum(one: _Cost, other: _Cost) -> _Cost:
         one.anywhere + other.anywhere,
         tuple(map(_sorted, one.left, other.left)),
         one.used + other.used,
-        one.settled + other.settled,
+        one.on_used_cards + other.on_used_cards,
         one.crowding + other.crowding,
     )
 

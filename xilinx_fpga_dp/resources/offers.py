@@ -80,7 +80,7 @@ def _as_named(device: Device, assignment: CardAssignment) -> Device:
 
 
 def _name_of(card: _Card, naming: Names, assignment: CardAssignment) -> str:
-    """The resource name of a card.
+    """Name the resource of a card.
 
     Raises:
         ValueError: it gets no name (yet), and why.
@@ -120,7 +120,7 @@ def _units(cards: Iterable[_Card], online: tuple[int, ...], replicas: int) -> tu
 
 
 def _numa_nodes(card: _Card, online: tuple[int, ...]) -> tuple[int, ...]:
-    """The NUMA nodes of a card; `online` is empty if the online nodes are unknown."""
+    """List the NUMA nodes of a card; `online` is empty if the online nodes are unknown."""
     nodes = {device.numa_node for device in card if device.numa_node is not None}
     return tuple(sorted(nodes.intersection(online) if online else nodes))
 

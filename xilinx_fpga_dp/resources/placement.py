@@ -121,7 +121,7 @@ class _Chooser:
                 self._devices.append((card, [_Cost(), _Cost(ids=(min(free_ids),), used=used)]))
 
     def best(self) -> Sequence[str]:
-        """The best ids, sorted; fewer than wanted if there are no more."""
+        """Return the best ids, sorted; fewer than wanted if there are no more."""
         groups = self._devices
         for length in range(_LEVELS, 0, -1):
             groups = self._groups_of(groups, length)
@@ -144,7 +144,7 @@ class _Chooser:
         ]
 
     def _group_cost(self, path: _Path, taken: int, left: int) -> _Cost:
-        """What it costs to take so many devices of a group and leave so many, whichever they are."""
+        """Return what it costs to take so many devices of a group and leave so many, whichever they are."""
         level = len(path) - 1
         is_anywhere = level == 0 and path[0] in self._anywhere
         draws = taken > 0 and path not in self._drawn and not is_anywhere
@@ -158,7 +158,7 @@ class _Chooser:
         )
 
     def _merge(self, tables: Sequence[_Table]) -> _Table:
-        """The table of a whole from those of its parts."""
+        """Make the table of a whole of those of its parts."""
         return reduce(self._pair, tables) if tables else [_Cost()]
 
     def _pair(self, one: _Table, other: _Table) -> _Table:

@@ -35,8 +35,8 @@ check: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	sh protos/generate.sh $(BIN)/python check
-	$(BIN)/python docs/configuration.py check
-	$(BIN)/python docs/boards.py check
+	$(BIN)/python docs/tools/settings.py check
+	$(BIN)/python docs/tools/boards.py check
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
@@ -45,7 +45,7 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.bench
 
-# Everything goes wrong once, and some of it two at a time; SEED for another sample. docs/faults.md says more.
+# Everything goes wrong once, and some of it two at a time; SEED for another sample. docs/development/faults.md says more.
 faults: $(VENV)/.dev
 	$(BIN)/python -m tests.faults each $(SEEDED)
 	$(BIN)/python -m tests.faults pairs --sample 40 $(SEEDED)
@@ -69,8 +69,8 @@ protos: $(VENV)/.dev
 
 # The pages of settings and boards are committed; this makes them anew.
 docs: $(VENV)/.dev
-	$(BIN)/python docs/configuration.py write
-	$(BIN)/python docs/boards.py write
+	$(BIN)/python docs/tools/settings.py write
+	$(BIN)/python docs/tools/boards.py write
 
 # For this machine's architecture. BASE=... for another base, IMAGE_ARGS=... for the builder's own options.
 image:

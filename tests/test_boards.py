@@ -22,7 +22,7 @@ from xilinx_fpga_dp.simulate.sysfs.boards import (
 )
 from xilinx_fpga_dp.simulate.sysfs.sample_node import Ids, SampleNode, is_known
 
-PAGE = Path(__file__).parent.parent / "docs" / "boards.md"
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "boards.md"
 _ROW = re.compile(r"\| (`[^|]+`) \| ([^|]+) \| `([^|]+)` \| ([^|]+) \| (yes|no) \| ([^|]+) \|")
 _LEFT_OUT = re.compile(r"\| `(\w[\w.-]+)`(?: \([^|]*\))? \| ([^|]+) \|")
 _EXPERIMENTAL = {*AMI_BOARDS, *MA35D_BOARDS, *ZOCL_BOARDS}
@@ -111,7 +111,7 @@ def test_every_collected_row_has_a_board() -> None:
 
 
 class TestAws:
-    """The stages of docs/aws.md."""
+    """The stages of docs/reference/aws.md."""
 
     PAGE_OF_MIGRATION = PAGE.with_name("migration.md").read_text()
     PAGE = PAGE.with_name("aws.md").read_text()

@@ -1,4 +1,4 @@
-"""What others could try: a pod, a file in sysfs, a file where we write. See docs/security.md."""
+"""What others could try: a pod, a file in sysfs, a file where we write: docs/development/security-design.md."""
 
 import asyncio
 import errno

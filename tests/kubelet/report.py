@@ -1,6 +1,6 @@
 """The report of a run: the outcome of each case, and durations as seen by kubelet.
 
-`python -m tests.kubelet.report` prints the tables of docs/compatibility.md from the pages of all versions.
+`python -m tests.kubelet.report` prints a table of cases and one of times from the pages of all versions.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""Writes `configuration.md` beside it from the settings model, or checks that it is up to date.
+"""Writes docs/reference/settings.md from the settings model, or checks that it is up to date.
 
-python docs/configuration.py write|check
+python docs/tools/settings.py write|check
 """
 
 import sys
@@ -10,7 +10,7 @@ from typing import Any
 
 from xilinx_fpga_dp.settings import PREFIX, Settings, variable
 
-PAGE = Path(__file__).with_suffix(".md")
+PAGE = Path(__file__).parents[1] / "reference" / "settings.md"
 HEAD = f"""\
 # Configuration
 

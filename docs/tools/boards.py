@@ -24,9 +24,9 @@ from xilinx_fpga_dp.simulate.sysfs.boards import (
 )
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleCard, SampleNode
 
-PAGE = Path(__file__).with_name("boards.md")
+PAGE = Path(__file__).parents[1] / "reference" / "boards.md"
 PREFIX = "xilinx.com/"
-_BEGIN = "<!-- made by docs/boards.py: {} -->"
+_BEGIN = "<!-- made by docs/tools/boards.py: {} -->"
 _END = "<!-- end -->"
 _HEAD = "| `--board` | ids | resource | what a pod gets | seen on hardware | source |\n" + "| --- " * 6 + "|"
 _TABLES: Mapping[str, Mapping[str, Board]] = {

@@ -1,5 +1,5 @@
-# `make run` shows the main job on any machine, `make test` runs all tests; both set up what they need.
-# `make release` puts what can be published into dist/.
+# `make run` shows the main job on any machine, `make test` runs the tests; both set up what they need.
+# `make release` builds everything that is published into dist/.
 
 PYTHON ?= python3
 VENV := .venv
@@ -21,11 +21,11 @@ run: $(VENV)/.run
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(ARGS)
 
-# With a real kubelet, which is built at first: KUBERNETES=1.Y for another than the newest. Needs root.
+# With a real kubelet, built on first use: KUBERNETES=1.Y for another than the newest. Needs root.
 e2e: $(VENV)/.dev
 	KUBERNETES=$(KUBERNETES) $(BIN)/python -m pytest tests/kubelet --log-cli-level=INFO $(ARGS)
 
-# The chart, kustomize and the alert rules through their own tools, which are built at first.
+# The chart, kustomize and the alert rules through their own tools, built on first use.
 test-deploy: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/deploy/rendered $(ARGS)
 
@@ -45,7 +45,7 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.bench
 
-# Everything goes wrong once, and some of it two at a time; SEED for another sample. docs/development/faults.md says more.
+# Each fault once, and a sample of pairs; SEED for another sample. See docs/development/faults.md.
 faults: $(VENV)/.dev
 	$(BIN)/python -m tests.faults each $(SEEDED)
 	$(BIN)/python -m tests.faults pairs --sample 40 $(SEEDED)
@@ -59,15 +59,15 @@ soak: $(VENV)/.dev
 	$(BIN)/python -m tests.faults soak --minutes $(or $(MINUTES),10) $(SEEDED)
 SEEDED = $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-# What reads text and bytes, with input that coverage leads: SECONDS for each target.
+# Every parser of text and bytes with coverage-guided input: SECONDS for each target.
 fuzz: $(VENV)/.fuzz
 	$(BIN)/python -m tests.faults.fuzz --seconds $(or $(SECONDS),60) $(ARGS)
 
-# The stubs are committed; this makes them anew from protos/.
+# Regenerate the committed stubs from protos/.
 protos: $(VENV)/.dev
 	sh protos/generate.sh $(BIN)/python write
 
-# The pages of settings and boards are committed; this makes them anew.
+# Regenerate the committed pages of settings and boards.
 docs: $(VENV)/.dev
 	$(BIN)/python docs/tools/settings.py write
 	$(BIN)/python docs/tools/boards.py write
@@ -83,8 +83,8 @@ version:
 image-name:
 	@echo $(IMAGE)
 
-# What can be published, into dist/ and of one version: wheel, sdist, chart, image, its bill of materials, checksums.
-# BUILDER may be buildah or podman; SUFFIX parts the images of several architectures.
+# Wheel, sdist, chart, image, its bill of materials and checksums of one version, into dist/.
+# BUILDER may be buildah or podman; SUFFIX distinguishes the images of several architectures.
 release: dist
 	@command -v $(firstword $(BUILDER)) >/dev/null || { $(NO_IMAGE) "$(firstword $(BUILDER)) is not installed"; }
 	@$(MAKE) image || { $(NO_IMAGE) "it can't be built here (it takes root or user namespaces, BASE and a package index)"; }
@@ -108,7 +108,7 @@ TOOLS = $(BIN)/python -m tests.deploy.tools
 manifests: $(VENV)/.dev
 	sh deploy/generate.sh "$$($(TOOLS) helm)" write
 
-# Resolves the dependencies of pyproject.toml anew. Hashes and no addresses, so any index will do.
+# Resolve the dependencies of pyproject.toml again. Hashes and no addresses, so any index works.
 lock:
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/pip install --quiet uv

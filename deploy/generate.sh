@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the plain manifests from the chart, so that there is one truth, or checks that they are what it would make:
+# Generates the plain manifests from the chart, or checks that they are up to date:
 # generate.sh HELM write|check
 set -eu
 helm=$1
@@ -28,7 +28,7 @@ while read -r made target; do
     if [ "$mode" = write ]; then
         cp "$out/$made" "$target"
     elif ! diff -u "$target" "$out/$made"; then
-        echo "deploy/$target is not what the chart gives: run 'make manifests'" >&2
+        echo "deploy/$target differs from the chart: run 'make manifests'" >&2
         exit 1
     fi
 done <<END

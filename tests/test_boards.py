@@ -1,4 +1,4 @@
-"""docs/boards.md against the sample nodes of `simulate` and the output of the service."""
+"""docs/reference/boards.md against the sample nodes of `simulate` and the output of the service."""
 
 import json
 import re
@@ -45,7 +45,7 @@ def listed(node: SampleNode, **settings: str) -> dict[str, Any]:
 
 
 def test_page_has_the_generated_tables() -> None:
-    done = subprocess.run([COMMAND[0], PAGE.with_suffix(".py"), "check"], check=False)
+    done = subprocess.run([COMMAND[0], PAGE.parents[1] / "tools" / "boards.py", "check"], check=False)
     assert done.returncode == 0
 
 

@@ -430,9 +430,9 @@ def test_list_and_explain_use_the_rules_and_show_problems(card: SampleNode, tmp_
     assert U200_NAME in output
 
 
-@pytest.mark.parametrize("page", ["naming.md", "migration.md"])
+@pytest.mark.parametrize("page", ["names.md", "migration.md"])
 def test_examples_in_the_documentation_are_valid(page: str) -> None:
-    text = (Path(__file__).parent.parent / "docs" / page).read_text()
+    text = (Path(__file__).parent.parent / "docs" / "reference" / page).read_text()
     examples = re.findall(r"```(?:yaml|json)\n(.*?)```", text, re.DOTALL)
     assert examples
     for example in examples:

@@ -1,4 +1,4 @@
-"""What others could try: a pod, a file in sysfs, a file where we write: docs/development/security-design.md."""
+"""Attacks by a pod, by a file in sysfs and by planted files. See docs/development/security-design.md."""
 
 import asyncio
 import errno

@@ -1,6 +1,6 @@
-"""Generate the tables of docs/boards.md from the boards and sample nodes of `simulate`.
+"""Generate the tables of docs/reference/boards.md from the boards and sample nodes of `simulate`.
 
-``python docs/boards.py write`` writes them into the page, ``check`` fails if the page has other tables.
+``python docs/tools/boards.py write`` writes them into the page, ``check`` fails if the page has other tables.
 """
 
 import re
@@ -115,7 +115,7 @@ def main(verb: str) -> int:
     if verb == "write":
         PAGE.write_text(made)
     elif made != text:
-        sys.stderr.write(f"{PAGE.name} is out of date: run python docs/boards.py write\n")
+        sys.stderr.write(f"{PAGE.name} is out of date: run python docs/tools/boards.py write\n")
         return 1
     return 0
 

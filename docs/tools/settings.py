@@ -1,4 +1,4 @@
-"""Writes docs/reference/settings.md from the settings model, or checks that it is up to date.
+"""Write docs/reference/settings.md from the settings model, or check that it is up to date.
 
 python docs/tools/settings.py write|check
 """
@@ -12,22 +12,23 @@ from xilinx_fpga_dp.settings import PREFIX, Settings, variable
 
 PAGE = Path(__file__).parents[1] / "reference" / "settings.md"
 HEAD = f"""\
-# Configuration
+# Settings
 
-Made from the settings' model (`make docs`); `make check` fails where it differs.
+Generated from the settings' model (`make docs`); `make check` fails where it differs.
 
-Every setting is an environment variable with the prefix `{PREFIX}`, and a flag before or after the command. The
-flag comes first.
+Every setting is an environment variable with the prefix `{PREFIX}`, and a flag before or
+after the command. The flag takes precedence.
 
 ```console
 $ XILINX_FPGA_DP_RESOURCE_NAME_TEMPLATE={{board}} python -m xilinx_fpga_dp list
 $ python -m xilinx_fpga_dp list --resource-name-template {{board}}
 ```
 
-A setting of the wrong form ends the command with 2 and a line that names its variable and says what is wrong. What
-the node looks like is never a wrong setting: what is missing is waited for. An unknown variable with the prefix is a
-warning, since Kubernetes makes some for a Service of that name (`enableServiceLinks: false` keeps them away). A flag
-that takes `true` or `false` means `true` alone.
+A setting of the wrong form ends the command with exit code 2 and one line that names its variable
+and the error. The state of the node is never a wrong setting: the service waits for a directory or
+a socket that is missing. An unknown variable with the prefix is a warning, since Kubernetes creates
+such variables for a Service of that name (`enableServiceLinks: false` prevents it). A flag that
+takes `true` or `false` means `true` if it has no value.
 
 | variable and flag | takes | default | meaning |
 | --- | --- | --- | --- |
@@ -35,7 +36,7 @@ that takes `true` or `false` means `true` alone.
 
 
 def page() -> str:
-    """The whole page."""
+    """Return the whole page."""
     return HEAD + "".join(f"{_row(*each)}\n" for each in Settings.model_json_schema()["properties"].items())
 
 
@@ -53,7 +54,7 @@ def _default(schema: Mapping[str, Any]) -> str:
 
 
 def _takes(schema: Mapping[str, Any]) -> str:
-    """What a value may be, in words."""
+    """Describe the allowed values in words."""
     if kinds := [kind for kind in schema.get("anyOf", ()) if kind.get("type") != "null"]:
         return _takes({**kinds[0], "default": ""})
     if "enum" in schema:
@@ -74,11 +75,11 @@ def _takes(schema: Mapping[str, Any]) -> str:
 
 
 def main(task: str) -> int:
-    """Write the page, or say whether it is up to date."""
+    """Write the page, or check that it is up to date."""
     if task == "write":
         PAGE.write_text(page())
     elif PAGE.read_text() != page():
-        print(f"{PAGE.name} is not what the settings say: make docs")
+        print(f"{PAGE.name} differs from the settings: make docs")
         return 1
     return 0
 

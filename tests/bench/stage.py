@@ -22,7 +22,7 @@ from xilinx_fpga_dp.simulate.sysfs.boards import XRT_BOARDS, XrtBoard
 from xilinx_fpga_dp.simulate.sysfs.sample_node import Ids, SampleNode
 
 _SHARED_MEMORY = "/dev/shm"
-_MEGABYTE = 1_000_000  # 10^6 bytes, as in docs/performance.md
+_MEGABYTE = 1_000_000  # 10^6 bytes, as in docs/development/performance.md
 _CPUCLOCK_SCHED = 2  # include/linux/posix-timers.h
 _LIMIT = 30.0  # seconds for any wait
 

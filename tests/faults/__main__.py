@@ -1,4 +1,4 @@
-"""Inject faults: `python -m tests.faults {each,pairs,soak}`; see docs/faults.md."""
+"""Inject faults: `python -m tests.faults {each,pairs,soak}`; see docs/development/faults.md."""
 
 import argparse
 import contextlib

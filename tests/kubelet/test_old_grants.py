@@ -1,7 +1,7 @@
 """kubelet keeps the grant of a container and reuses it at restarts of the container and of kubelet.
 
 It does not call Allocate again, so changes of the node do not reach the container. These cases record the
-behaviour of kubelet for docs/compatibility.md; the plugin cannot influence it.
+behaviour of kubelet for docs/reference/compatibility.md; the plugin cannot influence it.
 """
 
 from .namespace import wait_for

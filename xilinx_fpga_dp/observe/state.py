@@ -72,7 +72,7 @@ def _unit(resource: str, unit: Unit) -> dict[str, Any]:
 def _history(histories: Sequence[History]) -> dict[str, Any]:
     """Of all devices of a unit together."""
     if not histories:
-        return {"since": None, "changes": None}
+        return {"since": None, "changes": None, "last_reason": None}
     newest = max(histories, key=lambda each: each.since)
     moment = datetime.now(UTC) - timedelta(seconds=time.monotonic() - newest.since)
     return {

@@ -1,4 +1,4 @@
-"""Rename rules: from the text of their file to the names they give. Pure. See docs/naming.md."""
+"""Rename rules: from the text of their file to the names they give. Pure. See docs/reference/names.md."""
 
 import fnmatch
 import re

@@ -58,7 +58,7 @@ KUBELET_ROOTS = (
 )
 """The directories that may have a kubelet's socket, each with the distribution that uses it."""
 
-# The remedy for an Unhealthy device; docs/operating.md has the long form.
+# The remedy for an Unhealthy device; docs/operating/troubleshooting.md has the long form.
 _REMEDIES: Mapping[Reason, str] = {
     Reason.NO_DRIVER: "load its driver (modprobe xocl xclmgmt)",
     Reason.NO_NODE: "is the host's whole /dev mounted at DEV_ROOT, did udev make the node (udevadm trigger)?",
@@ -80,7 +80,7 @@ _REMEDIES_WITHOUT_XRT: Mapping[Reason, str] = {
     Reason.UNRESPONSIVE: "its firmware hangs: cold-boot the card",
     Reason.BAD_STATE: "its firmware failed or does not fit the driver: dmesg, on a V80 `ami_tool overview`",
 }
-# XRT#6028 and video-sdk#8; docs/aws.md
+# XRT#6028 and video-sdk#8; docs/reference/aws.md
 _REMEDIED_BY_RESET = frozenset({Reason.UNRESPONSIVE, Reason.FIREWALL, Reason.OFFLINE, Reason.BAD_STATE})
 _NO_RESET_ON_AWS = (
     "xbutil reset does not work on AWS: on F1 clear the slot (fpga-clear-local-image) and restart mpd, else "
@@ -339,7 +339,7 @@ def selinux(findings: Findings) -> Lines:
 
 
 def _policy_remedy(findings: Findings) -> str:
-    """Return the change of policy or type that may help; docs/operating.md lists what each version allows."""
+    """Return the change of policy or type that may help; see docs/operating/troubleshooting.md."""
     if findings.selinux_type == _UNCONFINED_TYPE:
         return "if that shows nothing, the owner and mode of the file: this type is not confined"
     if not findings.output_denied and findings.selinux_type != _PLUGIN_TYPE:

@@ -21,7 +21,7 @@ app.kubernetes.io/name: {{ include "fpga.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{/* Of a list: the root context, an end to the name, more labels. */}}
+{{/* Arguments, as a list: the root context, a suffix of the name, more labels. */}}
 {{- define "fpga.metadata" -}}
 {{- $root := first . -}}
 name: {{ include "fpga.fullname" $root }}{{ index . 1 }}
@@ -40,7 +40,7 @@ labels:
 {{- end -}}
 {{- end }}
 
-{{/* All settings, those the chart itself decides among them, as JSON. */}}
+{{/* All settings as JSON, including those that the chart sets itself. */}}
 {{- define "fpga.settings" -}}
 {{- $own := dict "SYSFS_ROOT" "/host/sys" "DEV_ROOT" "/host/dev" -}}
 {{- if ne .Values.kubeletDir "/var/lib/kubelet" -}}

@@ -1,0 +1,104 @@
+"""The package, the documentation and the manifests are written in plain technical English.
+
+A list of words that crept in before. The manner itself is described in CONTRIBUTING.md.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+_VERBS = (
+    "answers|asked|asks|came|comes|dials|hears|is told|listens|looks|opens|registers|sends|speaks|waits|"
+    "was held|was told|writes"
+)
+WORDS = re.compile(
+    r"\b(?:"
+    r"whoever|whomever|nobody|somebody|anew|strangers?"
+    r"|to be had|for want of"
+    rf"|who (?:{_VERBS})"
+    r")\b"
+    r"|^ *\w*(?:Error|Failed|Refusal)?: [Aa]s above\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+SUFFIXES = {".py", ".md", ".yaml", ".yml", ".tpl", ".txt", ".sh", ".json", ".svg"}
+# Files whose prose is still to be cleaned: a list that only shrinks.
+PENDING = frozenset(
+    {
+        "xilinx_fpga_dp/cli/diagnose/collect.py",
+        "xilinx_fpga_dp/deviceplugin/endpoint.py",
+        "xilinx_fpga_dp/deviceplugin/fleet.py",
+        "xilinx_fpga_dp/deviceplugin/instance_lock.py",
+        "xilinx_fpga_dp/deviceplugin/plugin.py",
+        "xilinx_fpga_dp/deviceplugin/registration.py",
+        "xilinx_fpga_dp/deviceplugin/socket_directory.py",
+        "xilinx_fpga_dp/deviceplugin/sockets.py",
+        "xilinx_fpga_dp/discovery/backend.py",
+        "xilinx_fpga_dp/discovery/driver_versions.py",
+        "xilinx_fpga_dp/discovery/drivers/ami.py",
+        "xilinx_fpga_dp/discovery/drivers/ma35d.py",
+        "xilinx_fpga_dp/discovery/drivers/xrt.py",
+        "xilinx_fpga_dp/discovery/drivers/zocl.py",
+        "xilinx_fpga_dp/discovery/health.py",
+        "xilinx_fpga_dp/discovery/scanner.py",
+        "xilinx_fpga_dp/discovery/slow_attributes.py",
+        "xilinx_fpga_dp/discovery/sysfs.py",
+        "xilinx_fpga_dp/discovery/uevents.py",
+        "xilinx_fpga_dp/discovery/unsupported.py",
+        "xilinx_fpga_dp/kubelet/allocation_tracker.py",
+        "xilinx_fpga_dp/kubelet/podresources.py",
+        "xilinx_fpga_dp/model.py",
+        "xilinx_fpga_dp/observe/http_server.py",
+        "xilinx_fpga_dp/observe/state.py",
+        "xilinx_fpga_dp/service.py",
+        "xilinx_fpga_dp/settings.py",
+        "xilinx_fpga_dp/snapshot.py",
+    }
+)
+
+
+def files() -> Iterator[Path]:
+    """Yield the files whose prose is checked: not generated code, not recorded data."""
+    for folder in ("xilinx_fpga_dp", "docs", "deploy", ".github"):
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in SUFFIXES and "rpc/api" not in path.as_posix():
+                yield path
+    yield from sorted(ROOT.glob("*.md"))
+    yield from (
+        ROOT / name for name in ("Makefile", "Containerfile", "pyproject.toml", ".pre-commit-config.yaml")
+    )
+
+
+def found(text: str) -> list[str]:
+    """Return the words of the list in a text, with the number of their line."""
+    return [f"{text.count(chr(10), 0, match.start()) + 1}: {match[0]}" for match in WORDS.finditer(text)]
+
+
+@pytest.mark.parametrize("path", list(files()), ids=lambda path: str(path.relative_to(ROOT)))
+def test_prose_has_no_word_of_the_list(path: Path) -> None:
+    if str(path.relative_to(ROOT)) in PENDING:
+        pytest.skip("still to be cleaned")
+    assert found(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Gives whoever asks the outcome",
+        "Nobody listens",
+        "made anew",
+        "not to be had",
+        "for want of a descriptor",
+        "the instance who speaks last",
+        "        Refusal: as above.",
+    ],
+)
+def test_word_of_the_list_is_found(text: str) -> None:
+    assert found(text)
+
+
+@pytest.mark.parametrize("text", ["someone on a whole", "a new file", "renewed", "as described above", "WHO"])
+def test_plain_text_is_accepted(text: str) -> None:
+    assert found(text) == []

@@ -100,3 +100,15 @@ def log_without_source() -> None:
     import logging  # noqa: PLC0415 - not needed before
 
     logging._srcfile = None  # noqa: SLF001
+
+
+def limit_closed_streams(count: int) -> None:
+    """Let each HTTP/2 connection remember at most ``count`` ended streams.
+
+    h2 remembers 65,536, which costs 8 MB on a connection that lives as long as kubelet. h2 has no setting for
+    it, only this class attribute, which a connection reads when it is made (h2/connection.py). It can go when
+    h2 has one.
+    """
+    from h2.connection import H2Connection  # noqa: PLC0415 - too heavy for a module that is imported first
+
+    H2Connection.MAX_CLOSED_STREAMS = count

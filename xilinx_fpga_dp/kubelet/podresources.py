@@ -9,13 +9,12 @@ import logging
 import re
 from collections.abc import Iterable
 
-from grpclib.client import Channel
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from xilinx_fpga_dp.model import Held, Holder
 from xilinx_fpga_dp.rpc.api import podresources_v1
-from xilinx_fpga_dp.rpc.codec import Codec
+from xilinx_fpga_dp.rpc.client import connected
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +61,9 @@ class PodResources:
             return _by_address(answer.pod_resources)
 
     async def _list(self) -> podresources_v1.ListPodResourcesResponse:
-        channel = Channel(path=self._path, codec=Codec())
-        try:
+        async with connected(self._path, TIME_LIMIT) as channel:
             stub = podresources_v1.PodResourcesListerStub(channel)
             return await stub.list(podresources_v1.ListPodResourcesRequest())
-        finally:
-            channel.close()
 
     def _log_change(self, error: Exception | None) -> None:
         if error is None:

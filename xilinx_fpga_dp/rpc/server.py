@@ -1,0 +1,302 @@
+"""A gRPC server for one servicer on one unix socket, which bounds what a client costs and ends cleanly.
+
+grpclib's own server takes any number of connections and messages of any length. Its ``close()`` cancels
+streams without trailers, and since Python 3.12 its ``wait_closed()`` waits until the client closes the
+connection, which kubelet never does. So this module extends it at three points.
+
+* A connection is accepted, open, closed. asyncio calls ``connection_made`` some turns of the loop after it
+  has accepted; a connection that is one too many is closed only then.
+* A call passes a filter: grpclib gets only the header fields that it reads, in a form that it can read, and a
+  request no longer than the limit. The servicer parses the rest and answers with a status.
+* The end has four steps, each with a time limit: no new connection, and unary calls under way may finish; the
+  servicer refuses those that are left; it ends its streams, and each client is asked by a ping whether it has
+  read everything; every connection is closed. kubelet closes its connection as soon as its stream ends, hence
+  the calls come first.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import weakref
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from enum import Enum
+from functools import partial
+from typing import Protocol, cast
+
+import grpclib.const
+from grpclib.config import Configuration
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError
+from grpclib.protocol import AbstractHandler, Buffer, H2Protocol, Stream
+from grpclib.server import Handler, Server
+from h2.config import H2Configuration
+from h2.events import Event, PingAckReceived
+
+from xilinx_fpga_dp.aio import listen
+from xilinx_fpga_dp.process import limit_closed_streams
+from xilinx_fpga_dp.rpc.codec import Codec
+
+log = logging.getLogger(__name__)
+
+# Seconds for the steps of the end.
+_CALLS_LIMIT = 0.3
+_REFUSALS_LIMIT = 0.1
+_STREAMS_LIMIT = 0.3
+_FLUSH_LIMIT = 1.0  # for a client to read what was sent when its connection is closed
+
+# kubelet opens one connection; another client may open one, too.
+_MAX_CONNECTIONS = 16
+_MAX_CLOSED_STREAMS = 1024  # of a connection, see `limit_closed_streams`
+# Bytes. The longest request names every id of the largest resource: 16 cards, SHARED_REPLICAS 1000, at most
+# 23 bytes an id (`00000000:65:00.1::999` and its head) make 368,000.
+_MAX_REQUEST = 1 << 19
+# Bytes: the least that HTTP/2 allows, which bounds what waits unread on a connection.
+_WINDOW = (1 << 16) - 1
+# The header fields that grpclib reads, and the length of a time limit: eight digits and a unit, by
+# PROTOCOL-HTTP2.md of grpc.
+_HEADERS = frozenset({":method", ":path", "content-type", "te", "grpc-timeout", "user-agent"})
+_MAX_TIMEOUT = 9
+
+
+class Servicer(Protocol):
+    """What a server serves."""
+
+    def __mapping__(self) -> Mapping[str, grpclib.const.Handler]:
+        """Return grpclib's table of methods."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a unary call is under way."""
+
+    def refuse_new(self) -> None:
+        """Answer every unary call with a status: those under way and all that come later."""
+
+    def end_streams(self) -> None:
+        """Let every stream send its last message, then end."""
+
+
+@asynccontextmanager
+async def serving(
+    servicer: Servicer, path: str, disconnected: Callable[[], None] = lambda: None
+) -> AsyncIterator[None]:
+    """Serve on a new unix socket for root alone; at the end remove it and end all calls and streams cleanly.
+
+    Args:
+        servicer: answers the calls.
+        path: of the socket.
+        disconnected: called when the last open connection that has carried a call has closed.
+
+    Raises:
+        OSError: the socket can't be made. It carries the directory: the name may differ at each attempt.
+    """
+    server = RpcServer(servicer, disconnected)
+    listener = _bound(path)
+    try:
+        await server.start(sock=listener, backlog=listen.AT_ONCE)
+        listen.set_backlog(listener)
+        yield
+    finally:
+        with suppress(OSError):  # kubelet has removed it, or the directory is gone
+            os.unlink(path)
+        await server.end()
+
+
+def _bound(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        listener.bind(path)
+        os.chmod(path, 0o600)  # kubelet is root
+        listen.set_backlog(listener)  # at once: a sweep removes sockets that refuse connections
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, error.strerror, os.path.dirname(path)) from None
+    return listener
+
+
+class RpcServer(Server):
+    """grpclib's server with bounded connections and an end."""
+
+    def __init__(self, servicer: Servicer, disconnected: Callable[[], None] = lambda: None) -> None:
+        limit_closed_streams(_MAX_CLOSED_STREAMS)
+        window = Configuration(http2_connection_window_size=_WINDOW, http2_stream_window_size=_WINDOW)
+        super().__init__([servicer], codec=Codec(), config=window)
+        self._servicer = servicer
+        self._disconnected = disconnected
+        self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
+        self._ended = False
+
+    def _protocol_factory(self) -> H2Protocol:
+        made = super()._protocol_factory()
+        calls = _Calls(cast(Handler, made.handler))
+        connection = _Connection(calls, made.config, made.h2_config, self._connection_lost)
+        open_ones = sum(not each.closed for each in self._connections)
+        if self._ended or open_ones >= _MAX_CONNECTIONS:
+            connection.close("not wanted")
+        self._connections.add(connection)
+        return connection
+
+    def _connection_lost(self) -> None:
+        if all(each.closed or not each.called for each in self._connections):
+            self._disconnected()
+
+    async def end(self) -> None:
+        """Take no more connections, let calls and then streams end, then close every connection."""
+        if self._server is not None:
+            self._server.close()
+        await _wait_while(lambda: self._servicer.busy, _CALLS_LIMIT)
+        self._servicer.refuse_new()
+        await _wait_while(lambda: self._servicer.busy, _REFUSALS_LIMIT)
+        self._servicer.end_streams()
+        await asyncio.sleep(0)  # the streams end in this turn
+        await _wait_while(self._unread, _STREAMS_LIMIT)
+        self._ended = True
+        for connection in list(self._connections):
+            connection.close("the server ends")
+
+    def _unread(self) -> bool:
+        drained = [connection.drained() for connection in self._connections]  # asks each
+        return not all(drained)
+
+
+async def _wait_while(busy: Callable[[], bool], limit: float) -> None:
+    """Wait until ``busy`` is false. Polls: grpclib reports the end of no call."""
+    deadline = asyncio.get_running_loop().time() + limit
+    while busy() and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+        await asyncio.sleep(0.005)
+
+
+class _State(Enum):
+    ACCEPTED = "accepted"  # `connection_made` is to come
+    UNWANTED = "unwanted"  # likewise, and closes it
+    MADE = "made"  # open until its transport closes
+
+
+class _Connection(H2Protocol):
+    """One connection. An error that grpclib raises on its input closes it and is not logged as a fault."""
+
+    handler: "_Calls"
+
+    def __init__(
+        self, calls: "_Calls", config: Configuration, h2_config: H2Configuration, lost: Callable[[], None]
+    ) -> None:
+        super().__init__(calls, config, h2_config)
+        self._lost = lost
+        self._state = _State.ACCEPTED
+        self._ping_sent = False
+        self._ping_answered = False
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was open and no longer is."""
+        return self._state is _State.MADE and self.connection.is_closing()
+
+    @property
+    def called(self) -> bool:
+        """Whether it has carried a call."""
+        return self._state is _State.MADE and bool(self.connection.streams_started)
+
+    def close(self, why: str) -> None:
+        """Close it and its calls; if it is not made yet, as soon as it is."""
+        if self._state is _State.MADE:
+            self.processor.close(why)
+        else:
+            self._state = _State.UNWANTED
+
+    def drained(self) -> bool:
+        """Whether all calls have ended and the client has read that: it answers a ping, sent at first use.
+
+        grpc's C core drops unread data as soon as it fails to send, an acknowledgement for one. On a
+        connection closed too early the empty list of a resource that is gone got lost. grpc-go reads on.
+        """
+        if self.handler.under_way:
+            return False
+        if self.closed or not self.called:
+            return True
+        if not self._ping_sent:
+            self._ping_sent = True
+            self.connection._connection.ping(bytes(8))  # noqa: SLF001 - grpclib pings to keep alive only
+            self.connection.flush()
+        return self._ping_answered
+
+    def _ping_ack(self, _event: Event) -> None:
+        self._ping_answered = self._ping_sent
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        super().connection_made(transport)
+        self.handler.transport = cast(asyncio.Transport, transport)
+        self.processor.processors[PingAckReceived] = self._ping_ack
+        wanted = self._state is _State.ACCEPTED
+        self._state = _State.MADE
+        if not wanted:
+            self.close("not wanted")
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Report the end, if it has carried a call."""
+        super().connection_lost(exc)
+        if self.called:
+            self._lost()
+
+    def data_received(self, data: bytes) -> None:
+        """Take input; unknown frames, and frames after the last one, are among it."""
+        try:
+            super().data_received(data)
+        except Exception as error:
+            log.debug("connection closed", extra={"error": repr(error)})
+            self.close("not understood")
+
+
+class _Calls(AbstractHandler):
+    """The calls of one connection: grpclib's handler behind the filter of heads and the limit of requests."""
+
+    transport: asyncio.Transport  # set when the connection is made
+
+    def __init__(self, calls: Handler) -> None:
+        self._calls = calls
+
+    @property
+    def under_way(self) -> bool:
+        """Whether a call is under way."""
+        return not self._calls.check_closed()  # which forgets those that have ended
+
+    def accept(
+        self, stream: Stream, headers: list[tuple[str, str]], release_stream: Callable[[], None]
+    ) -> None:
+        """Start a call, of which only the head has been read."""
+        assert stream.id is not None  # noqa: S101 - for the type: it came with the head
+        stream.buffer = _Request(partial(stream.connection.ack, stream.id))
+        self._calls.accept(stream, _filtered(headers), release_stream)
+
+    def cancel(self, stream: Stream) -> None:
+        """Cancel a call that the client has given up."""
+        self._calls.cancel(stream)
+
+    def close(self) -> None:
+        """Cancel all calls: the connection closes. It is cut off if the client does not read what is left."""
+        self._calls.close()
+        if self.transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(_FLUSH_LIMIT, self.transport.abort)
+
+
+def _filtered(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return a call's head without what grpclib fails on instead of refusing it.
+
+    That is a missing method or path, a time limit that no float can hold, and metadata that is not base64.
+    """
+    kept = {":method": "", ":path": ""} | {name: value for name, value in headers if name in _HEADERS}
+    if len(kept.get("grpc-timeout", "")) > _MAX_TIMEOUT:
+        kept["grpc-timeout"] = ""  # not a time limit by its form
+    return list(kept.items())
+
+
+class _Request(Buffer):
+    """The received part of a request."""
+
+    async def read(self, size: int) -> bytes:
+        """Wait for ``size`` bytes; refuse more than a request may have."""
+        if size > _MAX_REQUEST:
+            message = f"a request of {size} bytes; {_MAX_REQUEST} are allowed"
+            raise GRPCError(Status.RESOURCE_EXHAUSTED, message)
+        return await super().read(size)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from tests.faults.wires import message, request
-from tests.wire import pb, pods_pb
+from tests.wire import pb
 
 _IDS = ["0000:65:00.1", "0000:66:00.1::0"]
 
@@ -14,23 +14,6 @@ def _allocate() -> bytes:
     return encoded
 
 
-def _wire() -> list[bytes]:
-    preferred = pb.ContainerPreferredAllocationRequest(
-        available_deviceIDs=_IDS, must_include_deviceIDs=_IDS[:1], allocation_size=1
-    )
-    devices = pods_pb.ContainerDevices(resource_name="xilinx.com/fpga-x", device_ids=_IDS)
-    pod = pods_pb.PodResources(
-        name="p", namespace="n", containers=[pods_pb.ContainerResources(name="c", devices=[devices])]
-    )
-    return [
-        b"\0" + _allocate(),
-        b"\1" + pb.PreferredAllocationRequest(container_requests=[preferred]).SerializeToString(),
-        b"\2" + pb.PreStartContainerRequest(devices_ids=_IDS).SerializeToString(),
-        b"\3",
-        b"\4" + pods_pb.ListPodResourcesResponse(pod_resources=[pod]).SerializeToString(),
-    ]
-
-
 def _connection() -> list[bytes]:
     methods = {"Allocate": _allocate(), "GetDevicePluginOptions": b"", "ListAndWatch": b""}
     whole = [request(name, message(body)) for name, body in methods.items()]
@@ -38,7 +21,6 @@ def _connection() -> list[bytes]:
 
 
 SEEDS: Mapping[str, list[bytes]] = {
-    "wire": _wire(),
     "connection": _connection(),
     # The first byte is the number of a file: targets.py _READ
     "sysfs": [

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.directory import socket_directory
 from tests.support.metrics import NoMetrics
 from tests.test_resources import PLAIN, device, offer
 from xilinx_fpga_dp.deviceplugin.plugin import Plugin, PluginConfig
-from xilinx_fpga_dp.deviceplugin.socket_directory import Watch
-from xilinx_fpga_dp.deviceplugin.sockets import serving
 from xilinx_fpga_dp.observe import http_server as http
 
 _SEVERAL = 10  # fewer than kubelet may have, more than would wait by themselves
@@ -38,9 +37,8 @@ def no_descriptors(but: int = 0) -> Iterator[None]:
 @asynccontextmanager
 async def for_kubelet(directory: Path) -> AsyncIterator[tuple[socket.AddressFamily, Any]]:
     offered = offer(device())
-    watch = Watch(str(directory), NoMetrics())
     plugin = Plugin(offered.resource, lambda: offered, PluginConfig(PLAIN, 5), NoMetrics())
-    async with serving(plugin, offered.resource, watch) as bound:
+    async with socket_directory(directory).serving(plugin, offered.resource, plugin.disconnected) as bound:
         yield socket.AF_UNIX, f"{directory}/{bound.name}"
 
 

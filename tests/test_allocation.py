@@ -309,7 +309,7 @@ class TestCdi:
             older.logged("registered")
             with Service(settings | {"EXPOSE_MGMT": "true"}) as newer:
                 newer.logged("registered")
-                older.logged("a newer instance speaks")
+                older.logged("superseded by a newer instance")
                 eventually(exposed, "the newer's")
                 before = os.stat(path)
                 os.utime(path)  # wakes both

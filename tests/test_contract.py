@@ -25,6 +25,7 @@ from tests.faults.wires import message, request
 from tests.process import ENDS, Service, eventually, remove
 from tests.wire import pb
 from xilinx_fpga_dp.aio.supervise import end
+from xilinx_fpga_dp.deviceplugin.instance_lock import lock_folder
 from xilinx_fpga_dp.deviceplugin.messages import options
 from xilinx_fpga_dp.deviceplugin.registration import register
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
@@ -36,6 +37,12 @@ U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
 
 def ours(node: SampleNode) -> list[str]:
     return [name for name in os.listdir(node.socket_dir) if name.endswith("-fpga.sock")]
+
+
+def lock_files(node: SampleNode) -> list[str]:
+    """The lock files of instances."""
+    folder = lock_folder(node.plugins_dir)
+    return os.listdir(folder) if os.path.isdir(folder) else []
 
 
 def refused(call: Any, *arguments: Any) -> grpc.Call:
@@ -183,10 +190,12 @@ def test_garbage_on_the_wire_becomes_a_status(registered: KubeletDouble) -> None
     )
     with channel:
         call: Any = channel.unary_unary("/v1beta1.DevicePlugin/Allocate")
-        for garbage in (b"\x0a\xff", b"\x0a\x03\x0a\x05ab", b""):
+        for garbage in (b"\x0a\xff", b"\x0b", b"\x0f\x00", b""):
             status = refused(lambda sent: call(sent, timeout=5), garbage)
             assert status.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT)
             assert "Allocate" in (status.details() or "")
+        truncated = b"\x0a\x04\x0a\x05ab"  # betterproto2 takes it for a request for the device `ab`
+        assert refused(lambda: call(truncated, timeout=5)).code() is grpc.StatusCode.NOT_FOUND
         unknown: Any = channel.unary_unary("/v1beta1.DevicePlugin/Frobnicate")
         assert refused(lambda: unknown(b"", timeout=5)).code() is grpc.StatusCode.UNIMPLEMENTED
 
@@ -257,11 +266,11 @@ def test_a_directory_that_is_away_takes_nothing_from_a_kubelet_that_lives(
     registered: KubeletDouble, cards: SampleNode, service: Service
 ) -> None:
     os.rename(cards.socket_dir, f"{cards.socket_dir}.away")
-    service.logged("socket directory", problem="No such file or directory")
+    service.logged("socket directory unusable", problem="No such file or directory")
     cards.cards[0].offline()
     registered.wait_for(lambda: registered.allocatable(U200) == 1)
     os.rename(f"{cards.socket_dir}.away", cards.socket_dir)
-    service.logged("socket directory is back")
+    service.logged("socket directory usable again")
     time.sleep(0.3)
     assert len(registered.registrations) == 2
     assert registered.ends == []
@@ -277,7 +286,7 @@ def test_a_directory_that_is_removed_file_by_file_takes_nothing_either(
     remove(Path(cards.socket_dir))
     if time.monotonic() - began > 0.015:
         pytest.skip("this machine is too busy to remove a directory at once")
-    service.logged("socket directory", problem="No such file or directory")
+    service.logged("socket directory unusable", problem="No such file or directory")
     time.sleep(0.3)
     assert registered.ends == []
 
@@ -374,13 +383,13 @@ def test_a_directory_made_anew_is_found(registered: KubeletDouble, cards: Sample
 def test_a_directory_that_comes_late_is_found(cards: SampleNode, kubelet: KubeletDouble) -> None:
     os.rmdir(cards.socket_dir)
     with Service(settings_for(cards)) as service:
-        service.logged("socket directory", problem="No such file or directory")
+        service.logged("socket directory unusable", problem="No such file or directory")
         hint = service.logged("no kubelet yet; to try without one: "
                               "python -m xilinx_fpga_dp simulate")  # fmt: skip
         assert hint["problem"] == "No such file or directory"
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
-        service.logged("socket directory is back")
+        service.logged("socket directory usable again")
 
 
 @pytest.mark.parametrize("fault", ["refuse", "register_hang", "list_delay"])
@@ -539,7 +548,7 @@ def test_a_newer_instance_that_ends_lets_the_older_speak_after_its_streams_have_
     """Kubelets up to 1.36 drop the endpoint that has registered before an old stream's end."""
     with Service(settings_for(cards)) as older:
         older.logged("device found")
-        eventually(lambda: os.path.exists(f"{cards.socket_dir}/.xilinx-fpga-dp"), "it is seen")
+        eventually(lambda: len(lock_files(cards)) == 1, "its lock is held")
         with Service(settings_for(cards)) as newer:
             newer.logged("device found")
             kubelet.start()
@@ -659,7 +668,7 @@ def test_of_two_instances_the_newer_speaks(cards: SampleNode, kubelet: KubeletDo
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
         [first] = kubelet.lists(U200)
         with Service(settings_for(cards)) as newer:
-            older.logged("a newer instance speaks", resource=U200)
+            older.logged("superseded by a newer instance", resource=U200)
             kubelet.wait_for(lambda: len(kubelet.lists(U200)) == 2)
             assert kubelet.ends == [], "the older keeps its stream: its end would cost the newer's endpoint"
             cards.cards[0].offline()
@@ -696,7 +705,7 @@ def test_the_older_stays_silent_where_the_directory_is_made_anew(
     with Service(settings_for(cards)) as older:
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
         with Service(settings_for(cards)) as newer:
-            older.logged("a newer instance speaks", resource=U200)
+            older.logged("superseded by a newer instance", resource=U200)
             for name in (U200, U250):
                 newer.logged("registered", resource=name)
             newer.process.send_signal(signal.SIGSTOP)  # so that the older is the first in the new directory
@@ -723,29 +732,28 @@ def test_a_rolling_update_leaves_no_gap_to_speak_of(cards: SampleNode, by_socket
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
         with Service(settings_for(cards)) as newer:
             kubelet.wait_for(lambda: len(kubelet.lists(U200)) == 2)
-            older.logged("a newer instance speaks", resource=U200)
+            older.logged("superseded by a newer instance", resource=U200)
             assert older.terminate() == 0
             kubelet.wait_for(lambda: len(kubelet.ends) >= 2)
             kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
             assert newer.terminate() == 0
     assert ours(cards) == []
-    assert not os.path.exists(f"{cards.socket_dir}/.xilinx-fpga-dp")
+    assert lock_files(cards) == []
 
 
-def test_presence_survives_the_wipe_and_dead_ones_are_cleared(
+def test_lock_files_survive_the_wipe_and_those_of_dead_instances_are_removed(
     cards: SampleNode, kubelet: KubeletDouble
 ) -> None:
-    folder = f"{cards.socket_dir}/.xilinx-fpga-dp"
     with Service(settings_for(cards)) as dead:
         dead.logged("device found")
-        eventually(lambda: os.listdir(folder), "it is seen")
+        eventually(lambda: lock_files(cards), "its lock is held")
         dead.process.kill()
     with Service(settings_for(cards)):
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
         kubelet.restart()
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
-        assert len(os.listdir(folder)) == 1
+        assert len(lock_files(cards)) == 1
 
 
 def _holds_signals_back(pid: int) -> bool:
@@ -817,7 +825,9 @@ def test_a_read_only_directory_is_reported_and_waited_for(
         pytest.skip("no mounts here")
     try:
         with Service(settings_for(cards)) as service:
-            assert service.logged("socket directory", path=here)["problem"] == "Read-only file system"
+            assert (
+                service.logged("socket directory unusable", path=here)["problem"] == "Read-only file system"
+            )
             if there:
                 assert service.logged("not registered yet")["error"] == f"Read-only file system: {here}"
             eventually(lambda: os.system(f"umount {here}") == 0, "a look at it keeps it busy")  # noqa: S605

@@ -25,6 +25,7 @@ from tests.test_probes import Probed
 from xilinx_fpga_dp.cli.diagnose import checks, collect
 from xilinx_fpga_dp.cli.diagnose.checks import Level
 from xilinx_fpga_dp.cli.diagnose.findings import Findings, NodeStatus, Problem
+from xilinx_fpga_dp.deviceplugin.instance_lock import lock_folder
 from xilinx_fpga_dp.model import Device, LeftOut, Offer, Offers, Reason, Shell, Unit
 from xilinx_fpga_dp.simulate.sysfs.sample_node import DAMAGES, Damage, SampleNode
 
@@ -100,7 +101,7 @@ def test_a_running_service_is_not_disturbed(node: SampleNode, kubelet: KubeletDo
     kubelet.start()
     with Service(settings_for(node)) as service:
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 1)
-        before = os.listdir(node.socket_dir), os.listdir(f"{node.socket_dir}/.xilinx-fpga-dp")
+        before = os.listdir(node.socket_dir), os.listdir(lock_folder(node.plugins_dir))
         _, lines = diagnose(node)
         line_with(lines, "ok    service: it runs on this node")
         with Service(settings_for(node)) as second:

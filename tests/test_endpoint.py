@@ -17,54 +17,58 @@ from tests.conftest import running
 from tests.double import KubeletDouble
 from tests.faults.wires import begun, message
 from tests.process import descriptors
+from tests.support.directory import instance, socket_directory
 from tests.support.metrics import NoMetrics
 from tests.test_resources import PLAIN, device, offer
 from tests.wire import pb
 from xilinx_fpga_dp.deviceplugin import endpoint as endpoints
-from xilinx_fpga_dp.deviceplugin import sockets
-from xilinx_fpga_dp.deviceplugin.endpoint import Endpoint
+from xilinx_fpga_dp.deviceplugin.endpoint import Endpoint, Phase
 from xilinx_fpga_dp.deviceplugin.fleet import Fleet
-from xilinx_fpga_dp.deviceplugin.instance_lock import InstanceLock
-from xilinx_fpga_dp.deviceplugin.plugin import Plugin, PluginConfig
+from xilinx_fpga_dp.deviceplugin.plugin import ListStream, Plugin, PluginConfig
 from xilinx_fpga_dp.deviceplugin.registration import register
-from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory, Watch
+from xilinx_fpga_dp.deviceplugin.socket_directory import DirectoryState, SocketDirectory
 from xilinx_fpga_dp.model import Device, Reason
 from xilinx_fpga_dp.resources.allocator import Allocator, Refresh
+from xilinx_fpga_dp.rpc import server as rpc_server
 
 
-def _endpoint(watch: Watch) -> Endpoint:
+def _endpoint(directory: SocketDirectory) -> Endpoint:
     """The endpoint of a resource with one device."""
     offered = offer(device())
-    endpoint = Endpoint(offered.resource, watch, PluginConfig(PLAIN, 5), NoMetrics())
+    endpoint = Endpoint(offered.resource, directory, PluginConfig(PLAIN, 5), NoMetrics())
     endpoint.offer.set(offered)
     return endpoint
 
 
-async def _beside_a_dead_kubelet(directory: Path) -> tuple[Path, Watch, Endpoint]:
-    """The socket that it has left, seen by a watch, and an endpoint that knows of it."""
-    dead = directory / "kubelet.sock"
+def _listed(endpoint: Endpoint) -> bool:
+    return endpoint.status.value.phase is Phase.LISTED
+
+
+async def _beside_a_dead_kubelet(path: Path) -> tuple[Path, SocketDirectory, Endpoint]:
+    """The socket that it has left, seen by a directory, and an endpoint that knows of it."""
+    dead = path / "kubelet.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(dead))
-    watch = Watch(str(directory), NoMetrics())
-    await watch.look()
-    return dead, watch, _endpoint(watch)
+    directory = socket_directory(path)
+    await directory.refresh()
+    return dead, directory, _endpoint(directory)
 
 
 async def test_a_kubelet_that_is_reached_before_it_is_seen_is_told_once(tmp_path: Path) -> None:
-    dead, watch, endpoint = await _beside_a_dead_kubelet(tmp_path)
+    dead, directory, endpoint = await _beside_a_dead_kubelet(tmp_path)
     kubelet = KubeletDouble(tmp_path)
     kubelet.faults.list_delay = 0.3
     life = asyncio.create_task(endpoint.run())
     async with asyncio.timeout(10):
-        while not endpoint.complaint:
+        while not endpoint.status.value.last_error:
             await asyncio.sleep(0.01)
         dead.unlink()
         with mock.patch("tests.double.wipe"):  # that has just been
             await asyncio.to_thread(kubelet.start)
         while not kubelet.registrations:
             await asyncio.sleep(0.01)
-        await watch.look()
-        while not endpoint.registered:
+        await directory.refresh()
+        while not _listed(endpoint):
             await asyncio.sleep(0.01)
         assert len(kubelet.registrations) == 1
         endpoint.offer.set(None)
@@ -74,13 +78,13 @@ async def test_a_kubelet_that_is_reached_before_it_is_seen_is_told_once(tmp_path
 
 async def test_a_kubelet_that_comes_while_it_is_connected_to_is_told_once(tmp_path: Path) -> None:
     """Whom that connection has reached can't be told, so nothing is said on it; and no look is to be had."""
-    dead, watch, endpoint = await _beside_a_dead_kubelet(tmp_path)
+    dead, directory, endpoint = await _beside_a_dead_kubelet(tmp_path)
     kubelet = KubeletDouble(tmp_path)
-    look, thread, attempts = watch.look, asyncio.Event(), 0
+    refresh, thread, attempts = directory.refresh, asyncio.Event(), 0
 
-    async def late_look() -> SocketDirectory:
+    async def late_refresh() -> DirectoryState:
         await thread.wait()
-        return await look()
+        return await refresh()
 
     async def late_register(*arguments: Any) -> None:
         nonlocal attempts
@@ -91,14 +95,17 @@ async def test_a_kubelet_that_comes_while_it_is_connected_to_is_told_once(tmp_pa
                 kubelet.start()
         await register(*arguments)
 
-    with mock.patch.object(watch, "look", late_look), mock.patch.object(endpoints, "register", late_register):
+    with (
+        mock.patch.object(directory, "refresh", late_refresh),
+        mock.patch.object(endpoints, "register", late_register),
+    ):
         life = asyncio.create_task(endpoint.run())
         async with asyncio.timeout(10):
-            while not endpoint.registered:
+            while not _listed(endpoint):
                 await asyncio.sleep(0.01)
             thread.set()
             await asyncio.sleep(0.3)
-            assert endpoint.registered
+            assert _listed(endpoint)
             assert (attempts, len(kubelet.registrations)) == (2, 1)
             endpoint.offer.set(None)
             await life
@@ -109,14 +116,14 @@ async def test_a_guest_who_goes_is_not_kubelet(tmp_path: Path) -> None:
     kubelet = KubeletDouble(tmp_path)
     kubelet.start()
     kubelet.faults.register_hang = kubelet.faults.list_delay = 0.5
-    endpoint = _endpoint(watch := Watch(str(tmp_path), NoMetrics()))
-    async with running(watch.run(), endpoint.run()), asyncio.timeout(10):
+    endpoint = _endpoint(directory := socket_directory(tmp_path))
+    async with running(directory.run(), endpoint.run()), asyncio.timeout(10):
         while not (found := list(tmp_path.glob("*-fpga.sock"))):
             await asyncio.sleep(0.01)
         with grpc.insecure_channel(f"unix:{found[0]}") as guest:  # before kubelet dials
             call: Any = guest.unary_unary("/v1beta1.DevicePlugin/GetDevicePluginOptions")
             await asyncio.to_thread(call, b"")
-        while not endpoint.registered:
+        while not _listed(endpoint):
             await asyncio.sleep(0.01)
         assert len(kubelet.registrations) == 1
     kubelet.stop()
@@ -126,22 +133,22 @@ async def test_one_that_was_held_up_since_its_last_look_leaves_it_to_a_newer_ins
     told: list[str] = []
     kubelet = KubeletDouble(tmp_path, on_register=told.append)
     kubelet.start()
-    watch = Watch(str(tmp_path), NoMetrics())
-    await watch.look()
-    newer = InstanceLock()
-    assert not newer.newer_lives(str(tmp_path))
-    endpoint = _endpoint(watch)
-    with mock.patch.object(watch, "look", asyncio.Event().wait):
+    directory = socket_directory(tmp_path)
+    await directory.refresh()
+    newer = instance(tmp_path)
+    assert not newer.has_newer_instance()
+    endpoint = _endpoint(directory)
+    with mock.patch.object(directory, "refresh", asyncio.Event().wait):
         life = asyncio.create_task(endpoint.run())
         async with asyncio.timeout(10):
-            while not endpoint.complaint:
+            while not endpoint.status.value.last_error:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.3)
     assert told == []
-    assert "a newer instance speaks" in endpoint.complaint
+    assert "superseded by a newer instance" in str(endpoint.status.value.last_error)
     life.cancel()
     await asyncio.wait([life])
-    newer.leave(str(tmp_path))
+    newer.release()
     kubelet.stop()
 
 
@@ -150,14 +157,14 @@ async def test_a_kubelet_that_closes_its_connection_before_it_lists_is_told_agai
     kubelet = KubeletDouble(tmp_path, by_socket=True)  # another one would drop the next one, too
     kubelet.start()
     kubelet.faults.list_delay = 60.0
-    endpoint = _endpoint(watch := Watch(str(tmp_path), NoMetrics()))
+    endpoint = _endpoint(directory := socket_directory(tmp_path))
     # Kubelet may take 10 s to ask for the list.
-    async with running(watch.run(), endpoint.run()), asyncio.timeout(8):
+    async with running(directory.run(), endpoint.run()), asyncio.timeout(8):
         while not kubelet.registrations:
             await asyncio.sleep(0.01)
         kubelet.faults.list_delay = 0.0
         kubelet.drop(endpoint.resource)
-        while not endpoint.registered:
+        while not _listed(endpoint):
             await asyncio.sleep(0.01)
         assert len(kubelet.registrations) == 2
     kubelet.stop()
@@ -169,15 +176,15 @@ async def test_one_that_registers_while_a_newer_instance_comes_leaves_it_to_that
     kubelet = KubeletDouble(tmp_path, on_register=told.append)
     kubelet.faults.register_hang = 5.0
     kubelet.start()
-    watch = Watch(str(tmp_path), NoMetrics())
-    endpoint = _endpoint(watch)
-    newer = InstanceLock()
-    async with running(watch.run(), endpoint.run()), asyncio.timeout(10):
+    directory = socket_directory(tmp_path)
+    endpoint = _endpoint(directory)
+    newer = instance(tmp_path)
+    async with running(directory.run(), endpoint.run()), asyncio.timeout(10):
         while not list(tmp_path.glob("*-fpga.sock")):
             await asyncio.sleep(0.01)
         while not told:  # it waits for kubelet's answer
             await asyncio.sleep(0.01)
-        assert not newer.newer_lives(str(tmp_path))
+        assert not newer.has_newer_instance()
         while list(tmp_path.glob("*-fpga.sock")):
             await asyncio.sleep(0.01)
         endpoint.register_again()
@@ -185,8 +192,8 @@ async def test_one_that_registers_while_a_newer_instance_comes_leaves_it_to_that
         assert len(told) == 1
         assert kubelet.registrations == []
         kubelet.faults.register_hang = 0.0
-        newer.leave(str(tmp_path))
-        while not endpoint.registered:
+        newer.release()
+        while not _listed(endpoint):
             await asyncio.sleep(0.01)
     kubelet.stop()
 
@@ -194,41 +201,41 @@ async def test_one_that_registers_while_a_newer_instance_comes_leaves_it_to_that
 async def test_kubelet_that_restarts_again_and_again_is_not_backed_off_from(tmp_path: Path) -> None:
     """A stream that lives for less than a second is a failure, but not of the kubelet that comes next."""
     kubelet = KubeletDouble(tmp_path)
-    watch = Watch(str(tmp_path), NoMetrics())
-    endpoint = _endpoint(watch)
-    async with running(watch.run(), endpoint.run()), asyncio.timeout(20):
+    directory = socket_directory(tmp_path)
+    endpoint = _endpoint(directory)
+    async with running(directory.run(), endpoint.run()), asyncio.timeout(20):
         for _ in range(6):
             await asyncio.to_thread(kubelet.start)
-            while not endpoint.registered:
+            while not _listed(endpoint):
                 await asyncio.sleep(0.005)
-            assert endpoint._failures <= 2, "being refused by this one may count"
+            assert endpoint.status.value.failures <= 2, "being refused by this one may count"
             await asyncio.to_thread(kubelet.kill)
-            while endpoint.registered:
+            while _listed(endpoint):
                 await asyncio.sleep(0.005)
 
 
 async def test_the_last_list_is_not_lost_on_a_client_that_sends_before_it_reads(tmp_path: Path) -> None:
     """grpc's C core drops what it has not read when it can't send: the connection waits until all is read."""
-    watch = Watch(str(tmp_path), NoMetrics())
-    endpoint = _endpoint(watch)
+    directory = socket_directory(tmp_path)
+    endpoint = _endpoint(directory)
     plugin = Plugin(endpoint.resource, lambda: endpoint.offer.value, PluginConfig(PLAIN, 5), NoMetrics())
     reader = begun("ListAndWatch")
     reader.send_data(1, message(b""), end_stream=True)
 
     async def served(client: socket.socket) -> None:
-        async with sockets.serving(plugin, endpoint.resource, watch) as bound:
+        async with directory.serving(plugin, endpoint.resource, plugin.disconnected) as bound:
             await loop.sock_connect(client, str(tmp_path / bound.name))
             await loop.sock_sendall(client, reader.data_to_send())
-            await plugin.watched.wait()
+            await plugin.stream.until(lambda stream: stream is ListStream.OPEN)
             endpoint.offer.set(None)
             plugin.publish()
 
     loop = asyncio.get_running_loop()
-    with socket.socket(socket.AF_UNIX) as client, mock.patch.object(sockets, "_LAST_LISTS", 10.0):
+    with socket.socket(socket.AF_UNIX) as client, mock.patch.object(rpc_server, "_STREAMS_LIMIT", 10.0):
         client.setblocking(False)
         service = asyncio.create_task(served(client))
         async with asyncio.timeout(5):
-            await plugin.watched.wait()
+            await plugin.stream.until(lambda stream: stream is ListStream.OPEN)
             await asyncio.sleep(0.1)
             reader.ping(bytes(8))
             await loop.sock_sendall(client, reader.data_to_send())
@@ -246,23 +253,23 @@ async def test_a_list_that_is_due_is_not_sent_once_a_newer_instance_speaks(tmp_p
     """Kubelet takes the list that came last, whoever sent it."""
     kubelet = KubeletDouble(tmp_path)
     await asyncio.to_thread(kubelet.start)
-    watch = Watch(str(tmp_path), NoMetrics())
-    endpoint = _endpoint(watch)
-    async with running(watch.run(), endpoint.run()), asyncio.timeout(20):
-        while not endpoint.registered:
+    directory = socket_directory(tmp_path)
+    endpoint = _endpoint(directory)
+    async with running(directory.run(), endpoint.run()), asyncio.timeout(20):
+        while not _listed(endpoint):
             await asyncio.sleep(0.01)
         for number in range(8):  # more than may be sent in a row
             endpoint.offer.set(offer(device(reason=Reason.OFFLINE if number % 2 else None)))
             await asyncio.sleep(0.05)
         endpoint.offer.set(offer(device(serial="1")))
-        newer = InstanceLock()
-        assert not newer.newer_lives(str(tmp_path))
-        while not watch.directory.value.newer:
+        newer = instance(tmp_path)
+        assert not newer.has_newer_instance()
+        while not directory.state.value.standby:
             await asyncio.sleep(0.01)
         count = len(kubelet.lists(endpoint.resource))
         await asyncio.sleep(1.5)
         assert len(kubelet.lists(endpoint.resource)) == count
-        newer.leave(str(tmp_path))
+        newer.release()
     await asyncio.to_thread(kubelet.stop)
 
 
@@ -270,14 +277,14 @@ async def test_a_shell_that_goes_while_kubelet_answers_leaves_no_list(tmp_path: 
     """Kubelet may read the list before it answers Register."""
     kubelet = KubeletDouble(tmp_path)
     await asyncio.to_thread(kubelet.start)
-    watch = Watch(str(tmp_path), NoMetrics())
-    endpoint = _endpoint(watch)
+    directory = socket_directory(tmp_path)
+    endpoint = _endpoint(directory)
 
     async def answered_late(*arguments: Any) -> None:
         await register(*arguments)
         await asyncio.sleep(30)
 
-    watching = asyncio.create_task(watch.run())
+    watching = asyncio.create_task(directory.run())
     with mock.patch("xilinx_fpga_dp.deviceplugin.endpoint.register", answered_late):
         life = asyncio.create_task(endpoint.run())
         async with asyncio.timeout(20):
@@ -293,15 +300,18 @@ async def test_a_shell_that_goes_while_kubelet_answers_leaves_no_list(tmp_path: 
 
 
 async def test_a_client_that_never_reads_keeps_no_connection(tmp_path: Path) -> None:
-    watch = Watch(str(tmp_path), NoMetrics())
-    endpoint = _endpoint(watch)
+    directory = socket_directory(tmp_path)
+    endpoint = _endpoint(directory)
     plugin = Plugin(endpoint.resource, lambda: endpoint.offer.value, PluginConfig(PLAIN, 5), NoMetrics())
     loop = asyncio.get_running_loop()
     client = begun("ListAndWatch")
     before = descriptors()
-    with socket.socket(socket.AF_UNIX) as silent, mock.patch.object(sockets, "_LAST_BYTES", 0.2):
+    with socket.socket(socket.AF_UNIX) as silent, mock.patch.object(rpc_server, "_FLUSH_LIMIT", 0.2):
         silent.setblocking(False)
-        async with sockets.serving(plugin, endpoint.resource, watch) as bound, asyncio.timeout(20):
+        async with (
+            directory.serving(plugin, endpoint.resource, plugin.disconnected) as bound,
+            asyncio.timeout(20),
+        ):
             await loop.sock_connect(silent, str(tmp_path / bound.name))
             for _ in range(50_000):  # each is answered
                 client.ping(bytes(8))
@@ -358,7 +368,7 @@ async def test_a_call_that_comes_to_no_answer_of_its_own_gets_a_status(
         assert isinstance(caught.value, grpc.Call)
         return caught.value
 
-    async with sockets.serving(plugin, offered.resource, Watch(str(tmp_path), NoMetrics())) as bound:
+    async with socket_directory(tmp_path).serving(plugin, offered.resource, plugin.disconnected) as bound:
         status = await asyncio.to_thread(call, tmp_path / bound.name)
     code, says = expected
     assert status.code() is code
@@ -369,7 +379,7 @@ async def test_a_connection_forgets_the_calls_that_ended_long_ago(tmp_path: Path
     """kubelet has one for as long as it lives, and h2 by itself remembers 65,536."""
     made: list[Any] = []
 
-    class Server(sockets._Server):
+    class Server(rpc_server.RpcServer):
         def _protocol_factory(self) -> H2Protocol:
             made.append(super()._protocol_factory())
             return cast(H2Protocol, made[-1])
@@ -381,8 +391,8 @@ async def test_a_connection_forgets_the_calls_that_ended_long_ago(tmp_path: Path
 
     offered = offer(device())
     plugin = Plugin(offered.resource, lambda: offered, PluginConfig(PLAIN, 60), NoMetrics())
-    with mock.patch.object(sockets, "_Server", Server):
-        async with sockets.serving(plugin, offered.resource, Watch(str(tmp_path), NoMetrics())) as bound:
+    with mock.patch.object(rpc_server, "RpcServer", Server):
+        async with socket_directory(tmp_path).serving(plugin, offered.resource, plugin.disconnected) as bound:
             with _channel(tmp_path / bound.name) as channel:
                 assert len(await asyncio.to_thread(asked, channel, 1500)) == 1
                 [protocol] = made
@@ -394,13 +404,13 @@ async def test_a_dead_instances_socket_that_could_not_be_removed_is_tried_again_
     dead = tmp_path / f"fpga-x-{'0' * 12}-fpga.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(dead))
-    watch = Watch(str(tmp_path), NoMetrics())
-    await watch.look()
+    directory = socket_directory(tmp_path)
+    await directory.refresh()
     read_only = OSError(errno.EROFS, os.strerror(errno.EROFS))
     with mock.patch(
-        "xilinx_fpga_dp.deviceplugin.sockets.os.unlink", side_effect=[read_only, read_only]
+        "xilinx_fpga_dp.deviceplugin.socket_names.os.unlink", side_effect=[read_only, read_only]
     ) as tries:
-        sweeping = asyncio.create_task(Fleet(watch, PluginConfig(PLAIN, 5), NoMetrics()).sweep())
+        sweeping = asyncio.create_task(Fleet(directory, PluginConfig(PLAIN, 5), NoMetrics()).sweep())
         async with asyncio.timeout(10):
             while tries.call_count < 2:
                 await asyncio.sleep(0.01)

@@ -148,7 +148,7 @@ def test_given_under_the_old_name_while_an_instance_with_that_is_there(
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
         new = U55C.replace("xilinx.com", "amd.com")
         with Service(asking(node, pods, RESOURCE_PREFIX="amd.com/fpga-")):
-            older.logged("a newer instance speaks")
+            older.logged("superseded by a newer instance")
             kubelet.wait_for(lambda: kubelet.allocatable(new) == 2)
             asked = pods.questions
             kubelet.wait_for(lambda: pods.questions > asked + 2)  # not only once more

@@ -1,4 +1,4 @@
-"""Who of several instances speaks, where the directory they meet in is another one at the next look."""
+"""The lock that decides which of several instances on a node is active."""
 
 import errno
 import fcntl
@@ -7,160 +7,148 @@ import time
 from pathlib import Path
 from unittest import mock
 
+import pytest
+
 from tests.process import descriptors
-from tests.support.metrics import NoMetrics
-from xilinx_fpga_dp.deviceplugin.instance_lock import FOLDER, InstanceLock
-from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory, Watch
+from tests.support.directory import instance, socket_directory
+from xilinx_fpga_dp.deviceplugin.instance_lock import InstanceLock
+from xilinx_fpga_dp.deviceplugin.socket_directory import DirectoryState
+
+_WARNING = "no instance lock, working as if alone on the node"
 
 
-def _two(directory: Path) -> tuple[InstanceLock, InstanceLock]:
-    older, newer = InstanceLock(), InstanceLock()
-    directory.mkdir()
-    assert not older.newer_lives(str(directory))
-    assert not newer.newer_lives(str(directory))
-    assert older.newer_lives(str(directory))
+def _two(node: Path) -> tuple[InstanceLock, InstanceLock]:
+    older, newer = instance(node), instance(node)
+    assert not older.has_newer_instance()
+    assert not newer.has_newer_instance()
+    assert older.has_newer_instance()
     return older, newer
 
 
-def _replace(directory: Path, aside: Path) -> None:
-    directory.rename(aside)
-    directory.mkdir()
+def _files(lock: InstanceLock) -> list[str]:
+    return os.listdir(lock.folder)
 
 
-def test_a_directory_that_is_back_before_the_older_has_looked_gives_it_no_voice(tmp_path: Path) -> None:
-    directory = tmp_path / "device-plugins"
-    older, newer = _two(directory)
-    for number in range(3):
-        _replace(directory, tmp_path / "below")
-        assert not newer.newer_lives(str(directory))
-        directory.rename(tmp_path / f"mount-{number}")
-        (tmp_path / "below").rename(directory)
-        assert older.newer_lives(str(directory)), "the newer one lives, and may be stopped right now"
-        assert not newer.newer_lives(str(directory))
-        assert older.newer_lives(str(directory))
-    with mock.patch("xilinx_fpga_dp.deviceplugin.instance_lock._OVERLAP", 0):
-        before = descriptors()
-        assert not newer.newer_lives(str(directory))
-        assert descriptors() == before - 1, "no lock is kept for ever"
-    newer.leave(str(directory))
-    assert not older.newer_lives(str(directory))
-    older.leave(str(directory))
-    assert list(directory.iterdir()) == []
+def test_the_newest_of_three_is_active_until_it_releases(tmp_path: Path) -> None:
+    older, middle = _two(tmp_path)
+    newest = instance(tmp_path)
+    assert not newest.has_newer_instance()
+    assert middle.has_newer_instance()
+    middle.release()
+    assert older.has_newer_instance()
+    newest.release()
+    assert not older.has_newer_instance()
+    older.release()
+    assert _files(older) == []
 
 
-def test_a_directory_that_is_back_just_as_its_lock_is_let_go_gives_the_older_no_voice(tmp_path: Path) -> None:
-    directory = tmp_path / "device-plugins"
-    older, newer = _two(directory)
-    _replace(directory, tmp_path / "below")
-    assert not newer.newer_lives(str(directory))
-    assert older.newer_lives(str(directory))
-    assert newer.moving
-    with mock.patch("xilinx_fpga_dp.deviceplugin.instance_lock._OVERLAP", 0):
-        assert not newer.newer_lives(str(directory))
-    assert not newer.moving
-    directory.rename(tmp_path / "mount")
-    (tmp_path / "below").rename(directory)
-    assert older.newer_lives(str(directory))
-    assert not newer.newer_lives(str(directory))
-    assert older.newer_lives(str(directory))
+def test_an_older_instance_notices_a_newer_one_that_has_come_and_gone(tmp_path: Path) -> None:
+    """Whichever of the others has scanned before."""
+    standby, active, newest = instance(tmp_path), instance(tmp_path), instance(tmp_path)
+    for each in (standby, active, newest):
+        assert not each.has_newer_instance()
+    newest.release()
+    assert standby.has_newer_instance(), "the active one lives"
+    assert standby.newest > active.newest
+    assert not active.has_newer_instance()
+    assert active.newest == standby.newest
+    active.release()
+    assert not standby.has_newer_instance()
+    standby.release()
+    assert _files(standby) == []
 
 
-def test_the_middle_one_of_three_is_not_held_on_to_in_place_of_the_newest(tmp_path: Path) -> None:
-    directory = tmp_path / "device-plugins"
-    older, middle = _two(directory)
-    newest = InstanceLock()
-    assert not newest.newer_lives(str(directory))
-    assert older.newer_lives(str(directory))
-    assert middle.newer_lives(str(directory))
-    _replace(directory, tmp_path / "below")
-    assert middle.newer_lives(str(directory))
-    assert older.newer_lives(str(directory))
-    middle.leave(str(directory))
-    assert older.newer_lives(str(directory)), "the newest one has not looked yet"
-    newest.leave(str(directory))
-    assert not older.newer_lives(str(directory))
-
-
-def test_who_has_not_looked_finds_that_a_newer_one_was_there_whoever_looks_before(tmp_path: Path) -> None:
-    directory = str(tmp_path)
-    standby, voice, newest = InstanceLock(), InstanceLock(), InstanceLock()
-    for each in (standby, voice, newest):
-        assert not each.newer_lives(directory)
-    newest.leave(directory)
-    assert standby.newer_lives(directory), "the voice lives"
-    assert standby.newest > voice.newest
-    assert not voice.newer_lives(directory)
-    assert voice.newest == standby.newest
-    voice.leave(directory)
-    assert not standby.newer_lives(directory)
-    standby.leave(directory)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_nobody_is_seen_without_a_lock(tmp_path: Path) -> None:
-    """Else whoever looks just then takes a beginner for dead, and its file for left."""
-    older, newer = InstanceLock(), InstanceLock()
-    assert not older.newer_lives(str(tmp_path))
+def test_no_file_is_seen_before_its_lock_is_held(tmp_path: Path) -> None:
+    """A scan in between would take the starting instance for dead, and remove its file."""
+    older, newer = instance(tmp_path), instance(tmp_path)
+    assert not older.has_newer_instance()
     seen: list[bool] = []
     flock = fcntl.flock
 
-    def looked_at(file: int, operation: int) -> None:
+    def scanned_before(file: int, operation: int) -> None:
         if operation & fcntl.LOCK_EX:
             with mock.patch("fcntl.flock", flock):
-                seen.append(older.newer_lives(str(tmp_path)))
+                seen.append(older.has_newer_instance())
         flock(file, operation)
 
-    with mock.patch("fcntl.flock", looked_at):
-        assert not newer.newer_lives(str(tmp_path))
+    with mock.patch("fcntl.flock", scanned_before):
+        assert not newer.has_newer_instance()
     assert seen == [False], "the newer one was not there at the first try"
-    assert older.newer_lives(str(tmp_path))
+    assert older.has_newer_instance()
 
 
-def test_what_died_before_it_was_seen_is_removed_later(tmp_path: Path) -> None:
-    folder = tmp_path / FOLDER
-    folder.mkdir()
-    old, young, strange = (
+def test_the_file_of_a_process_that_died_before_it_locked_it_is_removed_later(tmp_path: Path) -> None:
+    lock = instance(tmp_path)
+    folder = Path(lock.folder)
+    folder.mkdir(parents=True)
+    old, young, foreign = (
         folder / name for name in ("0000000001-00000000.new", "0000000001-11111111.new", "a.new")
     )
-    for file in (old, young, strange):
+    for file in (old, young, foreign):
         file.touch()
     os.utime(old, (0, 0))
     os.utime(young, (now := time.time() + 60, now))
-    assert not InstanceLock().newer_lives(str(tmp_path))
+    assert not lock.has_newer_instance()
     assert not old.exists()
     assert young.exists()
-    assert strange.exists()
+    assert foreign.exists()
 
 
-def test_one_directory_after_the_other(tmp_path: Path) -> None:
-    directory = tmp_path / "device-plugins"
-    older, newer = _two(directory)
-    for number in range(5):
-        _replace(directory, tmp_path / f"{number}")
-        assert older.newer_lives(str(directory))
-        assert not newer.newer_lives(str(directory))
-        assert older.newer_lives(str(directory))
-    newer.leave(str(directory))
-    assert not older.newer_lives(str(directory))
-
-
-def test_a_file_system_without_locks_costs_no_descriptors(tmp_path: Path) -> None:
-    presence = InstanceLock()
+def test_a_file_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    older, newer = _two(tmp_path)
     before = descriptors()
-    refused = OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-    with mock.patch("fcntl.flock", side_effect=refused):
-        for _ in range(3):
-            assert not presence.newer_lives(str(tmp_path))
+    for name in _files(older):
+        os.unlink(f"{older.folder}/{name}")
+    assert not older.has_newer_instance()
+    assert not newer.has_newer_instance()
+    assert older.has_newer_instance()
     assert descriptors() == before
-    assert not presence.newer_lives(str(tmp_path))
-    assert descriptors() == before + 1, "the lock is held once there are locks"
-    presence.leave(str(tmp_path))
+    newer.release()
+    assert not older.has_newer_instance()
 
 
-async def test_a_look_that_fails_is_no_news_of_the_newer_one(tmp_path: Path) -> None:
-    watch = Watch(str(tmp_path), NoMetrics())
-    watch.directory.set(SocketDirectory(newer=True, newest="0000000002-00000000"))
-    with mock.patch("xilinx_fpga_dp.deviceplugin.socket_directory._look", side_effect=RuntimeError("a bug")):
-        seen = await watch.look()
-    assert (seen.newer, seen.newest) == (True, "0000000002-00000000")
-    assert seen.problem
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EROFS, errno.ENOSPC])
+def test_without_a_lock_it_warns_once_and_works_as_if_alone(
+    tmp_path: Path, number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    newer, lock = instance(tmp_path), instance(tmp_path)
+    assert not newer.has_newer_instance()
+    before = descriptors()
+    with mock.patch("os.rename", side_effect=OSError(number, os.strerror(number))):
+        for _ in range(3):
+            assert not lock.has_newer_instance()
+            assert not lock.superseded()
+    assert descriptors() == before
+    assert [(each.message, each.levelname) for each in caplog.records] == [(_WARNING, "WARNING")]
+    assert not lock.has_newer_instance()
+    assert descriptors() == before + 1, "the lock is held as soon as it can be"
+    lock.release()
+
+
+def test_a_plugins_dir_that_is_a_file_leaves_it_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "plugins").touch()
+    lock = instance(tmp_path)
+    assert not lock.has_newer_instance()
+    [warning] = caplog.records
+    assert warning.message == _WARNING
+    lock.release()
+
+
+def test_a_lack_of_descriptors_is_no_news_of_the_newer_instance(tmp_path: Path) -> None:
+    older, newer = _two(tmp_path)
+    none_left = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    with mock.patch("os.open", side_effect=none_left):
+        assert older.has_newer_instance()
+    newer.release()
+    assert not older.has_newer_instance()
+
+
+async def test_a_scan_that_fails_is_no_news_of_the_newer_instance(tmp_path: Path) -> None:
+    directory = socket_directory(tmp_path)
+    directory.state.set(DirectoryState(standby=True, newest_instance="0000000002-00000000"))
+    with mock.patch("xilinx_fpga_dp.deviceplugin.socket_directory._scan", side_effect=RuntimeError("a bug")):
+        state = await directory.refresh()
+    assert (state.standby, state.newest_instance) == (True, "0000000002-00000000")
+    assert state.problem

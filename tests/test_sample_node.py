@@ -296,6 +296,7 @@ class TestTree:
             "XILINX_FPGA_DP_SYSFS_ROOT": f"{node.root}/sys",
             "XILINX_FPGA_DP_DEV_ROOT": f"{node.root}/dev",
             "XILINX_FPGA_DP_SOCKET_DIR": f"{node.root}/device-plugins",
+            "XILINX_FPGA_DP_PLUGINS_DIR": f"{node.root}/plugins",
         }
         assert all(os.path.isdir(path) for path in node.environment().values())
         assert read(f"{node.sysfs_root}/devices/system/node/online") == "0-1\n"

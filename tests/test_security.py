@@ -20,6 +20,7 @@ from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.faults.fuzz.seeds import SEEDS
 from tests.process import Service, cli, eventually
+from xilinx_fpga_dp.deviceplugin.instance_lock import lock_folder
 from xilinx_fpga_dp.hostfiles.managed_file import ManagedFile
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
@@ -32,7 +33,7 @@ def test_sockets_and_locks_are_for_root_alone(node: SampleNode, kubelet: Kubelet
             kubelet.start()
             endpoint = service.logged("registered")["endpoint"]
             assert stat.S_IMODE(os.stat(f"{node.socket_dir}/{endpoint}").st_mode) == 0o600
-            folder = f"{node.socket_dir}/.xilinx-fpga-dp"
+            folder = lock_folder(node.plugins_dir)
             assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
             assert [stat.S_IMODE(entry.stat().st_mode) for entry in os.scandir(folder)] == [0o600]
     finally:
@@ -165,25 +166,26 @@ async def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     assert os.listdir(folder) == ["file"]
 
 
-def test_a_planted_link_in_the_socket_directory_is_not_followed(
+def test_a_planted_link_is_neither_the_lock_folder_nor_a_socket(
     node: SampleNode, kubelet: KubeletDouble
 ) -> None:
-    """In the place of our folder it makes room for that; a socket behind one that is called as ours stays."""
+    """One in place of the folder is replaced by it; a socket behind one that has a socket's name stays."""
     node.add_card("u200")
     victims = Path(node.root, "victims")
     victims.mkdir()
-    (victims / "0000000001-00000000").touch()  # as an instance's file, and nobody holds its lock
+    (victims / "0000000001-00000000").touch()  # named as a lock file, and not locked
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(victims / "dead.sock"))
     sockets = Path(node.socket_dir)
     kubelet.start()  # it removes links when it starts
-    (sockets / ".xilinx-fpga-dp").symlink_to(victims)
+    locks = Path(lock_folder(node.plugins_dir))
+    locks.parent.mkdir()
+    locks.symlink_to(victims)
     (sockets / f"fpga-x-{'0' * 12}-fpga.sock").symlink_to(victims / "dead.sock")
     with Service(settings_for(node)) as service:
         resource = service.logged("registered")["resource"]
         kubelet.wait_for(lambda: kubelet.allocatable(resource) == 1)
-        folder = (sockets / ".xilinx-fpga-dp").lstat()
-        assert stat.S_ISDIR(folder.st_mode)
+        assert stat.S_ISDIR(locks.lstat().st_mode)
         assert service.terminate() == 0
     assert sorted(os.listdir(victims)) == ["0000000001-00000000", "dead.sock"]
 

@@ -142,6 +142,7 @@ def test_the_defaults_of_the_contract() -> None:
         "reset_grace": 900.0,
         "recovery_checks": 3,
         "socket_dir": "/var/lib/kubelet/device-plugins",
+        "plugins_dir": "/var/lib/kubelet/plugins",
         "resource_prefix": "xilinx.com/fpga-",
         "resource_name_template": "{shell}-{timestamp}",
         "compat": "none",

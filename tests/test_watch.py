@@ -9,9 +9,9 @@ from unittest import mock
 
 import pytest
 
-from tests.support.metrics import NoMetrics
+from tests.support.directory import socket_directory
 from xilinx_fpga_dp.deviceplugin import socket_directory as module
-from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory, Watch
+from xilinx_fpga_dp.deviceplugin.socket_directory import DirectoryState
 
 _OURS = "a-fpga.sock"
 
@@ -27,9 +27,9 @@ class _Slow:
     def __init__(self) -> None:
         self.seen = threading.Event()
         self.go = threading.Event()
-        self._look = module._look
+        self._look = module._scan
 
-    def __call__(self, *args: object) -> SocketDirectory:
+    def __call__(self, *args: object) -> DirectoryState:
         outcome = self._look(*args)  # type: ignore[arg-type]
         if not self.seen.is_set():
             self.seen.set()
@@ -39,62 +39,62 @@ class _Slow:
 
 async def test_a_look_that_was_given_up_is_not_taken_for_news(tmp_path: Path) -> None:
     slow = _Slow()
-    watch = Watch(str(tmp_path), NoMetrics())
-    with mock.patch.object(module, "_look", slow):
-        asking = asyncio.create_task(watch.look())
+    directory = socket_directory(tmp_path)
+    with mock.patch.object(module, "_scan", slow):
+        asking = asyncio.create_task(directory.refresh())
         assert await asyncio.to_thread(slow.seen.wait, 10)
         asking.cancel()
         await asyncio.wait([asking])
         _make_socket(tmp_path / _OURS)
-        again = asyncio.create_task(watch.look())
+        again = asyncio.create_task(directory.refresh())
         await asyncio.sleep(0.01)
         slow.go.set()
-        assert {name for name, _ in (await again).ours} == {_OURS}
+        assert {name for name, _ in (await again).sockets} == {_OURS}
 
 
 async def test_what_a_late_look_returns_is_not_taken_for_news(tmp_path: Path) -> None:
     slow = _Slow()
-    watch = Watch(str(tmp_path), NoMetrics())
-    with mock.patch.object(module, "_look", slow):
-        with mock.patch.object(module, "_LOOK_LIMIT", 0.1):
-            assert "no answer" in str((await watch.look()).problem)
+    directory = socket_directory(tmp_path)
+    with mock.patch.object(module, "_scan", slow):
+        with mock.patch.object(module, "_SCAN_LIMIT", 0.1):
+            assert "no answer" in str((await directory.refresh()).problem)
         _make_socket(tmp_path / _OURS)
         slow.go.set()
         await asyncio.sleep(0.05)
-        seen = await watch.look()
+        seen = await directory.refresh()
     assert seen.problem is None
-    assert {name for name, _ in seen.ours} == {_OURS}
+    assert {name for name, _ in seen.sockets} == {_OURS}
 
 
 async def test_however_much_happens_it_looks_at_an_even_pace_and_sees_the_end(tmp_path: Path) -> None:
-    watch = Watch(str(tmp_path), NoMetrics())
-    with mock.patch.object(module, "_look", mock.Mock(wraps=module._look)) as looks:
+    directory = socket_directory(tmp_path)
+    with mock.patch.object(module, "_scan", mock.Mock(wraps=module._scan)) as looks:
         async with asyncio.TaskGroup() as group:
-            running = group.create_task(watch.run())
+            running = group.create_task(directory.run())
             began = time.monotonic()
             for number in range(1000):
                 await asyncio.to_thread((tmp_path / str(number)).touch)
             _make_socket(tmp_path / _OURS)
             took = time.monotonic() - began
             async with asyncio.timeout(5):
-                await watch.directory.until(lambda seen: bool(seen.ours))
+                await directory.state.until(lambda seen: bool(seen.sockets))
             count = looks.call_count
             running.cancel()
-    assert count <= module._AT_ONCE + took / module._INTERVAL + 3
+    assert count <= module._BURST + took / module._INTERVAL + 3
 
 
 async def test_one_that_has_failed_is_begun_again_and_speaks(tmp_path: Path) -> None:
-    watch = Watch(str(tmp_path), NoMetrics())
-    await watch.look()
-    failing = mock.patch.object(watch, "look", side_effect=RuntimeError("what nobody has thought of"))
+    directory = socket_directory(tmp_path)
+    await directory.refresh()
+    failing = mock.patch.object(directory, "refresh", side_effect=RuntimeError("what nobody has thought of"))
     with failing, pytest.raises(RuntimeError):
-        await watch.run()
-    running = asyncio.create_task(watch.run())
+        await directory.run()
+    running = asyncio.create_task(directory.run())
     await asyncio.sleep(0.1)
-    assert not watch.directory.value.newer
+    assert not directory.state.value.standby
     _make_socket(tmp_path / _OURS)
     async with asyncio.timeout(10):
-        await watch.directory.until(lambda seen: bool(seen.ours))
+        await directory.state.until(lambda seen: bool(seen.sockets))
     running.cancel()
     await asyncio.wait([running])
-    assert (await watch.look()).newer, "it has made room for another"
+    assert (await directory.refresh()).standby, "it has made room for another"

@@ -18,8 +18,9 @@ from xilinx_fpga_dp.aio.listen import FdExhaustionHandler
 from xilinx_fpga_dp.aio.supervise import end, supervise
 from xilinx_fpga_dp.deviceplugin.cdi_spec import CdiSpec
 from xilinx_fpga_dp.deviceplugin.fleet import Fleet
+from xilinx_fpga_dp.deviceplugin.instance_lock import InstanceLock
 from xilinx_fpga_dp.deviceplugin.plugin import PluginConfig
-from xilinx_fpga_dp.deviceplugin.socket_directory import KUBELET_SOCKET, Watch
+from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory
 from xilinx_fpga_dp.discovery import uevents
 from xilinx_fpga_dp.discovery.driver_versions import Versions
 from xilinx_fpga_dp.discovery.scanner import ScanFailed
@@ -55,16 +56,17 @@ class Service:
         self._scanner = build_scanner(settings, self._wake.set)
         self._builder = SnapshotBuilder(settings, rules_changed=self._wake.set)
         self._metrics = Metrics(self.snapshots, self._registered)
-        self._watch = Watch(settings.socket_dir, self._metrics)
+        lock = InstanceLock(settings.plugins_dir)
+        self._directory = SocketDirectory(settings.socket_dir, lock, self._metrics)
         self._tracker = AllocationTracker(
-            PodResources(settings.pod_resources_socket), self._wake.set, lambda: bool(self._watch.others)
+            PodResources(settings.pod_resources_socket), self._wake.set, lambda: bool(self._directory.others)
         )
         self._cdi_spec = CdiSpec(settings.cdi_dir, self.snapshots, expose_mgmt=settings.expose_mgmt)
         allocator = build_allocator(settings, self._scanner, self._all_devices, self._cdi_spec.include)
         config = PluginConfig(
             allocator, settings.request_timeout, settings.preferred_allocation, settings.prestart_check
         )
-        self._fleet = Fleet(self._watch, config, self._metrics)
+        self._fleet = Fleet(self._directory, config, self._metrics)
 
     def _registered(self) -> dict[str, bool]:
         return self._fleet.registered()
@@ -104,7 +106,7 @@ class Service:
             self.snapshots,
             self._registered,
             self._tracker.current,
-            errors=self._fleet.complaints,
+            errors=self._fleet.last_errors,
             expose_mgmt=settings.expose_mgmt,
         )
         files: list[ManagedFile] = []
@@ -112,7 +114,7 @@ class Service:
             "scan": self.scan,
             "uevents": lambda: uevents.listen(self._wake.set),
             "allocation-tracker": self._tracker.run,
-            "socket-directory": self._watch.run,
+            "socket-directory": self._directory.run,
             "fleet": lambda: self._fleet.run(self.snapshots),
             "sweep": self._fleet.sweep,
             "device-log": lambda: DeviceEventLog().run(self.snapshots),
@@ -194,20 +196,20 @@ class Service:
     async def _share(self, files: list[ManagedFile]) -> None:
         """Leave the files to a newer instance, which may have other settings, while one lives. Endless."""
         while True:
-            await self._watch.directory.until(lambda seen: seen.newer)
+            await self._directory.state.until(lambda state: state.standby)
             for file in files:
                 file.release()
-            await self._watch.directory.until(lambda seen: not seen.newer)
+            await self._directory.state.until(lambda state: not state.standby)
             for file in files:
                 await file.take_over()
 
     async def _startup_hint(self) -> None:
         """Log once how to try this without a kubelet, where there is none."""
         await asyncio.sleep(_HINT_AFTER)
-        directory = self._watch.directory.value
+        directory = self._directory.state.value
         if directory.kubelet is None:
             problem = {"problem": directory.problem} if directory.problem else {}
             log.info(
                 "no kubelet yet; to try without one: python -m xilinx_fpga_dp simulate",
-                extra={"path": f"{self._watch.path}/{KUBELET_SOCKET}", **problem},
+                extra={"path": self._directory.kubelet_socket, **problem},
             )

@@ -17,7 +17,8 @@ from xilinx_fpga_dp.resources.naming import FIELDS, prefix_problem, template_pro
 PREFIX = "XILINX_FPGA_DP_"
 
 _MAX_PORT = 65535
-# A unix socket's path has at most 107 bytes; the shortest name of ours (kubelet/sockets.py) must fit.
+# A unix socket's path has at most 107 bytes; the shortest name of ours (deviceplugin/socket_names.py) must
+# fit.
 _MAX_SOCKET_DIR = 107 - len("/0123456789ab-fpga.sock")
 
 
@@ -137,6 +138,10 @@ class Settings(BaseSettings):
     )
     u30_unit: Literal["card", "device"] = Field(
         "card", description="what one id of a U30 stands for: the card with its two devices, or one device"
+    )
+    plugins_dir: Directory = Field(
+        "/var/lib/kubelet/plugins",
+        description="below it, `fpga.xilinx.com/`: the lock that tells two instances from each other",
     )
     sysfs_root: Directory = Field("/sys", description="where sysfs is")
     dev_root: Directory = Field(

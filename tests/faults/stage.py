@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, Self
 from tests.conftest import settings_for
 from tests.double import KubeletDouble, NoEndpoint
 from tests.process import Service, eventually
+from xilinx_fpga_dp.deviceplugin.instance_lock import lock_folder
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard
 
 SHELLS = {
@@ -295,21 +296,19 @@ class Stage:
         return self.sockets / named[-1]
 
     def strays(self) -> list[str]:
-        """Return the unexpected entries of the socket directory.
+        """Return the unexpected entries of the socket directory and of the folder of lock files.
 
         Expected are one live socket for each resource, and one more for each standby instance, which may
-        still have an earlier stream.
+        still have an earlier stream; and one lock
+        file for each instance.
         """
         there = {path.name: path for path in self.sockets.iterdir()}
         there.pop("kubelet.sock", None)
-        folder = there.pop(".xilinx-fpga-dp", None)
         strange = [name for name in there if not name.endswith("-fpga.sock") or not _alive(there[name])]
         for shell in SHELLS:
             sockets = [name for name in there if shell in name and name not in strange]
             strange += sockets[self.instances :]
-        if folder:
-            strange += sorted(each.name for each in folder.iterdir())[self.instances :]
-        return strange
+        return strange + sorted(os.listdir(lock_folder(self.node.plugins_dir)))[self.instances :]
 
     def spec_is_whole(self) -> bool:
         """Return whether the CDI spec has all devices."""

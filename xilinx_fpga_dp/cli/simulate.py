@@ -19,7 +19,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
 COMMAND = Command(
     run,
     # The sample node sets the others.
-    settings=frozenset(Settings.model_fields) - {"sysfs_root", "dev_root", "socket_dir"},
+    settings=frozenset(Settings.model_fields) - {"sysfs_root", "dev_root", "socket_dir", "plugins_dir"},
     options={
         "--once": {"action": "store_true", "help": "play all steps and end; else stay up until Ctrl-C"},
         "--board": {

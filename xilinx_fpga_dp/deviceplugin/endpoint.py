@@ -1,26 +1,46 @@
-"""One resource's endpoint: bind, serve, register, list live, until something ends it; then round again."""
+"""One resource's endpoint at kubelet.
+
+One task a resource goes round this loop, a round for each socket, and tells where it is by ``status``:
+
+    wait for kubelet -> bind -> serve -> register -> list live -> (round again, or the offer is gone)
+
+The reasons: kubelet's stream ends, the own socket is gone, kubelet is new, a newer instance came and went,
+SIGHUP. A failure waits, with back-off, and goes round again; it ends neither the process nor another
+resource. Cancelling leaves no file. What kubelet does, and what follows from it:
+
+* It dials the endpoint inside Register (plugin/v1beta1/client.go): the socket is served before, and
+  meanwhile.
+* Kubelets <= 1.36 keep the endpoint that registered last, and drop the new one if the old one's stream ends
+  during or after that Register (plugin/v1beta1/handler.go). Kubelets >= 1.37 key endpoints by socket
+  (kubernetes#135437). So each round has a new socket name, and begins when the last one's stream has ended.
+* It never dials again by itself: a lost stream needs a new Register.
+* It removes all sockets when it starts, and its own stays when it dies (cm/devicemanager/manager.go).
+* It takes the list that came last, from any instance: an older instance sends none, but keeps its stream.
+"""
 
 import asyncio
 import errno
 import logging
 import random
-from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import Enum
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from xilinx_fpga_dp.aio.latest import Latest
+from xilinx_fpga_dp.aio.race import race
 from xilinx_fpga_dp.aio.rate_limit import RateLimit
-from xilinx_fpga_dp.deviceplugin import sockets
-from xilinx_fpga_dp.deviceplugin.plugin import Plugin, PluginConfig
+from xilinx_fpga_dp.deviceplugin.plugin import ListStream, Plugin, PluginConfig
 from xilinx_fpga_dp.deviceplugin.plugin_metrics import PluginMetrics
 from xilinx_fpga_dp.deviceplugin.registration import register
 from xilinx_fpga_dp.deviceplugin.socket_directory import (
-    KUBELET_SOCKET,
+    DirectoryState,
     Identity,
+    ServedSocket,
     SocketDirectory,
-    Watch,
     identity_of,
 )
 from xilinx_fpga_dp.model import Offer
@@ -30,22 +50,46 @@ log = logging.getLogger(__name__)
 # Seconds kubelet may take from its answer to Register until it asks for the list.
 _STREAM_LIMIT = 10.0
 # Seconds between attempts while kubelet's socket is there: doubling from the first to the last.
-_FIRST_PAUSE = 0.02
-_LAST_PAUSE = 0.5
+_FIRST_DELAY = 0.02
+_LAST_DELAY = 0.5
 # Seconds from the first file to the last when a directory is removed.
 _REMOVAL = 0.02
-# Seconds; a stream that lives no longer was no success.
+# Seconds; a stream that lives no longer counts as a failure.
 _SHORT_LIFE = 1.0
-_LOST = "kubelet's stream ended"
 # A device that flaps may make its resource send so many lists in a row, then one every so many seconds.
 _BURST = 5
 _INTERVAL = 1.0
 
-T = TypeVar("T")
+_STREAM_ENDED = "kubelet's stream ended"
+_SUPERSEDED = "superseded by a newer instance"
 
 
-class _NotReached(Exception):  # noqa: N818 - a reason, not a fault
-    """Kubelet could not be reached this round; says why."""
+class Phase(Enum):
+    """Where an endpoint is in its loop."""
+
+    WAITING = "waiting"  # for kubelet, to the end of a back-off, or until a newer instance is gone
+    REGISTERING = "registering"
+    LISTED = "listed"  # registered, and kubelet reads the list
+    STANDBY = "standby"  # registered, but a newer instance is active
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointStatus:
+    """The state of one resource at kubelet.
+
+    Attributes:
+        phase: where the endpoint is.
+        failures: attempts in a row that failed.
+        last_error: why the last attempt failed; None if it did not.
+    """
+
+    phase: Phase = Phase.WAITING
+    failures: int = 0
+    last_error: str | None = None
+
+
+class _NotRegistered(Exception):  # noqa: N818 - a reason, not a fault
+    """This round ended before kubelet listed; says why."""
 
 
 class Endpoint:
@@ -53,212 +97,234 @@ class Endpoint:
 
     Args:
         resource: its name.
-        watch: of kubelet's socket directory.
-        terms: on what terms kubelet is answered.
-        meter: hears of what happens.
+        directory: kubelet's socket directory.
+        config: how kubelet is answered.
+        metrics: counts what happens.
     """
 
-    def __init__(self, resource: str, watch: Watch, terms: PluginConfig, meter: PluginMetrics) -> None:
+    def __init__(
+        self, resource: str, directory: SocketDirectory, config: PluginConfig, metrics: PluginMetrics
+    ) -> None:
         self.resource = resource
         self.offer: Latest[Offer | None] = Latest(None)  # set by the fleet; None: the shell is gone
-        self.registered = False  # kubelet knows it and reads its list
-        self._connected: Identity | None = None  # the kubelet that this round has reached
+        self.status = Latest(EndpointStatus())  # set here only
+        self._directory = directory
+        self._config = config
+        self._metrics = metrics
         self._again = asyncio.Event()
-        self._pace = RateLimit(_BURST, _INTERVAL)
-        self._watch = watch
-        self._terms = terms
-        self._meter = meter
-        self._failures = 0  # attempts in a row
-        self.complaint: str | None = None  # how the last attempt failed; None: it did not
+        self._limit = RateLimit(_BURST, _INTERVAL)
 
     def register_again(self) -> None:
-        """Leave what is and go round again now, unless nobody is there or another speaks."""
-        seen = self._watch.directory.value
-        if seen.kubelet is not None and not seen.newer:
+        """Begin another round now, unless kubelet is away or a newer instance is active."""
+        state = self._directory.state.value
+        if state.kubelet is not None and not state.standby:
             self._again.set()
 
     async def run(self) -> None:
         """Live until the offer is gone; then kubelet has been sent an empty list. Never raises."""
-        before = None
-        while (kubelet := await first(self._gone(), self._kubelet())) is not None:
+        previous = None
+        while (kubelet := await race(self._gone(), self._kubelet_available())) is not None:
             self._again.clear()
-            if kubelet != before:  # who is new has refused nothing, and cut off nobody
-                self._failures = 0
-            before = kubelet
+            if kubelet != previous:  # a new kubelet has refused nothing and ended no stream
+                self._update(failures=0)
+            previous = kubelet
             try:
                 await self._round(kubelet)
-            except (OSError, GRPCError, StreamTerminatedError, _NotReached) as error:
-                self._complain(error)  # a TimeoutError is an OSError
+            except (OSError, GRPCError, StreamTerminatedError, _NotRegistered) as error:
+                self._failed(error)  # a TimeoutError is an OSError
             except Exception as error:
                 log.exception("endpoint failed", extra={"resource": self.resource})
-                self._complain(error)
+                self._failed(error)
             finally:
-                self.registered = False
-            if self._failures:
-                await self._pause(kubelet)
+                self._update(phase=Phase.WAITING)
+            if self.status.value.failures:
+                await self._back_off(kubelet)
 
     async def _round(self, kubelet: Identity) -> None:
-        """Serve and register once, then list until there is a reason to go round again."""
-        plugin = Plugin(self.resource, lambda: self.offer.value, self._terms, self._meter)
-        newest = self._watch.directory.value.newest
-        self._connected = None
-        async with sockets.serving(plugin, self.resource, self._watch) as socket:
-            moved = self._moved(socket, kubelet)
-            outdone = self._outdone(newest)  # of two Registers kubelet believes the one it has answered last
-            if why := await first(self._gone(), outdone, self._register(plugin, socket), moved):
-                raise _NotReached(why)
-            if self.offer.value is None:
-                self._send(plugin)  # kubelet may read the list before it answers
-                return
-            lived_from = self._registered(socket)
-            why = await first(
-                self._moved(socket, kubelet),
-                _event(plugin.lost, _LOST),
-                _event(self._again, "asked to"),
-                self._silent(newest),
-                self._publish(plugin),
+        """Serve and register once, then list until there is a reason for another round."""
+        self._update(phase=Phase.REGISTERING)
+        plugin = Plugin(self.resource, lambda: self.offer.value, self._config, self._metrics)
+        newest = self._directory.state.value.newest_instance
+        reached: set[Identity | None] = {kubelet}  # kubelets that this round's Register may have reached
+        async with self._directory.serving(plugin, self.resource, plugin.disconnected) as socket:
+            why = await race(
+                self._gone(),
+                self._superseded(newest),
+                self._register(plugin, socket, reached),
+                self._unreachable(socket, reached),
             )
-            self.registered = False  # at once: ending what is served may take a moment
-            # What loses its stream again and again must not spin.
-            lived = asyncio.get_running_loop().time() - lived_from
-            self._failures = self._failures + 1 if why == _LOST and lived < _SHORT_LIFE else 0
+            if why:
+                raise _NotRegistered(why)
+            if self.offer.value is None:
+                self._send_list(plugin)  # kubelet may read the list before it answers Register
+                return
+            listed_at = self._registered(socket)
+            why = await race(
+                self._unreachable(socket, reached),
+                self._stream_ended(plugin),
+                self._asked_again(),
+                self._stand_by(newest),
+                self._list(plugin),
+            )
+            # A stream that ends again and again must not spin.
+            lived = asyncio.get_running_loop().time() - listed_at
+            short = why == _STREAM_ENDED and lived < _SHORT_LIFE
+            failures = self.status.value.failures + 1 if short else 0
+            self._update(phase=Phase.WAITING, failures=failures)  # at once: the end of serving takes a moment
             log.info("leaving endpoint", extra={"resource": self.resource, "why": why})
 
-    async def _kubelet(self) -> Identity | None:
-        """Kubelet's socket, as soon as there is one and it is for us to speak with it."""
-        seen = await self._watch.directory.until(lambda seen: bool(seen.kubelet) and not seen.newer)
-        return seen.kubelet
+    async def _register(self, plugin: Plugin, socket: ServedSocket, reached: set[Identity | None]) -> None:
+        """Register until kubelet answers, then wait until it asks for the list."""
+        path = self._directory.kubelet_socket
+        while True:
+            try:
+                permit = partial(self._permit, reached, identity_of(path))
+                await register(path, socket.name, self.resource, self._config.options, permit)
+                break
+            except (ConnectionRefusedError, ConnectionAbortedError, FileNotFoundError) as error:
+                # No server (kubelet is dead, or between its bind and its listen), or not the right one.
+                # Nothing was sent, so this socket's name is still unknown.
+                self._failed(error)
+                if isinstance(error, FileNotFoundError):  # the path leads elsewhere: an unmount is no event
+                    await self._directory.refresh()
+                await asyncio.sleep(self._delay())
+        # Kubelets <= 1.36 close the new connection where the stream of the one before it ends just now.
+        async with asyncio.timeout(_STREAM_LIMIT):
+            stream = await plugin.stream.until(lambda stream: stream is not ListStream.AWAITED)
+        if stream is ListStream.DISCONNECTED:
+            raise _NotRegistered("kubelet closed its connection and has not asked for the list")
+
+    def _permit(self, reached: set[Identity | None], before: Identity | None) -> None:
+        """Note which kubelet this round's Register reaches, connected by now, or forbid it.
+
+        It may be a new one that no scan has shown yet. Taken for another one later, it would be registered
+        with twice.
+
+        Raises:
+            ConnectionAbortedError: it may be one of two kubelets, or a newer instance lives.
+        """
+        path = self._directory.kubelet_socket
+        if before != identity_of(path):  # replaced during the connect
+            raise ConnectionAbortedError(errno.ECONNABORTED, "kubelet starts", path)
+        # Kubelets <= 1.36 keep the endpoint that registered last. An older instance that stalled since its
+        # last scan would take the resource from a newer one, which would not notice.
+        if self._directory.lock.superseded():
+            raise ConnectionAbortedError(errno.ECONNABORTED, _SUPERSEDED, path)
+        reached.add(before)
+
+    async def _list(self, plugin: Plugin) -> str:
+        """Send every new offer to kubelet, at a bounded rate, until the offer is gone."""
+        offer = self.offer.value
+        self._send_list(plugin)
+        now = asyncio.get_running_loop().time
+        while offer is not None:
+            offer = await self.offer.other_than(offer)
+            if plugin.up_to_date or self._directory.state.value.standby:
+                continue
+            await asyncio.sleep(self._limit.delay(now()))
+            self._limit.done(now())
+            offer = self.offer.value  # an offer that came meanwhile replaces the one to send
+            self._send_list(plugin)
+        return "its shell is gone from the node"
+
+    def _send_list(self, plugin: Plugin) -> None:
+        """Send the offer to kubelet, unless a newer instance is active: the last list counts."""
+        if not self._directory.state.value.standby:
+            plugin.publish()
+
+    # Waits
+
+    async def _kubelet_available(self) -> Identity | None:
+        """Wait for kubelet's socket while no newer instance lives."""
+        state = await self._directory.state.until(lambda state: bool(state.kubelet) and not state.standby)
+        return state.kubelet
 
     async def _gone(self) -> None:
         """Wait until the offer is gone."""
         await self.offer.until(lambda offer: offer is None)
 
-    async def _register(self, plugin: Plugin, socket: sockets.Bound) -> None:
-        path = f"{self._watch.path}/{KUBELET_SOCKET}"
+    async def _stream_ended(self, plugin: Plugin) -> str:
+        await plugin.stream.until(lambda stream: stream is ListStream.ENDED)
+        return _STREAM_ENDED
+
+    async def _asked_again(self) -> str:
+        await self._again.wait()
+        return "asked to register again"
+
+    async def _unreachable(self, socket: ServedSocket, reached: set[Identity | None]) -> str:
+        """Wait until the directory shows a kubelet that is new, or that can't reach this socket.
+
+        A directory that is away or can't be read shows no kubelet; nothing is taken from one that lives.
+        """
+
+        def is_new(state: DirectoryState) -> bool:
+            return state.kubelet is not None and state.kubelet not in reached
+
+        def is_gone(state: DirectoryState) -> bool:
+            return state.kubelet is not None and not socket.reachable(state)
+
+        state = await self._directory.refresh()  # shows the socket, while kubelet is being registered with
         while True:
-            try:
-                note = partial(self._note, path, identity_of(path))
-                await register(path, socket.name, self.resource, self._terms.options, note)
-                break
-            except (ConnectionRefusedError, ConnectionAbortedError, FileNotFoundError) as error:
-                # Nobody listens (kubelet is dead, or between its bind and its listen), or who does can't be
-                # told. He has not heard of this socket, so the socket is as good as new.
-                self._complain(error)
-                if isinstance(error, FileNotFoundError):  # the path leads elsewhere: an unmount wakes nobody
-                    await self._watch.look()
-                await asyncio.sleep(self._delay())
-        # Kubelets up to 1.36 close the new connection where the one before it ends just now.
-        async with asyncio.timeout(_STREAM_LIMIT):
-            await first(plugin.watched.wait(), plugin.dropped.wait())
-        if not plugin.watched.is_set():
-            raise _NotReached("kubelet closed its connection and has not asked for the list")
+            state = await self._directory.state.until(lambda state: is_new(state) or is_gone(state))
+            if is_gone(state) and not is_new(state):
+                with suppress(TimeoutError):  # a removal of the whole directory reaches kubelet's socket soon
+                    async with asyncio.timeout(_REMOVAL):
+                        await self._directory.state.until(lambda state: is_new(state) or not is_gone(state))
+                state = await self._directory.refresh()
+            if is_new(state):
+                return "kubelet is new"
+            if is_gone(state):
+                return "its socket is gone"
 
-    def _note(self, path: str, before: Identity | None) -> None:
-        """Note whom this round has reached; give up where that can't be told, or it is not for us to speak.
+    async def _superseded(self, newest: str) -> str:
+        """Wait until a newer instance than ``newest`` lives or has lived."""
+        await self._directory.state.until(lambda state: state.standby or state.newest_instance != newest)
+        return _SUPERSEDED
 
-        It may be a new kubelet before the directory was looked at again. Taken for another one then, it would
-        be told once more.
+    async def _stand_by(self, newest: str) -> str:
+        """Wait until a newer instance than ``newest`` has come and gone.
 
-        Raises:
-            ConnectionAbortedError: it may be one of two kubelets, or a newer instance speaks.
+        Meanwhile no list is sent, but the stream stays open and calls are answered: its end would make
+        kubelets <= 1.36 drop the newer instance's endpoint, and later ones promote ours when the newer one
+        goes. To become active again takes a new round.
         """
-        if before != identity_of(path):  # another one came while this one was connected to
-            raise ConnectionAbortedError(errno.ECONNABORTED, "kubelet starts", path)
-        # Kubelets up to 1.36 believe whoever they answered last, and who was held up since his last look
-        # would take the resource from a newer instance, which would not hear of it.
-        if self._watch.outdone():
-            raise ConnectionAbortedError(errno.ECONNABORTED, "a newer instance speaks", path)
-        self._connected = before
-
-    async def _moved(self, socket: sockets.Bound, kubelet: Identity | None) -> str:
-        """Wait until the directory shows that kubelet can't reach this socket, or is another one.
-
-        Where kubelet's own socket is not to be seen nobody could be told of another one of ours. So a
-        directory that is away, or can't be read, takes nothing from a kubelet that lives.
-        """
-
-        def new(seen: SocketDirectory) -> bool:
-            return seen.kubelet not in (None, kubelet, self._connected)
-
-        def gone(seen: SocketDirectory) -> bool:
-            return seen.kubelet is not None and not socket.seen_in(seen)
-
-        await socket.settle()  # while kubelet is told of it already
-        while not new(await self._watch.directory.until(lambda seen: new(seen) or gone(seen))):
-            try:  # whoever removes the whole directory comes to kubelet's socket in a moment
-                async with asyncio.timeout(_REMOVAL):
-                    await self._watch.directory.until(lambda seen: new(seen) or not gone(seen))
-            except TimeoutError:
-                if gone(await self._watch.look()):  # what was seen last may be of before
-                    break
-        return "kubelet is new" if new(self._watch.directory.value) else "its socket is gone"
-
-    async def _outdone(self, newest: str) -> str:
-        """Wait until there is, or was, a newer instance than those so far."""
-        await self._watch.directory.until(lambda seen: seen.newer or seen.newest != newest)
-        return "a newer instance speaks"  # or has just spoken
-
-    async def _silent(self, newest: str) -> str:
-        """Wait until a newer instance than those so far has come and gone.
-
-        Meanwhile no list is sent: kubelet takes whatever list came last, whoever sent it. But the stream
-        stays open and calls are answered: its end would make kubelets up to 1.36 drop the newer instance's
-        endpoint, and later ones promote ours when the newer one goes. To speak again takes a new round.
-        """
-        why = await self._outdone(newest)
-        self.registered = False
-        log.info(why, extra={"resource": self.resource})
-        await self._watch.directory.until(lambda seen: not seen.newer)
+        await self._superseded(newest)
+        self._update(phase=Phase.STANDBY)
+        log.info(_SUPERSEDED, extra={"resource": self.resource})
+        await self._directory.state.until(lambda state: not state.standby)
         return "the newer instance is gone"
 
-    async def _publish(self, plugin: Plugin) -> str:
-        """Pass every new offer on to the streams, until it is gone."""
-        offer = self.offer.value
-        self._send(plugin)
-        now = asyncio.get_running_loop().time
-        while offer is not None:
-            offer = await self.offer.other_than(offer)
-            if plugin.up_to_date or self._watch.directory.value.newer:
-                continue
-            await asyncio.sleep(self._pace.delay(now()))
-            self._pace.done(now())
-            offer = self.offer.value  # what came meanwhile replaces what was to be sent
-            self._send(plugin)
-        return "its shell is gone from the node"
-
-    def _send(self, plugin: Plugin) -> None:
-        """Let kubelet know the offer, but for a newer instance: it takes the list that came last."""
-        if not self._watch.directory.value.newer:
-            plugin.publish()
-
-    async def _pause(self, kubelet: Identity | None) -> None:
-        """Back off after a failed attempt, but not from a kubelet that is new."""
-        try:
+    async def _back_off(self, kubelet: Identity) -> None:
+        """Wait after a failed attempt; a new kubelet ends the wait."""
+        with suppress(TimeoutError):
             async with asyncio.timeout(self._delay()):
-                await self._watch.directory.until(lambda seen: seen.kubelet not in (None, kubelet))
-        except TimeoutError:
-            return
+                await self._directory.state.until(lambda state: state.kubelet not in (None, kubelet))
 
     def _delay(self) -> float:
         # Jitter, so that the endpoints of a node do not all come at the same moment.
-        delay = min(_LAST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures, 10))
+        delay = min(_LAST_DELAY, _FIRST_DELAY * 2.0 ** min(self.status.value.failures, 10))
         return delay * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
 
-    def _registered(self, socket: sockets.Bound) -> float:
-        self.registered = True
-        self.complaint = None
-        self._meter.registration(self.resource, "ok")
+    # The status
+
+    def _update(self, **changes: Any) -> None:
+        self.status.set(replace(self.status.value, **changes))
+
+    def _registered(self, socket: ServedSocket) -> float:
+        """Note the success; return its time."""
+        self._update(phase=Phase.LISTED, last_error=None)
+        self._metrics.registration(self.resource, "ok")
         log.info("registered", extra={"resource": self.resource, "endpoint": socket.name})
         return asyncio.get_running_loop().time()
 
-    def _complain(self, error: Exception) -> None:
-        self._failures += 1
-        self._meter.registration(self.resource, "failed")
-        complaint = _sentence(error)
-        expected = isinstance(error, _NotReached) or complaint == self.complaint
+    def _failed(self, error: Exception) -> None:
+        self._metrics.registration(self.resource, "failed")
+        status = self.status.value
+        text = _sentence(error)
+        expected = isinstance(error, _NotRegistered) or text == status.last_error
         level = logging.DEBUG if expected else logging.WARNING
-        log.log(level, "not registered yet", extra={"resource": self.resource, "error": complaint})
-        self.complaint = complaint
+        log.log(level, "not registered yet", extra={"resource": self.resource, "error": text})
+        self._update(failures=status.failures + 1, last_error=text)
 
 
 def _sentence(error: Exception) -> str:
@@ -270,24 +336,4 @@ def _sentence(error: Exception) -> str:
         return "kubelet did not answer in time"
     if isinstance(error, OSError):
         return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
-    return str(error) if isinstance(error, _NotReached) else repr(error)
-
-
-async def _event(event: asyncio.Event, why: str) -> str:
-    await event.wait()
-    return why
-
-
-async def first(*waits: Coroutine[Any, Any, T]) -> T:
-    """What the first of several waits to end returned or raised; the others are cancelled.
-
-    Of several that end at once it is the one named first.
-    """
-    tasks = [asyncio.ensure_future(wait) for wait in waits]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        return next(task for task in tasks if task.done()).result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    return str(error) if isinstance(error, _NotRegistered) else repr(error)

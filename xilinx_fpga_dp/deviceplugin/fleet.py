@@ -1,4 +1,4 @@
-"""All endpoints of the node: one for each resource there is, none for any other."""
+"""All endpoints of the node: one for each offered resource, and no other."""
 
 import asyncio
 import logging
@@ -6,18 +6,18 @@ from functools import partial
 
 from xilinx_fpga_dp.aio.blocking_reader import BlockingReader
 from xilinx_fpga_dp.aio.latest import Latest
-from xilinx_fpga_dp.deviceplugin.endpoint import Endpoint
+from xilinx_fpga_dp.deviceplugin.endpoint import Endpoint, Phase
 from xilinx_fpga_dp.deviceplugin.plugin import PluginConfig
 from xilinx_fpga_dp.deviceplugin.plugin_metrics import PluginMetrics
-from xilinx_fpga_dp.deviceplugin.socket_directory import Watch
-from xilinx_fpga_dp.deviceplugin.sockets import sweep
+from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory
+from xilinx_fpga_dp.deviceplugin.socket_names import sweep
 from xilinx_fpga_dp.model import Offers
 from xilinx_fpga_dp.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
 _SWEEP_EVERY = 30.0  # seconds
-_SWEEP_AGAIN = 0.5  # seconds until what could not be removed is tried again
+_SWEEP_AGAIN = 0.5  # seconds until a removal that failed is tried again
 _SWEEP_LIMIT = 5.0  # seconds
 
 
@@ -25,15 +25,15 @@ class Fleet:
     """Keeps the endpoints in step with what the node offers.
 
     Args:
-        watch: of kubelet's socket directory.
-        terms: on what terms kubelet is answered.
-        meter: hears of what happens.
+        directory: kubelet's socket directory.
+        config: how kubelet is answered.
+        metrics: counts what happens.
     """
 
-    def __init__(self, watch: Watch, terms: PluginConfig, meter: PluginMetrics) -> None:
-        self._watch = watch
-        self._terms = terms
-        self._meter = meter
+    def __init__(self, directory: SocketDirectory, config: PluginConfig, metrics: PluginMetrics) -> None:
+        self._directory = directory
+        self._config = config
+        self._metrics = metrics
         self._endpoints: dict[str, Endpoint] = {}  # touched on the loop only
 
     async def run(self, snapshots: Latest[Snapshot]) -> None:
@@ -55,16 +55,19 @@ class Fleet:
             endpoint.register_again()
 
     def registered(self) -> dict[str, bool]:
-        """Whether kubelet knows each resource and reads its list."""
-        return {name: endpoint.registered for name, endpoint in self._endpoints.items()}
+        """Return whether kubelet knows each resource and reads its list."""
+        return {
+            name: endpoint.status.value.phase is Phase.LISTED for name, endpoint in self._endpoints.items()
+        }
 
-    def complaints(self) -> dict[str, str]:
-        """How the last attempt to register failed, of the resources whose did."""
-        return {name: each.complaint for name, each in self._endpoints.items() if each.complaint}
+    def last_errors(self) -> dict[str, str]:
+        """Return why the last attempt to register failed, for the resources whose did."""
+        errors = {name: endpoint.status.value.last_error for name, endpoint in self._endpoints.items()}
+        return {name: error for name, error in errors.items() if error}
 
     def _reconcile(self, offers: Offers, group: asyncio.TaskGroup) -> None:
         for name in offers.by_resource.keys() - self._endpoints.keys():
-            endpoint = Endpoint(name, self._watch, self._terms, self._meter)
+            endpoint = Endpoint(name, self._directory, self._config, self._metrics)
             endpoint.offer.set(offers.by_resource[name])
             self._endpoints[name] = endpoint
             group.create_task(self._live(endpoint), name=f"endpoint {name}")
@@ -72,30 +75,29 @@ class Fleet:
             endpoint.offer.set(offers.by_resource.get(name))
 
     async def _live(self, endpoint: Endpoint) -> None:
-        # A shell that is back before its endpoint has left waits for that: kubelets up to 1.36 drop the new
+        # A shell that is back before its endpoint has left waits for that: kubelets <= 1.36 drop the new
         # endpoint when the old one's stream ends after it has registered.
         while endpoint.offer.value is not None:
             await endpoint.run()
         self._endpoints.pop(endpoint.resource, None)
-        self._meter.resource_gone(endpoint.resource)
+        self._metrics.resource_gone(endpoint.resource)
 
     async def sweep(self) -> None:
-        """Remove the sockets that dead instances left, when there is a new one and now and then, for ever."""
+        """Remove the sockets of dead instances, for ever: when the directory changes, and at intervals."""
         reads: BlockingReader[dict[str, bool]] = BlockingReader()
         seen = None
         pause = _SWEEP_EVERY
         while True:
             try:
                 async with asyncio.timeout(pause):
-                    seen = await self._watch.directory.other_than(seen)
+                    seen = await self._directory.state.other_than(seen)
             except TimeoutError:
-                seen = self._watch.directory.value
+                seen = self._directory.state.value
             pause = _SWEEP_EVERY
-            if strangers := self._watch.others:
-                work = {"": partial(sweep, self._watch.path, strangers)}
-                swept = (await reads.read_many(work, _SWEEP_LIMIT))[""]
-                removed = swept if isinstance(swept, dict) else dict.fromkeys(strangers, False)
-                if not all(removed.values()):  # it is read-only, or does not answer
+            if others := self._directory.others:
+                swept = await reads.read_fresh("", partial(sweep, self._directory.path, others), _SWEEP_LIMIT)
+                removed = swept if isinstance(swept, dict) else dict.fromkeys(others, False)
+                if not all(removed.values()):  # the directory is read-only, or does not answer
                     pause = _SWEEP_AGAIN
                 for name in filter(removed.get, removed):
-                    log.info("swept up a dead instance's socket", extra={"socket": name})
+                    log.info("removed a dead instance's socket", extra={"socket": name})

@@ -1,4 +1,4 @@
-"""Between the nouns and the bytes on the wire. The generated names, irregular as they are, stay in here."""
+"""Turns the nouns into messages of the API. The generated names, which are irregular, appear only here."""
 
 from collections.abc import Sequence
 
@@ -8,16 +8,16 @@ from xilinx_fpga_dp.rpc.api import deviceplugin_v1beta1 as v1beta1
 API_VERSION = "v1beta1"  # exactly this, or kubelet refuses: plugin/v1beta1/server.go
 
 HEALTHY = "Healthy"
-UNHEALTHY = "Unhealthy"  # any other word than Healthy means this
+UNHEALTHY = "Unhealthy"  # kubelet takes any word but Healthy for this
 
 
 def device_list(offer: Offer | None) -> bytes:
-    """The message of ListAndWatch: the full set, always. None: the resource is gone, the list is empty."""
+    """Encode the message of ListAndWatch: always the full set; an empty one if ``offer`` is None."""
     devices = [
         v1beta1.Device(
             id=unit.id,
             health=UNHEALTHY if unit.reason else HEALTHY,
-            # Absent where nothing is known: an empty topology would match no hint of the topology manager.
+            # Absent if no node is known: an empty topology matches no hint of the topology manager.
             topology=v1beta1.TopologyInfo(nodes=[v1beta1.NumaNode(id=node) for node in unit.numa_nodes])
             if unit.numa_nodes
             else None,
@@ -28,7 +28,7 @@ def device_list(offer: Offer | None) -> bytes:
 
 
 def allocation(grants: Sequence[Grant]) -> bytes:
-    """The answer to Allocate: what each container gets, in the order of the request."""
+    """Encode the answer to Allocate: what each container gets, in the order of the request."""
     return bytes(
         v1beta1.AllocateResponse(
             container_responses=[
@@ -51,20 +51,20 @@ def allocation(grants: Sequence[Grant]) -> bytes:
 
 
 def _google_order(entry: tuple[str, str]) -> bytes:
-    # A map has no order; this is the one google.protobuf writes when told to be deterministic (a longer key
-    # before its own beginning), so that answers can be compared byte for byte.
+    # A map has no order. google.protobuf's deterministic one puts a longer key before its own prefix; the
+    # same order here allows answers to be compared byte for byte.
     return entry[0].encode() + b"\xff"
 
 
 def options(*, preferred: bool, pre_start: bool) -> v1beta1.DevicePluginOptions:
-    """What kubelet is told to call; it asks for it with GetDevicePluginOptions."""
+    """Return which optional calls kubelet shall make: the answer to GetDevicePluginOptions."""
     return v1beta1.DevicePluginOptions(
         get_preferred_allocation_available=preferred, pre_start_required=pre_start
     )
 
 
 def preference(choices: Sequence[Sequence[str]]) -> bytes:
-    """The answer to GetPreferredAllocation: the ids for each container, in the order of the request."""
+    """Encode the answer to GetPreferredAllocation: the ids for each container, as requested."""
     return bytes(
         v1beta1.PreferredAllocationResponse(
             container_responses=[
@@ -74,10 +74,10 @@ def preference(choices: Sequence[Sequence[str]]) -> bytes:
     )
 
 
-def preferences_asked(
+def preferences_requested(
     request: v1beta1.PreferredAllocationRequest,
 ) -> list[tuple[list[str], list[str], int]]:
-    """For each container: the ids available, those that must be among the answer, and how many."""
+    """Return the available ids, the ids that the answer must include and its size, for each container."""
     return [
         (each.available_deviceIDs, each.must_include_deviceIDs, each.allocation_size)
         for each in request.container_requests

@@ -1,6 +1,7 @@
 """The DevicePlugin service of one resource on one socket: what kubelet calls.
 
-It answers from what it is handed; it knows no sysfs, no socket and no registration.
+It answers from values it is given; it knows no sysfs, no socket and no registration. Two streams of events
+leave it: ``stream`` shows whether kubelet reads the list, and the metrics count lists and answers.
 """
 
 import asyncio
@@ -8,6 +9,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from enum import Enum
 from functools import lru_cache, partial
 from typing import Any
 
@@ -33,14 +35,14 @@ _KEPT_ANSWERS = 64
 
 @dataclass(frozen=True, slots=True)
 class PluginConfig:
-    """On what terms kubelet is answered, the same for all resources.
+    """How kubelet is answered, the same for all resources.
 
     Attributes:
-        grants: answers what a container gets.
-        time_limit: seconds any unary call may take. kubelet itself sets none, and its whole sync loop waits
-            while it allocates.
-        policy: which of the free devices a container is best given; ``none``: kubelet shall not ask.
-        pre_start: kubelet shall ask before each container start.
+        grants: decides what a container gets.
+        time_limit: seconds any unary call may take. kubelet itself sets no deadline, and its whole sync loop
+            waits while it allocates.
+        policy: which of the free devices kubelet should prefer; ``none`` if kubelet shall not ask.
+        pre_start: whether kubelet shall ask before each container start.
     """
 
     grants: Allocator
@@ -50,8 +52,19 @@ class PluginConfig:
 
     @property
     def options(self) -> v1beta1.DevicePluginOptions:
-        """What kubelet is told to call."""
+        """Which optional calls kubelet shall make."""
         return messages.options(preferred=self.policy != "none", pre_start=self.pre_start)
+
+
+class ListStream(Enum):
+    """kubelet's ListAndWatch stream: the first one, since only kubelet learns the socket's name at first."""
+
+    AWAITED = "awaited"
+    DISCONNECTED = (
+        "disconnected"  # a client that called has closed its connection and has not asked for the list
+    )
+    OPEN = "open"
+    ENDED = "ended"
 
 
 class Plugin:
@@ -59,34 +72,35 @@ class Plugin:
 
     Args:
         resource: its name.
-        offer: what the resource advertises now; None: it is gone.
-        terms: on what terms.
-        meter: hears of lists and answers.
+        offer: returns what the resource advertises now; None if it is gone.
+        config: how calls are answered.
+        metrics: counts lists and answers.
     """
 
     def __init__(
-        self, resource: str, offer: Callable[[], Offer | None], terms: PluginConfig, meter: PluginMetrics
+        self,
+        resource: str,
+        offer: Callable[[], Offer | None],
+        config: PluginConfig,
+        metrics: PluginMetrics,
     ) -> None:
         self._resource = resource
         self._offer = offer
-        self._terms = terms
-        self._grants = terms.grants
-        self._time_limit = terms.time_limit
-        self._meter = meter
-        self._listed = offer()  # and as what:
-        self._list = messages.device_list(self._listed)
-        self._lists = Latest(self._list)
-        self._answer = lru_cache(_KEPT_ANSWERS)(self._encoded)
-        # The first stream is kubelet's: nobody else was told this socket's name. Later ones are guests.
-        self.watched = asyncio.Event()
-        self.lost = asyncio.Event()
-        self.dropped = asyncio.Event()  # whoever has called has closed the connection since, and none is left
+        self._config = config
+        self._grants = config.grants
+        self._time_limit = config.time_limit
+        self._metrics = metrics
+        self._encoded_offer = offer()  # and its list:
+        self._encoded = messages.device_list(self._encoded_offer)
+        self._lists = Latest(self._encoded)
+        self._answer = lru_cache(_KEPT_ANSWERS)(self._encoded_answer)
+        self.stream = Latest(ListStream.AWAITED)  # set here only
         self._calls: set[asyncio.Task[Any]] = set()  # unary calls under way
-        self._ending = False
+        self._refusing = False
 
     @property
     def up_to_date(self) -> bool:
-        """Whether the list published last says what is so now."""
+        """Whether the list published last matches the offer."""
         return self._lists.value == self._encoded_list()
 
     def publish(self) -> None:
@@ -94,26 +108,13 @@ class Plugin:
         self._lists.set(self._encoded_list())
 
     def _encoded_list(self) -> bytes:
-        """Of the offer as it is now; with many replicas to encode it takes a while, so it is done once."""
-        if self._offer() is not self._listed:
-            self._listed = self._offer()
-            self._list = messages.device_list(self._listed)
-        return self._list
+        """Return the current list; encoding one of many replicas takes a while, so each offer's is kept."""
+        if self._offer() is not self._encoded_offer:
+            self._encoded_offer = self._offer()
+            self._encoded = messages.device_list(self._encoded_offer)
+        return self._encoded
 
-    def end_streams(self) -> None:
-        """Let every stream send the last list published, then end: kubelet sees a clean end."""
-        self._lists.close()
-
-    @property
-    def busy(self) -> bool:
-        """Whether a unary call is under way."""
-        return bool(self._calls)
-
-    def refuse_the_rest(self) -> None:
-        """Answer the unary calls that are still under way, and all to come: the plugin is ending."""
-        self._ending = True
-        for call in self._calls:
-            call.cancel()
+    # What the server needs
 
     def __mapping__(self) -> dict[str, grpclib.const.Handler]:
         """Return grpclib's table of methods, whose names are those of protos/deviceplugin_v1beta1.proto."""
@@ -130,6 +131,28 @@ class Plugin:
             **self._unary("PreStartContainer", self._pre_start, v1beta1.PreStartContainerRequest),
         }
 
+    @property
+    def busy(self) -> bool:
+        """Whether a unary call is under way."""
+        return bool(self._calls)
+
+    def refuse_new(self) -> None:
+        """Refuse the unary calls that are under way, and all that come later: the plugin ends."""
+        self._refusing = True
+        for call in self._calls:
+            call.cancel()
+
+    def end_streams(self) -> None:
+        """Let every stream send the last list published, then end: kubelet sees a clean end."""
+        self._lists.close()
+
+    def disconnected(self) -> None:
+        """Note that no connection is left of those that have carried calls."""
+        if self.stream.value is ListStream.AWAITED:
+            self.stream.set(ListStream.DISCONNECTED)
+
+    # The calls
+
     def _unary(
         self, method: str, answer: Callable[[Any], Awaitable[bytes]], request_type: type
     ) -> dict[str, grpclib.const.Handler]:
@@ -138,10 +161,10 @@ class Plugin:
             try:
                 encoded = await self._bounded(method, stream, answer)
             except GRPCError as error:
-                self._meter.answered(self._resource, method, error.status.name, time.perf_counter() - began)
+                self._metrics.answered(self._resource, method, error.status.name, time.perf_counter() - began)
                 raise
             took = time.perf_counter() - began
-            _afterwards(lambda: self._meter.answered(self._resource, method, Status.OK.name, took))
+            _after_call(lambda: self._metrics.answered(self._resource, method, Status.OK.name, took))
             await stream.send_message(encoded)
 
         return {
@@ -151,13 +174,13 @@ class Plugin:
     async def _bounded(
         self, method: str, stream: Stream[Any, Any], answer: Callable[[Any], Awaitable[bytes]]
     ) -> bytes:
-        """Turn whatever happens into an answer or a status: without either, kubelet would wait for ever."""
+        """Turn every outcome into an answer or a status: without either, kubelet would wait for ever."""
         call = asyncio.current_task()
         assert call is not None  # noqa: S101 - grpclib makes a task of each call
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
         ending = GRPCError(Status.UNAVAILABLE, f"{method} of {self._resource}: the plugin is ending")
-        if self._ending:
+        if self._refusing:
             raise ending
         try:
             async with asyncio.timeout(self._time_limit):
@@ -175,7 +198,7 @@ class Plugin:
                 f"{method} of {self._resource} took more than {self._time_limit:g} s",
             ) from None
         except asyncio.CancelledError:
-            if self._ending:
+            if self._refusing:
                 call.uncancel()
                 raise ending from None
             if call.cancelling():
@@ -187,49 +210,55 @@ class Plugin:
 
     async def _list_and_watch(self, stream: Stream[v1beta1.Empty, Any]) -> None:
         await _received("ListAndWatch", stream)
-        kubelets = not self.watched.is_set()
-        self.watched.set()
+        is_kubelets = self.stream.value in (ListStream.AWAITED, ListStream.DISCONNECTED)
+        if is_kubelets:
+            self.stream.set(ListStream.OPEN)
         try:
             sent = None
             while True:
                 sent = await self._lists.other_than(sent)
                 await stream.send_message(sent)
-                if kubelets:
-                    self._meter.list_update(self._resource)
+                if is_kubelets:
+                    self._metrics.list_update(self._resource)
         except Closed:
             return
         finally:
-            if kubelets:
-                self.lost.set()
+            if is_kubelets:
+                self.stream.set(ListStream.ENDED)
 
     async def _options(self, _request: v1beta1.Empty) -> bytes:
-        self.dropped.clear()  # kubelet asks this within Register, and lists on the same connection
-        return bytes(self._terms.options)
+        if self.stream.value is ListStream.DISCONNECTED:
+            # kubelet asks this within Register, and lists on the same connection; another client has gone.
+            self.stream.set(ListStream.AWAITED)
+        return bytes(self._config.options)
 
     async def _preferred(self, request: v1beta1.PreferredAllocationRequest) -> bytes:
         offer = self._current()
         return messages.preference(
-            [preferred(offer, *asked, self._terms.policy) for asked in messages.preferences_asked(request)]
+            [
+                preferred(offer, *wanted, self._config.policy)
+                for wanted in messages.preferences_requested(request)
+            ]
         )
 
     async def _allocate(self, request: v1beta1.AllocateRequest) -> bytes:
         offer = self._current()
         if not request.container_requests:
             raise GRPCError(Status.INVALID_ARGUMENT, f"Allocate of {self._resource} for no container")
-        requests = request.container_requests
+        containers = request.container_requests
         answer = self._answer(
-            tuple([await self._grants.resolve(offer, each.devices_ids) for each in requests])
+            tuple([await self._grants.resolve(offer, each.devices_ids) for each in containers])
         )
-        for each in request.container_requests:
-            told = {"resource": self._resource, "devices": ",".join(each.devices_ids)}
-            _afterwards(partial(log.info, "allocated", extra=told))
+        for each in containers:
+            extra = {"resource": self._resource, "devices": ",".join(each.devices_ids)}
+            _after_call(partial(log.info, "allocated", extra=extra))
         return answer
 
-    def _encoded(self, answers: tuple[Resolution, ...]) -> bytes:
+    def _encoded_answer(self, answers: tuple[Resolution, ...]) -> bytes:
         return messages.allocation([self._grants.grant(answer) for answer in answers])
 
     async def _pre_start(self, request: v1beta1.PreStartContainerRequest) -> bytes:
-        if self._terms.pre_start:
+        if self._config.pre_start:
             await self._grants.devices(self._current(), request.devices_ids)
         return bytes(v1beta1.PreStartContainerResponse())
 
@@ -237,18 +266,18 @@ class Plugin:
         return self._offer() or Offer(self._resource, ())
 
 
-def _afterwards(act: Callable[[], object]) -> None:
-    """Do something when the answer of the call under way has been sent: kubelet need not wait for it."""
+def _after_call(act: Callable[[], object]) -> None:
+    """Run ``act`` when the answer of the call under way has been sent: kubelet need not wait for it."""
     call = asyncio.current_task()
     assert call is not None  # noqa: S101 - grpclib makes a task of each call
     call.add_done_callback(lambda call: None if call.cancelled() or call.exception() else act())
 
 
 async def _received(method: str, stream: Stream[Any, Any]) -> Any:
-    """The request of a call.
+    """Return the request of a call.
 
     Raises:
-        GRPCError: there is none, or its bytes are none. grpclib and betterproto2 say so in many ways.
+        GRPCError: it is missing, too long, or can't be parsed; betterproto2 raises errors of many kinds.
     """
     try:
         request = await stream.recv_message()

@@ -1,10 +1,24 @@
-"""Watching the directory where kubelet's socket is and ours go: what counts is a look at it."""
+"""The directory of kubelet's socket and the plugin's: its state, kept current, and the sockets served in it.
+
+One scan reads the whole directory and gives a whole new state; nothing is inferred from events. inotify, or a
+timer where inotify has no watch left, only wakes the next scan. A scan runs in a thread with a time limit,
+since the directory may be on a mount that hangs; if it does not answer, the state keeps what must not be
+guessed.
+
+kubelet removes all sockets when it starts (cm/devicemanager/manager.go) and leaves its own behind when it
+dies. So a state names files by identity: another identity of ``kubelet.sock`` is a new kubelet, and a missing
+name or identity of a served socket means that kubelet can't reach it. Endpoints wait on ``state`` and decide
+for themselves.
+
+Each scan also renews this instance's place among the instances on the node, see `instance_lock`.
+"""
 
 import asyncio
 import errno
 import logging
 import os
-import stat
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from xilinx_fpga_dp.aio.blocking_reader import BlockingReader, Pending
@@ -12,190 +26,204 @@ from xilinx_fpga_dp.aio.coalesced import Coalesced
 from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher, Place
 from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.aio.rate_limit import RateLimit
-from xilinx_fpga_dp.deviceplugin.instance_lock import FOLDER, InstanceLock
+from xilinx_fpga_dp.deviceplugin.instance_lock import InstanceLock
 from xilinx_fpga_dp.deviceplugin.plugin_metrics import PluginMetrics
+from xilinx_fpga_dp.deviceplugin.socket_names import SUFFIX, is_socket, new_name
+from xilinx_fpga_dp.rpc.server import Servicer, serving
 
 log = logging.getLogger(__name__)
 
 KUBELET_SOCKET = "kubelet.sock"
-SUFFIX = "-fpga.sock"  # of every socket of ours
 
-# Seconds between looks that nothing woke, and that one look may take.
-_LOOK_EVERY = 2.0
-_LOOK_LIMIT = 5.0
-_LEAVING = 0.3  # and making room for another instance
-# Seconds between looks while a newer instance speaks, the directory can't be looked at or has just become
-# another one.
-_SOON = 0.5
-# What happens in the directory is looked at at once so many times in a row, then every so many seconds.
-_AT_ONCE = 10
+# Seconds between scans that nothing woke, and that one scan may take.
+_SCAN_EVERY = 2.0
+_SCAN_LIMIT = 5.0
+_RELEASE_LIMIT = 0.3
+# Seconds between scans while a newer instance is active or the directory can't be read or written.
+_SCAN_SOON = 0.5
+# Events cause so many scans in a row, then one every so many seconds.
+_BURST = 10
 _INTERVAL = 0.02
 
 Identity = tuple[int, int, int]
-"""Device, inode and time of modification of a file: a chmod changes none, a new file one of them.
+"""Device, inode and time of modification of a file: a chmod changes none of them, a new file at least one.
 
-The inode alone does not tell: a new socket can get that of the one just removed.
+The inode alone is not enough: a new socket can get that of the one just removed.
 """
 
 
 @dataclass(frozen=True, slots=True)
-class SocketDirectory:
-    """What one look at the directory showed.
+class DirectoryState:
+    """The result of one scan.
 
     Attributes:
-        kubelet: kubelet's socket; None: there is none.
-        ours: the sockets with our suffix, whoever made them.
-        newer: a newer instance of this program lives on the node, and speaks in our place.
-        newest: the newest of those newer ones there have been; it may be gone again.
-        problem: why the directory could not be looked at, or takes no socket.
+        kubelet: kubelet's socket; None if there is none.
+        sockets: the sockets with our suffix, of this and other instances.
+        standby: a newer instance lives on the node, so this one stands by.
+        newest_instance: the newest of those newer instances so far, dead or alive; empty if there was none.
+        problem: why the directory can't be read, or takes no socket; None if it does.
     """
 
     kubelet: Identity | None = None
-    ours: frozenset[tuple[str, Identity]] = frozenset()
-    newer: bool = False
-    newest: str = ""
+    sockets: frozenset[tuple[str, Identity]] = frozenset()
+    standby: bool = False
+    newest_instance: str = ""
     problem: str | None = None
 
 
-class Watch:
-    """The directory as it was last seen. ``directory`` changes when it does."""
+@dataclass(frozen=True, slots=True)
+class ServedSocket:
+    """A socket that this process serves. Its name was never used before, and only kubelet learns it."""
 
-    def __init__(self, path: str, meter: PluginMetrics) -> None:
+    name: str
+    identity: Identity | None
+
+    def reachable(self, state: DirectoryState) -> bool:
+        """Whether the name leads to this socket."""
+        return self.identity is not None and (self.name, self.identity) in state.sockets
+
+
+class SocketDirectory:
+    """The directory as of the last scan, in ``state``.
+
+    Args:
+        path: of the directory.
+        lock: this instance's place among others.
+        metrics: counts restarts of kubelet.
+    """
+
+    def __init__(self, path: str, lock: InstanceLock, metrics: PluginMetrics) -> None:
         self.path = path
-        self._meter = meter
+        self.kubelet_socket = os.path.join(path, KUBELET_SOCKET)
+        self.lock = lock
+        self._metrics = metrics
+        self.state = Latest(DirectoryState())  # set by `refresh`
         self._kubelet: Identity | None = None  # the last one seen
-        self.directory = Latest(SocketDirectory())
-        self.mine: set[str] = set()  # the names of this process's sockets, kept by who makes them
-        self._presence = InstanceLock()
-        # fold: kubelet's socket and ours are whole as soon as they are there
-        self._wakeups = DirectoryWatcher(path, f"{path}/{FOLDER}", fold=0)
-        self._reads: BlockingReader[tuple[list[Place], SocketDirectory] | None] = BlockingReader()
-        self._looks = Coalesced(self._look)
-        self._places: list[Place] | None = None  # where the paths led at the last look, if it told
-        self._told: str | None = None  # the problem that was logged last
+        self._own: set[str] = set()  # names of this process's sockets
+        # fold: a socket is complete as soon as it exists
+        self._watcher = DirectoryWatcher(path, lock.folder, fold=0)
+        self._reads: BlockingReader[tuple[DirectoryState, list[Place]] | None] = BlockingReader()
+        self._scans = Coalesced(self._refresh)
+        self._places: list[Place] | None = None  # to watch, as of the last scan; None: it did not answer
+        self._logged_problem: str | None = None
 
     @property
     def others(self) -> frozenset[str]:
-        """The names of other instances' sockets, as last seen; a dead one's stays until it is swept up."""
-        return frozenset(name for name, _ in self.directory.value.ours) - self.mine
+        """The names of other instances' sockets; those of dead instances stay until they are swept."""
+        return frozenset(name for name, _ in self.state.value.sockets) - self._own
 
-    def outdone(self) -> bool:
-        """Whether a newer instance is there now, which no look may have shown yet. Blocks, as a bind does."""
-        return self._presence.outdone(self.path)
+    @asynccontextmanager
+    async def serving(
+        self, servicer: Servicer, resource: str, disconnected: Callable[[], None]
+    ) -> AsyncIterator[ServedSocket]:
+        """Serve a resource on a new socket here: see `rpc.server.serving`.
 
-    async def look(self) -> SocketDirectory:
-        """Look now. What was done to the directory before this call is seen; all who wait share a look."""
-        return await self._looks.run()
+        Raises:
+            OSError: the socket can't be made.
+        """
+        name = new_name(self.path, resource)
+        path = os.path.join(self.path, name)
+        self._own.add(name)
+        try:
+            async with serving(servicer, path, disconnected):
+                yield ServedSocket(name, identity_of(path))
+        finally:
+            self._own.discard(name)
 
-    async def _look(self) -> SocketDirectory:
-        seen = await self._read()
-        self._see(seen)
-        return seen
-
-    async def _read(self) -> SocketDirectory:
-        answer = await self._reads.read_fresh("", self._places_and_look, _LOOK_LIMIT)
-        if isinstance(answer, tuple):
-            self._places, seen = answer
-            return seen
-        self._places = None
-        problem = f"no answer for {_LOOK_LIMIT:g} s" if isinstance(answer, Pending) else repr(answer)
-        before = self.directory.value
-        return SocketDirectory(newer=before.newer, newest=before.newest, problem=problem)
-
-    def _places_and_look(self) -> tuple[list[Place], SocketDirectory]:
-        return self._wakeups.locate(), _look(self.path, self._presence)
-
-    def _see(self, seen: SocketDirectory) -> None:
-        self._tell(seen.problem)
-        if seen.kubelet is not None:
-            if self._kubelet not in (None, seen.kubelet):
-                self._meter.kubelet_restart()
-            self._kubelet = seen.kubelet
-        self.directory.set(seen)
+    async def refresh(self) -> DirectoryState:
+        """Scan now: the state shows what was done before this call. Concurrent callers share a scan."""
+        return await self._scans.run()
 
     async def run(self) -> None:
-        """Keep ``directory`` true, for ever; when cancelled, make room for an older instance."""
+        """Keep ``state`` current, for ever; when cancelled, make way for an older instance."""
         try:
             await self._follow()
         except asyncio.CancelledError:
-            # After a look that is under way, which would be seen again
-            await self._reads.read_fresh("", self._leave, _LEAVING)
+            # Behind a scan under way, which would take the lock again
+            await self._reads.read_fresh("", self.lock.release, _RELEASE_LIMIT)
             raise
-
-    def _leave(self) -> None:
-        self._presence.leave(self.path)
 
     async def _follow(self) -> None:
         now = asyncio.get_running_loop().time
-        pace = RateLimit(_AT_ONCE, _INTERVAL)
-        with self._wakeups as wakeups:
+        limit = RateLimit(_BURST, _INTERVAL)
+        with self._watcher as watcher:
             while True:
-                wakeups.clear()
-                seen = await self.look()
-                if self._places is None or not wakeups.rewatch(self._places):
-                    soon = seen.newer or seen.problem or self._presence.moving
-                    await wakeups.wait(_SOON if soon else _LOOK_EVERY)
-                await asyncio.sleep(pace.delay(now()))
-                pace.done(now())
+                watcher.clear()
+                state = await self.refresh()
+                if self._places is None or not watcher.rewatch(self._places):
+                    await watcher.wait(_SCAN_SOON if state.standby or state.problem else _SCAN_EVERY)
+                await asyncio.sleep(limit.delay(now()))
+                limit.done(now())
 
-    def _tell(self, problem: str | None) -> None:
-        if problem != self._told:
-            if problem:
-                log.warning("socket directory", extra={"path": self.path, "problem": problem})
-            else:
-                log.info("socket directory is back", extra={"path": self.path})
-            self._told = problem
+    async def _refresh(self) -> DirectoryState:
+        state = await self._read()
+        self._log(state.problem)
+        if state.kubelet is not None:
+            if self._kubelet not in (None, state.kubelet):
+                self._metrics.kubelet_restart()
+            self._kubelet = state.kubelet
+        self.state.set(state)
+        return state
+
+    async def _read(self) -> DirectoryState:
+        answer = await self._reads.read_fresh("", self._scan_and_places, _SCAN_LIMIT)
+        if isinstance(answer, tuple):
+            state, self._places = answer
+            return state
+        self._places = None
+        problem = f"no answer for {_SCAN_LIMIT:g} s" if isinstance(answer, Pending) else repr(answer)
+        last = self.state.value
+        return DirectoryState(standby=last.standby, newest_instance=last.newest_instance, problem=problem)
+
+    def _scan_and_places(self) -> tuple[DirectoryState, list[Place]]:
+        # The scan first: it makes the lock's folder. A change between the two changes the places, too, and
+        # then the watcher demands another scan.
+        return _scan(self.path, self.lock), self._watcher.locate()
+
+    def _log(self, problem: str | None) -> None:
+        if problem == self._logged_problem:
+            return
+        self._logged_problem = problem
+        if problem:
+            log.warning("socket directory unusable", extra={"path": self.path, "problem": problem})
+        else:
+            log.info("socket directory usable again", extra={"path": self.path})
 
 
-def _look(path: str, presence: InstanceLock) -> SocketDirectory:
+def _scan(path: str, lock: InstanceLock) -> DirectoryState:
     kubelet = None
-    ours = set()
-    newer = presence.newer_lives(path)
+    sockets = set()
+    standby = lock.has_newer_instance()
     try:
         with os.scandir(path) as entries:
             for entry in entries:
                 if entry.name == KUBELET_SOCKET:
                     kubelet = identity_of(entry.path)
-                elif entry.name.endswith(SUFFIX) and (status := _socket_status(entry.path)):
-                    ours.add((entry.name, _identity(status)))
+                elif entry.name.endswith(SUFFIX) and is_socket(entry.path):
+                    identity = identity_of(entry.path)
+                    sockets |= {(entry.name, identity)} if identity else set()
         refused = unwritable(path)
     except OSError as error:
-        return SocketDirectory(newer=newer, newest=presence.newest, problem=error.strerror)
+        return DirectoryState(standby=standby, newest_instance=lock.newest, problem=error.strerror)
     problem = os.strerror(refused) if refused else None
-    return SocketDirectory(kubelet, frozenset(ours), newer, presence.newest, problem)
+    return DirectoryState(kubelet, frozenset(sockets), standby, lock.newest, problem)
 
 
 def unwritable(path: str) -> int | None:
-    """The errno that making something in a directory would end with; None: nothing forbids it. Blocks.
+    """Return the errno that making a file in a directory would end with; None if it is allowed. Blocks.
 
     Raises:
-        OSError: the directory can't be looked at.
+        OSError: the directory can't be accessed.
     """
     if os.access(path, os.W_OK | os.X_OK):
         return None
     return errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
 
 
-def is_socket(path: str) -> bool:
-    """Whether a socket is there. Blocks."""
-    return _socket_status(path) is not None
-
-
-def _socket_status(path: str) -> os.stat_result | None:
+def identity_of(path: str) -> Identity | None:
+    """Return the identity of a file, of a link itself; None if there is no file."""
     try:
         status = os.lstat(path)
     except OSError:
         return None
-    return status if stat.S_ISSOCK(status.st_mode) else None
-
-
-def identity_of(path: str) -> Identity | None:
-    """The identity of what is there; None: nothing is."""
-    try:
-        return _identity(os.lstat(path))
-    except OSError:
-        return None
-
-
-def _identity(status: os.stat_result) -> Identity:
     return (status.st_dev, status.st_ino, status.st_mtime_ns)

@@ -22,7 +22,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
 COMMAND = Command(
     run,
     settings=SCAN_SETTINGS
-    | {"socket_dir", "http_address", "device_strategy", "cdi_dir", "nfd_features_dir"}
+    | {"socket_dir", "plugins_dir", "http_address", "device_strategy", "cdi_dir", "nfd_features_dir"}
     | {"host_root", "extra_mounts"},
     options=output_option("text", "json"),
 )

@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 from xilinx_fpga_dp.aio.blocking_reader import run_blocking
 from xilinx_fpga_dp.cli.diagnose.checks import KUBELET_ROOTS
 from xilinx_fpga_dp.cli.diagnose.findings import Findings, NodeStatus, Problem
-from xilinx_fpga_dp.deviceplugin.instance_lock import living
+from xilinx_fpga_dp.deviceplugin.instance_lock import count_instances
 from xilinx_fpga_dp.deviceplugin.registration import greet
 from xilinx_fpga_dp.deviceplugin.socket_directory import KUBELET_SOCKET, unwritable
-from xilinx_fpga_dp.deviceplugin.sockets import strangers
+from xilinx_fpga_dp.deviceplugin.socket_names import foreign_sockets
 from xilinx_fpga_dp.discovery.sysfs import module_version
 from xilinx_fpga_dp.hostfiles.host_paths import resolve
 from xilinx_fpga_dp.kubelet.podresources import PodResources
@@ -62,8 +62,8 @@ async def collect(settings: Settings) -> Findings:
         _results(
             {
                 "xrt": _blocking(_xrt_version, host),
-                "instances": _blocking(living, socket_dir),
-                "foreign_sockets": _blocking(strangers, socket_dir),
+                "instances": _blocking(count_instances, settings.plugins_dir),
+                "foreign_sockets": _blocking(foreign_sockets, socket_dir),
                 "other_kubelets": _blocking(_other_kubelets, host, socket_dir),
                 "not_ready": _blocking(_not_ready, settings.http_address),
                 "selinux": _blocking(_selinux_enforces, sysfs),

@@ -109,7 +109,9 @@ class SampleNode(Tree):
     ) -> None:
         super().__init__(root, numa_nodes=numa_nodes, device_nodes=device_nodes)
         self.socket_dir = f"{self.root}/device-plugins"
-        self.files.put(self.socket_dir, {})
+        self.plugins_dir = f"{self.root}/plugins"
+        for directory in (self.socket_dir, self.plugins_dir):
+            self.files.put(directory, {})
         self.cards: list[XrtCard] = []
         self._slots: set[str] = set()
         self._ami: AmiDriver | None = None
@@ -121,6 +123,7 @@ class SampleNode(Tree):
             "XILINX_FPGA_DP_SYSFS_ROOT": self.sysfs_root,
             "XILINX_FPGA_DP_DEV_ROOT": self.dev_root,
             "XILINX_FPGA_DP_SOCKET_DIR": self.socket_dir,
+            "XILINX_FPGA_DP_PLUGINS_DIR": self.plugins_dir,
         }
 
     # fmt: off

@@ -14,6 +14,11 @@ STATIC = DEPLOY / "fpga-device-plugin.yml"
 # What is mounted where, and from where: (path on the host, its kind, whether it is read-only).
 ALWAYS = {
     "/var/lib/kubelet/device-plugins": ("/var/lib/kubelet/device-plugins", "Directory", False),
+    "/var/lib/kubelet/plugins/fpga.xilinx.com": (
+        "/var/lib/kubelet/plugins/fpga.xilinx.com",
+        "DirectoryOrCreate",
+        False,
+    ),
     "/var/lib/kubelet/pod-resources": ("/var/lib/kubelet/pod-resources", "Directory", True),
     "/host/sys": ("/sys", "Directory", True),
     "/host/dev": ("/dev", "Directory", True),

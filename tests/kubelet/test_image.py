@@ -181,7 +181,10 @@ def test_daemonset_pod_has_least_privilege(daemon: Daemon) -> None:
     written = {path for path, options in mounts.items() if "rw" in options and not path.startswith("/proc")}
     # The /dev of the host includes the mounts below it.
     below = {path for path in written if path.startswith(("/host/dev/", "/host/sys/"))}
-    assert written - RUNTIME - below == {"/var/lib/kubelet/device-plugins"}
+    assert written - RUNTIME - below == {
+        "/var/lib/kubelet/device-plugins",
+        "/var/lib/kubelet/plugins/fpga.xilinx.com",
+    }
     assert {"/", "/host/sys", "/host/dev", "/var/lib/kubelet/pod-resources"} <= mounts.keys() - written
     # It can see, but not open, the nodes of cards.
     node = f"/host{daemon.stage.cards[0].render_node}"

@@ -39,6 +39,7 @@ SETTINGS: dict[str, Any] = {
     "RESET_GRACE": 86400,
     "REQUEST_TIMEOUT": 3,
     "SOCKET_DIR": "/var/lib/k0s/kubelet/device-plugins",
+    "PLUGINS_DIR": "/var/lib/k0s/kubelet/plugins",
     "POD_RESOURCES_SOCKET": "/var/lib/k0s/kubelet/pod-resources/kubelet.sock",
     "SYSFS_ROOT": "/host/sysfs",
     "DEV_ROOT": "/host/devices",
@@ -145,6 +146,11 @@ def test_everything_at_once(tmp_path: Path) -> None:
     assert taken == meant
     assert mounts(daemonset) == {
         "/var/lib/k0s/kubelet/device-plugins": ("/var/lib/k0s/kubelet/device-plugins", "Directory", False),
+        "/var/lib/k0s/kubelet/plugins/fpga.xilinx.com": (
+            "/var/lib/k0s/kubelet/plugins/fpga.xilinx.com",
+            "DirectoryOrCreate",
+            False,
+        ),
         "/var/lib/k0s/kubelet/pod-resources": ("/var/lib/k0s/kubelet/pod-resources", "Directory", True),
         "/host/sysfs": ("/sys", "Directory", True),
         "/host/devices": ("/dev", "Directory", True),
@@ -198,8 +204,15 @@ def test_another_kubelet_folder(tmp_path: Path) -> None:
     other = "/var/snap/microk8s/common/var/lib/kubelet"
     [daemonset] = valid(render(tmp_path, {"kubeletDir": other}))
     found = mounts(daemonset)
-    assert {f"{other}/device-plugins", f"{other}/pod-resources", "/host/sys", "/host/dev"} == found.keys()
+    assert found.keys() == {
+        f"{other}/device-plugins",
+        f"{other}/plugins/fpga.xilinx.com",
+        f"{other}/pod-resources",
+        "/host/sys",
+        "/host/dev",
+    }
     assert environment(daemonset)["XILINX_FPGA_DP_SOCKET_DIR"] == f"{other}/device-plugins"
+    assert environment(daemonset)["XILINX_FPGA_DP_PLUGINS_DIR"] == f"{other}/plugins"
     assert (
         environment(daemonset)["XILINX_FPGA_DP_POD_RESOURCES_SOCKET"] == f"{other}/pod-resources/kubelet.sock"
     )

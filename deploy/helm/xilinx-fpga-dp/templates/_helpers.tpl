@@ -45,6 +45,7 @@ labels:
 {{- $own := dict "SYSFS_ROOT" "/host/sys" "DEV_ROOT" "/host/dev" -}}
 {{- if ne .Values.kubeletDir "/var/lib/kubelet" -}}
 {{- $_ := set $own "SOCKET_DIR" (printf "%s/device-plugins" .Values.kubeletDir) -}}
+{{- $_ := set $own "PLUGINS_DIR" (printf "%s/plugins" .Values.kubeletDir) -}}
 {{- $_ := set $own "POD_RESOURCES_SOCKET" (printf "%s/pod-resources/kubelet.sock" .Values.kubeletDir) -}}
 {{- end -}}
 {{- if not (has (toString .Values.settings.EXTRA_MOUNTS) (list "" "[]" "none" "<nil>")) -}}

@@ -28,17 +28,16 @@ from tests.opened import Openings
 from tests.process import cli
 from tests.test_naming import kubelet_takes
 from xilinx_fpga_dp.discovery import sysfs
-from xilinx_fpga_dp.discovery.drivers import xrt
-from xilinx_fpga_dp.discovery.health import Rules
+from xilinx_fpga_dp.discovery.health import HealthRules
 from xilinx_fpga_dp.discovery.scanner import ScanFailed, Scanner
-from xilinx_fpga_dp.discovery.slow_attributes import Answers, SlowAttributes
+from xilinx_fpga_dp.discovery.slow_attributes import SlowAttributes, SlowReadings
 from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors
 from xilinx_fpga_dp.model import Device, Inventory, Reason, Shell
 from xilinx_fpga_dp.resources.naming import Naming, name_problem
 from xilinx_fpga_dp.resources.offers import offers_of
 from xilinx_fpga_dp.simulate.sysfs.sample_node import DAMAGES, Ids, SampleNode, XrtCard
 
-RULES = Rules(recovery_checks=1, reset_grace=900)
+RULES = HealthRules(recovery_checks=1, reset_grace=900)
 NAMING = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")
 
 
@@ -47,7 +46,7 @@ def scanner(node: SampleNode) -> Scanner:
 
 
 async def seen(node: SampleNode) -> tuple[XrtCard, Scanner, Device]:
-    """A card, who looks at it, and the device it is."""
+    """A card, its scanner, and the device it is."""
     card = node.add_card("u200")
     eyes = scanner(node)
     return card, eyes, (await settled(eyes)).devices[0]
@@ -313,12 +312,12 @@ class TestFinding:
         assert after.node == "/dev/dri/renderD200" != before.node
         assert (after.address, after.shell, after.healthy) == (before.address, before.shell, True)
 
-    async def test_no_driver_says_what_to_do(self, node: SampleNode) -> None:
+    async def test_without_a_driver_the_reason_has_the_remedy(self, node: SampleNode) -> None:
         card = node.add_card("u50", mgmt=False)
         card.unbind()
         assert (await only_reason(node)).startswith("no driver: install XRT")
 
-    async def test_a_card_without_drivers_is_told_once(self, node: SampleNode) -> None:
+    async def test_a_card_without_drivers_is_reported_once(self, node: SampleNode) -> None:
         card = node.add_card("u50")
         card.unbind()
         card.unbind_mgmt()
@@ -341,7 +340,7 @@ class TestFinding:
         ("device", "driver"),
         [("5005", "xocl"), ("50b4", "ami"), ("5070", "transcoder"), ("f010", "xocl")],
     )
-    async def test_a_machines_card_says_which_driver_would_offer_it(
+    async def test_the_reason_for_a_machines_card_names_the_driver_that_would_offer_it(
         self, node: SampleNode, device: str, driver: str
     ) -> None:
         vendor = "1d0f" if device == "f010" else "10ee"
@@ -350,7 +349,7 @@ class TestFinding:
         said = f"bound to vfio-pci, for a virtual machine; bind it to {driver} to offer it here"
         assert await only_reason(node) == said
 
-    async def test_a_v80_without_drivers_is_told_once(self, node: SampleNode) -> None:
+    async def test_a_v80_without_drivers_is_reported_once(self, node: SampleNode) -> None:
         card = node.add_card("v80")
         card.unbind()
         card._dma.unbind()
@@ -462,7 +461,7 @@ class TestDefectsOfTheOriginal:
 
 @pytest.fixture(scope="module")
 def two_cards(tmp_path_factory: pytest.TempPathFactory) -> SampleNode:
-    """A U200 and a U55C; who damages one mends it first."""
+    """A U200 and a U55C; a test that damages one mends it first."""
     node = SampleNode(tmp_path_factory.mktemp("two") / "node")
     node.add_card("u200")
     node.add_card("u55c")
@@ -542,7 +541,7 @@ class TestOneBadCard:
             assert offered ^ reasons.keys() == {good.address, odd.address}
             assert all(reason and reason.isprintable() for reason in reasons.values())
 
-    async def test_what_a_late_check_finds_changed_is_looked_at_again(self, node: SampleNode) -> None:
+    async def test_what_a_late_check_finds_changed_is_probed_again(self, node: SampleNode) -> None:
         card = node.add_card("u55c")
         eyes = scanner(node)
         device = (await settled(eyes)).devices[0]
@@ -562,9 +561,7 @@ class TestOneBadCard:
             card.mend()
             assert (await eyes.scan(check=True)).devices[0].healthy
 
-    async def test_a_device_that_is_handed_out_is_read_anew_while_a_check_is_late(
-        self, node: SampleNode
-    ) -> None:
+    async def test_a_granted_device_is_read_again_while_a_check_is_late(self, node: SampleNode) -> None:
         card, eyes, device = await seen(node)
         card.hang("shutdown")
         assert (await eyes.check()).devices[0] == device
@@ -583,10 +580,10 @@ class TestOneBadCard:
         card, eyes, device = await seen(node)
         card.hang("shutdown")
         none_left = OutOfDescriptors("none is left")
-        with mock.patch("xilinx_fpga_dp.discovery.scanner.read_again", side_effect=none_left):
+        with mock.patch("xilinx_fpga_dp.discovery.scanner.refresh_bus", side_effect=none_left):
             waiting = asyncio.ensure_future(eyes.refresh(device))
             await asyncio.sleep(0)
-            card.unbind()  # so that a whole look follows
+            card.unbind()  # so that a full probe follows
             checking = asyncio.ensure_future(eyes.check())
             await asyncio.sleep(0)
             card.unhang("shutdown")
@@ -641,7 +638,7 @@ class TestOneBadCard:
         card.unhang("mgmt/rp_program")
 
     @pytest.mark.parametrize("attribute", ["vendor", "device", "numa_node", "class"])
-    async def test_a_pipe_where_the_pci_core_answers_holds_up_nobody(
+    async def test_a_pipe_where_the_pci_core_answers_holds_up_no_scan(
         self, node: SampleNode, attribute: str
     ) -> None:
         node.add_card("u200")
@@ -666,7 +663,7 @@ _NEVER = re.compile(
 )
 # It waits for the management function (20 s: mailbox.c) or for a lock that is held while an image is loaded,
 # asks the hardware, or writes a line to the kernel's log each time (xocl_sysfs.c vmr_status_show)
-_NOT_IN_A_LOOK = re.compile(
+_NOT_IN_A_SCAN = re.compile(
     r"/(mig_calibration|memstat(_raw)?|kdsstat|kds_stat|vmr_status|config|\w*link_(speed|width)\w*"
     r"|(icap|xmc|hwmon)[^/]*/.+)$"
 )
@@ -686,7 +683,7 @@ class TestWhatIsOpened:
         node.add_card("u50", release=release, mgmt=False).shell_unknown()
         opened = Openings(node.root)
         eyes = scanner(node)
-        assert len((await self._looked_at(eyes, opened)).devices) == len(cards)
+        assert len((await self._scanned(eyes, opened)).devices) == len(cards)
         for change in (
             XrtCard.firewall_trip,
             XrtCard.reset_begin,
@@ -695,17 +692,17 @@ class TestWhatIsOpened:
         ):
             for card in cards:
                 change(card)
-            await self._looked_at(eyes, opened)
+            await self._scanned(eyes, opened)
         self._is_as_it_should_be(opened)
         threads = {name: {each.thread for each in opened if f"/{name}" in each.path} for name in _THREADS}
-        in_looks, apart = {"worker"}, {"slow"}
-        firewall = in_looks if release >= "2022.2" else apart if release >= "2019.2" else set()
-        assert threads == {"VBNV": in_looks, "serial_num": apart, "firewall.u.": firewall}
+        in_scans, apart = {"worker"}, {"slow"}
+        firewall = in_scans if release >= "2022.2" else apart if release >= "2019.2" else set()
+        assert threads == {"VBNV": in_scans, "serial_num": apart, "firewall.u.": firewall}
 
     async def test_nor_of_the_whole_tree_that_xrt_documents(self, tmp_path: Path) -> None:
         root = documented_node(tmp_path)
         opened = Openings(str(root))
-        assert (await self._looked_at(Scanner(f"{root}/sys", f"{root}/dev", RULES), opened)).devices
+        assert (await self._scanned(Scanner(f"{root}/sys", f"{root}/dev", RULES), opened)).devices
         self._is_as_it_should_be(opened)
 
     @pytest.mark.parametrize(
@@ -716,11 +713,11 @@ class TestWhatIsOpened:
         for board in (*boards, "xdma", "qdma", "npu"):
             node.plug(board)
         opened = Openings(node.root)
-        assert len((await self._looked_at(scanner(node), opened)).devices) >= len(boards)
+        assert len((await self._scanned(scanner(node), opened)).devices) >= len(boards)
         self._is_as_it_should_be(opened)
 
-    async def _looked_at(self, eyes: Scanner, opened: Openings) -> Inventory:
-        """All looks there are, at everything."""
+    async def _scanned(self, eyes: Scanner, opened: Openings) -> Inventory:
+        """Scan, check and refresh everything."""
         with opened:
             found = await settled(eyes)
             await eyes.scan(check=True)
@@ -731,10 +728,10 @@ class TestWhatIsOpened:
 
     def _is_as_it_should_be(self, opened: Openings) -> None:
         assert opened
-        assert not [each for each in opened if not each.path.startswith("sys/")], "nodes are only looked at"
+        assert not [each for each in opened if not each.path.startswith("sys/")], "nodes are never opened"
         assert not [each for each in opened if each.writing]
         assert not [each for each in opened if _NEVER.search(each.path)]
-        assert not [each for each in opened if _NOT_IN_A_LOOK.search(each.path) and each.thread != "slow"]
+        assert not [each for each in opened if _NOT_IN_A_SCAN.search(each.path) and each.thread != "slow"]
 
     def test_every_way_to_open_a_file_is_heard_of(self, tmp_path: Path) -> None:
         path = tmp_path / "file"
@@ -759,7 +756,7 @@ class TestAFirewallThatKeepsNoRecord:
     def card(self, node: SampleNode, request: pytest.FixtureRequest) -> XrtCard:
         return node.add_card("u55c", release=request.param)
 
-    async def test_is_asked_again_and_again(self, node: SampleNode, card: XrtCard) -> None:
+    async def test_is_polled(self, node: SampleNode, card: XrtCard) -> None:
         eyes = scanner(node)
         with mock.patch("xilinx_fpga_dp.discovery.slow_attributes._TRIP_EVERY", 0.05):
             assert (await settled(eyes)).devices[0].healthy
@@ -774,7 +771,7 @@ class TestAFirewallThatKeepsNoRecord:
             while (await eyes.scan(check=True)).devices[0].reason is not reason:
                 await asyncio.sleep(0.02)
 
-    async def test_holds_up_no_look_while_it_is_asked(self, node: SampleNode, card: XrtCard) -> None:
+    async def test_holds_up_no_scan_while_it_is_read(self, node: SampleNode, card: XrtCard) -> None:
         card.hang("firewall/level")
         eyes = scanner(node)
         with mock.patch("xilinx_fpga_dp.discovery.scanner._PATIENCE", 30):
@@ -824,7 +821,7 @@ def _from(first: int, number: int, path: str) -> bool:
 
 
 class TestWithoutDescriptors:
-    """What can't be read for want of a descriptor tells nothing of any card."""
+    """A read that finds no free descriptor is no evidence about any card."""
 
     @pytest.fixture(params=[("u200", "u55c", "v80", "ma35d"), ("zcu102",)], ids="-".join)
     def cards(self, node: SampleNode, request: pytest.FixtureRequest) -> SampleNode:
@@ -839,15 +836,15 @@ class TestWithoutDescriptors:
         eyes = scanner(cards)
         before = await settled(eyes)
         assert before.devices
-        look = getattr(eyes, what)
+        call = getattr(eyes, what)
         with _Descriptors() as counted:
-            await look()
+            await call()
         assert counted.asked >= 3
         failed = 0
         for last in range(1, counted.asked + 1):
             with _Descriptors(partial(_from, last) if later else partial(_only, last)):
                 try:
-                    now = await look()
+                    now = await call()
                     assert (now.devices, now.left_out) == (before.devices, before.left_out)
                 except ScanFailed as error:
                     failed += 1
@@ -878,17 +875,17 @@ class TestWithoutDescriptors:
     async def test_it_is_asked_for_no_more_rarely(self) -> None:
         asked: list[str | None] = []
 
-        def read(serial: str | None) -> Answers:
+        def read(serial: str | None) -> SlowReadings:
             asked.append(serial)
             if len(asked) < 5:
                 raise OutOfDescriptors
-            return Answers("XFL1")
+            return SlowReadings("XFL1")
 
         slow = SlowAttributes(lambda: None)
         with mock.patch("xilinx_fpga_dp.discovery.slow_attributes._SOON", 0):
             async with asyncio.timeout(10):  # the pauses after answers without it are 30 s together
-                while slow.known("card") != Answers("XFL1"):
-                    slow.ask("card", read)
+                while slow.get("card") != SlowReadings("XFL1"):
+                    slow.refresh("card", read)
                     await asyncio.sleep(0.001)
         assert asked == [None] * 5
 
@@ -898,15 +895,16 @@ class TestWithoutDescriptors:
         eyes = scanner(node)
         before = (await settled(eyes)).left_out
         assert "waits for the shell" in before[0].reason
-        with _Descriptors(lambda _, path: path.endswith("rp_program")):
-            found = await eyes.scan()
+        with _Descriptors(lambda _, path: path.endswith("rp_program")), pytest.raises(ScanFailed):
+            await eyes.scan()
+        found = await eyes.check()
         assert (found.devices, found.left_out) == ((), before)
         card.hang("mgmt/rp_program")
         found = await eyes.scan()
         assert (found.devices, found.left_out) == ((), before)
         card.unhang("mgmt/rp_program")
 
-    async def test_a_read_that_hangs_for_good_hurries_nobody(self, node: SampleNode) -> None:
+    async def test_a_read_that_hangs_for_good_causes_no_more_scans(self, node: SampleNode) -> None:
         node.add_card("u200").hang("ready")
         eyes = scanner(node)
         await eyes.scan()
@@ -925,9 +923,9 @@ class TestTheBus:
             await scanner(node).scan()
 
     @pytest.mark.parametrize("reads", range(14))
-    @pytest.mark.parametrize("look", ["scan", "check"])
-    async def test_a_bus_that_goes_in_the_middle_of_a_look_is_no_fault_of_the_cards(
-        self, node: SampleNode, look: str, reads: int
+    @pytest.mark.parametrize("call", ["scan", "check"])
+    async def test_a_bus_that_goes_in_the_middle_of_a_scan_is_no_fault_of_the_cards(
+        self, node: SampleNode, call: str, reads: int
     ) -> None:
         node.add_card("u50")
         scanning = scanner(node)
@@ -942,11 +940,10 @@ class TestTheBus:
             return real(path)
 
         with (
-            mock.patch.object(xrt, "read_attribute", meanwhile),
             mock.patch.object(sysfs, "read_attribute", meanwhile),
             contextlib.suppress(ScanFailed),
         ):
-            found = await getattr(scanning, look)()
+            found = await getattr(scanning, call)()
             assert found.devices[0].healthy
         if os.path.exists(away):
             os.rename(away, f"{node.sysfs_root}/bus")
@@ -954,10 +951,10 @@ class TestTheBus:
         assert device.healthy, "at once: it never had a fault"
 
     @pytest.mark.parametrize("goes", range(16))
-    @pytest.mark.parametrize("look", ["scan", "check"])
+    @pytest.mark.parametrize("call", ["scan", "check"])
     @pytest.mark.parametrize("board", ["u50", "v80"])
-    async def test_a_bus_that_is_away_for_a_moment_of_a_look_takes_no_card(
-        self, node: SampleNode, board: str, look: str, goes: int
+    async def test_a_bus_that_is_away_for_a_moment_of_a_scan_takes_no_card(
+        self, node: SampleNode, board: str, call: str, goes: int
     ) -> None:
         node.add_card(board)
         for lasts in range(1, 6):
@@ -976,10 +973,8 @@ class TestTheBus:
 
             with contextlib.ExitStack() as stack:
                 for module, name in [
-                    (xrt, "read_attribute"),
                     (sysfs, "read_attribute"),
                     (sysfs, "driver_of"),
-                    (xrt, "driver_of"),
                     (sysfs, "list_names"),
                     (sysfs, "_pci_inodes"),
                     (os.path, "lexists"),
@@ -987,7 +982,7 @@ class TestTheBus:
                     real = getattr(module, name)
                     stack.enter_context(mock.patch.object(module, name, partial(counted, real)))
                 with contextlib.suppress(ScanFailed):
-                    found = await getattr(scanning, look)()
+                    found = await getattr(scanning, call)()
                     assert [device.reason for device in found.devices] == [None], (goes, lasts)
             if os.path.exists(away):
                 os.rename(away, bus)
@@ -1073,7 +1068,7 @@ class TestList:
         assert "\x1b" not in done.stdout
         assert "control characters" in done.stdout
 
-    def test_different_builds_under_one_name_are_told(self, node: SampleNode) -> None:
+    def test_different_builds_under_one_name_are_reported(self, node: SampleNode) -> None:
         node.add_card("u55c").write("logic_uuids", "a" * 32)
         node.add_card("u55c").write("logic_uuids", "b" * 32)
         done = cli("list", settings=settings_for(node))

@@ -30,7 +30,7 @@ from tests.process import Service, eventually
 from xilinx_fpga_dp.aio.rate_limit import RateLimit
 from xilinx_fpga_dp.discovery import sysfs, uevents
 from xilinx_fpga_dp.discovery.drivers import xrt
-from xilinx_fpga_dp.discovery.health import Look, Memory, Rules, first, hold, step, xrt_reason, xrt_tripped
+from xilinx_fpga_dp.discovery.health import HealthRules, HealthTracker, Observation, first, hold, step
 from xilinx_fpga_dp.discovery.scanner import Scanner
 from xilinx_fpga_dp.discovery.sysfs import Wanted
 from xilinx_fpga_dp.model import Device, Reason, Shell
@@ -42,16 +42,16 @@ U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
 U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
 
 DEVICE = Device("0000:65:00.1", Shell("a_b", "1", None), "b", "xocl", node="/dev/dri/renderD128")
-RULES = Rules(recovery_checks=3, reset_grace=100)
+RULES = HealthRules(recovery_checks=3, reset_grace=100)
 LOST = {Reason.RESETTING, Reason.SHELL_UNKNOWN, Reason.NO_DRIVER}
 
 
-def seen(reason: Reason | None = None, **more: Any) -> Look:
-    return Look(DEVICE.address, DEVICE, reason, **more)
+def seen(reason: Reason | None = None, **more: Any) -> Observation:
+    return Observation(DEVICE.address, DEVICE, reason, **more)
 
 
-def lost(reason: Reason | None) -> Look:
-    return Look(DEVICE.address, reason=reason, why="why")
+def lost(reason: Reason | None) -> Observation:
+    return Observation(DEVICE.address, reason=reason, why="why")
 
 
 class TestReadings:
@@ -82,27 +82,27 @@ class TestReadings:
         ],
     )
     def test_attributes(self, other: dict[str, str | None], reason: Reason | None) -> None:
-        assert xrt_reason({**self.WELL, **other}, renders=True, node=True) is reason
+        assert xrt.reason_of({**self.WELL, **other}, renders=True, node=True) is reason
 
     def test_drm_gone_with_its_attributes_is_a_reset(self) -> None:
         gone = {"ready": None, "dev_offline": None, "shutdown": "0"}
-        assert xrt_reason(gone, renders=False, node=False) is Reason.RESETTING
+        assert xrt.reason_of(gone, renders=False, node=False) is Reason.RESETTING
 
     def test_drm_gone_alone_or_its_node_is_no_node(self) -> None:
-        assert xrt_reason(self.WELL, renders=False, node=False) is Reason.NO_NODE
-        assert xrt_reason(self.WELL, renders=True, node=False) is Reason.NO_NODE
+        assert xrt.reason_of(self.WELL, renders=False, node=False) is Reason.NO_NODE
+        assert xrt.reason_of(self.WELL, renders=True, node=False) is Reason.NO_NODE
 
     @pytest.mark.parametrize("level", [None, "18446744073709551615", "4294967295", "-1", "x", ""])
     def test_no_trip(self, level: str | None) -> None:
-        assert not xrt_tripped(level)
+        assert not xrt.is_trip(level)
 
-    def test_a_trip_is_told_from_the_next(self, node: SampleNode) -> None:
-        assert xrt_tripped("2")
+    def test_a_trip_differs_from_the_next(self, node: SampleNode) -> None:
+        assert xrt.is_trip("2")
         card = node.add_card("u55c", release="2022.2")
         [user] = (
             function
             for function in sysfs.read_bus(
-                node.sysfs_root, Wanted(xrt.DRIVERS, xrt.LISTED, frozenset(), {})
+                node.sysfs_root, Wanted(xrt.BACKEND.drivers, xrt.BACKEND.listed, frozenset(), {})
             ).functions
             if function.address == card.address
         )
@@ -115,7 +115,7 @@ class TestReadings:
 
     @given(st.dictionaries(st.sampled_from(sorted(WELL)), st.one_of(st.none(), st.text())))
     def test_any_text_gives_a_verdict(self, attributes: dict[str, str | None]) -> None:
-        xrt_reason(attributes, renders=True, node=True)
+        xrt.reason_of(attributes, renders=True, node=True)
 
 
 class TestSteps:
@@ -131,7 +131,7 @@ class TestSteps:
 
     def test_recovery_takes_checks_in_a_row(self) -> None:
         state = first(seen(Reason.OFFLINE), 0)
-        for look, check, reason in [
+        for observation, check, reason in [
             (seen(), True, Reason.OFFLINE),
             (seen(), True, Reason.OFFLINE),
             (seen(Reason.OFFLINE), True, Reason.OFFLINE),  # starts over
@@ -141,11 +141,11 @@ class TestSteps:
             (seen(), True, None),
         ]:
             assert state is not None
-            state = step(state, look, 1, RULES, check=check)
+            state = step(state, observation, 1, RULES, check=check)
             assert state is not None
             assert state.device.reason is reason
 
-    def test_a_fault_is_told_at_once_even_by_a_wake_up(self) -> None:
+    def test_a_fault_counts_at_once_even_after_a_wake_up(self) -> None:
         state = first(seen(), 0)
         assert state is not None
         state = step(state, seen(Reason.BAD_STATE), 1, RULES, check=False)
@@ -173,7 +173,7 @@ class TestSteps:
             assert (step(state, None, 2, RULES, check=True) is not None) is place
 
     @pytest.mark.parametrize(
-        "look",
+        "observation",
         [lost(Reason.UNRESPONSIVE), seen(Reason.NO_NODE), lost(Reason.SHELL_UNKNOWN)],
         ids=[
             "its reads hang",
@@ -181,18 +181,17 @@ class TestSteps:
             "its shell could not be read",
         ],
     )
-    def test_it_may_be_looked_at_while_it_goes(self, look: Look) -> None:
+    def test_it_may_be_observed_while_it_goes(self, observation: Observation) -> None:
         state = first(seen(Reason.OFFLINE), 0)
         assert state is not None
-        state = step(state, look, 1, RULES, check=True)
+        state = step(state, observation, 1, RULES, check=True)
         assert state is not None
         state = step(state, None, 2, RULES, check=True)
         assert state is not None
         assert state.device.reason is Reason.RESETTING
 
-    def test_of_aws_a_card_that_goes_loads_an_image(self) -> None:
-        f1 = dataclasses.replace(DEVICE, board="aws-vu9p-f1")
-        state = first(Look(f1.address, f1), 0)
+    def test_a_card_that_is_not_removable_is_lost_when_it_goes(self) -> None:
+        state = first(seen(removable=False), 0)
         assert state is not None
         state = step(state, None, 1, RULES, check=True)
         assert state is not None
@@ -211,23 +210,23 @@ class TestSteps:
         assert step(state, lost(None), 1, RULES, check=True) is state
 
     def test_lost_for_too_long_loses_its_place_until_it_is_back(self) -> None:
-        memory = Memory(RULES)
-        memory.step([seen()], 0, check=True)
-        assert memory.step([lost(Reason.RESETTING)], 1, check=True).devices
-        assert memory.step([lost(Reason.SHELL_UNKNOWN)], 99, check=True).devices
-        gone = memory.step([lost(Reason.RESETTING)], 101, check=True)
+        tracker = HealthTracker(RULES)
+        tracker.step([seen()], 0, check=True)
+        assert tracker.step([lost(Reason.RESETTING)], 1, check=True).devices
+        assert tracker.step([lost(Reason.SHELL_UNKNOWN)], 99, check=True).devices
+        gone = tracker.step([lost(Reason.RESETTING)], 101, check=True)
         assert gone.devices == ()
         assert gone.left_out[0].reason == "resetting for more than 100 s: it lost its place; why"
-        assert not memory.step([seen(Reason.RESETTING)], 102, check=True).devices
-        back = memory.step([seen()], 103, check=True)
+        assert not tracker.step([seen(Reason.RESETTING)], 102, check=True).devices
+        back = tracker.step([seen()], 103, check=True)
         assert [device.reason for device in back.devices] == [Reason.RESETTING]
-        memory.step([seen()], 104, check=True)
-        assert memory.step([seen()], 105, check=True).devices[0].healthy
+        tracker.step([seen()], 104, check=True)
+        assert tracker.step([seen()], 105, check=True).devices[0].healthy
 
     def test_a_trip_ends_with_the_reset_after_it(self) -> None:
         trip: dict[str, Any] = {"trip": "2/1/77", "latched": True}
         state = first(seen(), 0)
-        for look, reason in [
+        for observation, reason in [
             (seen(**trip), Reason.FIREWALL),
             (seen(Reason.OFFLINE, **trip), Reason.FIREWALL),
             (seen(**trip), Reason.FIREWALL),  # no reset: it stays
@@ -238,11 +237,11 @@ class TestSteps:
             (seen(trip="2/1/99", latched=True), Reason.FIREWALL),  # another one
         ]:
             assert state is not None
-            state = step(state, look, 1, RULES, check=True)
+            state = step(state, observation, 1, RULES, check=True)
             assert state is not None
             assert state.device.reason is reason
 
-    def test_a_trip_on_record_at_the_first_look_is_an_old_one_unless_it_is_offline(self) -> None:
+    def test_a_trip_on_record_at_first_is_an_old_one_unless_the_card_is_offline(self) -> None:
         for reason, expected in ((None, None), (Reason.OFFLINE, Reason.FIREWALL)):
             state = first(seen(reason, trip="2/1/77", latched=True), 0)
             assert state is not None
@@ -267,23 +266,28 @@ class TestSteps:
         state = first(seen(), 5)
         assert state is not None
         assert (state.history.since, state.history.changes, state.history.last_reason) == (5, 0, None)
-        for now, look in ((6, seen()), (7, seen(Reason.OFFLINE)), (8, seen(Reason.OFFLINE)), (9, seen())):
-            state = step(state, look, now, dataclasses.replace(RULES, recovery_checks=1), check=True)
+        for now, observation in (
+            (6, seen()),
+            (7, seen(Reason.OFFLINE)),
+            (8, seen(Reason.OFFLINE)),
+            (9, seen()),
+        ):
+            state = step(state, observation, now, dataclasses.replace(RULES, recovery_checks=1), check=True)
             assert state is not None
         assert (state.history.since, state.history.changes) == (9, 2)
         assert state.history.last_reason is Reason.OFFLINE
 
 
 class Against(RuleBasedStateMachine):
-    """Many devices through any looks, against a few lines that say what must be true of one."""
+    """Many devices through any observations, against a few lines with what must be true of one."""
 
     ADDRESSES = ("0000:01:00.1", "0000:02:00.1", "0000:03:00.1")
 
     def __init__(self) -> None:
         super().__init__()
-        self.memory = Memory(RULES)
+        self.tracker = HealthTracker(RULES)
         self.now = 0.0
-        self.looks: dict[str, Look | None] = dict.fromkeys(self.ADDRESSES)
+        self.observations: dict[str, Observation | None] = dict.fromkeys(self.ADDRESSES)
         self.reasons: dict[str, Reason | None] = {}
         self.good: dict[str, int] = {}
         self.since: dict[str, float] = {}
@@ -297,16 +301,18 @@ class Against(RuleBasedStateMachine):
         shell=st.booleans(),
         there=st.booleans(),
     )
-    def look(self, address: str, reason: Reason | None, shell: bool, there: bool) -> None:
+    def observe(self, address: str, reason: Reason | None, shell: bool, there: bool) -> None:
         device = dataclasses.replace(DEVICE, address=address) if shell else None
-        self.looks[address] = Look(address, device, reason, why="why") if there else None
+        self.observations[address] = Observation(address, device, reason, why="why") if there else None
 
     @rule(seconds=st.floats(0, 120), check=st.booleans())
     def step(self, seconds: float, check: bool) -> None:
         self.now += seconds
-        found = self.memory.step([look for look in self.looks.values() if look], self.now, check=check)
+        found = self.tracker.step(
+            [each for each in self.observations.values() if each], self.now, check=check
+        )
         for address in self.ADDRESSES:
-            self._oracle(address, self.looks[address], check)
+            self._oracle(address, self.observations[address], check)
             reason = self.reasons.get(address)
             warned = reason in (Reason.SHUTDOWN, Reason.OFFLINE, Reason.RESETTING)
             self.announced[address] = warned or (
@@ -320,26 +326,26 @@ class Against(RuleBasedStateMachine):
     def _expired(self, address: str) -> bool:
         return address in self.since and self.now - self.since[address] >= RULES.reset_grace
 
-    def _oracle(self, address: str, look: Look | None, check: bool) -> None:
+    def _oracle(self, address: str, observation: Observation | None, check: bool) -> None:
         known = address in self.reasons
-        if look is None and known:
+        if observation is None and known:
             if self.announced[address]:
                 self._lose(address, Reason.RESETTING)
                 if not self._expired(address):
                     return
             for memory in (self.reasons, self.good, self.since):
                 memory.pop(address, None)
-        elif look is not None and look.device is None:
-            if known and look.reason:
-                self._lose(address, look.reason)
-        elif look is not None and look.reason in LOST:
-            self._lose(address, look.reason)
-        elif look is not None:
+        elif observation is not None and observation.device is None:
+            if known and observation.reason:
+                self._lose(address, observation.reason)
+        elif observation is not None and observation.reason in LOST:
+            self._lose(address, observation.reason)
+        elif observation is not None:
             self.since.pop(address, None)
-            self.good[address] = 0 if look.reason else self.good.get(address, 0) + check
+            self.good[address] = 0 if observation.reason else self.good.get(address, 0) + check
             mending = known and self.reasons[address] and self.good[address] < RULES.recovery_checks
-            if look.reason or not mending:
-                self.reasons[address] = look.reason
+            if observation.reason or not mending:
+                self.reasons[address] = observation.reason
 
     def _lose(self, address: str, reason: Reason | None) -> None:
         self.reasons[address] = reason
@@ -349,7 +355,7 @@ class Against(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_remembered_for_ever(self) -> None:
-        assert self.memory.known <= set(self.ADDRESSES)
+        assert self.tracker.known <= set(self.ADDRESSES)
 
 
 TestAgainstAnOracle = Against.TestCase
@@ -454,8 +460,8 @@ def test_firewall(node: SampleNode, kubelet: KubeletDouble, service: Service, re
 _HALF = 5  # steps of a reset, after which it waits for the management function
 
 
-class TestAResetInTheMiddleOfALook:
-    """A look reads one file after the other; a reset goes on meanwhile, and no later look may fall into it.
+class TestAResetInTheMiddleOfAScan:
+    """A scan reads one file after the other; a reset goes on meanwhile, and no later scan may fall into it.
 
     A trip stays on record from 2022.2 on. One that was over, or is with this reset, must not count again.
     """
@@ -465,12 +471,12 @@ class TestAResetInTheMiddleOfALook:
     @given(listed=st.integers(2, 8), more=st.integers(1, 8), read=st.integers(0, 14))
     def test_its_trip_is_over(self, tripped: str, listed: int, more: int, read: int) -> None:
         with tempfile.TemporaryDirectory(prefix="fpga-") as root:
-            asyncio.run(self._looked_at(SampleNode(root), tripped, listed, more, read))
+            asyncio.run(self._scanned(SampleNode(root), tripped, listed, more, read))
 
-    async def _looked_at(self, node: SampleNode, tripped: str, listed: int, more: int, read: int) -> None:
-        """Look at a card when so many steps of a reset are done; after so many reads some more are."""
+    async def _scanned(self, node: SampleNode, tripped: str, listed: int, more: int, read: int) -> None:
+        """Scan a card when so many steps of a reset are done; after so many reads some more are."""
         card = node.add_card("u55c", release="2022.2")
-        scanner = Scanner(node.sysfs_root, node.dev_root, Rules(recovery_checks=1, reset_grace=100))
+        scanner = Scanner(node.sysfs_root, node.dev_root, HealthRules(recovery_checks=1, reset_grace=100))
         if tripped != "before the service began":
             await self._reasons(scanner)
         card.firewall_trip()
@@ -483,19 +489,18 @@ class TestAResetInTheMiddleOfALook:
             assert await self._reasons(scanner) == [None]
         steps = itertools.chain(card.resetting(), card.returning())
         done = list(itertools.islice(steps, listed))
-        if listed + more > _HALF:  # a reset takes seconds: another look was before
+        if listed + more > _HALF:  # a reset takes seconds: another scan was before
             await self._reasons(scanner)
         reads = itertools.count()
         real = sysfs.read_attribute
 
         def meanwhile(path: str) -> str | None:
-            if threading.current_thread().name == "worker" and next(reads) == read:  # the look's, no slow one
+            if threading.current_thread().name == "worker" and next(reads) == read:  # the scan's, no slow one
                 done.extend(itertools.islice(steps, more))
             return real(path)
 
         with (
             mock.patch.object(sysfs, "read_attribute", meanwhile),
-            mock.patch.object(xrt, "read_attribute", meanwhile),
             mock.patch("xilinx_fpga_dp.discovery.scanner._PATIENCE", 5),
         ):
             await scanner.scan(check=True)
@@ -508,7 +513,7 @@ class TestAResetInTheMiddleOfALook:
 
 
 def _trips(card: XrtCard) -> Iterator[str]:
-    """Two trips on record, one after the other, that nothing else tells of; then a reset."""
+    """Two trips on record, one after the other, that show nowhere else; then a reset."""
     for level in ("2", "3"):
         card.write("firewall/level", level)
         yield level
@@ -525,7 +530,7 @@ def _one_by_one(card: XrtCard) -> Iterator[str]:
         yield attribute
         card.unbind()
         card.bind()
-        yield "bound anew"
+        yield "bound again"
 
 
 def _broken_and_mended(name: str) -> Callable[[XrtCard], Iterator[str]]:
@@ -543,7 +548,7 @@ CHANGES: dict[str, Callable[[XrtCard], Iterator[str]]] = {
     "trips": _trips,
     "one by one": _one_by_one,
 }
-# The first release that has it. Before, a trip is asked for apart from looks, and only now and then.
+# The first release that has it. Before, a trip is read apart from scans, and only now and then.
 SINCE = {"shutdown": "2020.1", "trips": "2022.2"}
 
 
@@ -554,10 +559,10 @@ SINCE = {"shutdown": "2020.1", "trips": "2022.2"}
 )
 @example(release="2023.2", names=["trips", "one by one"])
 @mock.patch("xilinx_fpga_dp.discovery.scanner._PATIENCE", 5)
-def test_a_check_tells_what_a_look_at_everything_would(release: str, names: list[str]) -> None:
+def test_a_check_finds_what_a_scan_would(release: str, names: list[str]) -> None:
     async def compare(node: SampleNode) -> None:
         card = node.add_card("u55c", release=release)
-        rules = Rules(recovery_checks=2, reset_grace=100)
+        rules = HealthRules(recovery_checks=2, reset_grace=100)
         checks, scans = (Scanner(node.sysfs_root, node.dev_root, rules) for _ in range(2))
         await checks.scan()
         await scans.scan()
@@ -654,7 +659,7 @@ def test_another_shell_after_the_reset_is_one_step(
     watched.wait_for(lambda: watched.allocatable(U250) == 1 and watched.capacity(U55C) == 1)
 
 
-def test_a_hanging_read_is_told_in_time_and_parks_one_thread(
+def test_a_hanging_read_is_reported_in_time_and_parks_one_thread(
     watched: KubeletDouble, pair: tuple[XrtCard, XrtCard], service: Service
 ) -> None:
     threads = len(os.listdir(f"/proc/{service.process.pid}/task"))
@@ -769,7 +774,7 @@ class TestEvents:
     async def test_a_burst_is_folded(self) -> None:
         assert 1 <= await self.listen([b"add@/x\0SUBSYSTEM=pci\0"] * 8) <= 2
 
-    async def test_lost_events_mean_a_look(self) -> None:
+    async def test_lost_events_cause_a_scan(self) -> None:
         class Overrun(socket.socket):
             def recvfrom(self, *_: Any) -> Any:
                 if errors:
@@ -794,7 +799,7 @@ class TestEvents:
 
         await uevents.listen(lambda: None, refuse)
         assert [record.message for record in caplog.records] == [
-            "no kernel events, cards are looked for by timer only"
+            "kernel events unavailable, scanning by timer only"
         ]
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import running, service_in_the_loop, settings_for
 from tests.process import Service, eventually
-from xilinx_fpga_dp.discovery.driver_versions import Versions
+from xilinx_fpga_dp.discovery.driver_versions import DriverVersions
 from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors
 from xilinx_fpga_dp.model import Device, Offer, Offers, Shell, Unit
 from xilinx_fpga_dp.observe.node_labels import NodeLabels
@@ -152,7 +152,7 @@ async def test_a_version_that_cannot_be_read_now_is_asked_for_again(node: Sample
 
 
 async def test_a_version_counts_for_as_long_as_it_cannot_be_read() -> None:
-    versions = Versions("/nowhere")
+    versions = DriverVersions("/nowhere")
     for answer, told, complete in (
         (["2.16.0"], {"xocl": "2.16.0"}, True),
         (OutOfDescriptors("none is left"), {"xocl": "2.16.0"}, False),

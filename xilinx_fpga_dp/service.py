@@ -22,7 +22,7 @@ from xilinx_fpga_dp.deviceplugin.instance_lock import InstanceLock
 from xilinx_fpga_dp.deviceplugin.plugin import PluginConfig
 from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory
 from xilinx_fpga_dp.discovery import uevents
-from xilinx_fpga_dp.discovery.driver_versions import Versions
+from xilinx_fpga_dp.discovery.driver_versions import DriverVersions
 from xilinx_fpga_dp.discovery.scanner import ScanFailed
 from xilinx_fpga_dp.hostfiles.managed_file import ManagedFile
 from xilinx_fpga_dp.kubelet.allocation_tracker import AllocationTracker
@@ -127,7 +127,7 @@ class Service:
             files.append(self._cdi_spec.file)
             tasks |= {"cdi-spec": self._cdi_spec.run, "cdi-file": self._cdi_spec.file.run}
         if settings.nfd_features_dir:
-            labels = NodeLabels(settings.nfd_features_dir, self.snapshots, Versions(settings.sysfs_root))
+            labels = NodeLabels(settings.nfd_features_dir, self.snapshots, DriverVersions(settings.sysfs_root))
             files.append(labels.file)
             tasks |= {"node-labels": labels.run, "label-file": labels.file.run}
         if settings.http_address:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 
 from xilinx_fpga_dp.aio.blocking_reader import run_blocking
-from xilinx_fpga_dp.discovery.health import Rules
+from xilinx_fpga_dp.discovery.health import HealthRules
 from xilinx_fpga_dp.discovery.scanner import Scanner
 from xilinx_fpga_dp.hostfiles.host_paths import HostPaths
 from xilinx_fpga_dp.kubelet.podresources import PodResources
@@ -25,7 +25,7 @@ _SCAN_LIMIT = 3.0
 
 def build_scanner(settings: Settings, wake: Callable[[], None] = lambda: None) -> Scanner:
     """Build the scanner of this node; it calls ``wake`` when a late result arrives."""
-    rules = Rules(settings.recovery_checks, settings.reset_grace)
+    rules = HealthRules(settings.recovery_checks, settings.reset_grace)
     return Scanner(settings.sysfs_root, settings.dev_root, rules, wake)
 
 

@@ -11,7 +11,7 @@ from unittest import mock
 
 from tests.bench.figures import Figure, quantile
 from tests.bench.stage import Stage, cards
-from xilinx_fpga_dp.discovery.health import Rules
+from xilinx_fpga_dp.discovery.health import HealthRules
 from xilinx_fpga_dp.discovery.scanner import Scanner
 
 _READS = ("open", "readlink", "stat", "scandir", "listdir")
@@ -25,7 +25,7 @@ def scan(quick: bool) -> Iterator[Figure]:
 
 
 async def _scan(stage: Stage, runs: int) -> list[Figure]:
-    scanner = Scanner(stage.node.sysfs_root, stage.node.dev_root, Rules(3, 900))
+    scanner = Scanner(stage.node.sysfs_root, stage.node.dev_root, HealthRules(3, 900))
     await scanner.scan()
     while not scanner.complete:
         await asyncio.sleep(0.02)

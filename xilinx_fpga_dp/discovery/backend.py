@@ -1,77 +1,60 @@
-"""What a back-end is: one driver's way of showing its devices. The scanner knows back-ends by this alone."""
+"""What the scanner knows of a driver: how to find and to observe its devices."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from re import Pattern
-from typing import Final, Protocol
+from typing import Final
 
-from xilinx_fpga_dp.discovery.health import Look
-from xilinx_fpga_dp.discovery.slow_attributes import Answers
+from xilinx_fpga_dp.discovery.health import Observation
+from xilinx_fpga_dp.discovery.slow_attributes import SlowReadings
 from xilinx_fpga_dp.discovery.sysfs import Bus
 from xilinx_fpga_dp.model import Reason
 
-ODD_ANSWER: Final = "dmesg may say why; if it stays so load its driver anew, or cold-boot the card"
-"""The remedy where a driver gives no answer, or one that can't be."""
+REMEDY: Final = "dmesg may say why; if it stays so load its driver anew, or cold-boot the card"
+"""What to do where a driver gives no answer or an invalid one."""
 
 
-def odd_answer(address: str, why: object) -> Look:
-    """A look at a device of which the driver's answer does not tell what it is."""
-    return Look(address, reason=Reason.SHELL_UNKNOWN, why=f"{why}; {ODD_ANSWER}")
-
-
-class Same(Protocol):
-    """See `Probe.same`."""
-
-    def __call__(self, look: Look, /, *, exact: bool) -> bool: ...
+def unidentified(address: str, why: object) -> Observation:
+    """Make the observation of a device whose driver does not answer what it is."""
+    return Observation(address, reason=Reason.SHELL_UNKNOWN, why=f"{why}; {REMEDY}")
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """How a driver is asked about one device, or about what should be one. All calls block on a thread.
+    """How to observe one device, or one function that should be a device. All calls block; use a thread.
 
     Attributes:
-        key: what is asked under this name is never asked twice at a time; the device's address where it is
-            known without asking its driver.
-        ask: answers with a look, or that there is nothing to say; may never return.
-        same: whether a look that found no fault would find none now, told from fewer reads; if asked to be
-            exact, whether it would find the same shell and device nodes too. False where that is not sure:
-            a whole look follows then.
-        ask_slowly: what may take its driver long; is given the serial number that is known already.
-        withheld: why it can't be offered yet, asked of another driver; one that hangs says nothing.
-        device: it is (or was) a device, not a function that only has a reason why it is none.
+        key: the name of the probe; there is never more than one read under way for a key. The device's
+            address where that is known without its driver.
+        observe: observes it; None if there is nothing to report. May never return.
+        unchanged: cheap check that a healthy device is still healthy; takes its last observation, and whether
+            to check also that shell and device nodes are the same. False if unsure: `observe` follows.
+        read_slow: reads the slow attributes; takes the serial number if it is known.
+        withheld: why the device cannot be offered yet, by another driver; None if it can. A read that hangs
+            is no evidence.
+        device: False for a function that is only reported as left out.
     """
 
     key: str
-    ask: Callable[[], Look | None]
-    same: Same | None = None
-    ask_slowly: Callable[[str | None], Answers] | None = None
+    observe: Callable[[], Observation | None]
+    unchanged: Callable[[Observation, bool], bool] | None = None
+    read_slow: Callable[[str | None], SlowReadings] | None = None
     withheld: Callable[[], str | None] | None = None
     device: bool = True
 
 
-class Backend(Protocol):
-    """A module of this package.
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One driver, or several of one maker.
 
     Attributes:
-        DRIVERS: the PCI drivers it speaks for.
-        LISTED: those of them of whose functions it wants to know what is in their directories.
-        CLASSES: the class devices it looks for.
+        probes: returns the probes for what is on the bus; takes the bus and where device nodes are. Pure.
+        drivers: its PCI drivers.
+        listed: those of them whose functions' directories have to be listed.
+        classes: the pattern of its class devices' names, by class.
     """
 
-    @property
-    def DRIVERS(self) -> frozenset[str]: ...  # noqa: N802 - a module's constant
-
-    @property
-    def LISTED(self) -> frozenset[str]: ...  # noqa: N802
-
-    @property
-    def CLASSES(self) -> Mapping[str, Pattern[str]]: ...  # noqa: N802
-
-    def probes(self, bus: Bus, dev_root: str) -> Iterable[Probe]:
-        """What to ask on this bus. Pure.
-
-        Args:
-            bus: what is there.
-            dev_root: where device nodes are looked for.
-        """
-        ...
+    probes: Callable[[Bus, str], Iterable[Probe]]
+    drivers: frozenset[str] = frozenset()
+    listed: frozenset[str] = frozenset()
+    classes: Mapping[str, Pattern[str]] = field(default_factory=dict)

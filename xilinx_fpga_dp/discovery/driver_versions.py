@@ -1,16 +1,16 @@
-"""The versions of the drivers, as their modules tell them."""
+"""The versions of the drivers, as their modules show them in sysfs."""
 
 from collections.abc import Iterable
 from functools import partial
 
-from xilinx_fpga_dp.aio.blocking_reader import BlockingReader, Pending
-from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors, module_version
+from xilinx_fpga_dp.aio.blocking_reader import BlockingReader
+from xilinx_fpga_dp.discovery.sysfs import module_version
 
 _PATIENCE = 3.0  # seconds
 
 
-class Versions:
-    """What was told once counts for as long as nobody can be asked.
+class DriverVersions:
+    """Keeps the last known version of a driver while its module cannot be read.
 
     Args:
         sysfs_root: where sysfs is.
@@ -18,16 +18,17 @@ class Versions:
 
     def __init__(self, sysfs_root: str) -> None:
         self._root = sysfs_root
-        self._reads: BlockingReader[str | None] = BlockingReader()
-        self._told: dict[str, str] = {}
-        self.complete = True  # all could be asked last
+        self._reader: BlockingReader[str | None] = BlockingReader()
+        self._known: dict[str, str] = {}
+        self.complete = True  # the last call could read all modules
 
     async def of(self, drivers: Iterable[str]) -> dict[str, str]:
-        """The versions of these drivers; of one that is not loaded or tells none there is none."""
+        """Return the versions of these drivers, without those that are not loaded or show none."""
         calls = {driver: partial(module_version, self._root, driver) for driver in drivers}
-        answers = await self._reads.read_many(calls, _PATIENCE)
-        unasked = {name for name, answer in answers.items() if isinstance(answer, OutOfDescriptors | Pending)}
-        self.complete = not unasked
-        before = {driver: self._told[driver] for driver in unasked & self._told.keys()}
-        self._told = before | {name: answer for name, answer in answers.items() if isinstance(answer, str)}
-        return self._told
+        read = await self._reader.read_many(calls, _PATIENCE)
+        unread = {driver for driver, version in read.items() if not isinstance(version, str | None)}
+        self.complete = not unread
+        self._known = {driver: self._known[driver] for driver in unread & self._known.keys()} | {
+            driver: version for driver, version in read.items() if isinstance(version, str)
+        }
+        return self._known

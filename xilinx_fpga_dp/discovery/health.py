@@ -1,41 +1,52 @@
-"""Health: from looks at a device to the state kubelet hears of. Pure; docs/operating.md has it as a table.
+"""Health: from observations of a device to the state that kubelet is shown. Pure: no files, no clock.
 
-It knows no files, and no clock but the times it is given. A missing attribute means a feature that this
-release of the driver does not have, never a fault. One device's looks change no other device's state.
+Every scan or check yields at most one `Observation` a device; `HealthTracker` folds it into the device's
+`State`. docs/operating.md has the rules as a table:
+
+- A device begins with the first observation that has a shell. Until then its function is left out.
+- A fault counts at once. Recovery takes `recovery_checks` good checks in a row; observations that a wake-up
+  caused do not count.
+- A device without its shell, its driver or its drm is lost. It keeps its place, Unhealthy, for `reset_grace`
+  seconds; after that it is left out until it is back.
+- A device without an observation is not on the bus. It is forgotten, unless a fault announced a reset or the
+  device is not removable: then it is lost.
+- A firewall trip lasts until a reset. A driver that latches trips shows it after the reset too, so the
+  state remembers which trip is over.
+- An observation with neither device nor reason means "no answer yet" and changes nothing.
+- A missing attribute is a feature that this release of the driver lacks, never a fault.
+
+Observations of one device change no other device's state.
 """
 
-import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from xilinx_fpga_dp.discovery.slow_attributes import Answers
+from xilinx_fpga_dp.discovery.slow_attributes import SlowReadings
 from xilinx_fpga_dp.model import Device, History, Inventory, LeftOut, Reason
 
-# A device whose shell can't be read, or that has no drm, keeps its place so long and no longer.
 _LOST: Final = frozenset({Reason.RESETTING, Reason.SHELL_UNKNOWN, Reason.NO_DRIVER})
 # A PCI function that goes away after one of these is being reset (hot reset, AFI load), not unplugged. Its
-# driver goes first (pci_stop_and_remove_bus_device), and it may be looked at while parts of it are gone.
+# driver goes first (pci_stop_and_remove_bus_device), and a scan may see it while parts of it are gone.
 _ANNOUNCED: Final = frozenset({Reason.SHUTDOWN, Reason.OFFLINE, Reason.FIREWALL, Reason.RESETTING})
 _AMID_A_RESET: Final = frozenset(
     {Reason.NO_DRIVER, Reason.UNRESPONSIVE, Reason.NO_NODE, Reason.SHELL_UNKNOWN}
 )
-# Nobody pulls a card of AWS': one whose function goes away is loading an image, which nothing announces.
-_AWS: Final = "aws-"
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What one look at a device showed.
+class Observation:
+    """What one probe of a device showed.
 
     Attributes:
         address: of its user function.
-        device: what it is, where its shell could be read.
-        reason: the fault seen; None with a device: none; None without: no answer yet, nothing new.
-        why: for people, why it can't be offered; only without a device.
-        trip: the firewall trip on record, as text that another trip would change; None: none.
-        latched: the driver keeps a trip on record after it is over (XRT >= 2022.2, subdev/firewall.c).
+        device: the device; None if its shell could not be read.
+        reason: the fault seen. None with a device: no fault; None without: no answer yet.
+        why: the reason to leave the function out, for people; empty with a device.
+        trip: the firewall trip on record, as text that differs for every trip; None if there is none.
+        latched: the driver keeps a trip on record after the reset (XRT >= 2022.2, subdev/firewall.c).
         in_reset: a reset has begun or is not over, whatever the reason.
+        removable: the card can be unplugged. False: a missing function is being reset.
     """
 
     address: str
@@ -45,23 +56,23 @@ class Look:
     trip: str | None = None
     latched: bool = False
     in_reset: bool = False
+    removable: bool = True
 
-    def with_slow(self, answers: Answers) -> "Look":
-        """The look with what is known from the slow answers."""
-        trip = answers.trip if answers.again else self.trip
-        if self.device is None or (self.device.serial, self.trip) == (answers.serial, trip):
+    def with_slow(self, readings: SlowReadings) -> "Observation":
+        """Add the slow attributes."""
+        trip = readings.trip if readings.poll_trip else self.trip
+        if self.device is None or (self.device.serial, self.trip) == (readings.serial, trip):
             return self
-        device = dataclasses.replace(self.device, serial=answers.serial)
-        return dataclasses.replace(self, device=device, trip=trip)
+        return replace(self, device=replace(self.device, serial=readings.serial), trip=trip)
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class HealthRules:
     """How patient the state machine is.
 
     Attributes:
         recovery_checks: good checks in a row before a device is Healthy again.
-        reset_grace: seconds a device that is lost keeps its place.
+        reset_grace: seconds a lost device keeps its place.
     """
 
     recovery_checks: int
@@ -70,16 +81,17 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One device's state between looks. ``device.reason`` is what kubelet hears.
+    """The state of one device between observations. ``device.reason`` is what kubelet is shown.
 
     Attributes:
         history: for people.
         fault: of its own; a device without one may still be held.
         held: a pod has it under another name or id.
-        good: good checks in a row since the last fault, as far as they count.
-        lost_since: when its shell, drm or function was lost; None: it is there.
-        announced: it may go away and come back.
-        expired: lost for longer than the grace: it is not offered any more.
+        good: good checks in a row since the last fault, up to `recovery_checks`.
+        lost_since: when its shell, driver, drm or function was lost; None if it is not lost.
+        removable: as last observed.
+        announced: a reset may take its function off the bus.
+        expired: lost for longer than the grace: it is left out.
         past_trip: a firewall trip on record that is over.
     """
 
@@ -89,124 +101,129 @@ class State:
     held: bool = False
     good: int = 0
     lost_since: float | None = None
+    removable: bool = True
     announced: bool = False
     expired: bool = False
     past_trip: str | None = None
 
 
-def first(look: Look, now: float) -> State | None:
-    """The state of a device never seen before; None where it has no shell: it is left out then."""
-    if look.device is None:
+def first(observation: Observation, now: float) -> State | None:
+    """Return the state of a device that is new; None if its shell is not known."""
+    if observation.device is None:
         return None
-    # A trip on record beside a card in service is an old one.
-    past = look.trip if look.latched and look.reason is not Reason.OFFLINE else None
-    fault = _fault(look, past)
+    # A trip on record of a card in service is an old one.
+    past = observation.trip if observation.latched and observation.reason is not Reason.OFFLINE else None
+    fault = _fault(observation, past)
     return State(
-        device=dataclasses.replace(look.device, reason=fault),
+        device=replace(observation.device, reason=fault),
         history=History(since=now, changes=0, last_reason=fault),
         fault=fault,
-        lost_since=now if fault in _LOST or look.in_reset else None,
+        lost_since=now if fault in _LOST or observation.in_reset else None,
+        removable=observation.removable,
         announced=fault in _ANNOUNCED,
         past_trip=past,
     )
 
 
-def step(state: State, look: Look | None, now: float, rules: Rules, *, check: bool) -> State | None:
-    """The state after one look.
+def step(
+    state: State, observation: Observation | None, now: float, rules: HealthRules, *, check: bool
+) -> State | None:
+    """Return the state after one observation; None if the device is gone.
 
     Args:
         state: before it.
-        look: None: the function is not on the bus.
-        now: time of the look, seconds.
+        observation: None if the function is not on the bus.
+        now: time of the observation, seconds.
         rules: how patient to be.
-        check: a look that counts for recovery, not one that something woke.
-
-    Returns:
-        None where the device is gone.
+        check: the observation counts for recovery.
     """
-    if look is None:
-        if not state.announced and not state.device.board.startswith(_AWS):
+    if observation is None:
+        if state.removable and not state.announced:
             return None
         gone = _lost(state, Reason.RESETTING, now, rules)
         return None if gone.expired else gone
-    if look.device is None:
-        reason = look.reason or (state.fault if state.lost_since is not None else None)
+    if observation.device is None:
+        reason = observation.reason or (state.fault if state.lost_since is not None else None)
         return _lost(state, reason, now, rules) if reason else state
     past = state.past_trip
-    lost = look.in_reset or look.reason in _LOST
-    if state.lost_since is not None and not lost and look.latched:
-        past = look.trip  # a reset is complete: what is on record now is over
-    elif look.trip is None and not look.in_reset:
+    lost = observation.in_reset or observation.reason in _LOST
+    if state.lost_since is not None and not lost and observation.latched:
+        past = observation.trip  # a reset is complete: the trip on record is over
+    elif observation.trip is None and not observation.in_reset:
         past = None
-    fault = _fault(look, past)
+    fault = _fault(observation, past)
     if fault in _LOST:
-        return _lost(dataclasses.replace(state, past_trip=past), fault, now, rules)
-    since = (now if state.lost_since is None else state.lost_since) if look.in_reset else None
-    good = 0 if fault else min(state.good + check, rules.recovery_checks)
+        return _lost(replace(state, past_trip=past), fault, now, rules)
+    since = (now if state.lost_since is None else state.lost_since) if observation.in_reset else None
+    good = 0 if fault else min(state.good + (1 if check else 0), rules.recovery_checks)
     if fault is None and state.fault is not None and good < rules.recovery_checks:
         fault = state.fault
     # Most checks bring nothing new.
     before = (state.fault, state.good, state.lost_since, state.past_trip)
-    if look.device is state.device and not state.expired and before == (fault, good, since, past):
+    if observation.device is state.device and not state.expired and before == (fault, good, since, past):
         return state
-    return _told(
-        dataclasses.replace(
-            state, device=look.device, fault=fault, good=good, lost_since=since, expired=False, past_trip=past
-        ),
+    after = replace(
         state,
-        now,
+        device=observation.device,
+        fault=fault,
+        good=good,
+        lost_since=since,
+        removable=observation.removable,
+        expired=False,
+        past_trip=past,
     )
+    return _derive(after, state, now)
 
 
 def hold(state: State, held: bool, now: float) -> State:
-    """The state when a pod is known to have it under another name or id, or not to have it any more."""
-    return state if held == state.held else _told(dataclasses.replace(state, held=held), state, now)
+    """Return the state with a pod holding the device under another name or id, or no longer."""
+    return state if held == state.held else _derive(replace(state, held=held), state, now)
 
 
-def _lost(state: State, reason: Reason, now: float, rules: Rules) -> State:
-    """It keeps id, name and nodes, Unhealthy, until the grace ends. An unanswered look is no loss."""
+def _lost(state: State, reason: Reason, now: float, rules: HealthRules) -> State:
+    """Keep id, name and nodes, Unhealthy, until the grace ends. A read without an answer is no loss."""
     since = state.lost_since
     if reason in _LOST:
         since = now if since is None else since
     expired = since is not None and now - since >= rules.reset_grace
-    lost = dataclasses.replace(state, fault=reason, good=0, lost_since=since, expired=expired)
-    return _told(lost, state, now)
+    return _derive(replace(state, fault=reason, good=0, lost_since=since, expired=expired), state, now)
 
 
-def _told(state: State, before: State, now: float) -> State:
-    """Let kubelet and the history hear of the state: a fault of its own first, then that it is held."""
+def _derive(state: State, before: State, now: float) -> State:
+    """Derive the shown reason (a fault hides `held`), the history and `announced`."""
     reason = state.fault or (Reason.HELD if state.held else None)
     history = state.history
     if reason != before.device.reason:
         history = History(now, history.changes + 1, reason or history.last_reason)
     device = state.device
-    return dataclasses.replace(
+    return replace(
         state,
-        device=device if device.reason == reason else dataclasses.replace(device, reason=reason),
+        device=device if device.reason == reason else replace(device, reason=reason),
         history=history,
         announced=state.fault in _ANNOUNCED or (before.announced and state.fault in _AMID_A_RESET),
     )
 
 
-def _fault(look: Look, past_trip: str | None) -> Reason | None:
-    """A new trip says more than the offline that follows it; a reset ends both."""
-    if look.trip and look.trip != past_trip and look.reason in (None, Reason.OFFLINE, Reason.NOT_READY):
+def _fault(observation: Observation, past_trip: str | None) -> Reason | None:
+    """Return the fault. A new trip hides the offline that follows it; a reset ends both."""
+    trip, reason = observation.trip, observation.reason
+    if trip and trip != past_trip and reason in (None, Reason.OFFLINE, Reason.NOT_READY):
         return Reason.FIREWALL
-    return look.reason
+    return reason
 
 
-class Memory:
-    """The states of all devices, folded look by look. What was seen with a shell is not forgotten lightly."""
+class HealthTracker:
+    """The states of all devices, ordered by address."""
 
-    def __init__(self, rules: Rules) -> None:
+    def __init__(self, rules: HealthRules) -> None:
         self._rules = rules
-        self._states: Mapping[str, State] = {}  # ordered by address
+        self._states: Mapping[str, State] = {}
         self._left_out: tuple[LeftOut, ...] = ()
         self._numa_nodes: tuple[int, ...] = ()
 
     @property
     def known(self) -> frozenset[str]:
-        """The addresses of the devices there are, or were and may come back."""
+        """The addresses of the devices that are there, or were and may come back."""
         return frozenset(self._states)
 
     @property
@@ -215,52 +232,56 @@ class Memory:
         return frozenset(address for address, state in self._states.items() if state.fault is None)
 
     def step(
-        self, looks: Iterable[Look], now: float, *, check: bool, numa_nodes: tuple[int, ...] = ()
+        self,
+        observations: Iterable[Observation],
+        now: float,
+        *,
+        check: bool,
+        numa_nodes: tuple[int, ...] = (),
     ) -> Inventory:
-        """Take in one scan: a look at every function there is.
+        """Fold in one scan.
 
         Args:
-            looks: in any order; a known device without one is not on the bus.
+            observations: in any order; a known device without one is not on the bus.
             now: time of the scan, seconds.
-            check: this scan counts for recovery.
+            check: the scan counts for recovery.
             numa_nodes: those online.
         """
-        seen = {look.address: look for look in looks}
+        seen = {observation.address: observation for observation in observations}
         states: dict[str, State] = {}
         left_out: list[LeftOut] = []
         for address in sorted(seen.keys() | self._states.keys()):
-            look = seen.get(address)
-            state = self._next(address, look, now, check)
+            observation = seen.get(address)
+            state = self._states.get(address)
+            if state is not None:
+                state = step(state, observation, now, self._rules, check=check)
+            elif observation is not None:
+                state = first(observation, now)
             if state is not None:
                 states[address] = state
-            if state is not None and state.expired:
-                left_out.append(LeftOut(address, _why_expired(state, look, self._rules)))
-            elif state is None and look is not None:
-                left_out.append(LeftOut(address, look.why))
+                if state.expired:
+                    left_out.append(LeftOut(address, _why_expired(state, observation, self._rules)))
+            elif observation is not None:
+                left_out.append(LeftOut(address, observation.why))
         self._states = states
         self._left_out = tuple(left_out)
         self._numa_nodes = numa_nodes
         return self._inventory()
 
     def hold(self, addresses: frozenset[str], now: float) -> Inventory:
-        """Take in which devices pods have under another name or id; the inventory with that.
-
-        Args:
-            addresses: of those, and of no others.
-            now: the time, seconds.
-        """
+        """Mark these devices, and no others, as held by pods under another name or id."""
         self._states = {
             address: hold(state, address in addresses, now) for address, state in self._states.items()
         }
         return self._inventory()
 
-    def fault_of(self, look: Look) -> Reason | None:
-        """The fault that a look at a device shows, a trip that was not on record before too."""
-        state = self._states.get(look.address)
-        return _fault(look, state.past_trip) if state else look.reason
+    def fault_of(self, observation: Observation) -> Reason | None:
+        """Return the fault that an observation shows, a new trip included; None if there is none."""
+        state = self._states.get(observation.address)
+        return _fault(observation, state.past_trip) if state else observation.reason
 
     def _inventory(self) -> Inventory:
-        offered = {a: state for a, state in self._states.items() if not state.expired}
+        offered = {address: state for address, state in self._states.items() if not state.expired}
         return Inventory(
             devices=tuple(state.device for state in offered.values()),
             left_out=self._left_out,
@@ -268,53 +289,10 @@ class Memory:
             histories={address: state.history for address, state in offered.items()},
         )
 
-    def _next(self, address: str, look: Look | None, now: float, check: bool) -> State | None:
-        state = self._states.get(address)
-        if state is not None:
-            return step(state, look, now, self._rules, check=check)
-        return first(look, now) if look is not None else None
 
-
-def _why_expired(state: State, look: Look | None, rules: Rules) -> str:
-    why = look and look.why
+def _why_expired(state: State, observation: Observation | None, rules: HealthRules) -> str:
+    why = observation.why if observation else ""
     return (
         f"{state.device.reason} for more than {rules.reset_grace:g} s: it lost its place; "
         f"{why or 'it is offered again when it is back (xbutil reset, or a cold boot)'}"
     )
-
-
-def xrt_reason(attributes: Mapping[str, str | None], *, renders: bool, node: bool) -> Reason | None:
-    """The fault of an XRT user function; None if it has none.
-
-    Args:
-        attributes: `shutdown`, `dev_offline`, `ready`, `device_bad_state` as read; None: missing.
-        renders: a ``drm/renderD*`` is in its directory.
-        node: the render node is under /dev.
-    """
-    if number(attributes.get("shutdown")) == 1:
-        return Reason.SHUTDOWN
-    # 1, or -19 (ENODEV) once drm is gone: userpf/xocl_sysfs.c dev_offline_show
-    if number(attributes.get("dev_offline")) not in (None, 0):
-        return Reason.OFFLINE
-    if not renders and attributes.get("ready") is None and attributes.get("dev_offline") is None:
-        # A reset removes drm and these attributes first: userpf/xocl_drv.c xocl_reset_notify
-        return Reason.RESETTING
-    # Hexadecimal; XRT itself refuses a device that is not ready: pcie/linux/pcidrv.cpp
-    if number(attributes.get("ready")) == 0:
-        return Reason.NOT_READY
-    if number(attributes.get("device_bad_state")) == 1:
-        return Reason.BAD_STATE
-    return None if renders and node else Reason.NO_NODE
-
-
-def number(text: str | None) -> int | None:
-    """A number as a driver prints it, ``1``, ``0x1`` or ``-19``; None where it is missing or none."""
-    try:
-        return int(text, 0) if text is not None else None
-    except ValueError:
-        return None
-
-
-def xrt_tripped(level: str | None) -> bool:
-    """Whether ``firewall.u.*/level`` tells of a trip; if not, it is -1 as an unsigned: subdev/firewall.c."""
-    return number(level) not in (None, 0xFFFF_FFFF_FFFF_FFFF, 0xFFFF_FFFF, -1)

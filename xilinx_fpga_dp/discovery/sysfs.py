@@ -1,7 +1,7 @@
-"""All reads of sysfs: what the kernel's core answers in one go, what a driver answers an attribute at a time.
+"""All reads of sysfs: of the kernel's core in one go, of a driver an attribute at a time.
 
-Everything here blocks and belongs on a worker thread. It knows no driver and judges nothing. What opens
-something raises OutOfDescriptors where it can't for want of one; other errors are an answer like any other.
+Everything here blocks and belongs on a worker thread. It knows no driver and judges nothing. Any read can
+raise OutOfDescriptors; other errors are a result like any other.
 Plain os calls: pathlib costs five times the CPU, aiofiles fifty times.
 """
 
@@ -11,7 +11,7 @@ import re
 import stat
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypedDict
+from typing import Any
 
 ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 """``domain:bus:device.function``; a VMD or Azure domain has more than four digits."""
@@ -21,18 +21,18 @@ _ROOT_BUS = re.compile(r"pci[0-9a-f]{4,8}:[0-9a-f]{2}")
 _MAX_ATTRIBUTE = 4096
 _MAX_SERIAL = 64
 _BLOCKING = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY
-# O_NONBLOCK changes nothing for sysfs; it keeps whatever else stands there from holding up the bus.
+# O_NONBLOCK changes nothing for sysfs; it keeps any other kind of file from holding up the bus.
 _AT_ONCE = _BLOCKING | os.O_NONBLOCK
 _OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 _MAX_ENTRIES = 4096  # names taken from one directory; a real function has some hundred
 
 
 class Unreadable(Exception):  # noqa: N818 - what a file answered, not a fault of ours
-    """An attribute that is there and cannot be read as text; says its name and why."""
+    """An attribute exists and cannot be read as text. Carries its name and why."""
 
 
-class OutOfDescriptors(Exception):  # noqa: N818 - nor is it one of what was to be read, of which it says nothing
-    """No file descriptor was left to read with; says what was to be read."""
+class OutOfDescriptors(Exception):  # noqa: N818 - a state of the process
+    """No file descriptor was free for a path. It is no OSError, since it is no result of the read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,11 @@ class Function:
     Attributes:
         path: its directory.
         vendor, device: four hex digits.
-        pcie_path: what stands above it, root bus first.
-        made: what tells it from one that took its place; None where something of the above is missing.
+        pcie_path: the bridges above it, root bus first.
+        identity: tells it from one that took its place; None if one of the above is missing.
         driver: the name behind its ``driver`` link.
-        entries: the names in its directory; none where they are not wanted.
-        sub_devices: those of them that are called as XRT's sub-devices, sorted.
+        entries: the names in its directory; empty if they are not wanted.
+        sub_devices: those of them that are XRT sub-devices, sorted.
         fault: why its directory could not be listed.
     """
 
@@ -55,7 +55,7 @@ class Function:
     vendor: str | None
     device: str | None
     pcie_path: tuple[str, ...]
-    made: tuple[int, int] | None
+    identity: tuple[int, int] | None
     driver: str | None = None
     numa_node: int | None = None
     entries: frozenset[str] = frozenset()
@@ -68,14 +68,8 @@ class Function:
         return self.address.rpartition(".")[0]
 
     def subdirectories(self, pattern: re.Pattern[str]) -> list[str]:
-        """The directories of its sub-devices of that name, as paths."""
+        """Return the paths of its sub-devices with such a name."""
         return [f"{self.path}/{name}" for name in self.sub_devices if pattern.fullmatch(name)]
-
-
-class _Listing(TypedDict):
-    entries: frozenset[str]
-    sub_devices: tuple[str, ...]
-    fault: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +79,8 @@ class ClassDevice:
     Attributes:
         name: ``renderD128``, ``ama_transcoder0``.
         path: its directory in the class.
-        parent: the name of the device it was made for; None: of none.
-        driver: the parent's driver.
+        parent: the name of the device it belongs to; None if there is none.
+        driver: the parent's driver, but of a PCI function None: it is known from the function.
     """
 
     name: str
@@ -97,14 +91,14 @@ class ClassDevice:
 
 @dataclass(frozen=True, slots=True)
 class Bus:
-    """What is there, as the kernel's core shows it.
+    """The devices as the kernel's core shows them.
 
     Attributes:
         root: where this sysfs is.
-        functions: the PCI functions looked for, ordered by address.
-        others: the PCI functions of vendors that are not looked for: address and inode number.
+        functions: the wanted PCI functions, ordered by address.
         numa_nodes: those online.
-        classes: the class devices looked for, by class.
+        classes: the wanted class devices, by class.
+        others: the inode numbers of the PCI functions of other vendors, by address.
     """
 
     root: str
@@ -114,20 +108,20 @@ class Bus:
     others: Mapping[str, int] = field(default_factory=dict)
 
     def near(self, address: str) -> "Bus":
-        """The same with no functions but those in an address' slot."""
+        """Return the bus with no functions but those in an address' slot."""
         slot = address.rpartition(".")[0]
         return replace(self, functions=tuple(f for f in self.functions if f.slot == slot))
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What of a node is looked for.
+    """What to read of a node.
 
     Attributes:
         drivers: PCI functions bound to one of these.
-        listed: those of them of whose functions the directories are listed too.
+        listed: those of them whose functions' directories are listed too.
         vendors: PCI functions of one of these, four hex digits, whatever driver they have.
-        classes: the names of class devices, by class.
+        classes: the pattern of class devices' names, by class.
     """
 
     drivers: frozenset[str]
@@ -141,9 +135,9 @@ def read_bus(root: str, wanted: Wanted, before: Bus | None = None) -> Bus:
 
     Args:
         root: where sysfs is, ``/sys``.
-        wanted: what to look for.
-        before: the bus as it was. What a function is does not change as long as it is there; one that took
-            its place has another inode number (fs/kernfs/dir.c counts them up; before Linux 4.14 it may use
+        wanted: what to read.
+        before: the bus as last read, for what cannot change while a function is there. One that took its
+            place has another inode number (fs/kernfs/dir.c counts them up; before Linux 4.14 it may use
             one again, and a card in the place of another maker's function is seen once its driver has it).
 
     Raises:
@@ -163,32 +157,31 @@ def read_bus(root: str, wanted: Wanted, before: Bus | None = None) -> Bus:
             continue
         path = f"{base}/{address}"
         driver = driver_of(path)
-        made = _made(path)
-        if (function := own.get(address)) and function.made != made:
+        identity = _identity(path)
+        if (function := own.get(address)) and function.identity != identity:
             function = None
         vendor = function.vendor if function else _hex_id(f"{path}/vendor")
         if driver in wanted.drivers or vendor in wanted.vendors:
-            function = function or _function(address, path, vendor, made)
-            numa_node = _numa_node(f"{path}/numa_node")  # root may set it, where the firmware does not tell
-            listing = _listing(path, driver in wanted.listed)
-            functions.append(replace(function, driver=driver, numa_node=numa_node, **listing))
+            function = function or _function(address, path, vendor, identity)
+            numa_node = _numa_node(f"{path}/numa_node")  # root may set it, where the firmware has none
+            functions.append(relist(function, driver in wanted.listed, driver=driver, numa_node=numa_node))
         elif vendor:
             others[address] = inode
     return Bus(root, tuple(functions), _online_nodes(root), _class_devices(root, wanted), others)
 
 
-def _function(address: str, path: str, vendor: str | None, made: tuple[int, int] | None) -> Function:
-    """A function with what does not change as long as it is there."""
+def _function(address: str, path: str, vendor: str | None, identity: tuple[int, int] | None) -> Function:
+    """Read what does not change while the function is there."""
     device = _hex_id(f"{path}/device")
     pcie_path = _pcie_path(path)
     complete = vendor and device and pcie_path
-    return Function(address, path, vendor, device, pcie_path, made if complete else None)
+    return Function(address, path, vendor, device, pcie_path, identity if complete else None)
 
 
-def _made(path: str) -> tuple[int, int] | None:
-    """A link's inode number and time: another link's differ, even where numbers are used again.
+def _identity(path: str) -> tuple[int, int] | None:
+    """Return a link's inode number and time: another link's differ, even where numbers are used again.
 
-    The time is when the kernel's cache took it in: where it differs for the same link, it is read anew.
+    The time is when the kernel's cache took it in: where it differs for the same link, it is read again.
     """
     try:
         status = os.lstat(path)
@@ -197,29 +190,26 @@ def _made(path: str) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns
 
 
-def read_again(bus: Bus, wanted: Wanted, addresses: Collection[str]) -> Bus:
-    """Read of some of a bus' functions what may have changed: whether they are there, driver, entries.
-
-    The other functions stay as they were; class devices are looked for again.
+def refresh_bus(bus: Bus, wanted: Wanted, addresses: Collection[str]) -> Bus:
+    """Read again what may change of some functions (presence, driver, entries), and the class devices.
 
     Raises:
-        OSError: the PCI bus cannot be listed, so nothing is known of what is there.
-        OutOfDescriptors: as above.
+        OSError: the PCI bus cannot be listed, so nothing is known of its functions.
+        OutOfDescriptors: not all of it can be read now.
     """
     functions = []
     for function in bus.functions:
         if function.address not in addresses:
             functions.append(function)
-        # Where the whole bus is away, for a moment too, its listing says so.
+        # If the whole bus is away, even for a moment, listing it fails.
         elif os.path.lexists(function.path) or function.address in _pci_inodes(bus.root):
             driver = driver_of(function.path)
-            listing = _listing(function.path, driver in wanted.listed)
-            functions.append(replace(function, driver=driver, **listing))
+            functions.append(relist(function, driver in wanted.listed, driver=driver))
     return replace(bus, functions=tuple(functions), classes=_class_devices(bus.root, wanted))
 
 
 def _pci_inodes(root: str) -> dict[str, int]:
-    """The inode number of each function's link, by address."""
+    """Return the inode number of each function's link, by address."""
     try:
         with os.scandir(f"{root}/bus/pci/devices") as entries:
             return {entry.name: entry.inode() for entry in entries if ADDRESS.fullmatch(entry.name)}
@@ -240,30 +230,25 @@ def _class_devices(root: str, wanted: Wanted) -> dict[str, tuple[ClassDevice, ..
 
 def _class_device(path: str) -> ClassDevice:
     parent = _link_name(f"{path}/device")
-    # A PCI function's driver is known from its own directory.
     driver = driver_of(f"{path}/device") if parent and not ADDRESS.fullmatch(parent) else None
     return ClassDevice(os.path.basename(path), path, parent, driver)
 
 
-def _listing(path: str, wanted: bool) -> _Listing:
+def relist(function: Function, wanted: bool = True, **changes: Any) -> Function:
+    """Return the function with the names that are in its directory now, if wanted, and with other changes."""
     names: list[str] = []
     fault = None
     if wanted:
         try:
-            names = _names(path)
+            names = _names(function.path)
         except OSError as error:
             fault = f"its directory cannot be listed: {error.strerror}"
     sub_devices = tuple(sorted([name for name in names if ".u." in name]))  # xocl_subdev.c
-    return {"entries": frozenset(names), "sub_devices": sub_devices, "fault": fault}
-
-
-def listed_again(function: Function) -> Function:
-    """The function with the names that are in its directory now."""
-    return replace(function, **_listing(function.path, wanted=True))
+    return replace(function, entries=frozenset(names), sub_devices=sub_devices, fault=fault, **changes)
 
 
 def list_names(path: str) -> list[str]:
-    """The names in a directory; none where it is missing or cannot be listed."""
+    """Return the names in a directory; empty if it is missing or cannot be listed."""
     try:
         return _names(path)
     except OSError:
@@ -271,7 +256,7 @@ def list_names(path: str) -> list[str]:
 
 
 def module_version(root: str, driver: str) -> str | None:
-    """The version a driver's module tells; None where it is not loaded or tells none. It never blocks.
+    """Read the version of a driver's module; None if it is not loaded or shows none. It never blocks.
 
     Raises:
         OutOfDescriptors: it can't be read now.
@@ -279,19 +264,11 @@ def module_version(root: str, driver: str) -> str | None:
     return _core_text(f"{root}/module/{driver.replace('-', '_')}/version") or None
 
 
-def _names(path: str) -> list[str]:
-    try:
-        return os.listdir(path)[:_MAX_ENTRIES]
-    except OSError as error:
-        _not_for_want_of_descriptors(error)
-        raise
-
-
 def read_attribute(path: str) -> str | None:
-    """One attribute as text, stripped; None where it is missing. May block as long as its driver likes.
+    """Read one attribute as text, stripped; None if it is missing. May block as long as its driver likes.
 
     Raises:
-        Unreadable: it is there but answers an error, too much, or no text.
+        Unreadable: it exists but answers an error, too much, or no text.
     """
     text = _text(path)
     if text is None:
@@ -303,10 +280,10 @@ def read_attribute(path: str) -> str | None:
 
 
 def read_strings(path: str) -> tuple[str, ...]:
-    """The strings of a device tree's property, each ended by a zero byte; none where it is missing.
+    """Read the strings of a device tree's property, each ended by a zero byte; empty if it is missing.
 
     Raises:
-        Unreadable: as above.
+        Unreadable: it exists but answers an error, too much, or no text.
     """
     strings = tuple(part for part in (_text(path) or "").split("\0") if part)
     if not all(part.isprintable() for part in strings):
@@ -330,7 +307,7 @@ def _text(path: str) -> str | None:
 
 
 def first_readable(paths: Iterable[str]) -> str | None:
-    """The first of several attributes that has a text, say of several directories of one pattern.
+    """Read the first of several attributes that has a text; None if none has.
 
     Raises:
         Unreadable: none has a text and one could not be read.
@@ -348,33 +325,27 @@ def first_readable(paths: Iterable[str]) -> str | None:
 
 
 def read_serial(paths: Iterable[str]) -> str | None:
-    """The first serial number among these attributes that is one; None: none is, or not yet."""
+    """Read the first of several attributes that has a text; None if it is no serial number."""
     try:
-        serial = first_readable(paths)
+        return as_serial(first_readable(paths))
     except Unreadable:
         return None
-    return as_serial(serial)
 
 
 def as_serial(text: str | None) -> str | None:
-    """What an attribute says, if it can be a serial number."""
+    """Return a text that can be a serial number; else None."""
     return text if text and text.isprintable() and len(text) <= _MAX_SERIAL else None
 
 
 def driver_of(path: str) -> str | None:
-    """The name of the driver that a device, given by its directory, is bound to now."""
+    """Return the name of the driver that a device, given by its directory, is bound to; None if unbound."""
     return _link_name(f"{path}/driver")
 
 
-def is_there(path: str) -> bool:
-    """Whether anything stands at a path now: a third of what it takes to list the directory around it."""
-    return os.path.exists(path)
-
-
 def node_exists(root: str, node: str) -> bool:
-    """Whether a device node, given by its path under /dev, is there. Only looked at, never opened.
+    """Whether a device node, given by its path under /dev, is there.
 
-    A pod's device cgroup forbids opening it, and in a sample tree it may be a plain file.
+    It is never opened: a pod's device cgroup forbids that. In a sample tree it may be a plain file.
     """
     try:
         mode = os.stat(root + node.removeprefix("/dev")).st_mode
@@ -383,11 +354,19 @@ def node_exists(root: str, node: str) -> bool:
     return not stat.S_ISDIR(mode)
 
 
+def _names(path: str) -> list[str]:
+    try:
+        return os.listdir(path)[:_MAX_ENTRIES]
+    except OSError as error:
+        _raise_if_out_of_descriptors(error)
+        raise
+
+
 def _read(path: str, flags: int) -> bytes:
     try:
         descriptor = os.open(path, flags)
     except OSError as error:
-        _not_for_want_of_descriptors(error)
+        _raise_if_out_of_descriptors(error)
         raise
     try:
         return os.read(descriptor, _MAX_ATTRIBUTE + 1)
@@ -395,7 +374,7 @@ def _read(path: str, flags: int) -> bytes:
         os.close(descriptor)
 
 
-def _not_for_want_of_descriptors(error: OSError) -> None:
+def _raise_if_out_of_descriptors(error: OSError) -> None:
     if error.errno in _OUT_OF_DESCRIPTORS:
         raise OutOfDescriptors(f"{error.filename}: {error.strerror}") from None
 
@@ -415,7 +394,7 @@ def _hex_id(path: str) -> str | None:
 
 def _numa_node(path: str) -> int | None:
     text = _core_text(path)
-    # The kernel has at most 1024 nodes; -1 says that the firmware does not tell.
+    # The kernel has at most 1024 nodes; -1 means that the firmware has none for it.
     return int(text) if text and re.fullmatch(r"[0-9]{1,4}", text) else None
 
 
@@ -427,7 +406,7 @@ def _link_name(path: str) -> str | None:
 
 
 def _pcie_path(path: str) -> tuple[str, ...]:
-    """From where its link leads: ``../../../devices/pci0000:60/0000:60:05.0/0000:65:00.1``."""
+    """Read it from the target of the link: ``../../../devices/pci0000:60/0000:60:05.0/0000:65:00.1``."""
     try:
         parts = os.readlink(path).split("/")[:-1]
     except OSError:
@@ -436,7 +415,7 @@ def _pcie_path(path: str) -> tuple[str, ...]:
 
 
 def _online_nodes(root: str) -> tuple[int, ...]:
-    """The ranges of ``devices/system/node/online``, ``0-1,4``; empty where it is missing or odd."""
+    """Return the numbers in ``devices/system/node/online``, ``0-1,4``; empty if it is missing or invalid."""
     text = _core_text(f"{root}/devices/system/node/online") or ""
     nodes: set[int] = set()
     for part in text.split(","):

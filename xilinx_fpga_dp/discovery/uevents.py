@@ -1,8 +1,7 @@
-"""Kernel uevents as wake-ups: a card plugged or pulled, a driver bound or unbound, a drm node come or gone.
+"""Kernel uevents as wake-ups: a card plugged or pulled, a driver bound or unbound, a drm node made.
 
-They carry no data here: what they wake looks at sysfs anew. Nothing depends on one arriving: the drivers
-send none when a device goes offline or ready (XRT has no sysfs_notify), and a pod in its own user namespace
-gets none at all.
+An event carries no data here; it causes a scan. Nothing depends on its arrival: the drivers send none when a
+device goes offline or becomes ready (XRT has no sysfs_notify), and a pod in its own user namespace gets none.
 """
 
 import asyncio
@@ -17,14 +16,14 @@ _KERNEL_GROUP = 1  # the kernel's own events; group 2 is udev's and stays in the
 _PROTOCOL = 15  # NETLINK_KOBJECT_UEVENT
 _SUBSYSTEMS = tuple(f"SUBSYSTEM={name}".encode() for name in ("pci", "drm", "xrt_user", "xrt_mgmt"))
 _MAX_EVENT = 8192  # bytes: the kernel's UEVENT_BUFFER_SIZE is 2048
-_MOST_AT_ONCE = 1000  # events taken before the loop gets its turn
+_MAX_EVENTS = 1000  # received before other tasks run
 
 
 def open_socket() -> socket.socket:
-    """A socket on which the kernel tells its uevents.
+    """Open a socket that receives the kernel's uevents.
 
     Raises:
-        OSError: there is no netlink here, or not for us.
+        OSError: netlink is missing or not permitted.
     """
     events = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, _PROTOCOL)
     try:
@@ -36,11 +35,11 @@ def open_socket() -> socket.socket:
 
 
 async def listen(wake: Callable[[], None], opened: Callable[[], socket.socket] = open_socket) -> None:
-    """Call ``wake`` for every burst of events that may concern a card, for ever."""
+    """Call ``wake`` for every burst of events that may concern a card. Ends only if there is no netlink."""
     try:
         events = opened()
     except OSError as error:
-        log.warning("no kernel events, cards are looked for by timer only", extra={"error": error.strerror})
+        log.warning("kernel events unavailable, scanning by timer only", extra={"error": error.strerror})
         return
     with events:
         loop = asyncio.get_running_loop()
@@ -51,7 +50,7 @@ async def listen(wake: Callable[[], None], opened: Callable[[], socket.socket] =
                 await readable
             finally:
                 loop.remove_reader(events)
-            if _concerns_us(events):
+            if _receive(events):
                 wake()
 
 
@@ -60,10 +59,10 @@ def _done(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _concerns_us(events: socket.socket) -> bool:
-    """Take what has come; whether anything of it may be about a card."""
-    ours = False
-    for _ in range(_MOST_AT_ONCE):
+def _receive(events: socket.socket) -> bool:
+    """Receive all queued events; return whether one of them may concern a card."""
+    relevant = False
+    for _ in range(_MAX_EVENTS):
         try:
             event, sender = events.recvfrom(_MAX_EVENT)
         except BlockingIOError:
@@ -71,8 +70,8 @@ def _concerns_us(events: socket.socket) -> bool:
         except OSError as error:
             if error.errno != errno.ENOBUFS:
                 raise
-            ours = True  # events were lost: look
+            relevant = True  # the kernel has dropped events
             continue
         from_kernel = not isinstance(sender, tuple) or sender[0] == 0
-        ours = ours or (from_kernel and any(line in _SUBSYSTEMS for line in event.split(b"\0")))
-    return ours
+        relevant = relevant or (from_kernel and any(line in _SUBSYSTEMS for line in event.split(b"\0")))
+    return relevant

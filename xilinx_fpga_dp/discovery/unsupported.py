@@ -1,7 +1,7 @@
-"""Cards that no driver of ours speaks for: known by vendor and device id, left out with what to do about it.
+"""Cards that no driver of ours has: known by vendor and device id, left out with what to do about it.
 
-A function with any other driver (plain xdma or qdma, a VFIO user's own) is somebody's choice and passed over,
-but where it was a device before.
+A function with any other driver (plain xdma or qdma, a VFIO user's own) is left to its user without a word,
+unless it was a device before.
 """
 
 from collections.abc import Collection, Iterator
@@ -9,7 +9,7 @@ from functools import partial
 from typing import Final
 
 from xilinx_fpga_dp.discovery.backend import Probe
-from xilinx_fpga_dp.discovery.health import Look
+from xilinx_fpga_dp.discovery.health import Observation
 from xilinx_fpga_dp.discovery.sysfs import Bus, Function
 from xilinx_fpga_dp.model import Reason
 
@@ -18,7 +18,7 @@ from xilinx_fpga_dp.model import Reason
 _XILINX: Final = "10ee"
 _AMAZON: Final = "1d0f"
 _F1: Final = frozenset({"1042", "f000", "f010", "f011"})
-_F2: Final = frozenset({"9048"})  # 9248, its management function, has nothing to say without it
+_F2: Final = frozenset({"9048"})  # 9248, its management function, is not reported without it
 _OTHERS: Final = {
     "13fe": frozenset({"006c", "0065", "0078", "0077", "806c"}),  # Advantech
     "3475": frozenset({"5010", "5011"}),  # Arista
@@ -27,7 +27,7 @@ _OTHERS: Final = {
 VENDORS: Final = frozenset({_XILINX, *_OTHERS})
 
 _XRT: Final = ("xocl", "XRT's driver or load it (modprobe xocl xclmgmt)")
-# Of Xilinx' cards that XRT does not drive, or not alone, the driver and how to get it: ami_pcie.h, and the
+# The driver, and how to get it, of Xilinx' cards that XRT does not drive, or not alone: ami_pcie.h, and the
 # MA35D's only id
 _OTHER_DRIVERS: Final = {
     "50b4": ("ami", "AVED's driver or load it (modprobe ami), or XRT's for its shells"),
@@ -39,10 +39,13 @@ _FOR_MACHINES: Final = frozenset({"vfio-pci", "pci-stub", "pciback"})
 
 
 def probes(bus: Bus, taken: Collection[str], lost: Collection[str]) -> Iterator[Probe]:
-    """A probe for each card without a driver that could offer it.
+    """Yield a probe for each card without a driver that could offer it.
+
+    A card of several functions is reported once for each reason: as its last function, which is XRT's user
+    function, or as the device that it was.
 
     Args:
-        bus: what is there.
+        bus: the functions.
         taken: slots of which a driver offers a device: their other functions are part of it.
         lost: addresses of devices that no driver of ours has any more.
     """
@@ -54,26 +57,29 @@ def probes(bus: Bus, taken: Collection[str], lost: Collection[str]) -> Iterator[
         and function.slot not in taken
     ]
     others = {function.slot for function in idle if function.device in _OTHER_DRIVERS}
+    reported = {}
     for function in idle:
         # A V80's second function is part of it, and is not XRT's.
         if function.slot not in others or function.device in _OTHER_DRIVERS:
-            yield Probe(function.address, partial(_look, function), device=False)
+            place = function.address if function.address in lost else function.slot
+            reported[place, _why(function)] = function.address
+    devices = {address.rpartition(".")[0] for address in lost}
+    for (place, why), address in reported.items():
+        if place not in devices:
+            observe = partial(Observation, address, reason=Reason.NO_DRIVER, why=why)
+            yield Probe(address, observe, device=False)
 
 
 def is_card(function: Function) -> bool:
-    """Whether vendor and device id say that this is an FPGA card."""
+    """Whether vendor and device id are those of an FPGA card."""
     return function.vendor == _XILINX or function.device in _OTHERS.get(function.vendor or "", ())
-
-
-def _look(function: Function) -> Look:
-    return Look(function.address, reason=Reason.NO_DRIVER, why=_why(function))
 
 
 def _why(function: Function) -> str:
     driver, install = _OTHER_DRIVERS.get(function.device or "", _XRT)
     if function.driver is not None:
-        whose = ", for a virtual machine" if function.driver in _FOR_MACHINES else ""
-        return f"bound to {function.driver}{whose}; bind it to {driver} to offer it here"
+        purpose = ", for a virtual machine" if function.driver in _FOR_MACHINES else ""
+        return f"bound to {function.driver}{purpose}; bind it to {driver} to offer it here"
     if function.vendor == _AMAZON and function.device in _F2:
         return (
             "no driver: AWS F2 in its HDK flow, which has none and can't be offered "

@@ -3,7 +3,7 @@
 import asyncio
 
 from xilinx_fpga_dp.aio.latest import Latest
-from xilinx_fpga_dp.discovery.driver_versions import Versions
+from xilinx_fpga_dp.discovery.driver_versions import DriverVersions
 from xilinx_fpga_dp.hostfiles.managed_file import ManagedFile
 from xilinx_fpga_dp.model import Offers
 from xilinx_fpga_dp.resources.documents import nfd
@@ -21,7 +21,7 @@ class NodeLabels:
         versions: reads driver versions.
     """
 
-    def __init__(self, directory: str, snapshots: Latest[Snapshot], versions: Versions) -> None:
+    def __init__(self, directory: str, snapshots: Latest[Snapshot], versions: DriverVersions) -> None:
         self.file = ManagedFile(f"{directory}/{nfd.FILE}")
         self._snapshots = snapshots
         self._versions = versions

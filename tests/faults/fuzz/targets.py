@@ -261,7 +261,7 @@ def event(data: bytes) -> None:
         ours.setblocking(False)
         for part in data.split(b"\xff\xfe")[:4]:
             kernel.send(part)
-        uevents._concerns_us(ours)
+        uevents._receive(ours)
         try:
             left = ours.recv(1)
         except BlockingIOError:

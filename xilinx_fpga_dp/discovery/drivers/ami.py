@@ -1,36 +1,26 @@
 """The back-end for Versal cards driven by AMI, the driver of AVED: the V80.
 
-Nobody has run it on hardware. Read in AVED, sw/AMI/driver: ami_top.c, ami_sysfs.c, ami_cdev.c.
+Not tested on hardware. Derived from AVED, sw/AMI/driver: ami_top.c, ami_sysfs.c, ami_cdev.c.
 """
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Final
 
-from xilinx_fpga_dp.discovery.backend import Probe, odd_answer
-from xilinx_fpga_dp.discovery.health import Look
-from xilinx_fpga_dp.discovery.slow_attributes import Answers
-from xilinx_fpga_dp.discovery.sysfs import (
-    Bus,
-    Function,
-    Unreadable,
-    node_exists,
-    read_attribute,
-    read_serial,
-)
+from xilinx_fpga_dp.discovery import sysfs
+from xilinx_fpga_dp.discovery.backend import Backend, Probe, unidentified
+from xilinx_fpga_dp.discovery.health import Observation
+from xilinx_fpga_dp.discovery.slow_attributes import SlowReadings
+from xilinx_fpga_dp.discovery.sysfs import Bus, Function, Unreadable
 from xilinx_fpga_dp.model import Device, Reason, Shell
 
 DRIVER: Final = "ami"
-DRIVERS: Final = frozenset({DRIVER})
-LISTED: Final[frozenset[str]] = frozenset()
-CLASSES: Final[Mapping[str, re.Pattern[str]]] = {}
 
 # ami_pcie.h, AMI_PCIE_DEVICE_ID; the driver takes every function of subsystem 10ee:000e
 _BOARDS: Final = {"5094": "v70", "5048": "vck5000", "50b4": "v80", "50bc": "v80p"}
 # ami_top.h. In MISSING_INFO the card may be used; NO_AMC is also what a lost heartbeat of its controller
-# leads to (ami_top.c amc_event_cb), and the driver does not recover from that by itself.
+# leads to (ami_top.c amc_event_cb), and the driver does not recover from that.
 _REASONS: Final[Mapping[str, Reason | None]] = {
     "READY": None,
     "MISSING_INFO": None,
@@ -45,7 +35,7 @@ _ENTRY = re.compile(r"([0-9a-f]{2}:[0-9a-f]{2}\.[0-7]) (\d{1,7}) -?\d+")
 
 
 def probes(bus: Bus, dev_root: str) -> Iterator[Probe]:
-    """A probe for each function of the driver."""
+    """Yield a probe for each function of the driver."""
     functions = [function for function in bus.functions if function.driver == DRIVER]
     tails = [_tail(function) for function in functions]
     for function in functions:
@@ -53,26 +43,29 @@ def probes(bus: Bus, dev_root: str) -> Iterator[Probe]:
         alone = tails.count(_tail(function)) == 1
         yield Probe(
             function.address,
-            partial(_look, function, bus.root, dev_root, alone=alone),
-            ask_slowly=partial(_read_slow, function),
+            partial(_observe, function, bus.root, dev_root, alone=alone),
+            read_slow=partial(_read_slow, function),
         )
 
 
-def _look(function: Function, root: str, dev_root: str, *, alone: bool) -> Look:
+BACKEND: Final = Backend(probes, drivers=frozenset({DRIVER}))
+
+
+def _observe(function: Function, root: str, dev_root: str, *, alone: bool) -> Observation:
     try:
-        state = read_attribute(f"{function.path}/dev_state")
+        state = sysfs.read_attribute(f"{function.path}/dev_state")
         node = _node(function, root) if alone else None
     except Unreadable as error:
-        return odd_answer(function.address, error)
+        return unidentified(function.address, error)
     if state is None:
         why = "no dev_state: ami is still probing it; if that does not end, dmesg says why"
-        return Look(function.address, reason=Reason.RESETTING, why=why)
+        return Observation(function.address, reason=Reason.RESETTING, why=why)
     if not alone:
         why = (
             f"two cards of the driver end in {_tail(function)}: which /dev/ami* is whose can't be told; "
             "put one into another slot"
         )
-        return Look(function.address, reason=Reason.NO_NODE, why=why)
+        return Observation(function.address, reason=Reason.NO_NODE, why=why)
     board = _BOARDS.get(function.device or "", function.device or "unknown")
     device = Device(
         address=function.address,
@@ -86,14 +79,14 @@ def _look(function: Function, root: str, dev_root: str, *, alone: bool) -> Look:
         node=node,
     )
     reason = _REASONS.get(state, Reason.BAD_STATE)
-    if reason is None and (node is None or not node_exists(dev_root, node)):
+    if reason is None and (node is None or not sysfs.node_exists(dev_root, node)):
         reason = Reason.NO_NODE
-    return Look(function.address, device, reason)
+    return Observation(function.address, device, reason)
 
 
 def _node(function: Function, root: str) -> str | None:
-    """Its node, from the driver's own map: a count, then ``c1:00.0 1 3`` a card, for /dev/ami1 and hwmon3."""
-    for line in (read_attribute(f"{root}/bus/pci/drivers/{DRIVER}/devices") or "").splitlines():
+    """Read its node from the driver's map: a count, then ``c1:00.0 1 3`` a card, for /dev/ami1 and hwmon3."""
+    for line in (sysfs.read_attribute(f"{root}/bus/pci/drivers/{DRIVER}/devices") or "").splitlines():
         entry = _ENTRY.fullmatch(line.strip())
         if entry and entry[1] == _tail(function):
             return f"/dev/ami{int(entry[2])}"
@@ -102,17 +95,17 @@ def _node(function: Function, root: str) -> str | None:
 
 def _logic_uuid(function: Function) -> str | None:
     try:
-        text = read_attribute(f"{function.path}/logic_uuid") or ""
+        text = sysfs.read_attribute(f"{function.path}/logic_uuid") or ""
     except Unreadable:
         return None
     uuid = text.lower().replace("-", "")
     return uuid if _UUID.fullmatch(uuid) else None
 
 
-def _read_slow(function: Function, serial: str | None) -> Answers:
-    return Answers(serial or read_serial([os.path.join(function.path, "board_serial")]))
+def _read_slow(function: Function, serial: str | None) -> SlowReadings:
+    return SlowReadings(serial or sysfs.read_serial([f"{function.path}/board_serial"]))
 
 
 def _tail(function: Function) -> str:
-    """Bus, slot and function: the address without its domain."""
+    """Return the address without its domain."""
     return function.address.partition(":")[2]

@@ -1,41 +1,26 @@
 """The back-end for cards driven by XRT: user functions of `xocl`, management functions of `xclmgmt`.
 
-A user function is known by its ``user_pf`` file and its driver link, never by device id, class or
-function number: those differ by board, by shell and by cloud. Sub-devices are found by pattern at every
-scan, since their numbers change with releases and resets (XRT xocl_subdev.c).
+A user function is known by its ``user_pf`` file and its driver link, never by device id, class or function
+number: those differ by board, shell and cloud. Sub-devices are found by pattern at every scan, since their
+numbers change with releases and resets (XRT xocl_subdev.c).
 """
 
 import errno
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from xilinx_fpga_dp.discovery.backend import ODD_ANSWER, Probe
-from xilinx_fpga_dp.discovery.health import Look, number, xrt_reason, xrt_tripped
-from xilinx_fpga_dp.discovery.slow_attributes import Answers
-from xilinx_fpga_dp.discovery.sysfs import (
-    Bus,
-    Function,
-    Unreadable,
-    driver_of,
-    first_readable,
-    is_there,
-    list_names,
-    listed_again,
-    node_exists,
-    read_attribute,
-    read_serial,
-)
+from xilinx_fpga_dp.discovery import sysfs
+from xilinx_fpga_dp.discovery.backend import REMEDY, Backend, Probe
+from xilinx_fpga_dp.discovery.health import Observation
+from xilinx_fpga_dp.discovery.slow_attributes import SlowReadings
+from xilinx_fpga_dp.discovery.sysfs import Bus, Function, Unreadable
 from xilinx_fpga_dp.model import Device, Reason, Shell
 
 USER_DRIVER: Final = "xocl"
 MGMT_DRIVER: Final = "xclmgmt"
-DRIVERS: Final = frozenset({USER_DRIVER, MGMT_DRIVER})
-LISTED: Final = frozenset({USER_DRIVER})
-CLASSES: Final[Mapping[str, re.Pattern[str]]] = {}
 
 # xocl takes both functions of an AWS F2 card (devices.h XOCL_USER_PCI_IDS); this is the management function
 # (aws-fpga, sdk/userspace/include/hal/fpga_common.h).
@@ -51,44 +36,33 @@ _QDMA_NODE = re.compile(r"(?:xfpga!dma\.qdma\d*|str_dma)\.u\d{1,20}(?:\.\d{1,3})
 _UUID = re.compile(r"[0-9a-f]{32}")
 _TIMESTAMP = re.compile(r"[0-9]{1,20}")  # u64, printed as decimal
 _MAX_VBNV = 256
+# Cards at AWS are never unplugged: one whose function goes away loads an image, which nothing announces.
+_AWS: Final = "aws-"
 
 # Health attributes that neither wait for the management function nor take a lock in the driver. Never to be
 # read: `error` (reading clears it), `mig_cache_update`, and `mailbox`; never to be written: `shutdown`.
 _HEALTH = ("shutdown", "dev_offline", "ready", "device_bad_state")
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What the driver answered for one function. ``faults`` says what could not be read, and why."""
-
-    vbnv: str | None
-    timestamp: str | None
-    logic_uuid: str | None
-    roms: int
-    health: Mapping[str, str | None]
-    render_node: str | None
-    render_node_exists: bool
-    mgmt_node: str | None
-    qdma_node: str | None
-    trip: str | None
-    latched: bool
-    faults: Mapping[str, str]
-
-
 def probes(bus: Bus, dev_root: str) -> Iterator[Probe]:
-    """A probe for each user function, and for each function of the drivers that should have one beside it."""
+    """Yield a probe for each user function, and for each function that should have one beside it."""
     slots = {function.slot for function in bus.functions if function.driver != MGMT_DRIVER}
     users = {f.slot for f in bus.functions if is_user(f) and not _is_f2_management(f)}
-    # Not to be seen in a virtual machine, nor on AWS.
+    # There is none in a virtual machine, nor at AWS.
     mgmt = {function.slot: function for function in bus.functions if function.driver == MGMT_DRIVER}
     for function in bus.functions:
-        if is_user(function):
+        if is_user(function) and not _is_f2_management(function):
             yield _user_probe(function, mgmt.get(function.slot), dev_root)
-        # The management function of a user function needs no word, whatever becomes of the user function.
-        elif (function.driver == USER_DRIVER and function.slot not in users) or (
+        # The management function of a user function is not reported, whatever becomes of the user function.
+        elif (function.driver == USER_DRIVER and (is_user(function) or function.slot not in users)) or (
             function.driver == MGMT_DRIVER and function.slot not in slots
         ):
-            yield Probe(function.address, partial(_look_at_stranger, function), device=False)
+            yield Probe(function.address, partial(_observe_left_out, function), device=False)
+
+
+BACKEND: Final = Backend(
+    probes, drivers=frozenset({USER_DRIVER, MGMT_DRIVER}), listed=frozenset({USER_DRIVER})
+)
 
 
 def is_user(function: Function) -> bool:
@@ -101,174 +75,179 @@ def _is_f2_management(function: Function) -> bool:
 
 
 def _user_probe(function: Function, mgmt: Function | None, dev_root: str) -> Probe:
-    if _is_f2_management(function):
-        return Probe(function.address, partial(_look_at_stranger, function), device=False)
     return Probe(
         function.address,
-        ask=lambda: look_at(function, read(function, mgmt, dev_root)),
-        same=partial(is_same, function, dev_root),
-        ask_slowly=partial(_read_slow, function),
+        observe=partial(_observe, function, mgmt, dev_root),
+        unchanged=partial(_is_unchanged, function, dev_root),
+        read_slow=partial(_read_slow, function),
         withheld=partial(_withheld, mgmt) if mgmt else None,
     )
 
 
-def read(function: Function, mgmt: Function | None, dev_root: str) -> Reading:
-    """Ask the driver about a user function. Blocks; may never return."""
-    faults: dict[str, str] = {}
-
-    def attribute(*paths: str) -> str | None:
-        try:
-            return first_readable(paths)
-        except Unreadable as error:
-            faults[os.path.basename(paths[0])] = str(error)
-            return None
-
-    render_node = read_render_node(function)
-    health = {name: attribute(f"{function.path}/{name}") for name in _HEALTH}
+def _observe(function: Function, mgmt: Function | None, dev_root: str) -> Observation:
+    """Observe a user function. Blocks; may never return."""
+    node = read_render_node(function)
+    health = {name: _attribute_or_none(f"{function.path}/{name}") for name in _HEALTH}
     if "drm" not in function.entries:
         # It was listed in a reset, from which sub-devices return first, then health attributes, then drm
-        # (xocl_reset_notify). A trip on record would be missed now and taken for a new one by the next look.
-        function = listed_again(function)
-    roms = function.subdirectories(_ROM)
+        # (xocl_reset_notify). A trip on record would be missed now and taken for a new one by the next scan.
+        function = sysfs.relist(function)
+    shell = _read_shell(function)
+    reason = reason_of(
+        health, renders=node is not None, node=node is not None and sysfs.node_exists(dev_root, node)
+    )
+    if isinstance(shell, str):
+        if reason is not Reason.SHUTDOWN:
+            reason = Reason.SHELL_UNKNOWN if function.subdirectories(_ROM) else Reason.RESETTING
+        return Observation(function.address, reason=reason, why=shell)
+    board = board_of(shell.vbnv)
     latched = latches_trips(function)
-    return Reading(
-        vbnv=attribute(*(f"{rom}/VBNV" for rom in roms)),
-        timestamp=attribute(*(f"{rom}/timestamp" for rom in roms)),
-        logic_uuid=_read_uuid(function),
-        roms=len(roms),
-        health=health,
-        render_node=render_node,
-        render_node_exists=render_node is not None and node_exists(dev_root, render_node),
-        mgmt_node=_existing(dev_root, _mgmt_nodes(mgmt) if mgmt else ()),
-        qdma_node=_existing(dev_root, _qdma_nodes(function)),
+    return Observation(
+        function.address,
+        Device(
+            address=function.address,
+            shell=shell,
+            board=board,
+            driver=USER_DRIVER,
+            device_id=function.device,
+            numa_node=function.numa_node,
+            pcie_path=function.pcie_path,
+            node=node,
+            mgmt_node=_existing(dev_root, _mgmt_nodes(mgmt) if mgmt else ()),
+            qdma_node=_existing(dev_root, _qdma_nodes(function)),
+        ),
+        reason,
         trip=read_trip(function) if latched else None,
         latched=latched,
-        faults=faults,
+        # dev_offline asks the drm device: between its going and that of the attributes, and in their return
+        in_reset=node is None and _number(health["dev_offline"]) == -errno.ENODEV,
+        removable=not board.startswith(_AWS),
     )
 
 
-def is_same(function: Function, dev_root: str, look: Look, *, exact: bool) -> bool:
-    """Whether a user function in which a look found no fault has none still. Blocks; may never return.
+def reason_of(health: Mapping[str, str | None], *, renders: bool, node: bool) -> Reason | None:
+    """Return the fault of a user function; None if it has none. Pure.
 
-    Exact, also whether it has the same shell and device nodes: what a pod is told and given.
-
-    Reads every attribute in which a fault shows, if the driver had it when the function was listed. That drm
-    is there means that the sub-devices are, but up to XRT 2019.2, whose reset takes only those away.
+    Args:
+        health: the attributes of `_HEALTH`; None: missing.
+        renders: a ``drm/renderD*`` is in its directory.
+        node: the render node is under /dev.
     """
-    device = look.device
+    if _number(health.get("shutdown")) == 1:
+        return Reason.SHUTDOWN
+    # 1, or -19 (ENODEV) once drm is gone: userpf/xocl_sysfs.c dev_offline_show
+    if _number(health.get("dev_offline")) not in (None, 0):
+        return Reason.OFFLINE
+    if not renders and health.get("ready") is None and health.get("dev_offline") is None:
+        # A reset removes drm and these attributes first: userpf/xocl_drv.c xocl_reset_notify
+        return Reason.RESETTING
+    # Hexadecimal; XRT itself refuses a device that is not ready: pcie/linux/pcidrv.cpp
+    if _number(health.get("ready")) == 0:
+        return Reason.NOT_READY
+    if _number(health.get("device_bad_state")) == 1:
+        return Reason.BAD_STATE
+    return None if renders and node else Reason.NO_NODE
+
+
+def _number(text: str | None) -> int | None:
+    """Parse a number as the driver prints it, ``1``, ``0x1`` or ``-19``; None if it is missing or invalid."""
+    try:
+        return int(text, 0) if text is not None else None
+    except ValueError:
+        return None
+
+
+def _is_unchanged(function: Function, dev_root: str, last: Observation, exact: bool) -> bool:
+    """Check that a user function without a fault still has none. Blocks; may never return.
+
+    With ``exact``, also that its shell and device nodes are the same, which a pod is given.
+
+    It reads every attribute that shows a fault, if the driver had it when the function was listed. If drm is
+    there, so are the sub-devices, except up to XRT 2019.2, whose reset removes only those.
+    """
+    device = last.device
     if device is None or device.node is None or "drm" not in function.entries:
         return False
     render_node = f"{function.path}/drm/{os.path.basename(device.node)}"
-    if driver_of(function.path) != USER_DRIVER or not is_there(render_node):
+    if sysfs.driver_of(function.path) != USER_DRIVER or not os.path.exists(render_node):
         return False
+    present = [name for name in _HEALTH if name in function.entries]
     try:
-        health = {
-            name: read_attribute(f"{function.path}/{name}") for name in _HEALTH if name in function.entries
-        }
-        vbnv = first_readable(f"{rom}/VBNV" for rom in function.subdirectories(_ROM))
+        health = {name: sysfs.read_attribute(f"{function.path}/{name}") for name in present}
+        if exact:
+            same_shell = _read_shell(function) == device.shell
+        else:
+            same_shell = _rom_attribute(function, "VBNV") == device.shell.vbnv
     except Unreadable:
         return False
     return (
-        xrt_reason(health, renders=True, node=node_exists(dev_root, device.node)) is None
-        and vbnv == device.shell.vbnv
-        and (not look.latched or read_trip(function) == look.trip)
-        and (not exact or (_has_nodes_of(device, dev_root) and _has_shell_of(device, function)))
+        same_shell
+        and reason_of(health, renders=True, node=sysfs.node_exists(dev_root, device.node)) is None
+        and (not last.latched or read_trip(function) == last.trip)
+        and (not exact or _has_nodes_of(device, dev_root))
     )
 
 
 def _has_nodes_of(device: Device, dev_root: str) -> bool:
-    return all(node_exists(dev_root, node) for node in (device.mgmt_node, device.qdma_node) if node)
+    return all(sysfs.node_exists(dev_root, node) for node in (device.mgmt_node, device.qdma_node) if node)
 
 
-def _has_shell_of(device: Device, function: Function) -> bool:
-    """Whether what tells two shells of one name apart is that of a device."""
-    try:
-        timestamp = first_readable(f"{rom}/timestamp" for rom in function.subdirectories(_ROM))
-    except Unreadable:
-        return False
-    shell = device.shell
-    return _plain(timestamp) == shell.timestamp and _read_uuid(function) == shell.logic_uuid
-
-
-def look_at(function: Function, reading: Reading) -> Look:
-    """Make a look of what was read of a user function. Pure."""
-    reason = xrt_reason(
-        reading.health,
-        renders=reading.render_node is not None,
-        node=reading.render_node_exists,
-    )
-    shell = _shell_of(reading)
-    if isinstance(shell, str):
-        lost = Reason.SHELL_UNKNOWN if reading.roms else Reason.RESETTING
-        return Look(
-            function.address, reason=Reason.SHUTDOWN if reason is Reason.SHUTDOWN else lost, why=shell
-        )
-    device = Device(
-        address=function.address,
-        shell=shell,
-        board=board_of(shell.vbnv),
-        driver=USER_DRIVER,
-        device_id=function.device,
-        numa_node=function.numa_node,
-        pcie_path=function.pcie_path,
-        node=reading.render_node,
-        mgmt_node=reading.mgmt_node,
-        qdma_node=reading.qdma_node,
-    )
-    # dev_offline asks the drm device: between its going and that of the attributes, and in their return
-    in_reset = reading.render_node is None and number(reading.health["dev_offline"]) == -errno.ENODEV
-    return Look(
-        function.address, device, reason, trip=reading.trip, latched=reading.latched, in_reset=in_reset
-    )
-
-
-def _shell_of(reading: Reading) -> Shell | str:
-    """The shell that was read, or why there is none."""
-    if not reading.roms:
+def _read_shell(function: Function) -> Shell | str:
+    """Return its shell, or why it is not known."""
+    if not function.subdirectories(_ROM):
         return "shell not known: it has no rom.u.* directory; is the card being reset?"
-    if fault := reading.faults.get("VBNV"):
-        return f"shell not known: {fault}; {ODD_ANSWER}"
-    if not reading.vbnv:
+    try:
+        vbnv = _rom_attribute(function, "VBNV")
+    except Unreadable as error:
+        return f"shell not known: {error}; {REMEDY}"
+    if not vbnv:
         return (
             "shell not loaded yet: the driver gives no name (VBNV is empty); "
             "is xclmgmt (on the host) or mpd (in a virtual machine) running, is a shell programmed?"
         )
-    if len(reading.vbnv) > _MAX_VBNV or not reading.vbnv.isprintable():
-        return f"shell not known: VBNV is no name ({reading.vbnv[:40]!r}); {ODD_ANSWER}"
-    timestamp = _plain(reading.timestamp)
-    if timestamp is None:
-        text = reading.timestamp
-        odd = f"{text[:40]!r} is no decimal number" if text else "missing or empty"
-        fault = reading.faults.get("timestamp") or f"timestamp: {odd}"
-        return f"shell {reading.vbnv} not known for sure: {fault}; {ODD_ANSWER}"
-    return Shell(reading.vbnv, timestamp, reading.logic_uuid)
+    if len(vbnv) > _MAX_VBNV or not vbnv.isprintable():
+        return f"shell not known: VBNV is no name ({vbnv[:40]!r}); {REMEDY}"
+    try:
+        timestamp = _rom_attribute(function, "timestamp")
+    except Unreadable as error:
+        return f"shell {vbnv} not known for sure: {error}; {REMEDY}"
+    if not timestamp or not _TIMESTAMP.fullmatch(timestamp):
+        odd = f"{timestamp[:40]!r} is no decimal number" if timestamp else "missing or empty"
+        return f"shell {vbnv} not known for sure: timestamp: {odd}; {REMEDY}"
+    return Shell(vbnv, str(int(timestamp)), _read_uuid(function))
 
 
-def _plain(timestamp: str | None) -> str | None:
-    """A timestamp as it is in a name; None where it is none."""
-    return str(int(timestamp)) if timestamp and _TIMESTAMP.fullmatch(timestamp) else None
+def _rom_attribute(function: Function, name: str) -> str | None:
+    return sysfs.first_readable(f"{rom}/{name}" for rom in function.subdirectories(_ROM))
+
+
+def _attribute_or_none(path: str) -> str | None:
+    try:
+        return sysfs.read_attribute(path)
+    except Unreadable:
+        return None
 
 
 def board_of(vbnv: str) -> str:
-    """The card's type: the second field of its VBNV, lower case; ``emb-plus`` has one field only."""
+    """Return the card's type: the second field of its VBNV, lower case; ``emb-plus`` has one field only."""
     fields = vbnv.split("_")
     return (fields[1] if len(fields) > 1 and fields[1] else vbnv).lower()
 
 
 def _withheld(mgmt: Function) -> str | None:
-    """Whether a base is still waiting for its shell (DFX-2RP). Asks the management driver.
+    """Return why a base that waits for its shell (DFX-2RP) cannot be offered; None if it can.
 
-    ``rp_program`` is 1 from the request for a shell until it is programmed: mgmtpf/mgmt-sysfs.c. A base that
-    nobody has asked a shell for cannot be told from a shell in one stage, so it is offered by its name.
+    ``rp_program`` is 1 from the request for a shell until it is programmed: mgmtpf/mgmt-sysfs.c. A base for
+    which no shell was requested looks like a shell in one stage, so it is offered by its name.
     """
     if _is_set(f"{mgmt.path}/rp_program"):
         return "shell not loaded yet: its base waits for the shell (xbmgmt program --shell)"
     return None
 
 
-def _look_at_stranger(function: Function) -> Look:
-    """Why a function of the drivers is no device (now). Asks the management driver."""
-    return Look(
+def _observe_left_out(function: Function) -> Observation:
+    """Observe a function that is no device (now). Reads attributes of the management driver."""
+    return Observation(
         function.address,
         reason=Reason.RESETTING if function.driver == USER_DRIVER else Reason.NO_DRIVER,
         why=_why_left_out(function),
@@ -277,7 +256,7 @@ def _look_at_stranger(function: Function) -> Look:
 
 def _why_left_out(function: Function) -> str:
     if function.fault:
-        return f"{function.fault}; {ODD_ANSWER}"
+        return f"{function.fault}; {REMEDY}"
     if _is_f2_management(function):
         return (
             "second function of one device: AWS F2's management function, which xocl takes too; "
@@ -295,47 +274,56 @@ def _why_left_out(function: Function) -> str:
     return "management function only: its user function is not there; program a shell, rescan the bus"
 
 
-def _read_slow(function: Function, serial: str | None) -> Answers:
-    """What may take its driver 20 s (mailbox.c). A serial number that is known is not asked for again."""
-    again = not latches_trips(function) and bool(function.subdirectories(_FIREWALL))
+def _read_slow(function: Function, serial: str | None) -> SlowReadings:
+    """Read what may take the driver 20 s (mailbox.c), but a serial number that is known."""
+    poll_trip = not latches_trips(function) and bool(function.subdirectories(_FIREWALL))
     files = (f"{path}/serial_num" for path in function.subdirectories(_SERIAL))
-    return Answers(serial or read_serial(files), read_trip(function) if again else None, again)
+    return SlowReadings(
+        serial or sysfs.read_serial(files), read_trip(function) if poll_trip else None, poll_trip
+    )
 
 
 def latches_trips(function: Function) -> bool:
     """Whether its driver answers for the firewall at once, and keeps a trip on record: XRT >= 2022.2.
 
-    Older ones ask the management function through the mailbox, which may take 20 s. `vmr_status` came in the
-    same release; only its presence is looked at, since each read of it writes a line to the kernel's log.
+    Older ones ask the management function through the mailbox, which may take 20 s. `vmr_status` came with
+    the same release; it is never read, since each read writes a line to the kernel's log.
     """
     return "vmr_status" in function.entries or "versal" in function.entries
 
 
 def read_trip(function: Function) -> str | None:
-    """Its firewall trip on record; None if there is none, or no firewall to read (V70, XRT <= 2019.1)."""
+    """Read its firewall trip; None if there is none, or no firewall to read (V70, XRT <= 2019.1)."""
     for path in function.subdirectories(_FIREWALL):
         try:
-            level = read_attribute(f"{path}/level")
-            if xrt_tripped(level):
-                status, time = (read_attribute(f"{path}/{name}") for name in ("status", "detected_time"))
+            level = sysfs.read_attribute(f"{path}/level")
+            if is_trip(level):
+                status, time = (
+                    sysfs.read_attribute(f"{path}/{name}") for name in ("status", "detected_time")
+                )
                 return f"{level}/{status}/{time}"
         except Unreadable:
             continue
     return None
 
 
+def is_trip(level: str | None) -> bool:
+    """Whether ``firewall.u.*/level`` shows a trip; without one it is -1 as an unsigned: subdev/firewall.c."""
+    return _number(level) not in (None, 0xFFFF_FFFF_FFFF_FFFF, 0xFFFF_FFFF, -1)
+
+
 def read_render_node(function: Function) -> str | None:
-    """Its render node as a path under /dev. The drm core answers, so this does not block.
+    """Read its render node, a path under /dev, from the drm core, which does not block; None if missing.
 
     The directory is missing while the card is probed, reset or shut down, and the number may be
     another one afterwards.
     """
-    names = sorted(filter(_RENDER_NODE.fullmatch, list_names(f"{function.path}/drm")))
+    names = sorted(filter(_RENDER_NODE.fullmatch, sysfs.list_names(f"{function.path}/drm")))
     return f"/dev/dri/{names[0]}" if names else None
 
 
 def _mgmt_nodes(mgmt: Function) -> Iterable[str]:
-    for name in list_names(f"{mgmt.path}/xrt_mgmt"):
+    for name in sysfs.list_names(f"{mgmt.path}/xrt_mgmt"):
         if _MGMT_NODE.fullmatch(name):
             yield f"/dev/{name}"
     yield f"/dev/xclmgmt{_instance(mgmt.address)}"
@@ -344,7 +332,7 @@ def _mgmt_nodes(mgmt: Function) -> Iterable[str]:
 def _qdma_nodes(function: Function) -> Iterable[str]:
     # The directory outlives the node, which only XRT <= 2022.1 makes; str_dma without a folder before 2019.2.
     for path in function.subdirectories(_QDMA):
-        for name in list_names(f"{path}/xrt_user"):
+        for name in sysfs.list_names(f"{path}/xrt_user"):
             if _QDMA_NODE.fullmatch(name):
                 yield f"/dev/{name.replace('!', '/')}"
         kind = os.path.basename(path).partition(".u.")[0]
@@ -352,19 +340,19 @@ def _qdma_nodes(function: Function) -> Iterable[str]:
 
 
 def _existing(dev_root: str, nodes: Iterable[str]) -> str | None:
-    return next((node for node in nodes if node_exists(dev_root, node)), None)
+    return next((node for node in nodes if sysfs.node_exists(dev_root, node)), None)
 
 
 def _instance(address: str) -> int:
-    """The number in the names of a function's nodes: xocl_drv.h XOCL_DEV_ID."""
+    """Return the number in the names of a function's nodes: xocl_drv.h XOCL_DEV_ID."""
     domain, bus, slot, function = (int(part, 16) for part in re.split("[:.]", address))
     return (domain << 16 | bus << 8 | slot << 3 | function) & 0xFFFF_FFFF  # a C int: 10000:... wraps
 
 
 def _read_uuid(function: Function) -> str | None:
-    """The shell's own uuid: a two-stage shell prints its base's before it."""
+    """Return the shell's own uuid, which a two-stage shell prints after its base's; None if there is none."""
     try:
-        lines = (read_attribute(f"{function.path}/logic_uuids") or "").splitlines()
+        lines = (sysfs.read_attribute(f"{function.path}/logic_uuids") or "").splitlines()
     except Unreadable:  # EINVAL on single-stage shells and AWS; it is missing before 2019.2
         return None
     uuids = [line.strip() for line in lines if _UUID.fullmatch(line.strip())]
@@ -373,6 +361,6 @@ def _read_uuid(function: Function) -> str | None:
 
 def _is_set(path: str) -> bool:
     try:
-        return read_attribute(path) not in (None, "", "0")
+        return sysfs.read_attribute(path) not in (None, "", "0")
     except Unreadable:
         return False

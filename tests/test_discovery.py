@@ -41,15 +41,15 @@ RULES = HealthRules(recovery_checks=1, reset_grace=900)
 NAMING = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")
 
 
-def scanner(node: SampleNode) -> Scanner:
+def scanner_for(node: SampleNode) -> Scanner:
     return Scanner(node.sysfs_root, node.dev_root, RULES)
 
 
 async def seen(node: SampleNode) -> tuple[XrtCard, Scanner, Device]:
     """A card, its scanner, and the device it is."""
     card = node.add_card("u200")
-    eyes = scanner(node)
-    return card, eyes, (await settled(eyes)).devices[0]
+    scanner = scanner_for(node)
+    return card, scanner, (await settled(scanner)).devices[0]
 
 
 async def settled(scanner: Scanner, limit: float = 5) -> Inventory:
@@ -63,14 +63,14 @@ async def settled(scanner: Scanner, limit: float = 5) -> Inventory:
 
 
 async def only_device(node: SampleNode) -> Device:
-    found = await settled(scanner(node))
+    found = await settled(scanner_for(node))
     assert found.left_out == ()
     [device] = found.devices
     return device
 
 
 async def only_reason(node: SampleNode) -> str:
-    found = await settled(scanner(node))
+    found = await settled(scanner_for(node))
     assert found.devices == ()
     [entry] = found.left_out
     return entry.reason
@@ -187,20 +187,20 @@ class TestRecipes:
         self, node: SampleNode, driver: str
     ) -> None:
         card = node.add_card("u250")
-        eyes = Scanner(node.sysfs_root, node.dev_root, replace(RULES, reset_grace=3))
-        await settled(eyes)
+        scanner = Scanner(node.sysfs_root, node.dev_root, replace(RULES, reset_grace=3))
+        await settled(scanner)
         card.unbind()
         card._user.bind(driver)
-        for found in (await eyes.check(), await eyes.scan()):
+        for found in (await scanner.check(), await scanner.scan()):
             assert [(each.address, each.reason) for each in found.devices] == [
                 (card.address, Reason.NO_DRIVER)
             ]
         await asyncio.sleep(3.1)
-        [entry] = (await eyes.scan()).left_out
+        [entry] = (await scanner.scan()).left_out
         assert f"lost its place; bound to {driver}" in entry.reason
         card._user.unbind()
         card.bind()
-        assert [each.address for each in (await settled(eyes)).devices] == [card.address]
+        assert [each.address for each in (await settled(scanner)).devices] == [card.address]
 
     async def test_a_domain_of_five_digits(self, node: SampleNode) -> None:
         node.add_card("u55c", "10000:e1:00")
@@ -212,7 +212,7 @@ class TestRecipes:
 class TestFinding:
     async def test_ordinary_devices_are_none_of_ours(self, node: SampleNode) -> None:
         node.add_ordinary_devices()
-        assert await settled(scanner(node)) == Inventory(numa_nodes=(0, 1))
+        assert await settled(scanner_for(node)) == Inventory(numa_nodes=(0, 1))
 
     async def test_the_gpus_render_node_is_not_taken_for_a_cards(self, node: SampleNode) -> None:
         node.add_ordinary_devices()
@@ -240,12 +240,12 @@ class TestFinding:
 
     async def test_a_serial_that_comes_late_changes_nothing_else(self, node: SampleNode) -> None:
         card = node.add_card("u55c", serial="")
-        eyes = scanner(node)
-        before = (await settled(eyes)).devices[0]
+        scanner = scanner_for(node)
+        before = (await settled(scanner)).devices[0]
         assert before.serial is None
         card.write("xmc/serial_num", "XFL1LATE")
         async with asyncio.timeout(10):
-            while (after := (await eyes.scan()).devices[0]).serial is None:
+            while (after := (await scanner.scan()).devices[0]).serial is None:
                 await asyncio.sleep(0.1)
         assert after.serial == "XFL1LATE"
         assert (after.address, after.shell, after.reason) == (before.address, before.shell, None)
@@ -255,7 +255,7 @@ class TestFinding:
         card.hang("xmc/serial_num")
         began = time.monotonic()
         with mock.patch("xilinx_fpga_dp.discovery.scanner._PATIENCE", 30):
-            [device] = (await scanner(node).scan()).devices
+            [device] = (await scanner_for(node).scan()).devices
         assert time.monotonic() - began < 20
         assert device.serial is None
         assert device.healthy
@@ -304,11 +304,11 @@ class TestFinding:
 
     async def test_suffixes_and_render_numbers_may_change(self, node: SampleNode) -> None:
         card = node.add_card("u55c")
-        eyes = scanner(node)
-        before = (await settled(eyes)).devices[0]
+        scanner = scanner_for(node)
+        before = (await settled(scanner)).devices[0]
         card.reset_begin()
         card.reset_end(render=200, suffix=7)
-        after = (await eyes.scan(check=True)).devices[0]
+        after = (await scanner.scan(check=True)).devices[0]
         assert after.node == "/dev/dri/renderD200" != before.node
         assert (after.address, after.shell, after.healthy) == (before.address, before.shell, True)
 
@@ -321,14 +321,14 @@ class TestFinding:
         card = node.add_card("u50")
         card.unbind()
         card.unbind_mgmt()
-        [entry] = (await settled(scanner(node))).left_out
+        [entry] = (await settled(scanner_for(node))).left_out
         assert entry.function == card.address
 
     async def test_a_card_that_lost_its_drivers_is_a_device_and_nothing_left_out(
         self, node: SampleNode
     ) -> None:
         card = node.add_card("u50")
-        watched = scanner(node)
+        watched = scanner_for(node)
         await settled(watched)
         card.unbind()
         card.unbind_mgmt()
@@ -353,25 +353,25 @@ class TestFinding:
         card = node.add_card("v80")
         card.unbind()
         card._dma.unbind()
-        [entry] = (await settled(scanner(node))).left_out
+        [entry] = (await settled(scanner_for(node))).left_out
         assert (entry.function, "modprobe ami" in entry.reason) == (card.address, True)
 
     async def test_a_card_in_the_place_of_another_makers(self, node: SampleNode) -> None:
         for address, vendor in (("0000:70:00.0", "8086"), ("0000:71:00.0", "10ee")):
             node.add_function(address, Ids(vendor, "5005", "120000"))
-        eyes = scanner(node)
-        assert [entry.function for entry in (await settled(eyes)).left_out] == ["0000:71:00.0"]
+        scanner = scanner_for(node)
+        assert [entry.function for entry in (await settled(scanner)).left_out] == ["0000:71:00.0"]
         links = f"{node.sysfs_root}/bus/pci/devices"
         os.replace(f"{links}/0000:71:00.0", f"{links}/0000:70:00.0")
-        assert [entry.function for entry in (await settled(eyes)).left_out] == ["0000:70:00.0"]
+        assert [entry.function for entry in (await settled(scanner)).left_out] == ["0000:70:00.0"]
 
     async def test_a_card_in_the_place_of_another(self, node: SampleNode) -> None:
         first, second = node.add_card("u200"), node.add_card("u55c")
-        eyes = scanner(node)
-        before = {device.address: device for device in (await settled(eyes)).devices}
+        scanner = scanner_for(node)
+        before = {device.address: device for device in (await settled(scanner)).devices}
         links = f"{node.sysfs_root}/bus/pci/devices"
         os.replace(f"{links}/{second.address}", f"{links}/{first.address}")
-        after = {device.address: device for device in (await settled(eyes)).devices}[first.address]
+        after = {device.address: device for device in (await settled(scanner)).devices}[first.address]
         other = before[second.address]
         assert (after.device_id, after.pcie_path, after.board) == (other.device_id, other.pcie_path, "u55c")
         assert after.device_id != before[first.address].device_id
@@ -380,19 +380,19 @@ class TestFinding:
         card = node.add_card("u200")
         text = Path(card.path("device")).read_text()
         card.corrupt("device", "empty")
-        eyes = scanner(node)
-        assert [device.device_id for device in (await settled(eyes)).devices] == [None]
+        scanner = scanner_for(node)
+        assert [device.device_id for device in (await settled(scanner)).devices] == [None]
         card.write("device", text.strip())
-        assert [device.device_id for device in (await settled(eyes)).devices] == ["5001"]
+        assert [device.device_id for device in (await settled(scanner)).devices] == ["5001"]
 
     async def test_plain_dma_drivers_are_not_ours(self, node: SampleNode) -> None:
         node.add_function("0000:70:00.0", Ids("10ee", "903f", "070001"), driver="xdma")
         node.add_function("0000:71:00.0", Ids("10ee", "50b5", "120000"), driver="qdma-pf")
-        assert (await settled(scanner(node))).left_out == ()
+        assert (await settled(scanner_for(node))).left_out == ()
 
     async def test_a_card_is_left_out_once_not_twice(self, node: SampleNode) -> None:
         node.add_card("u55c").shell_unknown()
-        assert len((await settled(scanner(node))).left_out) == 1
+        assert len((await settled(scanner_for(node))).left_out) == 1
 
 
 class TestEveryRow:
@@ -401,7 +401,7 @@ class TestEveryRow:
     @pytest.mark.parametrize("row", allocatable_rows(), ids=name_of)
     async def test_gets_its_resource_name(self, node: SampleNode, row: dict[str, Any]) -> None:
         node.add_card(board_of(row), numa_node=-1)
-        offers = offers_of(await settled(scanner(node)), NAMING)
+        offers = offers_of(await settled(scanner_for(node)), NAMING)
         [name] = offers.by_resource
         assert name == f"xilinx.com/fpga-{row['vbnv']}-{row['timestamp']}"
         assert name_problem(name) is None
@@ -441,7 +441,7 @@ class TestDefectsOfTheOriginal:
         card = node.add_card("u55c")
         node.add_card("u50")
         list(zip(range(2), card.resetting(), strict=False))  # drm is gone
-        found = await settled(scanner(node))
+        found = await settled(scanner_for(node))
         by_address = {device.address: device for device in found.devices}
         assert by_address[card.address].reason is Reason.OFFLINE
         assert by_address[card.address].node is None
@@ -484,7 +484,7 @@ class TestOneBadCard:
         good = node.add_card("u200")
         bad = node.add_card("u55c")
         bad.corrupt(attribute, damage)
-        found = await settled(scanner(node))
+        found = await settled(scanner_for(node))
         assert [d for d in found.devices if d.address == good.address and d.healthy]
         assert {d.address for d in found.devices} | {e.function for e in found.left_out} >= {bad.address}
 
@@ -508,10 +508,10 @@ class TestOneBadCard:
             for _ in range(2):
                 node.add_card("u200")
             bad = node.add_card("u55c")
-            before = asyncio.run(settled(scanner(node)))
+            before = asyncio.run(settled(scanner_for(node)))
             for attribute, damage in damages:
                 _ruin(bad.path(attribute), damage)
-            after = asyncio.run(_scanned_in_time(scanner(node)))
+            after = asyncio.run(_scanned_in_time(scanner_for(node)))
             assert [d for d in after.devices if d.address != bad.address] == list(before.devices[:2])
         finally:
             shutil.rmtree(root)
@@ -531,7 +531,7 @@ class TestOneBadCard:
         odd.mend()
         for attribute, text in texts.items():
             odd.write(attribute, text.encode("utf-8", "replace"))
-        found = asyncio.run(settled(scanner(two_cards)))
+        found = asyncio.run(settled(scanner_for(two_cards)))
         for template in ("{shell}-{timestamp}", "{serial}.{uuid}_{shell}"):
             offers = offers_of(found, Naming("xilinx.com/fpga-", template))
             assert all(map(kubelet_takes, offers.by_resource))
@@ -543,11 +543,11 @@ class TestOneBadCard:
 
     async def test_what_a_late_check_finds_changed_is_probed_again(self, node: SampleNode) -> None:
         card = node.add_card("u55c")
-        eyes = scanner(node)
-        device = (await settled(eyes)).devices[0]
-        for joined in (lambda: eyes.refresh(device), eyes.check, eyes.scan):
+        scanner = scanner_for(node)
+        device = (await settled(scanner)).devices[0]
+        for joined in (lambda: scanner.refresh(device), scanner.check, scanner.scan):
             card.hang("shutdown")
-            assert (await eyes.check()).devices[0].healthy
+            assert (await scanner.check()).devices[0].healthy
             waiting = asyncio.ensure_future(joined())
             await asyncio.sleep(0)
             card.offline()
@@ -555,17 +555,17 @@ class TestOneBadCard:
             found = await waiting
             if isinstance(found, Inventory):
                 assert len(found.devices) == 1
-                found = (await eyes.check()).devices[0]
+                found = (await scanner.check()).devices[0]
             assert found
             assert found.reason is Reason.OFFLINE
             card.mend()
-            assert (await eyes.scan(check=True)).devices[0].healthy
+            assert (await scanner.scan(check=True)).devices[0].healthy
 
     async def test_a_granted_device_is_read_again_while_a_check_is_late(self, node: SampleNode) -> None:
-        card, eyes, device = await seen(node)
+        card, scanner, device = await seen(node)
         card.hang("shutdown")
-        assert (await eyes.check()).devices[0] == device
-        waiting = asyncio.ensure_future(eyes.refresh(device))
+        assert (await scanner.check()).devices[0] == device
+        waiting = asyncio.ensure_future(scanner.refresh(device))
         await asyncio.sleep(0)
         card.write("rom/timestamp", b"1700000000\n")  # which a check does not read
         card.unhang("shutdown")
@@ -577,14 +577,14 @@ class TestOneBadCard:
     async def test_a_grant_that_finds_no_descriptor_is_refused_and_no_fault_for_a_check_that_waits_for_it(
         self, node: SampleNode
     ) -> None:
-        card, eyes, device = await seen(node)
+        card, scanner, device = await seen(node)
         card.hang("shutdown")
         none_left = OutOfDescriptors("none is left")
         with mock.patch("xilinx_fpga_dp.discovery.scanner.refresh_bus", side_effect=none_left):
-            waiting = asyncio.ensure_future(eyes.refresh(device))
+            waiting = asyncio.ensure_future(scanner.refresh(device))
             await asyncio.sleep(0)
             card.unbind()  # so that a full probe follows
-            checking = asyncio.ensure_future(eyes.check())
+            checking = asyncio.ensure_future(scanner.check())
             await asyncio.sleep(0)
             card.unhang("shutdown")
             found = await waiting
@@ -598,14 +598,14 @@ class TestOneBadCard:
         card.firewall_trip()
         card.reset_begin()
         card.reset_end()
-        eyes = scanner(node)
-        device = (await settled(eyes)).devices[0]
+        scanner = scanner_for(node)
+        device = (await settled(scanner)).devices[0]
         assert device.healthy
-        assert await eyes.refresh(device) == device
+        assert await scanner.refresh(device) == device
         card.firewall_trip()
         card.write("firewall/detected_time", "1700000000")
         card.write("dev_offline", "0")  # which follows a moment later
-        found = await eyes.refresh(device)
+        found = await scanner.refresh(device)
         assert found
         assert found.reason is Reason.FIREWALL
 
@@ -614,27 +614,27 @@ class TestOneBadCard:
         node.add_card("u200")
         bad = node.add_card("u55c")
         bad.hang(attribute)
-        eyes = scanner(node)
+        scanner = scanner_for(node)
         began = time.monotonic()
-        found = await eyes.scan()
+        found = await scanner.scan()
         assert time.monotonic() - began < 10
         assert len(found.devices) == 1
         assert found.left_out[0].reason.startswith("waiting for its driver to answer")
-        found = await _until(eyes, lambda seen: "does not answer" in seen.left_out[0].reason)
+        found = await _until(scanner, lambda seen: "does not answer" in seen.left_out[0].reason)
         bad.unhang(attribute)
-        assert len((await _until(eyes, lambda seen: len(seen.devices) == 2)).left_out) == 0
+        assert len((await _until(scanner, lambda seen: len(seen.devices) == 2)).left_out) == 0
 
     async def test_a_management_driver_that_hangs_is_no_fault_of_the_device(self, node: SampleNode) -> None:
-        card, eyes, device = await seen(node)
-        both = (eyes, scanner(node))
+        card, scanner, device = await seen(node)
+        both = (scanner, scanner_for(node))
         card.hang("mgmt/rp_program")
         with mock.patch("xilinx_fpga_dp.discovery.scanner._PATIENCE", 1.5):
             for _ in range(2):  # at the second one the read is late
                 for found in await asyncio.gather(*(each.scan(check=True) for each in both)):
                     assert [each.reason for each in found.devices] == [None]
             async with asyncio.timeout(10):
-                assert (await eyes.check()).devices[0].healthy
-                assert await eyes.refresh(device) == device
+                assert (await scanner.check()).devices[0].healthy
+                assert await scanner.refresh(device) == device
         card.unhang("mgmt/rp_program")
 
     @pytest.mark.parametrize("attribute", ["vendor", "device", "numa_node", "class"])
@@ -644,15 +644,15 @@ class TestOneBadCard:
         node.add_card("u200")
         bad = node.add_card("u55c")
         bad.hang(attribute)
-        assert len((await settled(scanner(node))).devices) == 2
+        assert len((await settled(scanner_for(node))).devices) == 2
         bad.unhang(attribute)
 
     async def test_an_empty_file_is_not_late(self, node: SampleNode) -> None:
         node.add_card("u55c").write("rom/VBNV", b"")
-        eyes = scanner(node)
-        [entry] = (await eyes.scan()).left_out
+        scanner = scanner_for(node)
+        [entry] = (await scanner.scan()).left_out
         assert "not loaded" in entry.reason
-        assert not eyes.unsettled
+        assert not scanner.unsettled
 
 
 # Reading it clears it or has the driver do something, or it can only be written: XRT mgmtpf/mgmt-sysfs.c,
@@ -682,8 +682,8 @@ class TestWhatIsOpened:
         node.add_card("u250", release=release, image="recovery")
         node.add_card("u50", release=release, mgmt=False).shell_unknown()
         opened = Openings(node.root)
-        eyes = scanner(node)
-        assert len((await self._scanned(eyes, opened)).devices) == len(cards)
+        scanner = scanner_for(node)
+        assert len((await self._scanned(scanner, opened)).devices) == len(cards)
         for change in (
             XrtCard.firewall_trip,
             XrtCard.reset_begin,
@@ -692,7 +692,7 @@ class TestWhatIsOpened:
         ):
             for card in cards:
                 change(card)
-            await self._scanned(eyes, opened)
+            await self._scanned(scanner, opened)
         self._is_as_it_should_be(opened)
         threads = {name: {each.thread for each in opened if f"/{name}" in each.path} for name in _THREADS}
         in_scans, apart = {"worker"}, {"slow"}
@@ -713,17 +713,17 @@ class TestWhatIsOpened:
         for board in (*boards, "xdma", "qdma", "npu"):
             node.plug(board)
         opened = Openings(node.root)
-        assert len((await self._scanned(scanner(node), opened)).devices) >= len(boards)
+        assert len((await self._scanned(scanner_for(node), opened)).devices) >= len(boards)
         self._is_as_it_should_be(opened)
 
-    async def _scanned(self, eyes: Scanner, opened: Openings) -> Inventory:
+    async def _scanned(self, scanner: Scanner, opened: Openings) -> Inventory:
         """Scan, check and refresh everything."""
         with opened:
-            found = await settled(eyes)
-            await eyes.scan(check=True)
-            await eyes.check()
+            found = await settled(scanner)
+            await scanner.scan(check=True)
+            await scanner.check()
             for device in found.devices:
-                await eyes.refresh(device)
+                await scanner.refresh(device)
         return found
 
     def _is_as_it_should_be(self, opened: Openings) -> None:
@@ -757,31 +757,31 @@ class TestAFirewallThatKeepsNoRecord:
         return node.add_card("u55c", release=request.param)
 
     async def test_is_polled(self, node: SampleNode, card: XrtCard) -> None:
-        eyes = scanner(node)
+        scanner = scanner_for(node)
         with mock.patch("xilinx_fpga_dp.discovery.slow_attributes._TRIP_EVERY", 0.05):
-            assert (await settled(eyes)).devices[0].healthy
+            assert (await settled(scanner)).devices[0].healthy
             for _ in range(2):
                 card.write("firewall/level", "2")
-                await self._comes_to(eyes, Reason.FIREWALL)
+                await self._comes_to(scanner, Reason.FIREWALL)
                 card.mend()
-                await self._comes_to(eyes, None)
+                await self._comes_to(scanner, None)
 
-    async def _comes_to(self, eyes: Scanner, reason: Reason | None) -> None:
+    async def _comes_to(self, scanner: Scanner, reason: Reason | None) -> None:
         async with asyncio.timeout(10):
-            while (await eyes.scan(check=True)).devices[0].reason is not reason:
+            while (await scanner.scan(check=True)).devices[0].reason is not reason:
                 await asyncio.sleep(0.02)
 
     async def test_holds_up_no_scan_while_it_is_read(self, node: SampleNode, card: XrtCard) -> None:
         card.hang("firewall/level")
-        eyes = scanner(node)
+        scanner = scanner_for(node)
         with mock.patch("xilinx_fpga_dp.discovery.scanner._PATIENCE", 30):
             async with asyncio.timeout(10):
-                [device] = (await eyes.scan(check=True)).devices
+                [device] = (await scanner.scan(check=True)).devices
                 assert device.healthy
-                assert (await eyes.check()).devices == (device,)
-                assert (await eyes.scan()).devices == (device,)
-                assert await eyes.refresh(device) == device
-        assert not eyes.complete, "it is being asked"
+                assert (await scanner.check()).devices == (device,)
+                assert (await scanner.scan()).devices == (device,)
+                assert await scanner.refresh(device) == device
+        assert not scanner.complete, "it is being asked"
         card.unhang("firewall/level")
 
 
@@ -833,10 +833,10 @@ class TestWithoutDescriptors:
     @pytest.mark.parametrize("later", [False, True], ids=["one", "all from one on"])
     @pytest.mark.parametrize("what", ["scan", "check"])
     async def test_nothing_changes(self, cards: SampleNode, what: str, later: bool) -> None:
-        eyes = scanner(cards)
-        before = await settled(eyes)
+        scanner = scanner_for(cards)
+        before = await settled(scanner)
         assert before.devices
-        call = getattr(eyes, what)
+        call = getattr(scanner, what)
         with _Descriptors() as counted:
             await call()
         assert counted.asked >= 3
@@ -850,26 +850,26 @@ class TestWithoutDescriptors:
                     failed += 1
                     assert "Too many open files" in str(error)
         assert failed or what == "check"
-        after = await eyes.scan()
+        after = await scanner.scan()
         assert (after.devices, after.left_out) == (before.devices, before.left_out)
 
     async def test_none_is_handed_out_unseen(self, cards: SampleNode) -> None:
-        eyes = scanner(cards)
-        for device in (await settled(eyes)).devices:
+        scanner = scanner_for(cards)
+        for device in (await settled(scanner)).devices:
             with _Descriptors() as counted:
-                assert await eyes.refresh(device) == device
+                assert await scanner.refresh(device) == device
             for last in range(1, counted.asked + 1):
                 with _Descriptors(partial(_from, last)):
-                    now = await eyes.refresh(device)
+                    now = await scanner.refresh(device)
                 assert now == replace(device, reason=Reason.UNRESPONSIVE)
 
     async def test_a_serial_number_is_asked_for_again(self, node: SampleNode) -> None:
         node.add_card("u200", serial="XFL1")
-        eyes = scanner(node)
+        scanner = scanner_for(node)
         with _Descriptors(lambda _, path: path.endswith("serial_num")):
-            assert [device.serial for device in (await settled(eyes)).devices] == [None]
+            assert [device.serial for device in (await settled(scanner)).devices] == [None]
         async with asyncio.timeout(10):
-            while (await eyes.scan()).devices[0].serial != "XFL1":
+            while (await scanner.scan()).devices[0].serial != "XFL1":
                 await asyncio.sleep(0.1)
 
     async def test_it_is_asked_for_no_more_rarely(self) -> None:
@@ -892,27 +892,27 @@ class TestWithoutDescriptors:
     async def test_a_base_without_its_shell_stays_withheld(self, node: SampleNode) -> None:
         card = node.add_card("u50")
         card.write("mgmt/rp_program", "1")
-        eyes = scanner(node)
-        before = (await settled(eyes)).left_out
+        scanner = scanner_for(node)
+        before = (await settled(scanner)).left_out
         assert "waits for the shell" in before[0].reason
         with _Descriptors(lambda _, path: path.endswith("rp_program")), pytest.raises(ScanFailed):
-            await eyes.scan()
-        found = await eyes.check()
+            await scanner.scan()
+        found = await scanner.check()
         assert (found.devices, found.left_out) == ((), before)
         card.hang("mgmt/rp_program")
-        found = await eyes.scan()
+        found = await scanner.scan()
         assert (found.devices, found.left_out) == ((), before)
         card.unhang("mgmt/rp_program")
 
     async def test_a_read_that_hangs_for_good_causes_no_more_scans(self, node: SampleNode) -> None:
         node.add_card("u200").hang("ready")
-        eyes = scanner(node)
-        await eyes.scan()
-        assert eyes.unsettled
+        scanner = scanner_for(node)
+        await scanner.scan()
+        assert scanner.unsettled
         async with asyncio.timeout(20):
-            while eyes.unsettled:
+            while scanner.unsettled:
                 await asyncio.sleep(0.1)
-                found = await eyes.scan()
+                found = await scanner.scan()
         assert "a read hangs" in found.left_out[0].reason
 
 
@@ -920,7 +920,7 @@ class TestTheBus:
     async def test_a_bus_that_cannot_be_listed_is_an_error_with_its_path(self, node: SampleNode) -> None:
         os.rename(f"{node.sysfs_root}/bus", f"{node.sysfs_root}/sub")
         with pytest.raises(ScanFailed, match=r"bus/pci/devices: No such file"):
-            await scanner(node).scan()
+            await scanner_for(node).scan()
 
     @pytest.mark.parametrize("reads", range(14))
     @pytest.mark.parametrize("call", ["scan", "check"])
@@ -928,7 +928,7 @@ class TestTheBus:
         self, node: SampleNode, call: str, reads: int
     ) -> None:
         node.add_card("u50")
-        scanning = scanner(node)
+        scanning = scanner_for(node)
         assert (await scanning.scan()).devices[0].healthy
         count = itertools.count()
         real = sysfs.read_attribute
@@ -958,7 +958,7 @@ class TestTheBus:
     ) -> None:
         node.add_card(board)
         for lasts in range(1, 6):
-            scanning = scanner(node)
+            scanning = scanner_for(node)
             assert (await scanning.scan()).devices[0].healthy
             steps = itertools.count()
             bus, away = f"{node.sysfs_root}/bus", f"{node.sysfs_root}/away"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.process import Service, cli
-from tests.test_discovery import listed, only_device, only_reason, scanner, settled
+from tests.test_discovery import listed, only_device, only_reason, scanner_for, settled
 from tests.test_probes import Probed
 from xilinx_fpga_dp.discovery.drivers.zocl import board_of, shell_of
 from xilinx_fpga_dp.model import Device, Reason, Shell
@@ -70,13 +70,13 @@ class TestAmi:
         first, second = node.add_card("v80"), node.add_card("v80")
         first.remove()
         first.plug()  # numbers are never given twice, so the order of nodes is not the order of cards
-        found = {device.address: (device.node,) for device in (await settled(scanner(node))).devices}
+        found = {device.address: (device.node,) for device in (await settled(scanner_for(node))).devices}
         assert found == {first.address: first.nodes, second.address: second.nodes}
 
     async def test_whose_node_is_whose_may_be_impossible_to_tell(self, node: SampleNode) -> None:
         for domain in ("0000", "0001"):
             node.add_card("v80", f"{domain}:65:00")
-        found = await settled(scanner(node))
+        found = await settled(scanner_for(node))
         assert found.devices == ()
         assert ["can't be told" in entry.reason for entry in found.left_out] == [True, True]
 
@@ -131,7 +131,7 @@ class TestAmi:
                 seen=False,
             )
         )
-        found = await settled(scanner(node))
+        found = await settled(scanner_for(node))
         assert found.left_out == ()
         assert {device.address: (device.driver, device.node) for device in found.devices} == {
             aveds.address: ("ami", *aveds.nodes),
@@ -158,7 +158,7 @@ class TestAmazon:
 
     async def test_an_image_load_changes_the_device_id_at_the_same_address(self, node: SampleNode) -> None:
         card = node.add_card("f1-cleared")
-        watched = scanner(node)
+        watched = scanner_for(node)
         before = (await settled(watched)).devices[0]
         card.remove()
         for found in (await watched.check(), await watched.scan()):
@@ -170,7 +170,7 @@ class TestAmazon:
 
     async def test_f2_that_loses_its_driver_files_is_resetting(self, node: SampleNode) -> None:
         [card] = node.plug("f2")
-        watched = scanner(node)
+        watched = scanner_for(node)
         await settled(watched)
         assert isinstance(card, XrtCard)
         os.unlink(f"{card.user}/user_pf")
@@ -181,7 +181,7 @@ class TestAmazon:
 
     async def test_f2_is_offered_once_though_xocl_takes_both_functions(self, node: SampleNode) -> None:
         [card] = node.plug("f2")
-        found = await settled(scanner(node))
+        found = await settled(scanner_for(node))
         assert [device.address for device in found.devices] == [card.address]
         assert ["second function of one device" in entry.reason for entry in found.left_out] == [True]
 
@@ -264,13 +264,13 @@ class TestOtherClouds:
         for card in node.cards:
             card.unbind()
             card.unbind_mgmt()
-        assert "no driver" in (await settled(scanner(node))).left_out[0].reason
+        assert "no driver" in (await settled(scanner_for(node))).left_out[0].reason
 
 
 class TestMa35d:
     async def test_a_device(self, node: SampleNode) -> None:
         card = node.add_card("ma35d", serial="XFL1MA35")
-        device = next(d for d in (await settled(scanner(node))).devices if d.address == card.address)
+        device = next(d for d in (await settled(scanner_for(node))).devices if d.address == card.address)
         assert (device.shell.vbnv, device.shell.timestamp, device.driver) == ("MA35", None, "transcoder")
         assert (device.node,) == card.nodes == ("/dev/ama_transcoder0",)
         assert device.serial == "XFL1MA35"
@@ -280,7 +280,7 @@ class TestMa35d:
     async def test_a_bus_id_that_is_no_address(self, node: SampleNode) -> None:
         card = node.add_card("ma35d")
         card.write("bus_id", "../../0000:65:00.0")
-        found = await settled(scanner(node))
+        found = await settled(scanner_for(node))
         assert card.address not in {device.address for device in found.devices}
         assert any("no PCI address" in entry.reason for entry in found.left_out)
 
@@ -288,14 +288,14 @@ class TestMa35d:
         card = node.add_card("ma35d")
         for path in card.nodes:
             node.remove_class_device("misc", os.path.basename(path), path)
-        reasons = {entry.function: entry.reason for entry in (await settled(scanner(node))).left_out}
+        reasons = {entry.function: entry.reason for entry in (await settled(scanner_for(node))).left_out}
         assert "shows no ama_transcoder device" in reasons[card.address]
 
     async def test_one_of_two_without_its_device_says_so(self, node: SampleNode) -> None:
         dead, well = node.plug("ma35d")
         [path] = dead.nodes
         node.remove_class_device("misc", os.path.basename(path), path)
-        found = await settled(scanner(node))
+        found = await settled(scanner_for(node))
         assert [device.address for device in found.devices] == [well.address]
         [entry] = found.left_out
         assert entry.function == dead.address
@@ -303,7 +303,7 @@ class TestMa35d:
 
     async def test_a_device_that_loses_its_own_is_resetting(self, node: SampleNode) -> None:
         dead, well = node.plug("ma35d")
-        watched = scanner(node)
+        watched = scanner_for(node)
         await settled(watched)
         [path] = dead.nodes
         node.remove_class_device("misc", os.path.basename(path), path)
@@ -317,7 +317,7 @@ class TestMa35d:
 
     async def test_a_device_that_comes_back_under_another_number(self, node: SampleNode) -> None:
         dead, well = node.plug("ma35d")
-        watched = scanner(node)
+        watched = scanner_for(node)
         await settled(watched)
         dead.unbind()
         await settled(watched)
@@ -330,7 +330,7 @@ class TestMa35d:
     async def test_a_number_that_another_device_got(self, node: SampleNode) -> None:
         """The misc device's number says nothing about the card: only its bus_id does."""
         first, second = node.add_card("ma35d", "0000:65:00"), node.add_card("ma35d", "0000:75:00")
-        both = scanner(node)
+        both = scanner_for(node)
         await settled(both)
         first.unbind()
         second.unbind()
@@ -439,7 +439,7 @@ class TestMixedNode:
 
     @pytest.mark.parametrize("victim", FIVE)
     async def test_what_happens_to_one_is_not_felt_by_another(self, mixed: Mixed, victim: str) -> None:
-        watched = scanner(mixed.node)
+        watched = scanner_for(mixed.node)
         before = {device.address: device for device in (await settled(watched)).devices}
         card = mixed.cards[victim][0]
         others = before.keys() - {each.address for each in mixed.cards[victim]}
@@ -459,12 +459,12 @@ class TestMixedNode:
 
     @pytest.mark.parametrize("other", ["u200", "f1", "v80", "ma35d"])
     async def test_a_device_that_says_it_is_another(self, mixed: Mixed, other: str) -> None:
-        watched = scanner(mixed.node)
+        watched = scanner_for(mixed.node)
         before = {device.address: device for device in (await settled(watched)).devices}
         liar = mixed.cards["ma35d"][-1]
         victim = mixed.cards[other][0].address
         liar.write("bus_id", victim)
-        for found in (await settled(watched), await watched.check(), await settled(scanner(mixed.node))):
+        for found in (await settled(watched), await watched.check(), await settled(scanner_for(mixed.node))):
             after = {device.address: device for device in found.devices}
             assert after == {a: device for a, device in before.items() if a != liar.address}
             [entry] = found.left_out
@@ -472,6 +472,6 @@ class TestMixedNode:
         assert await watched.refresh(before[victim]) == before[victim]
 
     async def test_all_are_named_for_kubelet(self, mixed: Mixed) -> None:
-        offers = offers_of(await settled(scanner(mixed.node)), Naming(PREFIX, "{shell}-{timestamp}"))
+        offers = offers_of(await settled(scanner_for(mixed.node)), Naming(PREFIX, "{shell}-{timestamp}"))
         assert offers.left_out == ()
         assert [name for name in offers.by_resource if name_problem(name)] == []

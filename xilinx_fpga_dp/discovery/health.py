@@ -27,7 +27,7 @@ from xilinx_fpga_dp.model import Device, History, Inventory, LeftOut, Reason
 
 _LOST: Final = frozenset({Reason.RESETTING, Reason.SHELL_UNKNOWN, Reason.NO_DRIVER})
 # A PCI function that goes away after one of these is being reset (hot reset, AFI load), not unplugged. Its
-# driver goes first (pci_stop_and_remove_bus_device), and a scan may see it while parts of it are gone.
+# driver is removed first (pci_stop_and_remove_bus_device), and a scan may see the function half removed.
 _ANNOUNCED: Final = frozenset({Reason.SHUTDOWN, Reason.OFFLINE, Reason.FIREWALL, Reason.RESETTING})
 _AMID_A_RESET: Final = frozenset(
     {Reason.NO_DRIVER, Reason.UNRESPONSIVE, Reason.NO_NODE, Reason.SHELL_UNKNOWN}

@@ -48,7 +48,7 @@ def probes(bus: Bus, dev_root: str) -> Iterator[Probe]:
     """Yield a probe for each user function, and for each function that should have one beside it."""
     slots = {function.slot for function in bus.functions if function.driver != MGMT_DRIVER}
     users = {f.slot for f in bus.functions if is_user(f) and not _is_f2_management(f)}
-    # There is none in a virtual machine, nor at AWS.
+    # A virtual machine has no management functions, nor has AWS.
     mgmt = {function.slot: function for function in bus.functions if function.driver == MGMT_DRIVER}
     for function in bus.functions:
         if is_user(function) and not _is_f2_management(function):
@@ -119,7 +119,7 @@ def _observe(function: Function, mgmt: Function | None, dev_root: str) -> Observ
         reason,
         trip=read_trip(function) if latched else None,
         latched=latched,
-        # dev_offline asks the drm device: between its going and that of the attributes, and in their return
+        # dev_offline reads the drm device, which is removed before the attributes and returns after them
         in_reset=node is None and _number(health["dev_offline"]) == -errno.ENODEV,
         removable=not board.startswith(_AWS),
     )

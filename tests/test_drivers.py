@@ -114,7 +114,9 @@ class TestAmi:
         assert device.node is None
         assert device.reason is Reason.NO_NODE
 
-    async def test_without_a_driver_it_says_which_would_offer_it(self, node: SampleNode) -> None:
+    async def test_without_a_driver_the_reason_names_the_one_that_would_offer_it(
+        self, node: SampleNode
+    ) -> None:
         card = node.add_card("v80")
         card.unbind()
         assert "no driver: install AVED's driver" in await only_reason(node)
@@ -227,14 +229,14 @@ class TestU30:
         health = {row["id"]: row["reason"] for row in listed(node)["devices"]}
         assert health == {bad[0].address: "offline", good[0].address: None}
 
-    def test_a_single_look_pairs_by_bridge_at_once(self, node: SampleNode) -> None:
+    def test_a_single_scan_pairs_by_bridge_at_once(self, node: SampleNode) -> None:
         for card in (*node.plug("u30"), *node.plug("u30")):
             card.write("xmc/serial_num", "\n")
         assert [row["resource"] for row in listed(node)["devices"]] == [
             f"{PREFIX}xilinx_u30_gen3x4_base_1-0"
         ] * 2
 
-    def test_the_service_waits_for_serials_and_says_so(self, node: SampleNode) -> None:
+    def test_the_service_waits_for_serials_and_reports_it(self, node: SampleNode) -> None:
         for card in node.plug("u30"):
             card.write("xmc/serial_num", "\n")
         pages = Probed(node)
@@ -284,14 +286,14 @@ class TestMa35d:
         assert card.address not in {device.address for device in found.devices}
         assert any("no PCI address" in entry.reason for entry in found.left_out)
 
-    async def test_a_driver_without_devices_says_so(self, node: SampleNode) -> None:
+    async def test_a_driver_without_devices_is_reported(self, node: SampleNode) -> None:
         card = node.add_card("ma35d")
         for path in card.nodes:
             node.remove_class_device("misc", os.path.basename(path), path)
         reasons = {entry.function: entry.reason for entry in (await settled(scanner_for(node))).left_out}
         assert "shows no ama_transcoder device" in reasons[card.address]
 
-    async def test_one_of_two_without_its_device_says_so(self, node: SampleNode) -> None:
+    async def test_one_of_two_without_its_device_is_reported(self, node: SampleNode) -> None:
         dead, well = node.plug("ma35d")
         [path] = dead.nodes
         node.remove_class_device("misc", os.path.basename(path), path)
@@ -328,7 +330,7 @@ class TestMa35d:
         assert not found.left_out
 
     async def test_a_number_that_another_device_got(self, node: SampleNode) -> None:
-        """The misc device's number says nothing about the card: only its bus_id does."""
+        """Only the bus_id of a misc device identifies its card, not its number."""
         first, second = node.add_card("ma35d", "0000:65:00"), node.add_card("ma35d", "0000:75:00")
         both = scanner_for(node)
         await settled(both)
@@ -385,7 +387,9 @@ class TestZocl:
             device = Device("axi:zyxclmm_drm", Shell(shell, None, None), board_of(shell), "zocl-drm")
             assert name_problem(naming.resource_name(device)) is None
 
-    async def test_a_board_without_its_application_says_what_to_load(self, node: SampleNode) -> None:
+    async def test_the_reason_for_a_board_without_its_application_has_the_remedy(
+        self, node: SampleNode
+    ) -> None:
         node.add_card("kv260").remove()
         assert "xmutil loadapp" in await only_reason(node)
 
@@ -419,7 +423,7 @@ class TestMixedNode:
         marked = {row["driver"] for row in document["devices"] if "experimental" in row}
         assert marked == {"ami", "transcoder", "zocl-drm"}
 
-    def test_the_table_marks_what_nobody_ran(self, mixed: Mixed) -> None:
+    def test_the_table_marks_what_was_not_tested_on_hardware(self, mixed: Mixed) -> None:
         table = cli("list", settings=settings_for(mixed.node)).stdout
         assert "v80 (experimental)" in table
         assert "u200 (experimental)" not in table
@@ -458,7 +462,7 @@ class TestMixedNode:
         card.unhang(attribute)
 
     @pytest.mark.parametrize("other", ["u200", "f1", "v80", "ma35d"])
-    async def test_a_device_that_says_it_is_another(self, mixed: Mixed, other: str) -> None:
+    async def test_a_device_with_the_address_of_another(self, mixed: Mixed, other: str) -> None:
         watched = scanner_for(mixed.node)
         before = {device.address: device for device in (await settled(watched)).devices}
         liar = mixed.cards["ma35d"][-1]

@@ -859,7 +859,7 @@ def _is_silent(peer: socket.socket) -> None:
 
 @contextmanager
 def _no_kubelet(path: Path, answer: Callable[[socket.socket], None]) -> Iterator[list[socket.socket]]:
-    """Somebody else at kubelet's socket, who does this to whoever connects; who has connected."""
+    """Serve kubelet's socket with another program, and yield its connections."""
     peers: list[socket.socket] = []
 
     def serve() -> None:
@@ -873,7 +873,7 @@ def _no_kubelet(path: Path, answer: Callable[[socket.socket], None]) -> Iterator
         aside = path.with_name("aside")
         listener.bind(str(aside))
         listener.listen(100)
-        aside.rename(path)  # nobody is refused
+        aside.rename(path)  # no client is refused
         server = threading.Thread(target=serve, daemon=True)
         server.start()
         try:
@@ -886,7 +886,7 @@ def _no_kubelet(path: Path, answer: Callable[[socket.socket], None]) -> Iterator
 
 
 @pytest.mark.parametrize("answer", [_closes, _closes_when_it_was_asked, _sends_zeros, _greets, _is_silent])
-def test_who_speaks_no_grpc_at_kubelets_socket_is_told_of_and_outlived(
+def test_a_program_without_grpc_at_kubelets_socket_is_reported_and_outlived(
     node: SampleNode, kubelet: KubeletDouble, port: int, answer: Callable[[socket.socket], None]
 ) -> None:
     node.add_card("u55c")
@@ -901,7 +901,7 @@ def test_who_speaks_no_grpc_at_kubelets_socket_is_told_of_and_outlived(
     with Service(settings_for(node, HTTP_ADDRESS=f"127.0.0.1:{port}")) as service:
         service.logged("serving HTTP")
         with _no_kubelet(kubelet.socket, answer) as peers:
-            # Who keeps the connection open is waited for as long as kubelet may take
+            # A connection that stays open is waited for as long as kubelet may take
             least = 1 if answer in (_greets, _is_silent) else 10
             eventually(lambda: failures() >= least, "each attempt counts", 40)
             assert failures() <= len(peers)

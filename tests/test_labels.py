@@ -138,7 +138,7 @@ async def test_a_version_that_cannot_be_read_now_is_asked_for_again(node: Sample
     node.add_card("u200", release="2023.2")
     folder = Path(node.root) / "features.d"
     service = service_in_the_loop(node)
-    labels = NodeLabels(str(folder), service.snapshots, Versions(node.sysfs_root))
+    labels = NodeLabels(str(folder), service.snapshots, DriverVersions(node.sysfs_root))
 
     def said() -> str:
         file = folder / nfd.FILE

@@ -127,7 +127,9 @@ class Service:
             files.append(self._cdi_spec.file)
             tasks |= {"cdi-spec": self._cdi_spec.run, "cdi-file": self._cdi_spec.file.run}
         if settings.nfd_features_dir:
-            labels = NodeLabels(settings.nfd_features_dir, self.snapshots, DriverVersions(settings.sysfs_root))
+            labels = NodeLabels(
+                settings.nfd_features_dir, self.snapshots, DriverVersions(settings.sysfs_root)
+            )
             files.append(labels.file)
             tasks |= {"node-labels": labels.run, "label-file": labels.file.run}
         if settings.http_address:

@@ -216,6 +216,13 @@ def test_every_page_named_in_code_or_manifests_exists() -> None:
         assert not anchor or anchor in anchors(text(page)), f"{page}#{anchor}"
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/development/")])
+def test_every_source_file_that_is_named_exists(page: str) -> None:
+    roots = [ROOT, ROOT / "xilinx_fpga_dp", ROOT / "xilinx_fpga_dp" / "discovery", ROOT / "tests"]
+    for path in set(re.findall(r"`([\w/]+\.py)`", text(page))) - {"rpc/server.py"}:  # until it is there
+        assert any((root / path).exists() for root in roots), path
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_lines_wrap_at_100_columns(page: str) -> None:
     prose = _FENCE.sub("", text(page))

@@ -24,28 +24,6 @@ WORDS = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 SUFFIXES = {".py", ".md", ".yaml", ".yml", ".tpl", ".txt", ".sh", ".json", ".svg"}
-# Files whose prose is still to be cleaned: a list that only shrinks.
-PENDING = frozenset(
-    {
-        "xilinx_fpga_dp/cli/diagnose/collect.py",
-        "xilinx_fpga_dp/deviceplugin/endpoint.py",
-        "xilinx_fpga_dp/deviceplugin/fleet.py",
-        "xilinx_fpga_dp/deviceplugin/instance_lock.py",
-        "xilinx_fpga_dp/deviceplugin/plugin.py",
-        "xilinx_fpga_dp/deviceplugin/registration.py",
-        "xilinx_fpga_dp/deviceplugin/socket_directory.py",
-        "xilinx_fpga_dp/deviceplugin/sockets.py",
-        "xilinx_fpga_dp/discovery/backend.py",
-        "xilinx_fpga_dp/kubelet/allocation_tracker.py",
-        "xilinx_fpga_dp/kubelet/podresources.py",
-        "xilinx_fpga_dp/model.py",
-        "xilinx_fpga_dp/observe/http_server.py",
-        "xilinx_fpga_dp/observe/state.py",
-        "xilinx_fpga_dp/service.py",
-        "xilinx_fpga_dp/settings.py",
-        "xilinx_fpga_dp/snapshot.py",
-    }
-)
 
 
 def files() -> Iterator[Path]:
@@ -67,8 +45,6 @@ def found(text: str) -> list[str]:
 
 @pytest.mark.parametrize("path", list(files()), ids=lambda path: str(path.relative_to(ROOT)))
 def test_prose_has_no_word_of_the_list(path: Path) -> None:
-    if str(path.relative_to(ROOT)) in PENDING:
-        pytest.skip("still to be cleaned")
     assert found(path.read_text()) == []
 
 

@@ -10,7 +10,7 @@ from xilinx_fpga_dp.discovery.slow_attributes import SlowReadings
 from xilinx_fpga_dp.discovery.sysfs import Bus
 from xilinx_fpga_dp.model import Reason
 
-REMEDY: Final = "dmesg may say why; if it stays so load its driver anew, or cold-boot the card"
+REMEDY: Final = "dmesg may say why; if it stays so reload its driver, or cold-boot the card"
 """What to do where a driver gives no answer or an invalid one."""
 
 

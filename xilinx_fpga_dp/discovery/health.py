@@ -1,7 +1,7 @@
 """Health: from observations of a device to the state that kubelet is shown. Pure: no files, no clock.
 
 Every scan or check yields at most one `Observation` a device; `HealthTracker` folds it into the device's
-`State`. docs/operating.md has the rules as a table:
+`State`. docs/operating/troubleshooting.md has the rules:
 
 - A device begins with the first observation that has a shell. Until then its function is left out.
 - A fault counts at once. Recovery takes `recovery_checks` good checks in a row; observations that a wake-up

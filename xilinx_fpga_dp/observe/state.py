@@ -22,7 +22,7 @@ def document(
     Args:
         offers: what one scan found.
         expose_mgmt: whether pods get management nodes.
-        registered: whether kubelet knows each resource; None: nobody serves here.
+        registered: whether each resource is registered; None without a running service.
         held: which pods hold which devices, as far as it is known.
     """
     histories = offers.histories if registered is not None else {}

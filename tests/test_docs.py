@@ -174,7 +174,7 @@ def test_every_log_event_has_a_row() -> None:
     code = [ast.parse(path.read_text()) for path in (ROOT / "xilinx_fpga_dp").rglob("*.py")]
     calls = [node for module in code for node in ast.walk(module) if isinstance(node, ast.Call)]
     events = [
-        call.args[0].value
+        str(call.args[0].value)
         for call in calls
         if re.fullmatch(r"log\.(info|warning|error|exception)", ast.unparse(call.func))
         and isinstance(call.args[0], ast.Constant)

@@ -1,4 +1,4 @@
-"""Connections for which there is no file descriptor: they wait, and cost next to nothing."""
+"""Connections without a free file descriptor: they wait, and cost next to nothing."""
 
 import asyncio
 import os
@@ -17,12 +17,12 @@ from tests.test_resources import PLAIN, device, offer
 from xilinx_fpga_dp.deviceplugin.plugin import Plugin, PluginConfig
 from xilinx_fpga_dp.observe import http_server as http
 
-_SEVERAL = 10  # fewer than kubelet may have, more than would wait by themselves
+_SEVERAL = 10  # fewer than kubelet may open, more than asyncio's own backlog
 
 
 @contextmanager
 def no_descriptors(but: int = 0) -> Iterator[None]:
-    """This process can open nothing, or so many."""
+    """Let this process open at most ``but`` more files."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     unused = [os.dup(0) for _ in range(but + 1)]
     for each in unused:
@@ -80,7 +80,7 @@ async def test_connections_wait_for_a_descriptor(tmp_path: Path, server: Any) ->
         await asyncio.sleep(0.1)
 
 
-async def test_pages_are_served_as_soon_as_there_is_a_descriptor_for_their_socket() -> None:
+async def test_pages_are_served_once_a_descriptor_is_free() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = free.getsockname()
     with no_descriptors():

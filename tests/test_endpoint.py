@@ -1,4 +1,4 @@
-"""The life of one endpoint, in the turns that a process would take too rarely."""
+"""One endpoint in orders of events that are rare in a whole process."""
 
 import asyncio
 import errno
@@ -33,7 +33,7 @@ from xilinx_fpga_dp.rpc import server as rpc_server
 
 
 def _endpoint(directory: SocketDirectory) -> Endpoint:
-    """The endpoint of a resource with one device."""
+    """Return the endpoint of a resource with one device."""
     offered = offer(device())
     endpoint = Endpoint(offered.resource, directory, PluginConfig(PLAIN, 5), NoMetrics())
     endpoint.offer.set(offered)
@@ -44,8 +44,8 @@ def _listed(endpoint: Endpoint) -> bool:
     return endpoint.status.value.phase is Phase.LISTED
 
 
-async def _beside_a_dead_kubelet(path: Path) -> tuple[Path, SocketDirectory, Endpoint]:
-    """The socket that it has left, seen by a directory, and an endpoint that knows of it."""
+async def _with_a_dead_kubelet(path: Path) -> tuple[Path, SocketDirectory, Endpoint]:
+    """Return the socket that it has left, the directory after a scan, and an endpoint."""
     dead = path / "kubelet.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(dead))
@@ -54,8 +54,8 @@ async def _beside_a_dead_kubelet(path: Path) -> tuple[Path, SocketDirectory, End
     return dead, directory, _endpoint(directory)
 
 
-async def test_a_kubelet_that_is_reached_before_it_is_seen_is_told_once(tmp_path: Path) -> None:
-    dead, directory, endpoint = await _beside_a_dead_kubelet(tmp_path)
+async def test_kubelet_reached_before_a_scan_shows_it_is_registered_with_once(tmp_path: Path) -> None:
+    dead, directory, endpoint = await _with_a_dead_kubelet(tmp_path)
     kubelet = KubeletDouble(tmp_path)
     kubelet.faults.list_delay = 0.3
     life = asyncio.create_task(endpoint.run())
@@ -63,7 +63,7 @@ async def test_a_kubelet_that_is_reached_before_it_is_seen_is_told_once(tmp_path
         while not endpoint.status.value.last_error:
             await asyncio.sleep(0.01)
         dead.unlink()
-        with mock.patch("tests.double.wipe"):  # that has just been
+        with mock.patch("tests.double.wipe"):  # which kubelet has done by then
             await asyncio.to_thread(kubelet.start)
         while not kubelet.registrations:
             await asyncio.sleep(0.01)
@@ -76,9 +76,9 @@ async def test_a_kubelet_that_is_reached_before_it_is_seen_is_told_once(tmp_path
     kubelet.stop()
 
 
-async def test_a_kubelet_that_comes_while_it_is_connected_to_is_told_once(tmp_path: Path) -> None:
-    """Whom that connection has reached can't be told, so nothing is said on it; and no look is to be had."""
-    dead, directory, endpoint = await _beside_a_dead_kubelet(tmp_path)
+async def test_kubelet_that_starts_during_the_connect_is_registered_with_once(tmp_path: Path) -> None:
+    """The connection may have reached either kubelet, so it is not used; and no scan ends meanwhile."""
+    dead, directory, endpoint = await _with_a_dead_kubelet(tmp_path)
     kubelet = KubeletDouble(tmp_path)
     refresh, thread, attempts = directory.refresh, asyncio.Event(), 0
 
@@ -91,7 +91,7 @@ async def test_a_kubelet_that_comes_while_it_is_connected_to_is_told_once(tmp_pa
         attempts += 1
         if attempts == 1:
             dead.unlink()
-            with mock.patch("tests.double.wipe"):  # that has just been
+            with mock.patch("tests.double.wipe"):  # which kubelet has done by then
                 kubelet.start()
         await register(*arguments)
 
@@ -112,7 +112,7 @@ async def test_a_kubelet_that_comes_while_it_is_connected_to_is_told_once(tmp_pa
     kubelet.stop()
 
 
-async def test_a_guest_who_goes_is_not_kubelet(tmp_path: Path) -> None:
+async def test_end_of_another_clients_connection_is_not_kubelets(tmp_path: Path) -> None:
     kubelet = KubeletDouble(tmp_path)
     kubelet.start()
     kubelet.faults.register_hang = kubelet.faults.list_delay = 0.5
@@ -120,8 +120,8 @@ async def test_a_guest_who_goes_is_not_kubelet(tmp_path: Path) -> None:
     async with running(directory.run(), endpoint.run()), asyncio.timeout(10):
         while not (found := list(tmp_path.glob("*-fpga.sock"))):
             await asyncio.sleep(0.01)
-        with grpc.insecure_channel(f"unix:{found[0]}") as guest:  # before kubelet dials
-            call: Any = guest.unary_unary("/v1beta1.DevicePlugin/GetDevicePluginOptions")
+        with grpc.insecure_channel(f"unix:{found[0]}") as client:  # before kubelet dials
+            call: Any = client.unary_unary("/v1beta1.DevicePlugin/GetDevicePluginOptions")
             await asyncio.to_thread(call, b"")
         while not _listed(endpoint):
             await asyncio.sleep(0.01)
@@ -129,9 +129,9 @@ async def test_a_guest_who_goes_is_not_kubelet(tmp_path: Path) -> None:
     kubelet.stop()
 
 
-async def test_one_that_was_held_up_since_its_last_look_leaves_it_to_a_newer_instance(tmp_path: Path) -> None:
-    told: list[str] = []
-    kubelet = KubeletDouble(tmp_path, on_register=told.append)
+async def test_stalled_endpoint_does_not_register_over_newer_instance(tmp_path: Path) -> None:
+    registering: list[str] = []
+    kubelet = KubeletDouble(tmp_path, on_register=registering.append)
     kubelet.start()
     directory = socket_directory(tmp_path)
     await directory.refresh()
@@ -144,7 +144,7 @@ async def test_one_that_was_held_up_since_its_last_look_leaves_it_to_a_newer_ins
             while not endpoint.status.value.last_error:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.3)
-    assert told == []
+    assert registering == []
     assert "superseded by a newer instance" in str(endpoint.status.value.last_error)
     life.cancel()
     await asyncio.wait([life])
@@ -152,8 +152,8 @@ async def test_one_that_was_held_up_since_its_last_look_leaves_it_to_a_newer_ins
     kubelet.stop()
 
 
-async def test_a_kubelet_that_closes_its_connection_before_it_lists_is_told_again(tmp_path: Path) -> None:
-    """As kubelets up to 1.36 do where the stream of another socket ends meanwhile."""
+async def test_kubelet_that_disconnects_before_it_lists_is_registered_with_again(tmp_path: Path) -> None:
+    """Kubelets <= 1.36 do so where the stream of another socket ends meanwhile."""
     kubelet = KubeletDouble(tmp_path, by_socket=True)  # another one would drop the next one, too
     kubelet.start()
     kubelet.faults.list_delay = 60.0
@@ -170,10 +170,10 @@ async def test_a_kubelet_that_closes_its_connection_before_it_lists_is_told_agai
     kubelet.stop()
 
 
-async def test_one_that_registers_while_a_newer_instance_comes_leaves_it_to_that_one(tmp_path: Path) -> None:
-    """Of two Registers kubelet believes the one it has answered last, and would ask who is about to end."""
-    told: list[str] = []
-    kubelet = KubeletDouble(tmp_path, on_register=told.append)
+async def test_pending_register_is_given_up_for_a_newer_instance(tmp_path: Path) -> None:
+    """Kubelets <= 1.36 keep the endpoint that registered last, here that of an instance about to end."""
+    registering: list[str] = []
+    kubelet = KubeletDouble(tmp_path, on_register=registering.append)
     kubelet.faults.register_hang = 5.0
     kubelet.start()
     directory = socket_directory(tmp_path)
@@ -182,14 +182,14 @@ async def test_one_that_registers_while_a_newer_instance_comes_leaves_it_to_that
     async with running(directory.run(), endpoint.run()), asyncio.timeout(10):
         while not list(tmp_path.glob("*-fpga.sock")):
             await asyncio.sleep(0.01)
-        while not told:  # it waits for kubelet's answer
+        while not registering:  # it waits for kubelet's answer
             await asyncio.sleep(0.01)
         assert not newer.has_newer_instance()
         while list(tmp_path.glob("*-fpga.sock")):
             await asyncio.sleep(0.01)
         endpoint.register_again()
         await asyncio.sleep(1.5)
-        assert len(told) == 1
+        assert len(registering) == 1
         assert kubelet.registrations == []
         kubelet.faults.register_hang = 0.0
         newer.release()
@@ -198,8 +198,8 @@ async def test_one_that_registers_while_a_newer_instance_comes_leaves_it_to_that
     kubelet.stop()
 
 
-async def test_kubelet_that_restarts_again_and_again_is_not_backed_off_from(tmp_path: Path) -> None:
-    """A stream that lives for less than a second is a failure, but not of the kubelet that comes next."""
+async def test_restarts_of_kubelet_cause_no_back_off(tmp_path: Path) -> None:
+    """A stream that ends within a second counts as a failure, but not against the next kubelet."""
     kubelet = KubeletDouble(tmp_path)
     directory = socket_directory(tmp_path)
     endpoint = _endpoint(directory)
@@ -214,8 +214,8 @@ async def test_kubelet_that_restarts_again_and_again_is_not_backed_off_from(tmp_
                 await asyncio.sleep(0.005)
 
 
-async def test_the_last_list_is_not_lost_on_a_client_that_sends_before_it_reads(tmp_path: Path) -> None:
-    """grpc's C core drops what it has not read when it can't send: the connection waits until all is read."""
+async def test_last_list_reaches_a_client_that_sends_before_it_reads(tmp_path: Path) -> None:
+    """grpc's C core drops unread data when it fails to send: the connection stays until all is read."""
     directory = socket_directory(tmp_path)
     endpoint = _endpoint(directory)
     plugin = Plugin(endpoint.resource, lambda: endpoint.offer.value, PluginConfig(PLAIN, 5), NoMetrics())
@@ -249,8 +249,8 @@ async def test_the_last_list_is_not_lost_on_a_client_that_sends_before_it_reads(
             await service
 
 
-async def test_a_list_that_is_due_is_not_sent_once_a_newer_instance_speaks(tmp_path: Path) -> None:
-    """Kubelet takes the list that came last, whoever sent it."""
+async def test_delayed_list_is_not_sent_while_a_newer_instance_is_active(tmp_path: Path) -> None:
+    """Kubelet takes the list that came last, from any instance."""
     kubelet = KubeletDouble(tmp_path)
     await asyncio.to_thread(kubelet.start)
     directory = socket_directory(tmp_path)
@@ -273,7 +273,7 @@ async def test_a_list_that_is_due_is_not_sent_once_a_newer_instance_speaks(tmp_p
     await asyncio.to_thread(kubelet.stop)
 
 
-async def test_a_shell_that_goes_while_kubelet_answers_leaves_no_list(tmp_path: Path) -> None:
+async def test_shell_that_goes_during_register_leaves_an_empty_list(tmp_path: Path) -> None:
     """Kubelet may read the list before it answers Register."""
     kubelet = KubeletDouble(tmp_path)
     await asyncio.to_thread(kubelet.start)
@@ -299,7 +299,7 @@ async def test_a_shell_that_goes_while_kubelet_answers_leaves_no_list(tmp_path: 
     await asyncio.to_thread(kubelet.stop)
 
 
-async def test_a_client_that_never_reads_keeps_no_connection(tmp_path: Path) -> None:
+async def test_client_that_never_reads_is_cut_off(tmp_path: Path) -> None:
     directory = socket_directory(tmp_path)
     endpoint = _endpoint(directory)
     plugin = Plugin(endpoint.resource, lambda: endpoint.offer.value, PluginConfig(PLAIN, 5), NoMetrics())
@@ -327,13 +327,13 @@ def _channel(path: Path) -> grpc.Channel:
 
 
 async def _interrupted(_: Device) -> Device | None:
-    """What comes of waiting for what somebody else cancels."""
+    """Await a future that is cancelled."""
     waited_for: asyncio.Future[Device] = asyncio.get_running_loop().create_future()
     waited_for.cancel()
     return await waited_for
 
 
-async def _for_ever(device: Device) -> Device | None:
+async def _without_end(device: Device) -> Device | None:
     await asyncio.sleep(600)
     return device
 
@@ -342,15 +342,15 @@ async def _for_ever(device: Device) -> Device | None:
     ("refresh", "limit", "expected"),
     [
         (_interrupted, 10, (grpc.StatusCode.INTERNAL, "was interrupted")),
-        (_for_ever, 0.3, (grpc.StatusCode.DEADLINE_EXCEEDED, "took more than 0.3 s")),
+        (_without_end, 0.3, (grpc.StatusCode.DEADLINE_EXCEEDED, "took more than 0.3 s")),
     ],
     ids=["interrupted", "for ever"],
 )
 @pytest.mark.parametrize("method", ["Allocate", "PreStartContainer"])
-async def test_a_call_that_comes_to_no_answer_of_its_own_gets_a_status(
+async def test_call_without_an_answer_ends_with_a_status(
     tmp_path: Path, method: str, refresh: Refresh, limit: float, expected: tuple[grpc.StatusCode, str]
 ) -> None:
-    """Without one kubelet would wait for ever: grpclib sends nothing where a call is cancelled."""
+    """Without a status kubelet would wait for ever: grpclib sends nothing when a call is cancelled."""
     offered = offer(device())
     ids = [device().address]
     requests = {
@@ -375,8 +375,8 @@ async def test_a_call_that_comes_to_no_answer_of_its_own_gets_a_status(
     assert says in (status.details() or "")
 
 
-async def test_a_connection_forgets_the_calls_that_ended_long_ago(tmp_path: Path) -> None:
-    """kubelet has one for as long as it lives, and h2 by itself remembers 65,536."""
+async def test_connection_forgets_ended_calls(tmp_path: Path) -> None:
+    """kubelet keeps one connection as long as it lives, and h2 remembers 65,536 by default."""
     made: list[Any] = []
 
     class Server(rpc_server.RpcServer):
@@ -400,7 +400,7 @@ async def test_a_connection_forgets_the_calls_that_ended_long_ago(tmp_path: Path
                 assert 0 < len(protocol.connection._connection._closed_streams) <= 1024
 
 
-async def test_a_dead_instances_socket_that_could_not_be_removed_is_tried_again_soon(tmp_path: Path) -> None:
+async def test_failed_removal_of_a_dead_instances_socket_is_retried_soon(tmp_path: Path) -> None:
     dead = tmp_path / f"fpga-x-{'0' * 12}-fpga.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(dead))

@@ -44,7 +44,7 @@ def test_sockets_and_locks_are_for_root_alone(node: SampleNode, kubelet: Kubelet
     "shell", ["../../../../tmp/evil", "/etc/cron.d/evil", 'a"}], "x": "', "$(reboot)", "é" * 90]
 )
 def test_a_shell_s_name_leads_nowhere(node: SampleNode, kubelet: KubeletDouble, shell: str) -> None:
-    """What a card calls itself is in names, variables, files and logs, and nowhere more than a name."""
+    """A card's own name appears in names, variables, files and logs, and is never a path there."""
     card = node.add_card("u200")
     card.write("rom/VBNV", shell)
     folders = {"CDI_DIR": f"{node.root}/cdi", "NFD_FEATURES_DIR": f"{node.root}/nfd"}
@@ -80,7 +80,7 @@ def test_a_shell_s_name_leads_nowhere(node: SampleNode, kubelet: KubeletDouble, 
 def test_a_rule_for_names_leads_nowhere(
     node: SampleNode, kubelet: KubeletDouble, rule: str, serial: str, name: str
 ) -> None:
-    """A file of rules names a resource, and a resource's name is in its socket's; a path is none of both."""
+    """A rule names a resource, and a socket's name contains the resource's; neither can be a path."""
     card = node.add_card("u200", serial=serial)
     rules = Path(node.root, "rules.yaml")
     rules.write_text(json.dumps([{"match": {}, "name": rule}]))
@@ -102,7 +102,7 @@ def test_a_rule_for_names_leads_nowhere(
     ("serial", "taken"),
     [
         ("S" * 64, True),
-        ("../../etc/passwd", True),  # a text like any other, and in no path
+        ("../../etc/passwd", True),  # a text like any other: it is used in no path
         ("S" * 65, False),
         ("S" * 4097, False),
         ("S" * (1 << 20), False),
@@ -136,7 +136,7 @@ def test_only_a_render_node_is_handed_out(node: SampleNode, name: str) -> None:
 
 
 @pytest.mark.parametrize("file", ["module/xocl/version", "fs/selinux/enforce"])
-def test_a_pipe_in_sysfs_holds_up_nobody(node: SampleNode, file: str) -> None:
+def test_a_pipe_in_sysfs_blocks_no_command(node: SampleNode, file: str) -> None:
     node.add_card("u200")
     path = f"{node.sysfs_root}/{file}"
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -169,7 +169,7 @@ async def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
 def test_a_planted_link_is_neither_the_lock_folder_nor_a_socket(
     node: SampleNode, kubelet: KubeletDouble
 ) -> None:
-    """One in place of the folder is replaced by it; a socket behind one that has a socket's name stays."""
+    """A link in place of the folder is removed; a socket behind a link with a socket's name stays."""
     node.add_card("u200")
     victims = Path(node.root, "victims")
     victims.mkdir()
@@ -190,7 +190,7 @@ def test_a_planted_link_is_neither_the_lock_folder_nor_a_socket(
     assert sorted(os.listdir(victims)) == ["0000000001-00000000", "dead.sock"]
 
 
-async def test_what_another_instance_writes_is_left_to_it_and_what_a_dead_one_left_is_removed(
+async def test_temporary_files_of_dead_instances_only_are_removed(
     tmp_path: Path,
 ) -> None:
     written, left = tmp_path / ".file.01234567.0", tmp_path / ".file.89abcdef.0"
@@ -201,13 +201,13 @@ async def test_what_another_instance_writes_is_left_to_it_and_what_a_dead_one_le
     assert sorted(os.listdir(tmp_path)) == [written.name, "file"]
 
 
-async def test_a_file_that_could_not_be_written_once_is_tried_again_soon(tmp_path: Path) -> None:
-    # Without a descriptor left nothing happens in the directory that would wake whoever keeps the file.
+async def test_a_failed_write_is_retried_soon(tmp_path: Path) -> None:
+    # Without a free descriptor nothing changes in the directory that would wake the keeper of the file.
     path = tmp_path / "file"
     kept = ManagedFile(str(path))
     keeping = asyncio.create_task(kept.run())
     assert await kept.set("one")
-    await asyncio.sleep(0.2)  # it looks after the write, and waits
+    await asyncio.sleep(0.2)  # it checks after the write, then waits
     none_left = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     with mock.patch("xilinx_fpga_dp.hostfiles.managed_file.open", side_effect=none_left, create=True):
         assert not await kept.set("two")
@@ -216,10 +216,10 @@ async def test_a_file_that_could_not_be_written_once_is_tried_again_soon(tmp_pat
             await asyncio.sleep(0.01)
     keeping.cancel()
     await asyncio.wait([keeping])
-    assert await kept.set("two")  # after any look that was under way, or its file would stay open
+    assert await kept.set("two")  # after any check under way, or its file would stay open
 
 
-async def test_what_it_should_say_may_change_while_it_is_written(tmp_path: Path) -> None:
+async def test_content_may_change_during_a_write(tmp_path: Path) -> None:
     kept = ManagedFile(str(tmp_path / "file"))
 
     def slow(_: str) -> list[str]:
@@ -235,7 +235,7 @@ async def test_what_it_should_say_may_change_while_it_is_written(tmp_path: Path)
     assert os.listdir(tmp_path) == []
 
 
-async def test_a_file_is_written_though_who_asked_for_it_gives_up(tmp_path: Path) -> None:
+async def test_a_file_is_written_although_its_caller_is_cancelled(tmp_path: Path) -> None:
     # As Allocate does when kubelet gives the call up: cut half way, a file would stay open.
     kept = ManagedFile(str(tmp_path / "file"))
     for turns, wanted in enumerate(("one", "two", "three", "four")):
@@ -251,7 +251,7 @@ async def test_a_file_is_written_though_who_asked_for_it_gives_up(tmp_path: Path
 
 
 @pytest.mark.parametrize("ends", ["amid the next", "after the next"])
-async def test_a_write_that_hung_and_ends_late_spoils_none_that_came_after(tmp_path: Path, ends: str) -> None:
+async def test_a_write_that_ends_late_spoils_no_later_one(tmp_path: Path, ends: str) -> None:
     kept = ManagedFile(str(tmp_path / "file"))
     hung, answering, ended = threading.Event(), threading.Event(), threading.Event()
     replace, unlink = os.replace, os.unlink
@@ -293,8 +293,8 @@ async def test_a_write_that_hung_and_ends_late_spoils_none_that_came_after(tmp_p
 
 
 @pytest.mark.parametrize("name", sorted(SEEDS))
-def test_what_fuzzing_begins_with_is_taken(name: str) -> None:
-    """The targets themselves are run by `make fuzz` alone, which is not in every run of tests."""
+def test_targets_accept_their_seeds(name: str) -> None:
+    """Only `make fuzz` runs the targets with other input."""
     script = (
         "from tests.faults.fuzz.seeds import SEEDS; from tests.faults.fuzz.targets import TARGETS\n"
         f"for seed in [b'', *SEEDS[{name!r}]]: TARGETS[{name!r}](seed)"

@@ -1,4 +1,4 @@
-"""The generated messages write and read the same bytes as google.protobuf's, whatever is in them.
+"""The generated messages write and read the same bytes as google.protobuf's, for any content.
 
 Every message of the API is tried: strategies and field names come from google's descriptors, and
 ours are found by full name and field number, since their generated names are irregular.
@@ -20,12 +20,12 @@ from xilinx_fpga_dp.rpc.api.message_pool import default_message_pool
 
 from .wire import pb
 
-# A message as plain values by field number, built in either library: what is absent is left out.
+# A message as plain values by field number, built in either library: absent fields are left out.
 Plain = Mapping[int, Any]
 
 MESSAGES: dict[str, Descriptor] = dict(pb.DESCRIPTOR.message_types_by_name)
 every_message = pytest.mark.parametrize("descriptor", MESSAGES.values(), ids=MESSAGES)
-# Deadlines are off: a machine under load is no fault of the bytes.
+# Without deadlines: the load of the machine does not matter here.
 few = settings(max_examples=25, deadline=None)
 
 _SCALARS: dict[int, st.SearchStrategy[Any]] = {
@@ -51,7 +51,7 @@ def _values(field: FieldDescriptor) -> st.SearchStrategy[Any]:
 
 
 def _plain(descriptor: Descriptor) -> st.SearchStrategy[dict[int, Any]]:
-    """Any content of one message; each field may be absent."""
+    """Generate any content of one message; each field may be absent."""
     optional = {field.number: _values(field) for field in descriptor.fields}
     return st.fixed_dictionaries({}, optional=optional)
 
@@ -65,31 +65,31 @@ def _convert(field: FieldDescriptor, value: Any, build: Any) -> Any:
 
 
 def google(descriptor: Descriptor, plain: Plain) -> Any:
-    """The message as google.protobuf builds it."""
+    """Build the message with google.protobuf."""
     names = descriptor.fields_by_number
     fields = {names[n].name: _convert(names[n], value, google) for n, value in plain.items()}
     return getattr(pb, descriptor.name)(**fields)
 
 
 def ours_of(descriptor: Descriptor) -> type[betterproto2.Message]:
-    """The generated class of the same full name."""
+    """Return the generated class of the same full name."""
     return default_message_pool.url_to_type[f"type.googleapis.com/{descriptor.full_name}"]
 
 
 def names_of(kind: Any) -> dict[int, str]:
-    """The generated field names, by field number."""
+    """Return the generated field names, by field number."""
     return {field.metadata["betterproto"].number: field.name for field in dataclasses.fields(kind)}
 
 
 def ours(descriptor: Descriptor, plain: Plain) -> betterproto2.Message:
-    """The message as the generated code builds it."""
+    """Build the message with the generated code."""
     kind = ours_of(descriptor)
     names, fields = names_of(kind), descriptor.fields_by_number
     return kind(**{names[n]: _convert(fields[n], value, ours) for n, value in plain.items()})
 
 
 def in_google_order(plain: Any) -> Any:
-    """The same with its maps in the order google writes them when it is deterministic.
+    """Return the same with its maps in google's deterministic order.
 
     By the keys' bytes, and of two keys of which one begins the other the longer first: hence the
     last byte, which UTF-8 never has.
@@ -104,7 +104,7 @@ def in_google_order(plain: Any) -> Any:
 
 
 def encoded(message: Any) -> bytes:
-    """The bytes google.protobuf writes, always the same for the same message."""
+    """Return google.protobuf's deterministic bytes of a message."""
     written: bytes = message.SerializeToString(deterministic=True)
     return written
 
@@ -169,7 +169,7 @@ def test_an_unknown_field_changes_nothing_and_is_kept(
 @pytest.mark.parametrize(
     ("message", "wire"),
     [
-        # betterproto 1.2.5 drops what is empty in a list: a device's place on NUMA node 0 among it.
+        # betterproto 1.2.5 drops empty messages from a list, NUMA node 0 of a device among them.
         (v1beta1.TopologyInfo(nodes=[v1beta1.NumaNode(id=0)]), b"\x0a\x00"),
         (
             v1beta1.AllocateResponse(container_responses=[v1beta1.ContainerAllocateResponse()]),
@@ -177,12 +177,12 @@ def test_an_unknown_field_changes_nothing_and_is_kept(
         ),
         (v1beta1.ContainerAllocateResponse(mounts=[v1beta1.Mount()]), b"\x12\x00"),
         (v1beta1.PreStartContainerRequest(devices_ids=[""]), b"\x0a\x00"),
-        # No topology and a topology without nodes are two things.
+        # No topology and a topology without nodes differ.
         (v1beta1.Device(topology=v1beta1.TopologyInfo()), b"\x1a\x00"),
         (v1beta1.Device(topology=None), b""),
     ],
 )
-def test_what_is_there_but_empty_is_written(message: betterproto2.Message, wire: bytes) -> None:
+def test_present_but_empty_fields_are_written(message: betterproto2.Message, wire: bytes) -> None:
     assert bytes(message) == wire
     assert type(message).parse(wire) == message
     full_name = default_message_pool.type_to_url[type(message)].rpartition("/")[2]

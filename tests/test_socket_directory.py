@@ -1,4 +1,4 @@
-"""Looks at the socket directory: what was done before one was asked for is seen."""
+"""Scans of the socket directory: each shows what was done before it was requested."""
 
 import asyncio
 import socket
@@ -21,24 +21,24 @@ def _make_socket(path: Path) -> None:
         listener.bind(str(path))
 
 
-class _Slow:
-    """The real look, of which the first has seen the directory long before it returns."""
+class _SlowScan:
+    """The real scan; the first one reads the directory long before it returns."""
 
     def __init__(self) -> None:
         self.seen = threading.Event()
         self.go = threading.Event()
-        self._look = module._scan
+        self._scan = module._scan
 
     def __call__(self, *args: object) -> DirectoryState:
-        outcome = self._look(*args)  # type: ignore[arg-type]
+        outcome = self._scan(*args)  # type: ignore[arg-type]
         if not self.seen.is_set():
             self.seen.set()
             self.go.wait(10)
         return outcome
 
 
-async def test_a_look_that_was_given_up_is_not_taken_for_news(tmp_path: Path) -> None:
-    slow = _Slow()
+async def test_result_of_a_cancelled_scan_is_not_used(tmp_path: Path) -> None:
+    slow = _SlowScan()
     directory = socket_directory(tmp_path)
     with mock.patch.object(module, "_scan", slow):
         asking = asyncio.create_task(directory.refresh())
@@ -52,8 +52,8 @@ async def test_a_look_that_was_given_up_is_not_taken_for_news(tmp_path: Path) ->
         assert {name for name, _ in (await again).sockets} == {_OURS}
 
 
-async def test_what_a_late_look_returns_is_not_taken_for_news(tmp_path: Path) -> None:
-    slow = _Slow()
+async def test_result_of_a_late_scan_is_not_used(tmp_path: Path) -> None:
+    slow = _SlowScan()
     directory = socket_directory(tmp_path)
     with mock.patch.object(module, "_scan", slow):
         with mock.patch.object(module, "_SCAN_LIMIT", 0.1):
@@ -66,9 +66,9 @@ async def test_what_a_late_look_returns_is_not_taken_for_news(tmp_path: Path) ->
     assert {name for name, _ in seen.sockets} == {_OURS}
 
 
-async def test_however_much_happens_it_looks_at_an_even_pace_and_sees_the_end(tmp_path: Path) -> None:
+async def test_rate_of_scans_is_bounded_and_the_last_change_is_seen(tmp_path: Path) -> None:
     directory = socket_directory(tmp_path)
-    with mock.patch.object(module, "_scan", mock.Mock(wraps=module._scan)) as looks:
+    with mock.patch.object(module, "_scan", mock.Mock(wraps=module._scan)) as scans:
         async with asyncio.TaskGroup() as group:
             running = group.create_task(directory.run())
             began = time.monotonic()
@@ -78,15 +78,15 @@ async def test_however_much_happens_it_looks_at_an_even_pace_and_sees_the_end(tm
             took = time.monotonic() - began
             async with asyncio.timeout(5):
                 await directory.state.until(lambda seen: bool(seen.sockets))
-            count = looks.call_count
+            count = scans.call_count
             running.cancel()
     assert count <= module._BURST + took / module._INTERVAL + 3
 
 
-async def test_one_that_has_failed_is_begun_again_and_speaks(tmp_path: Path) -> None:
+async def test_restart_after_a_failure_is_active(tmp_path: Path) -> None:
     directory = socket_directory(tmp_path)
     await directory.refresh()
-    failing = mock.patch.object(directory, "refresh", side_effect=RuntimeError("what nobody has thought of"))
+    failing = mock.patch.object(directory, "refresh", side_effect=RuntimeError("a bug"))
     with failing, pytest.raises(RuntimeError):
         await directory.run()
     running = asyncio.create_task(directory.run())
@@ -97,4 +97,4 @@ async def test_one_that_has_failed_is_begun_again_and_speaks(tmp_path: Path) -> 
         await directory.state.until(lambda seen: bool(seen.sockets))
     running.cancel()
     await asyncio.wait([running])
-    assert (await directory.refresh()).standby, "it has made room for another"
+    assert (await directory.refresh()).standby, "it stands by once it has been cancelled"

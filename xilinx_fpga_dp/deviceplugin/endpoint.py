@@ -1,6 +1,6 @@
 """One resource's endpoint at kubelet.
 
-One task a resource goes round this loop, a round for each socket, and tells where it is by ``status``:
+One task a resource goes round this loop, a round for each socket; ``status`` shows where it is:
 
     wait for kubelet -> bind -> serve -> register -> list live -> (round again, or the offer is gone)
 
@@ -22,6 +22,7 @@ import asyncio
 import errno
 import logging
 import random
+from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -149,7 +150,7 @@ class Endpoint:
         async with self._directory.serving(plugin, self.resource, plugin.disconnected) as socket:
             why = await race(
                 self._gone(),
-                self._superseded(newest),
+                _then(self._superseded(newest), _SUPERSEDED),
                 self._register(plugin, socket, reached),
                 self._unreachable(socket, reached),
             )
@@ -158,11 +159,12 @@ class Endpoint:
             if self.offer.value is None:
                 self._send_list(plugin)  # kubelet may read the list before it answers Register
                 return
-            listed_at = self._registered(socket)
+            self._registered(socket)
+            listed_at = asyncio.get_running_loop().time()
             why = await race(
                 self._unreachable(socket, reached),
-                self._stream_ended(plugin),
-                self._asked_again(),
+                _then(plugin.stream.until(lambda stream: stream is ListStream.ENDED), _STREAM_ENDED),
+                _then(self._again.wait(), "asked to register again"),
                 self._stand_by(newest),
                 self._list(plugin),
             )
@@ -243,14 +245,6 @@ class Endpoint:
         """Wait until the offer is gone."""
         await self.offer.until(lambda offer: offer is None)
 
-    async def _stream_ended(self, plugin: Plugin) -> str:
-        await plugin.stream.until(lambda stream: stream is ListStream.ENDED)
-        return _STREAM_ENDED
-
-    async def _asked_again(self) -> str:
-        await self._again.wait()
-        return "asked to register again"
-
     async def _unreachable(self, socket: ServedSocket, reached: set[Identity | None]) -> str:
         """Wait until the directory shows a kubelet that is new, or that can't reach this socket.
 
@@ -276,10 +270,9 @@ class Endpoint:
             if is_gone(state):
                 return "its socket is gone"
 
-    async def _superseded(self, newest: str) -> str:
+    async def _superseded(self, newest: str) -> None:
         """Wait until a newer instance than ``newest`` lives or has lived."""
         await self._directory.state.until(lambda state: state.standby or state.newest_instance != newest)
-        return _SUPERSEDED
 
     async def _stand_by(self, newest: str) -> str:
         """Wait until a newer instance than ``newest`` has come and gone.
@@ -310,12 +303,10 @@ class Endpoint:
     def _update(self, **changes: Any) -> None:
         self.status.set(replace(self.status.value, **changes))
 
-    def _registered(self, socket: ServedSocket) -> float:
-        """Note the success; return its time."""
+    def _registered(self, socket: ServedSocket) -> None:
         self._update(phase=Phase.LISTED, last_error=None)
         self._metrics.registration(self.resource, "ok")
         log.info("registered", extra={"resource": self.resource, "endpoint": socket.name})
-        return asyncio.get_running_loop().time()
 
     def _failed(self, error: Exception) -> None:
         self._metrics.registration(self.resource, "failed")
@@ -325,6 +316,11 @@ class Endpoint:
         level = logging.DEBUG if expected else logging.WARNING
         log.log(level, "not registered yet", extra={"resource": self.resource, "error": text})
         self._update(failures=status.failures + 1, last_error=text)
+
+
+async def _then(wait: Awaitable[object], why: str) -> str:
+    await wait
+    return why
 
 
 def _sentence(error: Exception) -> str:

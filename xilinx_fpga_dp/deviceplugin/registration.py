@@ -24,14 +24,8 @@ async def register(
 ) -> None:
     """Register ``endpoint``, a socket name in kubelet's own directory, for ``resource``.
 
-    kubelet dials the endpoint before it answers, so it must be served already.
-
-    Args:
-        kubelet_socket: path of kubelet's socket.
-        endpoint: name of the plugin's socket.
-        resource: name of the resource.
-        options: what kubelet shall call.
-        permit: called when kubelet is connected and nothing has been sent; what it raises ends the call.
+    kubelet dials the endpoint before it answers, so it must be served already. ``permit`` is called when
+    kubelet is connected and nothing has been sent; what it raises ends the call.
 
     Raises:
         OSError: kubelet's socket can't be connected to, or the endpoint's is gone.
@@ -57,12 +51,9 @@ async def greet(kubelet_socket: str, limit: float) -> None:
     Calls a method that kubelet does not have. grpc-go refuses that before any code of kubelet's runs
     (server.go handleStream), and its message tells an unknown method from an unknown service.
 
-    Args:
-        kubelet_socket: path of the socket.
-        limit: seconds it may take.
-
     Raises:
-        OSError: the socket can't be connected to, or not kubelet answers; a TimeoutError: nothing does.
+        OSError: the socket can't be connected to, or its server is not kubelet.
+        TimeoutError: there is no answer within ``limit`` seconds.
     """
     try:
         async with (

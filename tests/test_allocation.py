@@ -27,6 +27,7 @@ from tests.process import Service, cli, eventually, remove
 from tests.test_resources import PLAIN, device, offer
 from xilinx_fpga_dp.hostfiles.host_paths import HostPaths
 from xilinx_fpga_dp.model import Device, Inventory, Shell
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.resources.documents import cdi
 from xilinx_fpga_dp.resources.naming import SHARED, Naming, name_problem
 from xilinx_fpga_dp.resources.offers import offers_of
@@ -306,10 +307,10 @@ class TestCdi:
 
         kubelet.start()
         with Service(settings) as older:
-            older.logged("registered")
+            older.logged(Event.REGISTERED)
             with Service(settings | {"EXPOSE_MGMT": "true"}) as newer:
-                newer.logged("registered")
-                older.logged("superseded by a newer instance")
+                newer.logged(Event.REGISTERED)
+                older.logged(Event.SUPERSEDED)
                 eventually(exposed, "the newer's")
                 before = os.stat(path)
                 os.utime(path)  # wakes both
@@ -355,7 +356,7 @@ class TestCdi:
             with Service(settings) as service:
                 kubelet.start()
                 kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
-                service.logged("cannot write file")
+                service.logged(Event.FILE_NOT_WRITTEN)
                 if strategy == "cdi":
                     with pytest.raises(grpc.RpcError, match="CDI spec"):
                         kubelet.allocate(U55C, [A])
@@ -380,7 +381,7 @@ class TestMounts:
                 ("/opt/xilinx/xrt", "/opt/xilinx/xrt", True)
             ]
             service.logged(
-                "extra mount left out", error="not on the host", path="/etc/OpenCL/vendors/xilinx.icd"
+                Event.EXTRA_MOUNT_LEFT_OUT, error="not on the host", path="/etc/OpenCL/vendors/xilinx.icd"
             )
             os.makedirs(f"{pair.root}/host/etc/OpenCL/vendors")
             with open(f"{pair.root}/host/etc/OpenCL/vendors/xilinx.icd", "w"):

@@ -17,6 +17,7 @@ from tests.process import Service, cli
 from tests.test_naming import kubelet_takes
 from xilinx_fpga_dp.hostfiles.watched_file import FileState
 from xilinx_fpga_dp.model import Device, Inventory, Offers, Shell
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.resources.compat_1_3_0.advice import advice, as_rules
 from xilinx_fpga_dp.resources.compat_1_3_0.names import Compat130Names, NameCustomize, parse
 from xilinx_fpga_dp.resources.compat_1_3_0.settings import NAME_CUSTOMIZE, VARIABLES, Compat130Settings
@@ -231,8 +232,8 @@ def test_variable_without_compat_is_a_warning(node: SampleNode, monkeypatch: pyt
         monkeypatch.setenv(name, "True")
     with Service(settings_for(node)) as service:
         for name in VARIABLES:
-            service.logged("ignored: it needs XILINX_FPGA_DP_COMPAT=1.3.0", variable=name, level="warning")
-        service.logged("device found", resource="xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320")
+            service.logged(Event.COMPAT_NEEDED, variable=name, level="warning")
+        service.logged(Event.DEVICE_FOUND, resource="xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320")
 
 
 def test_service_with_compat(
@@ -249,7 +250,7 @@ def test_service_with_compat(
     template = {"RESOURCE_NAME_TEMPLATE": "{board}"}
     with Service(settings_for(node, COMPAT="1.3.0", RESOURCE_RENAMES=str(path), **template)) as service:
         service.logged(
-            "ignored: names are those of plugin 1.3.0 with COMPAT",
+            Event.COMPAT_TEMPLATE_IGNORED,
             variable="XILINX_FPGA_DP_RESOURCE_NAME_TEMPLATE",
             level="warning",
         )
@@ -263,15 +264,15 @@ def test_service_with_compat(
         kubelet.wait_for(lambda: kubelet.resources() == expected)
         answer = kubelet.allocate("amd.com/fast-u200-1561465320", ["0000:21:00.1-1"])
         assert len(answer.container_responses[0].devices) == 2, "every card of the node"
-        advised = {e["was"]: e["write"] for e in service.events if e["event"] == "COMPAT: what to write now"}
+        advised = {e["was"]: e["write"] for e in service.events if e["event"] == Event.COMPAT_ADVICE}
         assert "XILINX_FPGA_DP_RESOURCE_PREFIX=amd.com/" in advised["its prefix"]
         assert "SHARED_REPLICAS=2" in advised["VirtualDev=True, VirtualNum=2"]
-        rules = service.logged("COMPAT: NameCustomize.json as rules")["write"]
+        rules = service.logged(Event.COMPAT_RULES)["write"]
         assert '- {match: {board: "u200"}, name: "fast-{board}-{timestamp}", share: true}' in rules
         path.write_text('{"*-*-*": "\'all\'"}')
         kubelet.wait_for(lambda: kubelet.allocatable("amd.com/all") == 4)
         path.write_text('{"*-*-*": all}')
-        assert "is no JSON object of names" in service.logged("configuration warning")["problem"]
+        assert "is no JSON object of names" in service.logged(Event.CONFIGURATION_WARNING)["problem"]
         assert kubelet.allocatable("amd.com/all") == 4
 
 

@@ -28,6 +28,7 @@ from xilinx_fpga_dp.aio.supervise import end
 from xilinx_fpga_dp.deviceplugin.instance_lock import lock_folder
 from xilinx_fpga_dp.deviceplugin.messages import options
 from xilinx_fpga_dp.deviceplugin.registration import register
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
@@ -266,11 +267,11 @@ def test_a_directory_that_is_away_takes_nothing_from_a_kubelet_that_lives(
     registered: KubeletDouble, cards: SampleNode, service: Service
 ) -> None:
     os.rename(cards.socket_dir, f"{cards.socket_dir}.away")
-    service.logged("socket directory unusable", problem="No such file or directory")
+    service.logged(Event.SOCKET_DIRECTORY_UNUSABLE, problem="No such file or directory")
     cards.cards[0].offline()
     registered.wait_for(lambda: registered.allocatable(U200) == 1)
     os.rename(f"{cards.socket_dir}.away", cards.socket_dir)
-    service.logged("socket directory usable again")
+    service.logged(Event.SOCKET_DIRECTORY_USABLE)
     time.sleep(0.3)
     assert len(registered.registrations) == 2
     assert registered.ends == []
@@ -286,7 +287,7 @@ def test_a_directory_that_is_removed_file_by_file_takes_nothing_either(
     remove(Path(cards.socket_dir))
     if time.monotonic() - began > 0.015:
         pytest.skip("this machine is too busy to remove a directory at once")
-    service.logged("socket directory unusable", problem="No such file or directory")
+    service.logged(Event.SOCKET_DIRECTORY_UNUSABLE, problem="No such file or directory")
     time.sleep(0.3)
     assert registered.ends == []
 
@@ -294,8 +295,7 @@ def test_a_directory_that_is_removed_file_by_file_takes_nothing_either(
 def test_kubelet_absent_at_start_is_waited_for(
     cards: SampleNode, kubelet: KubeletDouble, service: Service
 ) -> None:
-    hint = service.logged("no kubelet yet; to try without one: "
-                          "python -m xilinx_fpga_dp simulate")  # fmt: skip
+    hint = service.logged(Event.NO_KUBELET)  # fmt: skip
     assert hint["path"].endswith("kubelet.sock")
     assert ours(cards) == []
     kubelet.start()
@@ -316,11 +316,11 @@ def test_a_kubelet_that_dies_leaves_its_socket_and_is_waited_for(
 ) -> None:
     registered.kill()
     assert os.path.exists(registered.socket)
-    service.logged("not registered yet", resource=U200)
+    service.logged(Event.NOT_REGISTERED, resource=U200)
     time.sleep(1)
     registered.start()
     registered.wait_for(lambda: registered.allocatable(U200) == 2)
-    complaints = [e for e in service.events if e["event"] == "not registered yet" and e["resource"] == U200]
+    complaints = [e for e in service.events if e["event"] == Event.NOT_REGISTERED and e["resource"] == U200]
     assert len(complaints) <= 3, "the same complaint is not repeated"
 
 
@@ -383,13 +383,12 @@ def test_a_directory_made_anew_is_found(registered: KubeletDouble, cards: Sample
 def test_a_directory_that_comes_late_is_found(cards: SampleNode, kubelet: KubeletDouble) -> None:
     os.rmdir(cards.socket_dir)
     with Service(settings_for(cards)) as service:
-        service.logged("socket directory unusable", problem="No such file or directory")
-        hint = service.logged("no kubelet yet; to try without one: "
-                              "python -m xilinx_fpga_dp simulate")  # fmt: skip
+        service.logged(Event.SOCKET_DIRECTORY_UNUSABLE, problem="No such file or directory")
+        hint = service.logged(Event.NO_KUBELET)  # fmt: skip
         assert hint["problem"] == "No such file or directory"
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
-        service.logged("socket directory usable again")
+        service.logged(Event.SOCKET_DIRECTORY_USABLE)
 
 
 @pytest.mark.parametrize("fault", ["refuse", "register_hang", "list_delay"])
@@ -401,7 +400,7 @@ def test_a_kubelet_in_trouble_is_asked_again(
     kubelet.start()
     if fault == "refuse":
         kubelet.wait_for(lambda: len(kubelet.refusals) >= 6)
-        assert service.logged("not registered yet")["error"].startswith("kubelet refused")
+        assert service.logged(Event.NOT_REGISTERED)["error"].startswith("kubelet refused")
         times = [refusal.time for refusal in kubelet.refusals if refusal.resource == U200]
         assert max(b - a for a, b in pairwise(times)) < 5, (
             "half a second apart at most, but for a busy machine"
@@ -418,10 +417,10 @@ def test_a_kubelet_that_takes_its_time_is_told_once(node: SampleNode, fault: str
     kubelet = KubeletDouble(Path(node.socket_dir), on_register=told.append)
     setattr(kubelet.faults, fault, seconds)
     with kubelet, Service(settings_for(node)) as service:
-        service.logged("registered", limit=40)
+        service.logged(Event.REGISTERED, limit=40)
         assert len(told) == 1
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
-        assert "not registered yet" not in {each["event"] for each in service.events}
+        assert Event.NOT_REGISTERED not in {each["event"] for each in service.events}
 
 
 def test_a_register_that_hangs_is_given_up_when_kubelet_is_new(
@@ -547,13 +546,13 @@ def test_a_newer_instance_that_ends_lets_the_older_speak_after_its_streams_have_
 ) -> None:
     """Kubelets up to 1.36 drop the endpoint that has registered before an old stream's end."""
     with Service(settings_for(cards)) as older:
-        older.logged("device found")
+        older.logged(Event.DEVICE_FOUND)
         eventually(lambda: len(lock_files(cards)) == 1, "its lock is held")
         with Service(settings_for(cards)) as newer:
-            newer.logged("device found")
+            newer.logged(Event.DEVICE_FOUND)
             kubelet.start()
-            newer.logged("registered", resource=U250)
-            endpoint = newer.logged("registered", resource=U200)["endpoint"]
+            newer.logged(Event.REGISTERED, resource=U250)
+            endpoint = newer.logged(Event.REGISTERED, resource=U200)["endpoint"]
             kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
             count = len(kubelet.registrations)
             cards.cards[0].hang("ready")
@@ -575,7 +574,7 @@ def _refused(kubelet: KubeletDouble, address: str) -> None:
 
 
 def test_it_ends_without_a_kubelet(cards: SampleNode, service: Service) -> None:
-    service.logged("device found")
+    service.logged(Event.DEVICE_FOUND)
     assert service.terminate() == 0
 
 
@@ -659,7 +658,7 @@ def test_a_long_socket_directory_still_fits(node: SampleNode) -> None:
 
 def test_an_unknown_variable_is_a_warning(cards: SampleNode) -> None:
     with Service(settings_for(cards, SERVICE_HOST="10.0.0.1")) as service:
-        assert service.logged("unknown setting ignored")["variable"] == "XILINX_FPGA_DP_SERVICE_HOST"
+        assert service.logged(Event.UNKNOWN_SETTING)["variable"] == "XILINX_FPGA_DP_SERVICE_HOST"
 
 
 def test_of_two_instances_the_newer_speaks(cards: SampleNode, kubelet: KubeletDouble) -> None:
@@ -668,7 +667,7 @@ def test_of_two_instances_the_newer_speaks(cards: SampleNode, kubelet: KubeletDo
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
         [first] = kubelet.lists(U200)
         with Service(settings_for(cards)) as newer:
-            older.logged("superseded by a newer instance", resource=U200)
+            older.logged(Event.SUPERSEDED, resource=U200)
             kubelet.wait_for(lambda: len(kubelet.lists(U200)) == 2)
             assert kubelet.ends == [], "the older keeps its stream: its end would cost the newer's endpoint"
             cards.cards[0].offline()
@@ -690,7 +689,7 @@ def test_a_newer_instance_that_came_and_went_unseen_is_noticed(
     service.process.send_signal(signal.SIGSTOP)
     with Service(settings_for(cards)) as newer:
         for name in (U200, U250):
-            newer.logged("registered", resource=name)
+            newer.logged(Event.REGISTERED, resource=name)
         assert newer.terminate() == 0
     registered.wait_for(lambda: registered.allocatable(U200) == 0)
     service.process.send_signal(signal.SIGCONT)
@@ -705,9 +704,9 @@ def test_the_older_stays_silent_where_the_directory_is_made_anew(
     with Service(settings_for(cards)) as older:
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
         with Service(settings_for(cards)) as newer:
-            older.logged("superseded by a newer instance", resource=U200)
+            older.logged(Event.SUPERSEDED, resource=U200)
             for name in (U200, U250):
-                newer.logged("registered", resource=name)
+                newer.logged(Event.REGISTERED, resource=name)
             newer.process.send_signal(signal.SIGSTOP)  # so that the older is the first in the new directory
             kubelet.kill()
             if remade == "moved":
@@ -721,7 +720,7 @@ def test_the_older_stays_silent_where_the_directory_is_made_anew(
             newer.process.send_signal(signal.SIGCONT)
             kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
             for name in (U200, U250):
-                newer.logged("registered", resource=name, count=2)
+                newer.logged(Event.REGISTERED, resource=name, count=2)
             assert len(kubelet.registrations) == count + 2, "the older stays silent"
 
 
@@ -732,7 +731,7 @@ def test_a_rolling_update_leaves_no_gap_to_speak_of(cards: SampleNode, by_socket
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
         with Service(settings_for(cards)) as newer:
             kubelet.wait_for(lambda: len(kubelet.lists(U200)) == 2)
-            older.logged("superseded by a newer instance", resource=U200)
+            older.logged(Event.SUPERSEDED, resource=U200)
             assert older.terminate() == 0
             kubelet.wait_for(lambda: len(kubelet.ends) >= 2)
             kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
@@ -745,7 +744,7 @@ def test_lock_files_survive_the_wipe_and_those_of_dead_instances_are_removed(
     cards: SampleNode, kubelet: KubeletDouble
 ) -> None:
     with Service(settings_for(cards)) as dead:
-        dead.logged("device found")
+        dead.logged(Event.DEVICE_FOUND)
         eventually(lambda: lock_files(cards), "its lock is held")
         dead.process.kill()
     with Service(settings_for(cards)):
@@ -775,7 +774,7 @@ def test_a_signal_at_start_is_heeded(cards: SampleNode, delay: float, number: si
         if number is signal.SIGTERM:
             assert service.process.wait(20) == 0
         else:
-            service.logged("device found")
+            service.logged(Event.DEVICE_FOUND)
             assert service.terminate() == 0
 
 
@@ -783,7 +782,7 @@ def test_an_unreadable_bus_is_no_evidence_that_cards_are_gone(
     registered: KubeletDouble, cards: SampleNode, service: Service
 ) -> None:
     os.rename(f"{cards.sysfs_root}/bus", f"{cards.sysfs_root}/away")
-    service.logged("scan failed")
+    service.logged(Event.SCAN_FAILED)
     time.sleep(0.5)
     os.rename(f"{cards.sysfs_root}/away", f"{cards.sysfs_root}/bus")
     time.sleep(0.5)
@@ -826,10 +825,11 @@ def test_a_read_only_directory_is_reported_and_waited_for(
     try:
         with Service(settings_for(cards)) as service:
             assert (
-                service.logged("socket directory unusable", path=here)["problem"] == "Read-only file system"
+                service.logged(Event.SOCKET_DIRECTORY_UNUSABLE, path=here)["problem"]
+                == "Read-only file system"
             )
             if there:
-                assert service.logged("not registered yet")["error"] == f"Read-only file system: {here}"
+                assert service.logged(Event.NOT_REGISTERED)["error"] == f"Read-only file system: {here}"
             eventually(lambda: os.system(f"umount {here}") == 0, "a look at it keeps it busy")  # noqa: S605
             if not there:
                 kubelet.start()

@@ -10,6 +10,7 @@ from tests.conftest import running
 from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.model import Device, Inventory, LeftOut, Offers, Reason, Shell
 from xilinx_fpga_dp.observe.device_log import DeviceEventLog
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.observe.logs import JsonLines, TextLines
 from xilinx_fpga_dp.resources.naming import Naming
 from xilinx_fpga_dp.resources.offers import offers_of
@@ -40,12 +41,12 @@ def test_each_change_once(lines: pytest.LogCaptureFixture) -> None:
         tell(journal, time, device, left_out=entry)
     tell(journal, 9)
     assert [record.message for record in lines.records] == [
-        "device found",
-        "left out",
-        "device unhealthy",
-        "device unhealthy",
-        "device healthy",
-        "device gone",
+        Event.DEVICE_FOUND,
+        Event.LEFT_OUT,
+        Event.DEVICE_UNHEALTHY,
+        Event.DEVICE_UNHEALTHY,
+        Event.DEVICE_HEALTHY,
+        Event.DEVICE_GONE,
     ]
 
 
@@ -60,7 +61,7 @@ def test_a_device_that_moves(lines: pytest.LogCaptureFixture) -> None:
     journal = DeviceEventLog()
     tell(journal, 0, DEVICE)
     tell(journal, 1, dataclasses.replace(DEVICE, shell=Shell("other", "2", None)))
-    assert lines.records[-1].message == "device moved to another resource"
+    assert lines.records[-1].message == Event.DEVICE_MOVED
 
 
 def test_flapping_is_folded_and_counted(lines: pytest.LogCaptureFixture) -> None:
@@ -71,9 +72,9 @@ def test_flapping_is_folded_and_counted(lines: pytest.LogCaptureFixture) -> None
     for second in range(100, 200):
         tell(journal, second, DEVICE)
     untold = sum(getattr(record, "changes_suppressed", 0) for record in lines.records)
-    told = sum(record.message in ("device unhealthy", "device healthy") for record in lines.records)
+    told = sum(record.message in (Event.DEVICE_UNHEALTHY, Event.DEVICE_HEALTHY) for record in lines.records)
     assert untold + told >= 99
-    assert lines.records[-1].message == "device healthy", "the newest state comes last"
+    assert lines.records[-1].message == Event.DEVICE_HEALTHY, "the newest state comes last"
 
 
 def test_one_that_comes_and_goes_is_folded_too(lines: pytest.LogCaptureFixture) -> None:
@@ -83,11 +84,11 @@ def test_one_that_comes_and_goes_is_folded_too(lines: pytest.LogCaptureFixture) 
     assert len(lines.records) <= 2 * 7
     for second in range(61, 200):
         tell(journal, second, ill())
-    assert lines.records[-1].message == "device unhealthy", "the newest state comes last"
+    assert lines.records[-1].message == Event.DEVICE_UNHEALTHY, "the newest state comes last"
     tell(journal, 200)
     for second in range(201, 300):
         tell(journal, second)
-    assert lines.records[-1].message == "device gone"
+    assert lines.records[-1].message == Event.DEVICE_GONE
     assert lines.records[-1].__dict__["resource"] == "xilinx.com/fpga-xilinx_u200_a-1"
     assert not journal._devices
 
@@ -104,7 +105,7 @@ async def test_suppressed_changes_are_logged_without_another_change(
             await asyncio.sleep(0)
         while not getattr(lines.records[-1], "changes_suppressed", 0):
             await asyncio.sleep(0.01)
-    assert lines.records[-1].message == "device healthy"
+    assert lines.records[-1].message == Event.DEVICE_HEALTHY
 
 
 @pytest.mark.parametrize("formatter", [JsonLines(), TextLines()])

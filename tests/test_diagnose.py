@@ -27,6 +27,7 @@ from xilinx_fpga_dp.cli.diagnose.checks import Level
 from xilinx_fpga_dp.cli.diagnose.findings import Findings, NodeStatus, Problem
 from xilinx_fpga_dp.deviceplugin.instance_lock import lock_folder
 from xilinx_fpga_dp.model import Device, LeftOut, Offer, Offers, Reason, Shell, Unit
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import DAMAGES, Damage, SampleNode
 
 U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
@@ -105,7 +106,7 @@ def test_a_running_service_is_not_disturbed(node: SampleNode, kubelet: KubeletDo
         _, lines = diagnose(node)
         line_with(lines, "ok    service: it runs on this node")
         with Service(settings_for(node)) as second:
-            second.logged("registered")
+            second.logged(Event.REGISTERED)
             _, lines = diagnose(node)
             line_with(lines, "warn  service: 2 instances", "delete one DaemonSet")
         eventually(lambda: kubelet.allocatable(U200) == 1, "the older instance serves again")
@@ -116,12 +117,12 @@ def test_a_service_that_kubelet_refuses(node: SampleNode, kubelet: KubeletDouble
     node.add_card("u200")
     pages = Probed(node)
     with Service(pages.settings) as service:
-        service.logged("serving HTTP")
+        service.logged(Event.SERVING_HTTP)
         _, lines = diagnose(node, HTTP_ADDRESS=pages.address)
         line_with(lines, f"fail  service: it runs and is not ready: not registered: {U200}; ", "its log")
         kubelet.faults.refuse = grpc.StatusCode.UNKNOWN
         kubelet.start()
-        service.logged("not registered yet")
+        service.logged(Event.NOT_REGISTERED)
         code, lines = diagnose(node, HTTP_ADDRESS=pages.address)
         assert code == 1
         line_with(
@@ -148,7 +149,7 @@ def test_another_program_has_the_address(node: SampleNode) -> None:
     with HTTPServer(("127.0.0.1", 0), OtherProgram) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with Service(settings_for(node, HTTP_ADDRESS="")) as service:
-            service.logged("device found")
+            service.logged(Event.DEVICE_FOUND)
             _, lines = diagnose(node, HTTP_ADDRESS=f"127.0.0.1:{server.server_port}")
             line_with(lines, "ok    service: it runs")
         server.shutdown()

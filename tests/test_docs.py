@@ -17,6 +17,7 @@ from tests.test_probes import Probed
 from xilinx_fpga_dp import cli
 from xilinx_fpga_dp.cli.diagnose.checks import CHECKS
 from xilinx_fpga_dp.model import Reason
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.resources.documents import nfd as labels
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
@@ -73,7 +74,7 @@ def test_every_command_works(page: str, node: SampleNode, kubelet: KubeletDouble
     kubelet.start()
     probed = Probed(node)
     with Service(probed.settings) as service:
-        service.logged("serving HTTP")
+        service.logged(Event.SERVING_HTTP)
         eventually(lambda: probed.get("readyz")[0] == 200, "ready")
         for command in commands(page):
             here = re.sub(r"\bpython ", f"{shlex.quote(sys.executable)} ", command)
@@ -161,8 +162,8 @@ def test_every_metric_has_a_row(node: SampleNode, kubelet: KubeletDouble) -> Non
     kubelet.start()
     probed = Probed(node)
     with Service(probed.settings) as service:
-        service.logged("registered")
-        service.logged("serving HTTP")
+        service.logged(Event.REGISTERED)
+        service.logged(Event.SERVING_HTTP)
         names = {re.split(r"[{ ]", name)[0] for name in probed.series()}
     for name in names:
         base = re.sub(r"_(bucket|count|sum|created)$", "", name)
@@ -171,20 +172,16 @@ def test_every_metric_has_a_row(node: SampleNode, kubelet: KubeletDouble) -> Non
 
 def test_every_log_event_has_a_row_and_every_row_an_event() -> None:
     page = text("docs/reference/log-events.md")
+    rows = [row.split("|")[1] for row in page.splitlines() if row.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"`([^`]+)`", row)} == {str(event) for event in Event}
+
+
+def test_every_log_call_names_a_member_of_the_enum() -> None:
     code = [ast.parse(path.read_text()) for path in (ROOT / "xilinx_fpga_dp").rglob("*.py")]
-    calls = [node for module in code for node in ast.walk(module) if isinstance(node, ast.Call)]
-    events = [
-        str(call.args[0].value)
-        for call in calls
-        if re.fullmatch(r"log\.(info|warning|error|exception)", ast.unparse(call.func))
-        and isinstance(call.args[0], ast.Constant)
-    ]
-    assert len(events) > 30
-    for event in events:
-        assert f"`{event}`" in page, event
-    source = "".join(path.read_text() for path in (ROOT / "xilinx_fpga_dp").rglob("*.py"))
-    for cell in re.findall(r"^\| (`[^|]*) \| (?:info|warning|error)\b", page, re.MULTILINE):
-        assert all(event in source for event in re.findall(r"`([^`]+)`", cell)), cell
+    calls = [ast.unparse(node) for module in code for node in ast.walk(module) if isinstance(node, ast.Call)]
+    logged = [call for call in calls if call.startswith("log.")]
+    assert len(logged) > 30
+    assert [call for call in logged if "Event." not in call and not call.startswith("log.info(event,")] == []
 
 
 def test_every_check_of_diagnose_has_a_row() -> None:

@@ -16,6 +16,7 @@ from tests.test_discovery import listed, only_device, only_reason, scanner_for, 
 from tests.test_probes import Probed
 from xilinx_fpga_dp.discovery.drivers.zocl import board_of, shell_of
 from xilinx_fpga_dp.model import Device, Reason, Shell
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.resources.naming import Naming, name_problem
 from xilinx_fpga_dp.resources.offers import offers_of
 from xilinx_fpga_dp.simulate.sysfs.boards import XrtBoard
@@ -242,14 +243,14 @@ class TestU30:
         pages = Probed(node)
         with Service(pages.settings) as service:
             reason = "waiting for its serial number; that takes 30 s at most"
-            service.logged("left out", function=node.cards[0].address, reason=reason)
-            service.logged("serving HTTP")
+            service.logged(Event.LEFT_OUT, function=node.cards[0].address, reason=reason)
+            service.logged(Event.SERVING_HTTP)
             addresses = ", ".join(sorted(card.address for card in node.cards))
             # or an update with surge would end the older instance, which does offer it
             assert pages.get("readyz") == (503, f"waiting for the serial number of {addresses}\n")
             for each in node.cards:
                 each.write("xmc/serial_num", "XFL1LATE")
-            service.logged("device found", device=node.cards[1].address)
+            service.logged(Event.DEVICE_FOUND, device=node.cards[1].address)
 
 
 class TestOtherClouds:

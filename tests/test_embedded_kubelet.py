@@ -15,6 +15,7 @@ import pytest
 
 from tests.conftest import settings_for
 from tests.process import Service
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.kubelet import AdmissionError, Allocation, Kubelet
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard
 
@@ -229,7 +230,7 @@ async def test_two_instances_keep_streams_of_one_resource(stage: Stage) -> None:
         with stage.service() as newer:
             await asyncio.to_thread(newer.logged, "registered", count=2)
             await asyncio.sleep(0.3)
-            assert not [event for event in older.events if event["event"] == "leaving endpoint"]
+            assert not [event for event in older.events if event["event"] == Event.LEAVING_ENDPOINT]
 
 
 async def test_kubelet_starts_while_plugin_removes_its_socket(

@@ -34,6 +34,7 @@ from xilinx_fpga_dp.discovery.health import HealthRules, HealthTracker, Observat
 from xilinx_fpga_dp.discovery.scanner import Scanner
 from xilinx_fpga_dp.discovery.sysfs import Wanted
 from xilinx_fpga_dp.model import Device, Reason, Shell
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard
 from xilinx_fpga_dp.simulate.sysfs.xrt_releases import DRIVER_VERSIONS
 
@@ -434,7 +435,7 @@ def test_every_reason_is_raised_and_cleared(
     breaks, mends, reason = FAULTS[name]
     breaks(pair[0])
     watched.wait_for(lambda: watched.resources()[U55C][pair[0].address] == "Unhealthy")
-    service.logged("device unhealthy", device=pair[0].address, reason=str(reason))
+    service.logged(Event.DEVICE_UNHEALTHY, device=pair[0].address, reason=str(reason))
     assert watched.capacity(U55C) == 2
     assert watched.resources()[U55C][pair[1].address] == "Healthy"
     mends(pair[0])
@@ -450,9 +451,9 @@ def test_firewall(node: SampleNode, kubelet: KubeletDouble, service: Service, re
     card.firewall_trip()
     kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 0)
     if release == "2022.2":
-        service.logged("device unhealthy", device=card.address, reason="firewall")
+        service.logged(Event.DEVICE_UNHEALTHY, device=card.address, reason="firewall")
     card.reset_begin()
-    service.logged("device unhealthy", device=card.address, reason="resetting")
+    service.logged(Event.DEVICE_UNHEALTHY, device=card.address, reason="resetting")
     card.reset_end()
     kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1, 15)
 
@@ -583,7 +584,7 @@ def test_a_base_that_waits_for_its_shell(node: SampleNode, kubelet: KubeletDoubl
     node.add_card("u55c")
     kubelet.start()
     kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
-    service.logged("left out", function=card.address)
+    service.logged(Event.LEFT_OUT, function=card.address)
     assert list(kubelet.resources()) == [U55C]
     card.reprogram("u250-2rp")
     kubelet.wait_for(lambda: len(kubelet.resources()) == 2)
@@ -642,7 +643,9 @@ def test_a_reset_that_never_ends_loses_its_place(node: SampleNode, kubelet: Kube
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
         card.reset_begin()
         kubelet.wait_for(lambda: kubelet.capacity(U55C) == 0)
-        assert "resetting for more than 1 s" in service.logged("left out", function=card.address)["reason"]
+        assert (
+            "resetting for more than 1 s" in service.logged(Event.LEFT_OUT, function=card.address)["reason"]
+        )
         card.reset_end()
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
 
@@ -712,7 +715,7 @@ def port() -> int:
 def test_state_shows_since_when_and_how_often(node: SampleNode, kubelet: KubeletDouble, port: int) -> None:
     card = node.add_card("u55c", release="2023.2")
     with Service(settings_for(node, HTTP_ADDRESS=f"127.0.0.1:{port}")) as service:
-        service.logged("serving HTTP")
+        service.logged(Event.SERVING_HTTP)
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
         card.bad_state()
@@ -798,15 +801,13 @@ class TestEvents:
             raise PermissionError(1, "Operation not permitted")
 
         await uevents.listen(lambda: None, refuse)
-        assert [record.message for record in caplog.records] == [
-            "kernel events unavailable, scanning by timer only"
-        ]
+        assert [record.message for record in caplog.records] == [Event.NO_KERNEL_EVENTS]
 
 
 def test_metrics_and_probes(node: SampleNode, kubelet: KubeletDouble, port: int) -> None:
     card = node.add_card("u55c")
     with Service(settings_for(node, HTTP_ADDRESS=f"127.0.0.1:{port}")) as service:
-        service.logged("serving HTTP")
+        service.logged(Event.SERVING_HTTP)
         eventually(lambda: _get(port, "/livez")[0] == 200, "alive")
         eventually(lambda: _get(port, "/readyz") == (503, f"not registered: {U55C}\n"), "not ready")
         kubelet.start()
@@ -899,7 +900,7 @@ def test_a_program_without_grpc_at_kubelets_socket_is_reported_and_outlived(
         return float(found[1]) if found else 0
 
     with Service(settings_for(node, HTTP_ADDRESS=f"127.0.0.1:{port}")) as service:
-        service.logged("serving HTTP")
+        service.logged(Event.SERVING_HTTP)
         with _no_kubelet(kubelet.socket, answer) as peers:
             # A connection that stays open is waited for as long as kubelet may take
             least = 1 if answer in (_greets, _is_silent) else 10
@@ -912,7 +913,7 @@ def test_a_program_without_grpc_at_kubelets_socket_is_reported_and_outlived(
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1, 20)
         eventually(lambda: _get(port, "/readyz")[0] == 200, "ready")
-        service.logged("not registered yet", resource=U55C)
+        service.logged(Event.NOT_REGISTERED, resource=U55C)
         assert not [each for each in service.events if "exception" in each or each["level"] == "error"]
         assert not [line for line in service.raw if not line.startswith("{")]
 
@@ -928,7 +929,7 @@ def test_a_name_server_that_does_not_answer_stops_nothing(
     environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     with Service(settings_for(node, HTTP_ADDRESS="metrics.example:80"), environment=environment) as service:
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
-        told = service.logged("cannot bind HTTP address, retrying")
+        told = service.logged(Event.HTTP_ADDRESS_UNAVAILABLE)
         assert (told["address"], told["error"]) == ("metrics.example:80", "no answer from the name server")
         assert service.terminate() == 0
 
@@ -940,6 +941,6 @@ def test_a_taken_address_stops_nothing(node: SampleNode, kubelet: KubeletDouble)
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with Service(settings_for(node, HTTP_ADDRESS=address)) as service:
-            service.logged("cannot bind HTTP address, retrying")
+            service.logged(Event.HTTP_ADDRESS_UNAVAILABLE)
             kubelet.start()
             kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)

@@ -22,6 +22,7 @@ from tests.process import Service, cli, eventually
 from tests.wire import pods_grpc, pods_pb
 from xilinx_fpga_dp.kubelet.allocation_tracker import AllocationTracker
 from xilinx_fpga_dp.kubelet.podresources import PodResources
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
@@ -102,7 +103,7 @@ def test_held_under_another_name_or_id(
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.resources().get(U55C) == {A: "Unhealthy", B: "Healthy"})
         assert kubelet.lists(U55C)[0].health[A] == "Unhealthy", "never offered, not for a moment"
-        service.logged("device unhealthy", device=A, reason="held")
+        service.logged(Event.DEVICE_UNHEALTHY, device=A, reason="held")
         with pytest.raises(grpc.RpcError, match="held"):
             kubelet.allocate(U55C, [A])
         pods.holds = []
@@ -148,7 +149,7 @@ def test_given_under_the_old_name_while_an_instance_with_that_is_there(
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
         new = U55C.replace("xilinx.com", "amd.com")
         with Service(asking(node, pods, RESOURCE_PREFIX="amd.com/fpga-")):
-            older.logged("superseded by a newer instance")
+            older.logged(Event.SUPERSEDED)
             kubelet.wait_for(lambda: kubelet.allocatable(new) == 2)
             asked = pods.questions
             kubelet.wait_for(lambda: pods.questions > asked + 2)  # not only once more
@@ -175,7 +176,7 @@ def test_once_all_is_as_it_was_nobody_is_asked(
         for name in ("", "x"):
             if name:
                 rules.write_text("- {match: {}, name: x}")
-                service.logged("device moved to another resource", count=2)
+                service.logged(Event.DEVICE_MOVED, count=2)
             time.sleep(2)  # once more: it may have been given meanwhile
             eventually(lambda: _quiet(pods), "it is asked for ever", 25)
 
@@ -199,7 +200,7 @@ def test_the_other_device_of_a_held_card(
     with Service(asking(node, pods)) as service:
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.resources().get(resource) == {second.address: "Unhealthy"})
-        service.logged("device unhealthy", device=second.address, reason="held")
+        service.logged(Event.DEVICE_UNHEALTHY, device=second.address, reason="held")
         pods.holds = []
         kubelet.wait_for(lambda: kubelet.allocatable(resource) == 1)
 
@@ -224,7 +225,7 @@ def test_files_of_before_stay_until_it_is_known(
     pods.hangs.clear()
     with Service(settings) as service:
         end = time.monotonic() + 20
-        while not any(each["event"] == "registered" for each in service.events):
+        while not any(each["event"] == Event.REGISTERED for each in service.events):
             assert files() == before
             assert time.monotonic() < end
             time.sleep(0.01)
@@ -241,7 +242,7 @@ def test_asked_again_where_kubelet_has_just_begun(
     pods.holds = [Hold("amd.com/x", A)]
     kubelet.start()
     with Service(asking(node, pods)) as service:
-        service.logged("started")
+        service.logged(Event.STARTED)
         time.sleep(0.2)
         pods.start()
         kubelet.wait_for(lambda: kubelet.resources().get(U55C) == {A: "Unhealthy", B: "Healthy"})
@@ -291,7 +292,7 @@ def test_a_missing_socket_is_one_warning(
         pods.holds = [Hold("amd.com/x", B)]
         pods.start()  # used as soon as it answers
         kubelet.wait_for(lambda: kubelet.resources()[U55C][B] == "Unhealthy")
-        service.logged("podresources answers again")
+        service.logged(Event.PODRESOURCES_AVAILABLE)
 
 
 def test_one_that_hangs_delays_nobody_for_long(
@@ -317,9 +318,7 @@ def test_what_is_held_stays_held_without_an_answer(
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.resources().get(U55C) == {A: "Unhealthy", B: "Healthy"})
         pods.stop()
-        service.logged(
-            "podresources unavailable: cannot detect devices allocated under another resource name"
-        )
+        service.logged(Event.PODRESOURCES_UNAVAILABLE)
         assert kubelet.resources()[U55C][A] == "Unhealthy"
 
 

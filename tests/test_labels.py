@@ -16,6 +16,7 @@ from tests.process import Service, eventually
 from xilinx_fpga_dp.discovery.driver_versions import DriverVersions
 from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors
 from xilinx_fpga_dp.model import Device, Offer, Offers, Shell, Unit
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.observe.node_labels import NodeLabels
 from xilinx_fpga_dp.resources.documents import nfd
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
@@ -110,9 +111,9 @@ def test_the_file_follows_the_node(node: SampleNode) -> None:
         assert file.stat().st_mode & 0o777 == 0o644, "NFD's worker is not root"
         before = file.stat().st_ino
         card.offline()
-        service.logged("device unhealthy")
+        service.logged(Event.DEVICE_UNHEALTHY)
         card.mend()
-        service.logged("device healthy")
+        service.logged(Event.DEVICE_HEALTHY)
         assert file.stat().st_ino == before, "health is not labelled, an equal text not written again"
         card.reprogram("u250")
         eventually(lambda: found().get("xilinx.com/fpga.board.u250") == "true", "written again")
@@ -125,7 +126,7 @@ def test_the_file_follows_the_node(node: SampleNode) -> None:
         assert file.exists(), "an update of the plugin moves no pods"
     before = file.stat().st_ino
     with Service(settings_for(node, NFD_FEATURES_DIR=str(folder))) as service:
-        service.logged("device found")
+        service.logged(Event.DEVICE_FOUND)
         assert service.terminate() == 0
     assert file.stat().st_ino == before, "nor does the new instance take it away first"
     card.remove()

@@ -24,6 +24,7 @@ from tests.process import Service, clean_environment, descriptors, eventually
 from tests.test_held import PodResourcesDouble
 from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.model import Offers, Reason
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.observe.http_routes import HttpRoutes
 from xilinx_fpga_dp.observe.http_server import HttpServer, Response
 from xilinx_fpga_dp.observe.metrics import Metrics
@@ -86,8 +87,8 @@ def probed(node: SampleNode) -> Iterator[Probed]:
     node.add_card("u200", "0000:11:00", release="2023.2")
     pages = Probed(node)
     with Service(pages.settings) as service:
-        service.logged("serving HTTP")
-        service.logged("device found")
+        service.logged(Event.SERVING_HTTP)
+        service.logged(Event.DEVICE_FOUND)
         pages.pid = service.process.pid
         yield pages
 
@@ -155,7 +156,7 @@ def test_no_card(node: SampleNode, kubelet: KubeletDouble) -> None:
     node.add_ordinary_devices()
     pages = Probed(node)
     with Service(pages.settings) as service:
-        service.logged("serving HTTP")
+        service.logged(Event.SERVING_HTTP)
         pages.turns("readyz", OK)
         assert pages.get("livez") == OK
         assert (pages.devices(), pages.registered()) == ({}, {})
@@ -166,8 +167,8 @@ def test_a_bus_that_was_never_read(node: SampleNode) -> None:
     os.rename(f"{node.sysfs_root}/bus", f"{node.sysfs_root}/away")
     pages = Probed(node)
     with Service(pages.settings) as service:
-        service.logged("serving HTTP")
-        service.logged("scan failed")
+        service.logged(Event.SERVING_HTTP)
+        service.logged(Event.SCAN_FAILED)
         status, why = pages.get("readyz")
         assert status == 503, "that there is no card is not known"
         assert "not been scanned yet" in why
@@ -201,7 +202,7 @@ def test_who_holds_the_cards_is_not_known_yet(node: SampleNode, kubelet: Kubelet
     pages = Probed(node, POD_RESOURCES_SOCKET=pods.path)
     try:
         with Service(pages.settings) as service:
-            service.logged("serving HTTP")
+            service.logged(Event.SERVING_HTTP)
             pages.turns("readyz", (503, "podresources has not been asked who holds 0000:11:00.1\n"))
             pages.turns("readyz", OK)
             kubelet.wait_for(lambda: kubelet.allocatable(U200) == 1)
@@ -214,7 +215,7 @@ def test_of_two_instances_one_is_ready(probed: Probed, node: SampleNode, kubelet
     probed.turns("readyz", OK)
     newer = Probed(node)
     with Service(newer.settings) as service:
-        service.logged("serving HTTP")
+        service.logged(Event.SERVING_HTTP)
         eventually(lambda: probed.registered() == {U200: 0}, "the older is silent")
         newer.turns("readyz", OK)
         assert probed.get("readyz") == NOT_REGISTERED

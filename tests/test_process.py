@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import settings_for
 from tests.double import KubeletDouble
 from tests.process import Service
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.process import ssl_by_name
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
@@ -17,7 +18,7 @@ def test_the_service_at_work_has_loaded_none(node: SampleNode, kubelet: KubeletD
     node.add_card("u200", "0000:11:00")
     kubelet.start()
     with Service(settings_for(node, HTTP_ADDRESS="127.0.0.1:0")) as service:
-        service.logged("registered")
+        service.logged(Event.REGISTERED)
         maps = Path(f"/proc/{service.process.pid}/maps").read_text()
     assert "libc.so" in maps or "musl" in maps
     assert "libssl" not in maps

@@ -20,6 +20,7 @@ from tests.process import COMMAND, Service, clean_environment, cli
 from tests.test_naming import kubelet_takes
 from xilinx_fpga_dp.hostfiles.watched_file import WatchedFile
 from xilinx_fpga_dp.model import Device, Shell
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.resources.compat_1_3_0.advice import as_rules
 from xilinx_fpga_dp.resources.compat_1_3_0.names import parse as parse_names
 from xilinx_fpga_dp.resources.compat_1_3_0.settings import Compat130Settings
@@ -367,7 +368,7 @@ def test_swapped_config_map_takes_effect_unless_it_has_problems(
         volume.publish(RULE.format("second"))
         kubelet.wait_for(lambda: kubelet.allocatable(PREFIX + "second") == 1, timeout=8)
         volume.publish(RULE.format("{colour}"))
-        logged = service.logged("configuration warning")["problem"]
+        logged = service.logged(Event.CONFIGURATION_WARNING)["problem"]
         assert path in logged
         assert "rule 1: name: unknown field {colour}" in logged
         assert "what it said before counts" in logged
@@ -398,11 +399,11 @@ def test_missing_file_takes_effect_once_it_exists(
     kubelet.start()
     with Service(settings_for(card, RESOURCE_RENAMES=str(path), SCAN_INTERVAL="60")) as service:
         kubelet.wait_for(lambda: kubelet.allocatable(U200_NAME) == 1)
-        assert "No such file" in service.logged("configuration warning")["problem"]
+        assert "No such file" in service.logged(Event.CONFIGURATION_WARNING)["problem"]
         path.write_text(RULE.format("late"))
         kubelet.wait_for(lambda: kubelet.allocatable(PREFIX + "late") == 1, timeout=8)
         path.unlink()
-        service.logged("configuration warning", count=2)
+        service.logged(Event.CONFIGURATION_WARNING, count=2)
         assert kubelet.allocatable(PREFIX + "late") == 1
 
 

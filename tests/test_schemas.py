@@ -19,6 +19,7 @@ from tests.process import Service, cli, eventually
 from tests.test_held import Hold, PodResourcesDouble
 from tests.test_probes import Probed
 from xilinx_fpga_dp.model import Reason
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.resources.allocator import Code
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
@@ -93,7 +94,7 @@ def test_state_of_a_running_service_conforms(
     kubelet.start()
     probed = Probed(node, POD_RESOURCES_SOCKET=f"{node.root}/pr.sock")
     with Service(probed.settings) as service:
-        service.logged("serving HTTP")
+        service.logged(Event.SERVING_HTTP)
         eventually(lambda: probed.get("readyz")[0] == 200, "ready")
         faulty.firewall_trip()
 

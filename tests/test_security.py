@@ -22,6 +22,7 @@ from tests.faults.fuzz.seeds import SEEDS
 from tests.process import Service, cli, eventually
 from xilinx_fpga_dp.deviceplugin.instance_lock import lock_folder
 from xilinx_fpga_dp.hostfiles.managed_file import ManagedFile
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 
@@ -31,7 +32,7 @@ def test_sockets_and_locks_are_for_root_alone(node: SampleNode, kubelet: Kubelet
     try:
         with Service(settings_for(node)) as service:
             kubelet.start()
-            endpoint = service.logged("registered")["endpoint"]
+            endpoint = service.logged(Event.REGISTERED)["endpoint"]
             assert stat.S_IMODE(os.stat(f"{node.socket_dir}/{endpoint}").st_mode) == 0o600
             folder = lock_folder(node.plugins_dir)
             assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
@@ -51,7 +52,7 @@ def test_a_shell_s_name_leads_nowhere(node: SampleNode, kubelet: KubeletDouble, 
     before = set(os.listdir(node.root))
     with Service(settings_for(node, DEVICE_STRATEGY="both", **folders)) as service:
         kubelet.start()
-        resource = service.logged("registered")["resource"]
+        resource = service.logged(Event.REGISTERED)["resource"]
         kubelet.wait_for(lambda: kubelet.allocatable(resource) == 1)
         assert kubelet.refusals == []
         [registration] = kubelet.registrations
@@ -183,7 +184,7 @@ def test_a_planted_link_is_neither_the_lock_folder_nor_a_socket(
     locks.symlink_to(victims)
     (sockets / f"fpga-x-{'0' * 12}-fpga.sock").symlink_to(victims / "dead.sock")
     with Service(settings_for(node)) as service:
-        resource = service.logged("registered")["resource"]
+        resource = service.logged(Event.REGISTERED)["resource"]
         kubelet.wait_for(lambda: kubelet.allocatable(resource) == 1)
         assert stat.S_ISDIR(locks.lstat().st_mode)
         assert service.terminate() == 0

@@ -29,6 +29,7 @@ from xilinx_fpga_dp.kubelet.allocation_tracker import AllocationTracker
 from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.model import Device
 from xilinx_fpga_dp.observe.device_log import DeviceEventLog
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.observe.http_routes import HttpRoutes
 from xilinx_fpga_dp.observe.http_server import HttpServer
 from xilinx_fpga_dp.observe.metrics import Metrics
@@ -80,23 +81,23 @@ class Service:
         self._handle_signals()
         asyncio.get_running_loop().set_exception_handler(FdExhaustionHandler())
         for name in unknown_variables(os.environ):
-            log.warning("unknown setting ignored", extra={"variable": name})
+            log.warning(Event.UNKNOWN_SETTING, extra={"variable": name})
         self._builder.log_migration()
-        log.info("started", extra={"version": __version__, "socket_dir": self._settings.socket_dir})
+        log.info(Event.STARTED, extra={"version": __version__, "socket_dir": self._settings.socket_dir})
         async with asyncio.TaskGroup() as group:
             tasks = {
                 name: group.create_task(supervise(name, run), name=name)
                 for name, run in self._tasks().items()
             }
             await self._stop.wait()
-            log.info("shutting down")
+            log.info(Event.SHUTTING_DOWN)
             directory = tasks.pop("socket-directory")
             await end(tasks.values())
             # Last, since then an older instance registers: kubelets up to 1.36 want our streams ended before.
             await end([directory])
         for number in process.SERVICE_SIGNALS:  # one more changes nothing
             signal.signal(number, signal.SIG_IGN)
-        log.info("stopped")
+        log.info(Event.STOPPED)
 
     def _tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """Return the endless tasks by name, as the settings want them."""
@@ -149,7 +150,7 @@ class Service:
         process.deliver_signals()
 
     def _register_again(self) -> None:
-        log.info("SIGHUP: scanning and registering again")
+        log.info(Event.HANGUP)
         self._wake.set()
         self._fleet.register_again()
 
@@ -177,7 +178,7 @@ class Service:
         except ScanFailed as error:
             self._metrics.scan_failed()
             if str(error) != self.snapshots.value.scan_error:
-                log.warning("scan failed", extra={"error": str(error)})
+                log.warning(Event.SCAN_FAILED, extra={"error": str(error)})
             self.snapshots.set(self._builder.failed(str(error)))
             return
         if scan:
@@ -212,6 +213,6 @@ class Service:
         if directory.kubelet is None:
             problem = {"problem": directory.problem} if directory.problem else {}
             log.info(
-                "no kubelet yet; to try without one: python -m xilinx_fpga_dp simulate",
+                Event.NO_KUBELET,
                 extra={"path": self._directory.kubelet_socket, **problem},
             )

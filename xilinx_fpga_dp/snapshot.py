@@ -21,6 +21,7 @@ from typing import Final
 from xilinx_fpga_dp.hostfiles.watched_file import FileState, WatchedFile
 from xilinx_fpga_dp.kubelet.allocation_tracker import AllocationTracker, UnitKeys
 from xilinx_fpga_dp.model import Device, Held, Inventory, Offers
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.resources import rename_rules
 from xilinx_fpga_dp.resources.card_pairing import WAIT, CardAssignment, CardPairing
 from xilinx_fpga_dp.resources.compat_1_3_0 import names as compat
@@ -186,7 +187,7 @@ class SnapshotBuilder:
         if self._compat is None:
             for name in compat_settings.VARIABLES:
                 if name in self._environment:
-                    log.warning("ignored: it needs XILINX_FPGA_DP_COMPAT=1.3.0", extra={"variable": name})
+                    log.warning(Event.COMPAT_NEEDED, extra={"variable": name})
             return
         own_prefix = (
             self._settings.resource_prefix != compat_settings.PREFIX
@@ -195,10 +196,10 @@ class SnapshotBuilder:
         from xilinx_fpga_dp.resources.compat_1_3_0.advice import advice  # noqa: PLC0415
 
         for was, write in advice(self._compat, self._environment, own_prefix=own_prefix):
-            log.info("COMPAT: what to write now", extra={"was": was, "write": write})
+            log.info(Event.COMPAT_ADVICE, extra={"was": was, "write": write})
         if "resource_name_template" in self._settings.model_fields_set:
             log.warning(
-                "ignored: names are those of plugin 1.3.0 with COMPAT",
+                Event.COMPAT_TEMPLATE_IGNORED,
                 extra={"variable": variable("resource_name_template")},
             )
 
@@ -248,13 +249,13 @@ class SnapshotBuilder:
 
     def _rules_read(self) -> None:
         if self._file and not self._file.state.problems:
-            log.info("rename rules read", extra={"path": self._file.path})
+            log.info(Event.RENAME_RULES_READ, extra={"path": self._file.path})
             rules = self._file.state.value
             if self._compat and isinstance(rules, compat.NameCustomize):
                 from xilinx_fpga_dp.resources.compat_1_3_0.advice import as_rules  # noqa: PLC0415
 
                 write = as_rules(rules, self._compat)
-                log.info("COMPAT: NameCustomize.json as rules", extra={"write": write})
+                log.info(Event.COMPAT_RULES, extra={"write": write})
         self._rules_changed()
 
 

@@ -17,6 +17,7 @@ from tests.faults.fault import EVER, PACED, Catalogue
 from tests.faults.kubelets import ALL, no_mounts
 from tests.faults.stage import EVENT, Stage, descriptors, own_namespaces, wait_until
 from tests.process import remove
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import DAMAGES
 
 faults = Catalogue()
@@ -95,7 +96,7 @@ def inotify_used_up(stage: Stage) -> Iterator[None]:
     with none_left(_INSTANCES):
         if stage.services:
             stage.end(stage.active, signal.SIGTERM)
-        stage.start().logged("started", limit=_START)
+        stage.start().logged(Event.STARTED, limit=_START)
         stage.restart_kubelet()
         yield
         nothing = not _watched_inodes(stage)

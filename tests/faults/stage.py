@@ -28,6 +28,7 @@ from tests.conftest import settings_for
 from tests.double import KubeletDouble, NoEndpoint
 from tests.process import Service, eventually
 from xilinx_fpga_dp.deviceplugin.instance_lock import lock_folder
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard
 
 SHELLS = {
@@ -115,7 +116,7 @@ class Stage:
         for _ in range(self.instances):
             service = self.start()
             for resource in self.wanted:
-                service.logged("registered", resource=resource, limit=20)
+                service.logged(Event.REGISTERED, resource=resource, limit=20)
         assert wait_until(lambda: self.problem() is None, 10), self.problem()
         assert wait_until(self._ready, 10), "not ready"  # serial numbers may be read after the first list
         self.prove_life()
@@ -244,7 +245,7 @@ class Stage:
 
     def page(self, path: str, service: Service | None = None, limit: float = _PAGE) -> str:
         """Return an HTTP response of an instance."""
-        port = (service or self.active).logged("serving HTTP")["port"]
+        port = (service or self.active).logged(Event.SERVING_HTTP)["port"]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=limit) as answer:
             text: str = answer.read().decode()
             return text
@@ -331,7 +332,9 @@ class Stage:
         """Return what is wrong with the state; None if nothing is."""
         if not all(service.process.poll() is None for service in self.services):
             return "a process ended"
-        registered = {each["resource"] for each in list(self.active.events) if each["event"] == "registered"}
+        registered = {
+            each["resource"] for each in list(self.active.events) if each["event"] == Event.REGISTERED
+        }
         if self.wanted.keys() - registered:
             return "the active instance has not registered yet"
         if not self.all_full():

@@ -13,6 +13,8 @@ from concurrent.futures import Executor, Future
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
+from xilinx_fpga_dp.observe.events import Event
+
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -29,7 +31,7 @@ def start_thread(run: Callable[[], None], name: str) -> bool:
         threading.Thread(target=run, name=name, daemon=True).start()
     except RuntimeError as error:
         if not _start_failed.is_set():
-            log.warning("cannot start a thread: see the limit of tasks (pids)", extra={"error": str(error)})
+            log.warning(Event.NO_THREAD, extra={"error": str(error)})
         _start_failed.set()
         return False
     _start_failed.clear()

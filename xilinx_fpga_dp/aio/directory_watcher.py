@@ -23,6 +23,7 @@ from asyncinotify import Inotify, Mask
 
 from xilinx_fpga_dp.aio import descriptors
 from xilinx_fpga_dp.aio.blocking_reader import BlockingReader
+from xilinx_fpga_dp.observe.events import Event
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ class DirectoryWatcher:
                 self._watch(places, inotify)
                 self._watched = places
         except OSError as error:  # the limits of inotify are used up
-            log.debug("no inotify, polling instead", extra={"error": str(error)})
+            log.debug(Event.NO_INOTIFY, extra={"error": str(error)})
             return False
         return True
 

@@ -12,6 +12,7 @@ import socket
 from typing import Any, Final
 
 from xilinx_fpga_dp import process
+from xilinx_fpga_dp.observe.events import Event
 
 log = logging.getLogger(__name__)
 
@@ -46,4 +47,4 @@ class FdExhaustionHandler:
             loop.default_exception_handler(context)
         elif loop.time() >= self._quiet_until:
             self._quiet_until = loop.time() + _QUIET
-            log.warning("no file descriptor for a connection", extra={"error": error.strerror})
+            log.warning(Event.NO_DESCRIPTOR, extra={"error": error.strerror})

@@ -4,6 +4,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 
+from xilinx_fpga_dp.observe.events import Event
+
 log = logging.getLogger(__name__)
 
 _RESTART = 1.0  # seconds until a failed task starts again
@@ -21,7 +23,7 @@ async def supervise(name: str, run: Callable[[], Awaitable[None]]) -> None:
         try:
             return await run()
         except Exception:
-            log.exception("task failed, restarting it", extra={"task": name})
+            log.exception(Event.TASK_FAILED, extra={"task": name})
             await asyncio.sleep(_RESTART)
 
 

@@ -45,6 +45,7 @@ from xilinx_fpga_dp.deviceplugin.socket_directory import (
     identity_of,
 )
 from xilinx_fpga_dp.model import Offer
+from xilinx_fpga_dp.observe.events import Event
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,6 @@ _BURST = 5
 _INTERVAL = 1.0
 
 _STREAM_ENDED = "kubelet's stream ended"
-_SUPERSEDED = "superseded by a newer instance"
 
 
 class Phase(Enum):
@@ -134,7 +134,7 @@ class Endpoint:
             except (OSError, GRPCError, StreamTerminatedError, _NotRegistered) as error:
                 self._failed(error)  # a TimeoutError is an OSError
             except Exception as error:
-                log.exception("endpoint failed", extra={"resource": self.resource})
+                log.exception(Event.ENDPOINT_FAILED, extra={"resource": self.resource})
                 self._failed(error)
             finally:
                 self._update(phase=Phase.WAITING)
@@ -173,7 +173,7 @@ class Endpoint:
             short = why == _STREAM_ENDED and lived < _SHORT_LIFE
             failures = self.status.value.failures + 1 if short else 0
             self._update(phase=Phase.WAITING, failures=failures)  # at once: the end of serving takes a moment
-            log.info("leaving endpoint", extra={"resource": self.resource, "why": why})
+            log.info(Event.LEAVING_ENDPOINT, extra={"resource": self.resource, "why": why})
 
     async def _register(self, plugin: Plugin, socket: ServedSocket, reached: set[Identity | None]) -> None:
         """Register until kubelet answers, then wait until it asks for the list."""
@@ -211,7 +211,7 @@ class Endpoint:
         # Kubelets <= 1.36 keep the endpoint that registered last. An older instance that stalled since its
         # last scan would take the resource from a newer one, which would not notice.
         if self._directory.lock.superseded():
-            raise ConnectionAbortedError(errno.ECONNABORTED, _SUPERSEDED, path)
+            raise ConnectionAbortedError(errno.ECONNABORTED, Event.SUPERSEDED, path)
         reached.add(before)
 
     async def _list(self, plugin: Plugin) -> str:
@@ -283,7 +283,7 @@ class Endpoint:
         """
         await self._superseded(newest)
         self._update(phase=Phase.STANDBY)
-        log.info(_SUPERSEDED, extra={"resource": self.resource})
+        log.info(Event.SUPERSEDED, extra={"resource": self.resource})
         await self._directory.state.until(lambda state: not state.standby)
         return "the newer instance is gone"
 
@@ -306,7 +306,7 @@ class Endpoint:
     def _registered(self, socket: ServedSocket) -> None:
         self._update(phase=Phase.LISTED, last_error=None)
         self._metrics.registration(self.resource, "ok")
-        log.info("registered", extra={"resource": self.resource, "endpoint": socket.name})
+        log.info(Event.REGISTERED, extra={"resource": self.resource, "endpoint": socket.name})
 
     def _failed(self, error: Exception) -> None:
         self._metrics.registration(self.resource, "failed")
@@ -314,7 +314,7 @@ class Endpoint:
         text = _sentence(error)
         expected = isinstance(error, _NotRegistered) or text == status.last_error
         level = logging.DEBUG if expected else logging.WARNING
-        log.log(level, "not registered yet", extra={"resource": self.resource, "error": text})
+        log.log(level, Event.NOT_REGISTERED, extra={"resource": self.resource, "error": text})
         self._update(failures=status.failures + 1, last_error=text)
 
 

@@ -12,6 +12,7 @@ from xilinx_fpga_dp.deviceplugin.plugin_metrics import PluginMetrics
 from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory
 from xilinx_fpga_dp.deviceplugin.socket_names import sweep
 from xilinx_fpga_dp.model import Offers
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
@@ -100,4 +101,4 @@ class Fleet:
                 if not all(removed.values()):  # the directory is read-only, or does not answer
                     pause = _SWEEP_AGAIN
                 for name in filter(removed.get, removed):
-                    log.info("removed a dead instance's socket", extra={"socket": name})
+                    log.info(Event.DEAD_SOCKET_REMOVED, extra={"socket": name})

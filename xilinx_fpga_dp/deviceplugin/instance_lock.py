@@ -26,6 +26,8 @@ import stat
 import time
 from contextlib import suppress
 
+from xilinx_fpga_dp.observe.events import Event
+
 log = logging.getLogger(__name__)
 
 DRIVER = "fpga.xilinx.com"  # the folder of this program below PLUGINS_DIR
@@ -146,7 +148,7 @@ class InstanceLock:
     def _warn(self, error: OSError) -> None:
         if not self._warned:
             extra = {"path": self.folder, "error": error.strerror}
-            log.warning("no instance lock, working as if alone on the node", extra=extra)
+            log.warning(Event.NO_INSTANCE_LOCK, extra=extra)
             self._warned = True
 
 

@@ -22,6 +22,7 @@ from xilinx_fpga_dp.aio.latest import Closed, Latest
 from xilinx_fpga_dp.deviceplugin import messages
 from xilinx_fpga_dp.deviceplugin.plugin_metrics import PluginMetrics
 from xilinx_fpga_dp.model import Offer
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.resources.allocator import Allocator, Refusal, Resolution
 from xilinx_fpga_dp.resources.placement import preferred
 from xilinx_fpga_dp.rpc.api import deviceplugin_v1beta1 as v1beta1
@@ -189,7 +190,7 @@ class Plugin:
             raise
         except Refusal as refusal:
             log.warning(
-                "refused", extra={"resource": self._resource, "method": method, "why": refusal.message}
+                Event.REFUSED, extra={"resource": self._resource, "method": method, "why": refusal.message}
             )
             raise GRPCError(Status[refusal.code.name], refusal.message) from None
         except TimeoutError:
@@ -205,7 +206,7 @@ class Plugin:
                 raise  # the stream or the connection ends
             raise GRPCError(Status.INTERNAL, f"{method} of {self._resource} was interrupted") from None
         except Exception as error:
-            log.exception("call failed", extra={"resource": self._resource, "method": method})
+            log.exception(Event.CALL_FAILED, extra={"resource": self._resource, "method": method})
             raise GRPCError(Status.INTERNAL, f"{method} of {self._resource} failed: {error!r}") from None
 
     async def _list_and_watch(self, stream: Stream[v1beta1.Empty, Any]) -> None:
@@ -251,7 +252,7 @@ class Plugin:
         )
         for each in containers:
             extra = {"resource": self._resource, "devices": ",".join(each.devices_ids)}
-            _after_call(partial(log.info, "allocated", extra=extra))
+            _after_call(partial(log.info, Event.ALLOCATED, extra=extra))
         return answer
 
     def _encoded_answer(self, answers: tuple[Resolution, ...]) -> bytes:

@@ -29,6 +29,7 @@ from xilinx_fpga_dp.aio.rate_limit import RateLimit
 from xilinx_fpga_dp.deviceplugin.instance_lock import InstanceLock
 from xilinx_fpga_dp.deviceplugin.plugin_metrics import PluginMetrics
 from xilinx_fpga_dp.deviceplugin.socket_names import SUFFIX, is_socket, new_name
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.rpc.server import Servicer, serving
 
 log = logging.getLogger(__name__)
@@ -185,9 +186,9 @@ class SocketDirectory:
             return
         self._logged_problem = problem
         if problem:
-            log.warning("socket directory unusable", extra={"path": self.path, "problem": problem})
+            log.warning(Event.SOCKET_DIRECTORY_UNUSABLE, extra={"path": self.path, "problem": problem})
         else:
-            log.info("socket directory usable again", extra={"path": self.path})
+            log.info(Event.SOCKET_DIRECTORY_USABLE, extra={"path": self.path})
 
 
 def _scan(path: str, lock: InstanceLock) -> DirectoryState:

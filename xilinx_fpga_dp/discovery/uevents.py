@@ -10,6 +10,8 @@ import logging
 import socket
 from collections.abc import Callable
 
+from xilinx_fpga_dp.observe.events import Event
+
 log = logging.getLogger(__name__)
 
 _KERNEL_GROUP = 1  # the kernel's own events; group 2 is udev's and stays in the host's network namespace
@@ -39,7 +41,7 @@ async def listen(wake: Callable[[], None], opened: Callable[[], socket.socket] =
     try:
         events = opened()
     except OSError as error:
-        log.warning("kernel events unavailable, scanning by timer only", extra={"error": error.strerror})
+        log.warning(Event.NO_KERNEL_EVENTS, extra={"error": error.strerror})
         return
     with events:
         loop = asyncio.get_running_loop()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from xilinx_fpga_dp.aio.blocking_reader import BlockingReader, Pending
+from xilinx_fpga_dp.observe.events import Event
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class HostPaths:
         missing = {path for path, outcome in outcomes.items() if outcome is not None}
         for path in sorted(missing - self._missing):
             error = "no answer" if isinstance(outcomes[path], Pending) else "not on the host"
-            log.warning("extra mount left out", extra={"path": path, "error": error})
+            log.warning(Event.EXTRA_MOUNT_LEFT_OUT, extra={"path": path, "error": error})
         self._missing = missing
         return tuple(path for path in self._paths if path not in missing)
 

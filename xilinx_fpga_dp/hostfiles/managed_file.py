@@ -22,6 +22,7 @@ from xilinx_fpga_dp.aio.coalesced import Coalesced
 from xilinx_fpga_dp.aio.daemon_threads import DaemonExecutor
 from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher
 from xilinx_fpga_dp.aio.latest import Latest
+from xilinx_fpga_dp.observe.events import Event
 
 log = logging.getLogger(__name__)
 
@@ -151,9 +152,9 @@ class ManagedFile:
     def _log_change(self, error: str | None) -> None:
         if error != self._last_error.value:
             if error:
-                log.warning("cannot write file", extra={"path": self.path, "error": error})
+                log.warning(Event.FILE_NOT_WRITTEN, extra={"path": self.path, "error": error})
             else:
-                log.info("file written again", extra={"path": self.path})
+                log.info(Event.FILE_WRITTEN_AGAIN, extra={"path": self.path})
         self._last_error.set(error)
 
 

@@ -13,6 +13,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from xilinx_fpga_dp.model import Held, Holder
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.rpc.api import podresources_v1
 from xilinx_fpga_dp.rpc.client import connected
 
@@ -68,10 +69,10 @@ class PodResources:
     def _log_change(self, error: Exception | None) -> None:
         if error is None:
             if self._answered is False:
-                log.info("podresources answers again", extra={"path": self._path})
+                log.info(Event.PODRESOURCES_AVAILABLE, extra={"path": self._path})
         elif self._answered is not False:
             log.warning(
-                "podresources unavailable: cannot detect devices allocated under another resource name",
+                Event.PODRESOURCES_UNAVAILABLE,
                 extra={"path": self._path, "error": str(error) or repr(error)},
             )
         self._answered = error is None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.model import Device, Offers, Reason
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.resources.offers import warnings_of
 from xilinx_fpga_dp.snapshot import Snapshot
 
@@ -73,11 +74,11 @@ class DeviceEventLog:
         before = self._before or Offers({})
         for entry in offers.left_out:
             if entry not in before.left_out:
-                log.warning("left out", extra={"function": entry.function, "reason": entry.reason})
+                log.warning(Event.LEFT_OUT, extra={"function": entry.function, "reason": entry.reason})
         logged = warnings_of(before)
         for warning in warnings_of(offers):
             if warning not in logged:
-                log.warning("configuration warning", extra={"problem": warning})
+                log.warning(Event.CONFIGURATION_WARNING, extra={"problem": warning})
         self._before = offers
 
     def _update_device(self, address: str, current: _State | None, now: float) -> None:
@@ -104,19 +105,19 @@ def _log(address: str, device_log: _DeviceLog) -> None:
     logged, current = device_log.logged, device_log.current
     suppressed = {"changes_suppressed": device_log.suppressed} if device_log.suppressed else {}
     if current is None:
-        log.info("device gone", extra={"device": address, "resource": device_log.resource, **suppressed})
+        log.info(Event.DEVICE_GONE, extra={"device": address, "resource": device_log.resource, **suppressed})
         return
     resource, device = current
     fields = {"device": address, "resource": resource}
     if logged is None or logged[0] != resource:
-        event = "device found" if logged is None else "device moved to another resource"
+        event = Event.DEVICE_FOUND if logged is None else Event.DEVICE_MOVED
         log.info(event, extra={**fields, "board": device.board, "shell": device.shell.vbnv})
     if device.reason == (logged[1].reason if logged else None) and not suppressed:
         return
     if device.reason:
-        log.warning("device unhealthy", extra={**fields, "reason": device.reason, **suppressed})
+        log.warning(Event.DEVICE_UNHEALTHY, extra={**fields, "reason": device.reason, **suppressed})
     else:
-        log.info("device healthy", extra={**fields, **suppressed})
+        log.info(Event.DEVICE_HEALTHY, extra={**fields, **suppressed})
 
 
 def _devices(offers: Offers) -> dict[str, _State]:

@@ -10,6 +10,7 @@ from functools import partial
 
 from xilinx_fpga_dp.aio import descriptors, listen
 from xilinx_fpga_dp.aio.daemon_threads import DaemonExecutor
+from xilinx_fpga_dp.observe.events import Event
 
 log = logging.getLogger(__name__)
 
@@ -79,13 +80,13 @@ class HttpServer:
                 message = error.strerror or str(error) or "no answer from the name server"
                 if message != last_error:
                     fields = {"address": self._address, "error": message}
-                    log.warning("cannot bind HTTP address, retrying", extra=fields)
+                    log.warning(Event.HTTP_ADDRESS_UNAVAILABLE, extra=fields)
                 last_error = message
                 await asyncio.sleep(_RETRY)
                 continue
             for listener in server.sockets:
                 host, port, *_ = listener.getsockname()
-                log.info("serving HTTP", extra={"host": host, "port": port})
+                log.info(Event.SERVING_HTTP, extra={"host": host, "port": port})
             try:
                 await asyncio.Event().wait()
             finally:
@@ -128,9 +129,9 @@ class HttpServer:
                 writer.close()
                 await writer.wait_closed()  # everything has been sent then
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            log.debug("HTTP connection broken")  # a TimeoutError is an OSError
+            log.debug(Event.HTTP_CONNECTION_BROKEN)  # a TimeoutError is an OSError
         except asyncio.CancelledError:
-            log.debug("HTTP connection closed")  # asyncio's streams would log the exception as an error
+            log.debug(Event.HTTP_CONNECTION_CLOSED)  # asyncio's streams would log the exception as an error
         finally:
             self._connections.pop(writer, None)
             writer.transport.abort()  # a client that does not read is not waited for

@@ -32,9 +32,11 @@ from grpclib.exceptions import GRPCError
 from grpclib.protocol import AbstractHandler, Buffer, H2Protocol, Stream
 from grpclib.server import Handler, Server
 from h2.config import H2Configuration
-from h2.events import Event, PingAckReceived
+from h2.events import Event as H2Event
+from h2.events import PingAckReceived
 
 from xilinx_fpga_dp.aio import listen
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.process import limit_closed_streams
 from xilinx_fpga_dp.rpc.codec import Codec
 
@@ -220,7 +222,7 @@ class _Connection(H2Protocol):
             self.connection.flush()
         return self._ping_answered
 
-    def _ping_ack(self, _event: Event) -> None:
+    def _ping_ack(self, _event: H2Event) -> None:
         self._ping_answered = self._ping_sent
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -244,7 +246,7 @@ class _Connection(H2Protocol):
         try:
             super().data_received(data)
         except Exception as error:
-            log.debug("connection closed", extra={"error": repr(error)})
+            log.debug(Event.CONNECTION_CLOSED, extra={"error": repr(error)})
             self.close("not understood")
 
 

@@ -29,6 +29,7 @@ from xilinx_fpga_dp.discovery import uevents
 from xilinx_fpga_dp.discovery.scanner import ScanFailed, Scanner
 from xilinx_fpga_dp.model import Device, Inventory, Shell
 from xilinx_fpga_dp.observe import state
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.observe.http_server import _STATUS, HttpServer, text
 from xilinx_fpga_dp.observe.metrics import Metrics
 from xilinx_fpga_dp.resources import rename_rules as renames
@@ -121,7 +122,7 @@ class _Errors(logging.Handler):
     """
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.ERROR and record.getMessage() != "call failed":
+        if record.levelno >= logging.ERROR and record.getMessage() != Event.CALL_FAILED:
             _logged.append(record.getMessage())
 
 

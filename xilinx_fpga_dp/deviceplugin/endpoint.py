@@ -150,7 +150,7 @@ class Endpoint:
         async with self._directory.serving(plugin, self.resource, plugin.disconnected) as socket:
             why = await race(
                 self._gone(),
-                _then(self._superseded(newest), _SUPERSEDED),
+                _then(self._superseded(newest), Event.SUPERSEDED),
                 self._register(plugin, socket, reached),
                 self._unreachable(socket, reached),
             )

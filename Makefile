@@ -11,19 +11,33 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"$$/\1/p' xilinx_fpga_dp/__in
 IMAGE ?= $(shell sed -n 's/^  repository: //p' deploy/helm/xilinx-fpga-dp/values.yaml):$(VERSION)
 BUILDER ?= buildah
 DIST ?= dist
+WORKERS ?= 4
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal
 
-.PHONY: run test e2e test-deploy check format bench faults faults-all soak fuzz protos docs lock image image-name version release dist manifests clean
+.PHONY: run test test-fast test-service coverage e2e test-deploy check format bench faults faults-all soak fuzz protos docs lock image image-name version release dist manifests clean
 
 run: $(VENV)/.run
 	$(BIN)/python -m xilinx_fpga_dp simulate $(ARGS)
 
-# Several at a time, since most of them wait; ARGS=-n0 for one after the other, as a debugger needs it.
+# Unit and service tests. Several at a time, since most of them wait; ARGS=-n0 for one after the other, as a
+# debugger needs it.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(ARGS)
+	$(PYTEST) $(ARGS)
+
+# Unit tests alone, with fewer examples of each property: feedback in a minute.
+test-fast: $(VENV)/.dev
+	HYPOTHESIS_PROFILE=fast $(PYTEST) tests/unit $(ARGS)
+
+test-service: $(VENV)/.dev
+	$(PYTEST) tests/service tests/deploy $(ARGS)
+
+# The same tests as `test`, with the branches they take.
+coverage: $(VENV)/.dev
+	$(PYTEST) --cov --cov-report=term --cov-report=html $(ARGS)
 
 # With a real kubelet, built on first use: KUBERNETES=1.Y for another than the newest. Needs root.
 e2e: $(VENV)/.dev
-	KUBERNETES=$(KUBERNETES) $(BIN)/python -m pytest tests/kubelet --log-cli-level=INFO $(ARGS)
+	KUBERNETES=$(KUBERNETES) $(BIN)/python -m pytest tests/e2e --log-cli-level=INFO $(ARGS)
 
 # The chart, kustomize and the alert rules through their own tools, built on first use.
 test-deploy: $(VENV)/.dev
@@ -61,7 +75,7 @@ SEEDED = $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 # Every parser of text and bytes with coverage-guided input: SECONDS for each target.
 fuzz: $(VENV)/.fuzz
-	$(BIN)/python -m tests.faults.fuzz --seconds $(or $(SECONDS),60) $(ARGS)
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60) $(ARGS)
 
 # Regenerate the committed stubs from protos/.
 protos: $(VENV)/.dev

@@ -1,29 +1,47 @@
 """Fixtures: a sample node, a kubelet double on it, and the real service between them."""
 
-import asyncio
+import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.double import KubeletDouble
-from tests.process import Service
-from xilinx_fpga_dp import service as service_module
-from xilinx_fpga_dp.settings import Settings
+from tests.support.double import KubeletDouble
+from tests.support.process import Service
+from tests.support.running import settings_for
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
-settings.register_profile(
-    "project",
-    deadline=None,  # benchmarks measure time
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-    derandomize=True,
-)
-settings.load_profile("project")
+# Sample nodes are thousands of small files, which cost half of the time on a disk.
+if os.access("/dev/shm", os.W_OK | os.X_OK):
+    os.environ.setdefault("TMPDIR", "/dev/shm")
+
+_TIER_LIMITS = {"unit": 5, "service": 60}  # seconds a test
+_PROPERTY_LIMIT = 60  # seconds a property test of the full profile
+
+for _profile, _examples in (("fast", 20), ("full", 100)):
+    settings.register_profile(
+        _profile,
+        max_examples=_examples,
+        deadline=None,  # benchmarks measure time
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+        derandomize=True,
+    )
+_PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "full")
+settings.load_profile(_PROFILE)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test the time limit of its tier, which is its folder."""
+    for item in items:
+        tier = item.path.relative_to(Path(__file__).parent).parts[0]
+        limit = _TIER_LIMITS.get(tier)
+        if _PROFILE == "full" and getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            limit = _PROPERTY_LIMIT
+        if limit and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(limit))
 
 
 @pytest.fixture
@@ -40,32 +58,6 @@ def kubelet(node: SampleNode) -> Iterator[KubeletDouble]:
     double = KubeletDouble(Path(node.socket_dir))
     yield double
     double.stop()
-
-
-def settings_for(node: SampleNode, **more: str) -> dict[str, str]:
-    """Return settings without prefix for a node; the intervals are short, so that tests are quick."""
-    own = {name.removeprefix("XILINX_FPGA_DP_"): value for name, value in node.environment().items()}
-    return (
-        own
-        | {"SCAN_INTERVAL": "0.3", "HEALTH_INTERVAL": "0.1", "RECOVERY_CHECKS": "2", "HTTP_ADDRESS": ""}
-        | more
-    )
-
-
-def service_in_the_loop(node: SampleNode, **more: str) -> service_module.Service:
-    """Return the real service with the same settings, for tests that run parts of it."""
-    given = {name.lower(): value for name, value in settings_for(node, **more).items()}
-    return service_module.Service(Settings.load(given))
-
-
-@asynccontextmanager
-async def running(*parts: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run endless coroutines for the duration of a test."""
-    tasks = [asyncio.create_task(part) for part in parts]
-    yield
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import grpc
 from tests.bench import woken
 from tests.bench.figures import Figure, quantile
 from tests.bench.stage import Process, Stage, cards, cpu_seconds, environment, waited
-from tests.wire import pb
+from tests.support.wire import pb
 
 _BARE = "import grpclib, pydantic_settings"
 _Call: TypeAlias = "grpc.UnaryUnaryMultiCallable[bytes, bytes]"

@@ -16,8 +16,8 @@ from typing import IO, Self
 
 import grpc
 
-from tests.double import KubeletDouble
-from tests.process import clean_environment
+from tests.support.double import KubeletDouble
+from tests.support.process import clean_environment
 from xilinx_fpga_dp.simulate.sysfs.boards import XRT_BOARDS, XrtBoard
 from xilinx_fpga_dp.simulate.sysfs.sample_node import Ids, SampleNode
 

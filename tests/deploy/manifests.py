@@ -1,12 +1,12 @@
 """Reads what stands in deploy/, and says what a daemonset of ours must look like."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-PROJECT = Path(__file__).parents[2]
+from tests.support.paths import PROJECT
+
 DEPLOY = PROJECT / "deploy"
 CHART = DEPLOY / "helm" / "xilinx-fpga-dp"
 STATIC = DEPLOY / "fpga-device-plugin.yml"

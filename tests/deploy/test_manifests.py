@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import settings_for
-from tests.deploy.manifests import CHART, DEPLOY, PROJECT, STATIC, documents, faults, only
-from tests.process import cli
+from tests.deploy.manifests import CHART, DEPLOY, STATIC, documents, faults, only
+from tests.support.paths import PROJECT
+from tests.support.process import cli
+from tests.support.running import settings_for
 from xilinx_fpga_dp import __version__
 from xilinx_fpga_dp.settings import Settings, variable
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode

@@ -15,11 +15,12 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import settings_for
-from tests.deploy.manifests import DEPLOY, PROJECT
+from tests.deploy.manifests import DEPLOY
 from tests.deploy.queries import Selector, grouping, selectors
-from tests.double import KubeletDouble
-from tests.process import Service, eventually
+from tests.support.double import KubeletDouble
+from tests.support.paths import PROJECT
+from tests.support.process import Service, eventually
+from tests.support.running import settings_for
 from xilinx_fpga_dp.model import Reason
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 

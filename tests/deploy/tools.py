@@ -1,6 +1,6 @@
 """Fetches, once, the tools that manifests and alert rules are tried with, and the schemas they must fit.
 
-`python -m tests.deploy.tools NAME` prints where a tool is. Kept by version beside what tests/kubelet builds.
+`python -m tests.deploy.tools NAME` prints where a tool is. Kept by version beside what tests/e2e builds.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from tests.kubelet.build import KUBERNETES_MODULE, Go, build_program, cache_dir, call
+from tests.e2e.build import KUBERNETES_MODULE, Go, build_program, cache_dir, call
 
 KUBERNETES = ("1.37.2", "1.28.15")  # the newest, and the oldest that the chart says it runs on
 PROMETHEUS_OPERATOR = "0.85.0"

@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.faults.fault import EVER, PACED, Catalogue
 from tests.faults.kubelets import ALL, no_mounts
 from tests.faults.stage import EVENT, Stage, descriptors, own_namespaces, wait_until
-from tests.process import remove
+from tests.support.process import remove
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import DAMAGES
 

@@ -11,7 +11,7 @@ import grpc
 
 from tests.faults.fault import EVER, Catalogue, NotDone
 from tests.faults.stage import SHELLS, Stage, own_namespaces, wait_until
-from tests.process import remove
+from tests.support.process import remove
 
 faults = Catalogue()
 fault = faults.fault

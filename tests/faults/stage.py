@@ -24,9 +24,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from tests.conftest import settings_for
-from tests.double import KubeletDouble, NoEndpoint
-from tests.process import Service, eventually
+from tests.support.double import KubeletDouble, NoEndpoint
+from tests.support.process import Service, eventually
+from tests.support.running import settings_for
 from xilinx_fpga_dp.deviceplugin.instance_lock import lock_folder
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.deploy.manifests import PROJECT
+from tests.support.paths import PROJECT
 from xilinx_fpga_dp import __version__
 
 

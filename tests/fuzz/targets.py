@@ -1,0 +1,320 @@
+"""What is fed: each takes bytes, and raises if something comes of them that may not.
+
+Imported by atheris, so that the branches they take are counted.
+"""
+
+import asyncio
+import atexit
+import json
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import cache
+from typing import Any
+
+from grpclib.protocol import H2Protocol
+
+from tests.support.double import is_extended_resource_name
+from tests.support.metrics import NoMetrics
+from xilinx_fpga_dp.aio.latest import Latest
+from xilinx_fpga_dp.cli.list import table
+from xilinx_fpga_dp.deviceplugin.plugin import Plugin, PluginConfig
+from xilinx_fpga_dp.discovery import uevents
+from xilinx_fpga_dp.discovery.scanner import ScanFailed, Scanner
+from xilinx_fpga_dp.model import Device, Inventory, Shell
+from xilinx_fpga_dp.observe import state
+from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.observe.http_server import _STATUS, HttpServer, text
+from xilinx_fpga_dp.observe.metrics import Metrics
+from xilinx_fpga_dp.resources import rename_rules as renames
+from xilinx_fpga_dp.resources.compat_1_3_0 import names as compat
+from xilinx_fpga_dp.resources.naming import Naming
+from xilinx_fpga_dp.resources.offers import names_of, warnings_of
+from xilinx_fpga_dp.resources.rule_file import BadRuleFile
+from xilinx_fpga_dp.rpc.server import RpcServer
+from xilinx_fpga_dp.settings import BadSettings, Settings
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleCard, SampleNode
+from xilinx_fpga_dp.snapshot import Snapshot, SnapshotBuilder
+from xilinx_fpga_dp.wiring import build_allocator, build_scanner
+
+Target = Callable[[bytes], None]
+
+_DEVICES = (
+    Device("0000:21:00.1", Shell("xilinx_u200_xdma_201830_2", "1561465320", None), "u200", "xocl"),
+    Device("0000:31:00.0", Shell("xilinx_v80", None, None), "v80", "ami"),
+)
+# Of each card, in the order in which they are plugged in `_node`, what is read of it.
+_READ = {
+    "u200": (
+        *("rom/VBNV", "rom/timestamp", "ready", "dev_offline", "shutdown", "logic_uuids", "xmc/serial_num"),
+        *("mailbox_connect_state", "device_bad_state", "firewall/status", "firewall/level", "numa_node"),
+        *("firewall/detected_time", "vendor", "device", "uevent", "userbar", "vmr_status"),
+        *("mgmt/dev_offline", "mgmt/rp_program", "mgmt/mfg", "mgmt/recovery"),
+    ),
+    "v80": ("dev_state", "logic_uuid", "board_serial", "vendor", "device", "numa_node"),
+    "ma35d": ("bus_id", "device_info"),
+    "kv260": ("devicetree/model", "devicetree/compatible", "xclbinid"),
+}
+_OF_DRIVERS = ("bus/pci/drivers/ami/devices", "module/xocl/version", "devices/system/node/online")
+
+
+class _Transport(asyncio.Transport):
+    """A connection whose other end only listens."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self._closing = False
+
+    def write(self, data: object) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def close(self) -> None:
+        self._closing = True
+
+
+def connection(data: bytes) -> None:
+    """What a peer sends on a connection to the plugin, after the preface of HTTP/2.
+
+    Whatever it is, nothing of ours stumbles over it, and nothing of it is left once the connection is lost.
+    """
+    loop, server = _server()
+    complaints: list[str] = []
+    loop.set_exception_handler(lambda _, context: complaints.append(str(context)))
+    loop.run_until_complete(_converse(server, data))
+    assert not complaints, complaints
+    assert not _logged, _logged
+
+
+async def _converse(server: RpcServer, data: bytes) -> None:
+    protocol: H2Protocol = server._protocol_factory()
+    transport = _Transport()
+    protocol.connection_made(transport)
+    protocol.data_received(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    half = len(data) // 2
+    for part in (data[:half], data[half:]):
+        if not transport.is_closing():
+            protocol.data_received(part)
+        await asyncio.sleep(0)
+    protocol.connection_lost(None)
+    for _ in range(_TURNS):
+        if len(asyncio.all_tasks()) == 1:
+            return
+        await asyncio.sleep(0)
+    raise AssertionError(f"left: {asyncio.all_tasks()}")
+
+
+class _Errors(logging.Handler):
+    """What is logged as an error, and what our own code has raised where a connection takes any error.
+
+    A call may fail: betterproto2 accepts some bytes that are no request, with values of other types.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.ERROR and record.getMessage() != Event.CALL_FAILED:
+            _logged.append(record.getMessage())
+
+
+_logged: list[str] = []
+_TURNS = 100  # of the loop, for what is cancelled to end
+_received = H2Protocol.data_received
+
+
+def _receive(protocol: H2Protocol, data: bytes) -> None:
+    """What `_Connection` calls, and takes any error of."""
+    try:
+        _received(protocol, data)
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        if "xilinx_fpga_dp" in frames[-1].filename:
+            _logged.append(repr(error))
+        raise
+
+
+@cache
+def _server() -> tuple[asyncio.AbstractEventLoop, RpcServer]:
+    loop = asyncio.new_event_loop()
+
+    async def made() -> RpcServer:
+        settings = Settings.load({})
+        scanner = build_scanner(settings)
+
+        async def written(_devices: object) -> bool:
+            return True
+
+        terms = PluginConfig(build_allocator(settings, scanner, tuple, written), 0.05)
+        return RpcServer(Plugin("xilinx.com/fpga-x", lambda: None, terms, NoMetrics()))
+
+    logging.getLogger().addHandler(_Errors())
+    H2Protocol.data_received = _receive  # type: ignore[method-assign,assignment]
+    return loop, loop.run_until_complete(made())
+
+
+def sysfs(data: bytes) -> None:
+    """What the files of cards hold: whatever it is, the others are offered, and all can be shown."""
+    loop, settings, paths = _node()
+    scanner = build_scanner(settings)
+    good = loop.run_until_complete(scanner.scan())
+    written: list[tuple[str, bytes | None]] = []
+    for part in data.split(b"\xff\xfe", 2):
+        if part:
+            path = paths[part[0] % len(paths)]
+            written.append((path, _content(path)))
+            with open(path, "wb") as file:
+                file.write(part[1:])
+    try:
+        loop.run_until_complete(_look_again(scanner, good))
+        loop.run_until_complete(_look(settings))
+    finally:
+        for path, before in reversed(written):
+            _restore(path, before)
+    assert not _raised, _raised
+
+
+_raised: list[str] = []  # on threads of the service's own
+
+
+def _content(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def _restore(path: str, before: bytes | None) -> None:
+    if before is None:
+        os.unlink(path)
+        return
+    with open(path, "wb") as file:
+        file.write(before)
+
+
+async def _look_again(scanner: Scanner, before: Inventory) -> None:
+    """A health check, and what a grant rests on: what has no fault is as a whole look finds it."""
+    with suppress(ScanFailed):
+        await scanner.check()
+    fresh = {device.address: await scanner.refresh(device) for device in before.devices}
+    found = {device.address: device for device in (await scanner.scan()).devices}
+    for address, device in fresh.items():
+        if device and device.healthy and found[address].healthy:
+            assert device.shell == found[address].shell, address
+            assert device.node == found[address].node, address
+
+
+async def _look(settings: Settings) -> None:
+    scanner = build_scanner(settings)
+    found = await scanner.scan()
+    while not scanner.complete:  # serial numbers come later
+        await asyncio.sleep(0.001)
+        found = await scanner.scan()
+    offers = SnapshotBuilder(settings, patient=False).build_once(found, {}, lambda _: found, 0)
+    for name, _ in names_of(offers):
+        assert is_extended_resource_name(name), name
+    addresses = {device.address for offer in offers.by_resource.values() for device in offer.devices}
+    assert "0000:21:00.1" in addresses, "its neighbour"
+    document = state.document(offers, expose_mgmt=True)
+    assert json.dumps(document).isascii()
+    assert all(char.isprintable() or char == "\n" for char in table(document, warnings_of(offers)))
+    assert Metrics(Latest(Snapshot(offers)), dict).text()
+
+
+@cache
+def _node() -> tuple[asyncio.AbstractEventLoop, Settings, tuple[str, ...]]:
+    """A loop, the settings for a node with a card of each driver and a neighbour, and the files to write."""
+    directory = tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    threading.excepthook = lambda failure: _raised.append(repr(failure.exc_value))
+    node = SampleNode(directory)
+    cards: dict[str, SampleCard] = {"u200": node.add_card("u200", "0000:11:00"), "v80": node.add_card("v80")}
+    cards |= {"ma35d": node.add_card("ma35d"), "kv260": node.add_card("kv260")}
+    node.add_card("u200", "0000:21:00")
+    paths = [card.path(name) for board, card in cards.items() for name in _READ[board]]
+    paths += [f"{node.sysfs_root}/{name}" for name in _OF_DRIVERS]
+    settings = Settings.load(
+        {
+            "sysfs_root": node.sysfs_root,
+            "dev_root": node.dev_root,
+            "pod_resources_socket": f"{directory}/none",
+        }
+    )
+    for path in filter(os.path.isdir, paths):  # as one stands in for an attribute that can't be read
+        os.rmdir(path)
+    there = tuple(path for path in paths if os.path.isdir(os.path.dirname(path)))
+    return asyncio.new_event_loop(), settings, there
+
+
+def event(data: bytes) -> None:
+    """A kernel event, or what poses as one: about a card or not, and the socket is read to its end."""
+    ours, kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, kernel:
+        ours.setblocking(False)
+        for part in data.split(b"\xff\xfe")[:4]:
+            kernel.send(part)
+        uevents._receive(ours)
+        try:
+            left = ours.recv(1)
+        except BlockingIOError:
+            return
+        raise AssertionError(left)
+
+
+def settings(data: bytes) -> None:
+    """The environment: each setting is taken or refused in a line."""
+    names = list(Settings.model_fields)
+    flags: dict[str, str] = {}
+    for part in data.split(b"\0")[:4]:
+        if part:
+            flags[names[part[0] % len(names)]] = part[1:].decode("utf-8", "surrogateescape")
+    try:
+        Settings.load(flags)
+    except BadSettings as bad:
+        assert all("\n" not in line for line in bad.lines), bad.lines
+
+
+def http(data: bytes) -> None:
+    """The head of a request: an answer with a status there is."""
+
+    async def page() -> Any:
+        return text("ok")
+
+    method, answer = asyncio.new_event_loop().run_until_complete(
+        HttpServer("127.0.0.1:0", {"/livez": page})._response(data)
+    )
+    assert answer.status in _STATUS, method
+
+
+def rules(data: bytes) -> None:
+    """A file of rules for names: refused in lines, or each device has a name that kubelet takes."""
+    try:
+        taken = renames.parse(data)
+    except BadRuleFile as bad:
+        assert all("\n" not in each for each in bad.problems), bad.problems
+        return
+    base = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")
+    names = renames.Renaming(base, "xilinx.com/fpga-", rules=taken).among(_DEVICES)
+    for device in _DEVICES:
+        assert is_extended_resource_name(names.resource_name(device)), device.address
+
+
+def old_rules(data: bytes) -> None:
+    """A NameCustomize.json of plugin 1.3.0: read, left out in lines, or refused."""
+    with suppress(ValueError):
+        customize = compat.parse(data)
+        assert all("\n" not in each for each in customize.problems), customize.problems
+
+
+TARGETS: Mapping[str, Target] = {
+    each.__name__: each for each in (connection, sysfs, event, settings, http, rules, old_rules)
+}

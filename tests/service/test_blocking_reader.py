@@ -1,0 +1,111 @@
+"""Reads that hang cost one thread each and nobody else's time."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from xilinx_fpga_dp.aio.blocking_reader import BlockingReader, Pending
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not holds():
+            await asyncio.sleep(0.005)
+
+
+def _answer(text: str) -> str:
+    return text
+
+
+async def test_a_hanging_read_holds_up_nobody() -> None:
+    gate = threading.Event()
+    reads: BlockingReader[str] = BlockingReader()
+    calls: dict[str, Callable[[], str]] = {str(i): partial(_answer, str(i)) for i in range(20)}
+    calls["3"] = lambda: str(gate.wait(30))
+    answers = await reads.read_many(calls, 1.0)
+    assert isinstance(answers.pop("3"), Pending)
+    assert answers == {key: key for key in answers}
+    gate.set()
+
+
+async def test_one_parked_thread_a_hanging_device_and_no_more() -> None:
+    gate = threading.Event()
+    parked: list[threading.Thread] = []
+
+    def hang() -> str:
+        parked.append(threading.current_thread())
+        return str(gate.wait(30))
+
+    reads: BlockingReader[str] = BlockingReader()
+    calls: dict[str, Callable[[], str]] = {str(i): hang for i in range(3)}
+    calls["well"] = partial(_answer, "well")
+    for _ in range(3):
+        assert (await reads.read_many(calls, 1.0))["well"] == "well"
+    assert len(set(parked)) == len(parked) == 3
+    gate.set()
+    await _until(lambda: sum(thread.is_alive() for thread in parked) <= 2)
+
+
+async def test_an_old_answer_is_not_taken_for_a_new_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xilinx_fpga_dp.aio.blocking_reader._STALE", 0.05)
+    gate, returned = threading.Event(), asyncio.Event()
+    reads: BlockingReader[str] = BlockingReader(returned.set)
+
+    def slow() -> str:
+        gate.wait(30)
+        return "old"
+
+    assert isinstance((await reads.read_many({"a": slow}, 0.01))["a"], Pending)
+    gate.set()
+    await returned.wait()
+    await asyncio.sleep(0.1)
+    assert (await reads.read_many({"a": partial(_answer, "new")}, 5))["a"] == "new"
+
+
+async def test_what_was_left_in_the_queue_is_read_for_the_next_who_asks() -> None:
+    gate = threading.Event()
+    reads: BlockingReader[str] = BlockingReader()
+    calls: dict[str, Callable[[], str]] = {str(n): lambda: str(gate.wait(30)) for n in range(6)}
+    calls["well"] = partial(_answer, "well")
+    assert isinstance((await reads.read_many(calls, 0.01))["well"], Pending)
+    assert (await reads.read_many(calls, 1))["well"] == "well"
+    gate.set()
+
+
+async def test_time_in_which_the_process_was_stopped_does_not_count() -> None:
+    gate = threading.Event()
+    loop = asyncio.get_running_loop()
+    reads: BlockingReader[bool] = BlockingReader()
+    loop.call_later(0.05, time.sleep, 1.5)  # a stand-in: the thread would be stopped too
+    loop.call_later(1.6, gate.set)
+    assert await reads.read_many({"a": partial(gate.wait, 10)}, 1.0) == {"a": True}
+
+    loop.call_later(0.05, time.sleep, 3)
+    gate.clear()
+    waiting = [reads.read_many({"a": partial(gate.wait, 10)}, 0.3) for _ in range(3)]
+    for [late] in [answers.values() for answers in await asyncio.gather(*waiting)]:
+        assert isinstance(late, Pending)
+        assert 0 < time.monotonic() - late.since < 2.5, "once, however many wait"
+    gate.set()
+
+
+async def test_a_loop_that_is_late_all_the_time_makes_nobody_wait_for_ever() -> None:
+    gate = threading.Event()
+    loop = asyncio.get_running_loop()
+    late = 0
+
+    def be_late() -> None:
+        nonlocal late
+        late += 1
+        time.sleep(0.25)
+        loop.call_later(0.001, be_late)
+
+    loop.call_soon(be_late)
+    [answer] = (await BlockingReader[bool]().read_many({"a": partial(gate.wait, 5)}, 0.02)).values()
+    assert isinstance(answer, Pending)
+    assert late < 15
+    gate.set()

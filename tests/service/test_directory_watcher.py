@@ -1,0 +1,74 @@
+"""Waking up for changes in a directory: each is told, also one that another takes the place of."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher
+
+_LONG = 30.0  # nobody waits for it: pytest's own limit is less
+
+
+async def _woken(wakeups: DirectoryWatcher, change: Callable[[], object]) -> None:
+    for _ in range(3):  # what came of the change before may wake once more
+        await wakeups.arm()
+        waiting = asyncio.create_task(wakeups.wait(_LONG))
+        await asyncio.sleep(0.02)
+        if not waiting.done():
+            break
+    assert not waiting.done()
+    change()
+    async with asyncio.timeout(5):
+        await waiting
+
+
+async def test_it_watches_no_more_than_there_is(tmp_path: Path) -> None:
+    directory = tmp_path / "directory"
+    with DirectoryWatcher(str(directory)) as wakeups:
+        for number in range(20):
+            await _woken(wakeups, directory.mkdir)
+            await _woken(wakeups, lambda number=number: directory.rename(tmp_path / str(number)))  # type: ignore[misc]
+        assert _watches() == 1
+
+
+def _watches() -> int:
+    """How many inotify watches this process has, as the kernel counts them."""
+    found = 0
+    for name in os.listdir("/proc/self/fdinfo"):
+        with suppress(FileNotFoundError):  # of the listing itself
+            found += Path("/proc/self/fdinfo", name).read_text().count("inotify wd:")
+    return found
+
+
+_MOUNTS = f"""
+import asyncio, subprocess, sys
+from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher
+
+async def main(directory):
+    with DirectoryWatcher(directory) as wakeups:
+        for command in (["mount", "-t", "tmpfs", "tmpfs"], ["umount", "--lazy"]) * 2:
+            await wakeups.arm()
+            waiting = asyncio.create_task(wakeups.wait({_LONG}))
+            await asyncio.sleep(0.02)
+            assert not waiting.done()
+            await asyncio.to_thread(subprocess.run, [*command, directory], check=True)
+            async with asyncio.timeout(5):
+                await waiting
+
+asyncio.run(main(sys.argv[1]))
+"""
+_NAMESPACES = ("unshare", "--user", "--map-root-user", "--mount", "--propagation", "private")
+
+
+@pytest.mark.skipif(
+    subprocess.run([*_NAMESPACES, "true"], capture_output=True, check=False).returncode != 0,
+    reason="no namespaces of one's own here",
+)
+def test_a_mount_wakes_and_its_end(tmp_path: Path) -> None:
+    subprocess.run([*_NAMESPACES, sys.executable, "-c", _MOUNTS, tmp_path], check=True, timeout=50)

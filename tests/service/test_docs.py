@@ -1,0 +1,120 @@
+"""The commands of the documentation work, its links lead somewhere, and its examples are what is printed."""
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.double import KubeletDouble
+from tests.support.paths import PROJECT
+from tests.support.probed import Probed
+from tests.support.process import Service, clean_environment, eventually
+from tests.support.running import settings_for
+from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.resources.documents import nfd as labels
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
+
+PAGES = sorted(
+    str(path.relative_to(PROJECT))
+    for path in [
+        *PROJECT.glob("*.md"),
+        *(PROJECT / "docs").rglob("*.md"),
+        *(PROJECT / ".github").rglob("*.md"),
+    ]
+)
+
+
+def text(page: str) -> str:
+    return (PROJECT / page).read_text()
+
+
+def blocks(page: str, kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", text(page), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: str) -> list[str]:
+    """Return the commands that a page marks with `$` in a console block, except those of make."""
+    return [
+        line.removeprefix("$ ")
+        for block in blocks(page, "console")
+        for line in block.splitlines()
+        if line.startswith("$ ") and not line.startswith("$ make ")
+    ]
+
+
+def printed(command: str, node: SampleNode) -> str:
+    """Run a command of a page on a node and return its output; the command has to succeed."""
+    done = subprocess.run(
+        ["sh", "-c", command],
+        env=clean_environment(settings_for(node)),
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, (command, done)
+    return done.stdout
+
+
+WITH_COMMANDS = [page for page in PAGES if commands(page)]
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS)
+def test_every_command_works(page: str, node: SampleNode, kubelet: KubeletDouble) -> None:
+    card = node.add_card("u200", release="2023.2")
+    kubelet.start()
+    probed = Probed(node)
+    with Service(probed.settings) as service:
+        service.logged(Event.SERVING_HTTP)
+        eventually(lambda: probed.get("readyz")[0] == 200, "ready")
+        for command in commands(page):
+            here = re.sub(r"\bpython ", f"{shlex.quote(sys.executable)} ", command)
+            here = here.replace("127.0.0.1:8080", probed.address).replace("0000:11:00.1", card.address)
+            # pytest's own directories are too long for a socket's path
+            output = printed(here.replace("/tmp/node", f"{node.root}/new"), node)
+            assert output or " > " in command, command
+
+
+def test_the_feature_file_is_as_it_is_shown(node: SampleNode) -> None:
+    for slot in ("0000:11:00", "0000:21:00"):
+        node.add_card("u200", slot, release="2023.2")
+    folder = Path(node.root) / "features.d"
+    with Service(settings_for(node, NFD_FEATURES_DIR=str(folder))):
+        eventually((folder / labels.FILE).exists, "written")
+        written = (folder / labels.FILE).read_text()
+    page = "docs/operating/maintenance.md"
+    [shown] = [block for block in blocks(page, "text") if "fpga.count" in block]
+    assert written == shown
+    known = {line.partition("=")[0] for line in written.splitlines()}
+    examples = "".join(blocks(page, "yaml"))
+    used = set(re.findall(r"xilinx\.com/fpga\.[\w.]+", examples))
+    assert used
+    assert used <= known, "the examples select by labels that exist"
+    for label, value in re.findall(r'(xilinx\.com/fpga\.\S+): "(.*)"', examples):
+        assert f"{label}={value}\n" in written
+
+
+def test_every_metric_has_a_row(node: SampleNode, kubelet: KubeletDouble) -> None:
+    node.add_card("u200")
+    kubelet.start()
+    probed = Probed(node)
+    with Service(probed.settings) as service:
+        service.logged(Event.REGISTERED)
+        service.logged(Event.SERVING_HTTP)
+        names = {re.split(r"[{ ]", name)[0] for name in probed.series()}
+    for name in names:
+        base = re.sub(r"_(bucket|count|sum|created)$", "", name)
+        assert base in text("docs/reference/metrics.md"), name
+
+
+def test_every_log_call_names_a_member_of_the_enum() -> None:
+    code = [ast.parse(path.read_text()) for path in (PROJECT / "xilinx_fpga_dp").rglob("*.py")]
+    calls = [ast.unparse(node) for module in code for node in ast.walk(module) if isinstance(node, ast.Call)]
+    logged = [call for call in calls if call.startswith("log.")]
+    assert len(logged) > 30
+    assert [call for call in logged if "Event." not in call and not call.startswith("log.info(event,")] == []

@@ -1,0 +1,186 @@
+"""The drivers beside XRT's: AMI, MA35D's, zocl; and that nothing in one driver's tree disturbs another's."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.double import KubeletDouble
+from tests.support.probed import Probed
+from tests.support.process import Service, cli
+from tests.support.running import settings_for
+from tests.support.scanning import listed, only_device, scanner_for, settled
+from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.simulate.sysfs.sample_card import SampleCard
+from xilinx_fpga_dp.simulate.sysfs.sample_node import DAMAGES, SampleNode, XrtCard
+
+PREFIX = "xilinx.com/fpga-"
+FIVE = ("u200", "f1", "v80", "ma35d", "zcu102")
+
+
+class Mixed:
+    """A node with all of them, and with cards that are none of ours."""
+
+    def __init__(self, node: SampleNode) -> None:
+        self.node = node
+        node.add_ordinary_devices()
+        self.cards = {board: node.plug(board) for board in FIVE}
+        for other in ("xdma", "qdma", "npu"):
+            node.plug(other)
+
+    def by_address(self) -> dict[str, SampleCard]:
+        return {card.address: card for cards in self.cards.values() for card in cards}
+
+
+@pytest.fixture
+def mixed(node: SampleNode) -> Mixed:
+    return Mixed(node)
+
+
+def resources(document: dict[str, Any]) -> dict[str, str]:
+    return {row["id"]: row["resource"] for row in document["devices"]}
+
+
+class TestAmazon:
+    async def test_vt1s_two_devices_are_one_card(self, node: SampleNode) -> None:
+        cards = node.plug("u30-vt1")
+        [row] = listed(node)["devices"]
+        assert row["id"] == min(card.address for card in cards)
+        assert row["nodes"] == [n for card in sorted(cards, key=lambda c: c.address) for n in card.nodes]
+
+
+class TestU30:
+    def test_one_id_stands_for_both_devices_and_gets_both_nodes(
+        self, node: SampleNode, kubelet: KubeletDouble
+    ) -> None:
+        cards = sorted(node.plug("u30"), key=lambda card: card.address)
+        name = f"{PREFIX}xilinx_u30_gen3x4_base_1-0"
+        with Service(settings_for(node)):
+            kubelet.start()
+            kubelet.wait_for(lambda: kubelet.allocatable(name) == 1)
+            [container] = kubelet.allocate(name, [cards[0].address]).container_responses
+        assert [each.host_path for each in container.devices] == [n for card in cards for n in card.nodes]
+        variable = "PCIDEVICE_XILINX_COM_FPGA_XILINX_U30_GEN3X4_BASE_1_0"
+        assert container.envs[variable] == ",".join(card.address for card in cards)
+        assert list(json.loads(container.envs[f"{variable}_INFO"])) == [card.address for card in cards]
+
+    def test_by_device_if_so_wanted(self, node: SampleNode) -> None:
+        cards = node.plug("u30")
+        rows = listed(node, U30_UNIT="device")["devices"]
+        assert {row["id"] for row in rows} == {card.address for card in cards}
+
+    def test_one_bad_device_makes_its_card_unhealthy_and_no_other(self, node: SampleNode) -> None:
+        bad, good = node.plug("u30"), node.plug("u30")
+        assert isinstance(bad[1], XrtCard)
+        bad[1].offline()
+        health = {row["id"]: row["reason"] for row in listed(node)["devices"]}
+        assert health == {bad[0].address: "offline", good[0].address: None}
+
+    def test_a_single_scan_pairs_by_bridge_at_once(self, node: SampleNode) -> None:
+        for card in (*node.plug("u30"), *node.plug("u30")):
+            card.write("xmc/serial_num", "\n")
+        assert [row["resource"] for row in listed(node)["devices"]] == [
+            f"{PREFIX}xilinx_u30_gen3x4_base_1-0"
+        ] * 2
+
+    def test_the_service_waits_for_serials_and_reports_it(self, node: SampleNode) -> None:
+        for card in node.plug("u30"):
+            card.write("xmc/serial_num", "\n")
+        pages = Probed(node)
+        with Service(pages.settings) as service:
+            reason = "waiting for its serial number; that takes 30 s at most"
+            service.logged(Event.LEFT_OUT, function=node.cards[0].address, reason=reason)
+            service.logged(Event.SERVING_HTTP)
+            addresses = ", ".join(sorted(card.address for card in node.cards))
+            # or an update with surge would end the older instance, which does offer it
+            assert pages.get("readyz") == (503, f"waiting for the serial number of {addresses}\n")
+            for each in node.cards:
+                each.write("xmc/serial_num", "XFL1LATE")
+            service.logged(Event.DEVICE_FOUND, device=node.cards[1].address)
+
+
+class TestZocl:
+    @pytest.mark.parametrize(
+        ("board", "shell", "name"),
+        [
+            ("zcu102", "ZynqMP-ZCU102", "zcu102"),
+            ("zcu104", "ZynqMP-ZCU104", "zcu104"),
+        ],
+    )
+    async def test_a_board_is_named_after_its_model(
+        self, node: SampleNode, board: str, shell: str, name: str
+    ) -> None:
+        [card] = node.plug(board)
+        device = await only_device(node)
+        assert (device.shell.vbnv, device.shell.timestamp, device.board) == (shell, None, name)
+        assert (device.address, device.driver) == (card.address, "zocl-drm")
+        assert (device.node,) == card.nodes
+        assert device.experimental
+        assert listed(node)["devices"][0]["resource"] == f"{PREFIX}{shell}"
+
+
+class TestMixedNode:
+    def test_every_driver_at_once(self, mixed: Mixed) -> None:
+        document = listed(mixed.node)
+        assert document["left_out"] == []
+        assert {name.removeprefix(PREFIX) for name in resources(document).values()} == {
+            "xilinx_u200_xdma_201830_2-1561465320",
+            "xilinx_aws-vu9p-f1_shell-v04261818_201920_3-43981",
+            "xilinx_v80",
+            "MA35",
+            "ZynqMP-ZCU102",
+        }
+        marked = {row["driver"] for row in document["devices"] if "experimental" in row}
+        assert marked == {"ami", "transcoder", "zocl-drm"}
+
+    def test_the_table_marks_what_was_not_tested_on_hardware(self, mixed: Mixed) -> None:
+        table = cli("list", settings=settings_for(mixed.node)).stdout
+        assert "v80 (experimental)" in table
+        assert "u200 (experimental)" not in table
+
+    def test_pods_get_each_drivers_node(self, mixed: Mixed, kubelet: KubeletDouble) -> None:
+        rows = listed(mixed.node)["devices"]
+        cards = mixed.by_address()
+        assert {row["id"] for row in rows} == cards.keys()
+        with Service(settings_for(mixed.node)):
+            kubelet.start()
+            kubelet.wait_for(lambda: all(kubelet.allocatable(row["resource"]) for row in rows))
+            for row in rows:
+                [container] = kubelet.allocate(row["resource"], [row["id"]]).container_responses
+                assert [each.host_path for each in container.devices] == list(cards[row["id"]].nodes)
+                info = json.loads(next(v for k, v in container.envs.items() if k.endswith("_INFO")))
+                assert info[row["id"]]["nodes"] == list(cards[row["id"]].nodes)
+
+    @pytest.mark.parametrize("victim", FIVE)
+    async def test_what_happens_to_one_is_not_felt_by_another(self, mixed: Mixed, victim: str) -> None:
+        watched = scanner_for(mixed.node)
+        before = {device.address: device for device in (await settled(watched)).devices}
+        card = mixed.cards[victim][0]
+        others = before.keys() - {each.address for each in mixed.cards[victim]}
+        attribute = {"v80": "dev_state", "ma35d": "bus_id", "zcu102": "devicetree/model"}.get(
+            victim, "rom/VBNV"
+        )
+        for damage in DAMAGES:
+            card.corrupt(attribute, damage)
+            after = {device.address: device for device in (await settled(watched)).devices}
+            assert {a: after[a] for a in others} == {a: before[a] for a in others}, damage
+            card.mend()
+        card.mend()
+        card.hang(attribute)
+        after = {device.address: device for device in (await watched.scan()).devices}
+        assert {a: after[a] for a in others} == {a: before[a] for a in others}
+        card.unhang(attribute)
+
+    @pytest.mark.parametrize("other", ["u200", "f1", "v80", "ma35d"])
+    async def test_a_device_with_the_address_of_another(self, mixed: Mixed, other: str) -> None:
+        watched = scanner_for(mixed.node)
+        before = {device.address: device for device in (await settled(watched)).devices}
+        liar = mixed.cards["ma35d"][-1]
+        victim = mixed.cards[other][0].address
+        liar.write("bus_id", victim)
+        for found in (await settled(watched), await watched.check(), await settled(scanner_for(mixed.node))):
+            after = {device.address: device for device in found.devices}
+            assert after == {a: device for a, device in before.items() if a != liar.address}
+            [entry] = found.left_out
+            assert entry.reason.startswith(f"it says that it is {victim}, which is another device")
+        assert await watched.refresh(before[victim]) == before[victim]

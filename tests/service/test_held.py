@@ -1,0 +1,262 @@
+"""Nothing is handed out twice: a device that a pod holds under another name or id."""
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.support.double import KubeletDouble
+from tests.support.podresources import Hold, PodResourcesDouble
+from tests.support.process import Service, cli, eventually
+from tests.support.running import settings_for
+from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
+
+U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
+U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
+A, B = "0000:11:00.1", "0000:21:00.1"
+
+
+@pytest.fixture
+def pods(node: SampleNode) -> Iterator[PodResourcesDouble]:
+    node.add_card("u55c", "0000:11:00")
+    node.add_card("u55c", "0000:21:00")
+    double = PodResourcesDouble(f"{node.root}/pods.sock")
+    yield double
+    double.stop()
+
+
+def asking(node: SampleNode, pods: PodResourcesDouble, **settings: str) -> dict[str, str]:
+    return settings_for(node, POD_RESOURCES_SOCKET=pods.path, **settings)
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        Hold("amd.com/xilinx_u55c_gen3x16_xdma_base_3-0", A),  # another prefix
+        Hold(U250, A),  # reprogrammed
+        Hold(U55C + ".shared", f"{A}::1"),  # a replica
+        Hold("amd.com/xilinx_u55c_gen3x16_xdma_base_3-0", f"{A}-3"),  # plugin 1.3.0 with VirtualDev
+        Hold(U55C, f"{A}::0"),  # another replica count
+    ],
+)
+def test_held_under_another_name_or_id(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble, hold: Hold
+) -> None:
+    pods.holds = [hold]
+    pods.start()
+    with Service(asking(node, pods)) as service:
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.resources().get(U55C) == {A: "Unhealthy", B: "Healthy"})
+        assert kubelet.lists(U55C)[0].health[A] == "Unhealthy", "never offered, not for a moment"
+        service.logged(Event.DEVICE_UNHEALTHY, device=A, reason="held")
+        with pytest.raises(grpc.RpcError, match="held"):
+            kubelet.allocate(U55C, [A])
+        pods.holds = []
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+
+
+@pytest.mark.parametrize(
+    "hold", [Hold(U55C, A), Hold("nvidia.com/gpu", "GPU-1"), Hold("intel.com/nic", "0000:99:00.1")]
+)
+def test_held_under_its_own_name_or_not_ours_is_nobodys_business(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble, hold: Hold
+) -> None:
+    pods.holds = [hold]
+    pods.start()
+    with Service(asking(node, pods)):
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+        assert len(kubelet.lists(U55C)) == 1
+
+
+def test_reprogrammed_while_a_pod_holds_it(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
+) -> None:
+    pods.start()
+    with Service(asking(node, pods)):
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+        pods.holds = [Hold(U55C, A)]
+        node.cards[0].reprogram("u250")
+        kubelet.wait_for(lambda: kubelet.resources().get(U250) == {A: "Unhealthy"})
+        assert all(each.health.get(A) != "Healthy" for each in kubelet.lists(U250))
+        pods.holds = []
+        kubelet.wait_for(lambda: kubelet.allocatable(U250) == 1)
+
+
+def test_given_under_the_old_name_while_an_instance_with_that_is_there(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
+) -> None:
+    """As in a rolling update that changes names: the older instance's resource is kubelet's to give, too."""
+    pods.start()
+    kubelet.start()
+    with Service(asking(node, pods)) as older:
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+        new = U55C.replace("xilinx.com", "amd.com")
+        with Service(asking(node, pods, RESOURCE_PREFIX="amd.com/fpga-")):
+            older.logged(Event.SUPERSEDED)
+            kubelet.wait_for(lambda: kubelet.allocatable(new) == 2)
+            asked = pods.questions
+            kubelet.wait_for(lambda: pods.questions > asked + 2)  # not only once more
+            kubelet.allocate(U55C, [A])
+            pods.holds = [Hold(U55C, A)]
+            kubelet.wait_for(lambda: kubelet.resources()[new] == {A: "Unhealthy", B: "Healthy"})
+            assert older.terminate() == 0
+            pods.holds = []
+            kubelet.wait_for(lambda: kubelet.allocatable(new) == 2)
+
+
+@pytest.mark.parametrize("serial", ["XFL1", ""])
+def test_once_all_is_as_it_was_nobody_is_asked(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble, serial: str
+) -> None:
+    for card in node.cards:
+        card.write("xmc/serial_num", serial)
+    rules = Path(node.root, "rules.yaml")
+    rules.write_text("[]")
+    pods.start()
+    with Service(asking(node, pods, RESOURCE_RENAMES=str(rules), SCAN_INTERVAL="3600")) as service:
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+        for name in ("", "x"):
+            if name:
+                rules.write_text("- {match: {}, name: x}")
+                service.logged(Event.DEVICE_MOVED, count=2)
+            time.sleep(2)  # once more: it may have been given meanwhile
+            eventually(lambda: _quiet(pods), "it is asked for ever", 25)
+
+
+def _quiet(pods: PodResourcesDouble) -> bool:
+    asked = pods.questions
+    time.sleep(4)
+    return pods.questions == asked
+
+
+def test_the_other_device_of_a_held_card(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
+) -> None:
+    """A pod has both devices of a U30; after a restart one alone is there."""
+    first, second = node.plug("u30")
+    assert first.address < second.address
+    resource = "xilinx.com/fpga-xilinx_u30_gen3x4_base_1-0"
+    pods.holds = [Hold(resource, first.address)]
+    pods.start()
+    first.remove()
+    with Service(asking(node, pods)) as service:
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.resources().get(resource) == {second.address: "Unhealthy"})
+        service.logged(Event.DEVICE_UNHEALTHY, device=second.address, reason="held")
+        pods.holds = []
+        kubelet.wait_for(lambda: kubelet.allocatable(resource) == 1)
+
+
+@pytest.mark.parametrize("strategy", ["cdi", "device-specs"])
+def test_files_of_before_stay_until_it_is_known(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble, strategy: str
+) -> None:
+    """A container that restarts needs the CDI spec; pods run where labels say."""
+    folder = Path(node.root, "files")
+    settings = asking(node, pods, CDI_DIR=str(folder), DEVICE_STRATEGY=strategy, NFD_FEATURES_DIR=str(folder))
+
+    def files() -> dict[str, str]:
+        return {path.name: path.read_text() for path in folder.glob("[!.]*")}
+
+    pods.start()
+    kubelet.start()
+    with Service(settings):
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+        kubelet.wait_for(lambda: len(files()) == (2 if strategy == "cdi" else 1))
+        before = files()
+    pods.hangs.clear()
+    with Service(settings) as service:
+        end = time.monotonic() + 20
+        while not any(each["event"] == Event.REGISTERED for each in service.events):
+            assert files() == before
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+        assert files() == before
+
+
+def test_asked_again_where_kubelet_has_just_begun(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
+) -> None:
+    """A question that is refused is none that was asked."""
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(pods.path)
+    pods.holds = [Hold("amd.com/x", A)]
+    kubelet.start()
+    with Service(asking(node, pods)) as service:
+        service.logged(Event.STARTED)
+        time.sleep(0.2)
+        pods.start()
+        kubelet.wait_for(lambda: kubelet.resources().get(U55C) == {A: "Unhealthy", B: "Healthy"})
+        assert kubelet.lists(U55C)[0].health[A] == "Unhealthy", "never offered, not for a moment"
+
+
+def test_of_replicas_each_has_its_own_holder(node: SampleNode, pods: PodResourcesDouble) -> None:
+    pods.holds = [Hold(f"{U55C}.shared", f"{A}::1"), Hold("amd.com/x", B)]
+    pods.start()
+    document = json.loads(
+        cli("list", "--output", "json", settings=asking(node, pods, SHARED_REPLICAS="2")).stdout
+    )
+    held = {each["id"]: len(each["held_by"]) for each in document["devices"]}
+    assert held == {f"{A}::0": 0, f"{A}::1": 1, f"{B}::0": 1, f"{B}::1": 1}
+
+
+def test_a_missing_socket_is_one_warning(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
+) -> None:
+    with Service(asking(node, pods)) as service:
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+        node.add_card("u55c", "0000:31:00")
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 3)
+        told = [each for each in service.events if each["event"].startswith("podresources unavailable")]
+        assert len(told) == 1
+        pods.holds = [Hold("amd.com/x", B)]
+        pods.start()  # used as soon as it answers
+        kubelet.wait_for(lambda: kubelet.resources()[U55C][B] == "Unhealthy")
+        service.logged(Event.PODRESOURCES_AVAILABLE)
+
+
+def test_one_that_hangs_delays_nobody_for_long(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
+) -> None:
+    pods.start()
+    with Service(asking(node, pods)):
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+        pods.hangs.clear()
+        node.add_card("u250", "0000:31:00")
+        node.cards[0].offline()
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
+        kubelet.wait_for(lambda: kubelet.allocatable(U250) == 1)
+
+
+def test_what_is_held_stays_held_without_an_answer(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
+) -> None:
+    pods.holds = [Hold("amd.com/x", A)]
+    pods.start()
+    with Service(asking(node, pods)) as service:
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.resources().get(U55C) == {A: "Unhealthy", B: "Healthy"})
+        pods.stop()
+        service.logged(Event.PODRESOURCES_UNAVAILABLE)
+        assert kubelet.resources()[U55C][A] == "Unhealthy"
+
+
+def test_list_says_who(node: SampleNode, pods: PodResourcesDouble) -> None:
+    pods.holds = [Hold(U55C, A), Hold("amd.com/x", B)]
+    pods.start()
+    document = json.loads(cli("list", "--output", "json", settings=asking(node, pods)).stdout)
+    by_id = {each["id"]: each for each in document["devices"]}
+    holder = {"namespace": "default", "pod": "mypod", "container": "mine"}
+    assert (by_id[A]["health"], by_id[A]["held_by"]) == ("Healthy", [holder])
+    assert (by_id[B]["reason"], by_id[B]["held_by"]) == ("held", [holder])

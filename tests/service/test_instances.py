@@ -1,0 +1,196 @@
+"""The service as kubelet meets it: a real process, real sockets, a kubelet that shares no code with it."""
+
+import os
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.support.double import KubeletDouble
+from tests.support.process import Service, eventually, remove
+from tests.support.running import settings_for
+from xilinx_fpga_dp.deviceplugin.instance_lock import lock_folder
+from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
+
+U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
+U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
+
+
+def ours(node: SampleNode) -> list[str]:
+    return [name for name in os.listdir(node.socket_dir) if name.endswith("-fpga.sock")]
+
+
+def lock_files(node: SampleNode) -> list[str]:
+    """The lock files of instances."""
+    folder = lock_folder(node.plugins_dir)
+    return os.listdir(folder) if os.path.isdir(folder) else []
+
+
+@pytest.fixture
+def cards(node: SampleNode) -> SampleNode:
+    node.add_ordinary_devices()
+    for index, board in enumerate(("u200", "u200", "u250")):
+        node.add_card(board, f"0000:{0x10 * (index + 1) + 1:02x}:00", numa_node=index % 2)
+    return node
+
+
+@pytest.fixture
+def registered(cards: SampleNode, kubelet: KubeletDouble, service: Service) -> KubeletDouble:
+    kubelet.start()
+    kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
+    return kubelet
+
+
+def test_a_newer_instance_that_ends_lets_the_older_speak_after_its_streams_have_ended(
+    cards: SampleNode, kubelet: KubeletDouble
+) -> None:
+    """Kubelets up to 1.36 drop the endpoint that has registered before an old stream's end."""
+    with Service(settings_for(cards)) as older:
+        older.logged(Event.DEVICE_FOUND)
+        eventually(lambda: len(lock_files(cards)) == 1, "its lock is held")
+        with Service(settings_for(cards)) as newer:
+            newer.logged(Event.DEVICE_FOUND)
+            kubelet.start()
+            newer.logged(Event.REGISTERED, resource=U250)
+            endpoint = newer.logged(Event.REGISTERED, resource=U200)["endpoint"]
+            kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+            count = len(kubelet.registrations)
+            cards.cards[0].hang("ready")
+            calling = threading.Thread(target=_refused, args=(kubelet, cards.cards[0].address))
+            calling.start()  # the newer waits for it a moment when it ends
+            time.sleep(0.1)
+            assert newer.terminate() == 0
+            calling.join()
+            cards.cards[0].unhang("ready")
+        kubelet.wait_for(lambda: len(kubelet.registrations) > count)
+        [ended] = kubelet.wait_for(lambda: [each.time for each in kubelet.ends if each.endpoint == endpoint])
+        assert kubelet.registrations[count].time > ended
+        kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+
+
+def _refused(kubelet: KubeletDouble, address: str) -> None:
+    with pytest.raises(grpc.RpcError):
+        kubelet.allocate(U200, [address])
+
+
+def test_a_dead_instances_sockets_are_swept_and_a_live_ones_are_not(
+    cards: SampleNode, kubelet: KubeletDouble
+) -> None:
+    kubelet.start()
+    with Service(settings_for(cards)) as dead:
+        kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+        dead.process.kill()
+        dead.process.wait(5)
+    left = ours(cards)
+    assert len(left) == 2
+    no_sockets = [Path(f"{cards.socket_dir}/{name}-fpga.sock") for name in ("file", "directory")]
+    no_sockets[0].touch()
+    no_sockets[1].mkdir()
+    alive = f"{cards.socket_dir}/somebody-elses-fpga.sock"
+    with socket.socket(socket.AF_UNIX) as live:
+        live.bind(alive)
+        live.listen()
+        with Service(settings_for(cards)):
+            kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+            eventually(lambda: not set(left) & set(ours(cards)), "swept")
+            assert os.path.exists(alive)
+            assert all(each.exists() for each in no_sockets)
+
+
+def test_of_two_instances_the_newer_speaks(cards: SampleNode, kubelet: KubeletDouble) -> None:
+    kubelet.start()
+    with Service(settings_for(cards)) as older:
+        kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+        [first] = kubelet.lists(U200)
+        with Service(settings_for(cards)) as newer:
+            older.logged(Event.SUPERSEDED, resource=U200)
+            kubelet.wait_for(lambda: len(kubelet.lists(U200)) == 2)
+            assert kubelet.ends == [], "the older keeps its stream: its end would cost the newer's endpoint"
+            cards.cards[0].offline()
+            kubelet.wait_for(lambda: kubelet.allocatable(U200) == 1)
+            time.sleep(0.5)
+            assert len(kubelet.lists(U200)) == 3, "the older is silent"
+            newer.process.kill()
+            newer.process.wait(5)
+        died = time.monotonic()
+        cards.cards[0].mend()
+        kubelet.wait_for(lambda: kubelet.lists(U200)[-1].time > died and kubelet.allocatable(U200) == 2)
+        assert kubelet.lists(U200)[-1].endpoint not in {each.endpoint for each in kubelet.lists(U200)[:3]}
+        assert first.endpoint != kubelet.lists(U200)[-1].endpoint
+
+
+def test_a_newer_instance_that_came_and_went_unseen_is_noticed(
+    registered: KubeletDouble, cards: SampleNode, service: Service
+) -> None:
+    service.process.send_signal(signal.SIGSTOP)
+    with Service(settings_for(cards)) as newer:
+        for name in (U200, U250):
+            newer.logged(Event.REGISTERED, resource=name)
+        assert newer.terminate() == 0
+    registered.wait_for(lambda: registered.allocatable(U200) == 0)
+    service.process.send_signal(signal.SIGCONT)
+    registered.wait_for(lambda: registered.allocatable(U200) == 2 and registered.allocatable(U250) == 1)
+
+
+@pytest.mark.parametrize("remade", ["moved", "removed"])
+def test_the_older_stays_silent_where_the_directory_is_made_anew(
+    cards: SampleNode, kubelet: KubeletDouble, remade: str
+) -> None:
+    kubelet.start()
+    with Service(settings_for(cards)) as older:
+        kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+        with Service(settings_for(cards)) as newer:
+            older.logged(Event.SUPERSEDED, resource=U200)
+            for name in (U200, U250):
+                newer.logged(Event.REGISTERED, resource=name)
+            newer.process.send_signal(signal.SIGSTOP)  # so that the older is the first in the new directory
+            kubelet.kill()
+            if remade == "moved":
+                os.rename(cards.socket_dir, f"{cards.socket_dir}.moved")
+            else:
+                remove(Path(cards.socket_dir))
+            count = len(kubelet.registrations)
+            kubelet.start()
+            time.sleep(1.0)
+            assert len(kubelet.registrations) == count, "the older is silent"
+            newer.process.send_signal(signal.SIGCONT)
+            kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
+            for name in (U200, U250):
+                newer.logged(Event.REGISTERED, resource=name, count=2)
+            assert len(kubelet.registrations) == count + 2, "the older stays silent"
+
+
+@pytest.mark.parametrize("by_socket", [False, True])
+def test_a_rolling_update_leaves_no_gap_to_speak_of(cards: SampleNode, by_socket: bool) -> None:
+    kubelet = KubeletDouble(Path(cards.socket_dir), by_socket=by_socket)
+    with kubelet, Service(settings_for(cards)) as older:
+        kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+        with Service(settings_for(cards)) as newer:
+            kubelet.wait_for(lambda: len(kubelet.lists(U200)) == 2)
+            older.logged(Event.SUPERSEDED, resource=U200)
+            assert older.terminate() == 0
+            kubelet.wait_for(lambda: len(kubelet.ends) >= 2)
+            kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
+            assert newer.terminate() == 0
+    assert ours(cards) == []
+    assert lock_files(cards) == []
+
+
+def test_lock_files_survive_the_wipe_and_those_of_dead_instances_are_removed(
+    cards: SampleNode, kubelet: KubeletDouble
+) -> None:
+    with Service(settings_for(cards)) as dead:
+        dead.logged(Event.DEVICE_FOUND)
+        eventually(lambda: lock_files(cards), "its lock is held")
+        dead.process.kill()
+    with Service(settings_for(cards)):
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+        kubelet.restart()
+        kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+        assert len(lock_files(cards)) == 1

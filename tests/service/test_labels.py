@@ -1,0 +1,83 @@
+"""The feature file for node-feature-discovery."""
+
+import asyncio
+import os
+from itertools import chain, repeat
+from pathlib import Path
+from unittest import mock
+
+from tests.support.process import Service, eventually
+from tests.support.running import running, service_in_the_loop, settings_for
+from xilinx_fpga_dp.discovery.driver_versions import DriverVersions
+from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors
+from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.observe.node_labels import NodeLabels
+from xilinx_fpga_dp.resources.documents import nfd
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
+
+
+def as_nfd_reads_it(text: str) -> dict[str, str]:
+    """Parse as source/local/local.go does: ``#`` begins a comment or directive, the first ``=`` separates."""
+    assert len(text.encode()) <= 65536
+    found = {}
+    for line in text.split("\n"):
+        if line.strip() and not line.strip().startswith("#"):
+            name, equals, value = line.strip().partition("=")
+            assert name not in found
+            found[name] = value if equals else "true"
+    return found
+
+
+def test_the_file_follows_the_node(node: SampleNode) -> None:
+    folder = Path(node.root) / "features.d"
+    file = folder / "xilinx-fpga-dp"
+
+    def found() -> dict[str, str]:
+        return as_nfd_reads_it(file.read_text()) if file.exists() else {}
+
+    card = node.add_card("u200", release="2023.2")
+    with Service(settings_for(node, NFD_FEATURES_DIR=str(folder))) as service:
+        eventually(lambda: found().get("xilinx.com/fpga.driver.xocl") == "2.16.0", "written")
+        assert found()["xilinx.com/fpga.shell.xilinx_u200_xdma_201830_2"] == "1561465320"
+        assert file.stat().st_mode & 0o777 == 0o644, "NFD's worker is not root"
+        before = file.stat().st_ino
+        card.offline()
+        service.logged(Event.DEVICE_UNHEALTHY)
+        card.mend()
+        service.logged(Event.DEVICE_HEALTHY)
+        assert file.stat().st_ino == before, "health is not labelled, an equal text not written again"
+        card.reprogram("u250")
+        eventually(lambda: found().get("xilinx.com/fpga.board.u250") == "true", "written again")
+        assert "xilinx.com/fpga.board.u200" not in found()
+        assert file.stat().st_ino != before, "replaced, not written over"
+        file.unlink()
+        eventually(file.exists, "restored")
+        assert os.listdir(folder) == [file.name]
+        assert service.terminate() == 0
+        assert file.exists(), "an update of the plugin moves no pods"
+    before = file.stat().st_ino
+    with Service(settings_for(node, NFD_FEATURES_DIR=str(folder))) as service:
+        service.logged(Event.DEVICE_FOUND)
+        assert service.terminate() == 0
+    assert file.stat().st_ino == before, "nor does the new instance take it away first"
+    card.remove()
+    with Service(settings_for(node, NFD_FEATURES_DIR=str(folder))):
+        eventually(lambda: not file.exists(), "nothing to say")
+
+
+async def test_a_version_that_cannot_be_read_now_is_asked_for_again(node: SampleNode) -> None:
+    """No change of what is offered would bring it later."""
+    node.add_card("u200", release="2023.2")
+    folder = Path(node.root) / "features.d"
+    service = service_in_the_loop(node)
+    labels = NodeLabels(str(folder), service.snapshots, DriverVersions(node.sysfs_root))
+
+    def said() -> str:
+        file = folder / nfd.FILE
+        return file.read_text() if file.exists() else ""
+
+    reads = mock.Mock(side_effect=chain([OutOfDescriptors("none is left")], repeat("2.16.0")))
+    with mock.patch("xilinx_fpga_dp.discovery.driver_versions.module_version", reads):
+        async with running(service.scan(), labels.run(), labels.file.run()), asyncio.timeout(20):
+            while "xilinx.com/fpga.driver.xocl=2.16.0\n" not in said():
+                await asyncio.sleep(0.02)

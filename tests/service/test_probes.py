@@ -1,0 +1,301 @@
+"""Probes and metrics are true in every phase of a node's life: from outside, over HTTP."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+from tests.support.double import KubeletDouble
+from tests.support.podresources import PodResourcesDouble
+from tests.support.probed import Probed
+from tests.support.process import Service, clean_environment, eventually
+from xilinx_fpga_dp.model import Reason
+from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
+
+U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
+U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
+OK = (200, "ok\n")
+NOT_REGISTERED = (503, f"not registered: {U200}\n")
+
+
+@pytest.fixture
+def probed(node: SampleNode) -> Iterator[Probed]:
+    """The pages of a service on a node with one U200."""
+    node.add_card("u200", "0000:11:00", release="2023.2")
+    pages = Probed(node)
+    with Service(pages.settings) as service:
+        service.logged(Event.SERVING_HTTP)
+        service.logged(Event.DEVICE_FOUND)
+        pages.pid = service.process.pid
+        yield pages
+
+
+def test_before_a_kubelet_is_there(probed: Probed) -> None:
+    probed.turns("readyz", NOT_REGISTERED)
+    assert probed.get("livez") == OK
+    assert probed.devices() == {("Healthy", "", U200): 1}
+    assert probed.registered() == {U200: 0}
+    assert not [name for name in probed.series() if name.startswith("registrations")], "nobody was asked"
+
+
+def test_while_kubelet_is_away(probed: Probed, kubelet: KubeletDouble) -> None:
+    kubelet.start()
+    probed.turns("readyz", OK)
+    assert probed.registered() == {U200: 1}
+    for restart in (1, 2):
+        kubelet.stop()
+        eventually(lambda: probed.get("readyz")[0] == 503, "not ready")
+        assert probed.get("livez") == OK
+        assert probed.registered() == {U200: 0}
+        assert probed.devices() == {("Healthy", "", U200): 1}, "kubelet's absence is no fault of the card"
+        kubelet.start()
+        probed.turns("readyz", OK)
+        assert probed.series()["kubelet_restarts_total"] == restart
+    assert probed.series()[f'registrations_total{{resource="{U200}",result="ok"}}'] == 3
+
+
+def test_kubelet_dies_without_a_word(probed: Probed, kubelet: KubeletDouble) -> None:
+    kubelet.start()
+    probed.turns("readyz", OK)
+    kubelet.kill()
+    eventually(lambda: probed.get("readyz")[0] == 503, "not ready")
+    eventually(
+        lambda: probed.series().get(f'registrations_total{{resource="{U200}",result="failed"}}', 0) >= 2,
+        "attempts are counted",
+    )
+    assert probed.series()["kubelet_restarts_total"] == 0
+    assert probed.get("livez") == OK
+    said = f"not registered: {U200} (Connection refused: {kubelet.socket})\n"
+    eventually(lambda: probed.get("readyz") == (503, said), "and why is said")
+
+
+def test_kubelet_refuses(probed: Probed, kubelet: KubeletDouble) -> None:
+    kubelet.faults.refuse = grpc.StatusCode.UNKNOWN
+    kubelet.start()
+    eventually(lambda: len(kubelet.refusals) > 2, "asked")
+    status, said = probed.get("readyz")
+    assert status == 503
+    assert said.startswith(f"not registered: {U200} (kubelet refused: ")
+    assert probed.registered() == {U200: 0}
+
+
+def test_kubelet_takes_it_and_never_lists(probed: Probed, kubelet: KubeletDouble) -> None:
+    kubelet.faults.never_list = True
+    kubelet.start()
+    eventually(lambda: kubelet.registrations, "taken")
+    time.sleep(0.5)
+    status, said = probed.get("readyz")
+    assert (status, said.split()[:3]) == (503, ["not", "registered:", U200]), "no live stream"
+    assert probed.registered() == {U200: 0}
+
+
+def test_no_card(node: SampleNode, kubelet: KubeletDouble) -> None:
+    node.add_ordinary_devices()
+    pages = Probed(node)
+    with Service(pages.settings) as service:
+        service.logged(Event.SERVING_HTTP)
+        pages.turns("readyz", OK)
+        assert pages.get("livez") == OK
+        assert (pages.devices(), pages.registered()) == ({}, {})
+
+
+def test_a_bus_that_was_never_read(node: SampleNode) -> None:
+    node.add_card("u200")
+    os.rename(f"{node.sysfs_root}/bus", f"{node.sysfs_root}/away")
+    pages = Probed(node)
+    with Service(pages.settings) as service:
+        service.logged(Event.SERVING_HTTP)
+        service.logged(Event.SCAN_FAILED)
+        status, why = pages.get("readyz")
+        assert status == 503, "that there is no card is not known"
+        assert "not been scanned yet" in why
+        assert "No such file" in why
+        assert pages.series()["scan_errors_total"] >= 1
+        assert pages.get("livez") == OK
+        os.rename(f"{node.sysfs_root}/away", f"{node.sysfs_root}/bus")
+        pages.turns("readyz", NOT_REGISTERED)
+
+
+def test_a_dead_card(probed: Probed, node: SampleNode, kubelet: KubeletDouble) -> None:
+    kubelet.start()
+    probed.turns("readyz", OK)
+    [card] = node.cards
+    card.hang("ready")
+    eventually(lambda: probed.devices() == {("Unhealthy", "unresponsive", U200): 1}, "it is told")
+    assert (probed.get("livez"), probed.get("readyz")) == (OK, OK), "a new start of ours would not mend it"
+    scans = probed.series()["scan_duration_seconds_count"]
+    eventually(lambda: probed.series()["scan_duration_seconds_count"] > scans + 1, "scans go on")
+    card.unhang("ready")
+    eventually(lambda: probed.devices() == {("Healthy", "", U200): 1}, "and that it is mended")
+
+
+def test_who_holds_the_cards_is_not_known_yet(node: SampleNode, kubelet: KubeletDouble) -> None:
+    """Until it was asked, nothing is offered; that is not the same as a node without cards."""
+    node.add_card("u200", "0000:11:00")
+    pods = PodResourcesDouble(f"{node.root}/pods.sock")
+    pods.hangs.clear()
+    pods.start()
+    kubelet.start()
+    pages = Probed(node, POD_RESOURCES_SOCKET=pods.path)
+    try:
+        with Service(pages.settings) as service:
+            service.logged(Event.SERVING_HTTP)
+            pages.turns("readyz", (503, "podresources has not been asked who holds 0000:11:00.1\n"))
+            pages.turns("readyz", OK)
+            kubelet.wait_for(lambda: kubelet.allocatable(U200) == 1)
+    finally:
+        pods.stop()
+
+
+def test_of_two_instances_one_is_ready(probed: Probed, node: SampleNode, kubelet: KubeletDouble) -> None:
+    kubelet.start()
+    probed.turns("readyz", OK)
+    newer = Probed(node)
+    with Service(newer.settings) as service:
+        service.logged(Event.SERVING_HTTP)
+        eventually(lambda: probed.registered() == {U200: 0}, "the older is silent")
+        newer.turns("readyz", OK)
+        assert probed.get("readyz") == NOT_REGISTERED
+        assert probed.get("livez") == OK
+    probed.turns("readyz", OK)
+
+
+def test_a_stopped_process_is_not_alive(probed: Probed) -> None:
+    os.kill(probed.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(TimeoutError):
+            probed.get("livez", 1)
+    finally:
+        os.kill(probed.pid, signal.SIGCONT)
+    probed.turns("livez", OK)
+
+
+# The real program, but for a signal that lets the loop hang as a bug would: in a call that does not return.
+HANGING = """
+import signal, sys, threading
+from xilinx_fpga_dp.cli import main
+signal.signal(signal.SIGUSR1, lambda *_: threading.Event().wait())
+sys.exit(main(["run"]))
+"""
+
+
+def test_a_hung_loop_is_not_alive(node: SampleNode) -> None:
+    pages = Probed(node)
+    environment = clean_environment(pages.settings)
+    with subprocess.Popen(
+        [sys.executable, "-c", HANGING], env=environment, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            eventually(lambda: _answers(pages), "alive")
+            process.send_signal(signal.SIGUSR1)
+            time.sleep(0.2)
+            with pytest.raises(TimeoutError):
+                pages.get(
+                    "livez", 2
+                )  # kubelet's probe gives up, and after some of them restarts the container
+        finally:
+            process.kill()
+
+
+def _answers(pages: Probed) -> bool:
+    try:
+        return pages.get("livez") == OK
+    except OSError:
+        return False
+
+
+def test_labels_are_bounded(node: SampleNode, kubelet: KubeletDouble) -> None:
+    """However often cards are reprogrammed and whatever pods ask for, series are of what there is."""
+    card = node.add_card("u200", "0000:11:00", release="2023.2")
+    node.add_card("u250", "0000:21:00", release="2023.2")
+    pages = Probed(node)
+    with Service(pages.settings):
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.allocatable(U200) == 1 and kubelet.allocatable(U250) == 1)
+        kubelet.allocate(U200, ["0000:11:00.1"])
+        _refuse_all(kubelet, U200)
+        before = set(pages.series())
+        for number in range(6):
+            card.write("rom/timestamp", str(number))
+            name = U200.rpartition("-")[0] + f"-{number}"
+            kubelet.wait_for(lambda name=name: kubelet.allocatable(name) == 1)  # type: ignore[misc]
+            kubelet.allocate(name, ["0000:11:00.1"])
+            _refuse_all(kubelet, name)
+        kubelet.wait_for(lambda: kubelet.capacity(U200) == 0)
+        eventually(
+            lambda: {each.replace(name, U200) for each in pages.series()} == before,
+            "series of what is gone are gone",
+        )
+
+
+def _refuse_all(kubelet: KubeletDouble, resource: str) -> None:
+    for ids in (["0000:99:00.1"], ["0000:11:00.1"] * 2, []):
+        with pytest.raises(grpc.RpcError):
+            kubelet.allocate(resource, ids)
+
+
+def test_reasons_are_the_contract_s(probed: Probed, node: SampleNode) -> None:
+    [card] = node.cards
+    for happens, reason in (
+        (card.offline, "offline"),
+        (card.bad_state, "bad-state"),
+        (card.unbind, "no-driver"),
+    ):
+        card.mend()
+        happens()
+        eventually(lambda reason=reason: ("Unhealthy", reason, U200) in probed.devices(), reason)  # type: ignore[misc]
+        assert all(reason in {"", *Reason} for _, reason, _ in probed.devices())
+
+
+class TestStrangers:
+    """Whoever reaches the port: no probe goes unanswered for it."""
+
+    def connected(self, pages: Probed, sent: bytes = b"") -> socket.socket:
+        host, _, port = pages.address.partition(":")
+        connection = socket.create_connection((host, int(port)), timeout=5)
+        connection.sendall(sent)
+        return connection
+
+    def test_silent_ones(self, probed: Probed) -> None:
+        os.kill(probed.pid, signal.SIGSTOP)  # all wait at once then
+        try:
+            silent = [self.connected(probed, b"GET /livez HT") for _ in range(200)]
+        finally:
+            os.kill(probed.pid, signal.SIGCONT)
+        try:
+            for _ in range(5):
+                assert probed.get("livez") == OK
+            files = len(os.listdir(f"/proc/{probed.pid}/fd"))
+            assert files < 120, "what they cost is bounded"
+        finally:
+            for connection in silent:
+                connection.close()
+
+    @pytest.mark.parametrize(
+        ("sent", "answer"),
+        [
+            (b"GET / HTTP/1.1\r\n\r\n", b"HTTP/1.1 404"),
+            (b"GET /../../etc/passwd HTTP/1.1\r\n\r\n", b"HTTP/1.1 404"),
+            (b"POST /livez HTTP/1.1\r\nContent-Length: 9\r\n\r\nwhatever!", b"HTTP/1.1 405"),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"HTTP/1.1 400"),
+            (b"\x16\x03\x01\x02\x00\r\n\r\n", b"HTTP/1.1 400"),
+            (b"GET /livez HTTP/1.1\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", b""),
+        ],
+    )
+    def test_odd_requests(self, probed: Probed, sent: bytes, answer: bytes) -> None:
+        with self.connected(probed) as connection:
+            try:
+                connection.sendall(sent)
+                got = connection.recv(4096)
+            except ConnectionError:  # closed with bytes of ours unread
+                got = b""
+        assert got.startswith(answer)
+        assert bool(got) == bool(answer)
+        assert probed.get("livez") == OK

@@ -1,0 +1,41 @@
+"""No OpenSSL in the process of the service."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.double import KubeletDouble
+from tests.support.process import Service
+from tests.support.running import settings_for
+from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
+
+
+def test_the_service_at_work_has_loaded_none(node: SampleNode, kubelet: KubeletDouble) -> None:
+    node.add_card("u200", "0000:11:00")
+    kubelet.start()
+    with Service(settings_for(node, HTTP_ADDRESS="127.0.0.1:0")) as service:
+        service.logged(Event.REGISTERED)
+        maps = Path(f"/proc/{service.process.pid}/maps").read_text()
+    assert "libc.so" in maps or "musl" in maps
+    assert "libssl" not in maps
+    assert "libcrypto" not in maps
+
+
+@pytest.mark.parametrize("before", ["", "import ssl; "])
+def test_what_names_it_can_be_imported_all_the_same(before: str) -> None:
+    """Also where OpenSSL was there before; then it stays, and whole."""
+    code = f"""{before}from xilinx_fpga_dp import process
+process.prepare()
+with process.ssl_by_name():
+    import ssl
+    ssl.SSLContext, ssl.PROTOCOL_TLS_CLIENT
+import hashlib, asyncio, grpclib.client, sys
+assert hashlib.sha256(b"").hexdigest().startswith("e3b0")
+assert (sys.modules["ssl"] is None) is {not before}
+assert asyncio.sslproto.ssl is sys.modules["ssl"]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

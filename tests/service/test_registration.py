@@ -1,0 +1,160 @@
+"""The service as kubelet meets it: a real process, real sockets, a kubelet that shares no code with it."""
+
+import asyncio
+import os
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.support.double import KubeletDouble
+from tests.support.process import Service, eventually
+from tests.support.running import settings_for
+from xilinx_fpga_dp.deviceplugin.messages import options
+from xilinx_fpga_dp.deviceplugin.registration import register
+from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
+
+U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
+U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
+U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
+
+
+def ours(node: SampleNode) -> list[str]:
+    return [name for name in os.listdir(node.socket_dir) if name.endswith("-fpga.sock")]
+
+
+def refused(call: Any, *arguments: Any) -> grpc.Call:
+    with pytest.raises(grpc.RpcError) as caught:
+        call(*arguments)
+    assert isinstance(caught.value, grpc.Call)
+    return caught.value
+
+
+@pytest.fixture
+def cards(node: SampleNode) -> SampleNode:
+    node.add_ordinary_devices()
+    for index, board in enumerate(("u200", "u200", "u250")):
+        node.add_card(board, f"0000:{0x10 * (index + 1) + 1:02x}:00", numa_node=index % 2)
+    return node
+
+
+@pytest.fixture
+def registered(cards: SampleNode, kubelet: KubeletDouble, service: Service) -> KubeletDouble:
+    kubelet.start()
+    kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
+    return kubelet
+
+
+def test_kubelet_absent_at_start_is_waited_for(
+    cards: SampleNode, kubelet: KubeletDouble, service: Service
+) -> None:
+    hint = service.logged(Event.NO_KUBELET)  # fmt: skip
+    assert hint["path"].endswith("kubelet.sock")
+    assert ours(cards) == []
+    kubelet.start()
+    kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+
+
+def test_a_kubelet_restart_is_survived(registered: KubeletDouble, cards: SampleNode) -> None:
+    for _ in range(3):
+        before = {registration.endpoint for registration in registered.registrations}
+        registered.restart(down=0.2)
+        registered.wait_for(lambda: registered.allocatable(U200) == 2 and registered.allocatable(U250) == 1)
+        assert len({r.endpoint for r in registered.registrations} - before) >= 2, "new names for new sockets"
+    assert len(ours(cards)) == 2
+
+
+def test_a_kubelet_that_dies_leaves_its_socket_and_is_waited_for(
+    registered: KubeletDouble, service: Service
+) -> None:
+    registered.kill()
+    assert os.path.exists(registered.socket)
+    service.logged(Event.NOT_REGISTERED, resource=U200)
+    time.sleep(1)
+    registered.start()
+    registered.wait_for(lambda: registered.allocatable(U200) == 2)
+    complaints = [e for e in service.events if e["event"] == Event.NOT_REGISTERED and e["resource"] == U200]
+    assert len(complaints) <= 3, "the same complaint is not repeated"
+
+
+def test_a_lost_stream_leads_to_registering_again(registered: KubeletDouble) -> None:
+    count = len(registered.registrations)
+    registered.cut_stream(U200)
+    registered.wait_for(lambda: len(registered.registrations) >= count + 1)
+    registered.wait_for(lambda: registered.allocatable(U200) == 2)
+    assert registered.registrations[-1].resource == U200
+    assert len(registered.lists(U250)) == 1, "no other resource hears of it"
+
+
+@pytest.mark.parametrize("fault", ["refuse", "register_hang", "list_delay"])
+def test_a_kubelet_in_trouble_is_asked_again(
+    cards: SampleNode, kubelet: KubeletDouble, service: Service, fault: str
+) -> None:
+    value: Any = {"refuse": grpc.StatusCode.UNKNOWN, "register_hang": 1.0, "list_delay": 1.0}[fault]
+    setattr(kubelet.faults, fault, value)
+    kubelet.start()
+    if fault == "refuse":
+        kubelet.wait_for(lambda: len(kubelet.refusals) >= 6)
+        assert service.logged(Event.NOT_REGISTERED)["error"].startswith("kubelet refused")
+        times = [refusal.time for refusal in kubelet.refusals if refusal.resource == U200]
+        assert max(b - a for a, b in pairwise(times)) < 5, (
+            "half a second apart at most, but for a busy machine"
+        )
+    setattr(kubelet.faults, fault, None if fault == "refuse" else 0.0)
+    kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
+
+
+@pytest.mark.parametrize(("fault", "seconds"), [("dial_hang", 11.0), ("list_delay", 6.0)])
+def test_a_kubelet_that_takes_its_time_is_told_once(node: SampleNode, fault: str, seconds: float) -> None:
+    """It may dial back for 10 s before it answers (client.go); to tell it again begins that anew."""
+    node.add_card("u55c", "0000:41:00")
+    told: list[str] = []
+    kubelet = KubeletDouble(Path(node.socket_dir), on_register=told.append)
+    setattr(kubelet.faults, fault, seconds)
+    with kubelet, Service(settings_for(node)) as service:
+        service.logged(Event.REGISTERED, limit=40)
+        assert len(told) == 1
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
+        assert Event.NOT_REGISTERED not in {each["event"] for each in service.events}
+
+
+def test_a_register_that_hangs_is_given_up_when_kubelet_is_new(
+    cards: SampleNode, kubelet: KubeletDouble, service: Service
+) -> None:
+    kubelet.faults.register_hang = 60.0
+    kubelet.start()
+    eventually(lambda: len(ours(cards)) == 2, "both are served and ask")
+    time.sleep(0.3)
+    kubelet.faults.register_hang = 0.0
+    kubelet.restart()
+    kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
+
+
+def test_a_guests_stream_disturbs_nobody(registered: KubeletDouble, service: Service) -> None:
+    count = len(registered.registrations)
+    endpoint = next(r.endpoint for r in registered.registrations if r.resource == U250)
+    with grpc.insecure_channel(
+        f"unix://{registered.directory}/{endpoint}", options=[("grpc.default_authority", "x")]
+    ) as channel:
+        lists: Any = channel.unary_stream("/v1beta1.DevicePlugin/ListAndWatch")
+        stream = lists(b"", timeout=5)
+        assert next(stream) == registered.lists(U250)[0].encoded
+        stream.cancel()
+    time.sleep(0.3)
+    assert len(registered.registrations) == count
+    assert registered.allocatable(U250) == 1
+
+
+async def test_a_socket_that_a_new_kubelet_has_removed_is_not_named(
+    node: SampleNode, kubelet: KubeletDouble
+) -> None:
+    kubelet.dial_limit = 0.2
+    kubelet.start()
+    with pytest.raises(FileNotFoundError, match=r"gone-fpga\.sock"):
+        await register(str(kubelet.socket), "gone-fpga.sock", U200, options(preferred=True, pre_start=False))
+    await asyncio.sleep(0.5)
+    assert kubelet.refusals == [], "kubelet was not made to dial it"

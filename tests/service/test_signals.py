@@ -1,0 +1,159 @@
+"""The service as kubelet meets it: a real process, real sockets, a kubelet that shares no code with it."""
+
+import asyncio
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import grpc
+import pytest
+
+from tests.support.double import KubeletDouble
+from tests.support.process import ENDS, Service, eventually
+from tests.support.running import settings_for
+from xilinx_fpga_dp.aio.supervise import end
+from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
+
+U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
+U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
+U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
+
+
+def ours(node: SampleNode) -> list[str]:
+    return [name for name in os.listdir(node.socket_dir) if name.endswith("-fpga.sock")]
+
+
+def refused(call: Any, *arguments: Any) -> grpc.Call:
+    with pytest.raises(grpc.RpcError) as caught:
+        call(*arguments)
+    assert isinstance(caught.value, grpc.Call)
+    return caught.value
+
+
+@pytest.fixture
+def cards(node: SampleNode) -> SampleNode:
+    node.add_ordinary_devices()
+    for index, board in enumerate(("u200", "u200", "u250")):
+        node.add_card(board, f"0000:{0x10 * (index + 1) + 1:02x}:00", numa_node=index % 2)
+    return node
+
+
+@pytest.fixture
+def registered(cards: SampleNode, kubelet: KubeletDouble, service: Service) -> KubeletDouble:
+    kubelet.start()
+    kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
+    return kubelet
+
+
+def test_a_call_under_way_at_the_end_is_refused_with_a_sentence(
+    registered: KubeletDouble, cards: SampleNode, service: Service
+) -> None:
+    cards.cards[0].hang("ready")
+    os.unlink(f"{cards.root}{cards.cards[0].render_node}")  # so that its driver has to be asked
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(refused, registered.allocate, U200, ["0000:11:00.1"])
+        time.sleep(0.5)
+        assert service.terminate() == 0
+        status = call.result(5)
+    cards.cards[0].unhang("ready")
+    assert status.code() is grpc.StatusCode.UNAVAILABLE
+    assert "the plugin is ending" in (status.details() or "")
+
+
+def test_hang_up_scans_and_registers_again(
+    registered: KubeletDouble, cards: SampleNode, service: Service
+) -> None:
+    count = len(registered.registrations)
+    before = {each.endpoint for each in registered.registrations}
+    cards.add_card("u55c", "0000:41:00")
+    service.hang_up()
+    registered.wait_for(lambda: registered.allocatable(U55C) == 1)
+    registered.wait_for(lambda: len(registered.registrations) >= count + 3)  # the new one may have been there
+    registered.wait_for(lambda: registered.allocatable(U200) == 2)
+    assert all(end.clean for end in registered.ends if end.endpoint in before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_cleanly(
+    registered: KubeletDouble, cards: SampleNode, service: Service, number: signal.Signals
+) -> None:
+    service.process.send_signal(number)
+    assert service.process.wait(ENDS) == 0
+    registered.wait_for(lambda: len(registered.ends) == 2)
+    assert all(end.clean for end in registered.ends), registered.ends
+    assert [len(registered.lists(name)) for name in (U200, U250)] == [1, 1], "no empty list at a shutdown"
+    assert ours(cards) == []
+
+
+def test_it_ends_while_a_read_hangs_and_a_second_signal_changes_nothing(
+    registered: KubeletDouble, cards: SampleNode, service: Service
+) -> None:
+    cards.cards[0].hang("ready")
+    registered.wait_for(lambda: registered.allocatable(U200) == 1)
+    service.process.terminate()
+    service.process.terminate()
+    assert service.process.wait(ENDS) == 0
+    assert ours(cards) == []
+
+
+def test_signals_until_the_very_end_change_nothing(registered: KubeletDouble, service: Service) -> None:
+    while service.process.poll() is None:
+        service.process.send_signal(signal.SIGTERM)
+        time.sleep(0.0005)
+    assert service.process.returncode == 0
+    assert service.raw[-1].startswith("{")
+
+
+@pytest.mark.parametrize("within", [False, True])
+async def test_a_part_that_keeps_a_cancellation_to_itself_ends(within: bool) -> None:
+    # As one does whose connection is lost in the very turn: grpclib's Wrapper makes another error of it.
+    async def stubborn() -> None:
+        for _ in range(3):
+            try:
+                await asyncio.sleep(30)
+            except asyncio.CancelledError:
+                continue
+
+    async def group() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(stubborn())
+
+    part = asyncio.create_task(group() if within else stubborn())
+    await asyncio.sleep(0.01)
+    with mock.patch("xilinx_fpga_dp.aio.supervise._ENDING", 0.05):
+        async with asyncio.timeout(5):
+            await end([part])
+    assert part.done()
+
+
+def test_it_ends_without_a_kubelet(cards: SampleNode, service: Service) -> None:
+    service.logged(Event.DEVICE_FOUND)
+    assert service.terminate() == 0
+
+
+def _holds_signals_back(pid: int) -> bool:
+    """Whether it does so, or heeds them already; between fork and exec all signals are held back."""
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    term = 1 << (signal.SIGTERM - 1)
+    heeded = sum(1 << (number - 1) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
+    return int(status["SigBlk"], 16) == heeded or bool(int(status["SigCgt"], 16) & term)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.1, 0.2, 0.3, 0.4])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_at_start_is_heeded(cards: SampleNode, delay: float, number: signal.Signals) -> None:
+    with Service(settings_for(cards)) as service:
+        # The interpreter's own start is not ours.
+        eventually(lambda: _holds_signals_back(service.process.pid), "it has begun")
+        time.sleep(delay)
+        service.process.send_signal(number)
+        if number is signal.SIGTERM:
+            assert service.process.wait(20) == 0
+        else:
+            service.logged(Event.DEVICE_FOUND)
+            assert service.terminate() == 0

@@ -1,0 +1,182 @@
+"""The ``simulate`` command."""
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.process import COMMAND, clean_environment, cli
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
+
+
+def test_once_plays_all_steps_and_ends() -> None:
+    done = cli("simulate", "--once", limit=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    output = done.stdout
+    for text in (
+        "0000:65:00.1  u200",
+        "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320  2         2            1",
+        "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0     1         1            0",
+        "PCIDEVICE_XILINX_COM_FPGA_XILINX_U200_XDMA_201830_2_1561465320=0000:65:00.1",
+        "device /dev/dri/renderD129 (rw)",
+        "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0     1         0            0",
+        "kubelet restarts",
+        "mypod still holds 0000:65:00.1",
+        "It ended with 0 and left no socket.",
+    ):
+        assert text in output
+    assert output.count("registered resource=") >= 3  # the demo may end before the second log line arrives
+    assert done.stderr == ""
+
+
+def test_boards_may_be_chosen_and_settings_given() -> None:
+    done = cli("simulate", "--once", "--board", "u50", "--resource-prefix", "amd.com/", limit=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "amd.com/xilinx_u50_gen3x16_xdma_201920_3-0" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (("--device-strategy", "cdi"), "CDI device xilinx.com/fpga=0000:65:00.1"),
+        (("--extra-mounts", "/usr/bin"), "mount /usr/bin"),
+        (("--shared-replicas", "3"), "  3         0            1"),
+    ],
+)
+def test_other_parts_of_a_grant_are_shown(flags: tuple[str, str], text: str) -> None:
+    written = [path for path in ("/var/run/cdi", "/run/cdi") if os.path.exists(path)]
+    done = cli("simulate", "--once", "--board", "u200", *flags, limit=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert text in done.stdout
+    assert written == [path for path in ("/var/run/cdi", "/run/cdi") if os.path.exists(path)], "the host's"
+
+
+def test_an_unknown_board_is_named_with_those_known() -> None:
+    done = cli("simulate", "--once", "--board", "u1000")
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "'u1000'" in done.stderr
+    for known in ("u200", "vt1", "v80", "ma35d", "kv260", "-golden"):
+        assert known in done.stderr
+
+
+def test_two_boards_of_one_device_tree_are_refused(tmp_path: Path) -> None:
+    done = cli("simulate", "--node", str(tmp_path / "node"), "--board", "kv260", "--board", "zcu102")
+    assert done.returncode == 2
+    assert "ZCU102" in done.stderr
+
+
+def test_cards_that_cannot_be_offered_are_listed_and_the_others_play() -> None:
+    done = cli("simulate", "--once", "--board", "u50", "--board", "u250-golden", limit=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0000:66:00.0  golden image" in done.stdout
+    assert "The xilinx_u50_gen3x16_xdma_201920_3 at 0000:65:00.1 trips a firewall" in done.stdout
+    assert "reason=firewall" in done.stdout
+
+
+def test_nothing_plays_without_a_card_to_offer() -> None:
+    done = cli("simulate", "--once", "--board", "u250-golden", limit=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "None of these can be offered" in done.stdout
+    assert "kubelet starts" not in done.stdout
+
+
+def test_a_node_is_built_with_the_settings_to_run_against_it(node: SampleNode) -> None:
+    """The output is valid in a shell, also if the path has a space and quotes."""
+    folder = f"{node.root}/my node; it's"  # sockets fit in: a path of pytest's is longer
+    done = subprocess.run(
+        ["sh", "-c", 'set -a; eval "$("$@")"; unset PYTHONPATH; exec "$1" -m xilinx_fpga_dp list', "sh",
+         *COMMAND, "simulate", "--node", folder, "--board", "u280"],
+        env=clean_environment({}), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "u280" in done.stdout
+    assert done.stderr == ""
+
+
+def test_a_directory_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").touch()
+    done = cli("simulate", "--node", str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr == f"--node: {tmp_path}: is not empty, and nothing is written over\n"
+    assert os.listdir(tmp_path) == ["mine"]
+    (tmp_path / "mine").unlink()
+    assert cli("simulate", "--node", str(tmp_path)).returncode == 0
+    assert cli("simulate", "--node", str(tmp_path)).returncode == 1
+
+
+def test_a_node_without_a_directory_is_not_built(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "simulate", "--node", ""],
+        env=clean_environment({}), cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("--node: must name a directory")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def temporary() -> Iterator[str]:
+    """Return a directory for temporary files, with a path short enough for unix sockets."""
+    with tempfile.TemporaryDirectory(prefix="sim-") as directory:
+        yield directory
+
+
+@pytest.mark.parametrize(("flags", "ending"), [((), "It ended with 0"), (("--board", "u200-golden"), "")])
+def test_it_stays_up_until_interrupted(temporary: str, flags: tuple[str, ...], ending: str) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "simulate", *flags],
+        env=clean_environment({}) | {"TMPDIR": temporary},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "Ctrl-C" in line:
+                break
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+        assert process.wait(10) == 0
+        assert ending in rest
+    assert os.listdir(temporary) == []
+
+
+@pytest.mark.parametrize(("flags", "code"), [(("--once",), 1), ((), 0)])
+def test_interrupted_in_the_middle_it_leaves_nothing(
+    temporary: str, flags: tuple[str, ...], code: int
+) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "simulate", *flags],
+        env=clean_environment({}) | {"TMPDIR": temporary},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
+        assert process.returncode == code
+    assert os.listdir(temporary) == []
+
+
+def test_cards_of_all_drivers_play_together() -> None:
+    boards = ("u30", "v80", "ma35d", "npu", "f2", "kv260")
+    done = cli("simulate", "--once", *(word for name in boards for word in ("--board", name)), limit=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for text in (
+        "xilinx.com/fpga-xilinx_u30_gen3x4_base_1-0  ",
+        "xilinx.com/fpga-xilinx_v80  ",
+        "xilinx.com/fpga-MA35  ",
+        "xilinx.com/fpga-ZynqMP-KV260  ",
+        "0000:34:00.1  second function of one device",
+        "The ZynqMP KV260 revB at axi:zyxclmm_drm loses its driver",
+        "It ended with 0 and left no socket.",
+    ):
+        assert text in done.stdout

@@ -1,0 +1,161 @@
+"""The service as kubelet meets it: a real process, real sockets, a kubelet that shares no code with it."""
+
+import os
+import socket
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.support.double import KubeletDouble
+from tests.support.process import Service, eventually, remove
+from tests.support.running import settings_for
+from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
+
+U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
+U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
+U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
+
+
+def ours(node: SampleNode) -> list[str]:
+    return [name for name in os.listdir(node.socket_dir) if name.endswith("-fpga.sock")]
+
+
+@pytest.fixture
+def cards(node: SampleNode) -> SampleNode:
+    node.add_ordinary_devices()
+    for index, board in enumerate(("u200", "u200", "u250")):
+        node.add_card(board, f"0000:{0x10 * (index + 1) + 1:02x}:00", numa_node=index % 2)
+    return node
+
+
+@pytest.fixture
+def registered(cards: SampleNode, kubelet: KubeletDouble, service: Service) -> KubeletDouble:
+    kubelet.start()
+    kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
+    return kubelet
+
+
+def test_a_directory_that_is_away_takes_nothing_from_a_kubelet_that_lives(
+    registered: KubeletDouble, cards: SampleNode, service: Service
+) -> None:
+    os.rename(cards.socket_dir, f"{cards.socket_dir}.away")
+    service.logged(Event.SOCKET_DIRECTORY_UNUSABLE, problem="No such file or directory")
+    cards.cards[0].offline()
+    registered.wait_for(lambda: registered.allocatable(U200) == 1)
+    os.rename(f"{cards.socket_dir}.away", cards.socket_dir)
+    service.logged(Event.SOCKET_DIRECTORY_USABLE)
+    time.sleep(0.3)
+    assert len(registered.registrations) == 2
+    assert registered.ends == []
+
+
+def test_a_directory_that_is_removed_file_by_file_takes_nothing_either(
+    registered: KubeletDouble, cards: SampleNode, service: Service
+) -> None:
+    began = time.monotonic()
+    for name in ours(cards):
+        os.unlink(f"{cards.socket_dir}/{name}")
+    time.sleep(0.005)  # it is seen
+    remove(Path(cards.socket_dir))
+    if time.monotonic() - began > 0.015:
+        pytest.skip("this machine is too busy to remove a directory at once")
+    service.logged(Event.SOCKET_DIRECTORY_UNUSABLE, problem="No such file or directory")
+    time.sleep(0.3)
+    assert registered.ends == []
+
+
+def test_a_vanished_own_socket_leads_to_registering_again(
+    registered: KubeletDouble, cards: SampleNode
+) -> None:
+    [gone] = [name for name in ours(cards) if "u250" in name]
+    os.unlink(f"{cards.socket_dir}/{gone}")
+    registered.wait_for(
+        lambda: registered.registrations[-1].resource == U250 and len(registered.lists(U250)) == 2
+    )
+    assert registered.registrations[-1].endpoint != gone
+    assert len(registered.lists(U200)) == 1
+
+
+def test_kubelets_socket_with_another_mode_or_owner_is_the_same(
+    registered: KubeletDouble, cards: SampleNode
+) -> None:
+    """Each changes its ctime, as a relabel does; to register again would cost kubelet the stream it has."""
+    path = registered.socket
+    for change in (partial(path.chmod, 0o600), partial(os.chown, path, os.getuid(), os.getgid())):
+        before = path.stat().st_ctime_ns
+        change()
+        assert path.stat().st_ctime_ns > before
+        Path(cards.socket_dir, "something").touch()  # so that the directory is looked at
+        time.sleep(0.7)
+    assert len(registered.registrations) == 2
+    assert registered.ends == []
+
+
+def test_another_socket_under_the_own_name_is_not_the_own(
+    registered: KubeletDouble, cards: SampleNode
+) -> None:
+    [name] = [name for name in ours(cards) if "u250" in name]
+    path = f"{cards.socket_dir}/{name}"
+    os.unlink(path)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(path)
+        registered.wait_for(lambda: len(registered.lists(U250)) == 2)
+
+
+def test_a_directory_made_anew_is_found(registered: KubeletDouble, cards: SampleNode) -> None:
+    registered.kill()
+    moved = f"{cards.socket_dir}.moved"
+    os.rename(cards.socket_dir, moved)
+    registered.start()  # makes the directory
+    registered.wait_for(lambda: registered.allocatable(U200) == 2 and registered.allocatable(U250) == 1)
+    assert len(ours(cards)) == 2
+
+
+def test_a_directory_that_comes_late_is_found(cards: SampleNode, kubelet: KubeletDouble) -> None:
+    os.rmdir(cards.socket_dir)
+    with Service(settings_for(cards)) as service:
+        service.logged(Event.SOCKET_DIRECTORY_UNUSABLE, problem="No such file or directory")
+        hint = service.logged(Event.NO_KUBELET)  # fmt: skip
+        assert hint["problem"] == "No such file or directory"
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+        service.logged(Event.SOCKET_DIRECTORY_USABLE)
+
+
+def test_a_long_socket_directory_still_fits(node: SampleNode) -> None:
+    node.add_card("u55c", "0000:41:00")
+    long = Path(node.root) / ("x" * (107 - len(node.root) - 1 - len("/0123456789ab-fpga.sock")))
+    long.mkdir()
+    kubelet = KubeletDouble(long)
+    with kubelet, Service(settings_for(node, SOCKET_DIR=str(long))):
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_read_only_directory_is_reported_and_waited_for(
+    cards: SampleNode, kubelet: KubeletDouble, *, there: bool
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount")
+    if there:
+        kubelet.start()
+    here = cards.socket_dir
+    if os.system(f"mount --bind {here} {here} && mount -o remount,ro,bind {here}") != 0:  # noqa: S605
+        pytest.skip("no mounts here")
+    try:
+        with Service(settings_for(cards)) as service:
+            assert (
+                service.logged(Event.SOCKET_DIRECTORY_UNUSABLE, path=here)["problem"]
+                == "Read-only file system"
+            )
+            if there:
+                assert service.logged(Event.NOT_REGISTERED)["error"] == f"Read-only file system: {here}"
+            eventually(lambda: os.system(f"umount {here}") == 0, "a look at it keeps it busy")  # noqa: S605
+            if not there:
+                kubelet.start()
+            kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
+    finally:
+        os.system(f"umount {here} 2>/dev/null")  # noqa: S605

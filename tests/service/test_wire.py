@@ -1,0 +1,125 @@
+"""The service as kubelet meets it: a real process, real sockets, a kubelet that shares no code with it."""
+
+import os
+import re
+import socket
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.faults.wires import message, request
+from tests.support.double import KubeletDouble
+from tests.support.process import Service, eventually
+from tests.support.wire import pb
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
+
+U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
+U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
+
+
+def refused(call: Any, *arguments: Any) -> grpc.Call:
+    with pytest.raises(grpc.RpcError) as caught:
+        call(*arguments)
+    assert isinstance(caught.value, grpc.Call)
+    return caught.value
+
+
+@pytest.fixture
+def cards(node: SampleNode) -> SampleNode:
+    node.add_ordinary_devices()
+    for index, board in enumerate(("u200", "u200", "u250")):
+        node.add_card(board, f"0000:{0x10 * (index + 1) + 1:02x}:00", numa_node=index % 2)
+    return node
+
+
+@pytest.fixture
+def registered(cards: SampleNode, kubelet: KubeletDouble, service: Service) -> KubeletDouble:
+    kubelet.start()
+    kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
+    return kubelet
+
+
+@pytest.mark.parametrize("method", ["allocate_raw", "preferred_raw", "options_raw", "pre_start_raw"])
+def test_answers_are_byte_for_byte_what_google_writes(registered: KubeletDouble, method: str) -> None:
+    arguments: dict[str, tuple[tuple[Any, ...], Any]] = {
+        "allocate_raw": ((["0000:11:00.1"],), pb.AllocateResponse),
+        "preferred_raw": ((["0000:11:00.1", "0000:21:00.1"], [], 1), pb.PreferredAllocationResponse),
+        "options_raw": ((), pb.DevicePluginOptions),
+        "pre_start_raw": ((["0000:11:00.1"],), pb.PreStartContainerResponse),
+    }
+    given, message = arguments[method]
+    encoded = getattr(registered, method)(U200, *given)
+    assert message.FromString(encoded).SerializeToString(deterministic=True) == encoded
+
+
+def test_lists_are_byte_for_byte_what_google_writes(registered: KubeletDouble) -> None:
+    for name in (U200, U250):
+        [only] = registered.lists(name)
+        assert only.message.SerializeToString(deterministic=True) == only.encoded
+
+
+def test_garbage_on_the_wire_becomes_a_status(registered: KubeletDouble) -> None:
+    channel = grpc.insecure_channel(
+        f"unix://{registered.directory}/{registered.registrations[0].endpoint}",
+        options=[("grpc.default_authority", "localhost")],
+    )
+    with channel:
+        call: Any = channel.unary_unary("/v1beta1.DevicePlugin/Allocate")
+        for garbage in (b"\x0a\xff", b"\x0b", b"\x0f\x00", b""):
+            status = refused(lambda sent: call(sent, timeout=5), garbage)
+            assert status.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT)
+            assert "Allocate" in (status.details() or "")
+        truncated = b"\x0a\x04\x0a\x05ab"  # betterproto2 takes it for a request for the device `ab`
+        assert refused(lambda: call(truncated, timeout=5)).code() is grpc.StatusCode.NOT_FOUND
+        unknown: Any = channel.unary_unary("/v1beta1.DevicePlugin/Frobnicate")
+        assert refused(lambda: unknown(b"", timeout=5)).code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(
+    "head",
+    [{":method": None}, {":path": None}, {"grpc-timeout": f"1{'0' * 400}H"}, {"x-bin": "ABCDE"}],
+)
+def test_an_odd_head_is_refused_or_passed_over_and_is_no_error_of_ours(
+    registered: KubeletDouble, service: Service, head: dict[str, str | None]
+) -> None:
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.settimeout(5)
+        peer.connect(f"{registered.directory}/{registered.registrations[0].endpoint}")
+        peer.sendall(request("GetDevicePluginOptions", message(b""), head=head))
+        answer = b""
+        # A frame of HEADERS or RST_STREAM of stream 1, or the end: RFC 9113
+        while not re.search(rb"[\x01\x03].\x00\x00\x00\x01", answer, re.DOTALL) and (some := peer.recv(4096)):
+            answer += some
+    registered.options(registered.registrations[0].resource)
+    assert not [each for each in service.events if each["level"] == "error"]
+
+
+def test_a_request_that_is_too_long_is_refused_before_it_is_read(registered: KubeletDouble) -> None:
+    with grpc.insecure_channel(
+        f"unix://{registered.directory}/{registered.registrations[0].endpoint}",
+        options=[("grpc.default_authority", "localhost")],
+    ) as channel:
+        for method in ("Allocate", "ListAndWatch"):
+            call: Any = channel.unary_unary(f"/v1beta1.DevicePlugin/{method}")
+            status = refused(partial(call, timeout=5), bytes(2 << 20))
+            assert status.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert str(2 << 20) in (status.details() or "")
+
+
+def test_connections_beyond_a_few_are_closed_and_kubelets_is_not(
+    registered: KubeletDouble, cards: SampleNode, service: Service
+) -> None:
+    before = len(os.listdir(f"/proc/{service.process.pid}/fd"))
+    path = f"{cards.socket_dir}/{registered.registrations[0].endpoint}"
+    with ExitStack() as peers:
+        for _ in range(100):
+            peer = peers.enter_context(socket.socket(socket.AF_UNIX))
+            peer.settimeout(5)
+            peer.connect(path)
+        eventually(lambda: len(os.listdir(f"/proc/{service.process.pid}/fd")) <= before + 16, "16 at most")
+        assert registered.allocate(U200, ["0000:11:00.1"]).container_responses
+    eventually(lambda: len(os.listdir(f"/proc/{service.process.pid}/fd")) <= before, "none is left")
+    assert registered.ends == []

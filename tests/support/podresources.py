@@ -1,0 +1,50 @@
+"""A double of kubelet's podresources API, on grpcio."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import grpc
+
+from tests.support.wire import pods_grpc, pods_pb
+
+
+class Hold(NamedTuple):
+    resource: str
+    id: str
+
+
+class PodResourcesDouble(pods_grpc.PodResourcesListerServicer):  # type: ignore[misc]
+    """kubelet's podresources socket, in grpcio; what pods hold is set from outside."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.holds: list[Hold] = []
+        self.questions = 0
+        self.hangs = threading.Event()
+        self.hangs.set()
+        self._server: grpc.Server | None = None
+
+    def start(self) -> None:
+        self._server = grpc.server(ThreadPoolExecutor(4))
+        pods_grpc.add_PodResourcesListerServicer_to_server(self, self._server)
+        self._server.add_insecure_port(f"unix://{self.path}")
+        self._server.start()
+
+    def stop(self) -> None:
+        self.hangs.set()
+        if self._server:
+            self._server.stop(None).wait(5)
+
+    def List(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
+        self.questions += 1
+        self.hangs.wait(30)
+        containers = [
+            pods_pb.ContainerResources(
+                name="mine",
+                devices=[pods_pb.ContainerDevices(resource_name=hold.resource, device_ids=[hold.id])],
+            )
+            for hold in self.holds
+        ]
+        pod = pods_pb.PodResources(name="mypod", namespace="default", containers=containers)
+        return pods_pb.ListPodResourcesResponse(pod_resources=[pod])

@@ -1,0 +1,169 @@
+"""Reads that hang cost one thread each and nobody else's time."""
+
+import asyncio
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from unittest import mock
+
+import pytest
+
+from xilinx_fpga_dp.aio.blocking_reader import BlockingReader, Pending, run_blocking
+from xilinx_fpga_dp.aio.daemon_threads import DaemonExecutor, Worker
+from xilinx_fpga_dp.observe.events import Event
+
+
+def _answer(text: str) -> str:
+    return text
+
+
+async def test_answers_and_errors_by_device() -> None:
+    def fail() -> str:
+        raise OSError("no such thing")
+
+    answers = await BlockingReader[str]().read_many({"a": partial(_answer, "A"), "b": fail}, 5)
+    assert answers["a"] == "A"
+    assert isinstance(answers["b"], OSError)
+
+
+async def test_a_thread_with_nothing_to_do_is_used_again() -> None:
+    reads: BlockingReader[threading.Thread] = BlockingReader()
+    used = [(await reads.read_many({"a": threading.current_thread}, 5))["a"] for _ in range(20)]
+    assert len(set(used)) < len(used) / 2
+
+
+async def test_what_comes_late_wakes_and_is_taken_next_time() -> None:
+    gate = threading.Event()
+    woken = asyncio.Event()
+    reads: BlockingReader[str] = BlockingReader(woken.set)
+    made = []
+
+    def slow() -> str:
+        made.append(1)
+        gate.wait(30)
+        return "late"
+
+    assert isinstance((await reads.read_many({"a": slow}, 0.05))["a"], Pending)
+    assert not woken.is_set()
+    gate.set()
+    await asyncio.wait_for(woken.wait(), 5)
+    assert (await reads.read_many({"a": slow}, 0))["a"] == "late"
+    assert len(made) == 1
+
+
+async def test_two_waiters_share_one_read() -> None:
+    gate = threading.Event()
+    reads: BlockingReader[str] = BlockingReader()
+    made = []
+
+    def slow() -> str:
+        made.append(1)
+        gate.wait(30)
+        return "x"
+
+    first = asyncio.create_task(reads.read_many({"a": slow}, 5))
+    second = asyncio.create_task(reads.read_many({"a": slow, "b": partial(_answer, "b")}, 5))
+    await asyncio.sleep(0.05)
+    gate.set()
+    assert await first == {"a": "x"}
+    assert await second == {"a": "x", "b": "b"}
+    assert len(made) == 1
+
+
+async def test_an_answer_is_delivered_whatever_became_of_who_asked_first() -> None:
+    first, hanging = threading.Event(), threading.Event()
+    reads: BlockingReader[str] = BlockingReader()
+    calls: dict[str, Callable[[], str]] = {
+        "a": lambda: str(first.wait(30)),
+        "b": partial(_answer, "B"),
+        "hangs": lambda: str(hanging.wait(30)),
+        "c": partial(_answer, "C"),
+    }
+    asked_first = asyncio.create_task(reads.read_many(calls, 30))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    asked_first.cancel()
+    joined = asyncio.create_task(reads.read_many({"b": calls["b"]}, math.inf))
+    await asyncio.sleep(0)
+    first.set()
+    assert await asyncio.wait_for(joined, 5) == {"b": "B"}
+    hanging.set()
+
+
+async def test_the_loop_is_woken_a_few_times_however_many_devices_there_are() -> None:
+    woken = []
+    loop = asyncio.get_running_loop()
+    real = loop.call_soon_threadsafe
+
+    def counted(*arguments: object, **more: object) -> object:
+        woken.append(1)
+        return real(*arguments, **more)  # type: ignore[arg-type]
+
+    loop.call_soon_threadsafe = counted  # type: ignore[assignment,method-assign]
+    calls = {str(n): partial(_answer, str(n)) for n in range(200)}
+    assert await BlockingReader[str]().read_many(calls, 5) == {key: key for key in calls}
+    assert len(woken) <= 50, "of 200"
+
+
+async def test_without_a_thread_to_be_had_nobody_is_late_and_all_is_read_once_there_is_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reads: BlockingReader[str] = BlockingReader()
+    with (
+        mock.patch.object(Worker, "_idle", deque()),
+        mock.patch("threading.Thread.start", side_effect=RuntimeError("can't start new thread")),
+    ):
+        for _ in range(2):
+            began = time.monotonic()
+            [late] = (await reads.read_many({"a": partial(_answer, "A")}, 0.2)).values()
+            assert isinstance(late, Pending)
+            assert late.since > began + 0.1
+        with pytest.raises(BlockingIOError):
+            await asyncio.get_running_loop().run_in_executor(DaemonExecutor(1), _answer, "A")
+    assert [each.message for each in caplog.records] == [Event.NO_THREAD]
+    assert await reads.read_many({"a": partial(_answer, "A")}, 5) == {"a": "A"}
+
+
+async def test_what_hangs_for_a_library_is_bounded_and_in_nobodys_way() -> None:
+    gate = threading.Event()
+    loop = asyncio.get_running_loop()
+    threads = DaemonExecutor(2)
+    hanging = [loop.run_in_executor(threads, gate.wait, 30) for _ in range(2)]
+    with pytest.raises(TimeoutError):
+        await loop.run_in_executor(threads, _answer, "A")
+    assert await loop.run_in_executor(DaemonExecutor(1), _answer, "A") == "A"
+    gate.set()
+    assert await asyncio.gather(*hanging) == [True, True]
+    assert await loop.run_in_executor(threads, _answer, "A") == "A"
+    with pytest.raises(ZeroDivisionError):
+        await loop.run_in_executor(threads, lambda: 1 / 0)
+
+
+async def test_run_blocking_returns_raises_or_times_out() -> None:
+    gate = threading.Event()
+    assert await run_blocking(partial(_answer, "A"), 5) == "A"
+    with pytest.raises(ZeroDivisionError):
+        await run_blocking(lambda: 1 / 0, 5)
+    with pytest.raises(TimeoutError):
+        await run_blocking(partial(gate.wait, 30), 0.02)
+    gate.set()
+
+
+async def test_a_reader_starts_no_second_read_while_one_hangs() -> None:
+    gate = threading.Event()
+    reader: BlockingReader[bool] = BlockingReader()
+    started = []
+
+    def hang() -> bool:
+        started.append(1)
+        return gate.wait(30)
+
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            await reader.read(hang, 0.02)
+    assert len(started) == 1
+    gate.set()
+    assert await reader.read(lambda: False, 5) is False

@@ -1,0 +1,148 @@
+"""Waking up for changes in a directory: each is told, also one that another takes the place of."""
+
+import asyncio
+import errno
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+from asyncinotify import Inotify
+
+from tests.support.descriptors import no_descriptors
+from tests.support.process import descriptors
+from xilinx_fpga_dp.aio import directory_watcher as module
+from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher
+
+_LONG = 30.0  # nobody waits for it: pytest's own limit is less
+
+
+async def _woken(wakeups: DirectoryWatcher, change: Callable[[], object]) -> None:
+    for _ in range(3):  # what came of the change before may wake once more
+        await wakeups.arm()
+        waiting = asyncio.create_task(wakeups.wait(_LONG))
+        await asyncio.sleep(0.02)
+        if not waiting.done():
+            break
+    assert not waiting.done()
+    change()
+    async with asyncio.timeout(5):
+        await waiting
+
+
+async def test_each_change_wakes(tmp_path: Path) -> None:
+    directory = tmp_path / "directory"
+    with DirectoryWatcher(str(directory)) as wakeups:
+        for _ in range(2):
+            await _woken(wakeups, directory.mkdir)
+            await _woken(wakeups, (directory / "a").touch)
+            await _woken(wakeups, lambda: (directory / "a").rename(directory / "b"))
+            await _woken(wakeups, (directory / "b").unlink)
+            await _woken(wakeups, lambda: directory.rename(tmp_path / "aside"))
+            await _woken(wakeups, directory.mkdir)
+            await _woken(wakeups, (directory / "a").touch)
+            await _woken(wakeups, lambda: shutil.rmtree(directory))
+
+
+async def test_what_happens_during_the_look_wakes_and_what_was_before_it_does_not(tmp_path: Path) -> None:
+    with DirectoryWatcher(str(tmp_path)) as wakeups:
+        await wakeups.arm()
+        (tmp_path / "a").touch()
+        await asyncio.sleep(0.02)
+        async with asyncio.timeout(5):
+            await wakeups.wait(_LONG)
+        (tmp_path / "b").touch()
+        await asyncio.sleep(0.02)
+        await wakeups.arm()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await wakeups.wait(_LONG)
+        await _woken(wakeups, (tmp_path / "c").touch)
+
+
+async def test_more_than_is_read_at_once_wakes_and_leaves_it_awake(tmp_path: Path) -> None:
+    def many() -> None:
+        for number in range(300):
+            (tmp_path / str(number)).touch()
+
+    with DirectoryWatcher(str(tmp_path)) as wakeups:
+        await _woken(wakeups, many)
+        await _woken(wakeups, (tmp_path / "a").touch)
+
+
+async def test_no_inotify_is_only_slower(tmp_path: Path) -> None:
+    before = descriptors()
+    with DirectoryWatcher(str(tmp_path)) as wakeups:
+        with mock.patch.object(Inotify, "add_watch", side_effect=OSError(28, "limits")):
+            await wakeups.arm()
+            async with asyncio.timeout(5):
+                await wakeups.wait(0.1)
+        await _woken(wakeups, (tmp_path / "a").touch)
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("free", [1, 2])
+async def test_where_descriptors_run_out_none_is_lost(tmp_path: Path, free: int) -> None:
+    with DirectoryWatcher(str(tmp_path)) as wakeups:
+        await wakeups.arm()  # the thread that looks is there
+    before = descriptors()
+    with DirectoryWatcher(str(tmp_path)) as wakeups:
+        with no_descriptors(but=free):
+            for _ in range(3):
+                await wakeups.arm()
+        await _woken(wakeups, (tmp_path / "a").touch)
+    assert descriptors() == before
+
+
+async def test_a_directory_made_anew_needs_no_descriptor(tmp_path: Path) -> None:
+    directory = tmp_path / "directory"
+    directory.mkdir()
+    with DirectoryWatcher(str(directory)) as wakeups:
+        await wakeups.arm()
+        before = descriptors()
+        # asyncinotify opens a selector beside inotify's own descriptor, which it forgets where this fails
+        with mock.patch("selectors.DefaultSelector", side_effect=OSError(errno.EMFILE, "none is left")):
+            for _ in range(2):
+                await _woken(wakeups, directory.rmdir)
+                await _woken(wakeups, directory.mkdir)
+                await _woken(wakeups, (directory / "a").touch)
+                await _woken(wakeups, (directory / "a").unlink)
+        assert descriptors() == before
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_a_directory_renamed_just_before_it_is_watched_is_followed_where_it_is(
+    tmp_path: Path, there: bool
+) -> None:
+    directory, aside = tmp_path / "directory", tmp_path / "aside"
+    before, after = (directory, aside) if there else (aside, directory)
+    before.mkdir()
+    add_watch = Inotify.add_watch
+
+    def late(*arguments: Any) -> Any:
+        if before.exists():
+            before.rename(after)
+        return add_watch(*arguments)
+
+    with DirectoryWatcher(str(directory)) as wakeups:
+        with mock.patch.object(Inotify, "add_watch", late):
+            await wakeups.arm()
+        await _woken(wakeups, lambda: after.rename(before))
+
+
+async def test_a_path_on_a_mount_that_hangs_holds_up_nobody(tmp_path: Path) -> None:
+    gate = threading.Event()
+    with DirectoryWatcher(str(tmp_path)) as wakeups:
+        hanging = mock.Mock(side_effect=lambda _: gate.wait(30))
+        with mock.patch.object(module, "_LIMIT", 0.1), mock.patch.object(module, "_place", hanging):
+            arming = asyncio.create_task(wakeups.arm())
+            await asyncio.sleep(0)
+            assert not arming.done()
+            async with asyncio.timeout(5):
+                await arming
+                await wakeups.wait(0.1)
+        gate.set()
+        await _woken(wakeups, (tmp_path / "a").touch)

@@ -1,0 +1,128 @@
+"""``diagnose``: the real command against sample nodes, and its checks."""
+
+import errno
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from xilinx_fpga_dp.cli.diagnose import checks, collect
+from xilinx_fpga_dp.cli.diagnose.checks import Level
+from xilinx_fpga_dp.cli.diagnose.findings import Findings, NodeStatus, Problem
+from xilinx_fpga_dp.model import Device, LeftOut, Offer, Offers, Reason, Shell, Unit
+
+
+class TestChecks:
+    """The checks, on findings that a sample node cannot produce."""
+
+    healthy = Findings(
+        functions=3,
+        scan=Offers({}),
+        drivers={},
+        nodes={},
+        socket_dir="/d",
+        socket_dir_problem=None,
+        kubelet_problem=None,
+        podresources="/p",
+        podresources_problem=None,
+        instances=1,
+    )
+
+    def offer(self, **changes: object) -> Offers:
+        device = Device("0000:11:00.1", Shell("xilinx_u200", "1", None), "u200", "xocl", **changes)  # type: ignore[arg-type]
+        return Offers({"x.com/a": Offer("x.com/a", (Unit(device.address, (device,)),))})
+
+    @pytest.mark.parametrize("reason", Reason)
+    def test_every_reason_has_a_remedy(self, reason: Reason) -> None:
+        [line] = checks.cards(replace(self.healthy, scan=self.offer(reason=reason)))
+        assert line.level is (Level.FAIL if reason is Reason.NO_NODE else Level.WARN)
+        assert reason in line.message.partition("; ")[0]
+        assert line.message.partition("; ")[2]
+
+    @pytest.mark.parametrize(
+        ("board", "driver", "address", "helps"),
+        [
+            ("u200", "xocl", "0000:11:00.1", True),
+            ("u30", "xocl", "0000:11:00.1", True),
+            ("aws-vu9p-f1", "xocl", "0000:00:1d.0", False),
+            ("u30", "xocl", "0000:00:1e.0", False),  # VT1
+            ("v80", "ami", "0000:11:00.0", False),
+            ("zcu102", "zocl", "axi:zyxclmm_drm", False),
+        ],
+    )
+    def test_no_reset_is_advised_where_it_does_harm_or_does_not_exist(
+        self, board: str, driver: str, address: str, helps: bool
+    ) -> None:
+        for reason in (Reason.BAD_STATE, Reason.UNRESPONSIVE):
+            device = Device(address, Shell(board, "1", None), board, driver, reason=reason)
+            offer = Offer("x.com/a", (Unit(address, (device,)),))
+            [line] = checks.cards(replace(self.healthy, scan=Offers({"x.com/a": offer})))
+            assert ("xbutil reset" in line.message and "does not work" not in line.message) == helps
+            assert "mpd" not in line.message or board.startswith("aws") or board == "u30"
+
+    def test_a_refusal_under_selinux(self) -> None:
+        denied = Problem("Permission denied", errno.EACCES)
+        assert list(checks.selinux(replace(self.healthy, kubelet_problem=denied))) == []
+        [ok] = checks.selinux(replace(self.healthy, selinux=True))
+        [warn] = checks.selinux(replace(self.healthy, selinux=True, kubelet_problem=denied))
+        assert (ok.level, warn.level) == (Level.OK, Level.WARN)
+
+    @pytest.mark.parametrize(
+        ("domain", "kubelet", "spec", "advised"),
+        [
+            (None, True, False, "seLinuxOptions type container_device_plugin_t"),
+            ("container_t", True, False, "seLinuxOptions type container_device_plugin_t"),
+            ("container_device_plugin_t", True, False, "policy module"),
+            ("container_device_plugin_t", False, True, "policy module"),
+            ("container_t", True, True, "policy module"),
+            (None, False, True, "policy module"),
+            ("spc_t", True, True, "the owner and mode"),
+        ],
+    )
+    def test_no_selinux_type_is_advised_without_more_rights(
+        self, domain: str | None, kubelet: bool, spec: bool, advised: str
+    ) -> None:
+        denied = Problem("Permission denied", errno.EACCES)
+        findings = replace(self.healthy, selinux=True, selinux_type=domain)
+        findings = replace(findings, kubelet_problem=denied if kubelet else None)
+        [warn] = checks.selinux(replace(findings, outputs={"CDI_DIR": ("/cdi", denied if spec else None)}))
+        assert advised in warn.message
+        assert ("seLinuxOptions type spc_t" in warn.message) == (advised == "policy module")
+        assert (f" refused to {domain};" in warn.message) == (domain is not None)
+        assert ("neither CDI specs" in warn.message) == (spec and domain != "spc_t")
+
+    @pytest.mark.parametrize(
+        ("label", "domain"),
+        [
+            (b"system_u:system_r:container_device_plugin_t:s0:c1,c2\0", "container_device_plugin_t"),
+            (b"unconfined_u:unconfined_r:unconfined_t\n", "unconfined_t"),
+            (b"cri-containerd.apparmor.d (enforce)\n", None),
+            (b"unconfined\n", None),
+            (b"\xff\0", None),
+            (b"", None),
+        ],
+    )
+    def test_the_type_in_a_label(self, label: bytes, domain: str | None, tmp_path: Path) -> None:
+        (tmp_path / "current").write_bytes(label)
+        assert collect._selinux_type(f"{tmp_path}/current") == domain
+
+    def test_a_device_node_without_permission(self) -> None:
+        nodes: dict[str, NodeStatus | Problem] = {
+            "/dev/dri/renderD128": Problem("Permission denied", errno.EACCES),
+            "/dev/x": NodeStatus(0o644, 0, 44),
+        }
+        fail, warn = checks.device_nodes(replace(self.healthy, nodes=nodes))
+        assert (fail.level, warn.level) == (Level.FAIL, Level.WARN)
+        assert "supplementalGroups" not in warn.message, "the group may not write it either"
+
+    def test_what_a_card_calls_itself_makes_no_second_line(self) -> None:
+        scan = Offers({}, (LeftOut("0000:11:00.1", "shell\nok    kubelet: it answers\x1b[2J"),))
+        text = checks.as_text(checks.check(replace(self.healthy, scan=scan)))
+        assert "\x1b" not in text
+        assert sum(line.startswith("ok    kubelet") for line in text.splitlines()) == 1
+
+    def test_a_directory_that_does_not_answer(self) -> None:
+        hung = Problem("no answer for 3 s", errno.ETIMEDOUT)
+        findings = replace(self.healthy, functions=hung, scan=hung, drivers=hung)
+        lines = checks.check(replace(findings, socket_dir_problem=hung, podresources_problem=hung))
+        assert {line.check for line in lines if line.level is Level.FAIL} == {"sysfs", "socket directory"}

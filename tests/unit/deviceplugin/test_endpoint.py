@@ -1,0 +1,153 @@
+"""One endpoint in orders of events that are rare in a whole process."""
+
+import asyncio
+import socket
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import grpc
+import pytest
+
+from tests.support.directory import socket_directory
+from tests.support.double import KubeletDouble
+from tests.support.factories import PLAIN, device, offer
+from tests.support.metrics import NoMetrics
+from tests.support.running import running
+from tests.support.wire import pb
+from xilinx_fpga_dp.deviceplugin.endpoint import Endpoint, Phase
+from xilinx_fpga_dp.deviceplugin.plugin import Plugin, PluginConfig
+from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory
+from xilinx_fpga_dp.model import Device
+from xilinx_fpga_dp.resources.allocator import Allocator, Refresh
+
+
+def _endpoint(directory: SocketDirectory) -> Endpoint:
+    """Return the endpoint of a resource with one device."""
+    offered = offer(device())
+    endpoint = Endpoint(offered.resource, directory, PluginConfig(PLAIN, 5), NoMetrics())
+    endpoint.offer.set(offered)
+    return endpoint
+
+
+def _listed(endpoint: Endpoint) -> bool:
+    return endpoint.status.value.phase is Phase.LISTED
+
+
+async def _with_a_dead_kubelet(path: Path) -> tuple[Path, SocketDirectory, Endpoint]:
+    """Return the socket that it has left, the directory after a scan, and an endpoint."""
+    dead = path / "kubelet.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(dead))
+    directory = socket_directory(path)
+    await directory.refresh()
+    return dead, directory, _endpoint(directory)
+
+
+async def test_kubelet_reached_before_a_scan_shows_it_is_registered_with_once(tmp_path: Path) -> None:
+    dead, directory, endpoint = await _with_a_dead_kubelet(tmp_path)
+    kubelet = KubeletDouble(tmp_path)
+    kubelet.faults.list_delay = 0.3
+    life = asyncio.create_task(endpoint.run())
+    async with asyncio.timeout(10):
+        while not endpoint.status.value.last_error:
+            await asyncio.sleep(0.01)
+        dead.unlink()
+        with mock.patch("tests.support.double.wipe"):  # which kubelet has done by then
+            await asyncio.to_thread(kubelet.start)
+        while not kubelet.registrations:
+            await asyncio.sleep(0.01)
+        await directory.refresh()
+        while not _listed(endpoint):
+            await asyncio.sleep(0.01)
+        assert len(kubelet.registrations) == 1
+        endpoint.offer.set(None)
+        await life
+    kubelet.stop()
+
+
+async def test_kubelet_that_disconnects_before_it_lists_is_registered_with_again(tmp_path: Path) -> None:
+    """Kubelets <= 1.36 do so where the stream of another socket ends meanwhile."""
+    kubelet = KubeletDouble(tmp_path, by_socket=True)  # another one would drop the next one, too
+    kubelet.start()
+    kubelet.faults.list_delay = 60.0
+    endpoint = _endpoint(directory := socket_directory(tmp_path))
+    # Kubelet may take 10 s to ask for the list.
+    async with running(directory.run(), endpoint.run()), asyncio.timeout(8):
+        while not kubelet.registrations:
+            await asyncio.sleep(0.01)
+        kubelet.faults.list_delay = 0.0
+        kubelet.drop(endpoint.resource)
+        while not _listed(endpoint):
+            await asyncio.sleep(0.01)
+        assert len(kubelet.registrations) == 2
+    kubelet.stop()
+
+
+async def test_restarts_of_kubelet_cause_no_back_off(tmp_path: Path) -> None:
+    """A stream that ends within a second counts as a failure, but not against the next kubelet."""
+    kubelet = KubeletDouble(tmp_path)
+    directory = socket_directory(tmp_path)
+    endpoint = _endpoint(directory)
+    async with running(directory.run(), endpoint.run()), asyncio.timeout(20):
+        for _ in range(6):
+            await asyncio.to_thread(kubelet.start)
+            while not _listed(endpoint):
+                await asyncio.sleep(0.005)
+            assert endpoint.status.value.failures <= 2, "being refused by this one may count"
+            await asyncio.to_thread(kubelet.kill)
+            while _listed(endpoint):
+                await asyncio.sleep(0.005)
+
+
+def _channel(path: Path) -> grpc.Channel:
+    return grpc.insecure_channel(f"unix:{path}", options=[("grpc.default_authority", "localhost")])
+
+
+async def _interrupted(_: Device) -> Device | None:
+    """Await a future that is cancelled."""
+    waited_for: asyncio.Future[Device] = asyncio.get_running_loop().create_future()
+    waited_for.cancel()
+    return await waited_for
+
+
+async def _without_end(device: Device) -> Device | None:
+    await asyncio.sleep(600)
+    return device
+
+
+@pytest.mark.parametrize(
+    ("refresh", "limit", "expected"),
+    [
+        (_interrupted, 10, (grpc.StatusCode.INTERNAL, "was interrupted")),
+        (_without_end, 0.3, (grpc.StatusCode.DEADLINE_EXCEEDED, "took more than 0.3 s")),
+    ],
+    ids=["interrupted", "for ever"],
+)
+@pytest.mark.parametrize("method", ["Allocate", "PreStartContainer"])
+async def test_call_without_an_answer_ends_with_a_status(
+    tmp_path: Path, method: str, refresh: Refresh, limit: float, expected: tuple[grpc.StatusCode, str]
+) -> None:
+    """Without a status kubelet would wait for ever: grpclib sends nothing when a call is cancelled."""
+    offered = offer(device())
+    ids = [device().address]
+    requests = {
+        "Allocate": pb.AllocateRequest(container_requests=[pb.ContainerAllocateRequest(devices_ids=ids)]),
+        "PreStartContainer": pb.PreStartContainerRequest(devices_ids=ids),
+    }
+    terms = PluginConfig(Allocator(refresh=refresh, time_limit=600), limit, pre_start=True)
+    plugin = Plugin(offered.resource, lambda: offered, terms, NoMetrics())
+
+    def call(path: Path) -> grpc.Call:
+        with _channel(path) as channel:
+            ask: Any = channel.unary_unary(f"/v1beta1.DevicePlugin/{method}")
+            with pytest.raises(grpc.RpcError) as caught:
+                ask(requests[method].SerializeToString(), timeout=20)
+        assert isinstance(caught.value, grpc.Call)
+        return caught.value
+
+    async with socket_directory(tmp_path).serving(plugin, offered.resource, plugin.disconnected) as bound:
+        status = await asyncio.to_thread(call, tmp_path / bound.name)
+    code, says = expected
+    assert status.code() is code
+    assert says in (status.details() or "")

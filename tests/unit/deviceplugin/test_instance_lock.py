@@ -1,0 +1,154 @@
+"""The lock that decides which of several instances on a node is active."""
+
+import errno
+import fcntl
+import os
+import time
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from tests.support.directory import instance, socket_directory
+from tests.support.process import descriptors
+from xilinx_fpga_dp.deviceplugin.instance_lock import InstanceLock
+from xilinx_fpga_dp.deviceplugin.socket_directory import DirectoryState
+
+_WARNING = "no instance lock, working as if alone on the node"
+
+
+def _two(node: Path) -> tuple[InstanceLock, InstanceLock]:
+    older, newer = instance(node), instance(node)
+    assert not older.has_newer_instance()
+    assert not newer.has_newer_instance()
+    assert older.has_newer_instance()
+    return older, newer
+
+
+def _files(lock: InstanceLock) -> list[str]:
+    return os.listdir(lock.folder)
+
+
+def test_the_newest_of_three_is_active_until_it_releases(tmp_path: Path) -> None:
+    older, middle = _two(tmp_path)
+    newest = instance(tmp_path)
+    assert not newest.has_newer_instance()
+    assert middle.has_newer_instance()
+    middle.release()
+    assert older.has_newer_instance()
+    newest.release()
+    assert not older.has_newer_instance()
+    older.release()
+    assert _files(older) == []
+
+
+def test_an_older_instance_notices_a_newer_one_that_has_come_and_gone(tmp_path: Path) -> None:
+    """Whichever of the others has scanned before."""
+    standby, active, newest = instance(tmp_path), instance(tmp_path), instance(tmp_path)
+    for each in (standby, active, newest):
+        assert not each.has_newer_instance()
+    newest.release()
+    assert standby.has_newer_instance(), "the active one lives"
+    assert standby.newest > active.newest
+    assert not active.has_newer_instance()
+    assert active.newest == standby.newest
+    active.release()
+    assert not standby.has_newer_instance()
+    standby.release()
+    assert _files(standby) == []
+
+
+def test_no_file_is_seen_before_its_lock_is_held(tmp_path: Path) -> None:
+    """A scan in between would take the starting instance for dead, and remove its file."""
+    older, newer = instance(tmp_path), instance(tmp_path)
+    assert not older.has_newer_instance()
+    seen: list[bool] = []
+    flock = fcntl.flock
+
+    def scanned_before(file: int, operation: int) -> None:
+        if operation & fcntl.LOCK_EX:
+            with mock.patch("fcntl.flock", flock):
+                seen.append(older.has_newer_instance())
+        flock(file, operation)
+
+    with mock.patch("fcntl.flock", scanned_before):
+        assert not newer.has_newer_instance()
+    assert seen == [False], "the newer one was not there at the first try"
+    assert older.has_newer_instance()
+
+
+def test_the_file_of_a_process_that_died_before_it_locked_it_is_removed_later(tmp_path: Path) -> None:
+    lock = instance(tmp_path)
+    folder = Path(lock.folder)
+    folder.mkdir(parents=True)
+    old, young, foreign = (
+        folder / name for name in ("0000000001-00000000.new", "0000000001-11111111.new", "a.new")
+    )
+    for file in (old, young, foreign):
+        file.touch()
+    os.utime(old, (0, 0))
+    os.utime(young, (now := time.time() + 60, now))
+    assert not lock.has_newer_instance()
+    assert not old.exists()
+    assert young.exists()
+    assert foreign.exists()
+
+
+def test_a_file_that_was_removed_is_made_again(tmp_path: Path) -> None:
+    older, newer = _two(tmp_path)
+    before = descriptors()
+    for name in _files(older):
+        os.unlink(f"{older.folder}/{name}")
+    assert not older.has_newer_instance()
+    assert not newer.has_newer_instance()
+    assert older.has_newer_instance()
+    assert descriptors() == before
+    newer.release()
+    assert not older.has_newer_instance()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EROFS, errno.ENOSPC])
+def test_without_a_lock_it_warns_once_and_works_as_if_alone(
+    tmp_path: Path, number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    newer, lock = instance(tmp_path), instance(tmp_path)
+    assert not newer.has_newer_instance()
+    before = descriptors()
+    with mock.patch("os.rename", side_effect=OSError(number, os.strerror(number))):
+        for _ in range(3):
+            assert not lock.has_newer_instance()
+            assert not lock.superseded()
+    assert descriptors() == before
+    assert [(each.message, each.levelname) for each in caplog.records] == [(_WARNING, "WARNING")]
+    assert not lock.has_newer_instance()
+    assert descriptors() == before + 1, "the lock is held as soon as it can be"
+    lock.release()
+
+
+def test_a_plugins_dir_that_is_a_file_leaves_it_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "plugins").touch()
+    lock = instance(tmp_path)
+    assert not lock.has_newer_instance()
+    [warning] = caplog.records
+    assert warning.message == _WARNING
+    lock.release()
+
+
+def test_a_lack_of_descriptors_is_no_news_of_the_newer_instance(tmp_path: Path) -> None:
+    older, newer = _two(tmp_path)
+    none_left = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    with mock.patch("os.open", side_effect=none_left):
+        assert older.has_newer_instance()
+    newer.release()
+    assert not older.has_newer_instance()
+
+
+async def test_a_scan_that_fails_is_no_news_of_the_newer_instance(tmp_path: Path) -> None:
+    directory = socket_directory(tmp_path)
+    directory.state.set(DirectoryState(standby=True, newest_instance="0000000002-00000000"))
+    with mock.patch("xilinx_fpga_dp.deviceplugin.socket_directory._scan", side_effect=RuntimeError("a bug")):
+        state = await directory.refresh()
+    assert (state.standby, state.newest_instance) == (True, "0000000002-00000000")
+    assert state.problem

@@ -1,0 +1,331 @@
+"""The drivers beside XRT's: AMI, MA35D's, zocl; and that nothing in one driver's tree disturbs another's."""
+
+import os
+import shutil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.scanning import only_device, only_reason, scanner_for, settled
+from xilinx_fpga_dp.discovery.drivers.zocl import board_of, shell_of
+from xilinx_fpga_dp.model import Device, Reason, Shell
+from xilinx_fpga_dp.resources.naming import Naming, name_problem
+from xilinx_fpga_dp.resources.offers import offers_of
+from xilinx_fpga_dp.simulate.sysfs.boards import XrtBoard
+from xilinx_fpga_dp.simulate.sysfs.sample_card import SampleCard
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard
+
+PREFIX = "xilinx.com/fpga-"
+FIVE = ("u200", "f1", "v80", "ma35d", "zcu102")
+
+
+class Mixed:
+    """A node with all of them, and with cards that are none of ours."""
+
+    def __init__(self, node: SampleNode) -> None:
+        self.node = node
+        node.add_ordinary_devices()
+        self.cards = {board: node.plug(board) for board in FIVE}
+        for other in ("xdma", "qdma", "npu"):
+            node.plug(other)
+
+    def by_address(self) -> dict[str, SampleCard]:
+        return {card.address: card for cards in self.cards.values() for card in cards}
+
+
+@pytest.fixture
+def mixed(node: SampleNode) -> Mixed:
+    return Mixed(node)
+
+
+class TestAmi:
+    async def test_a_v80(self, node: SampleNode) -> None:
+        card = node.add_card("v80", serial="XFL1V80")
+        device = await only_device(node)
+        assert (device.shell.vbnv, device.shell.timestamp, device.board) == ("xilinx_v80", None, "v80")
+        assert (device.address, device.driver, device.serial) == (card.address, "ami", "XFL1V80")
+        assert (device.node,) == card.nodes == ("/dev/ami1",)
+        assert device.shell.logic_uuid
+        assert device.healthy
+        assert device.experimental
+
+    async def test_its_dma_function_needs_no_word_with_or_without_a_driver(self, node: SampleNode) -> None:
+        card = node.add_card("v80")
+        card._dma.unbind()
+        assert (await only_device(node)).healthy
+
+    async def test_two_cards_get_their_own_nodes(self, node: SampleNode) -> None:
+        first, second = node.add_card("v80"), node.add_card("v80")
+        first.remove()
+        first.plug()  # numbers are never given twice, so the order of nodes is not the order of cards
+        found = {device.address: (device.node,) for device in (await settled(scanner_for(node))).devices}
+        assert found == {first.address: first.nodes, second.address: second.nodes}
+
+    async def test_whose_node_is_whose_may_be_impossible_to_tell(self, node: SampleNode) -> None:
+        for domain in ("0000", "0001"):
+            node.add_card("v80", f"{domain}:65:00")
+        found = await settled(scanner_for(node))
+        assert found.devices == ()
+        assert ["can't be told" in entry.reason for entry in found.left_out] == [True, True]
+
+    @pytest.mark.parametrize(
+        ("state", "reason"),
+        [
+            ("MISSING_INFO", None),
+            ("INIT", Reason.NOT_READY),
+            ("NO_AMC", Reason.BAD_STATE),
+            ("INIT_ERROR", Reason.BAD_STATE),
+            ("COMPAT", Reason.BAD_STATE),
+            ("SHUTDOWN", Reason.SHUTDOWN),
+            ("NO_SUCH_STATE", Reason.BAD_STATE),
+        ],
+    )
+    async def test_states(self, node: SampleNode, state: str, reason: Reason | None) -> None:
+        node.add_card("v80").write("dev_state", state)
+        assert (await only_device(node)).reason is reason
+
+    async def test_no_node(self, node: SampleNode) -> None:
+        card = node.add_card("v80")
+        node.remove_node(card.nodes[0])
+        assert (await only_device(node)).reason is Reason.NO_NODE
+
+    async def test_still_probing(self, node: SampleNode) -> None:
+        card = node.add_card("v80")
+        os.unlink(card.path("dev_state"))
+        assert "still probing" in await only_reason(node)
+
+    @pytest.mark.parametrize("lines", ["", "1\n", "x\n", "1\n65:00.0\n", "1\n65:00.0 ../../etc 1\n"])
+    async def test_an_odd_map_of_nodes_is_no_path(self, node: SampleNode, lines: str) -> None:
+        node.add_card("v80")
+        node.files.put(f"{node.sysfs_root}/bus/pci/drivers/ami/devices", lines)
+        device = await only_device(node)
+        assert device.node is None
+        assert device.reason is Reason.NO_NODE
+
+    async def test_without_a_driver_the_reason_names_the_one_that_would_offer_it(
+        self, node: SampleNode
+    ) -> None:
+        card = node.add_card("v80")
+        card.unbind()
+        assert "no driver: install AVED's driver" in await only_reason(node)
+
+    async def test_xrts_own_driver_may_have_it_too(self, node: SampleNode) -> None:
+        """The link decides: XRT's tables have the V80's ids as well."""
+        aveds = node.add_card("v80")
+        xrts = node.add_card(
+            XrtBoard(
+                vbnv="xilinx_v80",
+                user_id=aveds.board.dma_ids.device,
+                mgmt_id=aveds.board.ids.device,
+                source="XRT devices.h",
+                seen=False,
+            )
+        )
+        found = await settled(scanner_for(node))
+        assert found.left_out == ()
+        assert {device.address: (device.driver, device.node) for device in found.devices} == {
+            aveds.address: ("ami", *aveds.nodes),
+            xrts.address: ("xocl", xrts.render_node),
+        }
+        assert all(device.healthy for device in found.devices)
+
+
+class TestAmazon:
+    async def test_f1_has_its_management_function_in_another_slot_and_no_serial(
+        self, node: SampleNode
+    ) -> None:
+        [card] = node.plug("f1")
+        device = await only_device(node)
+        assert (device.address, device.serial, device.mgmt_node) == (card.address, None, None)
+        assert device.healthy
+
+    async def test_f1_before_mpd_runs_is_unhealthy_not_absent(self, node: SampleNode) -> None:
+        card = node.add_card("f1-cleared")
+        card.not_ready()
+        device = await only_device(node)
+        assert device.reason is Reason.NOT_READY
+        assert device.shell.vbnv == "xilinx_aws-vu9p-f1_dynamic-shell"
+
+    async def test_an_image_load_changes_the_device_id_at_the_same_address(self, node: SampleNode) -> None:
+        card = node.add_card("f1-cleared")
+        watched = scanner_for(node)
+        before = (await settled(watched)).devices[0]
+        card.remove()
+        for found in (await watched.check(), await watched.scan()):
+            assert [device.reason for device in found.devices] == [Reason.RESETTING]
+        card.plug("f1")
+        after = (await settled(watched)).devices[0]
+        assert (before.device_id, after.device_id) == ("1042", "f010")
+        assert before.address == after.address
+
+    async def test_f2_that_loses_its_driver_files_is_resetting(self, node: SampleNode) -> None:
+        [card] = node.plug("f2")
+        watched = scanner_for(node)
+        await settled(watched)
+        assert isinstance(card, XrtCard)
+        os.unlink(f"{card.user}/user_pf")
+        for found in (await watched.scan(), await watched.check()):
+            assert [(each.address, each.reason) for each in found.devices] == [
+                (card.address, Reason.RESETTING)
+            ]
+
+    async def test_f2_is_offered_once_though_xocl_takes_both_functions(self, node: SampleNode) -> None:
+        [card] = node.plug("f2")
+        found = await settled(scanner_for(node))
+        assert [device.address for device in found.devices] == [card.address]
+        assert ["second function of one device" in entry.reason for entry in found.left_out] == [True]
+
+    async def test_f2_in_its_plain_flow_is_left_out_with_the_reason(self, node: SampleNode) -> None:
+        node.plug("f2-hdk")
+        assert "HDK flow" in await only_reason(node)
+
+    async def test_f1_without_a_driver(self, node: SampleNode) -> None:
+        node.plug("f1-cleared-no-driver")
+        assert "AWS F1 slot needs xocl, and mpd" in await only_reason(node)
+
+
+class TestOtherClouds:
+    async def test_azure_shows_the_user_function_only_in_a_domain_of_its_own(self, node: SampleNode) -> None:
+        [card] = node.plug("azure-np")
+        device = await only_device(node)
+        assert not device.address.startswith("0000:")
+        assert (device.address, device.mgmt_node, device.healthy) == (card.address, None, True)
+
+    @pytest.mark.parametrize("board", ["advantech", "arista"])
+    async def test_other_makers_ids(self, node: SampleNode, board: str) -> None:
+        node.plug(board)
+        assert (await only_device(node)).healthy
+        for card in node.cards:
+            card.unbind()
+            card.unbind_mgmt()
+        assert "no driver" in (await settled(scanner_for(node))).left_out[0].reason
+
+
+class TestMa35d:
+    async def test_a_device(self, node: SampleNode) -> None:
+        card = node.add_card("ma35d", serial="XFL1MA35")
+        device = next(d for d in (await settled(scanner_for(node))).devices if d.address == card.address)
+        assert (device.shell.vbnv, device.shell.timestamp, device.driver) == ("MA35", None, "transcoder")
+        assert (device.node,) == card.nodes == ("/dev/ama_transcoder0",)
+        assert device.serial == "XFL1MA35"
+        assert device.numa_node == 0
+        assert device.experimental
+
+    async def test_a_bus_id_that_is_no_address(self, node: SampleNode) -> None:
+        card = node.add_card("ma35d")
+        card.write("bus_id", "../../0000:65:00.0")
+        found = await settled(scanner_for(node))
+        assert card.address not in {device.address for device in found.devices}
+        assert any("no PCI address" in entry.reason for entry in found.left_out)
+
+    async def test_a_driver_without_devices_is_reported(self, node: SampleNode) -> None:
+        card = node.add_card("ma35d")
+        for path in card.nodes:
+            node.remove_class_device("misc", os.path.basename(path), path)
+        reasons = {entry.function: entry.reason for entry in (await settled(scanner_for(node))).left_out}
+        assert "shows no ama_transcoder device" in reasons[card.address]
+
+    async def test_one_of_two_without_its_device_is_reported(self, node: SampleNode) -> None:
+        dead, well = node.plug("ma35d")
+        [path] = dead.nodes
+        node.remove_class_device("misc", os.path.basename(path), path)
+        found = await settled(scanner_for(node))
+        assert [device.address for device in found.devices] == [well.address]
+        [entry] = found.left_out
+        assert entry.function == dead.address
+        assert "shows no ama_transcoder device" in entry.reason
+
+    async def test_a_device_that_loses_its_own_is_resetting(self, node: SampleNode) -> None:
+        dead, well = node.plug("ma35d")
+        watched = scanner_for(node)
+        await settled(watched)
+        [path] = dead.nodes
+        node.remove_class_device("misc", os.path.basename(path), path)
+        for found in (await watched.check(), await settled(watched)):
+            reasons = {device.address: device.reason for device in found.devices}
+            assert reasons == {dead.address: Reason.RESETTING, well.address: None}
+        well.hang("bus_id")
+        reasons = {device.address: device.reason for device in (await watched.scan()).devices}
+        assert reasons[well.address] is None
+        well.unhang("bus_id")
+
+    async def test_a_device_that_comes_back_under_another_number(self, node: SampleNode) -> None:
+        dead, well = node.plug("ma35d")
+        watched = scanner_for(node)
+        await settled(watched)
+        dead.unbind()
+        await settled(watched)
+        node.add_card("ma35d")  # takes the number
+        dead.bind()
+        found = await watched.check()
+        assert {dead.address, well.address} <= {device.address for device in found.devices}
+        assert not found.left_out
+
+    async def test_a_number_that_another_device_got(self, node: SampleNode) -> None:
+        """Only the bus_id of a misc device identifies its card, not its number."""
+        first, second = node.add_card("ma35d", "0000:65:00"), node.add_card("ma35d", "0000:75:00")
+        both = scanner_for(node)
+        await settled(both)
+        first.unbind()
+        second.unbind()
+        second.bind()
+        first.bind()
+        found = {device.address: (device.node,) for device in (await settled(both)).devices}
+        assert found[first.address] == first.nodes
+        assert found[second.address] == second.nodes
+
+
+class TestZocl:
+    @pytest.mark.parametrize(
+        ("model", "shell", "board"),
+        [
+            ("ZynqMP ZCU102 Rev1.0", "ZynqMP-ZCU102", "zcu102"),
+            ("ZynqMP ZCU102 RevB", "ZynqMP-ZCU102", "zcu102"),
+            ("ZynqMP SMK-K26 Rev1/B/A", "ZynqMP-SMK-K26", "smk-k26"),
+            ("ZynqMP SMK-K26 Rev2/1/B/A", "ZynqMP-SMK-K26", "smk-k26"),
+            ("ZynqMP KV260 revB (with camera)", "ZynqMP-KV260", "kv260"),
+            ("Xilinx Versal vck190 Eval board revA", "Xilinx-Versal-vck190-Eval-board", "vck190-eval-board"),
+            ("Reverb board", "Reverb-board", "reverb-board"),
+            ("Avnet Ultra96 Rev1", "Avnet-Ultra96", "avnet-ultra96"),
+            ("Rev1", "Rev1", "rev1"),
+            ("", "", ""),
+        ],
+    )
+    def test_the_rule(self, model: str, shell: str, board: str) -> None:
+        assert (shell_of(model), board_of(shell)) == (shell, board)
+
+    @given(st.text(max_size=200))
+    def test_any_model_gives_a_name_kubelet_takes_or_none(self, model: str) -> None:
+        naming = Naming(PREFIX, "{shell}-{timestamp}")
+        if shell := shell_of(model):
+            device = Device("axi:zyxclmm_drm", Shell(shell, None, None), board_of(shell), "zocl-drm")
+            assert name_problem(naming.resource_name(device)) is None
+
+    async def test_the_reason_for_a_board_without_its_application_has_the_remedy(
+        self, node: SampleNode
+    ) -> None:
+        node.add_card("kv260").remove()
+        assert "xmutil loadapp" in await only_reason(node)
+
+    async def test_a_machine_without_pci(self, node: SampleNode) -> None:
+        node.add_card("zcu102")
+        os.rename(f"{node.sysfs_root}/bus/pci", f"{node.root}/gone")
+        assert (await only_device(node)).healthy
+
+    async def test_without_a_model_it_has_no_name(self, node: SampleNode) -> None:
+        node.add_card("zcu102").write("devicetree/model", b"\0")
+        assert "no model" in await only_reason(node)
+
+    async def test_where_a_runtime_hides_the_device_tree_it_is_said(self, node: SampleNode) -> None:
+        node.add_card("zcu102")
+        shutil.rmtree(f"{node.sysfs_root}/firmware")
+        os.mkdir(f"{node.sysfs_root}/firmware")
+        assert "runtimes hide /sys/firmware" in await only_reason(node)
+
+
+class TestMixedNode:
+    async def test_all_are_named_for_kubelet(self, mixed: Mixed) -> None:
+        offers = offers_of(await settled(scanner_for(mixed.node)), Naming(PREFIX, "{shell}-{timestamp}"))
+        assert offers.left_out == ()
+        assert [name for name in offers.by_resource if name_problem(name)] == []

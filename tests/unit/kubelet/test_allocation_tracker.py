@@ -1,0 +1,46 @@
+"""Nothing is handed out twice: a device that a pod holds under another name or id."""
+
+import asyncio
+import errno
+import os
+from collections.abc import Iterator
+from unittest import mock
+
+import pytest
+
+from tests.support.podresources import Hold, PodResourcesDouble
+from xilinx_fpga_dp.kubelet.allocation_tracker import AllocationTracker
+from xilinx_fpga_dp.kubelet.podresources import PodResources
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
+
+U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
+A, B = "0000:11:00.1", "0000:21:00.1"
+
+
+@pytest.fixture
+def pods(node: SampleNode) -> Iterator[PodResourcesDouble]:
+    node.add_card("u55c", "0000:11:00")
+    node.add_card("u55c", "0000:21:00")
+    double = PodResourcesDouble(f"{node.root}/pods.sock")
+    yield double
+    double.stop()
+
+
+async def test_who_may_not_ask_is_not_kept_waiting() -> None:
+    denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    with mock.patch.object(PodResources, "_list", side_effect=denied) as questions:
+        assert await PodResources("/nowhere").held(insist=True) is None
+    assert questions.call_count == 1
+
+
+async def test_however_often_a_page_is_asked_for_kubelet_is_not(pods: PodResourcesDouble) -> None:
+    pods.holds = [Hold(U55C, A)]
+    pods.start()
+    holders = AllocationTracker(PodResources(pods.path), lambda: None, lambda: False)
+    answers = await asyncio.gather(*(holders.current() for _ in range(100)))
+    assert all(A in each for each in answers)
+    assert pods.questions == 1
+    pods.holds = []
+    async with asyncio.timeout(10):
+        while await holders.current():
+            await asyncio.sleep(0.05)

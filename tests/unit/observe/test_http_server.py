@@ -1,0 +1,77 @@
+"""Probes and metrics are true in every phase of a node's life: from outside, over HTTP."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from tests.support.process import descriptors
+from xilinx_fpga_dp.aio.latest import Latest
+from xilinx_fpga_dp.model import Offers
+from xilinx_fpga_dp.observe.http_routes import HttpRoutes
+from xilinx_fpga_dp.observe.http_server import HttpServer, Response
+from xilinx_fpga_dp.observe.metrics import Metrics
+from xilinx_fpga_dp.snapshot import Snapshot
+
+
+async def test_timers_that_do_not_fire_are_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop turns, since it answers, but its heart has not beaten for long."""
+
+    async def nobody() -> dict[str, Any]:
+        return {}
+
+    snapshots = Latest(Snapshot(Offers({})))
+    pages = HttpRoutes(Metrics(snapshots, dict), snapshots, dict, nobody, expose_mgmt=False).by_path()
+    assert (await pages["/livez"]()).status == 200
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    monkeypatch.setattr(loop, "time", lambda: now + 11)
+    answer = await pages["/livez"]()
+    assert (answer.status, answer.body) == (503, b"timers have not fired for 11 s\n")
+
+
+class TestUnreadAnswers:
+    """A page that its client does not read."""
+
+    @asynccontextmanager
+    async def asked(self) -> AsyncIterator[tuple[HttpServer, asyncio.Task[None]]]:
+        """A server of which a page is asked for, and never read."""
+
+        async def page() -> Response:
+            return Response(bytes(32 << 20))
+
+        server = HttpServer("127.0.0.1:0", {"/": page})
+        listener = await server._listen()
+        before = asyncio.all_tasks()
+        _, writer = await asyncio.open_connection(*listener.sockets[0].getsockname())
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await asyncio.sleep(0.2)
+        [task] = asyncio.all_tasks() - before
+        try:
+            yield server, task
+        finally:
+            writer.transport.abort()
+            listener.close()
+
+    async def test_is_given_up(self) -> None:
+        before = descriptors()
+        with mock.patch("xilinx_fpga_dp.observe.http_server._TIME_LIMIT", 0.3):
+            async with self.asked() as (server, task):
+                assert server._connections
+                async with asyncio.timeout(5):
+                    await asyncio.wait([task])
+                await asyncio.sleep(0.05)
+                assert not server._connections
+                assert descriptors() <= before + 2, "the listener and the client"
+
+    async def test_does_not_keep_the_process_from_ending(self, caplog: pytest.LogCaptureFixture) -> None:
+        async with self.asked() as (_, task):
+            task.cancel()
+            async with asyncio.timeout(5):
+                await asyncio.wait([task])
+            await asyncio.sleep(0.05)
+        assert not caplog.records

@@ -1,0 +1,44 @@
+"""docs/reference/boards.md against the sample nodes of `simulate` and the output of the service."""
+
+import re
+
+from tests.support.observed_boards import all_rows
+from tests.support.paths import PROJECT
+from xilinx_fpga_dp.simulate.sysfs.boards import (
+    ALIASES,
+    ALL_BOARDS,
+    AMI_BOARDS,
+    MA35D_BOARDS,
+    XRT_BOARDS,
+    ZOCL_BOARDS,
+)
+
+PAGE = PROJECT / "docs" / "reference" / "boards.md"
+_ROW = re.compile(r"\| (`[^|]+`) \| ([^|]+) \| `([^|]+)` \| ([^|]+) \| (yes|no) \| ([^|]+) \|")
+
+
+def rows() -> dict[str, tuple[str, list[str]]]:
+    """Return the resource and the nodes of each supported board, by name."""
+    found = {}
+    for names, _, resource, nodes, _, _ in _ROW.findall(PAGE.read_text()):
+        for name in names.split(", "):
+            found[name.strip("`")] = (resource, re.findall(r"`([^`]+)`", nodes))
+    return found
+
+
+def test_every_supported_board_has_a_row() -> None:
+    assert set(rows()) == {*XRT_BOARDS, *AMI_BOARDS, *MA35D_BOARDS, *ZOCL_BOARDS, *ALIASES}
+
+
+def test_every_collected_row_has_a_board() -> None:
+    """Rows and boards are compared by ids; boards with several shells share their ids."""
+    known = {(f"0x{board.vendor}", f"0x{board.user_id}") for board in XRT_BOARDS.values()}
+    known |= {("0x10ee", f"0x{board.dma_ids.device}") for board in AMI_BOARDS.values()}
+    known |= {("0x10ee", f"0x{board.ids.device}") for board in MA35D_BOARDS.values()}
+    others = [
+        row["board"]
+        for row in all_rows()
+        if row["device_user"] and (row["vendor"], row["device_user"]) not in known
+    ]
+    assert others == ["U30"]  # an alpha shell with other ids
+    assert all(board.source for board in ALL_BOARDS.values())

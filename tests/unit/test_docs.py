@@ -1,0 +1,170 @@
+"""The commands of the documentation work, its links lead somewhere, and its examples are what is printed."""
+
+import re
+
+import pytest
+import yaml
+
+from tests.support.paths import PROJECT
+from xilinx_fpga_dp import cli
+from xilinx_fpga_dp.cli.diagnose.checks import CHECKS
+from xilinx_fpga_dp.model import Reason
+from xilinx_fpga_dp.observe.events import Event
+
+PAGES = sorted(
+    str(path.relative_to(PROJECT))
+    for path in [
+        *PROJECT.glob("*.md"),
+        *(PROJECT / "docs").rglob("*.md"),
+        *(PROJECT / ".github").rglob("*.md"),
+    ]
+)
+README = (PROJECT / "README.md").read_text()
+# Commands that no test can run here: they need a cluster, a node, a card.
+ELSEWHERE = {"kubectl", "xbutil", "xbmgmt", "modprobe", "lspci", "udevadm", "systemctl", "journalctl"}
+_FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
+
+
+def text(page: str) -> str:
+    return (PROJECT / page).read_text()
+
+
+def blocks(page: str, kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```", text(page), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: str) -> list[str]:
+    """Return the commands that a page marks with `$` in a console block, except those of make."""
+    return [
+        line.removeprefix("$ ")
+        for block in blocks(page, "console")
+        for line in block.splitlines()
+        if line.startswith("$ ") and not line.startswith("$ make ")
+    ]
+
+
+WITH_COMMANDS = [page for page in PAGES if commands(page)]
+
+
+def test_pages_with_commands_are_those_expected() -> None:
+    assert len(WITH_COMMANDS) >= 7
+
+
+def test_readme_lists_every_command_and_existing_targets_and_files() -> None:
+    rows = re.findall(r"^\| `(\w+)(?: ID\.\.\.)?` \|", README, re.MULTILINE)
+    assert set(rows) == set(cli.COMMANDS)
+    for path in re.findall(r"\bdeploy/[\w./-]*\w", README):
+        assert (PROJECT / path).exists(), path
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_make_target_exists(page: str) -> None:
+    targets = set(re.findall(r"^([a-z][a-z0-9-]*):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:`|^|\$ )make ([a-z][a-z0-9-]*)", text(page), re.MULTILINE))
+    assert named - {"test-fast", "test-service"} <= targets  # until the tiers are there
+
+
+def test_cluster_steps_are_in_order_and_name_their_requirements() -> None:
+    page = text("docs/getting-started.md")
+    start = page.partition("\n## In a cluster\n")[2].partition("\n## ")[0]
+    assert "needs a cluster with cards" in start.strip().splitlines()[0]
+    steps = re.findall(r"^ +(kubectl (?:\S+ )*?\S+)$", start, re.MULTILINE)
+    assert [step for step in steps if " -- python " not in step] == [
+        "kubectl create -f deploy/fpga-device-plugin.yml",
+        "kubectl get daemonset -n kube-system xilinx-fpga-dp",
+        "kubectl describe node NODE",
+        "kubectl create -f deploy/examples/dp-pod.yaml",
+        "kubectl get pod mypod",
+        "kubectl exec -it mypod -- bash",
+    ]
+    daemonset = yaml.safe_load((PROJECT / "deploy/fpga-device-plugin.yml").read_text())
+    where = daemonset["metadata"]
+    assert (where["name"], where["namespace"]) == ("xilinx-fpga-dp", "kube-system")
+    # The one line that the `sed` of the page changes.
+    assert len(re.findall("image: .*", (PROJECT / "deploy/fpga-device-plugin.yml").read_text())) == 1
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/operating/")])
+def test_operating_page_names_the_tools_it_needs(page: str) -> None:
+    head = text(page).partition("\n## ")[0]
+    for code in re.findall(r"`([^`\n]+)`", text(page)):
+        word = code.split()[0] if code.split() else ""
+        if " " in code and word in ELSEWHERE:
+            assert f"`{word}`" in head, f"{code}: the page does not name what it needs"
+
+
+def test_every_reason_has_a_row() -> None:
+    page = text("docs/operating/troubleshooting.md")
+    for reason in Reason:
+        assert f"| `{reason}` |" in page
+
+
+def test_every_log_event_has_a_row_and_every_row_an_event() -> None:
+    page = text("docs/reference/log-events.md")
+    rows = [row.split("|")[1] for row in page.splitlines() if row.startswith("| `")]
+    assert {name for row in rows for name in re.findall(r"`([^`]+)`", row)} == {str(event) for event in Event}
+
+
+def test_every_check_of_diagnose_has_a_row() -> None:
+    page = text("docs/operating/troubleshooting.md")
+    [table] = re.findall(r"\| check \| `fail` .*?\n\n", page, re.DOTALL)
+    assert len(table.strip().splitlines()) - 2 == len(CHECKS) + 1  # files() has two rows
+
+
+def test_every_test_that_is_named_exists() -> None:
+    named = set(re.findall(r"`(test_[a-z_0-9]+|Test[A-Za-z]+)`", text("docs/development/security-design.md")))
+    assert len(named) > 30
+    code = "".join(path.read_text() for path in (PROJECT / "tests").rglob("test_*.py"))
+    assert named <= set(re.findall(r"\b(?:def|class) (\w+)", code))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_to_a_page_and_an_anchor(page: str) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", text(page)):
+        path = ((PROJECT / page).parent / target) if target else PROJECT / page
+        assert path.exists(), target
+        if anchor:
+            assert anchor in anchors(path.read_text()), f"{target}#{anchor}"
+
+
+def anchors(page: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_in_the_index() -> None:
+    linked = re.findall(r"\]\(([^)#]+)", text("docs/index.md"))
+    listed = {str(((PROJECT / "docs") / link).resolve().relative_to(PROJECT.resolve())) for link in linked}
+    assert {page for page in PAGES if page.startswith("docs/")} - listed == {"docs/index.md"}
+
+
+def test_every_page_named_in_code_or_manifests_exists() -> None:
+    """A path to a page, with an anchor in the runbooks of the alerts."""
+    folders = ("xilinx_fpga_dp", "deploy", "tests", "docs", ".github")
+    files = [path for folder in folders for path in (PROJECT / folder).rglob("*") if path.is_file()]
+    named = set()
+    for path in [*files, PROJECT / "Makefile", PROJECT / "pyproject.toml", PROJECT / "Containerfile"]:
+        if path.suffix in (".py", ".yaml", ".yml", ".json", ".tpl", ".toml", ""):
+            named |= set(re.findall(r"\b(docs/[\w/-]+\.\w+)(?:#([\w-]+))?", path.read_text(errors="ignore")))
+    assert len(named) > 15
+    for page, anchor in named - {("docs/XRT_installation_instructions.md", "")}:
+        assert (PROJECT / page).exists(), page
+        assert not anchor or anchor in anchors(text(page)), f"{page}#{anchor}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("docs/development/")])
+def test_every_source_file_that_is_named_exists(page: str) -> None:
+    roots = [PROJECT, PROJECT / "xilinx_fpga_dp", PROJECT / "xilinx_fpga_dp" / "discovery"]
+    for path in set(re.findall(r"`([\w/]+\.py)`", text(page))):
+        assert any((root / path).exists() for root in roots), path
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_lines_wrap_at_100_columns(page: str) -> None:
+    prose = _FENCE.sub("", text(page))
+    long = [line for line in prose.splitlines() if len(line) > 100 and not line.startswith("|")]
+    assert [
+        line for line in long if " " in line.strip() and not re.search(r"https?://|`[^`]{60,}`", line)
+    ] == []

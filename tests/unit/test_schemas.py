@@ -1,0 +1,72 @@
+"""The JSON outputs conform to the schemas that ship in the package, and the schemas know every member."""
+
+import json
+import re
+from importlib.resources import files
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator, ValidationError
+
+from tests.support.paths import PROJECT
+from xilinx_fpga_dp.model import Reason
+from xilinx_fpga_dp.resources.allocator import Code
+
+SCHEMAS = ("state", "diagnose", "explain")
+
+
+def schema(name: str) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((files("xilinx_fpga_dp") / "schemas" / f"{name}.json").read_text())
+    return read
+
+
+def closed(part: Any) -> Any:
+    """Return a schema that also refuses members it does not list: consumers ignore them, tests do not."""
+    if isinstance(part, list):
+        return [closed(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    shut = {name: value if name in ("if", "then", "else") else closed(value) for name, value in part.items()}
+    return {"additionalProperties": False, **shut} if part.get("type") == "object" else shut
+
+
+def conforms(name: str, document: Any) -> None:
+    Draft202012Validator(closed(schema(name)), format_checker=Draft202012Validator.FORMAT_CHECKER).validate(
+        document
+    )
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_schema_is_valid(name: str) -> None:
+    Draft202012Validator.check_schema(schema(name))
+
+
+def test_schema_lists_every_reason_and_code() -> None:
+    assert set(schema("state")["$defs"]["reason"]["enum"]) == set(Reason)
+    codes = schema("explain")["properties"]["refused"]["properties"]["code"]["enum"]
+    assert set(codes) == {code.name for code in Code}
+
+
+@pytest.mark.parametrize(
+    ("name", "document"),
+    [
+        ("state", {"devices": [], "left_out": [], "resources": {}, "more": 1}),
+        ("state", {"devices": [], "left_out": [{"function": "x"}], "resources": {}}),
+        ("diagnose", {"result": "bad", "lines": []}),
+        ("explain", {}),
+        ("explain", {"answer": {"envs": {}, "mounts": [], "devices": []}}),
+    ],
+)
+def test_schema_refuses_another_document(name: str, document: Any) -> None:
+    with pytest.raises(ValidationError):
+        conforms(name, document)
+
+
+def test_examples_in_the_documentation_conform() -> None:
+    page = (PROJECT / "docs" / "reference" / "json.md").read_text()
+    examples = [
+        json.loads(text) for text in re.findall(r"^```json\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    ]
+    assert len(examples) == 4
+    for name, example in zip(("state", "diagnose", "explain", "explain"), examples, strict=True):
+        conforms(name, example)

@@ -273,6 +273,7 @@ class TestList:
                     "reason": None,
                     "since": None,
                     "changes": None,
+                    "last_reason": None,
                     "held_by": [],
                     "nodes": [card.render_node],
                 }

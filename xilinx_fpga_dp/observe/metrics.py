@@ -1,6 +1,7 @@
 """The metrics in the format of Prometheus. Labels are bounded by the resources that exist."""
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Final
 
 from grpclib.const import Status
@@ -33,40 +34,19 @@ class Metrics:
     def __init__(self, snapshots: Latest[Snapshot], registered: Callable[[], Mapping[str, bool]]) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_State(snapshots, registered))
-        self._registrations = Counter(
-            f"{_PREFIX}_registrations",
-            "Attempts to register.",
-            ["resource", "result"],
-            registry=self._registry,
+        counter = partial(Counter, namespace=_PREFIX, registry=self._registry)
+        histogram = partial(Histogram, namespace=_PREFIX, registry=self._registry)
+        self._registrations = counter("registrations", "Attempts to register.", ["resource", "result"])
+        self._list_updates = counter("list_updates", "Device lists sent.", ["resource"])
+        self._allocations = counter("allocations", "Allocate calls answered.", ["resource", "code"])
+        self._allocate_duration = histogram(
+            "allocate_duration_seconds", "Time to answer Allocate.", ["resource"], buckets=_ALLOCATE_BUCKETS
         )
-        self._list_updates = Counter(
-            f"{_PREFIX}_list_updates", "Device lists sent.", ["resource"], registry=self._registry
+        self._scan_duration = histogram(
+            "scan_duration_seconds", "Time of a scan of the whole bus.", buckets=_SCAN_BUCKETS
         )
-        self._allocations = Counter(
-            f"{_PREFIX}_allocations",
-            "Allocate calls answered.",
-            ["resource", "code"],
-            registry=self._registry,
-        )
-        self._allocate_duration = Histogram(
-            f"{_PREFIX}_allocate_duration_seconds",
-            "Time to answer Allocate.",
-            ["resource"],
-            buckets=_ALLOCATE_BUCKETS,
-            registry=self._registry,
-        )
-        self._scan_duration = Histogram(
-            f"{_PREFIX}_scan_duration_seconds",
-            "Time of a scan of the whole bus.",
-            buckets=_SCAN_BUCKETS,
-            registry=self._registry,
-        )
-        self._scan_errors = Counter(
-            f"{_PREFIX}_scan_errors", "Scans in which the bus could not be read.", registry=self._registry
-        )
-        self._kubelet_restarts = Counter(
-            f"{_PREFIX}_kubelet_restarts", "New kubelets seen after the first.", registry=self._registry
-        )
+        self._scan_errors = counter("scan_errors", "Scans in which the bus could not be read.")
+        self._kubelet_restarts = counter("kubelet_restarts", "New kubelets seen after the first.")
 
     def text(self) -> bytes:
         """Return all metrics as one scrape."""

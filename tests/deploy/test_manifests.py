@@ -21,7 +21,7 @@ DAEMONSET = only("DaemonSet", STATIC.read_text())
 EXAMPLES = sorted((DEPLOY / "examples").glob("*.yaml"))
 
 
-def test_the_static_manifest_is_as_it_must_be() -> None:
+def test_static_manifest_has_the_required_fields() -> None:
     assert len(documents(STATIC.read_text())) == 1
     assert faults(DAEMONSET) == []
 
@@ -58,13 +58,13 @@ def _mount(daemonset: dict[str, Any], path: str) -> None:
         ("service links", lambda d: _spec(d).update(enableServiceLinks=True)),
     ],
 )
-def test_a_broken_manifest_is_noticed(what: str, damage: Callable[[dict[str, Any]], object]) -> None:
+def test_broken_manifest_is_found(what: str, damage: Callable[[dict[str, Any]], object]) -> None:
     broken = copy.deepcopy(DAEMONSET)
     damage(broken)
     assert faults(broken) == [what]
 
 
-def test_there_is_one_version() -> None:
+def test_all_files_have_one_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
     image = _ours(DAEMONSET)["image"]
@@ -72,14 +72,14 @@ def test_there_is_one_version() -> None:
     assert DAEMONSET["metadata"]["labels"]["app.kubernetes.io/version"] == __version__
 
 
-def test_the_chart_knows_every_setting() -> None:
+def test_chart_has_every_setting() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     # The one that is a file is made of resourceRenames.
     known = {*schema["properties"]["settings"]["properties"], "RESOURCE_RENAMES"}
     assert known == {name.upper() for name in Settings.model_fields}
 
 
-def test_the_values_say_what_the_defaults_are() -> None:
+def test_values_show_the_defaults_of_settings() -> None:
     text = (CHART / "values.yaml").read_text()
     shown = dict(re.findall(r"^  (?:# )?([A-Z][A-Z0-9_]+): (.+?)(?: +#.*)?$", text, re.MULTILINE))
     assert {name.upper() for name in Settings.model_fields} - {"RESOURCE_RENAMES"} == shown.keys()
@@ -93,7 +93,7 @@ def test_the_values_say_what_the_defaults_are() -> None:
             assert getattr(Settings.load({name.lower(): text}), name.lower()) == default, name
 
 
-def test_the_environment_of_the_manifest_is_understood() -> None:
+def test_environment_of_the_manifest_has_valid_settings() -> None:
     variables = {each["name"]: each["value"] for each in _ours(DAEMONSET)["env"]}
     known = {variable(name): name for name in Settings.model_fields}
     settings = Settings.load({known[name]: value for name, value in variables.items()})
@@ -103,7 +103,7 @@ def test_the_environment_of_the_manifest_is_understood() -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_asks_for_what_a_node_offers(example: Any, node: SampleNode) -> None:
+def test_example_requests_a_resource_of_a_sample_node(example: Any, node: SampleNode) -> None:
     node.add_card("u200")
     node.add_card("u250")
     shared = "shared" in example.stem
@@ -118,7 +118,7 @@ def test_an_example_asks_for_what_a_node_offers(example: Any, node: SampleNode) 
     assert "privileged" not in str(container.get("securityContext"))
 
 
-def test_the_examples_are_the_ones_promised() -> None:
+def test_examples_are_those_of_the_documentation() -> None:
     assert {each.name for each in EXAMPLES} == {
         "dp-pod.yaml",
         "dp-pod-two-cards.yaml",
@@ -128,7 +128,7 @@ def test_the_examples_are_the_ones_promised() -> None:
     }
 
 
-def test_the_containerfile_takes_locked_wheels_and_starts_without_a_shell() -> None:
+def test_containerfile_uses_locked_wheels_and_no_shell() -> None:
     joined = (PROJECT / "Containerfile").read_text().replace("\\\n", " ")
     lines = [line for line in joined.splitlines() if not line.startswith("#")]
     assert [line for line in lines if line.startswith("FROM")] == ["FROM ${BASE} AS build", "FROM ${BASE}"]
@@ -142,7 +142,7 @@ def test_the_containerfile_takes_locked_wheels_and_starts_without_a_shell() -> N
     assert "USER 0:0" in final
 
 
-def test_the_image_is_given_all_that_it_copies() -> None:
+def test_build_context_has_each_copied_file() -> None:
     allowed = {
         line.removeprefix("!")
         for line in (PROJECT / ".containerignore").read_text().splitlines()
@@ -156,7 +156,7 @@ def test_the_image_is_given_all_that_it_copies() -> None:
     assert all((PROJECT / each).exists() for each in copied)
 
 
-def test_the_workflows_call_what_there_is() -> None:
+def test_workflows_call_existing_targets() -> None:
     targets = set(re.findall(r"^([a-z][a-z0-9-]*):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
     asked_by = {}
     for file in sorted((PROJECT / ".github" / "workflows").glob("*.yml")):

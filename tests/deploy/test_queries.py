@@ -114,7 +114,7 @@ def _wrong_grouping(query: str, exposed: Mapping[str, set[str]]) -> Iterator[str
 
 
 @pytest.mark.parametrize("query", list(QUERIES.values()), ids=list(QUERIES))
-def test_a_query_asks_for_what_there_is(query: str, exposed: Mapping[str, set[str]]) -> None:
+def test_query_uses_existing_metrics_and_labels(query: str, exposed: Mapping[str, set[str]]) -> None:
     assert any(each.metric.startswith("xilinx_fpga_dp_") or each.metric == "up" for each in selectors(query))
     assert wrong(query, exposed) == []
 
@@ -130,11 +130,11 @@ def test_a_query_asks_for_what_there_is(query: str, exposed: Mapping[str, set[st
         ("sum(xilinx_fpga_dp_registered offset 1h) by (bus)", "no label bus to group by"),
     ],
 )
-def test_a_wrong_query_is_noticed(query: str, says: str, exposed: Mapping[str, set[str]]) -> None:
+def test_wrong_query_is_found(query: str, says: str, exposed: Mapping[str, set[str]]) -> None:
     assert wrong(query, exposed) == [says]
 
 
-def test_every_metric_is_looked_at_somewhere(exposed: Mapping[str, set[str]]) -> None:
+def test_each_metric_is_used_in_a_query(exposed: Mapping[str, set[str]]) -> None:
     asked = {each.metric for query in QUERIES.values() for each in selectors(query)}
     families = {re.sub("_(bucket|count|sum|created)$", "", name) for name in exposed}
     unseen = {name for name in families if not any(each.startswith(name) for each in asked)}
@@ -142,7 +142,7 @@ def test_every_metric_is_looked_at_somewhere(exposed: Mapping[str, set[str]]) ->
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_an_alert_says_what_to_do(rule: dict[str, Any]) -> None:
+def test_alert_has_a_remedy(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in ("critical", "warning")
     assert rule["annotations"].keys() == {"summary", "description", "runbook"}
     file, _, anchor = rule["annotations"]["runbook"].partition("#")
@@ -153,7 +153,7 @@ def test_an_alert_says_what_to_do(rule: dict[str, Any]) -> None:
     assert spoken <= set(grouping(rule["expr"]))
 
 
-def test_dashboard_has_no_panel_twice_and_none_over_another() -> None:
+def test_panels_of_the_dashboard_are_distinct_and_do_not_overlap() -> None:
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:

@@ -47,7 +47,7 @@ def registered(cards: SampleNode, kubelet: KubeletDouble, service: Service) -> K
     return kubelet
 
 
-def test_one_resource_a_shell_with_its_devices(registered: KubeletDouble) -> None:
+def test_each_shell_is_a_resource_with_its_devices(registered: KubeletDouble) -> None:
     assert registered.resources() == {
         U200: {"0000:11:00.1": "Healthy", "0000:21:00.1": "Healthy"},
         U250: {"0000:31:00.1": "Healthy"},
@@ -60,12 +60,12 @@ def test_one_resource_a_shell_with_its_devices(registered: KubeletDouble) -> Non
     assert registered.refusals == []
 
 
-def test_each_list_is_sent_once(registered: KubeletDouble, service: Service) -> None:
+def test_unchanged_list_is_sent_once(registered: KubeletDouble, service: Service) -> None:
     time.sleep(1.5)  # several scans and health checks
     assert [len(registered.lists(name)) for name in (U200, U250)] == [1, 1]
 
 
-def test_allocate_gives_the_node_and_says_which(registered: KubeletDouble, cards: SampleNode) -> None:
+def test_allocate_returns_device_node_and_variables(registered: KubeletDouble, cards: SampleNode) -> None:
     [container] = registered.allocate(U200, ["0000:21:00.1"]).container_responses
     render = cards.cards[1].render_node
     assert [(d.host_path, d.container_path, d.permissions) for d in container.devices] == [
@@ -85,7 +85,7 @@ def test_allocate_gives_the_node_and_says_which(registered: KubeletDouble, cards
     )
 
 
-def test_several_containers_and_several_devices(registered: KubeletDouble) -> None:
+def test_allocate_serves_several_containers_and_devices(registered: KubeletDouble) -> None:
     both = registered.allocate(U200, ["0000:21:00.1", "0000:11:00.1"])
     [container] = both.container_responses
     assert (
@@ -101,7 +101,7 @@ def test_several_containers_and_several_devices(registered: KubeletDouble) -> No
     assert len(pb.AllocateResponse.FromString(encoded).container_responses) == 2
 
 
-def test_preferred_allocation_is_answered(registered: KubeletDouble) -> None:
+def test_preferred_allocation_contains_required_device(registered: KubeletDouble) -> None:
     [answer] = registered.preferred(
         U200, ["0000:11:00.1", "0000:21:00.1"], ["0000:21:00.1"], 1
     ).container_responses
@@ -117,7 +117,7 @@ def test_preferred_allocation_is_answered(registered: KubeletDouble) -> None:
         ([], grpc.StatusCode.INVALID_ARGUMENT, "no device id"),
     ],
 )
-def test_refusals_say_why(
+def test_refusal_states_the_reason(
     registered: KubeletDouble, ids: list[str], code: grpc.StatusCode, says: str
 ) -> None:
     status = refused(registered.allocate, U200, ids)
@@ -125,7 +125,7 @@ def test_refusals_say_why(
     assert says in (status.details() or "")
 
 
-def test_an_unhealthy_device_is_refused_and_its_neighbour_is_not(
+def test_unhealthy_device_is_refused_and_healthy_one_granted(
     registered: KubeletDouble, cards: SampleNode
 ) -> None:
     cards.cards[0].offline()
@@ -137,14 +137,14 @@ def test_an_unhealthy_device_is_refused_and_its_neighbour_is_not(
     assert registered.capacity(U200) == 2
 
 
-def test_a_missing_node_is_refused_at_once(registered: KubeletDouble, cards: SampleNode) -> None:
+def test_missing_device_node_is_refused_at_once(registered: KubeletDouble, cards: SampleNode) -> None:
     os.unlink(f"{cards.root}{cards.cards[0].render_node}")
     status = refused(registered.allocate, U200, ["0000:11:00.1"])
     assert status.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert "no-node" in (status.details() or "")
 
 
-def test_a_shell_appears(registered: KubeletDouble, cards: SampleNode) -> None:
+def test_new_shell_changes_no_other_resource(registered: KubeletDouble, cards: SampleNode) -> None:
     cards.add_card("u55c", "0000:41:00")
     registered.wait_for(lambda: registered.allocatable(U55C) == 1)
     cards.add_card("u250", "0000:51:00")
@@ -153,7 +153,7 @@ def test_a_shell_appears(registered: KubeletDouble, cards: SampleNode) -> None:
     assert len(registered.lists(U250)) == 2
 
 
-def test_a_shell_goes(registered: KubeletDouble, cards: SampleNode) -> None:
+def test_resource_of_removed_shell_ends_cleanly(registered: KubeletDouble, cards: SampleNode) -> None:
     cards.cards[2].remove()
     registered.wait_for(lambda: registered.capacity(U250) == 0)
     [end] = registered.wait_for(lambda: registered.ends)
@@ -165,7 +165,7 @@ def test_a_shell_goes(registered: KubeletDouble, cards: SampleNode) -> None:
     registered.wait_for(lambda: registered.allocatable(U250) == 1)
 
 
-def test_a_card_pulled_shortens_the_list(registered: KubeletDouble, cards: SampleNode) -> None:
+def test_removed_card_leaves_the_list(registered: KubeletDouble, cards: SampleNode) -> None:
     cards.cards[0].remove()
     registered.wait_for(lambda: registered.capacity(U200) == 1)
     assert registered.ends == []
@@ -173,7 +173,7 @@ def test_a_card_pulled_shortens_the_list(registered: KubeletDouble, cards: Sampl
     assert status.code() is grpc.StatusCode.NOT_FOUND
 
 
-def test_a_card_reprogrammed_moves_in_one_step(registered: KubeletDouble, cards: SampleNode) -> None:
+def test_reprogrammed_card_moves_in_one_step(registered: KubeletDouble, cards: SampleNode) -> None:
     cards.cards[0].reprogram("u250")
     registered.wait_for(lambda: registered.capacity(U250) == 2)
     registered.wait_for(lambda: registered.capacity(U200) == 1)
@@ -184,14 +184,14 @@ def test_a_card_reprogrammed_moves_in_one_step(registered: KubeletDouble, cards:
     )
 
 
-def test_a_hundred_allocates_at_once(registered: KubeletDouble) -> None:
+def test_hundred_concurrent_allocates_are_answered(registered: KubeletDouble) -> None:
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda _: registered.allocate_raw(U200, ["0000:11:00.1"]), range(100)))
     assert len(set(answers)) <= 2  # the serial number may come in meanwhile
 
 
 @pytest.mark.parametrize("method", ["allocate", "pre_start"])
-def test_a_hanging_device_is_refused_in_time(cards: SampleNode, kubelet: KubeletDouble, method: str) -> None:
+def test_hanging_device_is_refused_in_time(cards: SampleNode, kubelet: KubeletDouble, method: str) -> None:
     patient = {"HEALTH_INTERVAL": "60", "SCAN_INTERVAL": "60"}
     with Service(settings_for(cards, REQUEST_TIMEOUT="2", PRESTART_CHECK="true", **patient)):
         kubelet.start()
@@ -208,18 +208,20 @@ def test_a_hanging_device_is_refused_in_time(cards: SampleNode, kubelet: Kubelet
         getattr(kubelet, method)(U200, ["0000:21:00.1"])
 
 
-def test_two_prefixes_need_no_more_than_a_setting(cards: SampleNode, kubelet: KubeletDouble) -> None:
+def test_prefix_and_template_settings_change_resource_names(
+    cards: SampleNode, kubelet: KubeletDouble
+) -> None:
     with Service(settings_for(cards, RESOURCE_PREFIX="amd.com/", RESOURCE_NAME_TEMPLATE="{board}")):
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.resources().keys() == {"amd.com/u200", "amd.com/u250"})
 
 
-def test_an_unknown_variable_is_a_warning(cards: SampleNode) -> None:
+def test_unknown_variable_is_a_warning(cards: SampleNode) -> None:
     with Service(settings_for(cards, SERVICE_HOST="10.0.0.1")) as service:
         assert service.logged(Event.UNKNOWN_SETTING)["variable"] == "XILINX_FPGA_DP_SERVICE_HOST"
 
 
-def test_an_unreadable_bus_is_no_evidence_that_cards_are_gone(
+def test_unreadable_bus_removes_no_card(
     registered: KubeletDouble, cards: SampleNode, service: Service
 ) -> None:
     os.rename(f"{cards.sysfs_root}/bus", f"{cards.sysfs_root}/away")
@@ -241,7 +243,7 @@ FRESH_FAULTS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", FRESH_FAULTS)
-def test_a_grant_looks_at_the_device_again(cards: SampleNode, kubelet: KubeletDouble, name: str) -> None:
+def test_allocate_probes_the_device_again(cards: SampleNode, kubelet: KubeletDouble, name: str) -> None:
     with Service(settings_for(cards, HEALTH_INTERVAL="60", SCAN_INTERVAL="60")):
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
@@ -252,7 +254,7 @@ def test_a_grant_looks_at_the_device_again(cards: SampleNode, kubelet: KubeletDo
         assert name in (status.details() or "")
 
 
-def test_allocates_while_devices_change(registered: KubeletDouble, cards: SampleNode) -> None:
+def test_allocate_is_answered_while_devices_change(registered: KubeletDouble, cards: SampleNode) -> None:
     """Each call is answered for the card as it is, or refused with a sentence; none is lost."""
 
     def ask(_: int) -> str:

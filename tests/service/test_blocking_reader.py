@@ -21,7 +21,7 @@ def _answer(text: str) -> str:
     return text
 
 
-async def test_a_hanging_read_holds_up_nobody() -> None:
+async def test_hanging_read_delays_no_other_read() -> None:
     gate = threading.Event()
     reads: BlockingReader[str] = BlockingReader()
     calls: dict[str, Callable[[], str]] = {str(i): partial(_answer, str(i)) for i in range(20)}
@@ -32,7 +32,7 @@ async def test_a_hanging_read_holds_up_nobody() -> None:
     gate.set()
 
 
-async def test_one_parked_thread_a_hanging_device_and_no_more() -> None:
+async def test_hanging_device_blocks_one_thread() -> None:
     gate = threading.Event()
     parked: list[threading.Thread] = []
 
@@ -50,7 +50,7 @@ async def test_one_parked_thread_a_hanging_device_and_no_more() -> None:
     await _until(lambda: sum(thread.is_alive() for thread in parked) <= 2)
 
 
-async def test_an_old_answer_is_not_taken_for_a_new_device(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_stale_answer_is_not_used_for_a_new_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xilinx_fpga_dp.aio.blocking_reader._STALE", 0.05)
     gate, returned = threading.Event(), asyncio.Event()
     reads: BlockingReader[str] = BlockingReader(returned.set)
@@ -66,7 +66,7 @@ async def test_an_old_answer_is_not_taken_for_a_new_device(monkeypatch: pytest.M
     assert (await reads.read_many({"a": partial(_answer, "new")}, 5))["a"] == "new"
 
 
-async def test_what_was_left_in_the_queue_is_read_for_the_next_who_asks() -> None:
+async def test_read_left_in_queue_serves_the_next_caller() -> None:
     gate = threading.Event()
     reads: BlockingReader[str] = BlockingReader()
     calls: dict[str, Callable[[], str]] = {str(n): lambda: str(gate.wait(30)) for n in range(6)}
@@ -76,7 +76,7 @@ async def test_what_was_left_in_the_queue_is_read_for_the_next_who_asks() -> Non
     gate.set()
 
 
-async def test_time_in_which_the_process_was_stopped_does_not_count() -> None:
+async def test_time_while_process_is_stopped_does_not_count() -> None:
     gate = threading.Event()
     loop = asyncio.get_running_loop()
     reads: BlockingReader[bool] = BlockingReader()
@@ -93,7 +93,7 @@ async def test_time_in_which_the_process_was_stopped_does_not_count() -> None:
     gate.set()
 
 
-async def test_a_loop_that_is_late_all_the_time_makes_nobody_wait_for_ever() -> None:
+async def test_permanently_late_loop_does_not_extend_wait_for_ever() -> None:
     gate = threading.Event()
     loop = asyncio.get_running_loop()
     late = 0

@@ -13,7 +13,9 @@ from xilinx_fpga_dp.resources.compat_1_3_0.settings import NAME_CUSTOMIZE, VARIA
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 
-def test_variable_without_compat_is_a_warning(node: SampleNode, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variable_of_old_plugin_without_compat_is_a_warning(
+    node: SampleNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
     node.add_card("u200", "0000:21:00")
     for name in VARIABLES:
         monkeypatch.setenv(name, "True")

@@ -60,7 +60,9 @@ def pods(node: SampleNode) -> Iterator[PodResourcesDouble]:
     double.stop()
 
 
-def test_a_node_without_problems(node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble) -> None:
+def test_node_without_problems_has_only_ok_lines(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
+) -> None:
     node.add_ordinary_devices()
     node.add_card("u200", "0000:11:00", release="2023.2")
     kubelet.start()
@@ -80,7 +82,7 @@ def test_a_node_without_problems(node: SampleNode, kubelet: KubeletDouble, pods:
     assert os.listdir(node.socket_dir) == ["kubelet.sock"], "nothing is left behind"
 
 
-def test_as_json(node: SampleNode) -> None:
+def test_json_output_has_level_check_and_message(node: SampleNode) -> None:
     node.add_card("u200", "0000:11:00", image="golden")
     done = cli("diagnose", "--output", "json", settings=settings_for(node))
     document = json.loads(done.stdout)
@@ -91,7 +93,7 @@ def test_as_json(node: SampleNode) -> None:
     assert all(line.keys() == {"level", "check", "message"} for line in document["lines"])
 
 
-def test_a_running_service_is_not_disturbed(node: SampleNode, kubelet: KubeletDouble) -> None:
+def test_running_service_is_not_disturbed(node: SampleNode, kubelet: KubeletDouble) -> None:
     node.add_card("u200")
     kubelet.start()
     with Service(settings_for(node)) as service:
@@ -107,7 +109,7 @@ def test_a_running_service_is_not_disturbed(node: SampleNode, kubelet: KubeletDo
         assert (service.process.poll(), len(before[1])) == (None, 1)
 
 
-def test_a_service_that_kubelet_refuses(node: SampleNode, kubelet: KubeletDouble) -> None:
+def test_service_refused_by_kubelet_is_reported(node: SampleNode, kubelet: KubeletDouble) -> None:
     node.add_card("u200")
     pages = Probed(node)
     with Service(pages.settings) as service:
@@ -128,7 +130,7 @@ def test_a_service_that_kubelet_refuses(node: SampleNode, kubelet: KubeletDouble
         line_with(lines, "ok    service: it runs")
 
 
-def test_another_program_has_the_address(node: SampleNode) -> None:
+def test_other_program_at_the_address_is_not_taken_for_the_service(node: SampleNode) -> None:
     """The host does not reach the address in a pod, and another program may have it there."""
     node.add_card("u200")
 
@@ -251,7 +253,7 @@ def test_each_problem_has_its_line(node: SampleNode, name: str) -> None:
     assert line_with(lines, *words).startswith(words[0])
 
 
-def test_no_driver_at_all(node: SampleNode) -> None:
+def test_missing_drivers_are_reported(node: SampleNode) -> None:
     card = node.add_card("u200", "0000:31:00")
     card.unbind()
     card.unbind_mgmt()
@@ -260,20 +262,20 @@ def test_no_driver_at_all(node: SampleNode) -> None:
     line_with(lines, "warn  drivers: none is loaded; install XRT")
 
 
-def test_devices_of_different_builds(node: SampleNode) -> None:
+def test_different_builds_under_one_name_have_a_line(node: SampleNode) -> None:
     for slot, uuid in (("0000:31:00", "a" * 32), ("0000:41:00", "b" * 32)):
         node.add_card("u55c", slot).write("logic_uuids", uuid)
     _, lines = diagnose(node)
     line_with(lines, "warn  xilinx.com/fpga-xilinx_u55c", "different builds", "{uuid}")
 
 
-def test_a_name_that_is_too_long(node: SampleNode) -> None:
+def test_too_long_name_is_reported(node: SampleNode) -> None:
     node.add_card("u200").write("rom/VBNV", "xilinx_" + "u" * 80)
     _, lines = diagnose(node)
     line_with(lines, "warn  xilinx.com/fpga-xilinx_uuu", "too long", "RESOURCE_NAME_TEMPLATE")
 
 
-def test_no_kubelet(node: SampleNode) -> None:
+def test_missing_kubelet_is_reported(node: SampleNode) -> None:
     code, lines = diagnose(node)
     assert code == 1
     line = line_with(
@@ -299,7 +301,7 @@ def test_no_kubelet(node: SampleNode) -> None:
         "/var/lib/k0s/kubelet",
     ],
 )
-def test_a_kubelet_with_another_directory(node: SampleNode, root: str) -> None:
+def test_kubelet_with_another_directory_is_reported(node: SampleNode, root: str) -> None:
     directory = f"{root}/device-plugins"
     os.makedirs(f"{node.root}{directory}")
     Path(f"{node.root}{directory}/kubelet.sock").touch()
@@ -310,7 +312,7 @@ def test_a_kubelet_with_another_directory(node: SampleNode, root: str) -> None:
     line_with(lines, "fail  socket directory: No such file", f"there is one in {directory} (as ")
 
 
-def test_a_dead_kubelet(node: SampleNode, kubelet: KubeletDouble) -> None:
+def test_dead_kubelet_is_reported(node: SampleNode, kubelet: KubeletDouble) -> None:
     kubelet.start()
     kubelet.kill()
     _, lines = diagnose(node)
@@ -353,7 +355,9 @@ def listening(path: str, answer: bytes | None) -> Iterator[None]:
     ("answer", "message"),
     [(None, "kubelet hangs: restart it"), (b"SSH-2.0-x\r\n", "does not speak gRPC; set SOCKET_DIR")],
 )
-def test_a_listener_that_is_no_kubelet(node: SampleNode, answer: bytes | None, message: str) -> None:
+def test_listener_that_is_not_kubelet_is_reported(
+    node: SampleNode, answer: bytes | None, message: str
+) -> None:
     node.add_card("u200")
     with listening(f"{node.socket_dir}/kubelet.sock", answer):
         _, lines = diagnose(node)
@@ -361,7 +365,7 @@ def test_a_listener_that_is_no_kubelet(node: SampleNode, answer: bytes | None, m
         line_with(lines, "ok    ", U200)
 
 
-def test_a_podresources_that_hangs(
+def test_hanging_podresources_is_reported(
     node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
 ) -> None:
     pods.hangs.clear()
@@ -371,14 +375,14 @@ def test_a_podresources_that_hangs(
     line_with(lines, "warn  podresources: ", "does not answer", "drain the node")
 
 
-def test_a_card_that_a_pod_holds_under_another_name(node: SampleNode, pods: PodResourcesDouble) -> None:
+def test_card_held_under_another_name_is_reported(node: SampleNode, pods: PodResourcesDouble) -> None:
     node.add_card("u200", "0000:11:00")
     pods.holds = [Hold("amd.com/other", "0000:11:00.1")]
     _, lines = diagnose(node)
     line_with(lines, "warn  0000:11:00.1: ", "held", "delete or drain the pod")
 
 
-def test_another_plugin_for_these_cards(node: SampleNode) -> None:
+def test_other_plugin_for_the_same_cards_is_reported(node: SampleNode) -> None:
     with listening(f"{node.socket_dir}/xilinx_u200_xdma_201830_2-1561465320-fpga.sock", b""):
         Path(f"{node.socket_dir}/dead-fpga.sock").touch()
         _, lines = diagnose(node)
@@ -387,7 +391,7 @@ def test_another_plugin_for_these_cards(node: SampleNode) -> None:
         )
 
 
-def test_directories_that_cannot_be_written(node: SampleNode) -> None:
+def test_unwritable_directories_are_reported(node: SampleNode) -> None:
     Path(f"{node.root}/file").touch()
     node.add_card("u200")
     _, lines = diagnose(
@@ -405,7 +409,7 @@ def test_directories_that_cannot_be_written(node: SampleNode) -> None:
     assert not os.path.exists(f"{node.root}/made")
 
 
-def test_a_read_only_directory(node: SampleNode) -> None:
+def test_read_only_directory_is_reported(node: SampleNode) -> None:
     here = node.socket_dir
     if os.geteuid() != 0 or subprocess.run(["mount", "--bind", here, here], check=False).returncode:
         pytest.skip("needs root to mount")
@@ -417,7 +421,7 @@ def test_a_read_only_directory(node: SampleNode) -> None:
         subprocess.run(["umount", here], check=True)
 
 
-def test_a_full_directory(node: SampleNode) -> None:
+def test_full_directory_is_reported(node: SampleNode) -> None:
     here = node.socket_dir
     mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", here]
     if os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
@@ -431,7 +435,7 @@ def test_a_full_directory(node: SampleNode) -> None:
 
 
 @pytest.mark.parametrize("readable", [True, False])
-def test_refusals_under_selinux(node: SampleNode, kubelet: KubeletDouble, readable: bool) -> None:
+def test_selinux_denials_are_reported(node: SampleNode, kubelet: KubeletDouble, readable: bool) -> None:
     """Run as root without capabilities, as in the DaemonSet: files of other owners are refused.
 
     Where SELinux enforces, a container cannot read that it does.

@@ -28,7 +28,7 @@ async def _woken(wakeups: DirectoryWatcher, change: Callable[[], object]) -> Non
         await waiting
 
 
-async def test_it_watches_no_more_than_there_is(tmp_path: Path) -> None:
+async def test_watches_do_not_accumulate(tmp_path: Path) -> None:
     directory = tmp_path / "directory"
     with DirectoryWatcher(str(directory)) as wakeups:
         for number in range(20):
@@ -70,5 +70,5 @@ _NAMESPACES = ("unshare", "--user", "--map-root-user", "--mount", "--propagation
     subprocess.run([*_NAMESPACES, "true"], capture_output=True, check=False).returncode != 0,
     reason="no namespaces of one's own here",
 )
-def test_a_mount_wakes_and_its_end(tmp_path: Path) -> None:
+def test_mount_and_unmount_wake(tmp_path: Path) -> None:
     subprocess.run([*_NAMESPACES, sys.executable, "-c", _MOUNTS, tmp_path], check=True, timeout=50)

@@ -85,7 +85,7 @@ class TestRecipes:
     """The trees of field and driver evidence."""
 
     @pytest.mark.parametrize("driver", ["xdma", "vfio-pci", "pciback"])
-    async def test_a_known_card_bound_to_another_driver_keeps_its_place(
+    async def test_card_bound_to_another_driver_stays_for_the_grace_period(
         self, node: SampleNode, driver: str
     ) -> None:
         card = node.add_card("u250")
@@ -106,7 +106,7 @@ class TestRecipes:
 
 
 class TestFinding:
-    async def test_a_serial_that_comes_late_changes_nothing_else(self, node: SampleNode) -> None:
+    async def test_late_serial_number_changes_nothing_else(self, node: SampleNode) -> None:
         card = node.add_card("u55c", serial="")
         scanner = scanner_for(node)
         before = (await settled(scanner)).devices[0]
@@ -122,7 +122,7 @@ class TestFinding:
 class TestEveryRow:
     """What was seen in the field, or stands in the driver's tables."""
 
-    def test_by_the_command_too(self, node: SampleNode) -> None:
+    def test_list_command_lists_every_row(self, node: SampleNode) -> None:
         rows = allocatable_rows()
         for row in rows:
             node.add_card(board_of(row))
@@ -138,7 +138,7 @@ class TestOneBadCard:
     """Nothing one function's directory holds can fail the scan or change another device."""
 
     @pytest.mark.parametrize("attribute", ["rom/VBNV", "ready", "dev_offline", "logic_uuids"])
-    async def test_a_read_that_never_returns(self, node: SampleNode, attribute: str) -> None:
+    async def test_hanging_read_leaves_out_only_its_card(self, node: SampleNode, attribute: str) -> None:
         node.add_card("u200")
         bad = node.add_card("u55c")
         bad.hang(attribute)
@@ -152,7 +152,7 @@ class TestOneBadCard:
         bad.unhang(attribute)
         assert len((await _until(scanner, lambda seen: len(seen.devices) == 2)).left_out) == 0
 
-    async def test_a_management_driver_that_hangs_is_no_fault_of_the_device(self, node: SampleNode) -> None:
+    async def test_hanging_management_driver_is_not_a_fault_of_the_device(self, node: SampleNode) -> None:
         card, scanner, device = await seen(node)
         both = (scanner, scanner_for(node))
         card.hang("mgmt/rp_program")
@@ -178,7 +178,7 @@ class TestOneBadCard:
         )
     )
     @settings(max_examples=min(60, settings().max_examples // 2 + 10))
-    def test_any_damage(self, damages: list[tuple[str, Any]]) -> None:
+    def test_any_damage_changes_no_other_device(self, damages: list[tuple[str, Any]]) -> None:
         root = tempfile.mkdtemp(prefix="fpga-")
         try:
             node = SampleNode(root)
@@ -231,7 +231,7 @@ class TestWithoutDescriptors:
         node.add_card("u280").unbind()
         return node
 
-    async def test_a_serial_number_is_asked_for_again(self, node: SampleNode) -> None:
+    async def test_serial_number_is_read_again_after_lack_of_descriptors(self, node: SampleNode) -> None:
         node.add_card("u200", serial="XFL1")
         scanner = scanner_for(node)
         with _Descriptors(lambda _, path: path.endswith("serial_num")):
@@ -240,7 +240,7 @@ class TestWithoutDescriptors:
             while (await scanner.scan()).devices[0].serial != "XFL1":
                 await asyncio.sleep(0.1)
 
-    async def test_a_read_that_hangs_for_good_causes_no_more_scans(self, node: SampleNode) -> None:
+    async def test_permanently_hanging_read_causes_no_more_scans(self, node: SampleNode) -> None:
         node.add_card("u200").hang("ready")
         scanner = scanner_for(node)
         await scanner.scan()
@@ -294,12 +294,12 @@ class TestList:
             },
         }
 
-    def test_a_known_fault_is_a_device_with_its_health(self, node: SampleNode) -> None:
+    def test_device_with_known_fault_is_listed_unhealthy(self, node: SampleNode) -> None:
         node.add_card("u200").offline()
         [device] = listed(node)["devices"]
         assert (device["health"], device["reason"]) == ("Unhealthy", "offline")
 
-    def test_the_management_node_where_it_is_exposed(self, node: SampleNode) -> None:
+    def test_exposed_management_node_is_listed(self, node: SampleNode) -> None:
         card = node.add_card("u200")
         [device] = listed(node, EXPOSE_MGMT="true")["devices"]
         assert device["nodes"] == [card.render_node, card.mgmt_node]
@@ -332,7 +332,7 @@ class TestList:
         parted = listed(node, RESOURCE_NAME_TEMPLATE="{shell}-{uuid}")
         assert len(parted["resources"]) == 2
 
-    def test_a_late_driver_is_waited_for_a_moment_only(self, node: SampleNode) -> None:
+    def test_list_waits_briefly_for_a_hanging_driver(self, node: SampleNode) -> None:
         node.add_card("u50")
         card = node.add_card("u55c")
         card.hang("ready")

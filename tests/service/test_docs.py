@@ -80,7 +80,7 @@ def test_every_command_works(page: str, node: SampleNode, kubelet: KubeletDouble
             assert output or " > " in command, command
 
 
-def test_the_feature_file_is_as_it_is_shown(node: SampleNode) -> None:
+def test_documented_feature_file_equals_the_written_one(node: SampleNode) -> None:
     for slot in ("0000:11:00", "0000:21:00"):
         node.add_card("u200", slot, release="2023.2")
     folder = Path(node.root) / "features.d"

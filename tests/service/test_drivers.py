@@ -42,7 +42,7 @@ def resources(document: dict[str, Any]) -> dict[str, str]:
 
 
 class TestAmazon:
-    async def test_vt1s_two_devices_are_one_card(self, node: SampleNode) -> None:
+    async def test_two_devices_of_vt1_are_one_card(self, node: SampleNode) -> None:
         cards = node.plug("u30-vt1")
         [row] = listed(node)["devices"]
         assert row["id"] == min(card.address for card in cards)
@@ -50,9 +50,7 @@ class TestAmazon:
 
 
 class TestU30:
-    def test_one_id_stands_for_both_devices_and_gets_both_nodes(
-        self, node: SampleNode, kubelet: KubeletDouble
-    ) -> None:
+    def test_card_id_gets_nodes_of_both_devices(self, node: SampleNode, kubelet: KubeletDouble) -> None:
         cards = sorted(node.plug("u30"), key=lambda card: card.address)
         name = f"{PREFIX}xilinx_u30_gen3x4_base_1-0"
         with Service(settings_for(node)):
@@ -64,26 +62,26 @@ class TestU30:
         assert container.envs[variable] == ",".join(card.address for card in cards)
         assert list(json.loads(container.envs[f"{variable}_INFO"])) == [card.address for card in cards]
 
-    def test_by_device_if_so_wanted(self, node: SampleNode) -> None:
+    def test_unit_device_offers_each_device(self, node: SampleNode) -> None:
         cards = node.plug("u30")
         rows = listed(node, U30_UNIT="device")["devices"]
         assert {row["id"] for row in rows} == {card.address for card in cards}
 
-    def test_one_bad_device_makes_its_card_unhealthy_and_no_other(self, node: SampleNode) -> None:
+    def test_unhealthy_device_makes_only_its_card_unhealthy(self, node: SampleNode) -> None:
         bad, good = node.plug("u30"), node.plug("u30")
         assert isinstance(bad[1], XrtCard)
         bad[1].offline()
         health = {row["id"]: row["reason"] for row in listed(node)["devices"]}
         assert health == {bad[0].address: "offline", good[0].address: None}
 
-    def test_a_single_scan_pairs_by_bridge_at_once(self, node: SampleNode) -> None:
+    def test_single_scan_pairs_by_bridge(self, node: SampleNode) -> None:
         for card in (*node.plug("u30"), *node.plug("u30")):
             card.write("xmc/serial_num", "\n")
         assert [row["resource"] for row in listed(node)["devices"]] == [
             f"{PREFIX}xilinx_u30_gen3x4_base_1-0"
         ] * 2
 
-    def test_the_service_waits_for_serials_and_reports_it(self, node: SampleNode) -> None:
+    def test_service_waits_for_serials_and_reports_it(self, node: SampleNode) -> None:
         for card in node.plug("u30"):
             card.write("xmc/serial_num", "\n")
         pages = Probed(node)
@@ -107,7 +105,7 @@ class TestZocl:
             ("zcu104", "ZynqMP-ZCU104", "zcu104"),
         ],
     )
-    async def test_a_board_is_named_after_its_model(
+    async def test_board_is_named_after_its_model(
         self, node: SampleNode, board: str, shell: str, name: str
     ) -> None:
         [card] = node.plug(board)
@@ -120,7 +118,7 @@ class TestZocl:
 
 
 class TestMixedNode:
-    def test_every_driver_at_once(self, mixed: Mixed) -> None:
+    def test_devices_of_all_drivers_are_listed_together(self, mixed: Mixed) -> None:
         document = listed(mixed.node)
         assert document["left_out"] == []
         assert {name.removeprefix(PREFIX) for name in resources(document).values()} == {
@@ -133,12 +131,12 @@ class TestMixedNode:
         marked = {row["driver"] for row in document["devices"] if "experimental" in row}
         assert marked == {"ami", "transcoder", "zocl-drm"}
 
-    def test_the_table_marks_what_was_not_tested_on_hardware(self, mixed: Mixed) -> None:
+    def test_table_marks_experimental_drivers(self, mixed: Mixed) -> None:
         table = cli("list", settings=settings_for(mixed.node)).stdout
         assert "v80 (experimental)" in table
         assert "u200 (experimental)" not in table
 
-    def test_pods_get_each_drivers_node(self, mixed: Mixed, kubelet: KubeletDouble) -> None:
+    def test_pods_get_the_node_of_each_driver(self, mixed: Mixed, kubelet: KubeletDouble) -> None:
         rows = listed(mixed.node)["devices"]
         cards = mixed.by_address()
         assert {row["id"] for row in rows} == cards.keys()
@@ -152,7 +150,7 @@ class TestMixedNode:
                 assert info[row["id"]]["nodes"] == list(cards[row["id"]].nodes)
 
     @pytest.mark.parametrize("victim", FIVE)
-    async def test_what_happens_to_one_is_not_felt_by_another(self, mixed: Mixed, victim: str) -> None:
+    async def test_fault_of_one_driver_changes_no_other_device(self, mixed: Mixed, victim: str) -> None:
         watched = scanner_for(mixed.node)
         before = {device.address: device for device in (await settled(watched)).devices}
         card = mixed.cards[victim][0]
@@ -172,7 +170,7 @@ class TestMixedNode:
         card.unhang(attribute)
 
     @pytest.mark.parametrize("other", ["u200", "f1", "v80", "ma35d"])
-    async def test_a_device_with_the_address_of_another(self, mixed: Mixed, other: str) -> None:
+    async def test_device_with_address_of_another_is_left_out(self, mixed: Mixed, other: str) -> None:
         watched = scanner_for(mixed.node)
         before = {device.address: device for device in (await settled(watched)).devices}
         liar = mixed.cards["ma35d"][-1]

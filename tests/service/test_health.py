@@ -121,7 +121,7 @@ def watched(
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_every_reason_is_raised_and_cleared(
+def test_each_fault_sets_and_clears_its_reason(
     watched: KubeletDouble, pair: tuple[XrtCard, XrtCard], service: Service, name: str
 ) -> None:
     breaks, mends, reason = FAULTS[name]
@@ -136,7 +136,9 @@ def test_every_reason_is_raised_and_cleared(
 
 
 @pytest.mark.parametrize("release", ["2022.1", "2022.2"])
-def test_firewall(node: SampleNode, kubelet: KubeletDouble, service: Service, release: str) -> None:
+def test_tripped_firewall_needs_reset(
+    node: SampleNode, kubelet: KubeletDouble, service: Service, release: str
+) -> None:
     card = node.add_card("u55c", release=release)
     kubelet.start()
     kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
@@ -150,7 +152,7 @@ def test_firewall(node: SampleNode, kubelet: KubeletDouble, service: Service, re
     kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1, 15)
 
 
-def test_a_base_that_waits_for_its_shell(node: SampleNode, kubelet: KubeletDouble, service: Service) -> None:
+def test_base_without_shell_is_left_out(node: SampleNode, kubelet: KubeletDouble, service: Service) -> None:
     card = node.add_card("u250-base")
     card.write("mgmt/rp_program", "1")
     node.add_card("u55c")
@@ -163,7 +165,7 @@ def test_a_base_that_waits_for_its_shell(node: SampleNode, kubelet: KubeletDoubl
 
 
 @pytest.mark.parametrize("release", ["2019.1", "2019.2", "2020.1", "2022.2", "2023.2"])
-def test_a_reset_step_by_step(
+def test_reset_keeps_capacity_at_each_step(
     node: SampleNode, kubelet: KubeletDouble, service: Service, release: str
 ) -> None:
     card = node.add_card("u200", release=release)
@@ -183,7 +185,7 @@ def test_a_reset_step_by_step(
     assert kubelet.ends == []
 
 
-def test_a_reset_of_all_cards_keeps_capacity(watched: KubeletDouble, pair: tuple[XrtCard, XrtCard]) -> None:
+def test_reset_of_all_cards_keeps_capacity(watched: KubeletDouble, pair: tuple[XrtCard, XrtCard]) -> None:
     for card in pair:
         card.reset_begin()
     watched.wait_for(lambda: watched.allocatable(U55C) == 0)
@@ -196,7 +198,7 @@ def test_a_reset_of_all_cards_keeps_capacity(watched: KubeletDouble, pair: tuple
     assert container.devices[0].host_path == "/dev/dri/renderD200"
 
 
-def test_a_hot_reset_off_the_bus_keeps_its_place(
+def test_card_off_the_bus_in_reset_stays_in_the_list(
     watched: KubeletDouble, pair: tuple[XrtCard, XrtCard]
 ) -> None:
     pair[0].offline()
@@ -208,7 +210,7 @@ def test_a_hot_reset_off_the_bus_keeps_its_place(
     watched.wait_for(lambda: watched.allocatable(U55C) == 2)
 
 
-def test_a_reset_that_never_ends_loses_its_place(node: SampleNode, kubelet: KubeletDouble) -> None:
+def test_card_leaves_the_list_after_reset_grace(node: SampleNode, kubelet: KubeletDouble) -> None:
     card = node.add_card("u55c")
     with Service(settings_for(node, RESET_GRACE="1")) as service:
         kubelet.start()
@@ -222,7 +224,7 @@ def test_a_reset_that_never_ends_loses_its_place(node: SampleNode, kubelet: Kube
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
 
 
-def test_another_shell_after_the_reset_is_one_step(
+def test_other_shell_after_reset_moves_card_in_one_step(
     watched: KubeletDouble, pair: tuple[XrtCard, XrtCard]
 ) -> None:
     pair[0].reset_begin()
@@ -234,7 +236,7 @@ def test_another_shell_after_the_reset_is_one_step(
     watched.wait_for(lambda: watched.allocatable(U250) == 1 and watched.capacity(U55C) == 1)
 
 
-def test_a_hanging_read_is_reported_in_time_and_parks_one_thread(
+def test_hanging_read_is_reported_in_time_and_blocks_one_thread(
     watched: KubeletDouble, pair: tuple[XrtCard, XrtCard], service: Service
 ) -> None:
     threads = len(os.listdir(f"/proc/{service.process.pid}/task"))
@@ -247,9 +249,7 @@ def test_a_hanging_read_is_reported_in_time_and_parks_one_thread(
     pair[0].unhang("dev_offline")
 
 
-def test_flapping_is_bounded_and_the_newest_state_comes_last(
-    node: SampleNode, kubelet: KubeletDouble
-) -> None:
+def test_flapping_is_bounded_and_ends_with_newest_state(node: SampleNode, kubelet: KubeletDouble) -> None:
     card = node.add_card("u55c")
     with Service(settings_for(node, HEALTH_INTERVAL="0.05", RECOVERY_CHECKS="1")):
         kubelet.start()
@@ -284,7 +284,7 @@ def port() -> int:
     return number
 
 
-def test_state_shows_since_when_and_how_often(node: SampleNode, kubelet: KubeletDouble, port: int) -> None:
+def test_state_shows_time_and_count_of_changes(node: SampleNode, kubelet: KubeletDouble, port: int) -> None:
     card = node.add_card("u55c", release="2023.2")
     with Service(settings_for(node, HTTP_ADDRESS=f"127.0.0.1:{port}")) as service:
         service.logged(Event.SERVING_HTTP)
@@ -303,7 +303,7 @@ def test_state_shows_since_when_and_how_often(node: SampleNode, kubelet: Kubelet
         assert document["resources"][U55C] == {"devices": 1, "healthy": 1, "registered": True}
 
 
-def test_synthetic_events_wake_the_scan(node: SampleNode, kubelet: KubeletDouble) -> None:
+def test_kernel_event_starts_a_scan(node: SampleNode, kubelet: KubeletDouble) -> None:
     """A real event of the kernel, which root can ask for; no timer would find the card soon."""
     devices = "/sys/bus/pci/devices"
     if os.geteuid() != 0 or not os.path.isdir(devices) or not os.listdir(devices):
@@ -321,7 +321,7 @@ def test_synthetic_events_wake_the_scan(node: SampleNode, kubelet: KubeletDouble
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
 
 
-def test_metrics_and_probes(node: SampleNode, kubelet: KubeletDouble, port: int) -> None:
+def test_metrics_and_probes_follow_registration(node: SampleNode, kubelet: KubeletDouble, port: int) -> None:
     card = node.add_card("u55c")
     with Service(settings_for(node, HTTP_ADDRESS=f"127.0.0.1:{port}")) as service:
         service.logged(Event.SERVING_HTTP)
@@ -404,7 +404,7 @@ def _no_kubelet(path: Path, answer: Callable[[socket.socket], None]) -> Iterator
 
 
 @pytest.mark.parametrize("answer", [_closes, _closes_when_it_was_asked, _sends_zeros, _greets, _is_silent])
-def test_a_program_without_grpc_at_kubelets_socket_is_reported_and_outlived(
+def test_kubelet_socket_of_program_without_grpc_is_reported(
     node: SampleNode, kubelet: KubeletDouble, port: int, answer: Callable[[socket.socket], None]
 ) -> None:
     node.add_card("u55c")
@@ -435,7 +435,7 @@ def test_a_program_without_grpc_at_kubelets_socket_is_reported_and_outlived(
         assert not [line for line in service.raw if not line.startswith("{")]
 
 
-def test_a_name_server_that_does_not_answer_stops_nothing(
+def test_hanging_name_server_does_not_block_registration(
     node: SampleNode, kubelet: KubeletDouble, tmp_path: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
@@ -451,7 +451,7 @@ def test_a_name_server_that_does_not_answer_stops_nothing(
         assert service.terminate() == 0
 
 
-def test_a_taken_address_stops_nothing(node: SampleNode, kubelet: KubeletDouble) -> None:
+def test_address_in_use_does_not_block_registration(node: SampleNode, kubelet: KubeletDouble) -> None:
     node.add_card("u55c")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -470,7 +470,7 @@ def test_a_taken_address_stops_nothing(node: SampleNode, kubelet: KubeletDouble)
 )
 @example(release="2023.2", names=["trips", "one by one"])
 @mock.patch("xilinx_fpga_dp.discovery.scanner._PATIENCE", 5)
-def test_a_check_finds_what_a_scan_would(release: str, names: list[str]) -> None:
+def test_check_finds_the_same_as_a_scan(release: str, names: list[str]) -> None:
     async def compare(node: SampleNode) -> None:
         card = node.add_card("u55c", release=release)
         rules = HealthRules(recovery_checks=2, reset_grace=100)

@@ -44,7 +44,7 @@ def asking(node: SampleNode, pods: PodResourcesDouble, **settings: str) -> dict[
         Hold(U55C, f"{A}::0"),  # another replica count
     ],
 )
-def test_held_under_another_name_or_id(
+def test_device_held_under_another_name_or_id_is_unhealthy(
     node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble, hold: Hold
 ) -> None:
     pods.holds = [hold]
@@ -63,7 +63,7 @@ def test_held_under_another_name_or_id(
 @pytest.mark.parametrize(
     "hold", [Hold(U55C, A), Hold("nvidia.com/gpu", "GPU-1"), Hold("intel.com/nic", "0000:99:00.1")]
 )
-def test_held_under_its_own_name_or_not_ours_is_nobodys_business(
+def test_device_held_under_own_name_is_not_reported(
     node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble, hold: Hold
 ) -> None:
     pods.holds = [hold]
@@ -74,7 +74,7 @@ def test_held_under_its_own_name_or_not_ours_is_nobodys_business(
         assert len(kubelet.lists(U55C)) == 1
 
 
-def test_reprogrammed_while_a_pod_holds_it(
+def test_device_reprogrammed_while_held_is_unhealthy(
     node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
 ) -> None:
     pods.start()
@@ -89,7 +89,7 @@ def test_reprogrammed_while_a_pod_holds_it(
         kubelet.wait_for(lambda: kubelet.allocatable(U250) == 1)
 
 
-def test_given_under_the_old_name_while_an_instance_with_that_is_there(
+def test_device_allocated_under_old_name_during_update_is_held(
     node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
 ) -> None:
     """As in a rolling update that changes names: the older instance's resource is kubelet's to give, too."""
@@ -112,7 +112,7 @@ def test_given_under_the_old_name_while_an_instance_with_that_is_there(
 
 
 @pytest.mark.parametrize("serial", ["XFL1", ""])
-def test_once_all_is_as_it_was_nobody_is_asked(
+def test_podresources_queries_end_once_names_are_stable(
     node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble, serial: str
 ) -> None:
     for card in node.cards:
@@ -137,7 +137,7 @@ def _quiet(pods: PodResourcesDouble) -> bool:
     return pods.questions == asked
 
 
-def test_the_other_device_of_a_held_card(
+def test_other_device_of_held_card_is_held(
     node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
 ) -> None:
     """A pod has both devices of a U30; after a restart one alone is there."""
@@ -156,7 +156,7 @@ def test_the_other_device_of_a_held_card(
 
 
 @pytest.mark.parametrize("strategy", ["cdi", "device-specs"])
-def test_files_of_before_stay_until_it_is_known(
+def test_files_of_earlier_instance_stay_until_holders_are_known(
     node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble, strategy: str
 ) -> None:
     """A container that restarts needs the CDI spec; pods run where labels say."""
@@ -183,7 +183,7 @@ def test_files_of_before_stay_until_it_is_known(
         assert files() == before
 
 
-def test_asked_again_where_kubelet_has_just_begun(
+def test_refused_query_is_repeated_when_kubelet_starts(
     node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
 ) -> None:
     """A question that is refused is none that was asked."""
@@ -199,7 +199,7 @@ def test_asked_again_where_kubelet_has_just_begun(
         assert kubelet.lists(U55C)[0].health[A] == "Unhealthy", "never offered, not for a moment"
 
 
-def test_of_replicas_each_has_its_own_holder(node: SampleNode, pods: PodResourcesDouble) -> None:
+def test_each_replica_has_its_own_holder(node: SampleNode, pods: PodResourcesDouble) -> None:
     pods.holds = [Hold(f"{U55C}.shared", f"{A}::1"), Hold("amd.com/x", B)]
     pods.start()
     document = json.loads(
@@ -209,7 +209,7 @@ def test_of_replicas_each_has_its_own_holder(node: SampleNode, pods: PodResource
     assert held == {f"{A}::0": 0, f"{A}::1": 1, f"{B}::0": 1, f"{B}::1": 1}
 
 
-def test_a_missing_socket_is_one_warning(
+def test_missing_socket_is_one_warning(
     node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
 ) -> None:
     with Service(asking(node, pods)) as service:
@@ -225,7 +225,7 @@ def test_a_missing_socket_is_one_warning(
         service.logged(Event.PODRESOURCES_AVAILABLE)
 
 
-def test_one_that_hangs_delays_nobody_for_long(
+def test_hanging_podresources_delays_updates_briefly(
     node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
 ) -> None:
     pods.start()
@@ -239,7 +239,7 @@ def test_one_that_hangs_delays_nobody_for_long(
         kubelet.wait_for(lambda: kubelet.allocatable(U250) == 1)
 
 
-def test_what_is_held_stays_held_without_an_answer(
+def test_held_device_stays_held_without_an_answer(
     node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
 ) -> None:
     pods.holds = [Hold("amd.com/x", A)]
@@ -252,7 +252,7 @@ def test_what_is_held_stays_held_without_an_answer(
         assert kubelet.resources()[U55C][A] == "Unhealthy"
 
 
-def test_list_says_who(node: SampleNode, pods: PodResourcesDouble) -> None:
+def test_list_shows_holders(node: SampleNode, pods: PodResourcesDouble) -> None:
     pods.holds = [Hold(U55C, A), Hold("amd.com/x", B)]
     pods.start()
     document = json.loads(cli("list", "--output", "json", settings=asking(node, pods)).stdout)

@@ -46,9 +46,7 @@ def registered(cards: SampleNode, kubelet: KubeletDouble, service: Service) -> K
     return kubelet
 
 
-def test_a_newer_instance_that_ends_lets_the_older_speak_after_its_streams_have_ended(
-    cards: SampleNode, kubelet: KubeletDouble
-) -> None:
+def test_older_instance_registers_after_newer_streams_end(cards: SampleNode, kubelet: KubeletDouble) -> None:
     """Kubelets up to 1.36 drop the endpoint that has registered before an old stream's end."""
     with Service(settings_for(cards)) as older:
         older.logged(Event.DEVICE_FOUND)
@@ -78,9 +76,7 @@ def _refused(kubelet: KubeletDouble, address: str) -> None:
         kubelet.allocate(U200, [address])
 
 
-def test_a_dead_instances_sockets_are_swept_and_a_live_ones_are_not(
-    cards: SampleNode, kubelet: KubeletDouble
-) -> None:
+def test_only_sockets_of_dead_instances_are_removed(cards: SampleNode, kubelet: KubeletDouble) -> None:
     kubelet.start()
     with Service(settings_for(cards)) as dead:
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
@@ -102,7 +98,7 @@ def test_a_dead_instances_sockets_are_swept_and_a_live_ones_are_not(
             assert all(each.exists() for each in no_sockets)
 
 
-def test_of_two_instances_the_newer_speaks(cards: SampleNode, kubelet: KubeletDouble) -> None:
+def test_newer_of_two_instances_is_active(cards: SampleNode, kubelet: KubeletDouble) -> None:
     kubelet.start()
     with Service(settings_for(cards)) as older:
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
@@ -124,7 +120,7 @@ def test_of_two_instances_the_newer_speaks(cards: SampleNode, kubelet: KubeletDo
         assert first.endpoint != kubelet.lists(U200)[-1].endpoint
 
 
-def test_a_newer_instance_that_came_and_went_unseen_is_noticed(
+def test_stopped_instance_registers_after_newer_one_has_ended(
     registered: KubeletDouble, cards: SampleNode, service: Service
 ) -> None:
     service.process.send_signal(signal.SIGSTOP)
@@ -138,7 +134,7 @@ def test_a_newer_instance_that_came_and_went_unseen_is_noticed(
 
 
 @pytest.mark.parametrize("remade", ["moved", "removed"])
-def test_the_older_stays_silent_where_the_directory_is_made_anew(
+def test_older_instance_stays_inactive_in_recreated_directory(
     cards: SampleNode, kubelet: KubeletDouble, remade: str
 ) -> None:
     kubelet.start()
@@ -166,7 +162,7 @@ def test_the_older_stays_silent_where_the_directory_is_made_anew(
 
 
 @pytest.mark.parametrize("by_socket", [False, True])
-def test_a_rolling_update_leaves_no_gap_to_speak_of(cards: SampleNode, by_socket: bool) -> None:
+def test_rolling_update_keeps_devices_and_leaves_no_file(cards: SampleNode, by_socket: bool) -> None:
     kubelet = KubeletDouble(Path(cards.socket_dir), by_socket=by_socket)
     with kubelet, Service(settings_for(cards)) as older:
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
@@ -181,9 +177,7 @@ def test_a_rolling_update_leaves_no_gap_to_speak_of(cards: SampleNode, by_socket
     assert lock_files(cards) == []
 
 
-def test_lock_files_survive_the_wipe_and_those_of_dead_instances_are_removed(
-    cards: SampleNode, kubelet: KubeletDouble
-) -> None:
+def test_lock_file_survives_wipe_unless_instance_is_dead(cards: SampleNode, kubelet: KubeletDouble) -> None:
     with Service(settings_for(cards)) as dead:
         dead.logged(Event.DEVICE_FOUND)
         eventually(lambda: lock_files(cards), "its lock is held")

@@ -28,7 +28,7 @@ def as_nfd_reads_it(text: str) -> dict[str, str]:
     return found
 
 
-def test_the_file_follows_the_node(node: SampleNode) -> None:
+def test_feature_file_follows_the_node(node: SampleNode) -> None:
     folder = Path(node.root) / "features.d"
     file = folder / "xilinx-fpga-dp"
 
@@ -65,7 +65,7 @@ def test_the_file_follows_the_node(node: SampleNode) -> None:
         eventually(lambda: not file.exists(), "nothing to say")
 
 
-async def test_a_version_that_cannot_be_read_now_is_asked_for_again(node: SampleNode) -> None:
+async def test_unreadable_driver_version_is_read_again(node: SampleNode) -> None:
     """No change of what is offered would bring it later."""
     node.add_card("u200", release="2023.2")
     folder = Path(node.root) / "features.d"

@@ -37,7 +37,7 @@ def probed(node: SampleNode) -> Iterator[Probed]:
         yield pages
 
 
-def test_before_a_kubelet_is_there(probed: Probed) -> None:
+def test_not_ready_before_kubelet_starts(probed: Probed) -> None:
     probed.turns("readyz", NOT_REGISTERED)
     assert probed.get("livez") == OK
     assert probed.devices() == {("Healthy", "", U200): 1}
@@ -45,7 +45,7 @@ def test_before_a_kubelet_is_there(probed: Probed) -> None:
     assert not [name for name in probed.series() if name.startswith("registrations")], "nobody was asked"
 
 
-def test_while_kubelet_is_away(probed: Probed, kubelet: KubeletDouble) -> None:
+def test_not_ready_while_kubelet_is_stopped(probed: Probed, kubelet: KubeletDouble) -> None:
     kubelet.start()
     probed.turns("readyz", OK)
     assert probed.registered() == {U200: 1}
@@ -61,7 +61,7 @@ def test_while_kubelet_is_away(probed: Probed, kubelet: KubeletDouble) -> None:
     assert probed.series()[f'registrations_total{{resource="{U200}",result="ok"}}'] == 3
 
 
-def test_kubelet_dies_without_a_word(probed: Probed, kubelet: KubeletDouble) -> None:
+def test_failed_registrations_count_after_kubelet_is_killed(probed: Probed, kubelet: KubeletDouble) -> None:
     kubelet.start()
     probed.turns("readyz", OK)
     kubelet.kill()
@@ -76,7 +76,7 @@ def test_kubelet_dies_without_a_word(probed: Probed, kubelet: KubeletDouble) -> 
     eventually(lambda: probed.get("readyz") == (503, said), "and why is said")
 
 
-def test_kubelet_refuses(probed: Probed, kubelet: KubeletDouble) -> None:
+def test_not_ready_while_kubelet_refuses(probed: Probed, kubelet: KubeletDouble) -> None:
     kubelet.faults.refuse = grpc.StatusCode.UNKNOWN
     kubelet.start()
     eventually(lambda: len(kubelet.refusals) > 2, "asked")
@@ -86,7 +86,7 @@ def test_kubelet_refuses(probed: Probed, kubelet: KubeletDouble) -> None:
     assert probed.registered() == {U200: 0}
 
 
-def test_kubelet_takes_it_and_never_lists(probed: Probed, kubelet: KubeletDouble) -> None:
+def test_not_ready_without_a_live_stream(probed: Probed, kubelet: KubeletDouble) -> None:
     kubelet.faults.never_list = True
     kubelet.start()
     eventually(lambda: kubelet.registrations, "taken")
@@ -96,7 +96,7 @@ def test_kubelet_takes_it_and_never_lists(probed: Probed, kubelet: KubeletDouble
     assert probed.registered() == {U200: 0}
 
 
-def test_no_card(node: SampleNode, kubelet: KubeletDouble) -> None:
+def test_ready_without_cards(node: SampleNode, kubelet: KubeletDouble) -> None:
     node.add_ordinary_devices()
     pages = Probed(node)
     with Service(pages.settings) as service:
@@ -106,7 +106,7 @@ def test_no_card(node: SampleNode, kubelet: KubeletDouble) -> None:
         assert (pages.devices(), pages.registered()) == ({}, {})
 
 
-def test_a_bus_that_was_never_read(node: SampleNode) -> None:
+def test_not_ready_before_the_first_scan(node: SampleNode) -> None:
     node.add_card("u200")
     os.rename(f"{node.sysfs_root}/bus", f"{node.sysfs_root}/away")
     pages = Probed(node)
@@ -123,7 +123,7 @@ def test_a_bus_that_was_never_read(node: SampleNode) -> None:
         pages.turns("readyz", NOT_REGISTERED)
 
 
-def test_a_dead_card(probed: Probed, node: SampleNode, kubelet: KubeletDouble) -> None:
+def test_ready_with_an_unresponsive_card(probed: Probed, node: SampleNode, kubelet: KubeletDouble) -> None:
     kubelet.start()
     probed.turns("readyz", OK)
     [card] = node.cards
@@ -136,7 +136,7 @@ def test_a_dead_card(probed: Probed, node: SampleNode, kubelet: KubeletDouble) -
     eventually(lambda: probed.devices() == {("Healthy", "", U200): 1}, "and that it is mended")
 
 
-def test_who_holds_the_cards_is_not_known_yet(node: SampleNode, kubelet: KubeletDouble) -> None:
+def test_not_ready_before_holders_are_known(node: SampleNode, kubelet: KubeletDouble) -> None:
     """Until it was asked, nothing is offered; that is not the same as a node without cards."""
     node.add_card("u200", "0000:11:00")
     pods = PodResourcesDouble(f"{node.root}/pods.sock")
@@ -154,7 +154,9 @@ def test_who_holds_the_cards_is_not_known_yet(node: SampleNode, kubelet: Kubelet
         pods.stop()
 
 
-def test_of_two_instances_one_is_ready(probed: Probed, node: SampleNode, kubelet: KubeletDouble) -> None:
+def test_only_newer_of_two_instances_is_ready(
+    probed: Probed, node: SampleNode, kubelet: KubeletDouble
+) -> None:
     kubelet.start()
     probed.turns("readyz", OK)
     newer = Probed(node)
@@ -167,7 +169,7 @@ def test_of_two_instances_one_is_ready(probed: Probed, node: SampleNode, kubelet
     probed.turns("readyz", OK)
 
 
-def test_a_stopped_process_is_not_alive(probed: Probed) -> None:
+def test_stopped_process_is_not_alive(probed: Probed) -> None:
     os.kill(probed.pid, signal.SIGSTOP)
     try:
         with pytest.raises(TimeoutError):
@@ -186,7 +188,7 @@ sys.exit(main(["run"]))
 """
 
 
-def test_a_hung_loop_is_not_alive(node: SampleNode) -> None:
+def test_hanging_loop_is_not_alive(node: SampleNode) -> None:
     pages = Probed(node)
     environment = clean_environment(pages.settings)
     with subprocess.Popen(
@@ -211,7 +213,7 @@ def _answers(pages: Probed) -> bool:
         return False
 
 
-def test_labels_are_bounded(node: SampleNode, kubelet: KubeletDouble) -> None:
+def test_number_of_series_is_bounded(node: SampleNode, kubelet: KubeletDouble) -> None:
     """However often cards are reprogrammed and whatever pods ask for, series are of what there is."""
     card = node.add_card("u200", "0000:11:00", release="2023.2")
     node.add_card("u250", "0000:21:00", release="2023.2")
@@ -241,7 +243,7 @@ def _refuse_all(kubelet: KubeletDouble, resource: str) -> None:
             kubelet.allocate(resource, ids)
 
 
-def test_reasons_are_the_contract_s(probed: Probed, node: SampleNode) -> None:
+def test_reason_labels_are_members_of_reason(probed: Probed, node: SampleNode) -> None:
     [card] = node.cards
     for happens, reason in (
         (card.offline, "offline"),
@@ -254,7 +256,7 @@ def test_reasons_are_the_contract_s(probed: Probed, node: SampleNode) -> None:
         assert all(reason in {"", *Reason} for _, reason, _ in probed.devices())
 
 
-class TestStrangers:
+class TestOtherClients:
     """Whoever reaches the port: no probe goes unanswered for it."""
 
     def connected(self, pages: Probed, sent: bytes = b"") -> socket.socket:
@@ -263,7 +265,7 @@ class TestStrangers:
         connection.sendall(sent)
         return connection
 
-    def test_silent_ones(self, probed: Probed) -> None:
+    def test_silent_clients_do_not_block_probes(self, probed: Probed) -> None:
         os.kill(probed.pid, signal.SIGSTOP)  # all wait at once then
         try:
             silent = [self.connected(probed, b"GET /livez HT") for _ in range(200)]
@@ -289,7 +291,9 @@ class TestStrangers:
             (b"GET /livez HTTP/1.1\r\nX: " + b"x" * 100_000 + b"\r\n\r\n", b""),
         ],
     )
-    def test_odd_requests(self, probed: Probed, sent: bytes, answer: bytes) -> None:
+    def test_malformed_request_does_not_block_probes(
+        self, probed: Probed, sent: bytes, answer: bytes
+    ) -> None:
         with self.connected(probed) as connection:
             try:
                 connection.sendall(sent)

@@ -13,7 +13,7 @@ from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 
-def test_the_service_at_work_has_loaded_none(node: SampleNode, kubelet: KubeletDouble) -> None:
+def test_running_service_has_not_loaded_openssl(node: SampleNode, kubelet: KubeletDouble) -> None:
     node.add_card("u200", "0000:11:00")
     kubelet.start()
     with Service(settings_for(node, HTTP_ADDRESS="127.0.0.1:0")) as service:
@@ -25,7 +25,7 @@ def test_the_service_at_work_has_loaded_none(node: SampleNode, kubelet: KubeletD
 
 
 @pytest.mark.parametrize("before", ["", "import ssl; "])
-def test_what_names_it_can_be_imported_all_the_same(before: str) -> None:
+def test_modules_that_name_ssl_can_be_imported(before: str) -> None:
     """Also where OpenSSL was there before; then it stays, and whole."""
     code = f"""{before}from xilinx_fpga_dp import process
 process.prepare()

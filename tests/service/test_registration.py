@@ -49,7 +49,7 @@ def registered(cards: SampleNode, kubelet: KubeletDouble, service: Service) -> K
     return kubelet
 
 
-def test_kubelet_absent_at_start_is_waited_for(
+def test_service_waits_for_kubelet_at_start(
     cards: SampleNode, kubelet: KubeletDouble, service: Service
 ) -> None:
     hint = service.logged(Event.NO_KUBELET)  # fmt: skip
@@ -59,7 +59,7 @@ def test_kubelet_absent_at_start_is_waited_for(
     kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
 
 
-def test_a_kubelet_restart_is_survived(registered: KubeletDouble, cards: SampleNode) -> None:
+def test_service_registers_after_each_kubelet_restart(registered: KubeletDouble, cards: SampleNode) -> None:
     for _ in range(3):
         before = {registration.endpoint for registration in registered.registrations}
         registered.restart(down=0.2)
@@ -68,7 +68,7 @@ def test_a_kubelet_restart_is_survived(registered: KubeletDouble, cards: SampleN
     assert len(ours(cards)) == 2
 
 
-def test_a_kubelet_that_dies_leaves_its_socket_and_is_waited_for(
+def test_service_waits_for_killed_kubelet_with_remaining_socket(
     registered: KubeletDouble, service: Service
 ) -> None:
     registered.kill()
@@ -81,7 +81,7 @@ def test_a_kubelet_that_dies_leaves_its_socket_and_is_waited_for(
     assert len(complaints) <= 3, "the same complaint is not repeated"
 
 
-def test_a_lost_stream_leads_to_registering_again(registered: KubeletDouble) -> None:
+def test_lost_stream_causes_registration_of_its_resource(registered: KubeletDouble) -> None:
     count = len(registered.registrations)
     registered.cut_stream(U200)
     registered.wait_for(lambda: len(registered.registrations) >= count + 1)
@@ -91,7 +91,7 @@ def test_a_lost_stream_leads_to_registering_again(registered: KubeletDouble) -> 
 
 
 @pytest.mark.parametrize("fault", ["refuse", "register_hang", "list_delay"])
-def test_a_kubelet_in_trouble_is_asked_again(
+def test_registration_is_retried_after_fault_of_kubelet(
     cards: SampleNode, kubelet: KubeletDouble, service: Service, fault: str
 ) -> None:
     value: Any = {"refuse": grpc.StatusCode.UNKNOWN, "register_hang": 1.0, "list_delay": 1.0}[fault]
@@ -109,7 +109,7 @@ def test_a_kubelet_in_trouble_is_asked_again(
 
 
 @pytest.mark.parametrize(("fault", "seconds"), [("dial_hang", 11.0), ("list_delay", 6.0)])
-def test_a_kubelet_that_takes_its_time_is_told_once(node: SampleNode, fault: str, seconds: float) -> None:
+def test_slow_kubelet_gets_one_register(node: SampleNode, fault: str, seconds: float) -> None:
     """It may dial back for 10 s before it answers (client.go); to tell it again begins that anew."""
     node.add_card("u55c", "0000:41:00")
     told: list[str] = []
@@ -122,7 +122,7 @@ def test_a_kubelet_that_takes_its_time_is_told_once(node: SampleNode, fault: str
         assert Event.NOT_REGISTERED not in {each["event"] for each in service.events}
 
 
-def test_a_register_that_hangs_is_given_up_when_kubelet_is_new(
+def test_hanging_register_is_cancelled_when_kubelet_restarts(
     cards: SampleNode, kubelet: KubeletDouble, service: Service
 ) -> None:
     kubelet.faults.register_hang = 60.0
@@ -134,7 +134,7 @@ def test_a_register_that_hangs_is_given_up_when_kubelet_is_new(
     kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
 
 
-def test_a_guests_stream_disturbs_nobody(registered: KubeletDouble, service: Service) -> None:
+def test_second_stream_does_not_disturb_the_first(registered: KubeletDouble, service: Service) -> None:
     count = len(registered.registrations)
     endpoint = next(r.endpoint for r in registered.registrations if r.resource == U250)
     with grpc.insecure_channel(
@@ -149,9 +149,7 @@ def test_a_guests_stream_disturbs_nobody(registered: KubeletDouble, service: Ser
     assert registered.allocatable(U250) == 1
 
 
-async def test_a_socket_that_a_new_kubelet_has_removed_is_not_named(
-    node: SampleNode, kubelet: KubeletDouble
-) -> None:
+async def test_removed_socket_is_not_registered(node: SampleNode, kubelet: KubeletDouble) -> None:
     kubelet.dial_limit = 0.2
     kubelet.start()
     with pytest.raises(FileNotFoundError, match=r"gone-fpga\.sock"):

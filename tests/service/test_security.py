@@ -25,7 +25,7 @@ from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 
-def test_sockets_and_locks_are_for_root_alone(node: SampleNode, kubelet: KubeletDouble) -> None:
+def test_sockets_and_locks_are_accessible_to_root_only(node: SampleNode, kubelet: KubeletDouble) -> None:
     node.add_card("u200")
     os.umask(0)
     try:
@@ -43,7 +43,9 @@ def test_sockets_and_locks_are_for_root_alone(node: SampleNode, kubelet: Kubelet
 @pytest.mark.parametrize(
     "shell", ["../../../../tmp/evil", "/etc/cron.d/evil", 'a"}], "x": "', "$(reboot)", "é" * 90]
 )
-def test_a_shell_s_name_leads_nowhere(node: SampleNode, kubelet: KubeletDouble, shell: str) -> None:
+def test_shell_name_cannot_leave_directories_or_formats(
+    node: SampleNode, kubelet: KubeletDouble, shell: str
+) -> None:
     """A card's own name appears in names, variables, files and logs, and is never a path there."""
     card = node.add_card("u200")
     card.write("rom/VBNV", shell)
@@ -77,7 +79,7 @@ def test_a_shell_s_name_leads_nowhere(node: SampleNode, kubelet: KubeletDouble, 
         ("../../../../tmp/evil", "XFL1", r"xilinx\.com/fpga-xilinx_u200_xdma_201830_2-1561465320"),
     ],
 )
-def test_a_rule_for_names_leads_nowhere(
+def test_rename_rule_cannot_leave_directories_or_formats(
     node: SampleNode, kubelet: KubeletDouble, rule: str, serial: str, name: str
 ) -> None:
     """A rule names a resource, and a socket's name contains the resource's; neither can be a path."""
@@ -110,7 +112,7 @@ def test_a_rule_for_names_leads_nowhere(
         ("S\nT", False),
     ],
 )
-def test_a_serial_number_is_one_or_none(node: SampleNode, board: str, serial: str, taken: bool) -> None:
+def test_invalid_serial_number_is_ignored(node: SampleNode, board: str, serial: str, taken: bool) -> None:
     card = node.add_card(board)
     file, before = {
         "u200": ("xmc/serial_num", ""),
@@ -126,7 +128,7 @@ def test_a_serial_number_is_one_or_none(node: SampleNode, board: str, serial: st
 
 
 @pytest.mark.parametrize("name", ["renderD128x", "renderD", "renderD12345678", "card0", "..renderD1"])
-def test_only_a_render_node_is_handed_out(node: SampleNode, name: str) -> None:
+def test_only_render_nodes_are_granted(node: SampleNode, name: str) -> None:
     card = node.add_card("u200")
     os.rename(card.path("drm"), card.path("aside"))
     os.mkdir(card.path("drm"))
@@ -136,7 +138,7 @@ def test_only_a_render_node_is_handed_out(node: SampleNode, name: str) -> None:
 
 
 @pytest.mark.parametrize("file", ["module/xocl/version", "fs/selinux/enforce"])
-def test_a_pipe_in_sysfs_blocks_no_command(node: SampleNode, file: str) -> None:
+def test_pipe_in_sysfs_blocks_no_command(node: SampleNode, file: str) -> None:
     node.add_card("u200")
     path = f"{node.sysfs_root}/{file}"
     os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -150,7 +152,7 @@ def test_a_pipe_in_sysfs_blocks_no_command(node: SampleNode, file: str) -> None:
         assert service.terminate() == 0
 
 
-def test_a_planted_link_is_neither_the_lock_folder_nor_a_socket(
+def test_planted_link_is_used_neither_as_lock_folder_nor_socket(
     node: SampleNode, kubelet: KubeletDouble
 ) -> None:
     """A link in place of the folder is removed; a socket behind a link with a socket's name stays."""
@@ -174,7 +176,7 @@ def test_a_planted_link_is_neither_the_lock_folder_nor_a_socket(
     assert sorted(os.listdir(victims)) == ["0000000001-00000000", "dead.sock"]
 
 
-async def test_a_failed_write_is_retried_soon(tmp_path: Path) -> None:
+async def test_failed_write_is_retried_soon(tmp_path: Path) -> None:
     # Without a free descriptor nothing changes in the directory that would wake the keeper of the file.
     path = tmp_path / "file"
     kept = ManagedFile(str(path))

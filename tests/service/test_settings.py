@@ -16,7 +16,7 @@ from xilinx_fpga_dp.settings import Settings, variable
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 
-def test_every_bad_setting_has_its_line_and_the_exit_code_is_2() -> None:
+def test_each_bad_setting_has_a_line_and_exit_code_is_2() -> None:
     done = cli("run", settings={"SCAN_INTERVAL": "-1", "SOCKET_DIR": "x", "RESOURCE_PREFIX": "A"})
     assert done.returncode == 2
     lines = done.stderr.splitlines()
@@ -44,7 +44,7 @@ def test_every_bad_setting_has_its_line_and_the_exit_code_is_2() -> None:
         (("simulate", "--once=yes"), "--once: takes no value"),
     ],
 )
-def test_bad_use_is_one_line(arguments: tuple[str, ...], message: str) -> None:
+def test_bad_arguments_print_one_line(arguments: tuple[str, ...], message: str) -> None:
     done = cli(*arguments)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
@@ -63,14 +63,14 @@ def test_bad_use_is_one_line(arguments: tuple[str, ...], message: str) -> None:
         ("--expose-mgmt", "list", "--scan-interval=-3"),
     ],
 )
-def test_a_flag_may_stand_before_or_after_the_command(arguments: tuple[str, ...]) -> None:
+def test_option_may_precede_or_follow_the_command(arguments: tuple[str, ...]) -> None:
     done = cli(*arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("XILINX_FPGA_DP_SCAN_INTERVAL: ")
     assert "'-3'" in done.stderr
 
 
-def test_a_missing_directory_is_no_bad_setting(tmp_path: Path) -> None:
+def test_missing_directory_is_not_a_bad_setting(tmp_path: Path) -> None:
     done = cli("list", settings={"SYSFS_ROOT": str(tmp_path / "none"), "SOCKET_DIR": "/nowhere/at/all"})
     assert done.returncode == 0
     assert "No such file" in done.stderr
@@ -78,13 +78,13 @@ def test_a_missing_directory_is_no_bad_setting(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["version", "list", "diagnose"])
-def test_a_failed_write_is_one_line(node: SampleNode, command: str) -> None:
+def test_failed_output_prints_one_line(node: SampleNode, command: str) -> None:
     with open("/dev/full", "w") as full:
         done = cli(command, settings=settings_for(node), stdout=full)
     assert (done.returncode, done.stderr) == (1, f"{command}: No space left on device\n")
 
 
-def test_a_closed_pipe_is_no_error(node: SampleNode) -> None:
+def test_closed_pipe_is_no_error(node: SampleNode) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = cli("list", settings=settings_for(node), stdout=writer)
@@ -92,7 +92,7 @@ def test_a_closed_pipe_is_no_error(node: SampleNode) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_closed_output_is_no_error() -> None:
+def test_closed_output_is_no_error() -> None:
     command = f"{shlex.join(COMMAND)} version >&-"
     done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
@@ -121,7 +121,7 @@ def test_help_of_a_command_shows_its_options_and_settings(name: str) -> None:
     assert shown == command.settings
 
 
-def test_a_command_accepts_a_setting_that_it_does_not_use(node: SampleNode) -> None:
+def test_command_accepts_a_setting_that_it_does_not_use(node: SampleNode) -> None:
     done = cli("list", "--request-timeout", "3", settings=settings_for(node))
     assert (done.returncode, done.stderr) == (0, "")
     done = cli("list", "--request-timeout", "0", settings=settings_for(node))
@@ -145,7 +145,7 @@ def test_options_and_arguments_come_in_any_order(node: SampleNode, arguments: tu
 @pytest.mark.parametrize(
     "arguments", ["version", "--help", "list --help", "diagnose --help", "run --scan-interval -1", "nope"]
 )
-def test_a_command_that_does_not_start_imports_no_grpc(arguments: str) -> None:
+def test_command_that_does_not_start_imports_no_grpc(arguments: str) -> None:
     code = (
         "import sys\nfrom contextlib import suppress\nfrom xilinx_fpga_dp.cli import main\n"
         f"with suppress(SystemExit):\n    main({arguments.split()!r})\n"

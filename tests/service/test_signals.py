@@ -50,7 +50,7 @@ def registered(cards: SampleNode, kubelet: KubeletDouble, service: Service) -> K
     return kubelet
 
 
-def test_a_call_under_way_at_the_end_is_refused_with_a_sentence(
+def test_pending_call_is_refused_with_reason_at_shutdown(
     registered: KubeletDouble, cards: SampleNode, service: Service
 ) -> None:
     cards.cards[0].hang("ready")
@@ -65,7 +65,7 @@ def test_a_call_under_way_at_the_end_is_refused_with_a_sentence(
     assert "the plugin is ending" in (status.details() or "")
 
 
-def test_hang_up_scans_and_registers_again(
+def test_sighup_scans_and_registers_again(
     registered: KubeletDouble, cards: SampleNode, service: Service
 ) -> None:
     count = len(registered.registrations)
@@ -79,7 +79,7 @@ def test_hang_up_scans_and_registers_again(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_cleanly(
+def test_signal_ends_service_cleanly(
     registered: KubeletDouble, cards: SampleNode, service: Service, number: signal.Signals
 ) -> None:
     service.process.send_signal(number)
@@ -90,7 +90,7 @@ def test_it_ends_cleanly(
     assert ours(cards) == []
 
 
-def test_it_ends_while_a_read_hangs_and_a_second_signal_changes_nothing(
+def test_service_ends_during_hanging_read_and_after_second_signal(
     registered: KubeletDouble, cards: SampleNode, service: Service
 ) -> None:
     cards.cards[0].hang("ready")
@@ -101,7 +101,7 @@ def test_it_ends_while_a_read_hangs_and_a_second_signal_changes_nothing(
     assert ours(cards) == []
 
 
-def test_signals_until_the_very_end_change_nothing(registered: KubeletDouble, service: Service) -> None:
+def test_repeated_signals_do_not_change_exit_code(registered: KubeletDouble, service: Service) -> None:
     while service.process.poll() is None:
         service.process.send_signal(signal.SIGTERM)
         time.sleep(0.0005)
@@ -110,7 +110,7 @@ def test_signals_until_the_very_end_change_nothing(registered: KubeletDouble, se
 
 
 @pytest.mark.parametrize("within", [False, True])
-async def test_a_part_that_keeps_a_cancellation_to_itself_ends(within: bool) -> None:
+async def test_task_that_suppresses_cancellation_ends(within: bool) -> None:
     # As one does whose connection is lost in the very turn: grpclib's Wrapper makes another error of it.
     async def stubborn() -> None:
         for _ in range(3):
@@ -131,7 +131,7 @@ async def test_a_part_that_keeps_a_cancellation_to_itself_ends(within: bool) -> 
     assert part.done()
 
 
-def test_it_ends_without_a_kubelet(cards: SampleNode, service: Service) -> None:
+def test_service_ends_without_kubelet(cards: SampleNode, service: Service) -> None:
     service.logged(Event.DEVICE_FOUND)
     assert service.terminate() == 0
 
@@ -146,7 +146,7 @@ def _holds_signals_back(pid: int) -> bool:
 
 @pytest.mark.parametrize("delay", [0.0, 0.1, 0.2, 0.3, 0.4])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_at_start_is_heeded(cards: SampleNode, delay: float, number: signal.Signals) -> None:
+def test_signal_during_start_takes_effect(cards: SampleNode, delay: float, number: signal.Signals) -> None:
     with Service(settings_for(cards)) as service:
         # The interpreter's own start is not ours.
         eventually(lambda: _holds_signals_back(service.process.pid), "it has begun")

@@ -34,7 +34,7 @@ def test_once_plays_all_steps_and_ends() -> None:
     assert done.stderr == ""
 
 
-def test_boards_may_be_chosen_and_settings_given() -> None:
+def test_options_choose_boards_and_settings() -> None:
     done = cli("simulate", "--once", "--board", "u50", "--resource-prefix", "amd.com/", limit=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "amd.com/xilinx_u50_gen3x16_xdma_201920_3-0" in done.stdout
@@ -48,7 +48,7 @@ def test_boards_may_be_chosen_and_settings_given() -> None:
         (("--shared-replicas", "3"), "  3         0            1"),
     ],
 )
-def test_other_parts_of_a_grant_are_shown(flags: tuple[str, str], text: str) -> None:
+def test_all_parts_of_a_grant_are_shown(flags: tuple[str, str], text: str) -> None:
     written = [path for path in ("/var/run/cdi", "/run/cdi") if os.path.exists(path)]
     done = cli("simulate", "--once", "--board", "u200", *flags, limit=60)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -56,7 +56,7 @@ def test_other_parts_of_a_grant_are_shown(flags: tuple[str, str], text: str) -> 
     assert written == [path for path in ("/var/run/cdi", "/run/cdi") if os.path.exists(path)], "the host's"
 
 
-def test_an_unknown_board_is_named_with_those_known() -> None:
+def test_error_of_unknown_board_lists_known_boards() -> None:
     done = cli("simulate", "--once", "--board", "u1000")
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
@@ -65,13 +65,13 @@ def test_an_unknown_board_is_named_with_those_known() -> None:
         assert known in done.stderr
 
 
-def test_two_boards_of_one_device_tree_are_refused(tmp_path: Path) -> None:
+def test_two_boards_with_a_device_tree_are_refused(tmp_path: Path) -> None:
     done = cli("simulate", "--node", str(tmp_path / "node"), "--board", "kv260", "--board", "zcu102")
     assert done.returncode == 2
     assert "ZCU102" in done.stderr
 
 
-def test_cards_that_cannot_be_offered_are_listed_and_the_others_play() -> None:
+def test_demo_lists_left_out_cards_and_plays_the_others() -> None:
     done = cli("simulate", "--once", "--board", "u50", "--board", "u250-golden", limit=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0000:66:00.0  golden image" in done.stdout
@@ -79,14 +79,14 @@ def test_cards_that_cannot_be_offered_are_listed_and_the_others_play() -> None:
     assert "reason=firewall" in done.stdout
 
 
-def test_nothing_plays_without_a_card_to_offer() -> None:
+def test_demo_ends_without_an_allocatable_card() -> None:
     done = cli("simulate", "--once", "--board", "u250-golden", limit=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "None of these can be offered" in done.stdout
     assert "kubelet starts" not in done.stdout
 
 
-def test_a_node_is_built_with_the_settings_to_run_against_it(node: SampleNode) -> None:
+def test_node_option_builds_a_node_and_prints_its_settings(node: SampleNode) -> None:
     """The output is valid in a shell, also if the path has a space and quotes."""
     folder = f"{node.root}/my node; it's"  # sockets fit in: a path of pytest's is longer
     done = subprocess.run(
@@ -98,7 +98,7 @@ def test_a_node_is_built_with_the_settings_to_run_against_it(node: SampleNode) -
     assert done.stderr == ""
 
 
-def test_a_directory_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
+def test_directory_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     done = cli("simulate", "--node", str(tmp_path))
     assert done.returncode == 1
@@ -109,7 +109,7 @@ def test_a_directory_that_is_not_empty_is_left_alone(tmp_path: Path) -> None:
     assert cli("simulate", "--node", str(tmp_path)).returncode == 1
 
 
-def test_a_node_without_a_directory_is_not_built(tmp_path: Path) -> None:
+def test_node_option_without_directory_is_refused(tmp_path: Path) -> None:
     done = subprocess.run(
         [*COMMAND, "simulate", "--node", ""],
         env=clean_environment({}), cwd=tmp_path, capture_output=True, text=True, check=False,
@@ -127,7 +127,7 @@ def temporary() -> Iterator[str]:
 
 
 @pytest.mark.parametrize(("flags", "ending"), [((), "It ended with 0"), (("--board", "u200-golden"), "")])
-def test_it_stays_up_until_interrupted(temporary: str, flags: tuple[str, ...], ending: str) -> None:
+def test_demo_runs_until_interrupted(temporary: str, flags: tuple[str, ...], ending: str) -> None:
     with subprocess.Popen(
         [*COMMAND, "simulate", *flags],
         env=clean_environment({}) | {"TMPDIR": temporary},
@@ -148,9 +148,7 @@ def test_it_stays_up_until_interrupted(temporary: str, flags: tuple[str, ...], e
 
 
 @pytest.mark.parametrize(("flags", "code"), [(("--once",), 1), ((), 0)])
-def test_interrupted_in_the_middle_it_leaves_nothing(
-    temporary: str, flags: tuple[str, ...], code: int
-) -> None:
+def test_interrupted_demo_leaves_no_file(temporary: str, flags: tuple[str, ...], code: int) -> None:
     with subprocess.Popen(
         [*COMMAND, "simulate", *flags],
         env=clean_environment({}) | {"TMPDIR": temporary},
@@ -166,7 +164,7 @@ def test_interrupted_in_the_middle_it_leaves_nothing(
     assert os.listdir(temporary) == []
 
 
-def test_cards_of_all_drivers_play_together() -> None:
+def test_demo_plays_cards_of_all_drivers() -> None:
     boards = ("u30", "v80", "ma35d", "npu", "f2", "kv260")
     done = cli("simulate", "--once", *(word for name in boards for word in ("--board", name)), limit=60)
     assert done.returncode == 0, done.stdout + done.stderr

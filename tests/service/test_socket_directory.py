@@ -38,7 +38,7 @@ def registered(cards: SampleNode, kubelet: KubeletDouble, service: Service) -> K
     return kubelet
 
 
-def test_a_directory_that_is_away_takes_nothing_from_a_kubelet_that_lives(
+def test_missing_socket_directory_keeps_streams_of_running_kubelet(
     registered: KubeletDouble, cards: SampleNode, service: Service
 ) -> None:
     os.rename(cards.socket_dir, f"{cards.socket_dir}.away")
@@ -52,7 +52,7 @@ def test_a_directory_that_is_away_takes_nothing_from_a_kubelet_that_lives(
     assert registered.ends == []
 
 
-def test_a_directory_that_is_removed_file_by_file_takes_nothing_either(
+def test_directory_removed_file_by_file_keeps_streams(
     registered: KubeletDouble, cards: SampleNode, service: Service
 ) -> None:
     began = time.monotonic()
@@ -67,9 +67,7 @@ def test_a_directory_that_is_removed_file_by_file_takes_nothing_either(
     assert registered.ends == []
 
 
-def test_a_vanished_own_socket_leads_to_registering_again(
-    registered: KubeletDouble, cards: SampleNode
-) -> None:
+def test_removed_endpoint_socket_causes_registration(registered: KubeletDouble, cards: SampleNode) -> None:
     [gone] = [name for name in ours(cards) if "u250" in name]
     os.unlink(f"{cards.socket_dir}/{gone}")
     registered.wait_for(
@@ -79,7 +77,7 @@ def test_a_vanished_own_socket_leads_to_registering_again(
     assert len(registered.lists(U200)) == 1
 
 
-def test_kubelets_socket_with_another_mode_or_owner_is_the_same(
+def test_mode_or_owner_change_of_kubelet_socket_has_no_effect(
     registered: KubeletDouble, cards: SampleNode
 ) -> None:
     """Each changes its ctime, as a relabel does; to register again would cost kubelet the stream it has."""
@@ -94,9 +92,7 @@ def test_kubelets_socket_with_another_mode_or_owner_is_the_same(
     assert registered.ends == []
 
 
-def test_another_socket_under_the_own_name_is_not_the_own(
-    registered: KubeletDouble, cards: SampleNode
-) -> None:
+def test_replaced_endpoint_socket_causes_registration(registered: KubeletDouble, cards: SampleNode) -> None:
     [name] = [name for name in ours(cards) if "u250" in name]
     path = f"{cards.socket_dir}/{name}"
     os.unlink(path)
@@ -105,7 +101,7 @@ def test_another_socket_under_the_own_name_is_not_the_own(
         registered.wait_for(lambda: len(registered.lists(U250)) == 2)
 
 
-def test_a_directory_made_anew_is_found(registered: KubeletDouble, cards: SampleNode) -> None:
+def test_recreated_socket_directory_is_used(registered: KubeletDouble, cards: SampleNode) -> None:
     registered.kill()
     moved = f"{cards.socket_dir}.moved"
     os.rename(cards.socket_dir, moved)
@@ -114,7 +110,7 @@ def test_a_directory_made_anew_is_found(registered: KubeletDouble, cards: Sample
     assert len(ours(cards)) == 2
 
 
-def test_a_directory_that_comes_late_is_found(cards: SampleNode, kubelet: KubeletDouble) -> None:
+def test_socket_directory_created_after_start_is_used(cards: SampleNode, kubelet: KubeletDouble) -> None:
     os.rmdir(cards.socket_dir)
     with Service(settings_for(cards)) as service:
         service.logged(Event.SOCKET_DIRECTORY_UNUSABLE, problem="No such file or directory")
@@ -125,7 +121,7 @@ def test_a_directory_that_comes_late_is_found(cards: SampleNode, kubelet: Kubele
         service.logged(Event.SOCKET_DIRECTORY_USABLE)
 
 
-def test_a_long_socket_directory_still_fits(node: SampleNode) -> None:
+def test_longest_socket_directory_is_usable(node: SampleNode) -> None:
     node.add_card("u55c", "0000:41:00")
     long = Path(node.root) / ("x" * (107 - len(node.root) - 1 - len("/0123456789ab-fpga.sock")))
     long.mkdir()
@@ -135,7 +131,7 @@ def test_a_long_socket_directory_still_fits(node: SampleNode) -> None:
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_read_only_directory_is_reported_and_waited_for(
+def test_read_only_directory_is_reported_and_retried(
     cards: SampleNode, kubelet: KubeletDouble, *, there: bool
 ) -> None:
     if os.geteuid() != 0:

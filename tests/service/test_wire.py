@@ -43,7 +43,7 @@ def registered(cards: SampleNode, kubelet: KubeletDouble, service: Service) -> K
 
 
 @pytest.mark.parametrize("method", ["allocate_raw", "preferred_raw", "options_raw", "pre_start_raw"])
-def test_answers_are_byte_for_byte_what_google_writes(registered: KubeletDouble, method: str) -> None:
+def test_answers_have_the_encoding_of_google_protobuf(registered: KubeletDouble, method: str) -> None:
     arguments: dict[str, tuple[tuple[Any, ...], Any]] = {
         "allocate_raw": ((["0000:11:00.1"],), pb.AllocateResponse),
         "preferred_raw": ((["0000:11:00.1", "0000:21:00.1"], [], 1), pb.PreferredAllocationResponse),
@@ -55,13 +55,13 @@ def test_answers_are_byte_for_byte_what_google_writes(registered: KubeletDouble,
     assert message.FromString(encoded).SerializeToString(deterministic=True) == encoded
 
 
-def test_lists_are_byte_for_byte_what_google_writes(registered: KubeletDouble) -> None:
+def test_lists_have_the_encoding_of_google_protobuf(registered: KubeletDouble) -> None:
     for name in (U200, U250):
         [only] = registered.lists(name)
         assert only.message.SerializeToString(deterministic=True) == only.encoded
 
 
-def test_garbage_on_the_wire_becomes_a_status(registered: KubeletDouble) -> None:
+def test_malformed_bytes_return_a_status(registered: KubeletDouble) -> None:
     channel = grpc.insecure_channel(
         f"unix://{registered.directory}/{registered.registrations[0].endpoint}",
         options=[("grpc.default_authority", "localhost")],
@@ -82,7 +82,7 @@ def test_garbage_on_the_wire_becomes_a_status(registered: KubeletDouble) -> None
     "head",
     [{":method": None}, {":path": None}, {"grpc-timeout": f"1{'0' * 400}H"}, {"x-bin": "ABCDE"}],
 )
-def test_an_odd_head_is_refused_or_passed_over_and_is_no_error_of_ours(
+def test_malformed_header_causes_no_error_of_the_service(
     registered: KubeletDouble, service: Service, head: dict[str, str | None]
 ) -> None:
     with socket.socket(socket.AF_UNIX) as peer:
@@ -97,7 +97,7 @@ def test_an_odd_head_is_refused_or_passed_over_and_is_no_error_of_ours(
     assert not [each for each in service.events if each["level"] == "error"]
 
 
-def test_a_request_that_is_too_long_is_refused_before_it_is_read(registered: KubeletDouble) -> None:
+def test_too_long_request_is_refused_before_it_is_read(registered: KubeletDouble) -> None:
     with grpc.insecure_channel(
         f"unix://{registered.directory}/{registered.registrations[0].endpoint}",
         options=[("grpc.default_authority", "localhost")],
@@ -109,7 +109,7 @@ def test_a_request_that_is_too_long_is_refused_before_it_is_read(registered: Kub
             assert str(2 << 20) in (status.details() or "")
 
 
-def test_connections_beyond_a_few_are_closed_and_kubelets_is_not(
+def test_excess_connections_are_closed_except_that_of_kubelet(
     registered: KubeletDouble, cards: SampleNode, service: Service
 ) -> None:
     before = len(os.listdir(f"/proc/{service.process.pid}/fd"))

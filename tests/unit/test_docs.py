@@ -120,7 +120,7 @@ def test_every_test_that_is_named_exists() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_link_leads_to_a_page_and_an_anchor(page: str) -> None:
+def test_every_link_has_an_existing_page_and_anchor(page: str) -> None:
     for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", text(page)):
         path = ((PROJECT / page).parent / target) if target else PROJECT / page
         assert path.exists(), target

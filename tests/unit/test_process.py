@@ -3,7 +3,7 @@
 from xilinx_fpga_dp.process import ssl_by_name
 
 
-def test_here_it_is_there() -> None:
+def test_ssl_is_loaded_outside_the_service() -> None:
     """Where asyncio was first nothing is stood in for."""
     with ssl_by_name():
         import ssl  # noqa: PLC0415

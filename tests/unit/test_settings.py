@@ -59,7 +59,7 @@ from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
         ("LOG_FORMAT", "xml", "'json'"),
     ],
 )
-def test_a_bad_setting_is_one_line_with_its_variable(name: str, value: str, message: str) -> None:
+def test_bad_setting_is_one_line_with_its_variable(name: str, value: str, message: str) -> None:
     with pytest.raises(BadSettings) as bad:
         Settings.load({name.lower(): value})
     [line] = bad.value.lines
@@ -68,13 +68,13 @@ def test_a_bad_setting_is_one_line_with_its_variable(name: str, value: str, mess
     assert repr(value.rpartition(",")[2]) in line
 
 
-def test_a_flag_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_option_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XILINX_FPGA_DP_SCAN_INTERVAL", "7")
     assert Settings.load({}).scan_interval == 7
     assert Settings.load({"scan_interval": "8"}).scan_interval == 8
 
 
-def test_the_defaults_of_the_contract() -> None:
+def test_settings_have_the_documented_defaults() -> None:
     assert Settings.load({}).model_dump() == {
         "scan_interval": 5.0,
         "health_interval": 1.0,
@@ -146,7 +146,7 @@ def test_settings_pass_to_another_process(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("name", ["list", "diagnose", "explain"])
-def test_a_command_declares_the_settings_that_it_reads(
+def test_command_declares_the_settings_that_it_reads(
     node: SampleNode, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = set()

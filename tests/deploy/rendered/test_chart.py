@@ -110,20 +110,20 @@ def valid(text: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_lint_has_nothing_to_say() -> None:
+def test_lint_has_no_findings() -> None:
     run(helm(), "lint", "--strict", CHART)
 
 
-def test_the_plain_manifests_are_what_the_chart_gives() -> None:
+def test_plain_manifests_equal_the_rendered_chart() -> None:
     run("sh", DEPLOY / "generate.sh", helm(), "check")
 
 
-def test_defaults(tmp_path: Path) -> None:
+def test_default_values_are_rendered(tmp_path: Path) -> None:
     [daemonset] = valid(render(tmp_path, {}))
     assert faults(daemonset) == []
 
 
-def test_everything_at_once(tmp_path: Path) -> None:
+def test_all_options_together_are_rendered(tmp_path: Path) -> None:
     found = valid(render(tmp_path, EVERYTHING))
     assert sorted(each["kind"] for each in found) == [
         "ConfigMap",
@@ -167,7 +167,7 @@ def _text(value: Any) -> str:
     return ",".join(value) if isinstance(value, list) else str(value)
 
 
-def test_renames_are_a_folder_that_kubelet_can_swap(tmp_path: Path) -> None:
+def test_renames_are_mounted_as_a_directory(tmp_path: Path) -> None:
     text = render(tmp_path, {"resourceRenames": RULES})
     config, daemonset = only("ConfigMap", text), only("DaemonSet", text)
     assert yaml.safe_load(config["data"]["renames.yaml"]) == RULES
@@ -192,7 +192,7 @@ def test_renames_are_a_folder_that_kubelet_can_swap(tmp_path: Path) -> None:
         ({"HOST_ROOT": "/"}, {}),
     ],
 )
-def test_a_folder_is_mounted_only_where_it_is_used(
+def test_directory_is_mounted_only_if_it_is_used(
     settings: dict[str, Any], more: dict[str, tuple[str, str, bool]], tmp_path: Path
 ) -> None:
     [daemonset] = valid(render(tmp_path, {"settings": settings}))
@@ -200,7 +200,7 @@ def test_a_folder_is_mounted_only_where_it_is_used(
     assert (environment(daemonset).get("XILINX_FPGA_DP_HOST_ROOT", "/") != "/") == ("/host/root" in more)
 
 
-def test_another_kubelet_folder(tmp_path: Path) -> None:
+def test_other_kubelet_directory_is_mounted(tmp_path: Path) -> None:
     other = "/var/snap/microk8s/common/var/lib/kubelet"
     [daemonset] = valid(render(tmp_path, {"kubeletDir": other}))
     found = mounts(daemonset)
@@ -218,13 +218,13 @@ def test_another_kubelet_folder(tmp_path: Path) -> None:
     )
 
 
-def test_without_an_address_there_are_no_probes(tmp_path: Path) -> None:
+def test_no_address_gives_no_probes(tmp_path: Path) -> None:
     [daemonset] = valid(render(tmp_path, {"settings": {"HTTP_ADDRESS": ""}}))
     assert not {"ports", "livenessProbe", "readinessProbe"} & container(daemonset).keys()
     assert environment(daemonset)["XILINX_FPGA_DP_HTTP_ADDRESS"] == ""
 
 
-def test_alerts_find_their_job_whatever_the_release_is_called(tmp_path: Path) -> None:
+def test_alerts_match_the_job_of_any_release_name(tmp_path: Path) -> None:
     text = render(tmp_path, {"nameOverride": "fpga", "podMonitor": {"enabled": True}})
     monitor = only("PodMonitor", text)
     [endpoint] = monitor["spec"]["podMetricsEndpoints"]
@@ -233,7 +233,7 @@ def test_alerts_find_their_job_whatever_the_release_is_called(tmp_path: Path) ->
     assert monitor["spec"]["selector"]["matchLabels"].items() <= pod.items()
 
 
-def test_no_priority_class_is_none(tmp_path: Path) -> None:
+def test_empty_priority_class_is_omitted(tmp_path: Path) -> None:
     [daemonset] = valid(render(tmp_path, {"priorityClassName": ""}))
     assert "priorityClassName" not in daemonset["spec"]["template"]["spec"]
 
@@ -246,7 +246,7 @@ def test_no_priority_class_is_none(tmp_path: Path) -> None:
         ({"kubernetes.io/os": None}, None),
     ],
 )
-def test_a_node_selector_comes_on_top_of_linux(
+def test_node_selector_is_added_to_linux(
     chosen: dict[str, str | None], selector: dict[str, str] | None, tmp_path: Path
 ) -> None:
     [daemonset] = valid(render(tmp_path, {"nodeSelector": chosen}))
@@ -254,13 +254,15 @@ def test_a_node_selector_comes_on_top_of_linux(
 
 
 @pytest.mark.parametrize(("chosen", "options"), [("spc_t", {"type": "spc_t"}), ("", None)])
-def test_another_selinux_type_or_none(chosen: str, options: dict[str, str] | None, tmp_path: Path) -> None:
+def test_selinux_type_can_be_changed_or_omitted(
+    chosen: str, options: dict[str, str] | None, tmp_path: Path
+) -> None:
     [daemonset] = valid(render(tmp_path, {"seLinuxType": chosen}))
     assert daemonset["spec"]["template"]["spec"]["securityContext"].get("seLinuxOptions") == options
     assert faults(daemonset) == ["SELinux"]
 
 
-def test_the_dashboard_arrives_whole(tmp_path: Path) -> None:
+def test_dashboard_is_rendered_unchanged(tmp_path: Path) -> None:
     found = only("ConfigMap", render(tmp_path, {"dashboard": {"enabled": True}}))
     [text] = found["data"].values()
     assert json.loads(text) == json.loads((DEPLOY / "prometheus" / "dashboard.json").read_text())
@@ -288,7 +290,7 @@ def test_the_dashboard_arrives_whole(tmp_path: Path) -> None:
         {"resources": {"limits": {"cpu": "much"}}},
     ],
 )
-def test_wrong_values_are_refused(values: dict[str, Any], tmp_path: Path) -> None:
+def test_invalid_values_are_refused(values: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="values don't meet the specifications of the schema"):
         render(tmp_path, values)
 
@@ -297,7 +299,7 @@ def test_wrong_values_are_refused(values: dict[str, Any], tmp_path: Path) -> Non
     ("name", "more", "besides"),
     [("plain", {}, []), ("cdi", CDI, []), ("prometheus-operator", {}, ["PodMonitor", "PrometheusRule"])],
 )
-def test_an_overlay(name: str, more: dict[str, tuple[str, str, bool]], besides: list[str]) -> None:
+def test_overlay_renders(name: str, more: dict[str, tuple[str, str, bool]], besides: list[str]) -> None:
     found = valid(overlay(name))
     assert sorted(each["kind"] for each in found) == ["DaemonSet", *besides]
     daemonset = only("DaemonSet", overlay(name))
@@ -307,7 +309,7 @@ def test_an_overlay(name: str, more: dict[str, tuple[str, str, bool]], besides: 
 
 @pytest.mark.parametrize("on", ["plain", "cdi"])
 @pytest.mark.parametrize(("name", "options"), [("selinux-spc", {"type": "spc_t"}), ("selinux-none", None)])
-def test_a_component(name: str, options: dict[str, str] | None, on: str, tmp_path: Path) -> None:
+def test_component_renders(name: str, options: dict[str, str] | None, on: str, tmp_path: Path) -> None:
     shutil.copytree(DEPLOY / "kustomize", tmp_path / "kustomize")
     site = tmp_path / "kustomize" / "overlays" / "site"
     site.mkdir()
@@ -319,12 +321,12 @@ def test_a_component(name: str, options: dict[str, str] | None, on: str, tmp_pat
     assert faults(daemonset, CDI if on == "cdi" else {}) == ["SELinux"]
 
 
-def test_the_operator_is_given_the_rules_that_are_tried() -> None:
+def test_operator_gets_the_tested_rules() -> None:
     rule = only("PrometheusRule", overlay("prometheus-operator"))
     assert rule["spec"] == yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())
 
 
-def test_there_is_no_overlay_or_component_that_is_not_tried() -> None:
+def test_each_overlay_and_component_has_a_test() -> None:
     folders = {each.name for each in (DEPLOY / "kustomize" / "overlays").iterdir()}
     assert folders == {"plain", "cdi", "prometheus-operator"}
     assert {each.name for each in (DEPLOY / "kustomize" / "components").iterdir()} == {
@@ -333,7 +335,7 @@ def test_there_is_no_overlay_or_component_that_is_not_tried() -> None:
     }
 
 
-def test_the_static_manifest_and_the_examples_are_valid() -> None:
+def test_static_manifest_and_examples_are_valid() -> None:
     for file in [STATIC, *(DEPLOY / "examples").glob("*.yaml")]:
         valid(file.read_text())
 
@@ -348,12 +350,12 @@ def test_the_static_manifest_and_the_examples_are_valid() -> None:
         ("kind: DaemonSet", "kind: DaemonSet\nreplicas: 1"),
     ],
 )
-def test_what_is_not_in_the_api_is_noticed(old: str, new: str) -> None:
+def test_field_missing_from_the_api_is_found(old: str, new: str) -> None:
     [document] = documents(STATIC.read_text().replace(old, new))
     assert all(complaint(document, release) for release in KUBERNETES)
 
 
-def test_the_operators_kinds_are_checked_as_strictly() -> None:
+def test_kinds_of_the_operator_are_checked_strictly() -> None:
     monitor = only("PodMonitor", overlay("prometheus-operator"))
     monitor["spec"]["podMetricsEndpoints"][0]["intervall"] = "30s"
     assert "intervall" in str(complaint(monitor, KUBERNETES[0]))

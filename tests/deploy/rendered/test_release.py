@@ -12,7 +12,7 @@ from tests.support.paths import PROJECT
 from xilinx_fpga_dp import __version__
 
 
-def test_packages_and_chart_have_one_version_and_a_missing_image_is_said(tmp_path: Path) -> None:
+def test_release_has_one_version_and_reports_a_missing_image(tmp_path: Path) -> None:
     outer = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     done = subprocess.run(
         ["make", "release", f"DIST={tmp_path}", "BUILDER=no-such-program"],

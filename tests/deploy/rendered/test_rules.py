@@ -20,7 +20,7 @@ def check(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_alerts_fire_when_they_should() -> None:
+def test_alerts_fire_as_expected() -> None:
     done = check(PROMETHEUS, "test", "rules", "alerts.test.yaml")
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -38,7 +38,7 @@ def test_alerts_fire_when_they_should() -> None:
         ("for: 1h", "for: 10m"),
     ],
 )
-def test_a_rule_that_is_not_right_is_noticed(old: str, new: str, tmp_path: Path) -> None:
+def test_wrong_rule_is_found(old: str, new: str, tmp_path: Path) -> None:
     shutil.copy(PROMETHEUS / "alerts.test.yaml", tmp_path)
     text = (PROMETHEUS / "alerts.yaml").read_text()
     assert old in text
@@ -47,7 +47,7 @@ def test_a_rule_that_is_not_right_is_noticed(old: str, new: str, tmp_path: Path)
     assert check(tmp_path, "test", "rules", "alerts.test.yaml").returncode != 0
 
 
-def test_every_alert_is_seen_to_fire() -> None:
+def test_each_alert_fires_in_a_test() -> None:
     rules = yaml.safe_load((PROMETHEUS / "alerts.yaml").read_text())["groups"][0]["rules"]
     stories = yaml.safe_load((PROMETHEUS / "alerts.test.yaml").read_text())["tests"]
     fired = {
@@ -56,7 +56,7 @@ def test_every_alert_is_seen_to_fire() -> None:
     assert fired == {rule["alert"] for rule in rules}
 
 
-def test_the_dashboards_queries_parse(tmp_path: Path) -> None:
+def test_queries_of_the_dashboard_parse(tmp_path: Path) -> None:
     panels: list[dict[str, Any]] = json.loads((PROMETHEUS / "dashboard.json").read_text())["panels"]
     queries = [target["expr"].replace("$__rate_interval", "5m") for p in panels for target in p["targets"]]
     rules = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(queries)]

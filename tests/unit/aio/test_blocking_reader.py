@@ -20,7 +20,7 @@ def _answer(text: str) -> str:
     return text
 
 
-async def test_answers_and_errors_by_device() -> None:
+async def test_answers_and_errors_are_returned_by_device() -> None:
     def fail() -> str:
         raise OSError("no such thing")
 
@@ -29,13 +29,13 @@ async def test_answers_and_errors_by_device() -> None:
     assert isinstance(answers["b"], OSError)
 
 
-async def test_a_thread_with_nothing_to_do_is_used_again() -> None:
+async def test_idle_thread_is_reused() -> None:
     reads: BlockingReader[threading.Thread] = BlockingReader()
     used = [(await reads.read_many({"a": threading.current_thread}, 5))["a"] for _ in range(20)]
     assert len(set(used)) < len(used) / 2
 
 
-async def test_what_comes_late_wakes_and_is_taken_next_time() -> None:
+async def test_late_answer_wakes_and_is_used_by_the_next_read() -> None:
     gate = threading.Event()
     woken = asyncio.Event()
     reads: BlockingReader[str] = BlockingReader(woken.set)
@@ -73,7 +73,7 @@ async def test_two_waiters_share_one_read() -> None:
     assert len(made) == 1
 
 
-async def test_an_answer_is_delivered_whatever_became_of_who_asked_first() -> None:
+async def test_answer_is_delivered_after_first_caller_is_cancelled() -> None:
     first, hanging = threading.Event(), threading.Event()
     reads: BlockingReader[str] = BlockingReader()
     calls: dict[str, Callable[[], str]] = {
@@ -93,7 +93,7 @@ async def test_an_answer_is_delivered_whatever_became_of_who_asked_first() -> No
     hanging.set()
 
 
-async def test_the_loop_is_woken_a_few_times_however_many_devices_there_are() -> None:
+async def test_number_of_wake_ups_does_not_grow_with_devices() -> None:
     woken = []
     loop = asyncio.get_running_loop()
     real = loop.call_soon_threadsafe
@@ -108,7 +108,7 @@ async def test_the_loop_is_woken_a_few_times_however_many_devices_there_are() ->
     assert len(woken) <= 50, "of 200"
 
 
-async def test_without_a_thread_to_be_had_nobody_is_late_and_all_is_read_once_there_is_one(
+async def test_reads_wait_without_delay_until_a_thread_can_start(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     reads: BlockingReader[str] = BlockingReader()
@@ -127,7 +127,7 @@ async def test_without_a_thread_to_be_had_nobody_is_late_and_all_is_read_once_th
     assert await reads.read_many({"a": partial(_answer, "A")}, 5) == {"a": "A"}
 
 
-async def test_what_hangs_for_a_library_is_bounded_and_in_nobodys_way() -> None:
+async def test_hanging_library_calls_are_bounded_and_block_no_others() -> None:
     gate = threading.Event()
     loop = asyncio.get_running_loop()
     threads = DaemonExecutor(2)
@@ -152,7 +152,7 @@ async def test_run_blocking_returns_raises_or_times_out() -> None:
     gate.set()
 
 
-async def test_a_reader_starts_no_second_read_while_one_hangs() -> None:
+async def test_no_second_read_starts_while_one_hangs() -> None:
     gate = threading.Event()
     reader: BlockingReader[bool] = BlockingReader()
     started = []

@@ -32,7 +32,7 @@ async def _under_way(work: _Work) -> tuple[Coalesced[int], asyncio.Task[int]]:
     return runs, first
 
 
-async def test_all_who_wait_share_the_next_run() -> None:
+async def test_waiting_callers_share_the_next_run() -> None:
     work = _Work()
     runs, first = await _under_way(work)
     others = [asyncio.create_task(runs.run()) for _ in range(5)]
@@ -43,7 +43,7 @@ async def test_all_who_wait_share_the_next_run() -> None:
     assert await asyncio.gather(*others) == [2] * 5
 
 
-async def test_a_run_goes_on_though_who_asked_gives_up() -> None:
+async def test_run_continues_after_its_caller_is_cancelled() -> None:
     work = _Work()
     runs, asking = await _under_way(work)
     asking.cancel()
@@ -54,7 +54,7 @@ async def test_a_run_goes_on_though_who_asked_gives_up() -> None:
     assert work.ended == 2
 
 
-async def test_what_a_run_raises_is_for_those_who_wait_for_it() -> None:
+async def test_exception_of_a_run_is_raised_in_its_callers() -> None:
     outcomes = iter([OSError("full"), None])
 
     async def work() -> str:

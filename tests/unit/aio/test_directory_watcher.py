@@ -47,7 +47,7 @@ async def test_each_change_wakes(tmp_path: Path) -> None:
             await _woken(wakeups, lambda: shutil.rmtree(directory))
 
 
-async def test_what_happens_during_the_look_wakes_and_what_was_before_it_does_not(tmp_path: Path) -> None:
+async def test_only_changes_since_the_scan_began_wake(tmp_path: Path) -> None:
     with DirectoryWatcher(str(tmp_path)) as wakeups:
         await wakeups.arm()
         (tmp_path / "a").touch()
@@ -63,7 +63,7 @@ async def test_what_happens_during_the_look_wakes_and_what_was_before_it_does_no
         await _woken(wakeups, (tmp_path / "c").touch)
 
 
-async def test_more_than_is_read_at_once_wakes_and_leaves_it_awake(tmp_path: Path) -> None:
+async def test_more_events_than_one_read_wake_the_watcher(tmp_path: Path) -> None:
     def many() -> None:
         for number in range(300):
             (tmp_path / str(number)).touch()
@@ -73,7 +73,7 @@ async def test_more_than_is_read_at_once_wakes_and_leaves_it_awake(tmp_path: Pat
         await _woken(wakeups, (tmp_path / "a").touch)
 
 
-async def test_no_inotify_is_only_slower(tmp_path: Path) -> None:
+async def test_changes_are_found_without_inotify(tmp_path: Path) -> None:
     before = descriptors()
     with DirectoryWatcher(str(tmp_path)) as wakeups:
         with mock.patch.object(Inotify, "add_watch", side_effect=OSError(28, "limits")):
@@ -85,7 +85,7 @@ async def test_no_inotify_is_only_slower(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("free", [1, 2])
-async def test_where_descriptors_run_out_none_is_lost(tmp_path: Path, free: int) -> None:
+async def test_no_change_is_lost_without_descriptors(tmp_path: Path, free: int) -> None:
     with DirectoryWatcher(str(tmp_path)) as wakeups:
         await wakeups.arm()  # the thread that looks is there
     before = descriptors()
@@ -97,7 +97,7 @@ async def test_where_descriptors_run_out_none_is_lost(tmp_path: Path, free: int)
     assert descriptors() == before
 
 
-async def test_a_directory_made_anew_needs_no_descriptor(tmp_path: Path) -> None:
+async def test_recreated_directory_needs_no_descriptor(tmp_path: Path) -> None:
     directory = tmp_path / "directory"
     directory.mkdir()
     with DirectoryWatcher(str(directory)) as wakeups:
@@ -114,9 +114,7 @@ async def test_a_directory_made_anew_needs_no_descriptor(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("there", [True, False])
-async def test_a_directory_renamed_just_before_it_is_watched_is_followed_where_it_is(
-    tmp_path: Path, there: bool
-) -> None:
+async def test_directory_renamed_before_its_watch_is_followed(tmp_path: Path, there: bool) -> None:
     directory, aside = tmp_path / "directory", tmp_path / "aside"
     before, after = (directory, aside) if there else (aside, directory)
     before.mkdir()
@@ -133,7 +131,7 @@ async def test_a_directory_renamed_just_before_it_is_watched_is_followed_where_i
         await _woken(wakeups, lambda: after.rename(before))
 
 
-async def test_a_path_on_a_mount_that_hangs_holds_up_nobody(tmp_path: Path) -> None:
+async def test_path_on_a_hanging_mount_blocks_no_caller(tmp_path: Path) -> None:
     gate = threading.Event()
     with DirectoryWatcher(str(tmp_path)) as wakeups:
         hanging = mock.Mock(side_effect=lambda _: gate.wait(30))

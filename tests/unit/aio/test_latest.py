@@ -7,11 +7,11 @@ import pytest
 from xilinx_fpga_dp.aio.latest import Closed, Latest
 
 
-async def test_a_reader_gets_the_value_that_is_there() -> None:
+async def test_reader_gets_the_current_value() -> None:
     assert await Latest(1).other_than(None) == 1
 
 
-async def test_a_slow_reader_sees_only_the_newest() -> None:
+async def test_slow_reader_gets_only_the_newest_value() -> None:
     value = Latest(0)
     reader = asyncio.create_task(value.other_than(0))
     await asyncio.sleep(0)
@@ -20,7 +20,7 @@ async def test_a_slow_reader_sees_only_the_newest() -> None:
     assert await reader == 2
 
 
-async def test_what_went_and_came_back_is_no_news() -> None:
+async def test_value_changed_and_restored_does_not_wake() -> None:
     value = Latest("a")
     reader = asyncio.create_task(value.other_than("a"))
     await asyncio.sleep(0)
@@ -32,7 +32,7 @@ async def test_what_went_and_came_back_is_no_news() -> None:
     assert await reader == "c"
 
 
-async def test_many_readers_wake() -> None:
+async def test_change_wakes_all_readers() -> None:
     value = Latest(0)
     readers = [asyncio.create_task(value.until(lambda seen: seen > 1)) for _ in range(50)]
     await asyncio.sleep(0)
@@ -42,7 +42,7 @@ async def test_many_readers_wake() -> None:
     assert await asyncio.gather(*readers) == [2] * 50
 
 
-async def test_the_last_value_is_seen_before_the_end() -> None:
+async def test_last_value_is_read_before_the_end() -> None:
     value = Latest(0)
     value.set(1)
     value.close()
@@ -51,7 +51,7 @@ async def test_the_last_value_is_seen_before_the_end() -> None:
         await value.other_than(1)
 
 
-async def test_the_end_wakes_who_has_seen_everything() -> None:
+async def test_end_wakes_readers_of_the_newest_value() -> None:
     value = Latest(0)
     reader = asyncio.create_task(value.other_than(0))
     await asyncio.sleep(0)
@@ -60,7 +60,7 @@ async def test_the_end_wakes_who_has_seen_everything() -> None:
         await reader
 
 
-async def test_nothing_changes_after_the_end() -> None:
+async def test_value_does_not_change_after_the_end() -> None:
     value = Latest(0)
     value.close()
     with pytest.raises(RuntimeError):

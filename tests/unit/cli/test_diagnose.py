@@ -50,7 +50,7 @@ class TestChecks:
             ("zcu102", "zocl", "axi:zyxclmm_drm", False),
         ],
     )
-    def test_no_reset_is_advised_where_it_does_harm_or_does_not_exist(
+    def test_no_reset_is_advised_if_harmful_or_unavailable(
         self, board: str, driver: str, address: str, helps: bool
     ) -> None:
         for reason in (Reason.BAD_STATE, Reason.UNRESPONSIVE):
@@ -60,7 +60,7 @@ class TestChecks:
             assert ("xbutil reset" in line.message and "does not work" not in line.message) == helps
             assert "mpd" not in line.message or board.startswith("aws") or board == "u30"
 
-    def test_a_refusal_under_selinux(self) -> None:
+    def test_denial_under_selinux_has_a_remedy(self) -> None:
         denied = Problem("Permission denied", errno.EACCES)
         assert list(checks.selinux(replace(self.healthy, kubelet_problem=denied))) == []
         [ok] = checks.selinux(replace(self.healthy, selinux=True))
@@ -79,7 +79,7 @@ class TestChecks:
             ("spc_t", True, True, "the owner and mode"),
         ],
     )
-    def test_no_selinux_type_is_advised_without_more_rights(
+    def test_selinux_type_without_more_rights_is_not_advised(
         self, domain: str | None, kubelet: bool, spec: bool, advised: str
     ) -> None:
         denied = Problem("Permission denied", errno.EACCES)
@@ -102,11 +102,13 @@ class TestChecks:
             (b"", None),
         ],
     )
-    def test_the_type_in_a_label(self, label: bytes, domain: str | None, tmp_path: Path) -> None:
+    def test_type_is_read_from_an_selinux_label(
+        self, label: bytes, domain: str | None, tmp_path: Path
+    ) -> None:
         (tmp_path / "current").write_bytes(label)
         assert collect._selinux_type(f"{tmp_path}/current") == domain
 
-    def test_a_device_node_without_permission(self) -> None:
+    def test_device_node_without_permission_is_reported(self) -> None:
         nodes: dict[str, NodeStatus | Problem] = {
             "/dev/dri/renderD128": Problem("Permission denied", errno.EACCES),
             "/dev/x": NodeStatus(0o644, 0, 44),
@@ -115,13 +117,13 @@ class TestChecks:
         assert (fail.level, warn.level) == (Level.FAIL, Level.WARN)
         assert "supplementalGroups" not in warn.message, "the group may not write it either"
 
-    def test_what_a_card_calls_itself_makes_no_second_line(self) -> None:
+    def test_text_from_a_card_adds_no_line(self) -> None:
         scan = Offers({}, (LeftOut("0000:11:00.1", "shell\nok    kubelet: it answers\x1b[2J"),))
         text = checks.as_text(checks.check(replace(self.healthy, scan=scan)))
         assert "\x1b" not in text
         assert sum(line.startswith("ok    kubelet") for line in text.splitlines()) == 1
 
-    def test_a_directory_that_does_not_answer(self) -> None:
+    def test_hanging_directory_is_reported(self) -> None:
         hung = Problem("no answer for 3 s", errno.ETIMEDOUT)
         findings = replace(self.healthy, functions=hung, scan=hung, drivers=hung)
         lines = checks.check(replace(findings, socket_dir_problem=hung, podresources_problem=hung))

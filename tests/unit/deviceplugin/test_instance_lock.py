@@ -29,7 +29,7 @@ def _files(lock: InstanceLock) -> list[str]:
     return os.listdir(lock.folder)
 
 
-def test_the_newest_of_three_is_active_until_it_releases(tmp_path: Path) -> None:
+def test_newest_of_three_is_active_until_it_releases(tmp_path: Path) -> None:
     older, middle = _two(tmp_path)
     newest = instance(tmp_path)
     assert not newest.has_newer_instance()
@@ -42,7 +42,7 @@ def test_the_newest_of_three_is_active_until_it_releases(tmp_path: Path) -> None
     assert _files(older) == []
 
 
-def test_an_older_instance_notices_a_newer_one_that_has_come_and_gone(tmp_path: Path) -> None:
+def test_older_instance_detects_a_newer_one_that_has_ended(tmp_path: Path) -> None:
     """Whichever of the others has scanned before."""
     standby, active, newest = instance(tmp_path), instance(tmp_path), instance(tmp_path)
     for each in (standby, active, newest):
@@ -58,7 +58,7 @@ def test_an_older_instance_notices_a_newer_one_that_has_come_and_gone(tmp_path: 
     assert _files(standby) == []
 
 
-def test_no_file_is_seen_before_its_lock_is_held(tmp_path: Path) -> None:
+def test_file_is_visible_only_while_its_lock_is_held(tmp_path: Path) -> None:
     """A scan in between would take the starting instance for dead, and remove its file."""
     older, newer = instance(tmp_path), instance(tmp_path)
     assert not older.has_newer_instance()
@@ -77,7 +77,7 @@ def test_no_file_is_seen_before_its_lock_is_held(tmp_path: Path) -> None:
     assert older.has_newer_instance()
 
 
-def test_the_file_of_a_process_that_died_before_it_locked_it_is_removed_later(tmp_path: Path) -> None:
+def test_unlocked_file_of_a_dead_process_is_removed_later(tmp_path: Path) -> None:
     lock = instance(tmp_path)
     folder = Path(lock.folder)
     folder.mkdir(parents=True)
@@ -94,7 +94,7 @@ def test_the_file_of_a_process_that_died_before_it_locked_it_is_removed_later(tm
     assert foreign.exists()
 
 
-def test_a_file_that_was_removed_is_made_again(tmp_path: Path) -> None:
+def test_removed_file_is_created_again(tmp_path: Path) -> None:
     older, newer = _two(tmp_path)
     before = descriptors()
     for name in _files(older):
@@ -108,7 +108,7 @@ def test_a_file_that_was_removed_is_made_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EROFS, errno.ENOSPC])
-def test_without_a_lock_it_warns_once_and_works_as_if_alone(
+def test_unusable_lock_warns_once_and_instance_stays_active(
     tmp_path: Path, number: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     newer, lock = instance(tmp_path), instance(tmp_path)
@@ -125,9 +125,7 @@ def test_without_a_lock_it_warns_once_and_works_as_if_alone(
     lock.release()
 
 
-def test_a_plugins_dir_that_is_a_file_leaves_it_alone(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_file_as_plugins_dir_leaves_instance_active(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "plugins").touch()
     lock = instance(tmp_path)
     assert not lock.has_newer_instance()
@@ -136,7 +134,7 @@ def test_a_plugins_dir_that_is_a_file_leaves_it_alone(
     lock.release()
 
 
-def test_a_lack_of_descriptors_is_no_news_of_the_newer_instance(tmp_path: Path) -> None:
+def test_newer_instance_stays_known_without_descriptors(tmp_path: Path) -> None:
     older, newer = _two(tmp_path)
     none_left = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     with mock.patch("os.open", side_effect=none_left):
@@ -145,7 +143,7 @@ def test_a_lack_of_descriptors_is_no_news_of_the_newer_instance(tmp_path: Path) 
     assert not older.has_newer_instance()
 
 
-async def test_a_scan_that_fails_is_no_news_of_the_newer_instance(tmp_path: Path) -> None:
+async def test_newer_instance_stays_known_after_a_failed_scan(tmp_path: Path) -> None:
     directory = socket_directory(tmp_path)
     directory.state.set(DirectoryState(standby=True, newest_instance="0000000002-00000000"))
     with mock.patch("xilinx_fpga_dp.deviceplugin.socket_directory._scan", side_effect=RuntimeError("a bug")):

@@ -108,7 +108,7 @@ def encoded(message: Any) -> bytes:
     return written
 
 
-def test_both_know_the_same_messages_and_fields() -> None:
+def test_both_have_the_same_messages_and_fields() -> None:
     generated = {
         kind
         for kind in vars(v1beta1).values()
@@ -154,7 +154,7 @@ UNKNOWN = [
 @pytest.mark.parametrize("unknown", UNKNOWN)
 @settings(max_examples=8, deadline=None)
 @given(data=st.data())
-def test_an_unknown_field_changes_nothing_and_is_kept(
+def test_unknown_field_changes_nothing_and_is_kept(
     descriptor: Descriptor, unknown: bytes, data: st.DataObject
 ) -> None:
     plain = data.draw(_plain(descriptor))
@@ -189,7 +189,7 @@ def test_present_but_empty_fields_are_written(message: betterproto2.Message, wir
     assert encoded(theirs.FromString(wire)) == wire
 
 
-def test_a_string_that_is_not_utf8_is_refused_by_both() -> None:
+def test_string_that_is_not_utf8_is_refused_by_both() -> None:
     wire = b"\x0a\x01\xff"
     with pytest.raises(DecodeError):
         pb.PreStartContainerRequest.FromString(wire)

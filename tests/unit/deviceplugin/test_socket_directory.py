@@ -64,7 +64,7 @@ async def test_result_of_a_late_scan_is_not_used(tmp_path: Path) -> None:
     assert {name for name, _ in seen.sockets} == {_OURS}
 
 
-async def test_rate_of_scans_is_bounded_and_the_last_change_is_seen(tmp_path: Path) -> None:
+async def test_rate_of_scans_is_bounded_and_last_change_is_found(tmp_path: Path) -> None:
     directory = socket_directory(tmp_path)
     with mock.patch.object(module, "_scan", mock.Mock(wraps=module._scan)) as scans:
         async with asyncio.TaskGroup() as group:

@@ -11,7 +11,7 @@ import pytest
 from xilinx_fpga_dp.hostfiles.managed_file import ManagedFile
 
 
-async def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
+async def test_planted_link_is_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("untouched")
     folder = tmp_path / "folder"
@@ -27,7 +27,7 @@ async def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     assert os.listdir(folder) == ["file"]
 
 
-async def test_temporary_files_of_dead_instances_only_are_removed(
+async def test_only_temporary_files_of_dead_instances_are_removed(
     tmp_path: Path,
 ) -> None:
     written, left = tmp_path / ".file.01234567.0", tmp_path / ".file.89abcdef.0"
@@ -38,7 +38,7 @@ async def test_temporary_files_of_dead_instances_only_are_removed(
     assert sorted(os.listdir(tmp_path)) == [written.name, "file"]
 
 
-async def test_a_file_is_written_although_its_caller_is_cancelled(tmp_path: Path) -> None:
+async def test_file_is_written_after_its_caller_is_cancelled(tmp_path: Path) -> None:
     # As Allocate does when kubelet gives the call up: cut half way, a file would stay open.
     kept = ManagedFile(str(tmp_path / "file"))
     for turns, wanted in enumerate(("one", "two", "three", "four")):
@@ -54,7 +54,7 @@ async def test_a_file_is_written_although_its_caller_is_cancelled(tmp_path: Path
 
 
 @pytest.mark.parametrize("ends", ["amid the next", "after the next"])
-async def test_a_write_that_ends_late_spoils_no_later_one(tmp_path: Path, ends: str) -> None:
+async def test_late_write_does_not_overwrite_a_newer_one(tmp_path: Path, ends: str) -> None:
     kept = ManagedFile(str(tmp_path / "file"))
     hung, answering, ended = threading.Event(), threading.Event(), threading.Event()
     replace, unlink = os.replace, os.unlink

@@ -26,14 +26,14 @@ def pods(node: SampleNode) -> Iterator[PodResourcesDouble]:
     double.stop()
 
 
-async def test_who_may_not_ask_is_not_kept_waiting() -> None:
+async def test_refused_query_does_not_delay_its_caller() -> None:
     denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     with mock.patch.object(PodResources, "_list", side_effect=denied) as questions:
         assert await PodResources("/nowhere").held(insist=True) is None
     assert questions.call_count == 1
 
 
-async def test_however_often_a_page_is_asked_for_kubelet_is_not(pods: PodResourcesDouble) -> None:
+async def test_frequent_page_requests_cause_few_queries(pods: PodResourcesDouble) -> None:
     pods.holds = [Hold(U55C, A)]
     pods.start()
     holders = AllocationTracker(PodResources(pods.path), lambda: None, lambda: False)

@@ -34,7 +34,7 @@ def ill(reason: Reason = Reason.OFFLINE) -> Device:
     return dataclasses.replace(DEVICE, reason=reason)
 
 
-def test_each_change_once(lines: pytest.LogCaptureFixture) -> None:
+def test_each_change_is_logged_once(lines: pytest.LogCaptureFixture) -> None:
     journal = DeviceEventLog()
     entry = (LeftOut("0000:66:00.0", "golden image"),)
     for time, device in enumerate((DEVICE, DEVICE, ill(), ill(), ill(Reason.RESETTING), DEVICE)):
@@ -50,14 +50,14 @@ def test_each_change_once(lines: pytest.LogCaptureFixture) -> None:
     ]
 
 
-def test_a_warning_once(lines: pytest.LogCaptureFixture) -> None:
+def test_each_warning_is_logged_once(lines: pytest.LogCaptureFixture) -> None:
     journal = DeviceEventLog()
     for time, warnings in enumerate((("a",), ("a",), ("a", "b"), (), ("a",))):
         journal.update(Offers({}, warnings=warnings), time)
     assert [record.__dict__["problem"] for record in lines.records] == ["a", "b", "a"]
 
 
-def test_a_device_that_moves(lines: pytest.LogCaptureFixture) -> None:
+def test_moved_device_is_logged(lines: pytest.LogCaptureFixture) -> None:
     journal = DeviceEventLog()
     tell(journal, 0, DEVICE)
     tell(journal, 1, dataclasses.replace(DEVICE, shell=Shell("other", "2", None)))
@@ -77,7 +77,7 @@ def test_flapping_is_folded_and_counted(lines: pytest.LogCaptureFixture) -> None
     assert lines.records[-1].message == Event.DEVICE_HEALTHY, "the newest state comes last"
 
 
-def test_one_that_comes_and_goes_is_folded_too(lines: pytest.LogCaptureFixture) -> None:
+def test_repeated_removal_is_folded_and_counted(lines: pytest.LogCaptureFixture) -> None:
     journal = DeviceEventLog()
     for second in range(61):
         tell(journal, second, *([] if second % 2 else [ill()]))
@@ -109,7 +109,7 @@ async def test_suppressed_changes_are_logged_without_another_change(
 
 
 @pytest.mark.parametrize("formatter", [JsonLines(), TextLines()])
-def test_nothing_named_outside_breaks_a_line(formatter: logging.Formatter) -> None:
+def test_text_from_outside_adds_no_log_line(formatter: logging.Formatter) -> None:
     record = logging.makeLogRecord(
         {"msg": "left out", "levelname": "WARNING", "reason": "a\nb\x1b[31m\u2028"}
     )

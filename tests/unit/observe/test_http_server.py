@@ -17,7 +17,7 @@ from xilinx_fpga_dp.observe.metrics import Metrics
 from xilinx_fpga_dp.snapshot import Snapshot
 
 
-async def test_timers_that_do_not_fire_are_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_loop_without_timers_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop turns, since it answers, but its heart has not beaten for long."""
 
     async def nobody() -> dict[str, Any]:
@@ -57,7 +57,7 @@ class TestUnreadAnswers:
             writer.transport.abort()
             listener.close()
 
-    async def test_is_given_up(self) -> None:
+    async def test_connection_with_unread_answer_is_closed(self) -> None:
         before = descriptors()
         with mock.patch("xilinx_fpga_dp.observe.http_server._TIME_LIMIT", 0.3):
             async with self.asked() as (server, task):
@@ -68,7 +68,7 @@ class TestUnreadAnswers:
                 assert not server._connections
                 assert descriptors() <= before + 2, "the listener and the client"
 
-    async def test_does_not_keep_the_process_from_ending(self, caplog: pytest.LogCaptureFixture) -> None:
+    async def test_unread_answer_does_not_delay_the_end(self, caplog: pytest.LogCaptureFixture) -> None:
         async with self.asked() as (_, task):
             task.cancel()
             async with asyncio.timeout(5):

@@ -61,7 +61,7 @@ class TestBySerial:
         devices = [u30(bus, "0000", path) for bus, path in (("21", "01"), ("22", "01"), ("23", "02"))]
         assert cards(CardPairing(pair=True).assign(devices, 0)) == {("21", "22")}
 
-    def test_u30_unit_device_pairs_nothing_and_waits_for_nothing(self) -> None:
+    def test_u30_unit_device_neither_pairs_nor_waits(self) -> None:
         devices = [u30("21", "A"), u30("22", "A"), u30("23")]
         assignment = CardPairing(pair=False).assign(devices, 0)
         assert assignment.cards == {}
@@ -101,7 +101,7 @@ class TestWithoutSerial:
     def test_device_with_a_serial_waits_for_one_without(self) -> None:
         assert waiting(CardPairing(pair=True).assign([u30("21", "A"), u30("22")], 0)) == {"21", "22"}
 
-    def test_the_nearest_bridge_must_hold_exactly_two(self) -> None:
+    def test_nearest_bridge_must_have_exactly_two_devices(self) -> None:
         two_and_two = [u30("21", path="01"), u30("22", path="01"), u30("23", path="02"), u30("24", path="02")]
         late = CardPairing(pair=True, wait=0)
         assert cards(late.assign(two_and_two, 0)) == {("21", "22"), ("23", "24")}
@@ -110,7 +110,7 @@ class TestWithoutSerial:
         assert assignment.cards == {}
         assert ids(four, assignment) == ["21", "22", "23", "24"]
 
-    def test_a_root_bus_is_a_bridge_too(self) -> None:  # AWS VT1: 0000:00:1e.0 and 0000:00:1f.0
+    def test_root_bus_counts_as_a_bridge(self) -> None:  # AWS VT1: 0000:00:1e.0 and 0000:00:1f.0
         devices = [replace(u30(bus), pcie_path=("pci0000:00",)) for bus in ("21", "22")]
         assert cards(CardPairing(pair=True, wait=0).assign(devices, 0)) == {("21", "22")}
 
@@ -157,7 +157,7 @@ class TestDecided:
         assert cards(assignment) == {("21", "22")}
         assert ids(devices, assignment) == ["21", "23"]
 
-    def test_half_a_card_is_not_offered(self) -> None:
+    def test_card_with_one_of_two_devices_is_not_offered(self) -> None:
         pairing = CardPairing(pair=True)
         pairing.assign([u30("21", "A"), u30("22", "A")], 0)
         left = (u30("22", "A"),)

@@ -277,7 +277,7 @@ def test_resource_names(name: str, *, valid: bool) -> None:
 
 
 @pytest.mark.parametrize(("name", "version"), [("kubernetes.io/fpga", "v1beta1"), (RESOURCE, "v1alpha1")])
-def test_a_bad_request_is_refused_without_a_dial_back(
+def test_bad_request_is_refused_without_a_dial_back(
     kubelet: KubeletDouble, plugin: Plugin, name: str, version: str
 ) -> None:
     with pytest.raises(grpc.RpcError) as refused:
@@ -455,7 +455,7 @@ def test_register_refuses_with_the_configured_code(kubelet: KubeletDouble, plugi
     _serving(kubelet, plugin, "a")
 
 
-def test_a_stream_can_be_cut_while_kubelet_lives(kubelet: KubeletDouble, start: Start) -> None:
+def test_stream_can_be_cut_while_kubelet_runs(kubelet: KubeletDouble, start: Start) -> None:
     plugin = start("one.sock")
     _serving(kubelet, plugin, "a")
     kubelet.cut_stream(RESOURCE)

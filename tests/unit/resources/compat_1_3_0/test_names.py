@@ -218,7 +218,7 @@ def test_rules_of_the_advice_give_the_same_names(file: dict[str, str], exact: bo
             assert names.resource_name(each) == theirs
 
 
-def test_quote_makes_a_text_of_all_but_the_ends() -> None:
+def test_quote_drops_first_and_last_character() -> None:
     names = parse(b"""{"*-*-*": "'a'+xbc'+'-'+SN"}""")
     assert (
         Compat130Names("amd.com/", Compat130Settings(), names).resource_name(device(serial="X1"))

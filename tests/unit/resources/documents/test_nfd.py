@@ -88,7 +88,7 @@ def test_labels_are_valid_for_any_device(rows: list[tuple[str, str | None, str, 
     )
 
 
-async def test_a_version_counts_for_as_long_as_it_cannot_be_read() -> None:
+async def test_last_known_version_is_used_while_unreadable() -> None:
     versions = DriverVersions("/nowhere")
     for answer, told, complete in (
         (["2.16.0"], {"xocl": "2.16.0"}, True),

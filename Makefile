@@ -14,7 +14,7 @@ DIST ?= dist
 WORKERS ?= 4
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal
 
-.PHONY: run test test-fast test-service coverage e2e test-deploy check format bench faults faults-all soak fuzz protos docs lock image image-name version release dist manifests clean
+.PHONY: run test test-fast test-service coverage picture e2e test-deploy check format bench faults faults-all soak fuzz protos docs lock image image-name version release dist manifests clean
 
 run: $(VENV)/.run
 	$(BIN)/python -m xilinx_fpga_dp simulate $(ARGS)
@@ -85,6 +85,10 @@ protos: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python docs/tools/settings.py write
 	$(BIN)/python docs/tools/boards.py write
+
+# The picture of the README, recorded from a run of `simulate`.
+picture: $(VENV)/.dev
+	$(BIN)/python docs/tools/picture.py
 
 # For this machine's architecture. BASE=... for another base, IMAGE_ARGS=... for the builder's own options.
 image:

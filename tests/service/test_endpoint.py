@@ -164,7 +164,7 @@ async def test_last_list_reaches_a_client_that_sends_before_it_reads(tmp_path: P
     reader.send_data(1, message(b""), end_stream=True)
 
     async def served(client: socket.socket) -> None:
-        async with directory.serving(plugin, endpoint.resource, plugin.disconnected) as bound:
+        async with directory.serving(plugin, endpoint.resource) as bound:
             await loop.sock_connect(client, str(tmp_path / bound.name))
             await loop.sock_sendall(client, reader.data_to_send())
             await plugin.stream.until(lambda stream: stream is ListStream.OPEN)
@@ -250,7 +250,7 @@ async def test_client_that_never_reads_is_cut_off(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as silent, mock.patch.object(rpc_server, "_FLUSH_LIMIT", 0.2):
         silent.setblocking(False)
         async with (
-            directory.serving(plugin, endpoint.resource, plugin.disconnected) as bound,
+            directory.serving(plugin, endpoint.resource) as bound,
             asyncio.timeout(20),
         ):
             await loop.sock_connect(silent, str(tmp_path / bound.name))
@@ -284,7 +284,7 @@ async def test_connection_forgets_ended_calls(tmp_path: Path) -> None:
     offered = offer(device())
     plugin = Plugin(offered.resource, lambda: offered, PluginConfig(PLAIN, 60), NoMetrics())
     with mock.patch.object(rpc_server, "RpcServer", Server):
-        async with socket_directory(tmp_path).serving(plugin, offered.resource, plugin.disconnected) as bound:
+        async with socket_directory(tmp_path).serving(plugin, offered.resource) as bound:
             with _channel(tmp_path / bound.name) as channel:
                 assert len(await asyncio.to_thread(asked, channel, 1500)) == 1
                 [protocol] = made

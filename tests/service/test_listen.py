@@ -23,7 +23,7 @@ _SEVERAL = 10  # fewer than kubelet may open, more than asyncio's own backlog
 async def for_kubelet(directory: Path) -> AsyncIterator[tuple[socket.AddressFamily, Any]]:
     offered = offer(device())
     plugin = Plugin(offered.resource, lambda: offered, PluginConfig(PLAIN, 5), NoMetrics())
-    async with socket_directory(directory).serving(plugin, offered.resource, plugin.disconnected) as bound:
+    async with socket_directory(directory).serving(plugin, offered.resource) as bound:
         yield socket.AF_UNIX, f"{directory}/{bound.name}"
 
 

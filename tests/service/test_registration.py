@@ -13,9 +13,9 @@ import pytest
 from tests.support.double import KubeletDouble
 from tests.support.process import Service, eventually
 from tests.support.running import settings_for
-from xilinx_fpga_dp.deviceplugin.messages import options
 from xilinx_fpga_dp.deviceplugin.registration import register
 from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.rpc.api.deviceplugin_v1beta1 import DevicePluginOptions
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
@@ -153,6 +153,6 @@ async def test_removed_socket_is_not_registered(node: SampleNode, kubelet: Kubel
     kubelet.dial_limit = 0.2
     kubelet.start()
     with pytest.raises(FileNotFoundError, match=r"gone-fpga\.sock"):
-        await register(str(kubelet.socket), "gone-fpga.sock", U200, options(preferred=True, pre_start=False))
+        await register(str(kubelet.socket), "gone-fpga.sock", U200, DevicePluginOptions())
     await asyncio.sleep(0.5)
     assert kubelet.refusals == [], "kubelet was not made to dial it"

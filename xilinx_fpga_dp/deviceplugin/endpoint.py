@@ -147,7 +147,7 @@ class Endpoint:
         plugin = Plugin(self.resource, lambda: self.offer.value, self._config, self._metrics)
         newest = self._directory.state.value.newest_instance
         reached: set[Identity | None] = {kubelet}  # kubelets that this round's Register may have reached
-        async with self._directory.serving(plugin, self.resource, plugin.disconnected) as socket:
+        async with self._directory.serving(plugin, self.resource) as socket:
             why = await race(
                 self._gone(),
                 _then(self._superseded(newest), Event.SUPERSEDED),

@@ -56,13 +56,6 @@ def _google_order(entry: tuple[str, str]) -> bytes:
     return entry[0].encode() + b"\xff"
 
 
-def options(*, preferred: bool, pre_start: bool) -> v1beta1.DevicePluginOptions:
-    """Return which optional calls kubelet shall make: the answer to GetDevicePluginOptions."""
-    return v1beta1.DevicePluginOptions(
-        get_preferred_allocation_available=preferred, pre_start_required=pre_start
-    )
-
-
 def preference(choices: Sequence[Sequence[str]]) -> bytes:
     """Encode the answer to GetPreferredAllocation: the ids for each container, as requested."""
     return bytes(

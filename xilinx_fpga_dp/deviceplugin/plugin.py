@@ -1,7 +1,7 @@
 """The DevicePlugin service of one resource on one socket: what kubelet calls.
 
-It answers from values it is given; it knows no sysfs, no socket and no registration. Two streams of events
-leave it: ``stream`` shows whether kubelet reads the list, and the metrics count lists and answers.
+It answers from values; it knows no sysfs, no socket and no registration. ``stream`` shows whether kubelet
+reads the list.
 """
 
 import asyncio
@@ -13,8 +13,7 @@ from enum import Enum
 from functools import lru_cache, partial
 from typing import Any
 
-import grpclib.const
-from grpclib.const import Cardinality, Status
+from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 from grpclib.server import Stream
 
@@ -33,37 +32,32 @@ _SERVICE = "/v1beta1.DevicePlugin/"
 # Answers kept encoded. A node has a few dozen devices, and pods ask for the same ones again and again.
 _KEPT_ANSWERS = 64
 
+_Answer = Callable[[Any], Awaitable[bytes]]  # encodes the answer to a request
+
 
 @dataclass(frozen=True, slots=True)
 class PluginConfig:
-    """How kubelet is answered, the same for all resources.
+    """How kubelet is answered, the same for all resources."""
 
-    Attributes:
-        grants: decides what a container gets.
-        time_limit: seconds any unary call may take. kubelet itself sets no deadline, and its whole sync loop
-            waits while it allocates.
-        policy: which of the free devices kubelet should prefer; ``none`` if kubelet shall not ask.
-        pre_start: whether kubelet shall ask before each container start.
-    """
-
-    grants: Allocator
+    allocator: Allocator
+    # Seconds any unary call may take. kubelet sets no deadline, and its sync loop waits while it allocates.
     time_limit: float
-    policy: str = "numa"
-    pre_start: bool = False
+    policy: str = "numa"  # which of the free devices kubelet should prefer; ``none`` if it shall not ask
+    pre_start: bool = False  # whether kubelet shall ask before each container start
 
     @property
     def options(self) -> v1beta1.DevicePluginOptions:
         """Which optional calls kubelet shall make."""
-        return messages.options(preferred=self.policy != "none", pre_start=self.pre_start)
+        return v1beta1.DevicePluginOptions(
+            get_preferred_allocation_available=self.policy != "none", pre_start_required=self.pre_start
+        )
 
 
 class ListStream(Enum):
     """kubelet's ListAndWatch stream: the first one, since only kubelet learns the socket's name at first."""
 
     AWAITED = "awaited"
-    DISCONNECTED = (
-        "disconnected"  # a client that called has closed its connection and has not asked for the list
-    )
+    DISCONNECTED = "disconnected"  # a client that called has closed its connection without it
     OPEN = "open"
     ENDED = "ended"
 
@@ -71,29 +65,18 @@ class ListStream(Enum):
 class Plugin:
     """One resource's service, for the life of one socket.
 
-    Args:
-        resource: its name.
-        offer: returns what the resource advertises now; None if it is gone.
-        config: how calls are answered.
-        metrics: counts lists and answers.
+    ``offer`` returns what the resource advertises now; None if it is gone.
     """
 
     def __init__(
-        self,
-        resource: str,
-        offer: Callable[[], Offer | None],
-        config: PluginConfig,
-        metrics: PluginMetrics,
+        self, resource: str, offer: Callable[[], Offer | None], config: PluginConfig, metrics: PluginMetrics
     ) -> None:
         self._resource = resource
         self._offer = offer
         self._config = config
-        self._grants = config.grants
-        self._time_limit = config.time_limit
         self._metrics = metrics
-        self._encoded_offer = offer()  # and its list:
-        self._encoded = messages.device_list(self._encoded_offer)
-        self._lists = Latest(self._encoded)
+        self._encoded = (offer(), messages.device_list(offer()))
+        self._lists = Latest(self._encoded[1])
         self._answer = lru_cache(_KEPT_ANSWERS)(self._encoded_answer)
         self.stream = Latest(ListStream.AWAITED)  # set here only
         self._calls: set[asyncio.Task[Any]] = set()  # unary calls under way
@@ -110,31 +93,30 @@ class Plugin:
 
     def _encoded_list(self) -> bytes:
         """Return the current list; encoding one of many replicas takes a while, so each offer's is kept."""
-        if self._offer() is not self._encoded_offer:
-            self._encoded_offer = self._offer()
-            self._encoded = messages.device_list(self._encoded_offer)
-        return self._encoded
+        if (offer := self._offer()) is not self._encoded[0]:
+            self._encoded = (offer, messages.device_list(offer))
+        return self._encoded[1]
 
     # What the server needs
 
-    def __mapping__(self) -> dict[str, grpclib.const.Handler]:
-        """Return grpclib's table of methods, whose names are those of protos/deviceplugin_v1beta1.proto."""
-        return {
-            f"{_SERVICE}ListAndWatch": grpclib.const.Handler(
-                self._list_and_watch,
-                Cardinality.UNARY_STREAM,
-                v1beta1.Empty,
-                v1beta1.ListAndWatchResponse,
-            ),
-            **self._unary("GetDevicePluginOptions", self._options, v1beta1.Empty),
-            **self._unary("GetPreferredAllocation", self._preferred, v1beta1.PreferredAllocationRequest),
-            **self._unary("Allocate", self._allocate, v1beta1.AllocateRequest),
-            **self._unary("PreStartContainer", self._pre_start, v1beta1.PreStartContainerRequest),
+    def __mapping__(self) -> dict[str, Handler]:
+        unary: dict[str, tuple[_Answer, type]] = {
+            "GetDevicePluginOptions": (self._options, v1beta1.Empty),
+            "GetPreferredAllocation": (self._preferred, v1beta1.PreferredAllocationRequest),
+            "Allocate": (self._allocate, v1beta1.AllocateRequest),
+            "PreStartContainer": (self._pre_start, v1beta1.PreStartContainerRequest),
         }
+        handlers = {
+            method: Handler(partial(self._unary, method, answer), Cardinality.UNARY_UNARY, request, bytes)
+            for method, (answer, request) in unary.items()
+        }
+        handlers["ListAndWatch"] = Handler(
+            self._list_and_watch, Cardinality.UNARY_STREAM, v1beta1.Empty, bytes
+        )
+        return {_SERVICE + method: handler for method, handler in handlers.items()}
 
     @property
     def busy(self) -> bool:
-        """Whether a unary call is under way."""
         return bool(self._calls)
 
     def refuse_new(self) -> None:
@@ -148,43 +130,34 @@ class Plugin:
         self._lists.close()
 
     def disconnected(self) -> None:
-        """Note that no connection is left of those that have carried calls."""
         if self.stream.value is ListStream.AWAITED:
             self.stream.set(ListStream.DISCONNECTED)
 
     # The calls
 
-    def _unary(
-        self, method: str, answer: Callable[[Any], Awaitable[bytes]], request_type: type
-    ) -> dict[str, grpclib.const.Handler]:
-        async def handle(stream: Stream[Any, Any]) -> None:
-            began = time.perf_counter()
-            try:
-                encoded = await self._bounded(method, stream, answer)
-            except GRPCError as error:
-                self._metrics.answered(self._resource, method, error.status.name, time.perf_counter() - began)
-                raise
-            took = time.perf_counter() - began
-            _after_call(lambda: self._metrics.answered(self._resource, method, Status.OK.name, took))
-            await stream.send_message(encoded)
+    async def _unary(self, method: str, answer: _Answer, stream: Stream[Any, Any]) -> None:
+        began = time.perf_counter()
+        try:
+            encoded = await self._bounded(method, answer, stream)
+        except GRPCError as error:
+            self._metrics.answered(self._resource, method, error.status.name, time.perf_counter() - began)
+            raise
+        took = time.perf_counter() - began
+        _after_call(partial(self._metrics.answered, self._resource, method, Status.OK.name, took))
+        await stream.send_message(encoded)
 
-        return {
-            _SERVICE + method: grpclib.const.Handler(handle, Cardinality.UNARY_UNARY, request_type, bytes)
-        }
-
-    async def _bounded(
-        self, method: str, stream: Stream[Any, Any], answer: Callable[[Any], Awaitable[bytes]]
-    ) -> bytes:
+    async def _bounded(self, method: str, answer: _Answer, stream: Stream[Any, Any]) -> bytes:
         """Turn every outcome into an answer or a status: without either, kubelet would wait for ever."""
-        call = asyncio.current_task()
-        assert call is not None  # noqa: S101 - grpclib makes a task of each call
+        what = f"{method} of {self._resource}"
+        ending = GRPCError(Status.UNAVAILABLE, f"{what}: the plugin is ending")
+        call = _current_call()
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
-        ending = GRPCError(Status.UNAVAILABLE, f"{method} of {self._resource}: the plugin is ending")
         if self._refusing:
             raise ending
+        limit = self._config.time_limit
         try:
-            async with asyncio.timeout(self._time_limit):
+            async with asyncio.timeout(limit):
                 return await answer(await _received(method, stream))
         except (GRPCError, StreamTerminatedError):
             raise
@@ -194,20 +167,17 @@ class Plugin:
             )
             raise GRPCError(Status[refusal.code.name], refusal.message) from None
         except TimeoutError:
-            raise GRPCError(
-                Status.DEADLINE_EXCEEDED,
-                f"{method} of {self._resource} took more than {self._time_limit:g} s",
-            ) from None
+            raise GRPCError(Status.DEADLINE_EXCEEDED, f"{what} took more than {limit:g} s") from None
         except asyncio.CancelledError:
             if self._refusing:
                 call.uncancel()
                 raise ending from None
             if call.cancelling():
                 raise  # the stream or the connection ends
-            raise GRPCError(Status.INTERNAL, f"{method} of {self._resource} was interrupted") from None
+            raise GRPCError(Status.INTERNAL, f"{what} was interrupted") from None
         except Exception as error:
             log.exception(Event.CALL_FAILED, extra={"resource": self._resource, "method": method})
-            raise GRPCError(Status.INTERNAL, f"{method} of {self._resource} failed: {error!r}") from None
+            raise GRPCError(Status.INTERNAL, f"{what} failed: {error!r}") from None
 
     async def _list_and_watch(self, stream: Stream[v1beta1.Empty, Any]) -> None:
         await _received("ListAndWatch", stream)
@@ -234,44 +204,43 @@ class Plugin:
         return bytes(self._config.options)
 
     async def _preferred(self, request: v1beta1.PreferredAllocationRequest) -> bytes:
-        offer = self._current()
-        return messages.preference(
-            [
-                preferred(offer, *wanted, self._config.policy)
-                for wanted in messages.preferences_requested(request)
-            ]
-        )
+        offer, policy = self._current(), self._config.policy
+        requested = messages.preferences_requested(request)
+        return messages.preference([preferred(offer, *wanted, policy) for wanted in requested])
 
     async def _allocate(self, request: v1beta1.AllocateRequest) -> bytes:
         offer = self._current()
         if not request.container_requests:
             raise GRPCError(Status.INVALID_ARGUMENT, f"Allocate of {self._resource} for no container")
-        containers = request.container_requests
-        answer = self._answer(
-            tuple([await self._grants.resolve(offer, each.devices_ids) for each in containers])
-        )
-        for each in containers:
-            extra = {"resource": self._resource, "devices": ",".join(each.devices_ids)}
+        resolve = self._config.allocator.resolve
+        ids = [container.devices_ids for container in request.container_requests]
+        answer = self._answer(tuple([await resolve(offer, each) for each in ids]))
+        for each in ids:
+            extra = {"resource": self._resource, "devices": ",".join(each)}
             _after_call(partial(log.info, Event.ALLOCATED, extra=extra))
         return answer
 
-    def _encoded_answer(self, answers: tuple[Resolution, ...]) -> bytes:
-        return messages.allocation([self._grants.grant(answer) for answer in answers])
+    def _encoded_answer(self, resolutions: tuple[Resolution, ...]) -> bytes:
+        return messages.allocation([self._config.allocator.grant(each) for each in resolutions])
 
     async def _pre_start(self, request: v1beta1.PreStartContainerRequest) -> bytes:
         if self._config.pre_start:
-            await self._grants.devices(self._current(), request.devices_ids)
+            await self._config.allocator.devices(self._current(), request.devices_ids)
         return bytes(v1beta1.PreStartContainerResponse())
 
     def _current(self) -> Offer:
         return self._offer() or Offer(self._resource, ())
 
 
-def _after_call(act: Callable[[], object]) -> None:
-    """Run ``act`` when the answer of the call under way has been sent: kubelet need not wait for it."""
+def _current_call() -> asyncio.Task[Any]:
     call = asyncio.current_task()
     assert call is not None  # noqa: S101 - grpclib makes a task of each call
-    call.add_done_callback(lambda call: None if call.cancelled() or call.exception() else act())
+    return call
+
+
+def _after_call(act: Callable[[], object]) -> None:
+    """Run ``act`` when the answer of the call under way has been sent: kubelet need not wait for it."""
+    _current_call().add_done_callback(lambda call: None if call.cancelled() or call.exception() else act())
 
 
 async def _received(method: str, stream: Stream[Any, Any]) -> Any:

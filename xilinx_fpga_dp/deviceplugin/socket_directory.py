@@ -1,27 +1,25 @@
 """The directory of kubelet's socket and the plugin's: its state, kept current, and the sockets served in it.
 
-One scan reads the whole directory and gives a whole new state; nothing is inferred from events. inotify, or a
-timer where inotify has no watch left, only wakes the next scan. A scan runs in a thread with a time limit,
-since the directory may be on a mount that hangs; if it does not answer, the state keeps what must not be
-guessed.
+One scan reads the whole directory and gives a whole new state; inotify or a timer only wakes the next scan.
+It runs in a thread with a time limit: the directory may be on a mount that hangs. If it does not answer, the
+state keeps what must not be guessed. Each scan also renews this instance's `InstanceLock`.
 
 kubelet removes all sockets when it starts (cm/devicemanager/manager.go) and leaves its own behind when it
 dies. So a state names files by identity: another identity of ``kubelet.sock`` is a new kubelet, and a missing
 name or identity of a served socket means that kubelet can't reach it. Endpoints wait on ``state`` and decide
 for themselves.
-
-Each scan also renews this instance's place among the instances on the node, see `instance_lock`.
 """
 
 import asyncio
 import errno
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-from xilinx_fpga_dp.aio.blocking_reader import BlockingReader, Pending
+from xilinx_fpga_dp.aio.blocking_reader import BlockingReader
 from xilinx_fpga_dp.aio.coalesced import Coalesced
 from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher, Place
 from xilinx_fpga_dp.aio.latest import Latest
@@ -36,12 +34,10 @@ log = logging.getLogger(__name__)
 
 KUBELET_SOCKET = "kubelet.sock"
 
-# Seconds between scans that nothing woke, and that one scan may take.
-_SCAN_EVERY = 2.0
-_SCAN_LIMIT = 5.0
-_RELEASE_LIMIT = 0.3
-# Seconds between scans while a newer instance is active or the directory can't be read or written.
-_SCAN_SOON = 0.5
+_SCAN_EVERY = 2.0  # seconds between scans that nothing woke
+_SCAN_SOON = 0.5  # the same while a newer instance is active or the directory can't be read or written
+_SCAN_LIMIT = 5.0  # seconds that a scan may take
+_RELEASE_LIMIT = 0.3  # seconds that the release of the lock may take
 # Events cause so many scans in a row, then one every so many seconds.
 _BURST = 10
 _INTERVAL = 0.02
@@ -55,21 +51,13 @@ The inode alone is not enough: a new socket can get that of the one just removed
 
 @dataclass(frozen=True, slots=True)
 class DirectoryState:
-    """The result of one scan.
+    """The result of one scan."""
 
-    Attributes:
-        kubelet: kubelet's socket; None if there is none.
-        sockets: the sockets with our suffix, of this and other instances.
-        standby: a newer instance lives on the node, so this one stands by.
-        newest_instance: the newest of those newer instances so far, dead or alive; empty if there was none.
-        problem: why the directory can't be read, or takes no socket; None if it does.
-    """
-
-    kubelet: Identity | None = None
-    sockets: frozenset[tuple[str, Identity]] = frozenset()
-    standby: bool = False
-    newest_instance: str = ""
-    problem: str | None = None
+    kubelet: Identity | None = None  # of kubelet's socket; None if there is none
+    sockets: frozenset[tuple[str, Identity]] = frozenset()  # with our suffix, of this and other instances
+    standby: bool = False  # a newer instance lives on the node, so this one stands by
+    newest_instance: str = ""  # the newest of the newer ones so far, dead or alive; empty if there was none
+    problem: str | None = None  # why the directory can't be read, or takes no socket; None if it does
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +73,7 @@ class ServedSocket:
 
 
 class SocketDirectory:
-    """The directory as of the last scan, in ``state``.
-
-    Args:
-        path: of the directory.
-        lock: this instance's place among others.
-        metrics: counts restarts of kubelet.
-    """
+    """The directory as of the last scan, in ``state``."""
 
     def __init__(self, path: str, lock: InstanceLock, metrics: PluginMetrics) -> None:
         self.path = path
@@ -101,12 +83,10 @@ class SocketDirectory:
         self.state = Latest(DirectoryState())  # set by `refresh`
         self._kubelet: Identity | None = None  # the last one seen
         self._own: set[str] = set()  # names of this process's sockets
-        # fold: a socket is complete as soon as it exists
-        self._watcher = DirectoryWatcher(path, lock.folder, fold=0)
-        self._reads: BlockingReader[tuple[DirectoryState, list[Place]] | None] = BlockingReader()
+        self._watcher = DirectoryWatcher(path, lock.folder, fold=0)  # a socket is complete once it exists
+        self._reads: BlockingReader[Any] = BlockingReader()
         self._scans = Coalesced(self._refresh)
         self._places: list[Place] | None = None  # to watch, as of the last scan; None: it did not answer
-        self._logged_problem: str | None = None
 
     @property
     def others(self) -> frozenset[str]:
@@ -114,9 +94,7 @@ class SocketDirectory:
         return frozenset(name for name, _ in self.state.value.sockets) - self._own
 
     @asynccontextmanager
-    async def serving(
-        self, servicer: Servicer, resource: str, disconnected: Callable[[], None]
-    ) -> AsyncIterator[ServedSocket]:
+    async def serving(self, servicer: Servicer, resource: str) -> AsyncIterator[ServedSocket]:
         """Serve a resource on a new socket here: see `rpc.server.serving`.
 
         Raises:
@@ -126,7 +104,7 @@ class SocketDirectory:
         path = os.path.join(self.path, name)
         self._own.add(name)
         try:
-            async with serving(servicer, path, disconnected):
+            async with serving(servicer, path):
                 yield ServedSocket(name, identity_of(path))
         finally:
             self._own.discard(name)
@@ -158,7 +136,8 @@ class SocketDirectory:
 
     async def _refresh(self) -> DirectoryState:
         state = await self._read()
-        self._log(state.problem)
+        if state.problem != self.state.value.problem:
+            self._log(state.problem)
         if state.kubelet is not None:
             if self._kubelet not in (None, state.kubelet):
                 self._metrics.kubelet_restart()
@@ -167,14 +146,17 @@ class SocketDirectory:
         return state
 
     async def _read(self) -> DirectoryState:
-        answer = await self._reads.read_fresh("", self._scan_and_places, _SCAN_LIMIT)
-        if isinstance(answer, tuple):
-            state, self._places = answer
+        state: DirectoryState
+        try:
+            state, self._places = await self._reads.read(self._scan_and_places, _SCAN_LIMIT)
+        except TimeoutError:
+            problem = f"no answer for {_SCAN_LIMIT:g} s"
+        except Exception as error:
+            problem = repr(error)
+        else:
             return state
         self._places = None
-        problem = f"no answer for {_SCAN_LIMIT:g} s" if isinstance(answer, Pending) else repr(answer)
-        last = self.state.value
-        return DirectoryState(standby=last.standby, newest_instance=last.newest_instance, problem=problem)
+        return replace(self.state.value, kubelet=None, sockets=frozenset(), problem=problem)
 
     def _scan_and_places(self) -> tuple[DirectoryState, list[Place]]:
         # The scan first: it makes the lock's folder. A change between the two changes the places, too, and
@@ -182,9 +164,6 @@ class SocketDirectory:
         return _scan(self.path, self.lock), self._watcher.locate()
 
     def _log(self, problem: str | None) -> None:
-        if problem == self._logged_problem:
-            return
-        self._logged_problem = problem
         if problem:
             log.warning(Event.SOCKET_DIRECTORY_UNUSABLE, extra={"path": self.path, "problem": problem})
         else:
@@ -202,7 +181,8 @@ def _scan(path: str, lock: InstanceLock) -> DirectoryState:
                     kubelet = identity_of(entry.path)
                 elif entry.name.endswith(SUFFIX) and is_socket(entry.path):
                     identity = identity_of(entry.path)
-                    sockets |= {(entry.name, identity)} if identity else set()
+                    if identity is not None:
+                        sockets.add((entry.name, identity))
         refused = unwritable(path)
     except OSError as error:
         return DirectoryState(standby=standby, newest_instance=lock.newest, problem=error.strerror)

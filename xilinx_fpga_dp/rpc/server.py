@@ -2,26 +2,21 @@
 
 grpclib's own server takes any number of connections and messages of any length. Its ``close()`` cancels
 streams without trailers, and since Python 3.12 its ``wait_closed()`` waits until the client closes the
-connection, which kubelet never does. So this module extends it at three points.
+connection, which kubelet never does. So this module limits the connections, passes grpclib only the header
+fields that it reads and a request within the limit, and adds an end of four steps, each with a time limit:
 
-* A connection is accepted, open, closed. asyncio calls ``connection_made`` some turns of the loop after it
-  has accepted; a connection that is one too many is closed only then.
-* A call passes a filter: grpclib gets only the header fields that it reads, in a form that it can read, and a
-  request no longer than the limit. The servicer parses the rest and answers with a status.
-* The end has four steps, each with a time limit: no new connection, and unary calls under way may finish; the
-  servicer refuses those that are left; it ends its streams, and each client is asked by a ping whether it has
-  read everything; every connection is closed. kubelet closes its connection as soon as its stream ends, hence
-  the calls come first.
+1. There is no new connection, and unary calls under way may finish.
+2. The servicer refuses those that are left: kubelet closes its connection when its stream ends.
+3. The servicer ends its streams, and a ping asks each client whether it has read everything.
+4. Every connection is closed.
 """
 
 import asyncio
 import logging
 import os
 import socket
-import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from enum import Enum
 from functools import partial
 from typing import Protocol, cast
 
@@ -29,7 +24,7 @@ import grpclib.const
 from grpclib.config import Configuration
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
-from grpclib.protocol import AbstractHandler, Buffer, H2Protocol, Stream
+from grpclib.protocol import Buffer, H2Protocol, Stream
 from grpclib.server import Handler, Server
 from h2.config import H2Configuration
 from h2.events import Event as H2Event
@@ -63,7 +58,7 @@ _MAX_TIMEOUT = 9
 
 
 class Servicer(Protocol):
-    """What a server serves."""
+    """The methods that a server serves, and its influence on their calls."""
 
     def __mapping__(self) -> Mapping[str, grpclib.const.Handler]:
         """Return grpclib's table of methods."""
@@ -78,22 +73,18 @@ class Servicer(Protocol):
     def end_streams(self) -> None:
         """Let every stream send its last message, then end."""
 
+    def disconnected(self) -> None:
+        """Note that the last open connection that has carried a call has closed."""
+
 
 @asynccontextmanager
-async def serving(
-    servicer: Servicer, path: str, disconnected: Callable[[], None] = lambda: None
-) -> AsyncIterator[None]:
+async def serving(servicer: Servicer, path: str) -> AsyncIterator[None]:
     """Serve on a new unix socket for root alone; at the end remove it and end all calls and streams cleanly.
-
-    Args:
-        servicer: answers the calls.
-        path: of the socket.
-        disconnected: called when the last open connection that has carried a call has closed.
 
     Raises:
         OSError: the socket can't be made. It carries the directory: the name may differ at each attempt.
     """
-    server = RpcServer(servicer, disconnected)
+    server = RpcServer(servicer)
     listener = _bound(path)
     try:
         await server.start(sock=listener, backlog=listen.AT_ONCE)
@@ -120,28 +111,30 @@ def _bound(path: str) -> socket.socket:
 class RpcServer(Server):
     """grpclib's server with bounded connections and an end."""
 
-    def __init__(self, servicer: Servicer, disconnected: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, servicer: Servicer) -> None:
         limit_closed_streams(_MAX_CLOSED_STREAMS)
         window = Configuration(http2_connection_window_size=_WINDOW, http2_stream_window_size=_WINDOW)
         super().__init__([servicer], codec=Codec(), config=window)
         self._servicer = servicer
-        self._disconnected = disconnected
-        self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
+        self._connections: set[_Connection] = set()  # the open ones
         self._ended = False
 
     def _protocol_factory(self) -> H2Protocol:
-        made = super()._protocol_factory()
-        calls = _Calls(cast(Handler, made.handler))
-        connection = _Connection(calls, made.config, made.h2_config, self._connection_lost)
-        open_ones = sum(not each.closed for each in self._connections)
-        if self._ended or open_ones >= _MAX_CONNECTIONS:
-            connection.close("not wanted")
-        self._connections.add(connection)
-        return connection
+        calls = _Calls(self._mapping, self._codec, self._status_details_codec, self.__dispatch__)
+        return _Connection(self, calls, self._config, self._h2_config)
 
-    def _connection_lost(self) -> None:
-        if all(each.closed or not each.called for each in self._connections):
-            self._disconnected()
+    def connection_made(self, connection: "_Connection") -> None:
+        """Take a connection, or close one that is not wanted: asyncio reports it only after it accepts it."""
+        if self._ended or sum(not each.closing for each in self._connections) >= _MAX_CONNECTIONS:
+            connection.close("not wanted")
+        else:
+            self._connections.add(connection)
+
+    def connection_lost(self, connection: "_Connection") -> None:
+        """Forget a connection that has closed."""
+        self._connections.discard(connection)
+        if connection.called and all(each.closing or not each.called for each in self._connections):
+            self._servicer.disconnected()
 
     async def end(self) -> None:
         """Take no more connections, let calls and then streams end, then close every connection."""
@@ -169,42 +162,32 @@ async def _wait_while(busy: Callable[[], bool], limit: float) -> None:
         await asyncio.sleep(0.005)
 
 
-class _State(Enum):
-    ACCEPTED = "accepted"  # `connection_made` is to come
-    UNWANTED = "unwanted"  # likewise, and closes it
-    MADE = "made"  # open until its transport closes
-
-
 class _Connection(H2Protocol):
     """One connection. An error that grpclib raises on its input closes it and is not logged as a fault."""
 
     handler: "_Calls"
 
     def __init__(
-        self, calls: "_Calls", config: Configuration, h2_config: H2Configuration, lost: Callable[[], None]
+        self, server: RpcServer, calls: "_Calls", config: Configuration, h2_config: H2Configuration
     ) -> None:
         super().__init__(calls, config, h2_config)
-        self._lost = lost
-        self._state = _State.ACCEPTED
+        self._server = server
         self._ping_sent = False
         self._ping_answered = False
 
     @property
-    def closed(self) -> bool:
-        """Whether it was open and no longer is."""
-        return self._state is _State.MADE and self.connection.is_closing()
+    def closing(self) -> bool:
+        """Whether it is closed, or will be once its client has read what was sent."""
+        return self.connection.is_closing()
 
     @property
     def called(self) -> bool:
         """Whether it has carried a call."""
-        return self._state is _State.MADE and bool(self.connection.streams_started)
+        return bool(self.connection.streams_started)
 
     def close(self, why: str) -> None:
-        """Close it and its calls; if it is not made yet, as soon as it is."""
-        if self._state is _State.MADE:
-            self.processor.close(why)
-        else:
-            self._state = _State.UNWANTED
+        """Close it and its calls."""
+        self.processor.close(why)
 
     def drained(self) -> bool:
         """Whether all calls have ended and the client has read that: it answers a ping, sent at first use.
@@ -212,9 +195,9 @@ class _Connection(H2Protocol):
         grpc's C core drops unread data as soon as it fails to send, an acknowledgement for one. On a
         connection closed too early the empty list of a resource that is gone got lost. grpc-go reads on.
         """
-        if self.handler.under_way:
+        if not self.handler.check_closed():  # a call is under way
             return False
-        if self.closed or not self.called:
+        if self.closing or not self.called:
             return True
         if not self._ping_sent:
             self._ping_sent = True
@@ -226,20 +209,14 @@ class _Connection(H2Protocol):
         self._ping_answered = self._ping_sent
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin."""
         super().connection_made(transport)
         self.handler.transport = cast(asyncio.Transport, transport)
         self.processor.processors[PingAckReceived] = self._ping_ack
-        wanted = self._state is _State.ACCEPTED
-        self._state = _State.MADE
-        if not wanted:
-            self.close("not wanted")
+        self._server.connection_made(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Report the end, if it has carried a call."""
         super().connection_lost(exc)
-        if self.called:
-            self._lost()
+        self._server.connection_lost(self)
 
     def data_received(self, data: bytes) -> None:
         """Take input; unknown frames, and frames after the last one, are among it."""
@@ -250,18 +227,10 @@ class _Connection(H2Protocol):
             self.close("not understood")
 
 
-class _Calls(AbstractHandler):
-    """The calls of one connection: grpclib's handler behind the filter of heads and the limit of requests."""
+class _Calls(Handler):
+    """The calls of one connection, behind the filter of heads and the limit of requests."""
 
     transport: asyncio.Transport  # set when the connection is made
-
-    def __init__(self, calls: Handler) -> None:
-        self._calls = calls
-
-    @property
-    def under_way(self) -> bool:
-        """Whether a call is under way."""
-        return not self._calls.check_closed()  # which forgets those that have ended
 
     def accept(
         self, stream: Stream, headers: list[tuple[str, str]], release_stream: Callable[[], None]
@@ -269,15 +238,11 @@ class _Calls(AbstractHandler):
         """Start a call, of which only the head has been read."""
         assert stream.id is not None  # noqa: S101 - for the type: it came with the head
         stream.buffer = _Request(partial(stream.connection.ack, stream.id))
-        self._calls.accept(stream, _filtered(headers), release_stream)
-
-    def cancel(self, stream: Stream) -> None:
-        """Cancel a call that the client has given up."""
-        self._calls.cancel(stream)
+        super().accept(stream, _filtered(headers), release_stream)
 
     def close(self) -> None:
         """Cancel all calls: the connection closes. It is cut off if the client does not read what is left."""
-        self._calls.close()
+        super().close()
         if self.transport.get_write_buffer_size():
             asyncio.get_running_loop().call_later(_FLUSH_LIMIT, self.transport.abort)
 

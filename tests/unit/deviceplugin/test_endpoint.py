@@ -146,7 +146,7 @@ async def test_call_without_an_answer_ends_with_a_status(
         assert isinstance(caught.value, grpc.Call)
         return caught.value
 
-    async with socket_directory(tmp_path).serving(plugin, offered.resource, plugin.disconnected) as bound:
+    async with socket_directory(tmp_path).serving(plugin, offered.resource) as bound:
         status = await asyncio.to_thread(call, tmp_path / bound.name)
     code, says = expected
     assert status.code() is code

@@ -17,13 +17,7 @@ from xilinx_fpga_dp.snapshot import Snapshot
 
 
 class CdiSpec:
-    """Keeps the spec in step with the snapshots.
-
-    Args:
-        directory: CDI_DIR.
-        snapshots: what is offered.
-        expose_mgmt: whether pods get management nodes.
-    """
+    """Keeps the spec in a directory in step with the snapshots."""
 
     def __init__(self, directory: str, snapshots: Latest[Snapshot], *, expose_mgmt: bool) -> None:
         self.file = ManagedFile(f"{directory}/{cdi.FILE}")
@@ -44,14 +38,13 @@ class CdiSpec:
 
     def scanned(self, began: float) -> None:
         """Trust the snapshots again for what was refreshed before a scan began."""
-        self._refreshed = {
-            address: refreshed for address, refreshed in self._refreshed.items() if refreshed[1] > began
-        }
+        newer = [refreshed for refreshed in self._refreshed.values() if refreshed[1] > began]
+        self._refreshed = {refreshed[0].address: refreshed for refreshed in newer}
 
     async def _write(self) -> bool:
-        refreshed = {address: device for address, (device, _) in self._refreshed.items()}
         known = self._snapshots.value.known
-        devices = {device.address: device for device in (known.devices if known else ())} | refreshed
+        refreshed = [device for device, _ in self._refreshed.values()]
+        devices = {device.address: device for device in (*(known.devices if known else ()), *refreshed)}
         return await self.file.set(
             cdi.spec((device, nodes_of(device, expose_mgmt=self._expose_mgmt)) for device in devices.values())
         )

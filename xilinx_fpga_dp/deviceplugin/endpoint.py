@@ -4,18 +4,12 @@ One task a resource goes round this loop, a round for each socket; ``status`` sh
 
     wait for kubelet -> bind -> serve -> register -> list live -> (round again, or the offer is gone)
 
-The reasons: kubelet's stream ends, the own socket is gone, kubelet is new, a newer instance came and went,
-SIGHUP. A failure waits, with back-off, and goes round again; it ends neither the process nor another
-resource. Cancelling leaves no file. What kubelet does, and what follows from it:
-
-* It dials the endpoint inside Register (plugin/v1beta1/client.go): the socket is served before, and
-  meanwhile.
-* Kubelets <= 1.36 keep the endpoint that registered last, and drop the new one if the old one's stream ends
-  during or after that Register (plugin/v1beta1/handler.go). Kubelets >= 1.37 key endpoints by socket
-  (kubernetes#135437). So each round has a new socket name, and begins when the last one's stream has ended.
-* It never dials again by itself: a lost stream needs a new Register.
-* It removes all sockets when it starts, and its own stays when it dies (cm/devicemanager/manager.go).
-* It takes the list that came last, from any instance: an older instance sends none, but keeps its stream.
+A failure waits, with back-off, and goes round again. Cancelling leaves no file. kubelet dials the endpoint
+inside Register (plugin/v1beta1/client.go), so the socket is served before; it never dials again by itself, so
+a lost stream needs a new Register. Kubelets <= 1.36 keep the endpoint that registered last, and drop the new
+one if the old one's stream ends during or after that Register (plugin/v1beta1/handler.go). Kubelets >= 1.37
+key endpoints by socket (kubernetes#135437). So each round has a new socket name, and begins when the last
+one's stream has ended. kubelet takes the list that came last, from any instance.
 """
 
 import asyncio
@@ -40,7 +34,7 @@ from xilinx_fpga_dp.deviceplugin.registration import register
 from xilinx_fpga_dp.deviceplugin.socket_directory import (
     DirectoryState,
     Identity,
-    ServedSocket,
+    Socket,
     SocketDirectory,
     identity_of,
 )
@@ -49,20 +43,18 @@ from xilinx_fpga_dp.observe.events import Event
 
 log = logging.getLogger(__name__)
 
-# Seconds kubelet may take from its answer to Register until it asks for the list.
-_STREAM_LIMIT = 10.0
+_STREAM_LIMIT = 10.0  # seconds kubelet may take from its answer to Register until it asks for the list
 # Seconds between attempts while kubelet's socket is there: doubling from the first to the last.
 _FIRST_DELAY = 0.02
 _LAST_DELAY = 0.5
-# Seconds from the first file to the last when a directory is removed.
-_REMOVAL = 0.02
-# Seconds; a stream that lives no longer counts as a failure.
-_SHORT_LIFE = 1.0
+_REMOVAL = 0.02  # seconds from the first file to the last when a directory is removed
+_SHORT_LIFE = 1.0  # seconds; a stream that lives no longer counts as a failure
 # A device that flaps may make its resource send so many lists in a row, then one every so many seconds.
 _BURST = 5
 _INTERVAL = 1.0
 
 _STREAM_ENDED = "kubelet's stream ended"
+_SOCKET_GONE = "its socket is gone"
 
 
 class Phase(Enum):
@@ -76,17 +68,11 @@ class Phase(Enum):
 
 @dataclass(frozen=True, slots=True)
 class EndpointStatus:
-    """The state of one resource at kubelet.
-
-    Attributes:
-        phase: where the endpoint is.
-        failures: attempts in a row that failed.
-        last_error: why the last attempt failed; None if it did not.
-    """
+    """The state of one resource at kubelet."""
 
     phase: Phase = Phase.WAITING
-    failures: int = 0
-    last_error: str | None = None
+    failures: int = 0  # attempts in a row that failed
+    last_error: str | None = None  # why the last attempt failed; None if it did not
 
 
 class _NotRegistered(Exception):  # noqa: N818 - a reason, not a fault
@@ -175,7 +161,7 @@ class Endpoint:
             self._update(phase=Phase.WAITING, failures=failures)  # at once: the end of serving takes a moment
             log.info(Event.LEAVING_ENDPOINT, extra={"resource": self.resource, "why": why})
 
-    async def _register(self, plugin: Plugin, socket: ServedSocket, reached: set[Identity | None]) -> None:
+    async def _register(self, plugin: Plugin, socket: Socket, reached: set[Identity | None]) -> None:
         """Register until kubelet answers, then wait until it asks for the list."""
         path = self._directory.kubelet_socket
         while True:
@@ -245,30 +231,29 @@ class Endpoint:
         """Wait until the offer is gone."""
         await self.offer.until(lambda offer: offer is None)
 
-    async def _unreachable(self, socket: ServedSocket, reached: set[Identity | None]) -> str:
+    async def _unreachable(self, socket: Socket, reached: set[Identity | None]) -> str:
         """Wait until the directory shows a kubelet that is new, or that can't reach this socket.
 
         A directory that is away or can't be read shows no kubelet; nothing is taken from one that lives.
         """
 
-        def is_new(state: DirectoryState) -> bool:
-            return state.kubelet is not None and state.kubelet not in reached
+        def reason(state: DirectoryState) -> str | None:
+            if state.kubelet is None:
+                return None
+            if state.kubelet not in reached:
+                return "kubelet is new"
+            return None if socket in state.sockets else _SOCKET_GONE
 
-        def is_gone(state: DirectoryState) -> bool:
-            return state.kubelet is not None and not socket.reachable(state)
-
-        state = await self._directory.refresh()  # shows the socket, while kubelet is being registered with
+        await self._directory.refresh()  # shows the socket, while kubelet is being registered with
         while True:
-            state = await self._directory.state.until(lambda state: is_new(state) or is_gone(state))
-            if is_gone(state) and not is_new(state):
+            state = await self._directory.state.until(lambda state: reason(state) is not None)
+            if reason(state) == _SOCKET_GONE:
                 with suppress(TimeoutError):  # a removal of the whole directory reaches kubelet's socket soon
                     async with asyncio.timeout(_REMOVAL):
-                        await self._directory.state.until(lambda state: is_new(state) or not is_gone(state))
+                        await self._directory.state.until(lambda state: reason(state) != _SOCKET_GONE)
                 state = await self._directory.refresh()
-            if is_new(state):
-                return "kubelet is new"
-            if is_gone(state):
-                return "its socket is gone"
+            if why := reason(state):
+                return why
 
     async def _superseded(self, newest: str) -> None:
         """Wait until a newer instance than ``newest`` lives or has lived."""
@@ -303,7 +288,7 @@ class Endpoint:
     def _update(self, **changes: Any) -> None:
         self.status.set(replace(self.status.value, **changes))
 
-    def _registered(self, socket: ServedSocket) -> None:
+    def _registered(self, socket: Socket) -> None:
         self._update(phase=Phase.LISTED, last_error=None)
         self._metrics.registration(self.resource, "ok")
         log.info(Event.REGISTERED, extra={"resource": self.resource, "endpoint": socket.name})

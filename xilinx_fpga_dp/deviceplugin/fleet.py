@@ -1,7 +1,7 @@
 """All endpoints of the node: one for each offered resource, and no other."""
 
 import asyncio
-import logging
+from contextlib import suppress
 from functools import partial
 
 from xilinx_fpga_dp.aio.blocking_reader import BlockingReader
@@ -12,10 +12,7 @@ from xilinx_fpga_dp.deviceplugin.plugin_metrics import PluginMetrics
 from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory
 from xilinx_fpga_dp.deviceplugin.socket_names import sweep
 from xilinx_fpga_dp.model import Offers
-from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.snapshot import Snapshot
-
-log = logging.getLogger(__name__)
 
 _SWEEP_EVERY = 30.0  # seconds
 _SWEEP_AGAIN = 0.5  # seconds until a removal that failed is tried again
@@ -23,13 +20,7 @@ _SWEEP_LIMIT = 5.0  # seconds
 
 
 class Fleet:
-    """Keeps the endpoints in step with what the node offers.
-
-    Args:
-        directory: kubelet's socket directory.
-        config: how kubelet is answered.
-        metrics: counts what happens.
-    """
+    """Keeps the endpoints in step with what the node offers."""
 
     def __init__(self, directory: SocketDirectory, config: PluginConfig, metrics: PluginMetrics) -> None:
         self._directory = directory
@@ -38,11 +29,7 @@ class Fleet:
         self._endpoints: dict[str, Endpoint] = {}  # touched on the loop only
 
     async def run(self, snapshots: Latest[Snapshot]) -> None:
-        """Follow the offers, for ever; when cancelled, end all streams cleanly and leave no socket.
-
-        Args:
-            snapshots: what is offered; nothing before the first scan.
-        """
+        """Follow the offers, for ever; when cancelled, end all streams cleanly and leave no socket."""
         try:
             async with asyncio.TaskGroup() as group:
                 async for offers in snapshots.changes(lambda snapshot: snapshot.offers):
@@ -85,20 +72,16 @@ class Fleet:
 
     async def sweep(self) -> None:
         """Remove the sockets of dead instances, for ever: when the directory changes, and at intervals."""
-        reads: BlockingReader[dict[str, bool]] = BlockingReader()
+        reads: BlockingReader[bool] = BlockingReader()
         seen = None
         pause = _SWEEP_EVERY
         while True:
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
-                    seen = await self._directory.state.other_than(seen)
-            except TimeoutError:
-                seen = self._directory.state.value
+                    await self._directory.state.other_than(seen)
+            seen = self._directory.state.value
             pause = _SWEEP_EVERY
             if others := self._directory.others:
                 swept = await reads.read_fresh("", partial(sweep, self._directory.path, others), _SWEEP_LIMIT)
-                removed = swept if isinstance(swept, dict) else dict.fromkeys(others, False)
-                if not all(removed.values()):  # the directory is read-only, or does not answer
+                if swept is not True:  # the directory is read-only, or does not answer
                     pause = _SWEEP_AGAIN
-                for name in filter(removed.get, removed):
-                    log.info(Event.DEAD_SOCKET_REMOVED, extra={"socket": name})

@@ -1,19 +1,15 @@
 """This instance's place among the instances on a node: the newest live one is active, the others stand by.
 
 A rolling update runs two instances for a while, and kubelet takes the list that came last. So one of them
-must not list, and both must agree which.
+must not list, and both must agree which. Each instance holds a flock on a file of its own, which the kernel
+releases when the process dies. The files are in ``<PLUGINS_DIR>/fpga.xilinx.com/instances``, since kubelet
+wipes its socket directory when it starts.
 
-* Each instance holds a flock on a file of its own. The kernel releases it when the process dies, by any
-  signal.
-* The files are in ``<PLUGINS_DIR>/fpga.xilinx.com/instances``: kubelet wipes its socket directory when it
-  starts, but nothing wipes this one. DRA drivers keep their state beside it.
-* A file's name begins with a number, one above the highest so far. So names sort by age, and no clock is
-  involved.
-* A file gets its name after its lock is held. A scan in between would take its process for dead and remove
-  it.
-* The file of a dead instance stays until each live older one has seen it. An instance that was stopped
-  meanwhile learns by it that kubelet has replaced its endpoint, and registers again.
-* Where the folder can't be made or written, the instance logs one warning and works as if it were alone.
+A file's name begins with a number, one above the highest so far: names sort by age without a clock. A file
+gets its name after its lock is held; a scan in between would take its process for dead. The file of a dead
+instance stays until each live older one has seen it: an instance that was stopped meanwhile learns by it that
+kubelet has replaced its endpoint, and registers again. Where the folder can't be made or written, the
+instance logs one warning and works as if it were alone.
 """
 
 import errno
@@ -35,7 +31,6 @@ DRIVER = "fpga.xilinx.com"  # the folder of this program below PLUGINS_DIR
 _NAME = re.compile(r"(\d{10})-[0-9a-f]{8}")
 _UNLOCKED = ".new"  # the end of a file's name until its lock is held
 _ABANDONED = 1.0  # seconds after which the process of such a file is dead
-_NO_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)
 
 
 def lock_folder(plugins_dir: str) -> str:
@@ -49,20 +44,14 @@ def count_instances(plugins_dir: str) -> int:
     Raises:
         OSError: the folder can't be read.
     """
-    folder = lock_folder(plugins_dir)
     try:
-        names = os.listdir(folder)
+        return len(_live(lock_folder(plugins_dir)))
     except FileNotFoundError:
         return 0
-    return sum(_is_locked(os.path.join(folder, name)) for name in names if _NAME.fullmatch(name))
 
 
 class InstanceLock:
-    """This instance's lock. Methods block; ``superseded`` may be called from any thread, the others from one.
-
-    Args:
-        plugins_dir: kubelet's directory for plugins' data.
-    """
+    """This instance's lock. Methods block; all but ``superseded`` are called from one thread at a time."""
 
     def __init__(self, plugins_dir: str) -> None:
         self.folder = lock_folder(plugins_dir)
@@ -82,17 +71,18 @@ class InstanceLock:
             self._acquire()
             self._newer_lives = self._scan()
         except OSError as error:
-            if error.errno not in _NO_DESCRIPTORS:  # these pass, and the last result is the best guess
-                self._newer_lives = False
-                self._warn(error)
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                return self._newer_lives  # this error passes, and the last result is the best guess
+            self._newer_lives = False
+            if not self._warned:
+                self._warned = True
+                log.warning(Event.NO_INSTANCE_LOCK, extra={"path": self.folder, "error": error.strerror})
         return self._newer_lives
 
     def superseded(self) -> bool:
         """Return whether a newer instance lives right now. Changes nothing."""
-        if self._lock is None:
-            return False
         with suppress(OSError):
-            return any(name > self._name and _is_locked(self._path(name)) for name in self._others())
+            return self._lock is not None and any(name > self._name for name in _live(self.folder))
         return False
 
     def release(self) -> None:
@@ -104,7 +94,7 @@ class InstanceLock:
         if self._lock is None:
             return
         with suppress(OSError):
-            if not any(_is_locked(self._path(name)) for name in self._others()):
+            if _live(self.folder) == [self._name]:
                 os.unlink(self._path(self._name))
         os.close(self._lock)
         self._lock = None
@@ -119,8 +109,8 @@ class InstanceLock:
         _make_folder(self.folder)
         _remove_abandoned(self.folder)
         if not self._name:
-            numbers = [int(name[:10]) for name in self._others()]
-            self._name = f"{max(numbers, default=0) + 1:010}-{self._token}"
+            last = max(_names(self.folder), default="0")
+            self._name = f"{int(last[:10]) + 1:010}-{self._token}"
         self._lock = _locked_file(self._path(self._name))
 
     def _scan(self) -> bool:
@@ -129,7 +119,9 @@ class InstanceLock:
         A dead instance's file stays if it is newer than a live newer instance, which may not have seen it.
         """
         newer_lives = False
-        for name in sorted(self._others()):
+        for name in _names(self.folder):
+            if name == self._name:
+                continue
             lives = _is_locked(self._path(name))
             if name > self._name:
                 self.newest = max(self.newest, name)
@@ -139,17 +131,18 @@ class InstanceLock:
                     os.unlink(self._path(name))
         return newer_lives
 
-    def _others(self) -> list[str]:
-        return [name for name in os.listdir(self.folder) if _NAME.fullmatch(name) and name != self._name]
-
     def _path(self, name: str) -> str:
         return os.path.join(self.folder, name)
 
-    def _warn(self, error: OSError) -> None:
-        if not self._warned:
-            extra = {"path": self.folder, "error": error.strerror}
-            log.warning(Event.NO_INSTANCE_LOCK, extra=extra)
-            self._warned = True
+
+def _names(folder: str) -> list[str]:
+    """Return the names of the lock files, the oldest instance's first."""
+    return sorted(filter(_NAME.fullmatch, os.listdir(folder)))
+
+
+def _live(folder: str) -> list[str]:
+    """Return the names of the lock files that are locked, the oldest instance's first."""
+    return [name for name in _names(folder) if _is_locked(os.path.join(folder, name))]
 
 
 def _make_folder(path: str) -> None:
@@ -201,7 +194,7 @@ def _is_at(file: int, path: str) -> bool:
 
 
 def _is_locked(path: str) -> bool:
-    """Return whether another process holds the lock of a file; False if there is no file.
+    """Return whether any process, this one too, holds the lock of a file; False if there is no file.
 
     Raises:
         OSError: the file can't be opened.

@@ -17,7 +17,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from xilinx_fpga_dp.aio.blocking_reader import BlockingReader
 from xilinx_fpga_dp.aio.coalesced import Coalesced
@@ -49,27 +49,22 @@ The inode alone is not enough: a new socket can get that of the one just removed
 """
 
 
+class Socket(NamedTuple):
+    """A socket with our suffix. Its name was never used before."""
+
+    name: str
+    identity: Identity | None  # None if it was gone as soon as it was made
+
+
 @dataclass(frozen=True, slots=True)
 class DirectoryState:
     """The result of one scan."""
 
     kubelet: Identity | None = None  # of kubelet's socket; None if there is none
-    sockets: frozenset[tuple[str, Identity]] = frozenset()  # with our suffix, of this and other instances
+    sockets: frozenset[Socket] = frozenset()  # of this and other instances
     standby: bool = False  # a newer instance lives on the node, so this one stands by
     newest_instance: str = ""  # the newest of the newer ones so far, dead or alive; empty if there was none
     problem: str | None = None  # why the directory can't be read, or takes no socket; None if it does
-
-
-@dataclass(frozen=True, slots=True)
-class ServedSocket:
-    """A socket that this process serves. Its name was never used before, and only kubelet learns it."""
-
-    name: str
-    identity: Identity | None
-
-    def reachable(self, state: DirectoryState) -> bool:
-        """Whether the name leads to this socket."""
-        return self.identity is not None and (self.name, self.identity) in state.sockets
 
 
 class SocketDirectory:
@@ -94,7 +89,7 @@ class SocketDirectory:
         return frozenset(name for name, _ in self.state.value.sockets) - self._own
 
     @asynccontextmanager
-    async def serving(self, servicer: Servicer, resource: str) -> AsyncIterator[ServedSocket]:
+    async def serving(self, servicer: Servicer, resource: str) -> AsyncIterator[Socket]:
         """Serve a resource on a new socket here: see `rpc.server.serving`.
 
         Raises:
@@ -105,7 +100,7 @@ class SocketDirectory:
         self._own.add(name)
         try:
             async with serving(servicer, path):
-                yield ServedSocket(name, identity_of(path))
+                yield Socket(name, identity_of(path))
         finally:
             self._own.discard(name)
 
@@ -115,29 +110,30 @@ class SocketDirectory:
 
     async def run(self) -> None:
         """Keep ``state`` current, for ever; when cancelled, make way for an older instance."""
+        now = asyncio.get_running_loop().time
+        limit = RateLimit(_BURST, _INTERVAL)
         try:
-            await self._follow()
+            with self._watcher as watcher:
+                while True:
+                    watcher.clear()
+                    state = await self.refresh()
+                    if self._places is None or not watcher.rewatch(self._places):
+                        await watcher.wait(_SCAN_SOON if state.standby or state.problem else _SCAN_EVERY)
+                    await asyncio.sleep(limit.delay(now()))
+                    limit.done(now())
         except asyncio.CancelledError:
             # Behind a scan under way, which would take the lock again
             await self._reads.read_fresh("", self.lock.release, _RELEASE_LIMIT)
             raise
 
-    async def _follow(self) -> None:
-        now = asyncio.get_running_loop().time
-        limit = RateLimit(_BURST, _INTERVAL)
-        with self._watcher as watcher:
-            while True:
-                watcher.clear()
-                state = await self.refresh()
-                if self._places is None or not watcher.rewatch(self._places):
-                    await watcher.wait(_SCAN_SOON if state.standby or state.problem else _SCAN_EVERY)
-                await asyncio.sleep(limit.delay(now()))
-                limit.done(now())
-
     async def _refresh(self) -> DirectoryState:
         state = await self._read()
         if state.problem != self.state.value.problem:
-            self._log(state.problem)
+            if state.problem:
+                extra = {"path": self.path, "problem": state.problem}
+                log.warning(Event.SOCKET_DIRECTORY_UNUSABLE, extra=extra)
+            else:
+                log.info(Event.SOCKET_DIRECTORY_USABLE, extra={"path": self.path})
         if state.kubelet is not None:
             if self._kubelet not in (None, state.kubelet):
                 self._metrics.kubelet_restart()
@@ -163,12 +159,6 @@ class SocketDirectory:
         # then the watcher demands another scan.
         return _scan(self.path, self.lock), self._watcher.locate()
 
-    def _log(self, problem: str | None) -> None:
-        if problem:
-            log.warning(Event.SOCKET_DIRECTORY_UNUSABLE, extra={"path": self.path, "problem": problem})
-        else:
-            log.info(Event.SOCKET_DIRECTORY_USABLE, extra={"path": self.path})
-
 
 def _scan(path: str, lock: InstanceLock) -> DirectoryState:
     kubelet = None
@@ -182,7 +172,7 @@ def _scan(path: str, lock: InstanceLock) -> DirectoryState:
                 elif entry.name.endswith(SUFFIX) and is_socket(entry.path):
                     identity = identity_of(entry.path)
                     if identity is not None:
-                        sockets.add((entry.name, identity))
+                        sockets.add(Socket(entry.name, identity))
         refused = unwritable(path)
     except OSError as error:
         return DirectoryState(standby=standby, newest_instance=lock.newest, problem=error.strerror)

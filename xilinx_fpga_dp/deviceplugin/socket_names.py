@@ -1,6 +1,7 @@
 """The names of the plugin's sockets, and the removal of those that dead instances left."""
 
 import errno
+import logging
 import os
 import re
 import secrets
@@ -8,6 +9,10 @@ import socket
 import stat
 import time
 from collections.abc import Iterable
+
+from xilinx_fpga_dp.observe.events import Event
+
+log = logging.getLogger(__name__)
 
 SUFFIX = "-fpga.sock"  # of every socket of this program, and of plugin 1.3.0's
 MAX_PATH = 107  # bytes of a unix socket's path: sizeof(sockaddr_un.sun_path) less the final zero
@@ -36,17 +41,16 @@ def is_socket(path: str) -> bool:
         return False
 
 
-def sweep(directory: str, names: Iterable[str]) -> dict[str, bool]:
-    """Remove those sockets that refuse connections: a dead instance left them. Blocks.
+def sweep(directory: str, names: Iterable[str]) -> bool:
+    """Remove the sockets that refuse connections: a dead instance left them. Blocks.
 
-    Returns:
-        Whether each of those could be removed, by name.
+    Return whether all of those could be removed.
     """
-    paths = {name: os.path.join(directory, name) for name in names}
-    dead = [name for name in paths if _refuses(paths[name])]
+    dead = [path for path in (os.path.join(directory, name) for name in names) if _refuses(path)]
     if dead:
         time.sleep(_BIND_TO_LISTEN)
-    return {name: _removed(paths[name]) for name in dead if _refuses(paths[name])}
+    left = [path for path in dead if _refuses(path) and not _removed(path)]
+    return not left
 
 
 def foreign_sockets(directory: str) -> tuple[str, ...]:
@@ -75,4 +79,5 @@ def _removed(path: str) -> bool:
         os.unlink(path)
     except OSError:
         return False
+    log.info(Event.DEAD_SOCKET_REMOVED, extra={"socket": os.path.basename(path)})
     return True

@@ -240,7 +240,7 @@ class SnapshotBuilder:
         if self._compat:
             base = compat.Compat130Names(prefix, self._compat, customize, suffix=suffix)
         among = representatives(found.devices, cards) if cards else []
-        return rename_rules.Renaming(base, prefix, suffix, own).among(among)
+        return rename_rules.Renaming(base, own).among(among)
 
     def _parse(self, text: bytes) -> NameRules:
         if self._compat is None or not text.lstrip().startswith(b"{"):

@@ -303,7 +303,7 @@ def rules(data: bytes) -> None:
         assert all("\n" not in each for each in bad.problems), bad.problems
         return
     base = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")
-    names = renames.Renaming(base, "xilinx.com/fpga-", rules=taken).among(_DEVICES)
+    names = renames.Renaming(base, taken).among(_DEVICES)
     for device in _DEVICES:
         assert is_extended_resource_name(names.resource_name(device)), device.address
 

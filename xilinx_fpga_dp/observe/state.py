@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from xilinx_fpga_dp.model import Held, History, Offers, Unit
-from xilinx_fpga_dp.resources.allocator import nodes_of
+from xilinx_fpga_dp.resources.allocator import details_of, nodes_of
 from xilinx_fpga_dp.resources.offers import names_of
 
 
@@ -56,12 +56,7 @@ def _unit(resource: str, unit: Unit) -> dict[str, Any]:
     return {
         "id": unit.id,
         "resource": resource,
-        "shell": device.shell.vbnv,
-        "timestamp": device.shell.timestamp,
-        "board": device.board,
-        "serial": device.serial,
-        "logic_uuid": device.shell.logic_uuid,
-        "numa_node": device.numa_node,
+        **details_of(device),
         "driver": device.driver,
         "health": "Healthy" if unit.reason is None else "Unhealthy",
         "reason": unit.reason,

@@ -1,8 +1,7 @@
 """From device ids to what a container gets, or to a refusal. Opens no file: what reads the node is passed in.
 
 Allocate, PreStartContainer and ``explain`` use the same steps. `Allocator.resolve` reads the devices behind
-the ids again and refuses those that can't be granted now; `Allocator.grant` is pure and makes the answer of
-that resolution.
+the ids again and refuses those that can't be granted now; `Allocator.grant` makes the answer.
 """
 
 import asyncio
@@ -12,9 +11,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
-from xilinx_fpga_dp.model import Device, Grant, Offer, Unit
+from xilinx_fpga_dp.model import Device, Grant, Offer
 from xilinx_fpga_dp.resources.documents import cdi
 
 Refresh = Callable[[Device], Awaitable[Device | None]]
@@ -47,21 +47,19 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault
         self.message = message
 
 
+_invalid = partial(Refusal, Code.INVALID_ARGUMENT)
+_not_found = partial(Refusal, Code.NOT_FOUND)
+_not_now = partial(Refusal, Code.FAILED_PRECONDITION)
+
+
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """What ids resolve to: all that a grant depends on, and so a key to cache it under.
+    """What ids resolve to: all that a grant depends on, and so a key to cache it under."""
 
-    Attributes:
-        resource: the requested resource.
-        devices: the granted devices, ordered by address.
-        mounts: the host paths to mount that exist.
-        in_cdi_spec: the CDI spec has the devices.
-    """
-
-    resource: str
-    devices: tuple[Device, ...]
-    mounts: tuple[str, ...]
-    in_cdi_spec: bool
+    resource: str  # the requested one
+    devices: tuple[Device, ...]  # the granted ones, ordered by address
+    mounts: tuple[str, ...]  # the host paths to mount that exist
+    in_cdi_spec: bool  # the CDI spec has the devices
 
 
 async def _no_mounts(_limit: float) -> tuple[str, ...]:
@@ -74,24 +72,17 @@ async def _no_cdi_spec(_devices: tuple[Device, ...]) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocator:
-    """Decides what a container gets for ids of an offer.
-
-    Attributes:
-        refresh: reads a device again right before it is granted.
-        time_limit: seconds that all reads of one resolution may take together.
-        expose_mgmt: grant management nodes too.
-        strategy: grant device nodes, CDI names, or both.
-        everything: lists every device of the node, if a grant has them all (XRM); None: only those requested.
-        mounts: finds the host paths to mount that exist, within a number of seconds.
-        write_cdi_spec: writes the current state of these devices into the CDI spec; False if it could not.
-    """
+    """Decides what a container gets for ids of an offer."""
 
     refresh: Refresh
-    time_limit: float
-    expose_mgmt: bool = False
-    strategy: Strategy = "device-specs"
+    time_limit: float  # seconds that all reads of one resolution may take together
+    expose_mgmt: bool = False  # grant management nodes too
+    strategy: Strategy = "device-specs"  # grant device nodes, CDI names, or both
+    # Lists every device of the node, if a grant has them all (XRM); None: only those requested.
     everything: Callable[[], Sequence[Device]] | None = None
+    # Finds the host paths to mount that exist, within a number of seconds.
     mounts: Callable[[float], Awaitable[tuple[str, ...]]] = _no_mounts
+    # Writes the current state of these devices into the CDI spec; False if it could not.
     write_cdi_spec: Callable[[tuple[Device, ...]], Awaitable[bool]] = _no_cdi_spec
 
     async def resolve(self, offer: Offer, ids: Sequence[str]) -> Resolution:
@@ -109,10 +100,9 @@ class Allocator:
             devices = await self._with_others(devices, self.everything(), limit)
         in_cdi_spec = self.strategy != "device-specs" and await self.write_cdi_spec(devices)
         if self.strategy == "cdi" and not in_cdi_spec:
-            raise Refusal(
-                Code.FAILED_PRECONDITION,
+            raise _not_now(
                 f"the CDI spec for {_names(devices)} could not be written; "
-                "DEVICE_STRATEGY both or device-specs works without",
+                "DEVICE_STRATEGY both or device-specs works without"
             )
         mounts = await self.mounts(max((deadline - now()) / 2, _MIN_MOUNTS_LIMIT))
         return Resolution(offer.resource, devices, mounts, in_cdi_spec)
@@ -124,7 +114,7 @@ class Allocator:
             Refusal: an id is unknown or repeated, or its device is gone, Unhealthy, reprogrammed or does not
                 answer.
         """
-        wanted = [device for unit in _requested(offer, ids) for device in unit.devices]
+        wanted = _requested(offer, ids)
         try:
             async with asyncio.timeout(self.time_limit):
                 fresh = [await self.refresh(each) for each in wanted]
@@ -159,14 +149,13 @@ class Allocator:
         """Make the grant of a resolution. Pure: equal resolutions give equal grants."""
         devices = resolution.devices
         variable = variable_of(resolution.resource)
-        nodes = {each.address: nodes_of(each, expose_mgmt=self.expose_mgmt) for each in devices}
-        info = {device.address: _info(device, nodes[device.address]) for device in devices}
-        distinct = tuple(dict.fromkeys(node for each in nodes.values() for node in each))
+        info = {
+            each.address: {**details_of(each), "nodes": nodes_of(each, expose_mgmt=self.expose_mgmt)}
+            for each in devices
+        }
+        distinct = tuple(dict.fromkeys(node for details in info.values() for node in details["nodes"]))
         return Grant(
-            envs={
-                variable: ",".join(nodes),
-                f"{variable}_INFO": json.dumps(info, separators=(",", ":")),
-            },
+            envs={variable: ",".join(info), f"{variable}_INFO": json.dumps(info, separators=(",", ":"))},
             nodes=() if self.strategy == "cdi" else distinct,
             mounts=resolution.mounts,
             cdi_devices=tuple(map(cdi.qualified, devices)) if resolution.in_cdi_spec else (),
@@ -184,32 +173,40 @@ def nodes_of(device: Device, *, expose_mgmt: bool) -> tuple[str, ...]:
     return tuple(node for node in (device.node, device.qdma_node, mgmt) if node)
 
 
-def _requested(offer: Offer, ids: Sequence[str]) -> list[Unit]:
-    """Find the units behind these ids.
+def details_of(device: Device) -> dict[str, Any]:
+    """Make the part of a JSON document that describes a device."""
+    return {
+        "shell": device.shell.vbnv,
+        "timestamp": device.shell.timestamp,
+        "board": device.board,
+        "serial": device.serial,
+        "logic_uuid": device.shell.logic_uuid,
+        "numa_node": device.numa_node,
+    }
+
+
+def _requested(offer: Offer, ids: Sequence[str]) -> list[Device]:
+    """Find the devices behind these ids.
 
     Raises:
         Refusal: an id is unknown or repeated, its unit is Unhealthy, or two are replicas of one device.
     """
     if not ids:
-        raise Refusal(Code.INVALID_ARGUMENT, f"no device id of {offer.resource} was asked for")
+        raise _invalid(f"no device id of {offer.resource} was asked for")
     if repeated := _repeated(ids):
-        raise Refusal(Code.INVALID_ARGUMENT, f"device {repeated[0]!r} was asked for twice")
+        raise _invalid(f"device {repeated[0]!r} was asked for twice")
     units = {unit.id: unit for unit in offer.units}
     if unknown := [each for each in ids if each not in units]:
-        raise Refusal(
-            Code.NOT_FOUND,
-            f"device {unknown[0]!r} is not one of {offer.resource} ({_some([*units])})",
+        raise _not_found(f"device {unknown[0]!r} is not one of {offer.resource} ({_some([*units])})")
+    devices = [device for each in ids for device in units[each].devices]
+    if shared := _repeated([device.address for device in devices]):
+        raise _invalid(
+            f"device {shared[0]} was asked for twice: one container gets one replica of a device at most"
         )
-    requested = [units[each] for each in ids]
-    if shared := _repeated([device.address for unit in requested for device in unit.devices]):
-        raise Refusal(
-            Code.INVALID_ARGUMENT,
-            f"device {shared[0]} was asked for twice: one container gets one replica of a device at most",
-        )
-    for unit in requested:
-        if unit.reason:
-            raise Refusal(Code.FAILED_PRECONDITION, f"device {unit.id} is Unhealthy: {unit.reason}")
-    return requested
+    for each in ids:
+        if reason := units[each].reason:
+            raise _not_now(f"device {each} is Unhealthy: {reason}")
+    return devices
 
 
 def _repeated(texts: Sequence[str]) -> list[str]:
@@ -229,32 +226,16 @@ def _checked(offer: Offer, before: Device, now: Device | None) -> Device:
         Refusal: it is gone, reprogrammed or Unhealthy.
     """
     if now is None:
-        raise Refusal(Code.NOT_FOUND, f"device {before.address} has vanished from the node")
+        raise _not_found(f"device {before.address} has vanished from the node")
     if now.shell != before.shell:
-        raise Refusal(
-            Code.FAILED_PRECONDITION,
-            f"device {now.address} was reprogrammed to {now.shell.vbnv} and is leaving {offer.resource}",
+        raise _not_now(
+            f"device {now.address} was reprogrammed to {now.shell.vbnv} and is leaving {offer.resource}"
         )
     if now.reason or not now.node:
-        raise Refusal(
-            Code.FAILED_PRECONDITION,
-            f"device {now.address} is Unhealthy: {now.reason or 'no-node'}"
-            + (f" (device node {now.node})" if now.node else ""),
-        )
+        node = f" (device node {now.node})" if now.node else ""
+        raise _not_now(f"device {now.address} is Unhealthy: {now.reason or 'no-node'}{node}")
     return now
 
 
 def _names(devices: Sequence[Device]) -> str:
     return "device " + ", ".join(device.address for device in devices)
-
-
-def _info(device: Device, nodes: tuple[str, ...]) -> dict[str, object]:
-    return {
-        "shell": device.shell.vbnv,
-        "timestamp": device.shell.timestamp,
-        "board": device.board,
-        "serial": device.serial,
-        "logic_uuid": device.shell.logic_uuid,
-        "numa_node": device.numa_node,
-        "nodes": list(nodes),
-    }

@@ -26,39 +26,23 @@ _PER_CARD: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class CardAssignment:
-    """What is decided about the devices of an inventory.
+    """What is decided about the devices of an inventory, all by address."""
 
-    Attributes:
-        cards: by each device of a card with two, the addresses of both; the first is the card's id.
-        serials: serial numbers that names may use; one that arrived too late is not among them.
-        singles: addresses of devices decided to be a card of their own, also of those that are gone.
-        waiting: devices that can't be offered before their serial number is known.
-        warnings: serial numbers that arrived late and contradict what was decided.
-    """
-
+    # By each device of a card with two, both; the first is the card's id.
     cards: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    # The serial numbers that names may use; one that arrived too late is not among them.
     serials: Mapping[str, str] = field(default_factory=dict)
-    singles: frozenset[str] = frozenset()
-    waiting: frozenset[str] = frozenset()
-    warnings: tuple[str, ...] = ()
-
-
-def unpaired(devices: Iterable[Device]) -> CardAssignment:
-    """Make every device a card of its own, named by the serial number that it has now."""
-    return CardAssignment(serials={each.address: each.serial for each in devices if each.serial})
+    singles: frozenset[str] = frozenset()  # decided to be a card of their own, also those that are gone
+    waiting: frozenset[str] = frozenset()  # not offered before their serial number is known
+    warnings: tuple[str, ...] = ()  # serial numbers that arrived late and contradict what was decided
 
 
 class CardPairing:
-    """Decides which devices are one card, and which serial numbers count.
-
-    Args:
-        pair: the two devices of a U30 are one card; else every device is a card of its own.
-        wait: seconds to wait for a serial number.
-    """
+    """Decides which devices are one card, and which serial numbers count."""
 
     def __init__(self, *, pair: bool, wait: float = WAIT) -> None:
-        self._pair = pair
-        self._wait = wait
+        self._pair = pair  # the two devices of a U30 are one card; else every device is a card of its own
+        self._wait = wait  # seconds to wait for a serial number
         # Of the present devices alone; `assign` drops the others.
         self._seen: dict[str, float] = {}  # time of the first sight
         self._serials: dict[str, str | None] = {}  # the serial number that counts, once decided
@@ -68,12 +52,9 @@ class CardPairing:
     def assign(
         self, devices: Sequence[Device], now: float, by_serial: Callable[[Device], bool] = lambda _: False
     ) -> CardAssignment:
-        """Decide what can be decided about these devices.
+        """Decide what can be decided about all devices of the inventory, which are ordered by address.
 
-        Args:
-            devices: all devices of the inventory, ordered by address.
-            now: seconds of the monotonic clock.
-            by_serial: returns whether a device can't be named before its serial number is known.
+        `now` is of the monotonic clock; `by_serial` returns whether a device's name needs its serial number.
         """
         self._seen = {each.address: self._seen.get(each.address, now) for each in devices}
         self._serials = {
@@ -95,8 +76,13 @@ class CardPairing:
 
     def _pair_up(self, devices: Sequence[Device], now: float) -> set[str]:
         """Pair the devices that can be paired; return those that wait."""
-        for pair in _pairs_by_serial(devices):
-            self._join(pair)
+        by_serial: defaultdict[str, list[Device]] = defaultdict(list)
+        for device in devices:
+            if device.serial:
+                by_serial[device.serial].append(device)
+        for same in by_serial.values():
+            if len(same) == _PER_CARD:  # a serial number of more devices is a placeholder
+                self._join(same)
         waiting: set[str] = set()
         undecided = [device for device in devices if device.address not in self._cards]
         for device in undecided:
@@ -143,15 +129,6 @@ class CardPairing:
                     f"{' and '.join(sorted(apart))} were taken for different cards, but have one serial "
                     f"number ({serial}); restart the plugin on an idle node to pair them"
                 )
-
-
-def _pairs_by_serial(devices: Iterable[Device]) -> Iterable[Sequence[Device]]:
-    groups: defaultdict[str, list[Device]] = defaultdict(list)
-    for device in devices:
-        if device.serial:
-            groups[device.serial].append(device)
-    # A serial number of more than two devices is a placeholder.
-    return [group for group in groups.values() if len(group) == _PER_CARD]
 
 
 def _behind_one_bridge(device: Device, devices: Sequence[Device]) -> Sequence[Device]:

@@ -15,6 +15,10 @@ MAX_DOMAIN = 244  # 253 less "requests.", which a quota puts before the name
 MAX_NAME = 63
 _DOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
+NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]")
+
+SHARED = ".shared"
+"""The suffix of resources whose devices several containers may hold, so that no pod shares one unawares."""
 
 FIELDS = ("shell", "timestamp", "board", "uuid", "device_id", "serial", "address")
 _HASH_DIGITS = 8
@@ -24,9 +28,7 @@ _MIN_ROOM = 20  # characters a prefix must leave: a shortened name has to stay r
 def name_problem(name: str) -> str | None:
     """Explain why kubelet would refuse this resource name; None if it would accept it."""
     domain, slash, rest = name.partition("/")
-    if not slash:
-        return "it needs a domain and a '/', like xilinx.com/fpga-..."
-    if problem := _domain_problem(domain):
+    if problem := _domain_problem(domain, slash, like="xilinx.com/fpga-..."):
         return problem
     if len(rest) > MAX_NAME:
         return f"the part after '/' has {len(rest)} characters, at most {MAX_NAME} are allowed"
@@ -40,9 +42,7 @@ def name_problem(name: str) -> str | None:
 def prefix_problem(prefix: str) -> str | None:
     """Explain why no valid resource name can begin with this prefix; None if one can."""
     domain, slash, rest = prefix.partition("/")
-    if not slash:
-        return "it needs a domain and a '/', like xilinx.com/fpga-"
-    if problem := _domain_problem(domain):
+    if problem := _domain_problem(domain, slash, like="xilinx.com/fpga-"):
         return problem
     if rest and not _NAME.fullmatch(rest + "x"):
         return "the part after '/' must be letters, digits, '-', '_' or '.' and begin with a letter or digit"
@@ -51,7 +51,9 @@ def prefix_problem(prefix: str) -> str | None:
     return None
 
 
-def _domain_problem(domain: str) -> str | None:
+def _domain_problem(domain: str, slash: str, like: str) -> str | None:
+    if not slash:
+        return f"it needs a domain and a '/', like {like}"
     if domain.startswith("requests.") or "kubernetes.io" in domain:
         return f"the domain {domain!r} is reserved by Kubernetes"
     if len(domain) > MAX_DOMAIN:
@@ -64,11 +66,10 @@ def _domain_problem(domain: str) -> str | None:
 
 def template_problem(template: str) -> str | None:
     """Explain why this resource name template cannot be used; None if it can."""
-    if problem := fields_problem(template):
-        return problem
-    if not fields_of(template):
+    problem = fields_problem(template)
+    if problem is None and not fields_of(template):
         return "it has no field, so every device would get the same name; {shell} is one"
-    return None
+    return problem
 
 
 def in_a_line(text: str) -> str:
@@ -95,21 +96,8 @@ def fields_of(template: str) -> frozenset[str]:
     return frozenset(field for _, field, _, _ in string.Formatter().parse(template) if field is not None)
 
 
-SHARED = ".shared"
-"""The suffix of resources whose devices several containers may hold, so that no pod shares one unawares."""
-
-
 class Names(Protocol):
     """How devices are named."""
-
-    @property
-    def fields(self) -> frozenset[str]:
-        """The fields that names depend on."""
-        ...
-
-    def among(self, devices: Sequence[Device]) -> "Names":
-        """Prepare the names for these devices, all of the node: one may depend on the others."""
-        ...
 
     def resource_name(self, device: Device) -> str:
         """Name the resource a device belongs to.
@@ -117,15 +105,14 @@ class Names(Protocol):
         Raises:
             ValueError: it gets no name, and why.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """Names by a template: ``prefix`` and ``template`` are checked by the settings, ``suffix`` ends them."""
+    """Names by a template."""
 
-    prefix: str
-    template: str
+    prefix: str  # as the settings checked it
+    template: str  # as the settings checked it
     suffix: str = ""
 
     @property
@@ -197,7 +184,7 @@ def fitting(name: str, room: int) -> str:
 
     One that lost a character or had to be shortened ends in a hash of the original.
     """
-    clean = re.sub(r"[^A-Za-z0-9_.-]", "-", name)
+    clean = NOT_IN_A_NAME.sub("-", name)
     if clean == name and _NAME.fullmatch(name) and len(name) <= room:
         return name
     digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:_HASH_DIGITS]

@@ -1,7 +1,7 @@
 """From an inventory to what each resource name advertises. Pure.
 
-Cards are named and grouped once, by `offers_of`. What changes after that, as a device that turns out to be
-held, is put into the same offers by `with_devices`: no name depends on it.
+`offers_of` names and groups the cards once. `with_devices` puts what changes later, as a device that turns
+out to be held, into the same offers: no name depends on it.
 """
 
 from collections import defaultdict
@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from xilinx_fpga_dp.model import Device, Held, Inventory, LeftOut, Offer, Offers, Unit
 from xilinx_fpga_dp.resources.allocator import variable_of
-from xilinx_fpga_dp.resources.card_pairing import BOARD_OF_TWO, CardAssignment, unpaired
+from xilinx_fpga_dp.resources.card_pairing import BOARD_OF_TWO, CardAssignment
 from xilinx_fpga_dp.resources.naming import Names, name_problem
 
 _Card = tuple[Device, ...]
@@ -33,7 +33,10 @@ def offers_of(
         replicas: the number of ids of each card: one is its address, several are the address with ``::0``...
         assignment: which devices are one card, and which wait; None: every device is a card, none waits.
     """
-    assignment = assignment or unpaired(inventory.devices)
+    if assignment is None:
+        assignment = CardAssignment(
+            serials={each.address: each.serial for each in inventory.devices if each.serial}
+        )
     groups: defaultdict[str, list[_Card]] = defaultdict(list)
     left_out = list(inventory.left_out)
     for card in _cards(inventory.devices, assignment):
@@ -41,9 +44,9 @@ def offers_of(
             groups[_name_of(card, naming, assignment)].append(card)
         except ValueError as error:
             left_out += [LeftOut(device.address, str(error)) for device in card]
+    online = inventory.numa_nodes
     by_resource = {
-        name: Offer(name, _units(cards, inventory.numa_nodes, replicas))
-        for name, cards in sorted(groups.items())
+        name: Offer(name, _units(cards, online, replicas)) for name, cards in sorted(groups.items())
     }
     left_out.sort(key=lambda entry: entry.function)
     return Offers(by_resource, tuple(left_out), inventory.histories)
@@ -80,11 +83,7 @@ def _as_named(device: Device, assignment: CardAssignment) -> Device:
 
 
 def _name_of(card: _Card, naming: Names, assignment: CardAssignment) -> str:
-    """Name the resource of a card.
-
-    Raises:
-        ValueError: it gets no name (yet), and why.
-    """
+    """Name the resource of a card; a ValueError has the reason why it gets no name, or none yet."""
     first = card[0].address
     if first in assignment.waiting:
         raise ValueError("waiting for its serial number; that takes 30 s at most")
@@ -112,10 +111,11 @@ def _units(cards: Iterable[_Card], online: tuple[int, ...], replicas: int) -> tu
     nodes = {card: _numa_nodes(card, online) for card in cards}
     known = {node for each in nodes.values() for node in each}
     anywhere = tuple(sorted({*online, *known})) if known else ()
+    suffixes = [""] if replicas == 1 else [f"::{replica}" for replica in range(replicas)]
     return tuple(
-        Unit(unit_id, card, nodes[card] or anywhere)
+        Unit(card[0].address + suffix, card, nodes[card] or anywhere)
         for card in sorted(nodes, key=lambda each: each[0].address)
-        for unit_id in _ids(card[0].address, replicas)
+        for suffix in suffixes
     )
 
 
@@ -125,19 +125,13 @@ def _numa_nodes(card: _Card, online: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sorted(nodes.intersection(online) if online else nodes))
 
 
-def _ids(address: str, replicas: int) -> list[str]:
-    return [address] if replicas == 1 else [f"{address}::{replica}" for replica in range(replicas)]
-
-
 def held_elsewhere(offers: Offers, held: Held, singles: Collection[str] | None = None) -> frozenset[str]:
     """Find the devices that a pod holds under a resource name or id that they do not have (any more).
 
     kubelet counts by resource name and id, and would allocate them a second time.
 
-    Args:
-        offers: what is to be offered.
-        held: which containers hold which devices.
-        singles: addresses of devices that are no part of a card with several; None: no card is granted whole.
+    `singles` are addresses of devices that are no part of a card with several; None: no card is granted
+    whole.
     """
     known = names_of(offers)
     offered = {device.address for device in offers.devices}
@@ -153,13 +147,10 @@ def held_elsewhere(offers: Offers, held: Held, singles: Collection[str] | None =
         missing = held.keys() - offered - set(singles)
         resources = {holder.resource for address in missing for holder in held[address]}
         for resource in resources & offers.by_resource.keys():
-            elsewhere |= _unpaired_u30s(offers.by_resource[resource]) - held.keys()
+            cards = {unit.devices for unit in offers.by_resource[resource].units}
+            alone = {card[0].address for card in cards if len(card) == 1 and card[0].board == BOARD_OF_TWO}
+            elsewhere |= alone - held.keys()
     return frozenset(elsewhere)
-
-
-def _unpaired_u30s(offer: Offer) -> set[str]:
-    alone = {each.devices[0] for each in offer.units if len(each.devices) == 1}
-    return {each.address for each in alone if each.board == BOARD_OF_TWO}
 
 
 def only(offers: Offers, names: Collection[tuple[str, str]]) -> Offers:
@@ -192,21 +183,13 @@ def same_variables(offers: Offers) -> list[str]:
     ]
 
 
-def mixed_builds(offer: Offer) -> tuple[str, ...]:
-    """List the logic uuids of a resource whose devices have different ones; empty if they agree.
-
-    They share the resource, as with plugin 1.3.0.
-    """
-    uuids = {device.shell.logic_uuid for device in offer.devices if device.shell.logic_uuid}
-    return tuple(sorted(uuids)) if len(uuids) > 1 else ()
-
-
 def mixed_builds_warning(offer: Offer) -> str | None:
-    """Return the warning that a resource has devices of different builds; None if they agree."""
-    if not (uuids := mixed_builds(offer)):
+    """Warn of devices of different builds in one resource, as plugin 1.3.0 had them; None if they agree."""
+    uuids = {device.shell.logic_uuid for device in offer.devices if device.shell.logic_uuid}
+    if len(uuids) <= 1:
         return None
     return (
-        f"devices of different builds share it (logic uuids {', '.join(uuids)}); "
+        f"devices of different builds share it (logic uuids {', '.join(sorted(uuids))}); "
         "put {uuid} into RESOURCE_NAME_TEMPLATE to separate them"
     )
 

@@ -4,14 +4,16 @@ import fnmatch
 import re
 import string
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from xilinx_fpga_dp.model import Device
+from xilinx_fpga_dp.resources.compat_1_3_0.names import Compat130Names
 from xilinx_fpga_dp.resources.naming import (
     FIELDS,
-    Names,
+    NOT_IN_A_NAME,
+    Naming,
     fields_of,
     fields_problem,
     full_name,
@@ -26,24 +28,16 @@ MAX_BYTES: Final = 65536
 _MAX_TEXT = 256  # characters of a glob or a name
 _MAX_PROBLEMS = 10
 _KEYS = ("match", "name", "share")
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule.
+    """One rule."""
 
-    Attributes:
-        number: its place in the file, from 1.
-        match: a pattern by field; all must match.
-        name: the template of the part after the prefix.
-        share: it may merge resources that would have different names without it.
-    """
-
-    number: int
-    match: Mapping[str, re.Pattern[str]] = field(hash=False)
-    name: str
-    share: bool = False
+    number: int  # its place in the file, from 1
+    match: Mapping[str, re.Pattern[str]] = field(hash=False)  # by field; all must match
+    name: str  # the template of the part after the prefix
+    share: bool = False  # it may merge resources that would have different names without it
 
     def matches(self, device: Device) -> bool:
         """Return whether the rule is for this device. A field the device does not have is empty text."""
@@ -53,22 +47,13 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Renaming:
-    """Names by rules, and by `base` for a device that no rule matches.
+    """Names by rules, and by `base` for a device that no rule matches."""
 
-    Attributes:
-        base: how devices are named without rules.
-        prefix, suffix: of every name.
-        rules: the first that matches counts.
-        clashes: names that would merge resources without `share`, and so are not given. Set by `among`.
-        warnings: what is wrong with the rules on this node. Set by `among`.
-    """
-
-    base: Names
-    prefix: str
-    suffix: str = ""
-    rules: tuple[Rule, ...] = ()
-    clashes: frozenset[str] = frozenset()
-    warnings: tuple[str, ...] = ()
+    base: Naming | Compat130Names
+    rules: tuple[Rule, ...] = ()  # the first that matches counts
+    # Set by `among`.
+    clashes: frozenset[str] = frozenset()  # names that would merge resources without `share`: not given
+    warnings: tuple[str, ...] = ()  # what is wrong with the rules on this node
 
     @property
     def fields(self) -> frozenset[str]:
@@ -91,30 +76,33 @@ class Renaming:
         names. So the names do not depend on the order of the devices.
         """
         base = self.base.among(devices)
-        sources: defaultdict[str, set[str]] = defaultdict(set)
-        givers: defaultdict[str, set[Rule]] = defaultdict(set)
+        sources: defaultdict[str, set[str]] = defaultdict(set)  # by name, the default names it replaces
+        givers: defaultdict[str, set[Rule]] = defaultdict(set)  # by name, the rules that give it
         defaults: set[str] = set()
         nameless: set[str] = set()
         for device in devices:
-            plain = _default_name(base, device)
-            defaults.add(plain)
+            try:
+                default = base.resource_name(device)
+            except ValueError:
+                default = device.address
+            defaults.add(default)
             rule, name = self._by_rule(device)
             if rule and name:
-                sources[name].add(plain)
+                sources[name].add(default)
                 givers[name].add(rule)
             elif rule:
                 nameless.add(f"rule {rule.number} gives {device.address} no name: its fields are empty")
         for name in sources.keys() & defaults:
             sources[name].add(name)
         clashes = {
-            name: sorted(plain)
-            for name, plain in sources.items()
-            if len(plain) > 1 and not all(rule.share for rule in givers[name])
+            name: sorted(replaced)
+            for name, replaced in sorted(sources.items())
+            if len(replaced) > 1 and not all(rule.share for rule in givers[name])
         }
         warnings = [
-            f"{_numbers(givers[name])} would give {name} to what is {_and(plain)} without; they keep those "
-            "names: let the rule make different ones, or write `share: true` into it"
-            for name, plain in sorted(clashes.items())
+            f"{_numbers(givers[name])} would give {name} to what is {_and(replaced)} without; they keep "
+            "those names: let the rule make different ones, or write `share: true` into it"
+            for name, replaced in clashes.items()
         ]
         return replace(self, base=base, clashes=frozenset(clashes), warnings=(*warnings, *sorted(nameless)))
 
@@ -122,14 +110,16 @@ class Renaming:
         """Find the rule for a device, None if no rule matches, and the name it gives, "" if it gives none."""
         rule = next((rule for rule in self.rules if rule.matches(device)), None)
         rendered = render(rule.name, device) if rule else ""
-        return rule, full_name(self.prefix, rendered, self.suffix) if rendered else ""
+        return rule, full_name(self.base.prefix, rendered, self.base.suffix) if rendered else ""
 
 
-def _default_name(base: Names, device: Device) -> str:
-    try:
-        return base.resource_name(device)
-    except ValueError:
-        return device.address
+def _numbers(rules: set[Rule]) -> str:
+    numbers = [str(number) for number in sorted(rule.number for rule in rules)]
+    return f"{'rules' if len(numbers) > 1 else 'rule'} {_and(numbers)}"
+
+
+def _and(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def parse(text: bytes) -> tuple[Rule, ...]:
@@ -147,55 +137,50 @@ def parse(text: bytes) -> tuple[Rule, ...]:
             "must be a list of rules, `- {match: {shell: ...}, name: ...}`, or [] for none; "
             "a NameCustomize.json of plugin 1.3.0 is read only with COMPAT=1.3.0"
         )
-    problems: list[str] = []
-    rules = [_rule(number, each, problems) for number, each in enumerate(document, 1)]
+    numbered = list(enumerate(document, 1))
+    problems = [f"rule {number}: {problem}" for number, rule in numbered for problem in _problems(rule)]
     if problems:
         more = len(problems) - _MAX_PROBLEMS
         raise BadRuleFile(*problems[:_MAX_PROBLEMS], *([f"and {more} more"] if more > 0 else []))
-    return tuple(rules)
+    return tuple(_rule(number, rule) for number, rule in numbered)
 
 
-def _rule(number: int, document: object, problems: list[str]) -> Rule:
-    def wrong(where: str, what: str) -> None:
-        problems.append(f"rule {number}: {where}{what}")
+def _rule(number: int, document: Mapping[str, Any]) -> Rule:
+    """Make the rule of a document without problems."""
+    globs = dict(document["match"])
+    if "device_id" in globs:
+        globs["device_id"] = re.sub("^0[xX]", "", globs["device_id"])  # as sysfs writes it
+    match = {name: re.compile(fnmatch.translate(glob), re.IGNORECASE) for name, glob in globs.items()}
+    return Rule(number, match, document["name"], _share(document) == "true")
 
+
+def _share(document: Mapping[str, Any]) -> str:
+    return str(document.get("share", False)).lower()
+
+
+def _problems(document: object) -> Iterator[str]:
+    """Explain what is wrong with a rule; nothing if it can be used."""
     if not isinstance(document, dict):
-        wrong("", "must be a mapping with match and name")
-        return Rule(number, {}, "")
+        yield "must be a mapping with match and name"
+        return
     for key in document.keys() - set(_KEYS):
-        wrong(f"{str(key)[:_MAX_TEXT]!r}: ", f"unknown; a rule has {', '.join(_KEYS)}")
-    match = _match(document.get("match"), wrong)
-    template = document.get("name")
-    if problem := _name_problem(template):
-        wrong("name: ", problem)
-    share = str(document.get("share", False)).lower()
-    if share not in ("true", "false"):
-        wrong("share: ", "must be true or false")
-    return Rule(number, match, str(template), share=share == "true")
-
-
-def _match(globs: object, wrong: Callable[[str, str], None]) -> dict[str, re.Pattern[str]]:
-    match: dict[str, re.Pattern[str]] = {}
+        yield f"{str(key)[:_MAX_TEXT]!r}: unknown; a rule has {', '.join(_KEYS)}"
+    globs = document.get("match")
     if not isinstance(globs, dict):
-        wrong("match: ", f"must be a mapping of {', '.join(FIELDS)} to globs; {{}} for every device")
-        return match
+        yield f"match: must be a mapping of {', '.join(FIELDS)} to globs; {{}} for every device"
+        globs = {}
     for name, glob in globs.items():
         if name not in FIELDS:
             shown = in_a_line(str(name)[:_MAX_TEXT])
-            wrong(f"match.{shown}: ", f"unknown field; known are {', '.join(FIELDS)}")
+            yield f"match.{shown}: unknown field; known are {', '.join(FIELDS)}"
         elif not isinstance(glob, str):
-            wrong(f"match.{name}: ", 'must be a glob in quotes; "" is for devices without the field')
+            yield f'match.{name}: must be a glob in quotes; "" is for devices without the field'
         elif len(glob) > _MAX_TEXT:
-            wrong(f"match.{name}: ", f"is too long: at most {_MAX_TEXT} characters")
-        else:
-            match[name] = _pattern(name, glob)
-    return match
-
-
-def _pattern(name: str, glob: str) -> re.Pattern[str]:
-    if name == "device_id":
-        glob = re.sub("^0x", "", glob, flags=re.IGNORECASE)  # as sysfs writes it
-    return re.compile(fnmatch.translate(glob), re.IGNORECASE)
+            yield f"match.{name}: is too long: at most {_MAX_TEXT} characters"
+    if problem := _name_problem(document.get("name")):
+        yield f"name: {problem}"
+    if _share(document) not in ("true", "false"):
+        yield "share: must be true or false"
 
 
 def _name_problem(template: object) -> str | None:
@@ -206,18 +191,9 @@ def _name_problem(template: object) -> str | None:
     if problem := fields_problem(template):
         return problem
     for literal, *_ in string.Formatter().parse(template):
-        if odd := _NOT_IN_NAMES.search(literal):
+        if odd := NOT_IN_A_NAME.search(literal):
             return (
                 f"a resource name can't have {odd[0]!r}: letters, digits, '-', '_' or '.' "
                 "stand after the prefix, which is put before"
             )
     return None
-
-
-def _numbers(rules: Iterable[Rule]) -> str:
-    numbers = sorted(rule.number for rule in rules)
-    return f"rule {numbers[0]}" if len(numbers) == 1 else f"rules {_and(list(map(str, numbers)))}"
-
-
-def _and(words: Sequence[str]) -> str:
-    return " and ".join((", ".join(words[:-1]), words[-1]) if len(words) > 1 else words)

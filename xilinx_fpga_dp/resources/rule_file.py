@@ -41,16 +41,16 @@ def load(text: bytes) -> Any:
         return None if node is None else _value(node, set())
     except RecursionError:
         raise BadRuleFile("is nested too deeply") from None
+    except BadRuleFile:
+        raise
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
         raise BadRuleFile(f"{where}{error.problem or error.context}") from None
     except yaml.YAMLError as error:
         raise BadRuleFile(" ".join(str(error).split())) from None
-    except (ValueError, OverflowError) as error:
-        if isinstance(error, BadRuleFile):
-            raise
-        raise BadRuleFile(f"is no YAML: {error}") from None  # an escape of no character, say
+    except (ValueError, OverflowError) as error:  # an escape of no character, say
+        raise BadRuleFile(f"is no YAML: {error}") from None
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ V80 = Device("0000:31:00.0", Shell("xilinx_v80", None, None), "v80", "ami")
 
 
 def naming(text: str, *devices: Device) -> Renaming:
-    return Renaming(BASE, PREFIX, rules=parse(text.encode())).among(devices)
+    return Renaming(BASE, parse(text.encode())).among(devices)
 
 
 def named(text: str, *devices: Device) -> list[str]:
@@ -228,7 +228,7 @@ def test_any_file_is_accepted_or_has_problems(text: bytes) -> None:
         assert bad.problems
         assert all(problem.strip() for problem in bad.problems)
         return
-    names = Renaming(BASE, PREFIX, rules=taken).among([U30, U200, V80])
+    names = Renaming(BASE, taken).among([U30, U200, V80])
     assert all(kubelet_takes(names.resource_name(device)) for device in (U30, U200, V80))
 
 
@@ -259,8 +259,8 @@ def test_only_rules_with_share_merge_resources_in_any_order(
     documents: list[dict[str, object]], present: list[Device], random: object
 ) -> None:
     rules = parse(json.dumps(documents).encode())
-    names = Renaming(BASE, PREFIX, rules=rules).among(present)
-    backwards = Renaming(BASE, PREFIX, rules=rules).among(present[::-1])
+    names = Renaming(BASE, rules).among(present)
+    backwards = Renaming(BASE, rules).among(present[::-1])
     for one in present:
         assert names.resource_name(one) == backwards.resource_name(one)
         for other in present:

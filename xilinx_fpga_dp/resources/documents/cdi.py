@@ -8,10 +8,8 @@ from collections.abc import Iterable
 
 from xilinx_fpga_dp.model import Device
 
-VENDOR = "xilinx.com"
-CLASS = "fpga"
-KIND = f"{VENDOR}/{CLASS}"
-FILE = f"{VENDOR}-{CLASS}.json"
+KIND = "xilinx.com/fpga"
+FILE = "xilinx.com-fpga.json"
 _VERSION = "0.6.0"
 
 
@@ -35,12 +33,7 @@ def spec(devices: Iterable[tuple[Device, tuple[str, ...]]]) -> str | None:
     ]
     if not entries:
         return None
-    document = {
-        "cdiVersion": _VERSION,
-        "kind": KIND,
-        "devices": entries,
-    }
-    return json.dumps(document, indent=2) + "\n"
+    return json.dumps({"cdiVersion": _VERSION, "kind": KIND, "devices": entries}, indent=2) + "\n"
 
 
 def _name(device: Device) -> str:

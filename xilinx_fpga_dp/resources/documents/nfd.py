@@ -5,9 +5,9 @@ Board, shell and driver stand in the label's name, so that a node with two of th
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from xilinx_fpga_dp.model import Device, Offers
+from xilinx_fpga_dp.model import Offers
 from xilinx_fpga_dp.resources.naming import fitting
 
 FILE = "xilinx-fpga-dp"
@@ -19,32 +19,23 @@ _YES = "true"
 def feature_file(offers: Offers, versions: Mapping[str, str]) -> str | None:
     """Write the text for the offered devices; None if there are none.
 
-    No label depends on health: one that comes and goes would move pods.
-
-    Args:
-        offers: what the node advertises.
-        versions: the versions of the drivers, as far as they are known.
+    No label depends on health: one that comes and goes would move pods. `versions` are those of the drivers,
+    as far as they are known.
     """
-    devices = offers.devices
-    if not devices:
+    found = {device.address: device for device in offers.devices}.values()
+    if not found:
         return None
-    return "".join(
-        f"{_DOMAIN}/{name}={value}\n" for name, value in sorted(_labels(devices, versions).items())
-    )
-
-
-def _labels(devices: Iterable[Device], versions: Mapping[str, str]) -> dict[str, str]:
-    found = {device.address: device for device in devices}.values()
     timestamps = defaultdict(set)
     for device in found:
         timestamps[device.shell.vbnv].add(device.shell.timestamp or _YES)
-    return {
+    labels = {
         "fpga.present": _YES,
         "fpga.count": str(len(found)),
         **{_name("board", device.board): _YES for device in found},
         **{_name("shell", shell): fitting("_".join(sorted(its)), _ROOM) for shell, its in timestamps.items()},
         **{_name("driver", device.driver): _version(versions.get(device.driver, "")) for device in found},
     }
+    return "".join(f"{_DOMAIN}/{name}={value}\n" for name, value in sorted(labels.items()))
 
 
 def _name(kind: str, what: str) -> str:

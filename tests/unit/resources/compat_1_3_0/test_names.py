@@ -211,7 +211,7 @@ def test_rules_of_the_advice_give_the_same_names(file: dict[str, str], exact: bo
     customize = parse(json.dumps(file).encode())
     old_names = Compat130Names("amd.com/", old, customize).among(tree)
     rules = parse_rules("\n".join(as_rules(customize, old)).encode())
-    names = Renaming(Naming("amd.com/", "{shell}-{timestamp}"), "amd.com/", rules=rules).among(tree)
+    names = Renaming(Naming("amd.com/", "{shell}-{timestamp}"), rules).among(tree)
     for each in tree:
         theirs = old_names.resource_name(each)
         if len(names.resource_name(each)) <= len("amd.com/") + 60:  # the plugin dropped longer ones

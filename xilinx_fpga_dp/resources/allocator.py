@@ -26,8 +26,6 @@ _MIN_MOUNTS_LIMIT = 0.3  # seconds to find the host paths even if the devices to
 
 _MAX_LISTED = 8  # ids in a refusal
 
-Strategy = Literal["device-specs", "cdi", "both"]
-
 
 class Code(Enum):
     """The gRPC status codes of a refusal, by their gRPC names."""
@@ -62,14 +60,6 @@ class Resolution:
     in_cdi_spec: bool  # the CDI spec has the devices
 
 
-async def _no_mounts(_limit: float) -> tuple[str, ...]:
-    return ()
-
-
-async def _no_cdi_spec(_devices: tuple[Device, ...]) -> bool:
-    return False
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocator:
     """Decides what a container gets for ids of an offer."""
@@ -77,13 +67,15 @@ class Allocator:
     refresh: Refresh
     time_limit: float  # seconds that all reads of one resolution may take together
     expose_mgmt: bool = False  # grant management nodes too
-    strategy: Strategy = "device-specs"  # grant device nodes, CDI names, or both
+    strategy: Literal["device-specs", "cdi", "both"] = (
+        "device-specs"  # grant device nodes, CDI names, or both
+    )
     # Lists every device of the node, if a grant has them all (XRM); None: only those requested.
     everything: Callable[[], Sequence[Device]] | None = None
-    # Finds the host paths to mount that exist, within a number of seconds.
-    mounts: Callable[[float], Awaitable[tuple[str, ...]]] = _no_mounts
-    # Writes the current state of these devices into the CDI spec; False if it could not.
-    write_cdi_spec: Callable[[tuple[Device, ...]], Awaitable[bool]] = _no_cdi_spec
+    # Finds the host paths to mount that exist, within a number of seconds; None: there are none to mount.
+    mounts: Callable[[float], Awaitable[tuple[str, ...]]] | None = None
+    # Writes the current state of these devices into the CDI spec, False if it could not; None: there is none.
+    write_cdi_spec: Callable[[tuple[Device, ...]], Awaitable[bool]] | None = None
 
     async def resolve(self, offer: Offer, ids: Sequence[str]) -> Resolution:
         """Resolve ids to devices as they are now.
@@ -98,13 +90,16 @@ class Allocator:
         if self.everything is not None:
             limit = min(_OTHERS_LIMIT, deadline - now())
             devices = await self._with_others(devices, self.everything(), limit)
-        in_cdi_spec = self.strategy != "device-specs" and await self.write_cdi_spec(devices)
+        in_cdi_spec = False
+        if self.write_cdi_spec and self.strategy != "device-specs":
+            in_cdi_spec = await self.write_cdi_spec(devices)
         if self.strategy == "cdi" and not in_cdi_spec:
             raise _not_now(
                 f"the CDI spec for {_names(devices)} could not be written; "
                 "DEVICE_STRATEGY both or device-specs works without"
             )
-        mounts = await self.mounts(max((deadline - now()) / 2, _MIN_MOUNTS_LIMIT))
+        limit = max((deadline - now()) / 2, _MIN_MOUNTS_LIMIT)
+        mounts = await self.mounts(limit) if self.mounts else ()
         return Resolution(offer.resource, devices, mounts, in_cdi_spec)
 
     async def devices(self, offer: Offer, ids: Sequence[str]) -> tuple[Device, ...]:
@@ -130,19 +125,19 @@ class Allocator:
         self, devices: tuple[Device, ...], everything: Sequence[Device], limit: float
     ) -> tuple[Device, ...]:
         """Add the other devices that can be granted now; those that can't are left out silently."""
+
+        async def grantable(device: Device) -> Device | None:
+            try:
+                async with asyncio.timeout(limit):
+                    now = await self.refresh(device)
+            except TimeoutError:
+                return None
+            return now if now and now.healthy and now.node and now.shell == device.shell else None
+
         found = {device.address: device for device in devices}
         others = [each for each in everything if each.address not in found and each.healthy]
-        reads = [asyncio.ensure_future(self.refresh(each)) for each in others]
-        try:
-            if reads:
-                await asyncio.wait(reads, timeout=limit)
-        finally:
-            late = [read for read in reads if read.cancel()]
-            await asyncio.gather(*late, return_exceptions=True)
-        for device, read in zip(others, reads, strict=True):
-            fresh = None if read.cancelled() else read.result()
-            if fresh is not None and fresh.healthy and fresh.node and fresh.shell == device.shell:
-                found[fresh.address] = fresh
+        fresh = await asyncio.gather(*map(grantable, others))
+        found |= {each.address: each for each in fresh if each}
         return tuple(found[address] for address in sorted(found))
 
     def grant(self, resolution: Resolution) -> Grant:
@@ -186,11 +181,7 @@ def details_of(device: Device) -> dict[str, Any]:
 
 
 def _requested(offer: Offer, ids: Sequence[str]) -> list[Device]:
-    """Find the devices behind these ids.
-
-    Raises:
-        Refusal: an id is unknown or repeated, its unit is Unhealthy, or two are replicas of one device.
-    """
+    """Find the devices behind these ids; refuse what the offer alone shows to be wrong."""
     if not ids:
         raise _invalid(f"no device id of {offer.resource} was asked for")
     if repeated := _repeated(ids):
@@ -220,11 +211,7 @@ def _some(ids: Sequence[str]) -> str:
 
 
 def _checked(offer: Offer, before: Device, now: Device | None) -> Device:
-    """Return the device as it is now.
-
-    Raises:
-        Refusal: it is gone, reprogrammed or Unhealthy.
-    """
+    """Return the device as it is now; refuse it if it is gone, reprogrammed or Unhealthy."""
     if now is None:
         raise _not_found(f"device {before.address} has vanished from the node")
     if now.shell != before.shell:

@@ -5,7 +5,7 @@ import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Self
 
 from xilinx_fpga_dp.model import Device
 
@@ -94,17 +94,6 @@ def fields_problem(template: str) -> str | None:
 def fields_of(template: str) -> frozenset[str]:
     """List the fields of a template that was checked."""
     return frozenset(field for _, field, _, _ in string.Formatter().parse(template) if field is not None)
-
-
-class Names(Protocol):
-    """How devices are named."""
-
-    def resource_name(self, device: Device) -> str:
-        """Name the resource a device belongs to.
-
-        Raises:
-            ValueError: it gets no name, and why.
-        """
 
 
 @dataclass(frozen=True, slots=True)

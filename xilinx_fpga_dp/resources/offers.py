@@ -11,7 +11,8 @@ from dataclasses import replace
 from xilinx_fpga_dp.model import Device, Held, Inventory, LeftOut, Offer, Offers, Unit
 from xilinx_fpga_dp.resources.allocator import variable_of
 from xilinx_fpga_dp.resources.card_pairing import BOARD_OF_TWO, CardAssignment
-from xilinx_fpga_dp.resources.naming import Names, name_problem
+from xilinx_fpga_dp.resources.naming import Naming, name_problem
+from xilinx_fpga_dp.resources.rename_rules import Renaming
 
 _Card = tuple[Device, ...]
 """The devices that have one id, the device first whose address it is."""
@@ -23,16 +24,12 @@ def representatives(devices: Iterable[Device], assignment: CardAssignment) -> li
 
 
 def offers_of(
-    inventory: Inventory, naming: Names, replicas: int = 1, assignment: CardAssignment | None = None
+    inventory: Inventory,
+    naming: Naming | Renaming,  # prepared by `among`
+    replicas: int = 1,  # the ids of each card: one is its address, several are the address with ``::0``...
+    assignment: CardAssignment | None = None,  # None: every device is a card, none waits
 ) -> Offers:
-    """Name each card and group the cards by name; devices without a valid name are left out with the reason.
-
-    Args:
-        inventory: what was found.
-        naming: how it is named, prepared by `among`.
-        replicas: the number of ids of each card: one is its address, several are the address with ``::0``...
-        assignment: which devices are one card, and which wait; None: every device is a card, none waits.
-    """
+    """Name each card and group the cards by name; one without a valid name is left out with the reason."""
     if assignment is None:
         assignment = CardAssignment(
             serials={each.address: each.serial for each in inventory.devices if each.serial}
@@ -82,7 +79,7 @@ def _as_named(device: Device, assignment: CardAssignment) -> Device:
     return replace(device, address=card[0], serial=serial)
 
 
-def _name_of(card: _Card, naming: Names, assignment: CardAssignment) -> str:
+def _name_of(card: _Card, naming: Naming | Renaming, assignment: CardAssignment) -> str:
     """Name the resource of a card; a ValueError has the reason why it gets no name, or none yet."""
     first = card[0].address
     if first in assignment.waiting:
@@ -108,21 +105,17 @@ def _units(cards: Iterable[_Card], online: tuple[int, ...], replicas: int) -> tu
     # As soon as one device of a resource has a topology, kubelet matches no hint for those without
     # (cm/devicemanager/topology_hints.go), so those are near to every node beside one that knows its own.
     # And it refuses a pod for a node that is not online, which firmware sometimes names.
-    nodes = {card: _numa_nodes(card, online) for card in cards}
-    known = {node for each in nodes.values() for node in each}
-    anywhere = tuple(sorted({*online, *known})) if known else ()
+    nodes = {card: {each.numa_node for each in card if each.numa_node is not None} for card in cards}
+    if online:  # they are known
+        nodes = {card: own.intersection(online) for card, own in nodes.items()}
+    known = set().union(*nodes.values())
+    anywhere = known.union(online) if known else known
     suffixes = [""] if replicas == 1 else [f"::{replica}" for replica in range(replicas)]
     return tuple(
-        Unit(card[0].address + suffix, card, nodes[card] or anywhere)
+        Unit(card[0].address + suffix, card, tuple(sorted(nodes[card] or anywhere)))
         for card in sorted(nodes, key=lambda each: each[0].address)
         for suffix in suffixes
     )
-
-
-def _numa_nodes(card: _Card, online: tuple[int, ...]) -> tuple[int, ...]:
-    """List the NUMA nodes of a card; `online` is empty if the online nodes are unknown."""
-    nodes = {device.numa_node for device in card if device.numa_node is not None}
-    return tuple(sorted(nodes.intersection(online) if online else nodes))
 
 
 def held_elsewhere(offers: Offers, held: Held, singles: Collection[str] | None = None) -> frozenset[str]:

@@ -76,9 +76,10 @@ class Renaming:
         names. So the names do not depend on the order of the devices.
         """
         base = self.base.among(devices)
-        sources: defaultdict[str, set[str]] = defaultdict(set)  # by name, the default names it replaces
-        givers: defaultdict[str, set[Rule]] = defaultdict(set)  # by name, the rules that give it
         defaults: set[str] = set()
+        given: defaultdict[str, set[tuple[str, Rule]]] = defaultdict(
+            set
+        )  # the replaced name and the rule, by new name
         nameless: set[str] = set()
         for device in devices:
             try:
@@ -88,23 +89,20 @@ class Renaming:
             defaults.add(default)
             rule, name = self._by_rule(device)
             if rule and name:
-                sources[name].add(default)
-                givers[name].add(rule)
+                given[name].add((default, rule))
             elif rule:
                 nameless.add(f"rule {rule.number} gives {device.address} no name: its fields are empty")
-        for name in sources.keys() & defaults:
-            sources[name].add(name)
-        clashes = {
-            name: sorted(replaced)
-            for name, replaced in sorted(sources.items())
-            if len(replaced) > 1 and not all(rule.share for rule in givers[name])
-        }
-        warnings = [
-            f"{_numbers(givers[name])} would give {name} to what is {_and(replaced)} without; they keep "
-            "those names: let the rule make different ones, or write `share: true` into it"
-            for name, replaced in clashes.items()
-        ]
-        return replace(self, base=base, clashes=frozenset(clashes), warnings=(*warnings, *sorted(nameless)))
+        clashes: dict[str, str] = {}
+        for name, pairs in sorted(given.items()):
+            replaced = {default for default, _ in pairs} | defaults.intersection([name])
+            rules = {rule for _, rule in pairs}
+            if len(replaced) > 1 and not all(rule.share for rule in rules):
+                clashes[name] = (
+                    f"{_numbers(rules)} would give {name} to what is {_and(sorted(replaced))} without; they "
+                    "keep those names: let the rule make different ones, or write `share: true` into it"
+                )
+        warnings = (*clashes.values(), *sorted(nameless))
+        return replace(self, base=base, clashes=frozenset(clashes), warnings=warnings)
 
     def _by_rule(self, device: Device) -> tuple[Rule | None, str]:
         """Find the rule for a device, None if no rule matches, and the name it gives, "" if it gives none."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -31,12 +32,8 @@ def load(text: bytes) -> Any:
     except UnicodeDecodeError:
         raise BadRuleFile("is no UTF-8 text") from None
     try:
-        return json.loads(written, object_pairs_hook=_once, parse_int=str, parse_float=str)
-    except json.JSONDecodeError:
-        pass
-    except RecursionError:
-        raise BadRuleFile("is nested too deeply") from None
-    try:
+        with suppress(json.JSONDecodeError):
+            return json.loads(written, object_pairs_hook=_once, parse_int=str, parse_float=str)
         node = yaml.compose(written, Loader=yaml.BaseLoader)
         return None if node is None else _value(node, set())
     except RecursionError:

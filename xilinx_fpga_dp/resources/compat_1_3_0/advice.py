@@ -23,10 +23,7 @@ def advice(
 ) -> list[tuple[str, str]]:
     """List what is used of plugin 1.3.0, each with the settings of this plugin that replace it.
 
-    Args:
-        old: the values of its variables.
-        environment: the environment that they are from.
-        own_prefix: RESOURCE_PREFIX is set and takes precedence.
+    With `own_prefix` RESOURCE_PREFIX is set and takes precedence.
     """
     found = [] if own_prefix else [("its prefix", f"XILINX_FPGA_DP_RESOURCE_PREFIX={PREFIX}")]
     found.append(
@@ -65,11 +62,8 @@ def as_rules(customize: NameCustomize, old: Compat130Settings) -> list[str]:
     """
     rules = [] if old.exact else [_COMMON_RULE]
     for entry in customize.entries:
-        match = {
-            name: glob.escape(text)
-            for name, text in (("board", entry.card), ("shell", entry.shell))
-            if text != "*"
-        }
+        key = {"board": entry.card, "shell": entry.shell}
+        match = {name: glob.escape(text) for name, text in key.items() if text != "*"}
         # That plugin invented a timestamp and a uuid for the MA35D; ours have neither.
         if entry.matches({"shellVer": MA35, "deviceType": MA35, "uuid": "ma35", "timestamp": "0"}):
             rules.append(_line({"shell": MA35}, _name(entry, _OURS_MA35)))
@@ -81,6 +75,7 @@ def as_rules(customize: NameCustomize, old: Compat130Settings) -> list[str]:
     return [*rules, _line({"shell": MA35}, f"{MA35}-0")]
 
 
+# Our templates for that plugin's fields.
 _OURS = {
     "index": "{address}",
     "shellVer": "{shell}",
@@ -92,8 +87,6 @@ _OURS = {
     "Healthy": "Healthy",
     "SN": "{serial}",
 }
-
-
 _OURS_MA35 = {**_OURS, "deviceType": MA35, "uuid": "ma35", "timestamp": "0"}
 
 

@@ -26,17 +26,12 @@ _FIELDS = ("index", "shellVer", "deviceType", "uuid", "timestamp", "DBDF", "devi
 
 @dataclass(frozen=True, slots=True)
 class NameEntry:
-    """One key of NameCustomize.json and its name.
-
-    Attributes:
-        card, shell, build: the three parts of the key.
-        parts: of the name, each a field or a text: ``("", "u30-")``.
-    """
+    """One key of NameCustomize.json, which has three parts, and its name."""
 
     card: str
     shell: str
     build: str
-    parts: tuple[tuple[str, str], ...]
+    parts: tuple[tuple[str, str], ...]  # of the name, each a field or a text: ``("", "u30-")``
 
     def matches(self, values: Mapping[str, str]) -> bool:
         """Compare as server.go getMatchKey does."""
@@ -53,10 +48,9 @@ class NameCustomize:
     entries: tuple[NameEntry, ...]
     problems: tuple[str, ...] = ()
 
-    @property
-    def by_index(self) -> bool:
-        """Whether names depend on the number or the id of a replica."""
-        return any(kind in ("index", "DBDF") for entry in self.entries for kind, _ in entry.parts)
+    def has(self, *fields: str) -> bool:
+        """Return whether a name has one of these fields."""
+        return any(kind in fields for entry in self.entries for kind, _ in entry.parts)
 
 
 def parse(text: bytes) -> NameCustomize:
@@ -117,29 +111,21 @@ def _parts(value: str) -> tuple[tuple[str, str], ...] | None:
 
 @dataclass(frozen=True, slots=True)
 class Compat130Names:
-    """The names that plugin gave.
-
-    Attributes:
-        prefix, suffix: of every name.
-        settings: the values of its variables.
-        customize: its file of names; None if there is none, or it is not used.
-        places: by address, how many devices of the same driver precede a device. Set by `among`.
-    """
+    """The names that plugin gave."""
 
     prefix: str
     settings: Compat130Settings
-    customize: NameCustomize | None = None
-    places: Mapping[str, int] = field(default_factory=dict)
+    customize: NameCustomize | None = None  # None if there is no such file, or it is not used
+    places: Mapping[str, int] = field(default_factory=dict)  # by address, see `among`
     suffix: str = ""
 
     @property
     def fields(self) -> frozenset[str]:
         """The fields that names depend on, of those that may become known late."""
-        entries = self.customize.entries if self.customize else ()
-        return frozenset("serial" for entry in entries for kind, _ in entry.parts if kind == "SN")
+        return frozenset({"serial"} if self.customize and self.customize.has("SN") else ())
 
     def among(self, devices: Sequence[Device]) -> Self:
-        """Prepare the names for these devices: one may contain a device's place among them."""
+        """Prepare the names for these devices: one may contain a device's place among those of its driver."""
         places: dict[str, int] = {}
         before: Counter[str] = Counter()
         for device in sorted(devices, key=_listing_order):
@@ -201,12 +187,9 @@ def is_u30(device: Device) -> bool:
 def apply(offers: Offers, names: Compat130Names, serials: Mapping[str, str], *, cards: bool) -> Offers:
     """Change ids, units and, where names contain a replica's number or id, names to those of that plugin.
 
-    Args:
-        offers: our offers, each device a unit or several replicas.
-        names: its names, prepared by `among` for all devices.
-        serials: the serial numbers that count, by address.
-        cards: of U30 devices with one serial number only the first id is listed, however many replicas
-            there are (server.go sendDevices), and stands for all.
+    In our offers each device is a unit or several replicas. `serials` are those that count, by address. With
+    `cards` only the first id of U30 devices with one serial number is listed, however many replicas there
+    are (server.go sendDevices), and stands for all.
     """
     groups: defaultdict[str, list[Unit]] = defaultdict(list)
     for resource, offer in offers.by_resource.items():
@@ -214,7 +197,7 @@ def apply(offers: Offers, names: Compat130Names, serials: Mapping[str, str], *, 
             address, _, number = unit.id.partition("::")
             replica = int(number or 0)
             name = resource
-            if names.customize and names.customize.by_index:
+            if names.customize and names.customize.has("index", "DBDF"):
                 first = unit.devices[0]
                 name = names.resource_name(replace(first, serial=serials.get(first.address)), replica)
             unit_id = names.unit_id(address, replica) if names.settings.virtual else unit.id
@@ -233,13 +216,12 @@ def _whole_cards(units: Iterable[Unit], serials: Mapping[str, str]) -> list[Unit
         serial = serials.get(first.address) if is_u30(first) else None
         # Our own replicas, if not the ids of VirtualNum, stay apart.
         whole[serial or unit.id, unit.id.partition("::")[2]].append(unit)
-    return [_one_unit(each) for each in whole.values()]
-
-
-def _one_unit(units: Sequence[Unit]) -> Unit:
-    devices = {device.address: device for unit in units for device in unit.devices}
-    nodes = {node for unit in units for node in unit.numa_nodes}
-    return Unit(units[0].id, tuple(devices.values()), tuple(sorted(nodes)))
+    found = []
+    for same in whole.values():
+        devices = dict.fromkeys(device for unit in same for device in unit.devices)
+        nodes = {node for unit in same for node in unit.numa_nodes}
+        found.append(Unit(same[0].id, tuple(devices), tuple(sorted(nodes))))
+    return found
 
 
 def _fits(wanted: str, value: str) -> bool:

@@ -18,39 +18,32 @@ MAX_VIRTUAL: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Compat130Settings:
-    """The values of that plugin's variables.
+    """The values of that plugin's variables."""
 
-    Attributes:
-        exact: U30 cards are named by their shells as others are, instead of all alike.
-        cards: U30 devices with one serial number are one unit.
-        customize: names come from NameCustomize.json if it has one.
-        virtual: the number of ids of a device; 0: each has one, its address.
-    """
-
-    exact: bool = False
-    cards: bool = True
-    customize: bool = False
-    virtual: int = 0
+    exact: bool = False  # U30 cards are named by their shells as others are, instead of all alike
+    cards: bool = True  # U30 devices with one serial number are one unit
+    customize: bool = False  # names come from NameCustomize.json if it has one
+    virtual: int = 0  # the number of ids of a device; 0: each has one, its address
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Self:
         """Read the variables as main.go does: case does not matter, and an unknown value is the default."""
+
+        def has(variable: str, value: str) -> bool:
+            return equal_fold(environment.get(variable, ""), value)
+
         number = environment.get("VirtualNum", "")
         wanted = int(number[:20]) if re.fullmatch(r"[+-]?[0-9]+", number, re.ASCII) else 1
-        is_virtual = equal_fold(environment.get("VirtualDev", ""), "True")
         return cls(
-            exact=equal_fold(environment.get("U30NameConvention", ""), "ExactName"),
-            cards=not equal_fold(environment.get("U30AllocUnit", ""), "Device"),
-            customize=equal_fold(environment.get("DeviceNameCustomize", ""), "True"),
-            virtual=min(max(wanted, 1), MAX_VIRTUAL) if is_virtual else 0,
+            exact=has("U30NameConvention", "ExactName"),
+            cards=not has("U30AllocUnit", "Device"),
+            customize=has("DeviceNameCustomize", "True"),
+            virtual=min(max(wanted, 1), MAX_VIRTUAL) if has("VirtualDev", "True") else 0,
         )
 
     def settings(self) -> dict[str, object]:
         """Return our settings that mean the same, as far as there are any."""
-        same: dict[str, object] = {
-            "resource_prefix": PREFIX,
-            "u30_unit": "card" if self.cards else "device",
-        }
+        same: dict[str, object] = {"resource_prefix": PREFIX, "u30_unit": "card" if self.cards else "device"}
         if self.virtual:
             same |= {"shared_replicas": self.virtual, "shared_grant": "all"}
         if self.customize:
@@ -60,6 +53,4 @@ class Compat130Settings:
 
 def equal_fold(one: str, other: str) -> bool:
     """Compare as Go's strings.EqualFold does, letter by letter."""
-    return len(one) == len(other) and all(
-        a.casefold() == b.casefold() for a, b in zip(one, other, strict=True)
-    )
+    return list(map(str.casefold, one)) == list(map(str.casefold, other))

@@ -154,7 +154,7 @@ def _server() -> tuple[asyncio.AbstractEventLoop, RpcServer]:
             return True
 
         terms = PluginConfig(build_allocator(settings, scanner, tuple, written), 0.05)
-        return RpcServer(Plugin("xilinx.com/fpga-x", lambda: None, terms, NoMetrics()))
+        return RpcServer(Plugin("xilinx.com/fpga-x", Latest(None), terms, NoMetrics()))
 
     logging.getLogger().addHandler(_Errors())
     H2Protocol.data_received = _receive  # type: ignore[method-assign,assignment]

@@ -19,6 +19,7 @@ from tests.support.factories import PLAIN, device, offer
 from tests.support.metrics import NoMetrics
 from tests.support.process import descriptors
 from tests.support.running import running
+from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.deviceplugin import endpoint as endpoints
 from xilinx_fpga_dp.deviceplugin.endpoint import Endpoint, Phase
 from xilinx_fpga_dp.deviceplugin.fleet import Fleet
@@ -159,7 +160,7 @@ async def test_last_list_reaches_a_client_that_sends_before_it_reads(tmp_path: P
     """grpc's C core drops unread data when it fails to send: the connection stays until all is read."""
     directory = socket_directory(tmp_path)
     endpoint = _endpoint(directory)
-    plugin = Plugin(endpoint.resource, lambda: endpoint.offer.value, PluginConfig(PLAIN, 5), NoMetrics())
+    plugin = Plugin(endpoint.resource, endpoint.offer, PluginConfig(PLAIN, 5), NoMetrics())
     reader = begun("ListAndWatch")
     reader.send_data(1, message(b""), end_stream=True)
 
@@ -243,7 +244,7 @@ async def test_shell_that_goes_during_register_leaves_an_empty_list(tmp_path: Pa
 async def test_client_that_never_reads_is_cut_off(tmp_path: Path) -> None:
     directory = socket_directory(tmp_path)
     endpoint = _endpoint(directory)
-    plugin = Plugin(endpoint.resource, lambda: endpoint.offer.value, PluginConfig(PLAIN, 5), NoMetrics())
+    plugin = Plugin(endpoint.resource, endpoint.offer, PluginConfig(PLAIN, 5), NoMetrics())
     loop = asyncio.get_running_loop()
     client = begun("ListAndWatch")
     before = descriptors()
@@ -282,7 +283,7 @@ async def test_connection_forgets_ended_calls(tmp_path: Path) -> None:
         return {each.result() for each in calls}
 
     offered = offer(device())
-    plugin = Plugin(offered.resource, lambda: offered, PluginConfig(PLAIN, 60), NoMetrics())
+    plugin = Plugin(offered.resource, Latest(offered), PluginConfig(PLAIN, 60), NoMetrics())
     with mock.patch.object(rpc_server, "RpcServer", Server):
         async with socket_directory(tmp_path).serving(plugin, offered.resource) as bound:
             with _channel(tmp_path / bound.name) as channel:

@@ -13,6 +13,7 @@ from tests.support.descriptors import no_descriptors
 from tests.support.directory import socket_directory
 from tests.support.factories import PLAIN, device, offer
 from tests.support.metrics import NoMetrics
+from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.deviceplugin.plugin import Plugin, PluginConfig
 from xilinx_fpga_dp.observe import http_server as http
 
@@ -22,7 +23,7 @@ _SEVERAL = 10  # fewer than kubelet may open, more than asyncio's own backlog
 @asynccontextmanager
 async def for_kubelet(directory: Path) -> AsyncIterator[tuple[socket.AddressFamily, Any]]:
     offered = offer(device())
-    plugin = Plugin(offered.resource, lambda: offered, PluginConfig(PLAIN, 5), NoMetrics())
+    plugin = Plugin(offered.resource, Latest(offered), PluginConfig(PLAIN, 5), NoMetrics())
     async with socket_directory(directory).serving(plugin, offered.resource) as bound:
         yield socket.AF_UNIX, f"{directory}/{bound.name}"
 

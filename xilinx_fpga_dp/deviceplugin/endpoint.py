@@ -31,13 +31,7 @@ from xilinx_fpga_dp.aio.rate_limit import RateLimit
 from xilinx_fpga_dp.deviceplugin.plugin import ListStream, Plugin, PluginConfig
 from xilinx_fpga_dp.deviceplugin.plugin_metrics import PluginMetrics
 from xilinx_fpga_dp.deviceplugin.registration import register
-from xilinx_fpga_dp.deviceplugin.socket_directory import (
-    DirectoryState,
-    Identity,
-    Socket,
-    SocketDirectory,
-    identity_of,
-)
+from xilinx_fpga_dp.deviceplugin.socket_directory import DirectoryState, Identity, Socket, SocketDirectory
 from xilinx_fpga_dp.model import Offer
 from xilinx_fpga_dp.observe.events import Event
 
@@ -80,14 +74,7 @@ class _NotRegistered(Exception):  # noqa: N818 - a reason, not a fault
 
 
 class Endpoint:
-    """The life of one resource at kubelet.
-
-    Args:
-        resource: its name.
-        directory: kubelet's socket directory.
-        config: how kubelet is answered.
-        metrics: counts what happens.
-    """
+    """The life of one resource at kubelet."""
 
     def __init__(
         self, resource: str, directory: SocketDirectory, config: PluginConfig, metrics: PluginMetrics
@@ -130,7 +117,7 @@ class Endpoint:
     async def _round(self, kubelet: Identity) -> None:
         """Serve and register once, then list until there is a reason for another round."""
         self._update(phase=Phase.REGISTERING)
-        plugin = Plugin(self.resource, lambda: self.offer.value, self._config, self._metrics)
+        plugin = Plugin(self.resource, self.offer, self._config, self._metrics)
         newest = self._directory.state.value.newest_instance
         reached: set[Identity | None] = {kubelet}  # kubelets that this round's Register may have reached
         async with self._directory.serving(plugin, self.resource) as socket:
@@ -145,7 +132,9 @@ class Endpoint:
             if self.offer.value is None:
                 self._send_list(plugin)  # kubelet may read the list before it answers Register
                 return
-            self._registered(socket)
+            self._update(phase=Phase.LISTED, last_error=None)
+            self._metrics.registration(self.resource, "ok")
+            log.info(Event.REGISTERED, extra={"resource": self.resource, "endpoint": socket.name})
             listed_at = asyncio.get_running_loop().time()
             why = await race(
                 self._unreachable(socket, reached),
@@ -166,7 +155,7 @@ class Endpoint:
         path = self._directory.kubelet_socket
         while True:
             try:
-                permit = partial(self._permit, reached, identity_of(path))
+                permit = partial(self._permit, reached, self._directory.kubelet())
                 await register(path, socket.name, self.resource, self._config.options, permit)
                 break
             except (ConnectionRefusedError, ConnectionAbortedError, FileNotFoundError) as error:
@@ -183,16 +172,13 @@ class Endpoint:
             raise _NotRegistered("kubelet closed its connection and has not asked for the list")
 
     def _permit(self, reached: set[Identity | None], before: Identity | None) -> None:
-        """Note which kubelet this round's Register reaches, connected by now, or forbid it.
+        """Note which kubelet this round's Register reaches, or raise ConnectionAbortedError to prevent it.
 
         It may be a new one that no scan has shown yet. Taken for another one later, it would be registered
         with twice.
-
-        Raises:
-            ConnectionAbortedError: it may be one of two kubelets, or a newer instance lives.
         """
         path = self._directory.kubelet_socket
-        if before != identity_of(path):  # replaced during the connect
+        if before != self._directory.kubelet():  # replaced during the connect
             raise ConnectionAbortedError(errno.ECONNABORTED, "kubelet starts", path)
         # Kubelets <= 1.36 keep the endpoint that registered last. An older instance that stalled since its
         # last scan would take the resource from a newer one, which would not notice.
@@ -202,17 +188,14 @@ class Endpoint:
 
     async def _list(self, plugin: Plugin) -> str:
         """Send every new offer to kubelet, at a bounded rate, until the offer is gone."""
-        offer = self.offer.value
-        self._send_list(plugin)
         now = asyncio.get_running_loop().time
-        while offer is not None:
-            offer = await self.offer.other_than(offer)
-            if plugin.up_to_date or self._directory.state.value.standby:
-                continue
-            await asyncio.sleep(self._limit.delay(now()))
-            self._limit.done(now())
-            offer = self.offer.value  # an offer that came meanwhile replaces the one to send
-            self._send_list(plugin)
+        self._send_list(plugin)
+        while self.offer.value is not None:
+            await self.offer.other_than(self.offer.value)
+            if not plugin.up_to_date and not self._directory.state.value.standby:
+                await asyncio.sleep(self._limit.delay(now()))
+                self._limit.done(now())
+                self._send_list(plugin)  # an offer that came meanwhile replaces the one to send
         return "its shell is gone from the node"
 
     def _send_list(self, plugin: Plugin) -> None:
@@ -287,11 +270,6 @@ class Endpoint:
 
     def _update(self, **changes: Any) -> None:
         self.status.set(replace(self.status.value, **changes))
-
-    def _registered(self, socket: Socket) -> None:
-        self._update(phase=Phase.LISTED, last_error=None)
-        self._metrics.registration(self.resource, "ok")
-        log.info(Event.REGISTERED, extra={"resource": self.resource, "endpoint": socket.name})
 
     def _failed(self, error: Exception) -> None:
         self._metrics.registration(self.resource, "failed")

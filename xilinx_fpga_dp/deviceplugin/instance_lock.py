@@ -56,7 +56,6 @@ class InstanceLock:
     def __init__(self, plugins_dir: str) -> None:
         self.folder = lock_folder(plugins_dir)
         self.newest = ""  # file name of the newest newer instance so far, dead or alive
-        self._token = secrets.token_hex(4)
         self._name = ""  # of this instance's file; given once
         self._lock: int | None = None  # the file, open
         self._newer_lives = False  # the last result
@@ -86,10 +85,7 @@ class InstanceLock:
         return False
 
     def release(self) -> None:
-        """Let go of the lock for good.
-
-        The file stays as long as another instance lives: one that is stopped has to see it.
-        """
+        """Release the lock for good. The file stays while another instance lives: it may have to see it."""
         self._released = True
         if self._lock is None:
             return
@@ -110,14 +106,11 @@ class InstanceLock:
         _remove_abandoned(self.folder)
         if not self._name:
             last = max(_names(self.folder), default="0")
-            self._name = f"{int(last[:10]) + 1:010}-{self._token}"
+            self._name = f"{int(last[:10]) + 1:010}-{secrets.token_hex(4)}"
         self._lock = _locked_file(self._path(self._name))
 
     def _scan(self) -> bool:
-        """Return whether a newer instance lives; note the newest, and remove the files of dead ones.
-
-        A dead instance's file stays if it is newer than a live newer instance, which may not have seen it.
-        """
+        """Return whether a newer instance lives; note the newest, and remove the files of dead ones."""
         newer_lives = False
         for name in _names(self.folder):
             if name == self._name:
@@ -126,7 +119,7 @@ class InstanceLock:
             if name > self._name:
                 self.newest = max(self.newest, name)
                 newer_lives = newer_lives or lives
-            if not lives and not newer_lives:
+            if not lives and not newer_lives:  # else the live one may not have seen this file
                 with suppress(OSError):  # another instance has removed it
                     os.unlink(self._path(name))
         return newer_lives
@@ -166,11 +159,7 @@ def _remove_abandoned(folder: str) -> None:
 
 
 def _locked_file(path: str) -> int:
-    """Make a file that other instances see only when it is locked.
-
-    Raises:
-        OSError: it can't be made, or the file system has no locks.
-    """
+    """Make a file that other instances see only when it is locked."""
     unlocked = f"{path}{_UNLOCKED}"
     # Opened for writing: the process's end, by any death, is an inotify event then, IN_CLOSE_WRITE.
     lock = os.open(unlocked, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -194,11 +183,7 @@ def _is_at(file: int, path: str) -> bool:
 
 
 def _is_locked(path: str) -> bool:
-    """Return whether any process, this one too, holds the lock of a file; False if there is no file.
-
-    Raises:
-        OSError: the file can't be opened.
-    """
+    """Return whether any process, this one too, holds the lock of a file; False if there is no file."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:

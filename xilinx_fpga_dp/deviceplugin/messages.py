@@ -1,6 +1,6 @@
 """Turns the nouns into messages of the API. The generated names, which are irregular, appear only here."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from xilinx_fpga_dp.model import Grant, Offer
 from xilinx_fpga_dp.rpc.api import deviceplugin_v1beta1 as v1beta1
@@ -56,22 +56,16 @@ def _google_order(entry: tuple[str, str]) -> bytes:
     return entry[0].encode() + b"\xff"
 
 
-def preference(choices: Sequence[Sequence[str]]) -> bytes:
-    """Encode the answer to GetPreferredAllocation: the ids for each container, as requested."""
-    return bytes(
-        v1beta1.PreferredAllocationResponse(
-            container_responses=[
-                v1beta1.ContainerPreferredAllocationResponse(device_i_ds=list(ids)) for ids in choices
-            ]
-        )
-    )
+def preference(
+    request: v1beta1.PreferredAllocationRequest, choose: Callable[[list[str], list[str], int], Sequence[str]]
+) -> bytes:
+    """Encode the answer to GetPreferredAllocation: what is chosen for each container.
 
-
-def preferences_requested(
-    request: v1beta1.PreferredAllocationRequest,
-) -> list[tuple[list[str], list[str], int]]:
-    """Return the available ids, the ids that the answer must include and its size, for each container."""
-    return [
-        (each.available_deviceIDs, each.must_include_deviceIDs, each.allocation_size)
+    ``choose`` gets the available ids, those that its result must include, and the size of its result.
+    """
+    chosen = [
+        choose(each.available_deviceIDs, each.must_include_deviceIDs, each.allocation_size)
         for each in request.container_requests
     ]
+    responses = [v1beta1.ContainerPreferredAllocationResponse(device_i_ds=list(ids)) for ids in chosen]
+    return bytes(v1beta1.PreferredAllocationResponse(container_responses=responses))

@@ -29,8 +29,7 @@ from xilinx_fpga_dp.rpc.api import deviceplugin_v1beta1 as v1beta1
 log = logging.getLogger(__name__)
 
 _SERVICE = "/v1beta1.DevicePlugin/"
-# Answers kept encoded. A node has a few dozen devices, and pods ask for the same ones again and again.
-_KEPT_ANSWERS = 64
+_KEPT_ANSWERS = 64  # encoded: a node has a few dozen devices, which pods ask for again and again
 
 _Answer = Callable[[Any], Awaitable[bytes]]  # encodes the answer to a request
 
@@ -63,19 +62,16 @@ class ListStream(Enum):
 
 
 class Plugin:
-    """One resource's service, for the life of one socket.
-
-    ``offer`` returns what the resource advertises now; None if it is gone.
-    """
+    """One resource's service, for the life of one socket. The offer is None when the resource is gone."""
 
     def __init__(
-        self, resource: str, offer: Callable[[], Offer | None], config: PluginConfig, metrics: PluginMetrics
+        self, resource: str, offer: Latest[Offer | None], config: PluginConfig, metrics: PluginMetrics
     ) -> None:
         self._resource = resource
         self._offer = offer
         self._config = config
         self._metrics = metrics
-        self._encoded = (offer(), messages.device_list(offer()))
+        self._encoded = (offer.value, messages.device_list(offer.value))
         self._lists = Latest(self._encoded[1])
         self._answer = lru_cache(_KEPT_ANSWERS)(self._encoded_answer)
         self.stream = Latest(ListStream.AWAITED)  # set here only
@@ -93,7 +89,7 @@ class Plugin:
 
     def _encoded_list(self) -> bytes:
         """Return the current list; encoding one of many replicas takes a while, so each offer's is kept."""
-        if (offer := self._offer()) is not self._encoded[0]:
+        if (offer := self._offer.value) is not self._encoded[0]:
             self._encoded = (offer, messages.device_list(offer))
         return self._encoded[1]
 
@@ -110,10 +106,8 @@ class Plugin:
             method: Handler(partial(self._unary, method, answer), Cardinality.UNARY_UNARY, request, bytes)
             for method, (answer, request) in unary.items()
         }
-        handlers["ListAndWatch"] = Handler(
-            self._list_and_watch, Cardinality.UNARY_STREAM, v1beta1.Empty, bytes
-        )
-        return {_SERVICE + method: handler for method, handler in handlers.items()}
+        watch = Handler(self._list_and_watch, Cardinality.UNARY_STREAM, v1beta1.Empty, bytes)
+        return {_SERVICE + method: each for method, each in {"ListAndWatch": watch, **handlers}.items()}
 
     @property
     def busy(self) -> bool:
@@ -204,9 +198,8 @@ class Plugin:
         return bytes(self._config.options)
 
     async def _preferred(self, request: v1beta1.PreferredAllocationRequest) -> bytes:
-        offer, policy = self._current(), self._config.policy
-        requested = messages.preferences_requested(request)
-        return messages.preference([preferred(offer, *wanted, policy) for wanted in requested])
+        choose = partial(preferred, self._current(), policy=self._config.policy)
+        return messages.preference(request, choose)
 
     async def _allocate(self, request: v1beta1.AllocateRequest) -> bytes:
         offer = self._current()
@@ -229,7 +222,7 @@ class Plugin:
         return bytes(v1beta1.PreStartContainerResponse())
 
     def _current(self) -> Offer:
-        return self._offer() or Offer(self._resource, ())
+        return self._offer.value or Offer(self._resource, ())
 
 
 def _current_call() -> asyncio.Task[Any]:
@@ -244,16 +237,12 @@ def _after_call(act: Callable[[], object]) -> None:
 
 
 async def _received(method: str, stream: Stream[Any, Any]) -> Any:
-    """Return the request of a call.
-
-    Raises:
-        GRPCError: it is missing, too long, or can't be parsed; betterproto2 raises errors of many kinds.
-    """
+    """Return the request of a call, or raise GRPCError if it is missing, too long, or can't be parsed."""
     try:
         request = await stream.recv_message()
     except (GRPCError, StreamTerminatedError, TimeoutError):
         raise
-    except Exception as error:
+    except Exception as error:  # betterproto2 raises errors of many kinds
         raise GRPCError(Status.INVALID_ARGUMENT, f"{method}: no such request: {error}") from None
     if request is None:
         raise GRPCError(Status.INVALID_ARGUMENT, f"{method}: the request is missing")

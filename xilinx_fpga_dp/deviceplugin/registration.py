@@ -11,8 +11,7 @@ from xilinx_fpga_dp.deviceplugin.messages import API_VERSION
 from xilinx_fpga_dp.rpc.api import deviceplugin_v1beta1 as v1beta1
 from xilinx_fpga_dp.rpc.client import NO_GRPC, connected
 
-# kubelet dials back within the call and may take 10 s for it: plugin/v1beta1/client.go
-TIME_LIMIT = 15.0
+TIME_LIMIT = 15.0  # seconds; kubelet may take 10 s to dial back within the call: plugin/v1beta1/client.go
 
 
 async def register(
@@ -46,14 +45,13 @@ async def register(
 
 
 async def greet(kubelet_socket: str, limit: float) -> None:
-    """Check that kubelet answers at its socket, without any effect on it.
+    """Check that kubelet answers at its socket within ``limit`` seconds, without any effect on it.
 
-    Calls a method that kubelet does not have. grpc-go refuses that before any code of kubelet's runs
+    Call a method that kubelet does not have. grpc-go refuses that before any code of kubelet's runs
     (server.go handleStream), and its message tells an unknown method from an unknown service.
 
     Raises:
-        OSError: the socket can't be connected to, or its server is not kubelet.
-        TimeoutError: there is no answer within ``limit`` seconds.
+        OSError: the socket can't be connected to, its server is not kubelet, or the time is up.
     """
     try:
         async with (

@@ -83,6 +83,10 @@ class SocketDirectory:
         self._scans = Coalesced(self._refresh)
         self._places: list[Place] | None = None  # to watch, as of the last scan; None: it did not answer
 
+    def kubelet(self) -> Identity | None:
+        """Return the identity of kubelet's socket now, which no scan may have shown yet."""
+        return identity_of(self.kubelet_socket)
+
     @property
     def others(self) -> frozenset[str]:
         """The names of other instances' sockets; those of dead instances stay until they are swept."""
@@ -90,11 +94,7 @@ class SocketDirectory:
 
     @asynccontextmanager
     async def serving(self, servicer: Servicer, resource: str) -> AsyncIterator[Socket]:
-        """Serve a resource on a new socket here: see `rpc.server.serving`.
-
-        Raises:
-            OSError: the socket can't be made.
-        """
+        """Serve a resource on a new socket here, as `rpc.server.serving` does."""
         name = new_name(self.path, resource)
         path = os.path.join(self.path, name)
         self._own.add(name)

@@ -20,8 +20,7 @@ _TOKEN_BYTES = 6
 _OWN = re.compile(rf"(?:.+-)?[0-9a-f]{{{2 * _TOKEN_BYTES}}}{re.escape(SUFFIX)}")
 SHORTEST_NAME = 2 * _TOKEN_BYTES + len(SUFFIX)
 
-# Seconds that a living instance may take from its bind to its listen. inotify reports the bind, so another
-# instance may probe the socket in between.
+# Seconds an instance may take from its bind, which inotify reports to other instances, to its listen.
 _BIND_TO_LISTEN = 0.1
 
 
@@ -59,10 +58,8 @@ def foreign_sockets(directory: str) -> tuple[str, ...]:
     Raises:
         OSError: the directory can't be listed.
     """
-    names = sorted(
-        name for name in os.listdir(directory) if name.endswith(SUFFIX) and not _OWN.fullmatch(name)
-    )
-    return tuple(name for name in names if _connect(os.path.join(directory, name)) == 0)
+    names = [name for name in os.listdir(directory) if name.endswith(SUFFIX) and not _OWN.fullmatch(name)]
+    return tuple(name for name in sorted(names) if _connect(os.path.join(directory, name)) == 0)
 
 
 def _refuses(path: str) -> bool:

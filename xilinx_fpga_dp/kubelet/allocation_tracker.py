@@ -4,20 +4,19 @@ kubelet counts devices by resource name and id, so it takes a device that appear
 Every unit is therefore confirmed before it is offered: podresources has been asked since it was new. kubelet
 may still allocate a device under its old name right after a rename, or while another instance with other
 settings serves that name. So the tracker asks once more after each new unit, and keeps polling while another
-instance has an endpoint, a device is held under another name, or kubelet has not answered.
-
-Without an answer nothing counts as held, nothing held is freed, and new units are confirmed all the same.
+instance has an endpoint, a device is held under another name, or kubelet has not answered. Without an answer
+nothing counts as held, nothing held is freed, and new units are confirmed all the same.
 """
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from xilinx_fpga_dp.aio.coalesced import Coalesced
 from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.model import Held
 
-# Seconds between polls while a device is held elsewhere or kubelet has not answered.
-_INTERVAL = 3.0
+_INTERVAL = 3.0  # seconds between polls while a device is held elsewhere or kubelet has not answered
 _FAST_INTERVAL = 1.0  # the same after a new unit, and while another instance has an endpoint
 _MAX_AGE = 0.5  # seconds for which an answer is new enough for `current`
 
@@ -28,10 +27,8 @@ UnitKeys = frozenset[tuple[str, str]]
 class AllocationTracker:
     """Asks podresources whenever a unit is new, and polls while it matters.
 
-    Args:
-        api: the podresources client.
-        wake: called when an answer has changed something.
-        other_instances: returns whether another instance has an endpoint.
+    ``wake`` is called when an answer has changed something; ``other_instances`` returns whether another
+    instance has an endpoint.
     """
 
     def __init__(
@@ -48,37 +45,29 @@ class AllocationTracker:
         self._new: UnitKeys = frozenset()
         self._wanted = asyncio.Event()
         self._asked = asyncio.Event()
-        self._reading = Coalesced(self._read)
+        self.current = Coalesced(self._read).run
         self._last_read: tuple[Held, float] | None = None  # with its time
 
     async def confirm(self, units: UnitKeys, patience: float) -> UnitKeys:
-        """Return which of these units may be offered: podresources has been asked since they were new.
+        """Return which of all units may be offered: podresources has been asked since they were new.
 
-        Args:
-            units: all there are; one that is gone counts as new when it comes back.
-            patience: seconds to wait for an answer about new ones.
+        Wait at most ``patience`` seconds for that. A unit that is gone counts as new when it comes back.
         """
         self.confirmed &= units
         self._new = units - self.confirmed
         if self._new:
             self._asked.clear()
             self._wanted.set()
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(patience):
                     await self._asked.wait()
-            except TimeoutError:
-                pass
         return self.confirmed & units
 
-    async def current(self) -> Held:
-        """Return who holds what, for display; the newest known answer if kubelet does not answer.
-
-        kubelet is asked twice a second at most, however many readers there are: it would refuse the
-        questions that matter.
-        """
-        return await self._reading.run()
-
     async def _read(self) -> Held:
+        """Return the holders, for display; the newest known answer if kubelet does not answer.
+
+        Ask twice a second at most, for any number of callers: kubelet would refuse the calls that matter.
+        """
         now = asyncio.get_running_loop().time
         if self._last_read is None or now() - self._last_read[1] >= _MAX_AGE:
             held = await self._api.held()
@@ -99,9 +88,8 @@ class AllocationTracker:
             self._repeat = bool(new) or self._other_instances()
             held = await self._api.held(insist=bool(new))
             self._answered = held is not None
-            changed = bool(new) or (held is not None and held != self.held)
-            if held is not None:
-                self.held = held
+            changed = bool(new) or held not in (None, self.held)
+            self.held = self.held if held is None else held
             self.confirmed |= new
             self._asked.set()
             if changed:

@@ -29,29 +29,23 @@ _ADDRESS = re.compile(
 
 
 class PodResources:
-    """The podresources API at a socket.
-
-    Args:
-        path: path of the socket.
-    """
+    """The podresources API at a socket."""
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._answered: bool | None = None  # None: never asked
+        self._failing = False  # the last call has failed
 
     async def held(self, *, insist: bool = False) -> Held | None:
-        """Return who holds what now; None if kubelet has not answered within the limit.
+        """Return the holders now; None if kubelet has not answered within the limit.
 
-        Args:
-            insist: retry until the limit after an error that may pass: kubelet has just started, or it is
-                asked more than 100 times a second, by all clients together.
+        ``insist`` retries until the limit after an error that may pass: kubelet has just started, or it is
+        asked more than 100 times a second, by all clients together.
         """
         now = asyncio.get_running_loop().time
         deadline = now() + TIME_LIMIT
         while True:
             try:
-                async with asyncio.timeout_at(deadline):
-                    answer = await self._list()
+                answer = await self._list(deadline - now())
             except Exception as error:  # whatever listens there may send anything
                 if insist and _may_pass(error) and now() + _RETRY < deadline:
                     await asyncio.sleep(_RETRY)
@@ -61,21 +55,18 @@ class PodResources:
             self._log_change(None)
             return _by_address(answer.pod_resources)
 
-    async def _list(self) -> podresources_v1.ListPodResourcesResponse:
-        async with connected(self._path, TIME_LIMIT) as channel:
+    async def _list(self, limit: float) -> podresources_v1.ListPodResourcesResponse:
+        async with connected(self._path, limit) as channel:
             stub = podresources_v1.PodResourcesListerStub(channel)
             return await stub.list(podresources_v1.ListPodResourcesRequest())
 
     def _log_change(self, error: Exception | None) -> None:
-        if error is None:
-            if self._answered is False:
-                log.info(Event.PODRESOURCES_AVAILABLE, extra={"path": self._path})
-        elif self._answered is not False:
-            log.warning(
-                Event.PODRESOURCES_UNAVAILABLE,
-                extra={"path": self._path, "error": str(error) or repr(error)},
-            )
-        self._answered = error is None
+        if error is None and self._failing:
+            log.info(Event.PODRESOURCES_AVAILABLE, extra={"path": self._path})
+        elif error is not None and not self._failing:
+            extra = {"path": self._path, "error": str(error) or repr(error)}
+            log.warning(Event.PODRESOURCES_UNAVAILABLE, extra=extra)
+        self._failing = error is not None
 
 
 def _may_pass(error: Exception) -> bool:
@@ -86,13 +77,14 @@ def _may_pass(error: Exception) -> bool:
 
 def _by_address(pods: Iterable[podresources_v1.PodResources]) -> Held:
     held: dict[str, tuple[Holder, ...]] = {}
-    for pod in pods:
-        for container in pod.containers:
-            for devices in container.devices:
-                for device in devices.device_ids:
-                    if match := _ADDRESS.fullmatch(device):
-                        holder = Holder(
-                            pod.namespace, pod.name, container.name, devices.resource_name, device
-                        )
-                        held[match[1]] = (*held.get(match[1], ()), holder)
+    holders = (
+        Holder(pod.namespace, pod.name, container.name, devices.resource_name, device)
+        for pod in pods
+        for container in pod.containers
+        for devices in container.devices
+        for device in devices.device_ids
+    )
+    for holder in holders:
+        if match := _ADDRESS.fullmatch(holder.id):
+            held[match[1]] = (*held.get(match[1], ()), holder)
     return held

@@ -15,6 +15,7 @@ from tests.support.factories import PLAIN, device, offer
 from tests.support.metrics import NoMetrics
 from tests.support.running import running
 from tests.support.wire import pb
+from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.deviceplugin.endpoint import Endpoint, Phase
 from xilinx_fpga_dp.deviceplugin.plugin import Plugin, PluginConfig
 from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory
@@ -136,7 +137,7 @@ async def test_call_without_an_answer_ends_with_a_status(
         "PreStartContainer": pb.PreStartContainerRequest(devices_ids=ids),
     }
     terms = PluginConfig(Allocator(refresh=refresh, time_limit=600), limit, pre_start=True)
-    plugin = Plugin(offered.resource, lambda: offered, terms, NoMetrics())
+    plugin = Plugin(offered.resource, Latest(offered), terms, NoMetrics())
 
     def call(path: Path) -> grpc.Call:
         with _channel(path) as channel:

@@ -104,10 +104,9 @@ class Endpoint:
             previous = kubelet
             try:
                 await self._round(kubelet)
-            except (OSError, GRPCError, StreamTerminatedError, _NotRegistered) as error:
-                self._failed(error)  # a TimeoutError is an OSError
             except Exception as error:
-                log.exception(Event.ENDPOINT_FAILED, extra={"resource": self.resource})
+                if not isinstance(error, OSError | GRPCError | StreamTerminatedError | _NotRegistered):
+                    log.exception(Event.ENDPOINT_FAILED, extra={"resource": self.resource})
                 self._failed(error)
             finally:
                 self._update(phase=Phase.WAITING)
@@ -203,8 +202,6 @@ class Endpoint:
         if not self._directory.state.value.standby:
             plugin.publish()
 
-    # Waits
-
     async def _kubelet_available(self) -> Identity | None:
         """Wait for kubelet's socket while no newer instance lives."""
         state = await self._directory.state.until(lambda state: bool(state.kubelet) and not state.standby)
@@ -265,8 +262,6 @@ class Endpoint:
         # Jitter, so that the endpoints of a node do not all come at the same moment.
         delay = min(_LAST_DELAY, _FIRST_DELAY * 2.0 ** min(self.status.value.failures, 10))
         return delay * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-
-    # The status
 
     def _update(self, **changes: Any) -> None:
         self.status.set(replace(self.status.value, **changes))

@@ -55,9 +55,7 @@ class Fleet:
 
     def _reconcile(self, offers: Offers, group: asyncio.TaskGroup) -> None:
         for name in offers.by_resource.keys() - self._endpoints.keys():
-            endpoint = Endpoint(name, self._directory, self._config, self._metrics)
-            endpoint.offer.set(offers.by_resource[name])
-            self._endpoints[name] = endpoint
+            endpoint = self._endpoints[name] = Endpoint(name, self._directory, self._config, self._metrics)
             group.create_task(self._live(endpoint), name=f"endpoint {name}")
         for name, endpoint in self._endpoints.items():
             endpoint.offer.set(offers.by_resource.get(name))

@@ -26,16 +26,13 @@ from xilinx_fpga_dp.observe.events import Event
 
 log = logging.getLogger(__name__)
 
-DRIVER = "fpga.xilinx.com"  # the folder of this program below PLUGINS_DIR
-
 _NAME = re.compile(r"(\d{10})-[0-9a-f]{8}")
 _UNLOCKED = ".new"  # the end of a file's name until its lock is held
 _ABANDONED = 1.0  # seconds after which the process of such a file is dead
 
 
 def lock_folder(plugins_dir: str) -> str:
-    """Return the folder of the lock files."""
-    return os.path.join(plugins_dir, DRIVER, "instances")
+    return os.path.join(plugins_dir, "fpga.xilinx.com", "instances")
 
 
 def count_instances(plugins_dir: str) -> int:
@@ -98,8 +95,9 @@ class InstanceLock:
     def _acquire(self) -> None:
         """Make and lock the file, unless that is done and the file still there."""
         if self._lock is not None:
-            if _is_at(self._lock, self._path(self._name)):
-                return
+            with suppress(OSError):
+                if os.path.samestat(os.fstat(self._lock), os.stat(self._path(self._name))):
+                    return
             os.close(self._lock)
             self._lock = None
         _make_folder(self.folder)
@@ -172,14 +170,6 @@ def _locked_file(path: str) -> int:
         os.close(lock)
         raise
     return lock
-
-
-def _is_at(file: int, path: str) -> bool:
-    """Return whether an open file is the one at a path."""
-    try:
-        return os.path.samestat(os.fstat(file), os.stat(path))
-    except OSError:
-        return False
 
 
 def _is_locked(path: str) -> bool:

@@ -51,8 +51,8 @@ def allocation(grants: Sequence[Grant]) -> bytes:
 
 
 def _google_order(entry: tuple[str, str]) -> bytes:
-    # A map has no order. google.protobuf's deterministic one puts a longer key before its own prefix; the
-    # same order here allows answers to be compared byte for byte.
+    # A map has no order. google.protobuf's deterministic one, in which answers can be compared byte for byte,
+    # puts a longer key before its own prefix.
     return entry[0].encode() + b"\xff"
 
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, cast
 
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
@@ -143,8 +143,9 @@ class Plugin:
     async def _bounded(self, method: str, answer: _Answer, stream: Stream[Any, Any]) -> bytes:
         """Turn every outcome into an answer or a status: without either, kubelet would wait for ever."""
         what = f"{method} of {self._resource}"
+        extra = {"resource": self._resource, "method": method}
         ending = GRPCError(Status.UNAVAILABLE, f"{what}: the plugin is ending")
-        call = _current_call()
+        call = cast("asyncio.Task[Any]", asyncio.current_task())  # grpclib makes one of each call
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)
         if self._refusing:
@@ -156,9 +157,7 @@ class Plugin:
         except (GRPCError, StreamTerminatedError):
             raise
         except Refusal as refusal:
-            log.warning(
-                Event.REFUSED, extra={"resource": self._resource, "method": method, "why": refusal.message}
-            )
+            log.warning(Event.REFUSED, extra=extra | {"why": refusal.message})
             raise GRPCError(Status[refusal.code.name], refusal.message) from None
         except TimeoutError:
             raise GRPCError(Status.DEADLINE_EXCEEDED, f"{what} took more than {limit:g} s") from None
@@ -170,7 +169,7 @@ class Plugin:
                 raise  # the stream or the connection ends
             raise GRPCError(Status.INTERNAL, f"{what} was interrupted") from None
         except Exception as error:
-            log.exception(Event.CALL_FAILED, extra={"resource": self._resource, "method": method})
+            log.exception(Event.CALL_FAILED, extra=extra)
             raise GRPCError(Status.INTERNAL, f"{what} failed: {error!r}") from None
 
     async def _list_and_watch(self, stream: Stream[v1beta1.Empty, Any]) -> None:
@@ -202,10 +201,9 @@ class Plugin:
         return messages.preference(request, choose)
 
     async def _allocate(self, request: v1beta1.AllocateRequest) -> bytes:
-        offer = self._current()
         if not request.container_requests:
             raise GRPCError(Status.INVALID_ARGUMENT, f"Allocate of {self._resource} for no container")
-        resolve = self._config.allocator.resolve
+        offer, resolve = self._current(), self._config.allocator.resolve
         ids = [container.devices_ids for container in request.container_requests]
         answer = self._answer(tuple([await resolve(offer, each) for each in ids]))
         for each in ids:
@@ -225,15 +223,10 @@ class Plugin:
         return self._offer.value or Offer(self._resource, ())
 
 
-def _current_call() -> asyncio.Task[Any]:
-    call = asyncio.current_task()
-    assert call is not None  # noqa: S101 - grpclib makes a task of each call
-    return call
-
-
 def _after_call(act: Callable[[], object]) -> None:
     """Run ``act`` when the answer of the call under way has been sent: kubelet need not wait for it."""
-    _current_call().add_done_callback(lambda call: None if call.cancelled() or call.exception() else act())
+    call = cast("asyncio.Task[Any]", asyncio.current_task())
+    call.add_done_callback(lambda call: None if call.cancelled() or call.exception() else act())
 
 
 async def _received(method: str, stream: Stream[Any, Any]) -> Any:

@@ -127,8 +127,14 @@ class SocketDirectory:
             raise
 
     async def _refresh(self) -> DirectoryState:
-        state = await self._read()
-        if state.problem != self.state.value.problem:
+        last = self.state.value
+        try:
+            state, self._places = await self._reads.read(self._scan_and_places, _SCAN_LIMIT)
+        except Exception as error:
+            self._places = None
+            problem = f"no answer for {_SCAN_LIMIT:g} s" if isinstance(error, TimeoutError) else repr(error)
+            state = replace(last, kubelet=None, sockets=frozenset(), problem=problem)
+        if state.problem != last.problem:
             if state.problem:
                 extra = {"path": self.path, "problem": state.problem}
                 log.warning(Event.SOCKET_DIRECTORY_UNUSABLE, extra=extra)
@@ -139,20 +145,7 @@ class SocketDirectory:
                 self._metrics.kubelet_restart()
             self._kubelet = state.kubelet
         self.state.set(state)
-        return state
-
-    async def _read(self) -> DirectoryState:
-        state: DirectoryState
-        try:
-            state, self._places = await self._reads.read(self._scan_and_places, _SCAN_LIMIT)
-        except TimeoutError:
-            problem = f"no answer for {_SCAN_LIMIT:g} s"
-        except Exception as error:
-            problem = repr(error)
-        else:
-            return state
-        self._places = None
-        return replace(self.state.value, kubelet=None, sockets=frozenset(), problem=problem)
+        return self.state.value
 
     def _scan_and_places(self) -> tuple[DirectoryState, list[Place]]:
         # The scan first: it makes the lock's folder. A change between the two changes the places, too, and

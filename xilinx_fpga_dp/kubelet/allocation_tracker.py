@@ -25,18 +25,14 @@ UnitKeys = frozenset[tuple[str, str]]
 
 
 class AllocationTracker:
-    """Asks podresources whenever a unit is new, and polls while it matters.
-
-    ``wake`` is called when an answer has changed something; ``other_instances`` returns whether another
-    instance has an endpoint.
-    """
+    """Asks podresources whenever a unit is new, and polls while it matters."""
 
     def __init__(
         self, api: PodResources, wake: Callable[[], None], other_instances: Callable[[], bool]
     ) -> None:
         self._api = api
-        self._wake = wake
-        self._other_instances = other_instances
+        self._wake = wake  # called when an answer has changed something
+        self._other_instances = other_instances  # returns whether another instance has an endpoint
         self.held: Held = {}  # the newest answer
         self.confirmed: UnitKeys = frozenset()
         self.held_elsewhere = False  # a device is held under another name; set by the snapshot builder

@@ -1,8 +1,4 @@
-"""Client of kubelet's podresources API: which container holds which device.
-
-A device is found by the address that its id begins with, whatever the resource name: our own ids and those of
-earlier plugins both begin so.
-"""
+"""Client of kubelet's podresources API: which container holds which device."""
 
 import asyncio
 import logging
@@ -22,6 +18,7 @@ log = logging.getLogger(__name__)
 TIME_LIMIT = 2.0  # seconds for an answer
 _RETRY = 0.1  # seconds until kubelet is asked again after an error
 
+# The address with which an id begins, of this plugin or an earlier one, under any resource name:
 # `0000:65:00.1`, a replica's `0000:65:00.1::0`, plugin 1.3.0's `0000:65:00.1-0`; zocl's `axi:zyxclmm_drm`
 _ADDRESS = re.compile(
     r"([0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]|[\w.:@-]{0,48}zyxclmm_drm)(?:(?:::|-)\d+)?"
@@ -46,14 +43,14 @@ class PodResources:
         while True:
             try:
                 answer = await self._list(deadline - now())
-            except Exception as error:  # whatever listens there may send anything
-                if insist and _may_pass(error) and now() + _RETRY < deadline:
-                    await asyncio.sleep(_RETRY)
-                    continue
-                self._log_change(error)
-                return None
-            self._log_change(None)
-            return _by_address(answer.pod_resources)
+            except Exception as error:  # the server at that socket may send anything
+                if not insist or not _may_pass(error) or now() + _RETRY >= deadline:
+                    self._log_change(error)
+                    return None
+                await asyncio.sleep(_RETRY)
+            else:
+                self._log_change(None)
+                return _by_address(answer.pod_resources)
 
     async def _list(self, limit: float) -> podresources_v1.ListPodResourcesResponse:
         async with connected(self._path, limit) as channel:

@@ -11,17 +11,13 @@ class Codec(CodecBase):
     __content_subtype__ = "proto"
 
     def encode(self, message: Any, message_type: Any) -> bytes:
-        """Return the message's bytes; ``message_type`` is what the method declares."""
         del message_type
         return message if isinstance(message, bytes) else bytes(message)
 
     def decode(self, data: bytes, message_type: Any) -> Any:
-        """Parse a message.
+        """Parse a message; for bytes that betterproto2 can't parse it raises exceptions of many kinds.
 
-        betterproto2 accepts some truncated messages as shorter ones. gRPC prefixes each message with its
-        length, so only a client that sends such bytes on purpose gets an answer to what they parse as.
-
-        Raises:
-            Exception: of many kinds, for bytes that betterproto2 can't parse.
+        It accepts some truncated messages as shorter ones. gRPC prefixes each message with its length, so
+        only a client that sends such bytes on purpose gets an answer to what they parse as.
         """
         return message_type.parse(data)

@@ -2,13 +2,10 @@
 
 grpclib's own server takes any number of connections and messages of any length. Its ``close()`` cancels
 streams without trailers, and since Python 3.12 its ``wait_closed()`` waits until the client closes the
-connection, which kubelet never does. So this module limits the connections, passes grpclib only the header
-fields that it reads and a request within the limit, and adds an end of four steps, each with a time limit:
-
-1. There is no new connection, and unary calls under way may finish.
-2. The servicer refuses those that are left: kubelet closes its connection when its stream ends.
-3. The servicer ends its streams, and a ping asks each client whether it has read everything.
-4. Every connection is closed.
+connection, which kubelet never does. So this module limits connections, header fields and requests, and adds
+an end whose steps have time limits: unary calls under way may finish; the servicer refuses those that are
+left, then ends its streams; a ping asks each client whether it has read everything; every connection is
+closed. The calls end first: kubelet closes its connection when its stream ends.
 """
 
 import asyncio
@@ -43,18 +40,14 @@ _REFUSALS_LIMIT = 0.1
 _STREAMS_LIMIT = 0.3
 _FLUSH_LIMIT = 1.0  # for a client to read what was sent when its connection is closed
 
-# kubelet opens one connection; another client may open one, too.
-_MAX_CONNECTIONS = 16
+_MAX_CONNECTIONS = 16  # kubelet opens one; another client may open one, too
 _MAX_CLOSED_STREAMS = 1024  # of a connection, see `limit_closed_streams`
 # Bytes. The longest request names every id of the largest resource: 16 cards, SHARED_REPLICAS 1000, at most
 # 23 bytes an id (`00000000:65:00.1::999` and its head) make 368,000.
 _MAX_REQUEST = 1 << 19
-# Bytes: the least that HTTP/2 allows, which bounds what waits unread on a connection.
-_WINDOW = (1 << 16) - 1
-# The header fields that grpclib reads, and the length of a time limit: eight digits and a unit, by
-# PROTOCOL-HTTP2.md of grpc.
-_HEADERS = frozenset({":method", ":path", "content-type", "te", "grpc-timeout", "user-agent"})
-_MAX_TIMEOUT = 9
+_WINDOW = (1 << 16) - 1  # bytes: the least that HTTP/2 allows, which bounds what waits unread on a connection
+_READ_BY_GRPCLIB = frozenset({":method", ":path", "content-type", "te", "grpc-timeout", "user-agent"})
+_MAX_TIMEOUT = 9  # characters of a time limit: eight digits and a unit, by PROTOCOL-HTTP2.md of grpc
 
 
 class Servicer(Protocol):
@@ -125,7 +118,8 @@ class RpcServer(Server):
 
     def connection_made(self, connection: "_Connection") -> None:
         """Take a connection, or close one that is not wanted: asyncio reports it only after it accepts it."""
-        if self._ended or sum(not each.closing for each in self._connections) >= _MAX_CONNECTIONS:
+        open_ones = [each for each in self._connections if not each.closing]
+        if self._ended or len(open_ones) >= _MAX_CONNECTIONS:
             connection.close("not wanted")
         else:
             self._connections.add(connection)
@@ -172,8 +166,7 @@ class _Connection(H2Protocol):
     ) -> None:
         super().__init__(calls, config, h2_config)
         self._server = server
-        self._ping_sent = False
-        self._ping_answered = False
+        self._ping_answered: bool | None = None  # None: no ping was sent
 
     @property
     def closing(self) -> bool:
@@ -186,7 +179,6 @@ class _Connection(H2Protocol):
         return bool(self.connection.streams_started)
 
     def close(self, why: str) -> None:
-        """Close it and its calls."""
         self.processor.close(why)
 
     def drained(self) -> bool:
@@ -199,14 +191,14 @@ class _Connection(H2Protocol):
             return False
         if self.closing or not self.called:
             return True
-        if not self._ping_sent:
-            self._ping_sent = True
+        if self._ping_answered is None:
+            self._ping_answered = False
             self.connection._connection.ping(bytes(8))  # noqa: SLF001 - grpclib pings to keep alive only
             self.connection.flush()
         return self._ping_answered
 
     def _ping_ack(self, _event: H2Event) -> None:
-        self._ping_answered = self._ping_sent
+        self._ping_answered = self._ping_answered is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -219,10 +211,9 @@ class _Connection(H2Protocol):
         self._server.connection_lost(self)
 
     def data_received(self, data: bytes) -> None:
-        """Take input; unknown frames, and frames after the last one, are among it."""
         try:
             super().data_received(data)
-        except Exception as error:
+        except Exception as error:  # of an unknown frame, or of a frame after the last one
             log.debug(Event.CONNECTION_CLOSED, extra={"error": repr(error)})
             self.close("not understood")
 
@@ -236,8 +227,7 @@ class _Calls(Handler):
         self, stream: Stream, headers: list[tuple[str, str]], release_stream: Callable[[], None]
     ) -> None:
         """Start a call, of which only the head has been read."""
-        assert stream.id is not None  # noqa: S101 - for the type: it came with the head
-        stream.buffer = _Request(partial(stream.connection.ack, stream.id))
+        stream.buffer = _Request(partial(stream.connection.ack, cast(int, stream.id)))
         super().accept(stream, _filtered(headers), release_stream)
 
     def close(self) -> None:
@@ -252,7 +242,7 @@ def _filtered(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
     That is a missing method or path, a time limit that no float can hold, and metadata that is not base64.
     """
-    kept = {":method": "", ":path": ""} | {name: value for name, value in headers if name in _HEADERS}
+    kept = {":method": "", ":path": ""} | {name: value for name, value in headers if name in _READ_BY_GRPCLIB}
     if len(kept.get("grpc-timeout", "")) > _MAX_TIMEOUT:
         kept["grpc-timeout"] = ""  # not a time limit by its form
     return list(kept.items())
@@ -262,8 +252,7 @@ class _Request(Buffer):
     """The received part of a request."""
 
     async def read(self, size: int) -> bytes:
-        """Wait for ``size`` bytes; refuse more than a request may have."""
         if size > _MAX_REQUEST:
-            message = f"a request of {size} bytes; {_MAX_REQUEST} are allowed"
-            raise GRPCError(Status.RESOURCE_EXHAUSTED, message)
+            problem = f"a request of {size} bytes; {_MAX_REQUEST} are allowed"
+            raise GRPCError(Status.RESOURCE_EXHAUSTED, problem)
         return await super().read(size)

@@ -22,16 +22,13 @@ class BadUse(Exception):  # noqa: N818 - an error of the caller
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command. Its module imports what only `run` needs inside that function.
+    """A command. Its module imports what only `run` needs inside that function."""
 
-    Attributes:
-        run: executes the command and returns the exit code.
-        settings: the fields of the settings that it uses. If empty, the settings are not validated.
-        options: its own options and arguments, each with the keywords of argparse's ``add_argument``.
-    """
-
-    run: Callable[[Settings, argparse.Namespace], int]
-    settings: frozenset[str] = frozenset()
+    run: Callable[[Settings, argparse.Namespace], int]  # returns the exit code
+    settings: frozenset[str] = (
+        frozenset()
+    )  # the fields that it uses; if empty, the settings are not validated
+    # Its own options and arguments, each with the keywords of argparse's ``add_argument``.
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 

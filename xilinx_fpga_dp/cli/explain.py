@@ -13,7 +13,6 @@ from xilinx_fpga_dp.settings import Settings
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
-    """Scan once and print the answer or the refusal."""
     if not options.ids:
         raise BadUse("explain: which device ids? `list` shows them")
     logs.set_up("warning", settings.log_format)
@@ -29,11 +28,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
 
 
 async def _allocate(settings: Settings, ids: Sequence[str]) -> tuple[Resolution, Grant]:
-    """Do what Allocate does, on the resource that offers the first id.
-
-    Raises:
-        Refusal: Allocate would refuse, or the scan failed.
-    """
+    """Do what Allocate does, on the resource that offers the first id; refuse if the scan failed, too."""
     from xilinx_fpga_dp.discovery.scanner import ScanFailed
     from xilinx_fpga_dp.wiring import build_allocator, build_scanner, scan_once
 
@@ -58,24 +53,17 @@ def _offer_with(offers: Offers, device_id: str) -> Offer:
         if entry.function == device_id:
             raise Refusal(Code.NOT_FOUND, f"{device_id} is not offered: {entry.reason}")
     known = [unit.id for offer in offers.by_resource.values() for unit in offer.units]
-    raise Refusal(
-        Code.NOT_FOUND,
-        f"device {device_id!r} is not offered on this node ({', '.join(known) or 'which has none'})",
-    )
+    which = ", ".join(known) or "which has none"
+    raise Refusal(Code.NOT_FOUND, f"device {device_id!r} is not offered on this node ({which})")
 
 
 def _as_document(grant: Grant) -> dict[str, Any]:
     """Render the answer with the field names of kubelet's API."""
     mounts = [{"container_path": path, "host_path": path, "read_only": True} for path in grant.mounts]
     devices = [{"container_path": node, "host_path": node, "permissions": "rw"} for node in grant.nodes]
-    return {
-        "answer": {
-            "envs": dict(grant.envs),
-            "mounts": mounts,
-            "devices": devices,
-            "cdi_devices": [{"name": name} for name in grant.cdi_devices],
-        }
-    }
+    names = [{"name": name} for name in grant.cdi_devices]
+    answer = {"envs": dict(grant.envs), "mounts": mounts, "devices": devices, "cdi_devices": names}
+    return {"answer": answer}
 
 
 def _as_text(answer: Resolution, grant: Grant) -> str:
@@ -92,8 +80,7 @@ def _as_text(answer: Resolution, grant: Grant) -> str:
 
 COMMAND = Command(
     run,
-    settings=SCAN_SETTINGS
-    | {"device_strategy", "extra_mounts", "host_root", "shared_grant", "request_timeout"},
+    SCAN_SETTINGS | {"device_strategy", "extra_mounts", "host_root", "shared_grant", "request_timeout"},
     options={
         **output_option("text", "json"),
         "ids": {"nargs": "*", "metavar": "ID", "help": "a device id, as `list` shows it"},

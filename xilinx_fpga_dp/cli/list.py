@@ -15,7 +15,6 @@ from xilinx_fpga_dp.settings import Settings
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
-    """Scan once and print what the node offers."""
     from xilinx_fpga_dp.discovery.scanner import ScanFailed
     from xilinx_fpga_dp.wiring import build_scanner, scan_once
 
@@ -44,9 +43,8 @@ def table(document: Mapping[str, Any], warnings: Sequence[str]) -> str:
         )
         for row in document["devices"]
     ]
-    lines = ["no device to offer"]
-    if rows:
-        lines = columns(("DEVICE", "BOARD", "HEALTH", "NUMA", "SERIAL", "NODES", "RESOURCE"), rows)
+    head = ("DEVICE", "BOARD", "HEALTH", "NUMA", "SERIAL", "NODES", "RESOURCE")
+    lines = columns(head, rows) if rows else ["no device to offer"]
     if document["left_out"]:
         lines += ["", "left out:"]
         lines += [f"  {entry['function']}  {printable(entry['reason'])}" for entry in document["left_out"]]

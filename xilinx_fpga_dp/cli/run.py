@@ -1,4 +1,4 @@
-"""``run``: the service."""
+"""``run``: the service, until SIGTERM or SIGINT."""
 
 import argparse
 import asyncio
@@ -9,7 +9,6 @@ from xilinx_fpga_dp.settings import Settings
 
 
 def run(settings: Settings, _options: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT."""
     from xilinx_fpga_dp.observe import logs
     from xilinx_fpga_dp.service import Service
 

@@ -1,4 +1,4 @@
-"""``simulate``: the whole job on any machine."""
+"""``simulate``: the whole job on any machine, or only its sample node."""
 
 import argparse
 import asyncio
@@ -8,7 +8,6 @@ from xilinx_fpga_dp.settings import Settings
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
-    """Play the demo, or only build its sample node."""
     from xilinx_fpga_dp.simulate import demo
 
     if options.node is not None:

@@ -8,7 +8,6 @@ from xilinx_fpga_dp.settings import Settings
 
 
 def run(_settings: Settings, _options: argparse.Namespace) -> int:
-    """Print name and version."""
     print(f"xilinx-fpga-dp {__version__}")
     return 0
 

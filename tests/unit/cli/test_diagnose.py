@@ -1,14 +1,14 @@
 """``diagnose``: the real command against sample nodes, and its checks."""
 
 import errno
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from xilinx_fpga_dp.cli.diagnose import checks, collect
-from xilinx_fpga_dp.cli.diagnose.checks import Level
-from xilinx_fpga_dp.cli.diagnose.findings import Findings, NodeStatus, Problem
+from xilinx_fpga_dp.cli.diagnose.checks import Findings, Level
 from xilinx_fpga_dp.model import Device, LeftOut, Offer, Offers, Reason, Shell, Unit
 
 
@@ -61,7 +61,7 @@ class TestChecks:
             assert "mpd" not in line.message or board.startswith("aws") or board == "u30"
 
     def test_denial_under_selinux_has_a_remedy(self) -> None:
-        denied = Problem("Permission denied", errno.EACCES)
+        denied = OSError(errno.EACCES, "Permission denied")
         assert list(checks.selinux(replace(self.healthy, kubelet_problem=denied))) == []
         [ok] = checks.selinux(replace(self.healthy, selinux=True))
         [warn] = checks.selinux(replace(self.healthy, selinux=True, kubelet_problem=denied))
@@ -82,7 +82,7 @@ class TestChecks:
     def test_selinux_type_without_more_rights_is_not_advised(
         self, domain: str | None, kubelet: bool, spec: bool, advised: str
     ) -> None:
-        denied = Problem("Permission denied", errno.EACCES)
+        denied = OSError(errno.EACCES, "Permission denied")
         findings = replace(self.healthy, selinux=True, selinux_type=domain)
         findings = replace(findings, kubelet_problem=denied if kubelet else None)
         [warn] = checks.selinux(replace(findings, outputs={"CDI_DIR": ("/cdi", denied if spec else None)}))
@@ -109,9 +109,9 @@ class TestChecks:
         assert collect._selinux_type(f"{tmp_path}/current") == domain
 
     def test_device_node_without_permission_is_reported(self) -> None:
-        nodes: dict[str, NodeStatus | Problem] = {
-            "/dev/dri/renderD128": Problem("Permission denied", errno.EACCES),
-            "/dev/x": NodeStatus(0o644, 0, 44),
+        nodes: dict[str, os.stat_result | OSError] = {
+            "/dev/dri/renderD128": OSError(errno.EACCES, "Permission denied"),
+            "/dev/x": os.stat_result((0o20644, 0, 0, 1, 0, 44, 0, 0, 0, 0)),
         }
         fail, warn = checks.device_nodes(replace(self.healthy, nodes=nodes))
         assert (fail.level, warn.level) == (Level.FAIL, Level.WARN)
@@ -124,7 +124,7 @@ class TestChecks:
         assert sum(line.startswith("ok    kubelet") for line in text.splitlines()) == 1
 
     def test_hanging_directory_is_reported(self) -> None:
-        hung = Problem("no answer for 3 s", errno.ETIMEDOUT)
+        hung = OSError(errno.ETIMEDOUT, "no answer for 3 s")
         findings = replace(self.healthy, functions=hung, scan=hung, drivers=hung)
         lines = checks.check(replace(findings, socket_dir_problem=hung, podresources_problem=hung))
         assert {line.check for line in lines if line.level is Level.FAIL} == {"sysfs", "socket directory"}

@@ -9,7 +9,6 @@ from xilinx_fpga_dp.settings import Settings
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
-    """Collect the findings, check them and print the lines."""
     from xilinx_fpga_dp.cli.diagnose import checks
     from xilinx_fpga_dp.cli.diagnose.collect import collect
 

@@ -1,21 +1,61 @@
-"""The checks of ``diagnose``. Pure: a check is a function from the findings to lines.
+"""The findings of ``diagnose``, and its checks: each is a function from the findings to lines. Pure.
 
 A line that is not ok ends with the remedy.
 """
 
 import errno
+import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import partial
 from typing import Any
 
-from xilinx_fpga_dp.cli.diagnose.findings import Findings, Problem
-from xilinx_fpga_dp.model import Device, Reason
+from xilinx_fpga_dp.model import Device, Offers, Reason
 from xilinx_fpga_dp.observe.table import printable
-from xilinx_fpga_dp.resources.naming import MAX_NAME, SHARED
+from xilinx_fpga_dp.resources.naming import MAX_NAME, NOT_IN_A_NAME, SHARED
 from xilinx_fpga_dp.resources.offers import mixed_builds_warning
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """The state of a node. An OSError stands for a failed read; a ``..._problem`` is None if all is well."""
+
+    functions: int | OSError  # the number of PCI functions
+    scan: Offers | OSError
+    drivers: Mapping[str, str] | OSError  # the version of each loaded driver, empty if it has none
+    nodes: Mapping[str, os.stat_result | OSError]  # the nodes that containers would get, by path under /dev
+    socket_dir: str
+    socket_dir_problem: OSError | None
+    kubelet_problem: OSError | None
+    podresources: str  # kubelet's socket for it
+    podresources_problem: OSError | None
+    xrt: str | None = None  # the version of XRT on the host; None if it is not installed
+    instances: int = 0  # the number of live instances of this program on the node
+    foreign_sockets: tuple[str, ...] = ()  # the live sockets of another plugin for these cards
+    other_kubelets: tuple[tuple[str, str], ...] = ()  # other directories with a kubelet.sock, and whose
+    not_ready: str | None = None  # the answer of the service at HTTP_ADDRESS; None unless it is not ready
+    outputs: Mapping[str, tuple[str, OSError | None]] = field(default_factory=dict)  # directory by setting
+    mounts: Mapping[str, OSError | None] = field(default_factory=dict)  # by path of EXTRA_MOUNTS
+    selinux: bool = False  # it is enforcing
+    selinux_type: str | None = None  # of this process; None if unknown
+    unknown_variables: tuple[str, ...] = ()  # with our prefix, and no setting
+
+    @property
+    def offers(self) -> Offers:
+        return self.scan if isinstance(self.scan, Offers) else Offers({})
+
+    @property
+    def denied(self) -> bool:
+        kubelet = (self.socket_dir_problem, self.kubelet_problem, self.podresources_problem)
+        results = (self.functions, self.scan, *kubelet, *self.nodes.values())
+        return self.output_denied or any(isinstance(each, PermissionError) for each in results)
+
+    @property
+    def output_denied(self) -> bool:
+        return any(isinstance(problem, PermissionError) for _, problem in self.outputs.values())
 
 
 class Level(StrEnum):
@@ -97,10 +137,9 @@ _SET_SOCKET_DIR = "set SOCKET_DIR to kubelet's device-plugins directory"
 _PLUGIN_TYPE = "container_device_plugin_t"
 _UNCONFINED_TYPE = "spc_t"
 _HASHED = re.compile(r".*-[0-9a-f]{8}")
-_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9_.-]")
 _NEARLY_FULL = 3  # characters that a shortened name may lose at its end besides
-_OTHERS_READ_WRITE = 0o006
-_GROUP_WRITE = 0o020
+_OTHERS_READ_WRITE = stat.S_IROTH | stat.S_IWOTH
+_MISSING = (FileNotFoundError, NotADirectoryError)
 
 
 def check(findings: Findings) -> list[Line]:
@@ -120,10 +159,7 @@ def as_text(lines: Iterable[Line]) -> str:
 
 def as_document(lines: Sequence[Line]) -> dict[str, Any]:
     """Render the lines as a JSON document."""
-    return {
-        "result": worst(lines),
-        "lines": [{"level": line.level, "check": line.check, "message": line.message} for line in lines],
-    }
+    return {"result": worst(lines), "lines": [asdict(line) for line in lines]}
 
 
 def settings(findings: Findings) -> Lines:
@@ -134,10 +170,10 @@ def settings(findings: Findings) -> Lines:
 
 def sysfs(findings: Findings) -> Lines:
     """Check that the PCI bus can be read."""
-    problem = findings.functions if isinstance(findings.functions, Problem) else findings.scan
-    if isinstance(problem, Problem):
+    problem = findings.functions if isinstance(findings.functions, OSError) else findings.scan
+    if isinstance(problem, OSError):
         remedy = "is SYSFS_ROOT the host's /sys, is this no container without it?"
-        yield _fail("sysfs", f"{problem.reason}; {remedy}")
+        yield _fail("sysfs", f"{problem.strerror}; {remedy}")
     else:
         yield _ok("sysfs", f"{findings.functions} PCI functions")
 
@@ -145,10 +181,10 @@ def sysfs(findings: Findings) -> Lines:
 def drivers(findings: Findings) -> Lines:
     """Check that the drivers are loaded and of the same release as each other and as XRT."""
     loaded = findings.drivers
-    if isinstance(loaded, Problem):
-        yield _warn("drivers", f"their versions are not known: {loaded.reason}; check SYSFS_ROOT/module")
+    if isinstance(loaded, OSError):
+        yield _warn("drivers", f"their versions are not known: {loaded.strerror}; check SYSFS_ROOT/module")
         return
-    if not loaded and not findings.devices:
+    if not loaded and not findings.offers.devices:
         if findings.offers.left_out:
             yield _warn("drivers", "none is loaded; install XRT and load its drivers (modprobe xocl xclmgmt)")
         else:
@@ -167,54 +203,53 @@ def drivers(findings: Findings) -> Lines:
 
 def cards(findings: Findings) -> Lines:
     """Check the health of each device, and show why functions are not offered."""
-    if isinstance(findings.scan, Problem):
+    if isinstance(findings.scan, OSError):
         return
-    for _, device in findings.devices:
+    for device in findings.offers.devices:
         shown = f"{device.board} with {device.shell.vbnv}"
-        remedy = _device_remedy(device)
         if device.reason is None:
             yield _ok(device.address, f"{shown}, Healthy")
         elif device.reason is Reason.NO_NODE:
             node = device.node or "its driver shows none"
+            remedy = _device_remedy(device, device.reason)
             yield _fail(device.address, f"{shown}, {device.reason} ({node}); {remedy}")
         else:
+            remedy = _device_remedy(device, device.reason)
             yield _warn(device.address, f"{shown}, {device.reason}; {remedy}")
     for entry in findings.offers.left_out:
         yield _warn(entry.function, f"not offered: {entry.reason}")
     for warning in findings.offers.warnings:
         yield _warn("cards", warning)
-    if not findings.devices and not findings.offers.left_out:
+    if not findings.offers.devices and not findings.offers.left_out:
         remedy = "if there is one, reseat it or rescan (lspci -d 10ee:)"
         yield _warn("cards", f"no FPGA card on the PCI bus; {remedy}")
 
 
-def _device_remedy(device: Device) -> str:
-    if device.reason is None:
-        return ""
+def _device_remedy(device: Device, reason: Reason) -> str:
     # The U30 cards of VT1 have their user functions at function 0.
     aws = device.board.startswith("aws") or (device.board == "u30" and device.address.endswith(".0"))
-    if aws and device.reason in _REMEDIED_BY_RESET:
+    if aws and reason in _REMEDIED_BY_RESET:
         return _NO_RESET_ON_AWS
     remedies = _REMEDIES if device.driver == "xocl" else {**_REMEDIES, **_REMEDIES_WITHOUT_XRT}
-    return remedies[device.reason]
+    return remedies[reason]
 
 
 def device_nodes(findings: Findings) -> Lines:
     """Check that the device nodes exist and that pods that do not run as root may use them."""
-    reported = {device.node for _, device in findings.devices if device.reason is Reason.NO_NODE}
+    reported = {device.node for device in findings.offers.devices if device.reason is Reason.NO_NODE}
     for path, node in sorted(findings.nodes.items()):
-        if isinstance(node, Problem):
-            if not node.missing or path not in reported:
-                yield _fail(path, f"{node.reason}; {_REMEDIES[Reason.NO_NODE]}")
-        elif node.mode & _OTHERS_READ_WRITE == _OTHERS_READ_WRITE:
+        if isinstance(node, OSError):
+            if not isinstance(node, _MISSING) or path not in reported:
+                yield _fail(path, f"{node.strerror}; {_REMEDIES[Reason.NO_NODE]}")
+        elif node.st_mode & _OTHERS_READ_WRITE == _OTHERS_READ_WRITE:
             yield _ok(path, "any user may read and write it")
         else:
-            groups = f", or give them supplementalGroups [{node.gid}]" if node.mode & _GROUP_WRITE else ""
-            yield _warn(
-                path,
-                f"mode {node.mode:04o}, owner {node.uid}, group {node.gid}: in a pod only root may use it; "
-                f"for others let udev make it 0666, as XRT's rules do{groups}",
+            groups = (
+                f", or give them supplementalGroups [{node.st_gid}]" if node.st_mode & stat.S_IWGRP else ""
             )
+            owner = f"mode {stat.S_IMODE(node.st_mode):04o}, owner {node.st_uid}, group {node.st_gid}"
+            remedy = f"for others let udev make it 0666, as XRT's rules do{groups}"
+            yield _warn(path, f"{owner}: in a pod only root may use it; {remedy}")
 
 
 def resources(findings: Findings) -> Lines:
@@ -234,7 +269,7 @@ def _is_shortened(name: str, devices: Iterable[Device]) -> bool:
     suffix = SHARED if name.endswith(SHARED) else ""
     stem = name.removesuffix(suffix).rpartition("/")[2]
     full = len(stem) >= MAX_NAME - len(suffix) - _NEARLY_FULL
-    odd = any(_NOT_IN_A_NAME.search(device.shell.vbnv) for device in devices)
+    odd = any(NOT_IN_A_NAME.search(device.shell.vbnv) for device in devices)
     return bool(_HASHED.fullmatch(stem)) and (full or odd)
 
 
@@ -245,8 +280,8 @@ def socket_directory(findings: Findings) -> Lines:
         yield _ok("socket directory", f"{path} can be written")
     else:
         writable = "mount it writable, with room, and run as root"
-        remedy = _where_kubelet_is(findings) if problem.missing else writable
-        yield _fail("socket directory", f"{problem.reason}: {path}; {remedy}")
+        remedy = _where_kubelet_is(findings) if isinstance(problem, _MISSING) else writable
+        yield _fail("socket directory", f"{problem.strerror}: {path}; {remedy}")
 
 
 def kubelet(findings: Findings) -> Lines:
@@ -254,13 +289,13 @@ def kubelet(findings: Findings) -> Lines:
     problem = findings.kubelet_problem
     if problem is None:
         yield _ok("kubelet", "it answers")
-    elif problem.missing:
+    elif isinstance(problem, _MISSING):
         yield _fail("kubelet", f"no kubelet.sock in {findings.socket_dir}; {_where_kubelet_is(findings)}")
     else:
-        remedy = _KUBELET_REMEDIES.get(problem.number, _SET_SOCKET_DIR)
-        if findings.other_kubelets and problem.number == errno.ECONNREFUSED:
+        remedy = _KUBELET_REMEDIES.get(problem.errno, _SET_SOCKET_DIR)
+        if findings.other_kubelets and problem.errno == errno.ECONNREFUSED:
             remedy = f"no process listens there; {_where_kubelet_is(findings)}"
-        yield _fail("kubelet", f"{findings.socket_dir}/kubelet.sock: {problem.reason}; {remedy}")
+        yield _fail("kubelet", f"{findings.socket_dir}/kubelet.sock: {problem.strerror}; {remedy}")
 
 
 def _where_kubelet_is(findings: Findings) -> str:
@@ -286,7 +321,7 @@ def podresources(findings: Findings) -> Lines:
     else:
         yield _warn(
             "podresources",
-            f"{findings.podresources}: {problem.reason}; mount its directory, which is in kubelet's "
+            f"{findings.podresources}: {problem.strerror}; mount its directory, which is in kubelet's "
             "--root-dir (on k0s /var/lib/k0s/kubelet), and set POD_RESOURCES_SOCKET, or drain the node "
             "before cards are reprogrammed or renamed",
         )
@@ -316,25 +351,20 @@ def files(findings: Findings) -> Lines:
         if problem is None:
             yield _ok(setting, f"{path} can be written")
         else:
-            yield _fail(setting, f"{problem.reason}: {path}; mount it writable")
+            yield _fail(setting, f"{problem.strerror}: {path}; mount it writable")
     for path, problem in findings.mounts.items():
         if problem is not None:
             remedy = "install it on the host, or take it off the list"
-            yield _warn("EXTRA_MOUNTS", f"{problem.reason}: {path}; {remedy}")
+            yield _warn("EXTRA_MOUNTS", f"{problem.strerror}: {path}; {remedy}")
 
 
 def selinux(findings: Findings) -> Lines:
     """Check whether SELinux may be the cause of a denied access."""
-    if not findings.selinux:
-        return
-    if findings.denied:
+    if findings.selinux and findings.denied:
         as_type = f" to {findings.selinux_type}" if findings.selinux_type else ""
-        yield _warn(
-            "SELinux",
-            f"it enforces, and something above was refused{as_type}; check `ausearch -m avc -ts recent`, "
-            f"and {_policy_remedy(findings)}",
-        )
-    else:
+        remedy = f"check `ausearch -m avc -ts recent`, and {_policy_remedy(findings)}"
+        yield _warn("SELinux", f"it enforces, and something above was refused{as_type}; {remedy}")
+    elif findings.selinux:
         yield _ok("SELinux", "it enforces, and nothing was refused")
 
 

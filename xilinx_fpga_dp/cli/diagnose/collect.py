@@ -9,7 +9,6 @@ import errno
 import json
 import os
 import re
-import stat
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from http import HTTPStatus
@@ -17,8 +16,7 @@ from http.client import HTTPConnection
 from typing import Any, TypeVar
 
 from xilinx_fpga_dp.aio.blocking_reader import run_blocking
-from xilinx_fpga_dp.cli.diagnose.checks import KUBELET_ROOTS
-from xilinx_fpga_dp.cli.diagnose.findings import Findings, NodeStatus, Problem
+from xilinx_fpga_dp.cli.diagnose.checks import KUBELET_ROOTS, Findings
 from xilinx_fpga_dp.deviceplugin.instance_lock import count_instances
 from xilinx_fpga_dp.deviceplugin.registration import greet
 from xilinx_fpga_dp.deviceplugin.socket_directory import KUBELET_SOCKET, unwritable
@@ -49,38 +47,36 @@ async def collect(settings: Settings) -> Findings:
     outputs = {"CDI_DIR": settings.cdi_dir} if settings.device_strategy != "device-specs" else {}
     if settings.nfd_features_dir:
         outputs["NFD_FEATURES_DIR"] = settings.nfd_features_dir
-    required, optional, output_problems, mounts = await asyncio.gather(
-        _results(
-            {
-                "functions": _blocking(_count_functions, sysfs),
-                "scan": _scan(settings),
-                "socket_dir_problem": _blocking(_require_writable, socket_dir),
-                "kubelet_problem": greet(f"{socket_dir}/{KUBELET_SOCKET}", _TIME_LIMIT),
-                "podresources_problem": _request_podresources(settings.pod_resources_socket),
-            }
-        ),
-        _results(
-            {
-                "xrt": _blocking(_xrt_version, host),
-                "instances": _blocking(count_instances, settings.plugins_dir),
-                "foreign_sockets": _blocking(foreign_sockets, socket_dir),
-                "other_kubelets": _blocking(_other_kubelets, host, socket_dir),
-                "not_ready": _blocking(_not_ready, settings.http_address),
-                "selinux": _blocking(_selinux_enforces, sysfs),
-                "selinux_type": _blocking(_selinux_type, _OWN_LABEL),
-            }
-        ),
+    required = {
+        "functions": _blocking(_count_functions, sysfs),
+        "scan": _scan(settings),
+        "socket_dir_problem": _blocking(_require_writable, socket_dir),
+        "kubelet_problem": greet(f"{socket_dir}/{KUBELET_SOCKET}", _TIME_LIMIT),
+        "podresources_problem": _request_podresources(settings.pod_resources_socket),
+    }
+    optional = {
+        "xrt": _blocking(_xrt_version, host),
+        "instances": _blocking(count_instances, settings.plugins_dir),
+        "foreign_sockets": _blocking(foreign_sockets, socket_dir),
+        "other_kubelets": _blocking(_other_kubelets, host, socket_dir),
+        "not_ready": _blocking(_not_ready, settings.http_address),
+        "selinux": _blocking(_selinux_enforces, sysfs),
+        "selinux_type": _blocking(_selinux_type, _OWN_LABEL),
+    }
+    found, output_problems, mounts = await asyncio.gather(
+        _results(required | optional),
         _results({name: _blocking(_require_writable_parent, path) for name, path in outputs.items()}),
         _results({path: _blocking(resolve, host, path) for path in settings.extra_mounts}),
     )
-    devices = () if isinstance(required["scan"], Problem) else required["scan"].devices
+    devices = () if isinstance(found["scan"], OSError) else found["scan"].devices
     nodes = {node for device in devices for node in nodes_of(device, expose_mgmt=settings.expose_mgmt)}
     names = {*_DRIVERS, *(device.driver for device in devices)}
     return Findings(
-        **required,
-        **{name: result for name, result in optional.items() if not isinstance(result, Problem)},
+        **{name: each for name, each in found.items() if name in required or not isinstance(each, OSError)},
         drivers=await _result_of(_blocking(_driver_versions, sysfs, names)),
-        nodes=await _results({node: _blocking(_node_status, settings.dev_root, node) for node in nodes}),
+        nodes=await _results(
+            {node: _blocking(os.stat, f"{settings.dev_root}{node.removeprefix('/dev')}") for node in nodes}
+        ),
         socket_dir=socket_dir,
         podresources=settings.pod_resources_socket,
         outputs={name: (path, output_problems[name]) for name, path in outputs.items()},
@@ -105,20 +101,20 @@ def _blocking(call: Callable[..., T], *arguments: Any) -> Awaitable[T]:
 
 
 async def _results(awaitables: Mapping[str, Awaitable[Any]]) -> dict[str, Any]:
-    """Await all at once; return the result or the problem of each."""
+    """Await all at once; return the result or the error of each."""
     results = await asyncio.gather(*map(_result_of, awaitables.values()))
     return dict(zip(awaitables, results, strict=True))
 
 
-async def _result_of(awaitable: Awaitable[T]) -> T | Problem:
+async def _result_of(awaitable: Awaitable[T]) -> T | OSError:
     try:
         return await awaitable
     except TimeoutError:
-        return Problem(f"no answer for {_TIME_LIMIT:g} s", errno.ETIMEDOUT)
+        return OSError(errno.ETIMEDOUT, f"no answer for {_TIME_LIMIT:g} s")
     except OSError as error:
-        return Problem(error.strerror or str(error), error.errno)
+        return OSError(error.errno, error.strerror or str(error))
     except Exception as error:  # any failure is a finding
-        return Problem(str(error) or repr(error))
+        return OSError(None, str(error) or repr(error))
 
 
 # All functions below block.
@@ -148,17 +144,8 @@ def _xrt_version(host: str) -> str | None:
     return version if isinstance(version, str) else None
 
 
-def _node_status(dev_root: str, node: str) -> NodeStatus:
-    status = os.stat(dev_root + node.removeprefix("/dev"))
-    return NodeStatus(stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
-
-
 def _require_writable(path: str) -> None:
-    """Check that a file can be created in a directory, without creating one.
-
-    Raises:
-        OSError: it cannot.
-    """
+    """Check that a file can be created in a directory, without creating one; an OSError has the reason."""
     space = os.statvfs(path)
     # A file system without limits reports 0 of 0.
     full = (space.f_blocks and not space.f_bavail) or (space.f_files and not space.f_favail)
@@ -170,11 +157,7 @@ def _require_writable(path: str) -> None:
 
 
 def _require_writable_parent(path: str) -> None:
-    """Check the nearest existing parent of a directory that the service creates when it needs it.
-
-    Raises:
-        OSError: no file can be created there.
-    """
+    """Check the nearest existing parent of a directory that the service creates when it needs it."""
     while not os.path.lexists(path):
         path = os.path.dirname(path)
     _require_writable(path)
@@ -192,8 +175,7 @@ def _other_kubelets(host: str, socket_dir: str) -> tuple[tuple[str, str], ...]:
 def _not_ready(address: str) -> str | None:
     """Return the answer of the service at an address if it is not ready; None if it is, or if it is not ours.
 
-    Raises:
-        OSError: no program answers. From the host, the address of a service in a pod is not reachable.
+    From the host, the address of a service in a pod is not reachable.
     """
     if not address:
         return None

@@ -1,4 +1,4 @@
-"""The service as kubelet meets it: a real process, real sockets, a kubelet that shares no code with it."""
+"""Lists and calls of kubelet: resources, Allocate, refusals, and changes of cards."""
 
 import json
 import os
@@ -9,42 +9,15 @@ from typing import Any
 import grpc
 import pytest
 
+from tests.support.directory import endpoint_sockets
 from tests.support.double import KubeletDouble
 from tests.support.process import Service, eventually
+from tests.support.refused import refused
+from tests.support.resource_names import U55C, U200, U250
 from tests.support.running import settings_for
 from tests.support.wire import pb
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
-
-U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
-U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
-U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
-
-
-def ours(node: SampleNode) -> list[str]:
-    return [name for name in os.listdir(node.socket_dir) if name.endswith("-fpga.sock")]
-
-
-def refused(call: Any, *arguments: Any) -> grpc.Call:
-    with pytest.raises(grpc.RpcError) as caught:
-        call(*arguments)
-    assert isinstance(caught.value, grpc.Call)
-    return caught.value
-
-
-@pytest.fixture
-def cards(node: SampleNode) -> SampleNode:
-    node.add_ordinary_devices()
-    for index, board in enumerate(("u200", "u200", "u250")):
-        node.add_card(board, f"0000:{0x10 * (index + 1) + 1:02x}:00", numa_node=index % 2)
-    return node
-
-
-@pytest.fixture
-def registered(cards: SampleNode, kubelet: KubeletDouble, service: Service) -> KubeletDouble:
-    kubelet.start()
-    kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
-    return kubelet
 
 
 def test_each_shell_is_a_resource_with_its_devices(registered: KubeletDouble) -> None:
@@ -109,20 +82,20 @@ def test_preferred_allocation_contains_required_device(registered: KubeletDouble
 
 
 @pytest.mark.parametrize(
-    ("ids", "code", "says"),
+    ("ids", "code", "text"),
     [
         (["0000:99:00.1"], grpc.StatusCode.NOT_FOUND, "0000:99:00.1"),
-        (["0000:31:00.1"], grpc.StatusCode.NOT_FOUND, U200),  # there, but of another shell
+        (["0000:31:00.1"], grpc.StatusCode.NOT_FOUND, U200),  # a device of another resource
         (["0000:11:00.1"] * 2, grpc.StatusCode.INVALID_ARGUMENT, "twice"),
         ([], grpc.StatusCode.INVALID_ARGUMENT, "no device id"),
     ],
 )
 def test_refusal_states_the_reason(
-    registered: KubeletDouble, ids: list[str], code: grpc.StatusCode, says: str
+    registered: KubeletDouble, ids: list[str], code: grpc.StatusCode, text: str
 ) -> None:
     status = refused(registered.allocate, U200, ids)
     assert status.code() is code
-    assert says in (status.details() or "")
+    assert text in (status.details() or "")
 
 
 def test_unhealthy_device_is_refused_and_healthy_one_granted(
@@ -149,7 +122,7 @@ def test_new_shell_changes_no_other_resource(registered: KubeletDouble, cards: S
     registered.wait_for(lambda: registered.allocatable(U55C) == 1)
     cards.add_card("u250", "0000:51:00")
     registered.wait_for(lambda: registered.allocatable(U250) == 2)
-    assert len(registered.lists(U200)) == 1, "no other resource hears of it"
+    assert len(registered.lists(U200)) == 1, "no other resource gets a list"
     assert len(registered.lists(U250)) == 2
 
 
@@ -159,7 +132,7 @@ def test_resource_of_removed_shell_ends_cleanly(registered: KubeletDouble, cards
     [end] = registered.wait_for(lambda: registered.ends)
     assert end.clean
     assert registered.lists(U250)[-1].health == {}
-    eventually(lambda: len(ours(cards)) == 1, "its socket is gone")
+    eventually(lambda: len(endpoint_sockets(cards)) == 1, "the socket is removed")
     assert len(registered.lists(U200)) == 1
     cards.cards[2].plug()
     registered.wait_for(lambda: registered.allocatable(U250) == 1)
@@ -187,7 +160,7 @@ def test_reprogrammed_card_moves_in_one_step(registered: KubeletDouble, cards: S
 def test_hundred_concurrent_allocates_are_answered(registered: KubeletDouble) -> None:
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda _: registered.allocate_raw(U200, ["0000:11:00.1"]), range(100)))
-    assert len(set(answers)) <= 2  # the serial number may come in meanwhile
+    assert len(set(answers)) <= 2  # the serial number may arrive in between
 
 
 @pytest.mark.parametrize("method", ["allocate", "pre_start"])
@@ -197,9 +170,9 @@ def test_hanging_device_is_refused_in_time(cards: SampleNode, kubelet: KubeletDo
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
         cards.cards[0].hang("ready")
-        os.unlink(f"{cards.root}{cards.cards[0].render_node}")  # so that its driver has to be asked
+        os.unlink(f"{cards.root}{cards.cards[0].render_node}")  # the call now reads from the driver
         details = ""
-        for _ in range(3):  # of a loop that is late all of the time is over, not the device's share of it
+        for _ in range(3):  # on a busy machine the limit of the call may end before that of the device
             status = refused(getattr(kubelet, method), U200, ["0000:11:00.1"])
             assert status.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             if "0000:11:00.1" in (details := status.details() or ""):
@@ -247,7 +220,7 @@ def test_allocate_probes_the_device_again(cards: SampleNode, kubelet: KubeletDou
     with Service(settings_for(cards, HEALTH_INTERVAL="60", SCAN_INTERVAL="60")):
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
-        time.sleep(1.5)  # the serial numbers are news: the scan they ask for would see a fault half begun
+        time.sleep(1.5)  # until the scan that the serial numbers cause has ended
         FRESH_FAULTS[name](cards.cards[0])
         status = refused(kubelet.allocate, U200, ["0000:11:00.1"])
         assert status.code() is grpc.StatusCode.FAILED_PRECONDITION
@@ -255,9 +228,9 @@ def test_allocate_probes_the_device_again(cards: SampleNode, kubelet: KubeletDou
 
 
 def test_allocate_is_answered_while_devices_change(registered: KubeletDouble, cards: SampleNode) -> None:
-    """Each call is answered for the card as it is, or refused with a sentence; none is lost."""
+    """Each call returns the current device node or a status."""
 
-    def ask(_: int) -> str:
+    def allocate(_: int) -> str:
         try:
             [container] = registered.allocate(U200, ["0000:11:00.1"]).container_responses
             return str(container.devices[0].host_path)
@@ -267,14 +240,14 @@ def test_allocate_is_answered_while_devices_change(registered: KubeletDouble, ca
 
     card = cards.cards[0]
     with ThreadPoolExecutor(20) as pool:
-        asked = [pool.submit(ask, number) for number in range(100)]
+        calls = [pool.submit(allocate, number) for number in range(100)]
         for render in (150, 151, 152):
             card.reset_begin()
             time.sleep(0.05)
             card.reset_end(render=render)
-            asked += [pool.submit(ask, number) for number in range(30)]
-        answers = {each.result(20) for each in asked}
+            calls += [pool.submit(allocate, number) for number in range(30)]
+        answers = {each.result(20) for each in calls}
     refusals = {"StatusCode.FAILED_PRECONDITION", "StatusCode.NOT_FOUND"}
     assert answers - refusals <= {f"/dev/dri/renderD{number}" for number in (128, 129, 130, 150, 151, 152)}
     registered.wait_for(lambda: registered.allocatable(U200) == 2)
-    eventually(lambda: ask(0) == "/dev/dri/renderD152", "as it is now")
+    eventually(lambda: allocate(0) == "/dev/dri/renderD152", "the current node")

@@ -18,13 +18,13 @@ from referencing.jsonschema import DRAFT7
 from tests.support.double import KubeletDouble, NoEndpoint
 from tests.support.paths import DATA
 from tests.support.process import Service, cli, eventually, remove
+from tests.support.resource_names import U55C
 from tests.support.running import settings_for
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.resources.documents import cdi
 from xilinx_fpga_dp.resources.naming import SHARED
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
-U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
 A, B = "0000:11:00.1", "0000:21:00.1"
 
 

@@ -19,12 +19,12 @@ from tests.support.double import KubeletDouble
 from tests.support.podresources import Hold, PodResourcesDouble
 from tests.support.probed import Probed
 from tests.support.process import COMMAND, Service, clean_environment, cli, eventually
+from tests.support.resource_names import U200
 from tests.support.running import settings_for
 from xilinx_fpga_dp.deviceplugin.instance_lock import lock_folder
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import DAMAGES, Damage, SampleNode
 
-U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
 VERSION_JSON = (
     '{"BUILD_VERSION" : "2.11.634", "BUILD_BRANCH" : "2021.1"}'  # of XRT: CMake/config/version.json.in
 )

@@ -12,13 +12,12 @@ from contextlib import contextmanager
 import pytest
 
 from tests.support.process import Service
+from tests.support.resource_names import U200, U250
 from tests.support.running import settings_for
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.kubelet import AdmissionError, Allocation, Kubelet
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard
 
-U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
-U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
 ALL = {U200: 2, U250: 1}
 
 

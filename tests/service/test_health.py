@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from tests.support.double import KubeletDouble
 from tests.support.process import Service, eventually
+from tests.support.resource_names import U55C, U200, U250
 from tests.support.running import settings_for
 from xilinx_fpga_dp.discovery.health import HealthRules
 from xilinx_fpga_dp.discovery.scanner import Scanner
@@ -97,10 +98,6 @@ CHANGES: dict[str, Callable[[XrtCard], Iterator[str]]] = {
 }
 # The first release that has it. Before, a trip is read apart from scans, and only now and then.
 SINCE = {"shutdown": "2020.1", "trips": "2022.2"}
-
-U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
-U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
-U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
 
 
 # The real thing

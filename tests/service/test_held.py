@@ -12,12 +12,11 @@ import pytest
 from tests.support.double import KubeletDouble
 from tests.support.podresources import Hold, PodResourcesDouble
 from tests.support.process import Service, cli, eventually
+from tests.support.resource_names import U55C, U250
 from tests.support.running import settings_for
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
-U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
-U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
 A, B = "0000:11:00.1", "0000:21:00.1"
 
 

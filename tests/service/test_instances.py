@@ -1,4 +1,4 @@
-"""The service as kubelet meets it: a real process, real sockets, a kubelet that shares no code with it."""
+"""Several instances on one node: which is active, and what each removes."""
 
 import os
 import signal
@@ -7,50 +7,30 @@ import threading
 import time
 from pathlib import Path
 
-import grpc
 import pytest
 
+from tests.support.directory import endpoint_sockets
 from tests.support.double import KubeletDouble
 from tests.support.process import Service, eventually, remove
+from tests.support.refused import refused
+from tests.support.resource_names import U200, U250
 from tests.support.running import settings_for
 from xilinx_fpga_dp.deviceplugin.instance_lock import lock_folder
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
-U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
-U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
-
-
-def ours(node: SampleNode) -> list[str]:
-    return [name for name in os.listdir(node.socket_dir) if name.endswith("-fpga.sock")]
-
 
 def lock_files(node: SampleNode) -> list[str]:
-    """The lock files of instances."""
+    """Return the names of the lock files of all instances."""
     folder = lock_folder(node.plugins_dir)
     return os.listdir(folder) if os.path.isdir(folder) else []
 
 
-@pytest.fixture
-def cards(node: SampleNode) -> SampleNode:
-    node.add_ordinary_devices()
-    for index, board in enumerate(("u200", "u200", "u250")):
-        node.add_card(board, f"0000:{0x10 * (index + 1) + 1:02x}:00", numa_node=index % 2)
-    return node
-
-
-@pytest.fixture
-def registered(cards: SampleNode, kubelet: KubeletDouble, service: Service) -> KubeletDouble:
-    kubelet.start()
-    kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
-    return kubelet
-
-
 def test_older_instance_registers_after_newer_streams_end(cards: SampleNode, kubelet: KubeletDouble) -> None:
-    """Kubelets up to 1.36 drop the endpoint that has registered before an old stream's end."""
+    """kubelet <= 1.36 drops an endpoint that registered before the end of the old stream."""
     with Service(settings_for(cards)) as older:
         older.logged(Event.DEVICE_FOUND)
-        eventually(lambda: len(lock_files(cards)) == 1, "its lock is held")
+        eventually(lambda: len(lock_files(cards)) == 1, "the lock file exists")
         with Service(settings_for(cards)) as newer:
             newer.logged(Event.DEVICE_FOUND)
             kubelet.start()
@@ -58,22 +38,18 @@ def test_older_instance_registers_after_newer_streams_end(cards: SampleNode, kub
             endpoint = newer.logged(Event.REGISTERED, resource=U200)["endpoint"]
             kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
             count = len(kubelet.registrations)
-            cards.cards[0].hang("ready")
-            calling = threading.Thread(target=_refused, args=(kubelet, cards.cards[0].address))
-            calling.start()  # the newer waits for it a moment when it ends
+            card = cards.cards[0]
+            card.hang("ready")
+            calling = threading.Thread(target=refused, args=(kubelet.allocate, U200, [card.address]))
+            calling.start()  # the newer instance waits briefly for this call when it ends
             time.sleep(0.1)
             assert newer.terminate() == 0
             calling.join()
-            cards.cards[0].unhang("ready")
+            card.unhang("ready")
         kubelet.wait_for(lambda: len(kubelet.registrations) > count)
         [ended] = kubelet.wait_for(lambda: [each.time for each in kubelet.ends if each.endpoint == endpoint])
         assert kubelet.registrations[count].time > ended
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
-
-
-def _refused(kubelet: KubeletDouble, address: str) -> None:
-    with pytest.raises(grpc.RpcError):
-        kubelet.allocate(U200, [address])
 
 
 def test_only_sockets_of_dead_instances_are_removed(cards: SampleNode, kubelet: KubeletDouble) -> None:
@@ -82,18 +58,18 @@ def test_only_sockets_of_dead_instances_are_removed(cards: SampleNode, kubelet: 
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
         dead.process.kill()
         dead.process.wait(5)
-    left = ours(cards)
+    left = endpoint_sockets(cards)
     assert len(left) == 2
     no_sockets = [Path(f"{cards.socket_dir}/{name}-fpga.sock") for name in ("file", "directory")]
     no_sockets[0].touch()
     no_sockets[1].mkdir()
-    alive = f"{cards.socket_dir}/somebody-elses-fpga.sock"
+    alive = f"{cards.socket_dir}/other-fpga.sock"
     with socket.socket(socket.AF_UNIX) as live:
         live.bind(alive)
         live.listen()
         with Service(settings_for(cards)):
             kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
-            eventually(lambda: not set(left) & set(ours(cards)), "swept")
+            eventually(lambda: not set(left) & set(endpoint_sockets(cards)), "removed")
             assert os.path.exists(alive)
             assert all(each.exists() for each in no_sockets)
 
@@ -106,11 +82,11 @@ def test_newer_of_two_instances_is_active(cards: SampleNode, kubelet: KubeletDou
         with Service(settings_for(cards)) as newer:
             older.logged(Event.SUPERSEDED, resource=U200)
             kubelet.wait_for(lambda: len(kubelet.lists(U200)) == 2)
-            assert kubelet.ends == [], "the older keeps its stream: its end would cost the newer's endpoint"
+            assert kubelet.ends == [], "the older keeps its stream: kubelet would drop the newer endpoint"
             cards.cards[0].offline()
             kubelet.wait_for(lambda: kubelet.allocatable(U200) == 1)
             time.sleep(0.5)
-            assert len(kubelet.lists(U200)) == 3, "the older is silent"
+            assert len(kubelet.lists(U200)) == 3, "the older sends no list"
             newer.process.kill()
             newer.process.wait(5)
         died = time.monotonic()
@@ -144,7 +120,7 @@ def test_older_instance_stays_inactive_in_recreated_directory(
             older.logged(Event.SUPERSEDED, resource=U200)
             for name in (U200, U250):
                 newer.logged(Event.REGISTERED, resource=name)
-            newer.process.send_signal(signal.SIGSTOP)  # so that the older is the first in the new directory
+            newer.process.send_signal(signal.SIGSTOP)  # the older scans the new directory first
             kubelet.kill()
             if remade == "moved":
                 os.rename(cards.socket_dir, f"{cards.socket_dir}.moved")
@@ -153,12 +129,12 @@ def test_older_instance_stays_inactive_in_recreated_directory(
             count = len(kubelet.registrations)
             kubelet.start()
             time.sleep(1.0)
-            assert len(kubelet.registrations) == count, "the older is silent"
+            assert len(kubelet.registrations) == count, "the older does not register"
             newer.process.send_signal(signal.SIGCONT)
             kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
             for name in (U200, U250):
                 newer.logged(Event.REGISTERED, resource=name, count=2)
-            assert len(kubelet.registrations) == count + 2, "the older stays silent"
+            assert len(kubelet.registrations) == count + 2, "the older still does not register"
 
 
 @pytest.mark.parametrize("by_socket", [False, True])
@@ -173,14 +149,14 @@ def test_rolling_update_keeps_devices_and_leaves_no_file(cards: SampleNode, by_s
             kubelet.wait_for(lambda: len(kubelet.ends) >= 2)
             kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
             assert newer.terminate() == 0
-    assert ours(cards) == []
+    assert endpoint_sockets(cards) == []
     assert lock_files(cards) == []
 
 
 def test_lock_file_survives_wipe_unless_instance_is_dead(cards: SampleNode, kubelet: KubeletDouble) -> None:
     with Service(settings_for(cards)) as dead:
         dead.logged(Event.DEVICE_FOUND)
-        eventually(lambda: lock_files(cards), "its lock is held")
+        eventually(lambda: lock_files(cards), "the lock file exists")
         dead.process.kill()
     with Service(settings_for(cards)):
         kubelet.start()

@@ -15,12 +15,11 @@ from tests.support.double import KubeletDouble
 from tests.support.podresources import PodResourcesDouble
 from tests.support.probed import Probed
 from tests.support.process import Service, clean_environment, eventually
+from tests.support.resource_names import U200, U250
 from xilinx_fpga_dp.model import Reason
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
-U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
-U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
 OK = (200, "ok\n")
 NOT_REGISTERED = (503, f"not registered: {U200}\n")
 

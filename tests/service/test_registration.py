@@ -1,4 +1,4 @@
-"""The service as kubelet meets it: a real process, real sockets, a kubelet that shares no code with it."""
+"""Registration with kubelet: its start, restart, end and faults."""
 
 import asyncio
 import os
@@ -10,43 +10,15 @@ from typing import Any
 import grpc
 import pytest
 
+from tests.support.directory import endpoint_sockets
 from tests.support.double import KubeletDouble
 from tests.support.process import Service, eventually
+from tests.support.resource_names import U55C, U200, U250
 from tests.support.running import settings_for
 from xilinx_fpga_dp.deviceplugin.registration import register
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.rpc.api.deviceplugin_v1beta1 import DevicePluginOptions
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
-
-U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
-U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
-U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
-
-
-def ours(node: SampleNode) -> list[str]:
-    return [name for name in os.listdir(node.socket_dir) if name.endswith("-fpga.sock")]
-
-
-def refused(call: Any, *arguments: Any) -> grpc.Call:
-    with pytest.raises(grpc.RpcError) as caught:
-        call(*arguments)
-    assert isinstance(caught.value, grpc.Call)
-    return caught.value
-
-
-@pytest.fixture
-def cards(node: SampleNode) -> SampleNode:
-    node.add_ordinary_devices()
-    for index, board in enumerate(("u200", "u200", "u250")):
-        node.add_card(board, f"0000:{0x10 * (index + 1) + 1:02x}:00", numa_node=index % 2)
-    return node
-
-
-@pytest.fixture
-def registered(cards: SampleNode, kubelet: KubeletDouble, service: Service) -> KubeletDouble:
-    kubelet.start()
-    kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
-    return kubelet
 
 
 def test_service_waits_for_kubelet_at_start(
@@ -54,7 +26,7 @@ def test_service_waits_for_kubelet_at_start(
 ) -> None:
     hint = service.logged(Event.NO_KUBELET)  # fmt: skip
     assert hint["path"].endswith("kubelet.sock")
-    assert ours(cards) == []
+    assert endpoint_sockets(cards) == []
     kubelet.start()
     kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
 
@@ -64,8 +36,8 @@ def test_service_registers_after_each_kubelet_restart(registered: KubeletDouble,
         before = {registration.endpoint for registration in registered.registrations}
         registered.restart(down=0.2)
         registered.wait_for(lambda: registered.allocatable(U200) == 2 and registered.allocatable(U250) == 1)
-        assert len({r.endpoint for r in registered.registrations} - before) >= 2, "new names for new sockets"
-    assert len(ours(cards)) == 2
+        assert len({r.endpoint for r in registered.registrations} - before) >= 2, "sockets have new names"
+    assert len(endpoint_sockets(cards)) == 2
 
 
 def test_service_waits_for_killed_kubelet_with_remaining_socket(
@@ -78,7 +50,7 @@ def test_service_waits_for_killed_kubelet_with_remaining_socket(
     registered.start()
     registered.wait_for(lambda: registered.allocatable(U200) == 2)
     complaints = [e for e in service.events if e["event"] == Event.NOT_REGISTERED and e["resource"] == U200]
-    assert len(complaints) <= 3, "the same complaint is not repeated"
+    assert len(complaints) <= 3, "one error is logged once"
 
 
 def test_lost_stream_causes_registration_of_its_resource(registered: KubeletDouble) -> None:
@@ -87,7 +59,7 @@ def test_lost_stream_causes_registration_of_its_resource(registered: KubeletDoub
     registered.wait_for(lambda: len(registered.registrations) >= count + 1)
     registered.wait_for(lambda: registered.allocatable(U200) == 2)
     assert registered.registrations[-1].resource == U200
-    assert len(registered.lists(U250)) == 1, "no other resource hears of it"
+    assert len(registered.lists(U250)) == 1, "no other resource gets a list"
 
 
 @pytest.mark.parametrize("fault", ["refuse", "register_hang", "list_delay"])
@@ -102,7 +74,7 @@ def test_registration_is_retried_after_fault_of_kubelet(
         assert service.logged(Event.NOT_REGISTERED)["error"].startswith("kubelet refused")
         times = [refusal.time for refusal in kubelet.refusals if refusal.resource == U200]
         assert max(b - a for a, b in pairwise(times)) < 5, (
-            "half a second apart at most, but for a busy machine"
+            "half a second apart at most; a busy machine takes longer"
         )
     setattr(kubelet.faults, fault, None if fault == "refuse" else 0.0)
     kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
@@ -110,14 +82,14 @@ def test_registration_is_retried_after_fault_of_kubelet(
 
 @pytest.mark.parametrize(("fault", "seconds"), [("dial_hang", 11.0), ("list_delay", 6.0)])
 def test_slow_kubelet_gets_one_register(node: SampleNode, fault: str, seconds: float) -> None:
-    """It may dial back for 10 s before it answers (client.go); to tell it again begins that anew."""
+    """kubelet may dial back for 10 s before it answers (client.go); a second Register restarts that."""
     node.add_card("u55c", "0000:41:00")
-    told: list[str] = []
-    kubelet = KubeletDouble(Path(node.socket_dir), on_register=told.append)
+    registers: list[str] = []
+    kubelet = KubeletDouble(Path(node.socket_dir), on_register=registers.append)
     setattr(kubelet.faults, fault, seconds)
     with kubelet, Service(settings_for(node)) as service:
         service.logged(Event.REGISTERED, limit=40)
-        assert len(told) == 1
+        assert len(registers) == 1
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
         assert Event.NOT_REGISTERED not in {each["event"] for each in service.events}
 
@@ -127,7 +99,7 @@ def test_hanging_register_is_cancelled_when_kubelet_restarts(
 ) -> None:
     kubelet.faults.register_hang = 60.0
     kubelet.start()
-    eventually(lambda: len(ours(cards)) == 2, "both are served and ask")
+    eventually(lambda: len(endpoint_sockets(cards)) == 2, "both sockets exist")
     time.sleep(0.3)
     kubelet.faults.register_hang = 0.0
     kubelet.restart()
@@ -155,4 +127,4 @@ async def test_removed_socket_is_not_registered(node: SampleNode, kubelet: Kubel
     with pytest.raises(FileNotFoundError, match=r"gone-fpga\.sock"):
         await register(str(kubelet.socket), "gone-fpga.sock", U200, DevicePluginOptions())
     await asyncio.sleep(0.5)
-    assert kubelet.refusals == [], "kubelet was not made to dial it"
+    assert kubelet.refusals == [], "kubelet got no Register"

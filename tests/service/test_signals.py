@@ -1,4 +1,4 @@
-"""The service as kubelet meets it: a real process, real sockets, a kubelet that shares no code with it."""
+"""Signals and the end of the service."""
 
 import asyncio
 import os
@@ -6,55 +6,27 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 from unittest import mock
 
 import grpc
 import pytest
 
+from tests.support.directory import endpoint_sockets
 from tests.support.double import KubeletDouble
 from tests.support.process import ENDS, Service, eventually
+from tests.support.refused import refused
+from tests.support.resource_names import U55C, U200, U250
 from tests.support.running import settings_for
 from xilinx_fpga_dp.aio.supervise import end
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
-
-U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
-U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
-U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
-
-
-def ours(node: SampleNode) -> list[str]:
-    return [name for name in os.listdir(node.socket_dir) if name.endswith("-fpga.sock")]
-
-
-def refused(call: Any, *arguments: Any) -> grpc.Call:
-    with pytest.raises(grpc.RpcError) as caught:
-        call(*arguments)
-    assert isinstance(caught.value, grpc.Call)
-    return caught.value
-
-
-@pytest.fixture
-def cards(node: SampleNode) -> SampleNode:
-    node.add_ordinary_devices()
-    for index, board in enumerate(("u200", "u200", "u250")):
-        node.add_card(board, f"0000:{0x10 * (index + 1) + 1:02x}:00", numa_node=index % 2)
-    return node
-
-
-@pytest.fixture
-def registered(cards: SampleNode, kubelet: KubeletDouble, service: Service) -> KubeletDouble:
-    kubelet.start()
-    kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
-    return kubelet
 
 
 def test_pending_call_is_refused_with_reason_at_shutdown(
     registered: KubeletDouble, cards: SampleNode, service: Service
 ) -> None:
     cards.cards[0].hang("ready")
-    os.unlink(f"{cards.root}{cards.cards[0].render_node}")  # so that its driver has to be asked
+    os.unlink(f"{cards.root}{cards.cards[0].render_node}")  # Allocate now reads from the driver
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(refused, registered.allocate, U200, ["0000:11:00.1"])
         time.sleep(0.5)
@@ -73,7 +45,7 @@ def test_sighup_scans_and_registers_again(
     cards.add_card("u55c", "0000:41:00")
     service.hang_up()
     registered.wait_for(lambda: registered.allocatable(U55C) == 1)
-    registered.wait_for(lambda: len(registered.registrations) >= count + 3)  # the new one may have been there
+    registered.wait_for(lambda: len(registered.registrations) >= count + 3)  # U55C may be one of the three
     registered.wait_for(lambda: registered.allocatable(U200) == 2)
     assert all(end.clean for end in registered.ends if end.endpoint in before)
 
@@ -86,8 +58,8 @@ def test_signal_ends_service_cleanly(
     assert service.process.wait(ENDS) == 0
     registered.wait_for(lambda: len(registered.ends) == 2)
     assert all(end.clean for end in registered.ends), registered.ends
-    assert [len(registered.lists(name)) for name in (U200, U250)] == [1, 1], "no empty list at a shutdown"
-    assert ours(cards) == []
+    assert [len(registered.lists(name)) for name in (U200, U250)] == [1, 1], "no empty list at shutdown"
+    assert endpoint_sockets(cards) == []
 
 
 def test_service_ends_during_hanging_read_and_after_second_signal(
@@ -98,7 +70,7 @@ def test_service_ends_during_hanging_read_and_after_second_signal(
     service.process.terminate()
     service.process.terminate()
     assert service.process.wait(ENDS) == 0
-    assert ours(cards) == []
+    assert endpoint_sockets(cards) == []
 
 
 def test_repeated_signals_do_not_change_exit_code(registered: KubeletDouble, service: Service) -> None:
@@ -111,7 +83,7 @@ def test_repeated_signals_do_not_change_exit_code(registered: KubeletDouble, ser
 
 @pytest.mark.parametrize("within", [False, True])
 async def test_task_that_suppresses_cancellation_ends(within: bool) -> None:
-    # As one does whose connection is lost in the very turn: grpclib's Wrapper makes another error of it.
+    # grpclib's Wrapper does so if the connection is lost at the same time: it raises another error.
     async def stubborn() -> None:
         for _ in range(3):
             try:
@@ -136,20 +108,20 @@ def test_service_ends_without_kubelet(cards: SampleNode, service: Service) -> No
     assert service.terminate() == 0
 
 
-def _holds_signals_back(pid: int) -> bool:
-    """Whether it does so, or heeds them already; between fork and exec all signals are held back."""
+def _blocks_signals(pid: int) -> bool:
+    """Return whether a process blocks or handles the signals; between fork and exec it blocks all."""
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     term = 1 << (signal.SIGTERM - 1)
-    heeded = sum(1 << (number - 1) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
-    return int(status["SigBlk"], 16) == heeded or bool(int(status["SigCgt"], 16) & term)
+    handled = sum(1 << (number - 1) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM))
+    return int(status["SigBlk"], 16) == handled or bool(int(status["SigCgt"], 16) & term)
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.1, 0.2, 0.3, 0.4])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signal_during_start_takes_effect(cards: SampleNode, delay: float, number: signal.Signals) -> None:
     with Service(settings_for(cards)) as service:
-        # The interpreter's own start is not ours.
-        eventually(lambda: _holds_signals_back(service.process.pid), "it has begun")
+        # The service cannot change the effect of a signal during the start of the interpreter.
+        eventually(lambda: _blocks_signals(service.process.pid), "signals are blocked")
         time.sleep(delay)
         service.process.send_signal(number)
         if number is signal.SIGTERM:

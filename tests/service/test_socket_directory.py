@@ -1,4 +1,4 @@
-"""The service as kubelet meets it: a real process, real sockets, a kubelet that shares no code with it."""
+"""Changes of kubelet's socket directory and of the sockets in it."""
 
 import os
 import socket
@@ -8,34 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.directory import endpoint_sockets
 from tests.support.double import KubeletDouble
 from tests.support.process import Service, eventually, remove
+from tests.support.resource_names import U55C, U200, U250
 from tests.support.running import settings_for
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
-
-U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
-U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
-U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
-
-
-def ours(node: SampleNode) -> list[str]:
-    return [name for name in os.listdir(node.socket_dir) if name.endswith("-fpga.sock")]
-
-
-@pytest.fixture
-def cards(node: SampleNode) -> SampleNode:
-    node.add_ordinary_devices()
-    for index, board in enumerate(("u200", "u200", "u250")):
-        node.add_card(board, f"0000:{0x10 * (index + 1) + 1:02x}:00", numa_node=index % 2)
-    return node
-
-
-@pytest.fixture
-def registered(cards: SampleNode, kubelet: KubeletDouble, service: Service) -> KubeletDouble:
-    kubelet.start()
-    kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
-    return kubelet
 
 
 def test_missing_socket_directory_keeps_streams_of_running_kubelet(
@@ -56,19 +35,19 @@ def test_directory_removed_file_by_file_keeps_streams(
     registered: KubeletDouble, cards: SampleNode, service: Service
 ) -> None:
     began = time.monotonic()
-    for name in ours(cards):
+    for name in endpoint_sockets(cards):
         os.unlink(f"{cards.socket_dir}/{name}")
-    time.sleep(0.005)  # it is seen
+    time.sleep(0.005)  # the service scans the directory
     remove(Path(cards.socket_dir))
     if time.monotonic() - began > 0.015:
-        pytest.skip("this machine is too busy to remove a directory at once")
+        pytest.skip("this machine is too busy to remove a directory quickly")
     service.logged(Event.SOCKET_DIRECTORY_UNUSABLE, problem="No such file or directory")
     time.sleep(0.3)
     assert registered.ends == []
 
 
 def test_removed_endpoint_socket_causes_registration(registered: KubeletDouble, cards: SampleNode) -> None:
-    [gone] = [name for name in ours(cards) if "u250" in name]
+    [gone] = [name for name in endpoint_sockets(cards) if "u250" in name]
     os.unlink(f"{cards.socket_dir}/{gone}")
     registered.wait_for(
         lambda: registered.registrations[-1].resource == U250 and len(registered.lists(U250)) == 2
@@ -80,20 +59,20 @@ def test_removed_endpoint_socket_causes_registration(registered: KubeletDouble, 
 def test_mode_or_owner_change_of_kubelet_socket_has_no_effect(
     registered: KubeletDouble, cards: SampleNode
 ) -> None:
-    """Each changes its ctime, as a relabel does; to register again would cost kubelet the stream it has."""
+    """Each changes its ctime, as a relabel does; a new registration would cost the current stream."""
     path = registered.socket
     for change in (partial(path.chmod, 0o600), partial(os.chown, path, os.getuid(), os.getgid())):
         before = path.stat().st_ctime_ns
         change()
         assert path.stat().st_ctime_ns > before
-        Path(cards.socket_dir, "something").touch()  # so that the directory is looked at
+        Path(cards.socket_dir, "something").touch()  # causes a scan of the directory
         time.sleep(0.7)
     assert len(registered.registrations) == 2
     assert registered.ends == []
 
 
 def test_replaced_endpoint_socket_causes_registration(registered: KubeletDouble, cards: SampleNode) -> None:
-    [name] = [name for name in ours(cards) if "u250" in name]
+    [name] = [name for name in endpoint_sockets(cards) if "u250" in name]
     path = f"{cards.socket_dir}/{name}"
     os.unlink(path)
     with socket.socket(socket.AF_UNIX) as other:
@@ -107,7 +86,7 @@ def test_recreated_socket_directory_is_used(registered: KubeletDouble, cards: Sa
     os.rename(cards.socket_dir, moved)
     registered.start()  # makes the directory
     registered.wait_for(lambda: registered.allocatable(U200) == 2 and registered.allocatable(U250) == 1)
-    assert len(ours(cards)) == 2
+    assert len(endpoint_sockets(cards)) == 2
 
 
 def test_socket_directory_created_after_start_is_used(cards: SampleNode, kubelet: KubeletDouble) -> None:
@@ -140,7 +119,7 @@ def test_read_only_directory_is_reported_and_retried(
         kubelet.start()
     here = cards.socket_dir
     if os.system(f"mount --bind {here} {here} && mount -o remount,ro,bind {here}") != 0:  # noqa: S605
-        pytest.skip("no mounts here")
+        pytest.skip("cannot mount")
     try:
         with Service(settings_for(cards)) as service:
             assert (
@@ -149,7 +128,7 @@ def test_read_only_directory_is_reported_and_retried(
             )
             if there:
                 assert service.logged(Event.NOT_REGISTERED)["error"] == f"Read-only file system: {here}"
-            eventually(lambda: os.system(f"umount {here}") == 0, "a look at it keeps it busy")  # noqa: S605
+            eventually(lambda: os.system(f"umount {here}") == 0, "a scan keeps it busy")  # noqa: S605
             if not there:
                 kubelet.start()
             kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)

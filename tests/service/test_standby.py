@@ -1,20 +1,14 @@
-"""Scans of the socket directory: each shows what was done before it was requested."""
+"""The task that scans the socket directory, after a failure."""
 
 import asyncio
-import socket
 from pathlib import Path
 from unittest import mock
 
 import pytest
 
-from tests.support.directory import socket_directory
+from tests.support.directory import make_socket, socket_directory
 
 _OURS = "a-fpga.sock"
-
-
-def _make_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
 
 
 async def test_restart_after_a_failure_is_active(tmp_path: Path) -> None:
@@ -26,9 +20,9 @@ async def test_restart_after_a_failure_is_active(tmp_path: Path) -> None:
     running = asyncio.create_task(directory.run())
     await asyncio.sleep(0.1)
     assert not directory.state.value.standby
-    _make_socket(tmp_path / _OURS)
+    make_socket(tmp_path / _OURS)
     async with asyncio.timeout(10):
         await directory.state.until(lambda seen: bool(seen.sockets))
     running.cancel()
     await asyncio.wait([running])
-    assert (await directory.refresh()).standby, "it stands by once it has been cancelled"
+    assert (await directory.refresh()).standby, "a cancelled task leaves the directory on standby"

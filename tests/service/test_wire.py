@@ -1,4 +1,4 @@
-"""The service as kubelet meets it: a real process, real sockets, a kubelet that shares no code with it."""
+"""The endpoint's gRPC on the wire: encoding, malformed bytes, limits of size and connections."""
 
 import os
 import re
@@ -13,33 +13,10 @@ import pytest
 from tests.faults.wires import message, request
 from tests.support.double import KubeletDouble
 from tests.support.process import Service, eventually
+from tests.support.refused import refused
+from tests.support.resource_names import U200, U250
 from tests.support.wire import pb
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
-
-U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
-U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
-
-
-def refused(call: Any, *arguments: Any) -> grpc.Call:
-    with pytest.raises(grpc.RpcError) as caught:
-        call(*arguments)
-    assert isinstance(caught.value, grpc.Call)
-    return caught.value
-
-
-@pytest.fixture
-def cards(node: SampleNode) -> SampleNode:
-    node.add_ordinary_devices()
-    for index, board in enumerate(("u200", "u200", "u250")):
-        node.add_card(board, f"0000:{0x10 * (index + 1) + 1:02x}:00", numa_node=index % 2)
-    return node
-
-
-@pytest.fixture
-def registered(cards: SampleNode, kubelet: KubeletDouble, service: Service) -> KubeletDouble:
-    kubelet.start()
-    kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
-    return kubelet
 
 
 @pytest.mark.parametrize("method", ["allocate_raw", "preferred_raw", "options_raw", "pre_start_raw"])
@@ -72,7 +49,7 @@ def test_malformed_bytes_return_a_status(registered: KubeletDouble) -> None:
             status = refused(lambda sent: call(sent, timeout=5), garbage)
             assert status.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.INVALID_ARGUMENT)
             assert "Allocate" in (status.details() or "")
-        truncated = b"\x0a\x04\x0a\x05ab"  # betterproto2 takes it for a request for the device `ab`
+        truncated = b"\x0a\x04\x0a\x05ab"  # betterproto2 reads it as a request for the device `ab`
         assert refused(lambda: call(truncated, timeout=5)).code() is grpc.StatusCode.NOT_FOUND
         unknown: Any = channel.unary_unary("/v1beta1.DevicePlugin/Frobnicate")
         assert refused(lambda: unknown(b"", timeout=5)).code() is grpc.StatusCode.UNIMPLEMENTED
@@ -90,7 +67,7 @@ def test_malformed_header_causes_no_error_of_the_service(
         peer.connect(f"{registered.directory}/{registered.registrations[0].endpoint}")
         peer.sendall(request("GetDevicePluginOptions", message(b""), head=head))
         answer = b""
-        # A frame of HEADERS or RST_STREAM of stream 1, or the end: RFC 9113
+        # Until a HEADERS or RST_STREAM frame of stream 1, or the end of the connection (RFC 9113)
         while not re.search(rb"[\x01\x03].\x00\x00\x00\x01", answer, re.DOTALL) and (some := peer.recv(4096)):
             answer += some
     registered.options(registered.registrations[0].resource)
@@ -121,5 +98,5 @@ def test_excess_connections_are_closed_except_that_of_kubelet(
             peer.connect(path)
         eventually(lambda: len(os.listdir(f"/proc/{service.process.pid}/fd")) <= before + 16, "16 at most")
         assert registered.allocate(U200, ["0000:11:00.1"]).container_responses
-    eventually(lambda: len(os.listdir(f"/proc/{service.process.pid}/fd")) <= before, "none is left")
+    eventually(lambda: len(os.listdir(f"/proc/{service.process.pid}/fd")) <= before, "all are closed")
     assert registered.ends == []

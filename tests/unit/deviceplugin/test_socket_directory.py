@@ -1,22 +1,16 @@
-"""Scans of the socket directory: each shows what was done before it was requested."""
+"""Scans of the socket directory: each shows all changes made before it was requested."""
 
 import asyncio
-import socket
 import threading
 import time
 from pathlib import Path
 from unittest import mock
 
-from tests.support.directory import socket_directory
+from tests.support.directory import make_socket, socket_directory
 from xilinx_fpga_dp.deviceplugin import socket_directory as module
 from xilinx_fpga_dp.deviceplugin.socket_directory import DirectoryState
 
 _OURS = "a-fpga.sock"
-
-
-def _make_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
 
 
 class _SlowScan:
@@ -43,7 +37,7 @@ async def test_result_of_a_cancelled_scan_is_not_used(tmp_path: Path) -> None:
         assert await asyncio.to_thread(slow.seen.wait, 10)
         asking.cancel()
         await asyncio.wait([asking])
-        _make_socket(tmp_path / _OURS)
+        make_socket(tmp_path / _OURS)
         again = asyncio.create_task(directory.refresh())
         await asyncio.sleep(0.01)
         slow.go.set()
@@ -56,7 +50,7 @@ async def test_result_of_a_late_scan_is_not_used(tmp_path: Path) -> None:
     with mock.patch.object(module, "_scan", slow):
         with mock.patch.object(module, "_SCAN_LIMIT", 0.1):
             assert "no answer" in str((await directory.refresh()).problem)
-        _make_socket(tmp_path / _OURS)
+        make_socket(tmp_path / _OURS)
         slow.go.set()
         await asyncio.sleep(0.05)
         seen = await directory.refresh()
@@ -72,7 +66,7 @@ async def test_rate_of_scans_is_bounded_and_last_change_is_found(tmp_path: Path)
             began = time.monotonic()
             for number in range(1000):
                 await asyncio.to_thread((tmp_path / str(number)).touch)
-            _make_socket(tmp_path / _OURS)
+            make_socket(tmp_path / _OURS)
             took = time.monotonic() - began
             async with asyncio.timeout(5):
                 await directory.state.until(lambda seen: bool(seen.sockets))

@@ -9,11 +9,11 @@ from unittest import mock
 import pytest
 
 from tests.support.podresources import Hold, PodResourcesDouble
+from tests.support.resource_names import U55C
 from xilinx_fpga_dp.kubelet.allocation_tracker import AllocationTracker
 from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
-U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
 A, B = "0000:11:00.1", "0000:21:00.1"
 
 

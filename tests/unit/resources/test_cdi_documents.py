@@ -19,6 +19,7 @@ from referencing.jsonschema import DRAFT7
 from tests.support.double import KubeletDouble, NoEndpoint
 from tests.support.factories import PLAIN, device, offer
 from tests.support.paths import DATA
+from tests.support.resource_names import U55C
 from tests.support.running import settings_for
 from xilinx_fpga_dp.hostfiles.host_paths import HostPaths
 from xilinx_fpga_dp.model import Device, Inventory, Shell
@@ -27,7 +28,6 @@ from xilinx_fpga_dp.resources.naming import SHARED, Naming, name_problem
 from xilinx_fpga_dp.resources.offers import offers_of
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
-U55C = "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
 A, B = "0000:11:00.1", "0000:21:00.1"
 
 

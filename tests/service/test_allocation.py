@@ -1,4 +1,4 @@
-"""What a container gets beyond a device node: CDI, mounts, shared devices, a check before it starts."""
+"""Allocate beyond device nodes: CDI, mounts, shared devices, PreStartContainer, and `explain`."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def pair(node: SampleNode) -> SampleNode:
 
 
 def only(container: Any) -> tuple[str, dict[str, Any]]:
-    """The granted addresses, and the details of each."""
+    """Return the granted addresses, and the details of each."""
     [info] = [json.loads(value) for name, value in container.envs.items() if name.endswith("_INFO")]
     [addresses] = [value for name, value in container.envs.items() if not name.endswith("_INFO")]
     return addresses, info
@@ -68,7 +68,7 @@ class TestSharing:
         assert len({each.partition("::")[0] for each in answer.deviceIDs}) == 2
 
     def test_spread_takes_the_least_used(self, shared: KubeletDouble) -> None:
-        left = [f"{A}::0", f"{B}::0", f"{B}::1"]  # of A two are in use, of B one
+        left = [f"{A}::0", f"{B}::0", f"{B}::1"]  # two replicas of A are in use, one of B
         [answer] = shared.preferred(U55C + SHARED, left, [], 1).container_responses
         assert answer.deviceIDs[0].startswith(B)
 
@@ -134,12 +134,12 @@ class TestCdi:
         return [each["name"] for each in (self.read(node) or {"devices": []})["devices"]]
 
     def nodes(self, node: SampleNode) -> dict[str, str]:
-        """The first device node of each device, by the device's name."""
+        """Return the first device node of each device, by the name of the device."""
         devices = (self.read(node) or {"devices": []})["devices"]
         return {each["name"]: each["containerEdits"]["deviceNodes"][0]["path"] for each in devices}
 
     def seldom_scanned(self, node: SampleNode) -> dict[str, str]:
-        """Settings with which only Allocate and SIGHUP change the file."""
+        """Return settings with which only Allocate and SIGHUP change the file."""
         return settings_for(
             node, DEVICE_STRATEGY="cdi", CDI_DIR=f"{node.root}/cdi", SCAN_INTERVAL="60", HEALTH_INTERVAL="60"
         )
@@ -164,7 +164,7 @@ class TestCdi:
             mode = os.stat(f"{pair.root}/cdi/{cdi.FILE}").st_mode
             assert stat.S_IMODE(mode) == 0o644
             assert service.terminate() == 0
-            assert self.read(pair), "it outlives the service: containers restart by it"
+            assert self.read(pair), "the file stays: restarted containers need it"
 
     def test_file_is_updated_and_restored(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
         settings = settings_for(pair, DEVICE_STRATEGY="cdi", CDI_DIR=f"{pair.root}/cdi")
@@ -173,13 +173,13 @@ class TestCdi:
             kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
             eventually(lambda: self.names(pair) == [A, B], "both")
             pair.cards[1].remove()
-            eventually(lambda: self.names(pair) == [A], "stale ones are gone")
+            eventually(lambda: self.names(pair) == [A], "the removed card is gone")
             os.unlink(f"{pair.root}/cdi/{cdi.FILE}")
             eventually(lambda: self.names(pair) == [A], "written again")
             remove(Path(f"{pair.root}/cdi"))
-            eventually(lambda: self.names(pair) == [A], "with its directory", 15)
+            eventually(lambda: self.names(pair) == [A], "written with its directory", 15)
             pair.cards[0].remove()
-            eventually(lambda: self.read(pair) is None, "nothing to say, no file")
+            eventually(lambda: self.read(pair) is None, "no device, no file")
             assert os.listdir(f"{pair.root}/cdi") == []
 
     def test_new_render_node_is_in_the_file_before_the_answer(
@@ -211,11 +211,11 @@ class TestCdi:
             def scanned(render: int) -> bool:
                 return self.nodes(pair)[A] == f"/dev/dri/renderD{render}"
 
-            for render in (300, 400):  # the first scan after an Allocate, and one with none before it
+            for render in (300, 400):  # the first scan after an Allocate, and the next scan
                 pair.cards[0].reset_begin()
                 pair.cards[0].reset_end(render=render)
                 service.hang_up()
-                eventually(partial(scanned, render), "as a scan shows it")
+                eventually(partial(scanned, render), "the result of the scan")
 
     def test_scan_that_began_before_a_grant_does_not_undo_it(
         self, pair: SampleNode, kubelet: KubeletDouble
@@ -227,11 +227,11 @@ class TestCdi:
             first, second = pair.cards
             second.hang("rom/VBNV")
             pair.add_card("u55c")
-            # With a writer there is an end to opening the pipe, and none to reading it.
+            # With a writer, open() returns and read() waits.
             pipe = Path(second.path("rom/VBNV"))
             with pipe.open("r+b", buffering=0):
-                service.hang_up()  # a scan that has seen the first card, and waits for the second
-                eventually(partial(self._has_open, service.process.pid, pipe), "it waits")
+                service.hang_up()  # this scan has read the first card and waits for the second
+                eventually(partial(self._has_open, service.process.pid, pipe), "the scan waits")
                 first.reset_begin()
                 first.reset_end(render=200)
                 eventually(partial(self._granted, kubelet, A), "granted")
@@ -250,12 +250,12 @@ class TestCdi:
     def _granted(self, kubelet: KubeletDouble, unit_id: str) -> bool:
         try:
             kubelet.allocate(U55C, [unit_id])
-        except NoEndpoint:  # SIGHUP registers again, too
+        except NoEndpoint:  # SIGHUP also registers again
             return False
         return True
 
     def test_newer_of_two_instances_keeps_the_file(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
-        """Otherwise both, with different settings, would overwrite the file of the other in turn."""
+        """Two instances with different settings must not overwrite each other's file in turn."""
         settings = settings_for(pair, DEVICE_STRATEGY="cdi", CDI_DIR=f"{pair.root}/cdi")
         path = f"{pair.root}/cdi/{cdi.FILE}"
 
@@ -268,13 +268,13 @@ class TestCdi:
             with Service(settings | {"EXPOSE_MGMT": "true"}) as newer:
                 newer.logged(Event.REGISTERED)
                 older.logged(Event.SUPERSEDED)
-                eventually(exposed, "the newer's")
+                eventually(exposed, "written by the newer instance")
                 before = os.stat(path)
                 os.utime(path)  # wakes both
                 time.sleep(0.5)
                 assert exposed()
-                assert os.stat(path).st_ino == before.st_ino, "nobody has written it again"
-            eventually(lambda: not exposed(), "the older's again")
+                assert os.stat(path).st_ino == before.st_ino, "the file was not written again"
+            eventually(lambda: not exposed(), "written by the older instance")
 
     @pytest.mark.parametrize("hangs", ["open", "read"])
     def test_hanging_file_blocks_nothing_else(
@@ -283,7 +283,7 @@ class TestCdi:
         folder = Path(pair.root, "cdi")
         folder.mkdir()
         pipe = folder / "xilinx.com-fpga.json"
-        os.mkfifo(pipe)  # open for reading waits for a writer, read for its data
+        os.mkfifo(pipe)  # open() waits for a writer, read() for data
         with ExitStack() as stack:
             if hangs == "read":
                 stack.enter_context(pipe.open("r+b", buffering=0))
@@ -291,7 +291,7 @@ class TestCdi:
                 Service(settings_for(pair, DEVICE_STRATEGY="both", CDI_DIR=str(folder), REQUEST_TIMEOUT="30"))
             )
             self._served(pair, kubelet)
-            assert service.terminate() == 0, "no thread that hangs keeps it"
+            assert service.terminate() == 0, "a hanging thread does not delay the end"
 
     def _served(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
         """Check that everything else continues."""
@@ -344,7 +344,7 @@ class TestMounts:
             with open(f"{pair.root}/host/etc/OpenCL/vendors/xilinx.icd", "w"):
                 pass
             [container] = kubelet.allocate(U55C, [A]).container_responses
-            assert len(container.mounts) == 2, "looked for at each grant"
+            assert len(container.mounts) == 2, "paths are checked at each Allocate"
 
 
 class TestPreStart:
@@ -396,14 +396,14 @@ class TestExplain:
             "EXTRA_MOUNTS": "/opt/xilinx/xrt",
             "EXPOSE_MGMT": "true",
         }
-        code, said = self.explain(pair, B, A, **more)
+        code, document = self.explain(pair, B, A, **more)
         assert code == 0
         with Service(settings_for(pair, **more)):
             kubelet.start()
             kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
-            time.sleep(1.5)  # the serial numbers
+            time.sleep(1.5)  # until the serial numbers are read
             [container] = kubelet.allocate(U55C, [A, B]).container_responses
-        assert said["answer"] == {
+        assert document["answer"] == {
             "envs": dict(container.envs),
             "mounts": [
                 {"container_path": m.container_path, "host_path": m.host_path, "read_only": m.read_only}
@@ -417,7 +417,7 @@ class TestExplain:
         }
 
     @pytest.mark.parametrize(
-        ("ids", "code", "says"),
+        ("ids", "code", "text"),
         [
             (("0000:99:00.1",), "NOT_FOUND", "0000:99:00.1"),
             ((A, A), "INVALID_ARGUMENT", "twice"),
@@ -426,14 +426,14 @@ class TestExplain:
         ],
     )
     def test_refuses_as_allocate_does(
-        self, pair: SampleNode, ids: tuple[str, ...], code: str, says: str
+        self, pair: SampleNode, ids: tuple[str, ...], code: str, text: str
     ) -> None:
         pair.cards[1].offline()
         pair.add_card("u250", "0000:31:00", image="golden")
-        status, said = self.explain(pair, *ids)
+        status, document = self.explain(pair, *ids)
         assert status == 1
-        assert said["refused"]["code"] == code
-        assert says in said["refused"]["message"]
+        assert document["refused"]["code"] == code
+        assert text in document["refused"]["message"]
 
     def test_text(self, pair: SampleNode) -> None:
         done = cli("explain", A, settings=settings_for(pair))

@@ -1,4 +1,4 @@
-"""Reads that hang cost one thread each and nobody else's time."""
+"""Blocking reads that hang, in real time."""
 
 import asyncio
 import threading
@@ -80,7 +80,7 @@ async def test_time_while_process_is_stopped_does_not_count() -> None:
     gate = threading.Event()
     loop = asyncio.get_running_loop()
     reads: BlockingReader[bool] = BlockingReader()
-    loop.call_later(0.05, time.sleep, 1.5)  # a stand-in: the thread would be stopped too
+    loop.call_later(0.05, time.sleep, 1.5)  # in place of a stopped process, whose threads would stop too
     loop.call_later(1.6, gate.set)
     assert await reads.read_many({"a": partial(gate.wait, 10)}, 1.0) == {"a": True}
 
@@ -89,7 +89,7 @@ async def test_time_while_process_is_stopped_does_not_count() -> None:
     waiting = [reads.read_many({"a": partial(gate.wait, 10)}, 0.3) for _ in range(3)]
     for [late] in [answers.values() for answers in await asyncio.gather(*waiting)]:
         assert isinstance(late, Pending)
-        assert 0 < time.monotonic() - late.since < 2.5, "once, however many wait"
+        assert 0 < time.monotonic() - late.since < 2.5, "the wait is extended once for all callers"
     gate.set()
 
 

@@ -1,4 +1,4 @@
-"""docs/reference/boards.md against the sample nodes of `simulate` and the output of the service."""
+"""docs/reference/boards.md and aws.md against the output of `list` on sample nodes."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""COMPAT=1.3.0: names, ids and units of plugin 1.3.0, and the migration advice."""
+"""COMPAT=1.3.0 in the running service and in `list`."""
 
 import os
 from pathlib import Path

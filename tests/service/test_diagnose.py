@@ -1,4 +1,4 @@
-"""``diagnose``: the real command against sample nodes, and its checks."""
+"""``diagnose``: the command on sample nodes."""
 
 import json
 import os
@@ -26,9 +26,9 @@ from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import DAMAGES, Damage, SampleNode
 
 VERSION_JSON = (
-    '{"BUILD_VERSION" : "2.11.634", "BUILD_BRANCH" : "2021.1"}'  # of XRT: CMake/config/version.json.in
+    '{"BUILD_VERSION" : "2.11.634", "BUILD_BRANCH" : "2021.1"}'  # XRT: CMake/config/version.json.in
 )
-REMEDY = ("; ", "?", " (")  # before one, or at its end
+REMEDY = ("; ", "?", " (")  # precede or end a remedy
 LINE = re.compile(r"(ok  |warn|fail)  [^ ].*: .+")
 
 
@@ -79,7 +79,7 @@ def test_node_without_problems_has_only_ok_lines(
     line_with(lines, "ok    service: it does not run")
     assert kubelet.registrations == []
     assert kubelet.refusals == []
-    assert os.listdir(node.socket_dir) == ["kubelet.sock"], "nothing is left behind"
+    assert os.listdir(node.socket_dir) == ["kubelet.sock"], "the command leaves no file"
 
 
 def test_json_output_has_level_check_and_message(node: SampleNode) -> None:
@@ -131,7 +131,7 @@ def test_service_refused_by_kubelet_is_reported(node: SampleNode, kubelet: Kubel
 
 
 def test_other_program_at_the_address_is_not_taken_for_the_service(node: SampleNode) -> None:
-    """The host does not reach the address in a pod, and another program may have it there."""
+    """The address of a pod is not reachable from the host, where another program may use it."""
     node.add_card("u200")
 
     class OtherProgram(BaseHTTPRequestHandler):
@@ -438,7 +438,7 @@ def test_full_directory_is_reported(node: SampleNode) -> None:
 def test_selinux_denials_are_reported(node: SampleNode, kubelet: KubeletDouble, readable: bool) -> None:
     """Run as root without capabilities, as in the DaemonSet: files of other owners are refused.
 
-    Where SELinux enforces, a container cannot read that it does.
+    If SELinux enforces, a container cannot read its state.
     """
     if os.geteuid() != 0 or not shutil.which("setpriv"):
         pytest.skip("needs root and setpriv")

@@ -1,4 +1,4 @@
-"""Waking up for changes in a directory: each is told, also one that another takes the place of."""
+"""Watches of directories: their number, and mounts."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ import pytest
 
 from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher
 
-_LONG = 30.0  # nobody waits for it: pytest's own limit is less
+_LONG = 30.0  # longer than the time limit of a test
 
 
 async def _woken(wakeups: DirectoryWatcher, change: Callable[[], object]) -> None:
@@ -38,10 +38,10 @@ async def test_watches_do_not_accumulate(tmp_path: Path) -> None:
 
 
 def _watches() -> int:
-    """How many inotify watches this process has, as the kernel counts them."""
+    """Count the inotify watches of this process, as the kernel lists them."""
     found = 0
     for name in os.listdir("/proc/self/fdinfo"):
-        with suppress(FileNotFoundError):  # of the listing itself
+        with suppress(FileNotFoundError):  # the descriptor of the listing itself
             found += Path("/proc/self/fdinfo", name).read_text().count("inotify wd:")
     return found
 
@@ -68,7 +68,7 @@ _NAMESPACES = ("unshare", "--user", "--map-root-user", "--mount", "--propagation
 
 @pytest.mark.skipif(
     subprocess.run([*_NAMESPACES, "true"], capture_output=True, check=False).returncode != 0,
-    reason="no namespaces of one's own here",
+    reason="needs user namespaces",
 )
 def test_mount_and_unmount_wake(tmp_path: Path) -> None:
     subprocess.run([*_NAMESPACES, sys.executable, "-c", _MOUNTS, tmp_path], check=True, timeout=50)

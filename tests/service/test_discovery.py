@@ -1,4 +1,4 @@
-"""From a sample node's files to devices, and to reasons for what is left out."""
+"""Scans in real time: hanging reads, late serial numbers, any damage; and the `list` command."""
 
 import asyncio
 import errno
@@ -32,7 +32,7 @@ ATTRIBUTES = (
 
 
 def _ruin(path: str, damage: Any) -> None:
-    """Put anything in the place of a file, link or directory."""
+    """Replace a file, link or directory by something else."""
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
     elif os.path.lexists(path):
@@ -64,7 +64,7 @@ async def _scanned_in_time(scanner: Scanner) -> Inventory:
 
 
 async def _quiet(scan: Callable[[], Awaitable[Inventory]]) -> Inventory:
-    """Scan until serial numbers are in: a serial that hangs must not be waited for."""
+    """Scan until the serial numbers are read, but do not wait for one that hangs."""
     found = await scan()
     for _ in range(50):
         if all(device.serial for device in found.devices[:2]):
@@ -120,7 +120,7 @@ class TestFinding:
 
 
 class TestEveryRow:
-    """What was seen in the field, or stands in the driver's tables."""
+    """The boards that were observed on nodes, and those of the tables of the driver."""
 
     def test_list_command_lists_every_row(self, node: SampleNode) -> None:
         rows = allocatable_rows()
@@ -135,7 +135,7 @@ class TestEveryRow:
 
 
 class TestOneBadCard:
-    """Nothing one function's directory holds can fail the scan or change another device."""
+    """The files of one function can neither fail a scan nor change another device."""
 
     @pytest.mark.parametrize("attribute", ["rom/VBNV", "ready", "dev_offline", "logic_uuids"])
     async def test_hanging_read_leaves_out_only_its_card(self, node: SampleNode, attribute: str) -> None:
@@ -157,7 +157,7 @@ class TestOneBadCard:
         both = (scanner, scanner_for(node))
         card.hang("mgmt/rp_program")
         with mock.patch("xilinx_fpga_dp.discovery.scanner._PATIENCE", 1.5):
-            for _ in range(2):  # at the second one the read is late
+            for _ in range(2):  # the read is late in the second scan
                 for found in await asyncio.gather(*(each.scan(check=True) for each in both)):
                     assert [each.reason for each in found.devices] == [None]
             async with asyncio.timeout(10):

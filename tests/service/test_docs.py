@@ -1,4 +1,4 @@
-"""The commands of the documentation work, its links lead somewhere, and its examples are what is printed."""
+"""The commands and the outputs in the documentation, against the running service."""
 
 import ast
 import re
@@ -75,7 +75,7 @@ def test_every_command_works(page: str, node: SampleNode, kubelet: KubeletDouble
         for command in commands(page):
             here = re.sub(r"\bpython ", f"{shlex.quote(sys.executable)} ", command)
             here = here.replace("127.0.0.1:8080", probed.address).replace("0000:11:00.1", card.address)
-            # pytest's own directories are too long for a socket's path
+            # The directories of pytest are too long for the path of a socket.
             output = printed(here.replace("/tmp/node", f"{node.root}/new"), node)
             assert output or " > " in command, command
 
@@ -94,7 +94,7 @@ def test_documented_feature_file_equals_the_written_one(node: SampleNode) -> Non
     examples = "".join(blocks(page, "yaml"))
     used = set(re.findall(r"xilinx\.com/fpga\.[\w.]+", examples))
     assert used
-    assert used <= known, "the examples select by labels that exist"
+    assert used <= known, "the examples select by existing labels"
     for label, value in re.findall(r'(xilinx\.com/fpga\.\S+): "(.*)"', examples):
         assert f"{label}={value}\n" in written
 

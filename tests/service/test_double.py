@@ -1,4 +1,4 @@
-"""The kubelet double against a plugin on grpcio."""
+"""The kubelet double against a plugin on grpcio, in real time."""
 
 import queue
 import time

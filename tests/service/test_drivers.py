@@ -1,4 +1,4 @@
-"""The drivers beside XRT's: AMI, MA35D's, zocl; and that nothing in one driver's tree disturbs another's."""
+"""All drivers in the service and in `list`, and their independence on one node."""
 
 import json
 from typing import Any
@@ -90,7 +90,7 @@ class TestU30:
             service.logged(Event.LEFT_OUT, function=node.cards[0].address, reason=reason)
             service.logged(Event.SERVING_HTTP)
             addresses = ", ".join(sorted(card.address for card in node.cards))
-            # or an update with surge would end the older instance, which does offer it
+            # An update with surge would otherwise end the older instance, which offers the card.
             assert pages.get("readyz") == (503, f"waiting for the serial number of {addresses}\n")
             for each in node.cards:
                 each.write("xmc/serial_num", "XFL1LATE")

@@ -1,4 +1,4 @@
-"""One endpoint in orders of events that are rare in a whole process."""
+"""One endpoint in rare orders of events, in real time."""
 
 import asyncio
 import errno
@@ -53,7 +53,7 @@ async def _with_a_dead_kubelet(path: Path) -> tuple[Path, SocketDirectory, Endpo
 
 
 async def test_kubelet_that_starts_during_the_connect_is_registered_with_once(tmp_path: Path) -> None:
-    """The connection may have reached either kubelet, so it is not used; and no scan ends meanwhile."""
+    """The connection may belong to either kubelet, so it is not used. No scan ends in between."""
     dead, directory, endpoint = await _with_a_dead_kubelet(tmp_path)
     kubelet = KubeletDouble(tmp_path)
     refresh, thread, attempts = directory.refresh, asyncio.Event(), 0
@@ -67,7 +67,7 @@ async def test_kubelet_that_starts_during_the_connect_is_registered_with_once(tm
         attempts += 1
         if attempts == 1:
             dead.unlink()
-            with mock.patch("tests.support.double.wipe"):  # which kubelet has done by then
+            with mock.patch("tests.support.double.wipe"):  # kubelet does that before it serves
                 kubelet.start()
         await register(*arguments)
 
@@ -129,7 +129,7 @@ async def test_stalled_endpoint_does_not_register_over_newer_instance(tmp_path: 
 
 
 async def test_pending_register_is_given_up_for_a_newer_instance(tmp_path: Path) -> None:
-    """Kubelets <= 1.36 keep the endpoint that registered last, here that of an instance about to end."""
+    """kubelet <= 1.36 keeps the endpoint that registered last, here that of an older instance."""
     registering: list[str] = []
     kubelet = KubeletDouble(tmp_path, on_register=registering.append)
     kubelet.faults.register_hang = 5.0
@@ -140,7 +140,7 @@ async def test_pending_register_is_given_up_for_a_newer_instance(tmp_path: Path)
     async with running(directory.run(), endpoint.run()), asyncio.timeout(10):
         while not list(tmp_path.glob("*-fpga.sock")):
             await asyncio.sleep(0.01)
-        while not registering:  # it waits for kubelet's answer
+        while not registering:  # until the endpoint waits for the answer of kubelet
             await asyncio.sleep(0.01)
         assert not newer.has_newer_instance()
         while list(tmp_path.glob("*-fpga.sock")):
@@ -157,7 +157,7 @@ async def test_pending_register_is_given_up_for_a_newer_instance(tmp_path: Path)
 
 
 async def test_last_list_reaches_a_client_that_sends_before_it_reads(tmp_path: Path) -> None:
-    """grpc's C core drops unread data when it fails to send: the connection stays until all is read."""
+    """The C core of gRPC drops unread data if a send fails, so the connection stays until all is read."""
     directory = socket_directory(tmp_path)
     endpoint = _endpoint(directory)
     plugin = Plugin(endpoint.resource, endpoint.offer, PluginConfig(PLAIN, 5), NoMetrics())
@@ -192,7 +192,7 @@ async def test_last_list_reaches_a_client_that_sends_before_it_reads(tmp_path: P
 
 
 async def test_delayed_list_is_not_sent_while_a_newer_instance_is_active(tmp_path: Path) -> None:
-    """Kubelet takes the list that came last, from any instance."""
+    """kubelet uses the newest list, from any instance."""
     kubelet = KubeletDouble(tmp_path)
     await asyncio.to_thread(kubelet.start)
     directory = socket_directory(tmp_path)
@@ -200,7 +200,7 @@ async def test_delayed_list_is_not_sent_while_a_newer_instance_is_active(tmp_pat
     async with running(directory.run(), endpoint.run()), asyncio.timeout(20):
         while not _listed(endpoint):
             await asyncio.sleep(0.01)
-        for number in range(8):  # more than may be sent in a row
+        for number in range(8):  # more than the burst of the rate limit
             endpoint.offer.set(offer(device(reason=Reason.OFFLINE if number % 2 else None)))
             await asyncio.sleep(0.05)
         endpoint.offer.set(offer(device(serial="1")))
@@ -216,7 +216,7 @@ async def test_delayed_list_is_not_sent_while_a_newer_instance_is_active(tmp_pat
 
 
 async def test_shell_that_goes_during_register_leaves_an_empty_list(tmp_path: Path) -> None:
-    """Kubelet may read the list before it answers Register."""
+    """kubelet may read the list before it answers Register."""
     kubelet = KubeletDouble(tmp_path)
     await asyncio.to_thread(kubelet.start)
     directory = socket_directory(tmp_path)
@@ -255,7 +255,7 @@ async def test_client_that_never_reads_is_cut_off(tmp_path: Path) -> None:
             asyncio.timeout(20),
         ):
             await loop.sock_connect(silent, str(tmp_path / bound.name))
-            for _ in range(50_000):  # each is answered
+            for _ in range(50_000):  # the server answers each
                 client.ping(bytes(8))
             await loop.sock_sendall(silent, client.data_to_send())
             await asyncio.sleep(0.5)
@@ -269,7 +269,7 @@ def _channel(path: Path) -> grpc.Channel:
 
 
 async def test_connection_forgets_ended_calls(tmp_path: Path) -> None:
-    """kubelet keeps one connection as long as it lives, and h2 remembers 65,536 by default."""
+    """kubelet keeps one connection for its whole life; h2 keeps 65,536 ended calls by default."""
     made: list[Any] = []
 
     class Server(rpc_server.RpcServer):

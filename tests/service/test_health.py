@@ -1,4 +1,4 @@
-"""Health: the rules alone, the state machine against an oracle, and the real thing as kubelet sees it."""
+"""Health of cards as kubelet receives it: faults, resets, flapping; and the service beside other faults."""
 
 import asyncio
 import itertools
@@ -33,7 +33,7 @@ from xilinx_fpga_dp.simulate.sysfs.xrt_releases import DRIVER_VERSIONS
 
 
 def _trips(card: XrtCard) -> Iterator[str]:
-    """Two trips on record, one after the other, that show nowhere else; then a reset."""
+    """Yield after each step: two trips that only the firewall level shows, then a reset."""
     for level in ("2", "3"):
         card.write("firewall/level", level)
         yield level
@@ -44,7 +44,7 @@ def _trips(card: XrtCard) -> Iterator[str]:
 
 
 def _one_by_one(card: XrtCard) -> Iterator[str]:
-    """What else a fault shows in, each alone."""
+    """Yield after each step: faults that show in one file only."""
     for attribute in ("rom/VBNV", "driver"):
         card.corrupt(attribute, "missing")
         yield attribute
@@ -96,11 +96,8 @@ CHANGES: dict[str, Callable[[XrtCard], Iterator[str]]] = {
     "trips": _trips,
     "one by one": _one_by_one,
 }
-# The first release that has it. Before, a trip is read apart from scans, and only now and then.
+# The first release with the change. Earlier, trips are read outside scans and rarely.
 SINCE = {"shutdown": "2020.1", "trips": "2022.2"}
-
-
-# The real thing
 
 
 @pytest.fixture
@@ -169,7 +166,7 @@ def test_reset_keeps_capacity_at_each_step(
     other = node.add_card("u200", release=release)
     kubelet.start()
     kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
-    before = len(kubelet.lists(U200))  # a scan may have come between the two cards
+    before = len(kubelet.lists(U200))  # a scan may have run between the two cards
     for going, steps in ((True, card.resetting()), (False, card.returning())):
         for _ in steps:
             if going:
@@ -229,7 +226,7 @@ def test_other_shell_after_reset_moves_card_in_one_step(
     for _ in pair[0].returning(board="u250"):
         time.sleep(0.15)
         both = [name for name, devices in watched.resources().items() if pair[0].address in devices]
-        assert len(both) <= 1, "never in both lists"  # and in none while the other one registers
+        assert len(both) <= 1, "never in both lists"  # in none while the other resource registers
     watched.wait_for(lambda: watched.allocatable(U250) == 1 and watched.capacity(U55C) == 1)
 
 
@@ -242,7 +239,7 @@ def test_hanging_read_is_reported_in_time_and_blocks_one_thread(
     pair[1].offline()
     watched.wait_for(lambda: watched.allocatable(U55C) == 0)
     time.sleep(1)
-    assert len(os.listdir(f"/proc/{service.process.pid}/task")) - threads <= 5  # walkers may be at work
+    assert len(os.listdir(f"/proc/{service.process.pid}/task")) - threads <= 5  # other reads may be running
     pair[0].unhang("dev_offline")
 
 
@@ -301,7 +298,7 @@ def test_state_shows_time_and_count_of_changes(node: SampleNode, kubelet: Kubele
 
 
 def test_kernel_event_starts_a_scan(node: SampleNode, kubelet: KubeletDouble) -> None:
-    """A real event of the kernel, which root can ask for; no timer would find the card soon."""
+    """Root can make the kernel send an event; no timer would find the card soon."""
     devices = "/sys/bus/pci/devices"
     if os.geteuid() != 0 or not os.path.isdir(devices) or not os.listdir(devices):
         pytest.skip("needs root and a PCI device")
@@ -310,11 +307,11 @@ def test_kernel_event_starts_a_scan(node: SampleNode, kubelet: KubeletDouble) ->
         kubelet.start()
         time.sleep(1.5)
         if any(each["event"].startswith("kernel events unavailable") for each in service.events):
-            pytest.skip("no netlink here")
+            pytest.skip("needs netlink")
         node.add_card("u55c")
         done = subprocess.run(["sh", "-c", f"echo add > {event}"], check=False, capture_output=True)
         if done.returncode:
-            pytest.skip("the kernel takes no synthetic events here")
+            pytest.skip("the kernel refuses synthetic events")
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
 
 
@@ -347,7 +344,7 @@ def test_metrics_and_probes_follow_registration(node: SampleNode, kubelet: Kubel
         assert _get(port, "/nowhere")[0] == 404
         card.remove()
         kubelet.wait_for(lambda: kubelet.capacity(U55C) == 0)
-        eventually(lambda: U55C not in _get(port, "/metrics")[1], "its series are gone")
+        eventually(lambda: U55C not in _get(port, "/metrics")[1], "its series are removed")
         assert _get(port, "/readyz") == (200, "ok\n"), "a node without cards is ready"
 
 
@@ -355,7 +352,7 @@ def _closes(peer: socket.socket) -> None:
     peer.close()
 
 
-def _closes_when_it_was_asked(peer: socket.socket) -> None:
+def _closes_after_a_request(peer: socket.socket) -> None:
     peer.recv(4096)
     peer.close()
 
@@ -369,12 +366,12 @@ def _sends_zeros(peer: socket.socket) -> None:
 
 
 def _is_silent(peer: socket.socket) -> None:
-    """It has nothing to say."""
+    """Send nothing."""
 
 
 @contextmanager
 def _no_kubelet(path: Path, answer: Callable[[socket.socket], None]) -> Iterator[list[socket.socket]]:
-    """Serve kubelet's socket with another program, and yield its connections."""
+    """Serve kubelet's socket without gRPC, and yield the connections."""
     peers: list[socket.socket] = []
 
     def serve() -> None:
@@ -400,7 +397,7 @@ def _no_kubelet(path: Path, answer: Callable[[socket.socket], None]) -> Iterator
                 peer.close()
 
 
-@pytest.mark.parametrize("answer", [_closes, _closes_when_it_was_asked, _sends_zeros, _greets, _is_silent])
+@pytest.mark.parametrize("answer", [_closes, _closes_after_a_request, _sends_zeros, _greets, _is_silent])
 def test_kubelet_socket_of_program_without_grpc_is_reported(
     node: SampleNode, kubelet: KubeletDouble, port: int, answer: Callable[[socket.socket], None]
 ) -> None:
@@ -416,7 +413,7 @@ def test_kubelet_socket_of_program_without_grpc_is_reported(
     with Service(settings_for(node, HTTP_ADDRESS=f"127.0.0.1:{port}")) as service:
         service.logged(Event.SERVING_HTTP)
         with _no_kubelet(kubelet.socket, answer) as peers:
-            # A connection that stays open is waited for as long as kubelet may take
+            # On a connection that stays open the service waits as long as kubelet may take.
             least = 1 if answer in (_greets, _is_silent) else 10
             eventually(lambda: failures() >= least, "each attempt counts", 40)
             assert failures() <= len(peers)
@@ -443,8 +440,11 @@ def test_hanging_name_server_does_not_block_registration(
     environment = {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])}
     with Service(settings_for(node, HTTP_ADDRESS="metrics.example:80"), environment=environment) as service:
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
-        told = service.logged(Event.HTTP_ADDRESS_UNAVAILABLE)
-        assert (told["address"], told["error"]) == ("metrics.example:80", "no answer from the name server")
+        logged = service.logged(Event.HTTP_ADDRESS_UNAVAILABLE)
+        assert (logged["address"], logged["error"]) == (
+            "metrics.example:80",
+            "no answer from the name server",
+        )
         assert service.terminate() == 0
 
 
@@ -478,8 +478,10 @@ def test_check_finds_the_same_as_a_scan(release: str, names: list[str]) -> None:
             for done in CHANGES[name](card) if release >= SINCE.get(name, "") else ():
                 for _ in range(3):
                     checked, scanned = await checks.check(), await scans.scan(check=True)
-                    told, true = ([(d.reason, d.node) for d in each.devices] for each in (checked, scanned))
-                    assert told == true, (name, done)
+                    found, expected = (
+                        [(d.reason, d.node) for d in each.devices] for each in (checked, scanned)
+                    )
+                    assert found == expected, (name, done)
 
     with tempfile.TemporaryDirectory(prefix="fpga-") as root:
         asyncio.run(compare(SampleNode(root)))

@@ -1,4 +1,4 @@
-"""Nothing is handed out twice: a device that a pod holds under another name or id."""
+"""Devices that a pod holds under another name or id are not offered."""
 
 import json
 import socket
@@ -29,7 +29,7 @@ def pods(node: SampleNode) -> Iterator[PodResourcesDouble]:
     double.stop()
 
 
-def asking(node: SampleNode, pods: PodResourcesDouble, **settings: str) -> dict[str, str]:
+def querying(node: SampleNode, pods: PodResourcesDouble, **settings: str) -> dict[str, str]:
     return settings_for(node, POD_RESOURCES_SOCKET=pods.path, **settings)
 
 
@@ -48,10 +48,10 @@ def test_device_held_under_another_name_or_id_is_unhealthy(
 ) -> None:
     pods.holds = [hold]
     pods.start()
-    with Service(asking(node, pods)) as service:
+    with Service(querying(node, pods)) as service:
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.resources().get(U55C) == {A: "Unhealthy", B: "Healthy"})
-        assert kubelet.lists(U55C)[0].health[A] == "Unhealthy", "never offered, not for a moment"
+        assert kubelet.lists(U55C)[0].health[A] == "Unhealthy", "not offered in the first list either"
         service.logged(Event.DEVICE_UNHEALTHY, device=A, reason="held")
         with pytest.raises(grpc.RpcError, match="held"):
             kubelet.allocate(U55C, [A])
@@ -67,7 +67,7 @@ def test_device_held_under_own_name_is_not_reported(
 ) -> None:
     pods.holds = [hold]
     pods.start()
-    with Service(asking(node, pods)):
+    with Service(querying(node, pods)):
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
         assert len(kubelet.lists(U55C)) == 1
@@ -77,7 +77,7 @@ def test_device_reprogrammed_while_held_is_unhealthy(
     node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
 ) -> None:
     pods.start()
-    with Service(asking(node, pods)):
+    with Service(querying(node, pods)):
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
         pods.holds = [Hold(U55C, A)]
@@ -91,17 +91,17 @@ def test_device_reprogrammed_while_held_is_unhealthy(
 def test_device_allocated_under_old_name_during_update_is_held(
     node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
 ) -> None:
-    """As in a rolling update that changes names: the older instance's resource is kubelet's to give, too."""
+    """A rolling update may change names; kubelet still allocates under those of the older instance."""
     pods.start()
     kubelet.start()
-    with Service(asking(node, pods)) as older:
+    with Service(querying(node, pods)) as older:
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
         new = U55C.replace("xilinx.com", "amd.com")
-        with Service(asking(node, pods, RESOURCE_PREFIX="amd.com/fpga-")):
+        with Service(querying(node, pods, RESOURCE_PREFIX="amd.com/fpga-")):
             older.logged(Event.SUPERSEDED)
             kubelet.wait_for(lambda: kubelet.allocatable(new) == 2)
-            asked = pods.questions
-            kubelet.wait_for(lambda: pods.questions > asked + 2)  # not only once more
+            before = pods.questions
+            kubelet.wait_for(lambda: pods.questions > before + 2)  # queries continue
             kubelet.allocate(U55C, [A])
             pods.holds = [Hold(U55C, A)]
             kubelet.wait_for(lambda: kubelet.resources()[new] == {A: "Unhealthy", B: "Healthy"})
@@ -119,34 +119,34 @@ def test_podresources_queries_end_once_names_are_stable(
     rules = Path(node.root, "rules.yaml")
     rules.write_text("[]")
     pods.start()
-    with Service(asking(node, pods, RESOURCE_RENAMES=str(rules), SCAN_INTERVAL="3600")) as service:
+    with Service(querying(node, pods, RESOURCE_RENAMES=str(rules), SCAN_INTERVAL="3600")) as service:
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
         for name in ("", "x"):
             if name:
                 rules.write_text("- {match: {}, name: x}")
                 service.logged(Event.DEVICE_MOVED, count=2)
-            time.sleep(2)  # once more: it may have been given meanwhile
-            eventually(lambda: _quiet(pods), "it is asked for ever", 25)
+            time.sleep(2)  # one more query: the device may have been allocated in between
+            eventually(lambda: _quiet(pods), "queries end", 25)
 
 
 def _quiet(pods: PodResourcesDouble) -> bool:
-    asked = pods.questions
+    before = pods.questions
     time.sleep(4)
-    return pods.questions == asked
+    return pods.questions == before
 
 
 def test_other_device_of_held_card_is_held(
     node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
 ) -> None:
-    """A pod has both devices of a U30; after a restart one alone is there."""
+    """A pod holds both devices of a U30; after a restart only one exists."""
     first, second = node.plug("u30")
     assert first.address < second.address
     resource = "xilinx.com/fpga-xilinx_u30_gen3x4_base_1-0"
     pods.holds = [Hold(resource, first.address)]
     pods.start()
     first.remove()
-    with Service(asking(node, pods)) as service:
+    with Service(querying(node, pods)) as service:
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.resources().get(resource) == {second.address: "Unhealthy"})
         service.logged(Event.DEVICE_UNHEALTHY, device=second.address, reason="held")
@@ -158,9 +158,11 @@ def test_other_device_of_held_card_is_held(
 def test_files_of_earlier_instance_stay_until_holders_are_known(
     node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble, strategy: str
 ) -> None:
-    """A container that restarts needs the CDI spec; pods run where labels say."""
+    """A restarted container needs the CDI spec, and pods are scheduled by labels."""
     folder = Path(node.root, "files")
-    settings = asking(node, pods, CDI_DIR=str(folder), DEVICE_STRATEGY=strategy, NFD_FEATURES_DIR=str(folder))
+    settings = querying(
+        node, pods, CDI_DIR=str(folder), DEVICE_STRATEGY=strategy, NFD_FEATURES_DIR=str(folder)
+    )
 
     def files() -> dict[str, str]:
         return {path.name: path.read_text() for path in folder.glob("[!.]*")}
@@ -185,24 +187,24 @@ def test_files_of_earlier_instance_stay_until_holders_are_known(
 def test_refused_query_is_repeated_when_kubelet_starts(
     node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
 ) -> None:
-    """A question that is refused is none that was asked."""
+    """A refused query does not count as a query."""
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(pods.path)
     pods.holds = [Hold("amd.com/x", A)]
     kubelet.start()
-    with Service(asking(node, pods)) as service:
+    with Service(querying(node, pods)) as service:
         service.logged(Event.STARTED)
         time.sleep(0.2)
         pods.start()
         kubelet.wait_for(lambda: kubelet.resources().get(U55C) == {A: "Unhealthy", B: "Healthy"})
-        assert kubelet.lists(U55C)[0].health[A] == "Unhealthy", "never offered, not for a moment"
+        assert kubelet.lists(U55C)[0].health[A] == "Unhealthy", "not offered in the first list either"
 
 
 def test_each_replica_has_its_own_holder(node: SampleNode, pods: PodResourcesDouble) -> None:
     pods.holds = [Hold(f"{U55C}.shared", f"{A}::1"), Hold("amd.com/x", B)]
     pods.start()
     document = json.loads(
-        cli("list", "--output", "json", settings=asking(node, pods, SHARED_REPLICAS="2")).stdout
+        cli("list", "--output", "json", settings=querying(node, pods, SHARED_REPLICAS="2")).stdout
     )
     held = {each["id"]: len(each["held_by"]) for each in document["devices"]}
     assert held == {f"{A}::0": 0, f"{A}::1": 1, f"{B}::0": 1, f"{B}::1": 1}
@@ -211,15 +213,15 @@ def test_each_replica_has_its_own_holder(node: SampleNode, pods: PodResourcesDou
 def test_missing_socket_is_one_warning(
     node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
 ) -> None:
-    with Service(asking(node, pods)) as service:
+    with Service(querying(node, pods)) as service:
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
         node.add_card("u55c", "0000:31:00")
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 3)
-        told = [each for each in service.events if each["event"].startswith("podresources unavailable")]
-        assert len(told) == 1
+        logged = [each for each in service.events if each["event"].startswith("podresources unavailable")]
+        assert len(logged) == 1
         pods.holds = [Hold("amd.com/x", B)]
-        pods.start()  # used as soon as it answers
+        pods.start()  # the service queries it as soon as it answers
         kubelet.wait_for(lambda: kubelet.resources()[U55C][B] == "Unhealthy")
         service.logged(Event.PODRESOURCES_AVAILABLE)
 
@@ -228,7 +230,7 @@ def test_hanging_podresources_delays_updates_briefly(
     node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
 ) -> None:
     pods.start()
-    with Service(asking(node, pods)):
+    with Service(querying(node, pods)):
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
         pods.hangs.clear()
@@ -243,7 +245,7 @@ def test_held_device_stays_held_without_an_answer(
 ) -> None:
     pods.holds = [Hold("amd.com/x", A)]
     pods.start()
-    with Service(asking(node, pods)) as service:
+    with Service(querying(node, pods)) as service:
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.resources().get(U55C) == {A: "Unhealthy", B: "Healthy"})
         pods.stop()
@@ -254,7 +256,7 @@ def test_held_device_stays_held_without_an_answer(
 def test_list_shows_holders(node: SampleNode, pods: PodResourcesDouble) -> None:
     pods.holds = [Hold(U55C, A), Hold("amd.com/x", B)]
     pods.start()
-    document = json.loads(cli("list", "--output", "json", settings=asking(node, pods)).stdout)
+    document = json.loads(cli("list", "--output", "json", settings=querying(node, pods)).stdout)
     by_id = {each["id"]: each for each in document["devices"]}
     holder = {"namespace": "default", "pod": "mypod", "container": "mine"}
     assert (by_id[A]["health"], by_id[A]["held_by"]) == ("Healthy", [holder])

@@ -1,4 +1,4 @@
-"""The feature file for node-feature-discovery."""
+"""The feature file for node-feature-discovery, written by the running service."""
 
 import asyncio
 import os
@@ -39,45 +39,45 @@ def test_feature_file_follows_the_node(node: SampleNode) -> None:
     with Service(settings_for(node, NFD_FEATURES_DIR=str(folder))) as service:
         eventually(lambda: found().get("xilinx.com/fpga.driver.xocl") == "2.16.0", "written")
         assert found()["xilinx.com/fpga.shell.xilinx_u200_xdma_201830_2"] == "1561465320"
-        assert file.stat().st_mode & 0o777 == 0o644, "NFD's worker is not root"
+        assert file.stat().st_mode & 0o777 == 0o644, "the worker of NFD is not root"
         before = file.stat().st_ino
         card.offline()
         service.logged(Event.DEVICE_UNHEALTHY)
         card.mend()
         service.logged(Event.DEVICE_HEALTHY)
-        assert file.stat().st_ino == before, "health is not labelled, an equal text not written again"
+        assert file.stat().st_ino == before, "health is not a label, and the same text is not written again"
         card.reprogram("u250")
         eventually(lambda: found().get("xilinx.com/fpga.board.u250") == "true", "written again")
         assert "xilinx.com/fpga.board.u200" not in found()
-        assert file.stat().st_ino != before, "replaced, not written over"
+        assert file.stat().st_ino != before, "the file was replaced"
         file.unlink()
         eventually(file.exists, "restored")
         assert os.listdir(folder) == [file.name]
         assert service.terminate() == 0
-        assert file.exists(), "an update of the plugin moves no pods"
+        assert file.exists(), "labels stay during an update of the plugin"
     before = file.stat().st_ino
     with Service(settings_for(node, NFD_FEATURES_DIR=str(folder))) as service:
         service.logged(Event.DEVICE_FOUND)
         assert service.terminate() == 0
-    assert file.stat().st_ino == before, "nor does the new instance take it away first"
+    assert file.stat().st_ino == before, "the new instance does not remove the file first"
     card.remove()
     with Service(settings_for(node, NFD_FEATURES_DIR=str(folder))):
-        eventually(lambda: not file.exists(), "nothing to say")
+        eventually(lambda: not file.exists(), "no device, no file")
 
 
 async def test_unreadable_driver_version_is_read_again(node: SampleNode) -> None:
-    """No change of what is offered would bring it later."""
+    """The version is read again although the snapshot does not change."""
     node.add_card("u200", release="2023.2")
     folder = Path(node.root) / "features.d"
     service = service_in_the_loop(node)
     labels = NodeLabels(str(folder), service.snapshots, DriverVersions(node.sysfs_root))
 
-    def said() -> str:
+    def labelled() -> str:
         file = folder / nfd.FILE
         return file.read_text() if file.exists() else ""
 
     reads = mock.Mock(side_effect=chain([OutOfDescriptors("none is left")], repeat("2.16.0")))
     with mock.patch("xilinx_fpga_dp.discovery.driver_versions.module_version", reads):
         async with running(service.scan(), labels.run(), labels.file.run()), asyncio.timeout(20):
-            while "xilinx.com/fpga.driver.xocl=2.16.0\n" not in said():
+            while "xilinx.com/fpga.driver.xocl=2.16.0\n" not in labelled():
                 await asyncio.sleep(0.02)

@@ -1,4 +1,4 @@
-"""Connections without a free file descriptor: they wait, and cost next to nothing."""
+"""Connections without a free file descriptor: they wait at almost no cost."""
 
 import asyncio
 import socket
@@ -17,7 +17,7 @@ from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.deviceplugin.plugin import Plugin, PluginConfig
 from xilinx_fpga_dp.observe import http_server as http
 
-_SEVERAL = 10  # fewer than kubelet may open, more than asyncio's own backlog
+_SEVERAL = 10  # fewer than kubelet may open, more than the default backlog of asyncio
 
 
 @asynccontextmanager

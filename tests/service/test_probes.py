@@ -1,4 +1,4 @@
-"""Probes and metrics are true in every phase of a node's life: from outside, over HTTP."""
+"""Probes and metrics over HTTP in every state of kubelet, cards and process."""
 
 import os
 import signal
@@ -41,7 +41,9 @@ def test_not_ready_before_kubelet_starts(probed: Probed) -> None:
     assert probed.get("livez") == OK
     assert probed.devices() == {("Healthy", "", U200): 1}
     assert probed.registered() == {U200: 0}
-    assert not [name for name in probed.series() if name.startswith("registrations")], "nobody was asked"
+    assert not [name for name in probed.series() if name.startswith("registrations")], (
+        "no registration was tried"
+    )
 
 
 def test_not_ready_while_kubelet_is_stopped(probed: Probed, kubelet: KubeletDouble) -> None:
@@ -53,7 +55,7 @@ def test_not_ready_while_kubelet_is_stopped(probed: Probed, kubelet: KubeletDoub
         eventually(lambda: probed.get("readyz")[0] == 503, "not ready")
         assert probed.get("livez") == OK
         assert probed.registered() == {U200: 0}
-        assert probed.devices() == {("Healthy", "", U200): 1}, "kubelet's absence is no fault of the card"
+        assert probed.devices() == {("Healthy", "", U200): 1}, "a missing kubelet is not a fault of the card"
         kubelet.start()
         probed.turns("readyz", OK)
         assert probed.series()["kubelet_restarts_total"] == restart
@@ -71,27 +73,27 @@ def test_failed_registrations_count_after_kubelet_is_killed(probed: Probed, kube
     )
     assert probed.series()["kubelet_restarts_total"] == 0
     assert probed.get("livez") == OK
-    said = f"not registered: {U200} (Connection refused: {kubelet.socket})\n"
-    eventually(lambda: probed.get("readyz") == (503, said), "and why is said")
+    reason = f"not registered: {U200} (Connection refused: {kubelet.socket})\n"
+    eventually(lambda: probed.get("readyz") == (503, reason), "not ready, with the reason")
 
 
 def test_not_ready_while_kubelet_refuses(probed: Probed, kubelet: KubeletDouble) -> None:
     kubelet.faults.refuse = grpc.StatusCode.UNKNOWN
     kubelet.start()
-    eventually(lambda: len(kubelet.refusals) > 2, "asked")
-    status, said = probed.get("readyz")
+    eventually(lambda: len(kubelet.refusals) > 2, "kubelet refuses")
+    status, reason = probed.get("readyz")
     assert status == 503
-    assert said.startswith(f"not registered: {U200} (kubelet refused: ")
+    assert reason.startswith(f"not registered: {U200} (kubelet refused: ")
     assert probed.registered() == {U200: 0}
 
 
 def test_not_ready_without_a_live_stream(probed: Probed, kubelet: KubeletDouble) -> None:
     kubelet.faults.never_list = True
     kubelet.start()
-    eventually(lambda: kubelet.registrations, "taken")
+    eventually(lambda: kubelet.registrations, "registered")
     time.sleep(0.5)
-    status, said = probed.get("readyz")
-    assert (status, said.split()[:3]) == (503, ["not", "registered:", U200]), "no live stream"
+    status, reason = probed.get("readyz")
+    assert (status, reason.split()[:3]) == (503, ["not", "registered:", U200]), "no live stream"
     assert probed.registered() == {U200: 0}
 
 
@@ -112,10 +114,10 @@ def test_not_ready_before_the_first_scan(node: SampleNode) -> None:
     with Service(pages.settings) as service:
         service.logged(Event.SERVING_HTTP)
         service.logged(Event.SCAN_FAILED)
-        status, why = pages.get("readyz")
-        assert status == 503, "that there is no card is not known"
-        assert "not been scanned yet" in why
-        assert "No such file" in why
+        status, reason = pages.get("readyz")
+        assert status == 503, "the number of cards is not known"
+        assert "not been scanned yet" in reason
+        assert "No such file" in reason
         assert pages.series()["scan_errors_total"] >= 1
         assert pages.get("livez") == OK
         os.rename(f"{node.sysfs_root}/away", f"{node.sysfs_root}/bus")
@@ -127,16 +129,16 @@ def test_ready_with_an_unresponsive_card(probed: Probed, node: SampleNode, kubel
     probed.turns("readyz", OK)
     [card] = node.cards
     card.hang("ready")
-    eventually(lambda: probed.devices() == {("Unhealthy", "unresponsive", U200): 1}, "it is told")
-    assert (probed.get("livez"), probed.get("readyz")) == (OK, OK), "a new start of ours would not mend it"
+    eventually(lambda: probed.devices() == {("Unhealthy", "unresponsive", U200): 1}, "unhealthy")
+    assert (probed.get("livez"), probed.get("readyz")) == (OK, OK), "a restart of the service would not help"
     scans = probed.series()["scan_duration_seconds_count"]
-    eventually(lambda: probed.series()["scan_duration_seconds_count"] > scans + 1, "scans go on")
+    eventually(lambda: probed.series()["scan_duration_seconds_count"] > scans + 1, "scans continue")
     card.unhang("ready")
-    eventually(lambda: probed.devices() == {("Healthy", "", U200): 1}, "and that it is mended")
+    eventually(lambda: probed.devices() == {("Healthy", "", U200): 1}, "healthy")
 
 
 def test_not_ready_before_holders_are_known(node: SampleNode, kubelet: KubeletDouble) -> None:
-    """Until it was asked, nothing is offered; that is not the same as a node without cards."""
+    """No device is offered before podresources has answered; the node has cards all the same."""
     node.add_card("u200", "0000:11:00")
     pods = PodResourcesDouble(f"{node.root}/pods.sock")
     pods.hangs.clear()
@@ -161,7 +163,7 @@ def test_only_newer_of_two_instances_is_ready(
     newer = Probed(node)
     with Service(newer.settings) as service:
         service.logged(Event.SERVING_HTTP)
-        eventually(lambda: probed.registered() == {U200: 0}, "the older is silent")
+        eventually(lambda: probed.registered() == {U200: 0}, "the older instance is not registered")
         newer.turns("readyz", OK)
         assert probed.get("readyz") == NOT_REGISTERED
         assert probed.get("livez") == OK
@@ -178,7 +180,7 @@ def test_stopped_process_is_not_alive(probed: Probed) -> None:
     probed.turns("livez", OK)
 
 
-# The real program, but for a signal that lets the loop hang as a bug would: in a call that does not return.
+# The real program, with a signal that makes the loop hang in a call that does not return.
 HANGING = """
 import signal, sys, threading
 from xilinx_fpga_dp.cli import main
@@ -200,7 +202,7 @@ def test_hanging_loop_is_not_alive(node: SampleNode) -> None:
             with pytest.raises(TimeoutError):
                 pages.get(
                     "livez", 2
-                )  # kubelet's probe gives up, and after some of them restarts the container
+                )  # the probe of kubelet fails, and after some failures kubelet restarts the container
         finally:
             process.kill()
 
@@ -213,7 +215,7 @@ def _answers(pages: Probed) -> bool:
 
 
 def test_number_of_series_is_bounded(node: SampleNode, kubelet: KubeletDouble) -> None:
-    """However often cards are reprogrammed and whatever pods ask for, series are of what there is."""
+    """Only existing resources have series, after any number of shells and requests of pods."""
     card = node.add_card("u200", "0000:11:00", release="2023.2")
     node.add_card("u250", "0000:21:00", release="2023.2")
     pages = Probed(node)
@@ -232,7 +234,7 @@ def test_number_of_series_is_bounded(node: SampleNode, kubelet: KubeletDouble) -
         kubelet.wait_for(lambda: kubelet.capacity(U200) == 0)
         eventually(
             lambda: {each.replace(name, U200) for each in pages.series()} == before,
-            "series of what is gone are gone",
+            "the series of removed resources are removed",
         )
 
 
@@ -256,7 +258,7 @@ def test_reason_labels_are_members_of_reason(probed: Probed, node: SampleNode) -
 
 
 class TestOtherClients:
-    """Whoever reaches the port: no probe goes unanswered for it."""
+    """Other clients of the port do not keep probes from an answer."""
 
     def connected(self, pages: Probed, sent: bytes = b"") -> socket.socket:
         host, _, port = pages.address.partition(":")
@@ -265,7 +267,7 @@ class TestOtherClients:
         return connection
 
     def test_silent_clients_do_not_block_probes(self, probed: Probed) -> None:
-        os.kill(probed.pid, signal.SIGSTOP)  # all wait at once then
+        os.kill(probed.pid, signal.SIGSTOP)  # until all connections wait
         try:
             silent = [self.connected(probed, b"GET /livez HT") for _ in range(200)]
         finally:
@@ -274,7 +276,7 @@ class TestOtherClients:
             for _ in range(5):
                 assert probed.get("livez") == OK
             files = len(os.listdir(f"/proc/{probed.pid}/fd"))
-            assert files < 120, "what they cost is bounded"
+            assert files < 120, "the number of connections is bounded"
         finally:
             for connection in silent:
                 connection.close()
@@ -297,7 +299,7 @@ class TestOtherClients:
             try:
                 connection.sendall(sent)
                 got = connection.recv(4096)
-            except ConnectionError:  # closed with bytes of ours unread
+            except ConnectionError:  # closed with unread bytes
                 got = b""
         assert got.startswith(answer)
         assert bool(got) == bool(answer)

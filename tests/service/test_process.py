@@ -1,4 +1,4 @@
-"""No OpenSSL in the process of the service."""
+"""The process of the service does not load OpenSSL."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def test_running_service_has_not_loaded_openssl(node: SampleNode, kubelet: Kubel
 
 @pytest.mark.parametrize("before", ["", "import ssl; "])
 def test_modules_that_name_ssl_can_be_imported(before: str) -> None:
-    """Also where OpenSSL was there before; then it stays, and whole."""
+    """If OpenSSL was loaded before, it stays complete."""
     code = f"""{before}from xilinx_fpga_dp import process
 process.prepare()
 with process.ssl_by_name():

@@ -1,4 +1,4 @@
-"""Rename rules: the syntax of their file, its problems, and changes while the service runs."""
+"""Rename rules: their file, and its changes while the service runs."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The JSON outputs conform to the schemas that ship in the package, and the schemas know every member."""
+"""The JSON outputs conform to the schemas in the package."""
 
 import json
 import subprocess

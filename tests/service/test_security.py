@@ -1,4 +1,4 @@
-"""Attacks by a pod, by a file in sysfs and by planted files. See docs/development/security-design.md."""
+"""Attacks by a pod, a file in sysfs or planted files; see docs/development/security-design.md."""
 
 import asyncio
 import errno
@@ -46,7 +46,7 @@ def test_sockets_and_locks_are_accessible_to_root_only(node: SampleNode, kubelet
 def test_shell_name_cannot_leave_directories_or_formats(
     node: SampleNode, kubelet: KubeletDouble, shell: str
 ) -> None:
-    """A card's own name appears in names, variables, files and logs, and is never a path there."""
+    """The shell name of a card appears in names, variables, files and logs, but never as a path."""
     card = node.add_card("u200")
     card.write("rom/VBNV", shell)
     folders = {"CDI_DIR": f"{node.root}/cdi", "NFD_FEATURES_DIR": f"{node.root}/nfd"}
@@ -82,7 +82,7 @@ def test_shell_name_cannot_leave_directories_or_formats(
 def test_rename_rule_cannot_leave_directories_or_formats(
     node: SampleNode, kubelet: KubeletDouble, rule: str, serial: str, name: str
 ) -> None:
-    """A rule names a resource, and a socket's name contains the resource's; neither can be a path."""
+    """A rule names a resource, and the socket name contains the resource name; neither is a path."""
     card = node.add_card("u200", serial=serial)
     rules = Path(node.root, "rules.yaml")
     rules.write_text(json.dumps([{"match": {}, "name": rule}]))
@@ -104,7 +104,7 @@ def test_rename_rule_cannot_leave_directories_or_formats(
     ("serial", "taken"),
     [
         ("S" * 64, True),
-        ("../../etc/passwd", True),  # a text like any other: it is used in no path
+        ("../../etc/passwd", True),  # valid: no path contains the serial number
         ("S" * 65, False),
         ("S" * 4097, False),
         ("S" * (1 << 20), False),
@@ -122,7 +122,7 @@ def test_invalid_serial_number_is_ignored(node: SampleNode, board: str, serial: 
     card.write(file, (before + serial).encode())
     found = cli("list", "--output", "json", settings=settings_for(node))
     [device] = json.loads(found.stdout)["devices"]
-    # The second line of device_info is another field's, so what stands before it is the number.
+    # The second line of device_info is another field, so the serial number ends before it.
     assert device["serial"] == (serial if taken else "S" if (board, serial) == ("ma35d", "S\nT") else None)
     assert device["health"] == "Healthy"
 
@@ -155,15 +155,15 @@ def test_pipe_in_sysfs_blocks_no_command(node: SampleNode, file: str) -> None:
 def test_planted_link_is_used_neither_as_lock_folder_nor_socket(
     node: SampleNode, kubelet: KubeletDouble
 ) -> None:
-    """A link in place of the folder is removed; a socket behind a link with a socket's name stays."""
+    """A link in place of the lock folder is removed; the target of a link named as a socket stays."""
     node.add_card("u200")
     victims = Path(node.root, "victims")
     victims.mkdir()
-    (victims / "0000000001-00000000").touch()  # named as a lock file, and not locked
+    (victims / "0000000001-00000000").touch()  # the name of a lock file, without a lock
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(victims / "dead.sock"))
     sockets = Path(node.socket_dir)
-    kubelet.start()  # it removes links when it starts
+    kubelet.start()  # before the links, which kubelet removes at its start
     locks = Path(lock_folder(node.plugins_dir))
     locks.parent.mkdir()
     locks.symlink_to(victims)
@@ -177,21 +177,21 @@ def test_planted_link_is_used_neither_as_lock_folder_nor_socket(
 
 
 async def test_failed_write_is_retried_soon(tmp_path: Path) -> None:
-    # Without a free descriptor nothing changes in the directory that would wake the keeper of the file.
+    # Without a free descriptor the directory does not change, so no event wakes the task.
     path = tmp_path / "file"
     kept = ManagedFile(str(path))
     keeping = asyncio.create_task(kept.run())
     assert await kept.set("one")
-    await asyncio.sleep(0.2)  # it checks after the write, then waits
+    await asyncio.sleep(0.2)  # the task checks after the write, then waits
     none_left = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     with mock.patch("xilinx_fpga_dp.hostfiles.managed_file.open", side_effect=none_left, create=True):
         assert not await kept.set("two")
-    async with asyncio.timeout(5):  # half of what it waits for when nothing wakes it
+    async with asyncio.timeout(5):  # half of the wait without an event
         while path.read_text() != "two":
             await asyncio.sleep(0.01)
     keeping.cancel()
     await asyncio.wait([keeping])
-    assert await kept.set("two")  # after any check under way, or its file would stay open
+    assert await kept.set("two")  # waits for a running check, which would leave the file open
 
 
 async def test_content_may_change_during_a_write(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ async def test_content_may_change_during_a_write(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(SEEDS))
 def test_targets_accept_their_seeds(name: str) -> None:
-    """Only `make fuzz` runs the targets with other input."""
+    """`make fuzz` runs the targets with other input."""
     script = (
         "from tests.fuzz.seeds import SEEDS; from tests.fuzz.targets import TARGETS\n"
         f"for seed in [b'', *SEEDS[{name!r}]]: TARGETS[{name!r}](seed)"

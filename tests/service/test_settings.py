@@ -1,4 +1,4 @@
-"""The settings and the command line."""
+"""The command line: settings, options, errors and output."""
 
 import json
 import os

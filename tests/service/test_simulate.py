@@ -53,7 +53,9 @@ def test_all_parts_of_a_grant_are_shown(flags: tuple[str, str], text: str) -> No
     done = cli("simulate", "--once", "--board", "u200", *flags, limit=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert text in done.stdout
-    assert written == [path for path in ("/var/run/cdi", "/run/cdi") if os.path.exists(path)], "the host's"
+    assert written == [path for path in ("/var/run/cdi", "/run/cdi") if os.path.exists(path)], (
+        "the directories of the host are unchanged"
+    )
 
 
 def test_error_of_unknown_board_lists_known_boards() -> None:
@@ -88,7 +90,7 @@ def test_demo_ends_without_an_allocatable_card() -> None:
 
 def test_node_option_builds_a_node_and_prints_its_settings(node: SampleNode) -> None:
     """The output is valid in a shell, also if the path has a space and quotes."""
-    folder = f"{node.root}/my node; it's"  # sockets fit in: a path of pytest's is longer
+    folder = f"{node.root}/my node; it's"  # short enough for sockets, unlike the directories of pytest
     done = subprocess.run(
         ["sh", "-c", 'set -a; eval "$("$@")"; unset PYTHONPATH; exec "$1" -m xilinx_fpga_dp list', "sh",
          *COMMAND, "simulate", "--node", folder, "--board", "u280"],
@@ -121,7 +123,7 @@ def test_node_option_without_directory_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def temporary() -> Iterator[str]:
-    """Return a directory for temporary files, with a path short enough for unix sockets."""
+    """A directory for temporary files, with a path short enough for unix sockets."""
     with tempfile.TemporaryDirectory(prefix="sim-") as directory:
         yield directory
 

@@ -1,4 +1,4 @@
-"""The commands of the documentation work, its links lead somewhere, and its examples are what is printed."""
+"""The documentation: its links, its tables, and the names of commands, tests and files in it."""
 
 import re
 
@@ -20,7 +20,7 @@ PAGES = sorted(
     ]
 )
 README = (PROJECT / "README.md").read_text()
-# Commands that no test can run here: they need a cluster, a node, a card.
+# Commands that no test runs: they need a cluster, a node or a card.
 ELSEWHERE = {"kubectl", "xbutil", "xbmgmt", "modprobe", "lspci", "udevadm", "systemctl", "journalctl"}
 _FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 

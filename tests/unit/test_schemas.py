@@ -1,4 +1,4 @@
-"""The JSON outputs conform to the schemas that ship in the package, and the schemas know every member."""
+"""The JSON schemas in the package: their enums, and the examples in the documentation."""
 
 import json
 import re

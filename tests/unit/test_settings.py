@@ -1,4 +1,4 @@
-"""The settings and the command line."""
+"""The settings: values, defaults and problems."""
 
 import argparse
 from typing import Any
@@ -163,5 +163,5 @@ def test_command_declares_the_settings_that_it_reads(
     settings = Recorder.load({field.lower(): value for field, value in values.items()})
     command = load(name)
     command.run(settings, argparse.Namespace(output="json", ids=["0000:11:00.1"]))
-    # The scanner has no use for these two in its first scan.
+    # The first scan does not use these two.
     assert read - {"recovery_checks", "reset_grace"} == command.settings

@@ -1,4 +1,4 @@
-"""Reads that hang cost one thread each and nobody else's time."""
+"""Blocking reads: a hanging read occupies one thread and delays no other read."""
 
 import asyncio
 import math

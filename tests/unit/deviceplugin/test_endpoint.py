@@ -1,4 +1,4 @@
-"""One endpoint in orders of events that are rare in a whole process."""
+"""One endpoint in rare orders of events."""
 
 import asyncio
 import socket
@@ -54,7 +54,7 @@ async def test_kubelet_reached_before_a_scan_shows_it_is_registered_with_once(tm
         while not endpoint.status.value.last_error:
             await asyncio.sleep(0.01)
         dead.unlink()
-        with mock.patch("tests.support.double.wipe"):  # which kubelet has done by then
+        with mock.patch("tests.support.double.wipe"):  # kubelet does that before it serves
             await asyncio.to_thread(kubelet.start)
         while not kubelet.registrations:
             await asyncio.sleep(0.01)
@@ -68,12 +68,12 @@ async def test_kubelet_reached_before_a_scan_shows_it_is_registered_with_once(tm
 
 
 async def test_kubelet_that_disconnects_before_it_lists_is_registered_with_again(tmp_path: Path) -> None:
-    """Kubelets <= 1.36 do so where the stream of another socket ends meanwhile."""
-    kubelet = KubeletDouble(tmp_path, by_socket=True)  # another one would drop the next one, too
+    """kubelet <= 1.36 does so if the stream of another socket ends at that time."""
+    kubelet = KubeletDouble(tmp_path, by_socket=True)  # kubelet <= 1.36 would also drop the next endpoint
     kubelet.start()
     kubelet.faults.list_delay = 60.0
     endpoint = _endpoint(directory := socket_directory(tmp_path))
-    # Kubelet may take 10 s to ask for the list.
+    # kubelet may call ListAndWatch up to 10 s later.
     async with running(directory.run(), endpoint.run()), asyncio.timeout(8):
         while not kubelet.registrations:
             await asyncio.sleep(0.01)
@@ -95,7 +95,7 @@ async def test_restarts_of_kubelet_cause_no_back_off(tmp_path: Path) -> None:
             await asyncio.to_thread(kubelet.start)
             while not _listed(endpoint):
                 await asyncio.sleep(0.005)
-            assert endpoint.status.value.failures <= 2, "being refused by this one may count"
+            assert endpoint.status.value.failures <= 2, "failures with this kubelet may count"
             await asyncio.to_thread(kubelet.kill)
             while _listed(endpoint):
                 await asyncio.sleep(0.005)
@@ -129,7 +129,7 @@ async def _without_end(device: Device) -> Device | None:
 async def test_call_without_an_answer_ends_with_a_status(
     tmp_path: Path, method: str, refresh: Refresh, limit: float, expected: tuple[grpc.StatusCode, str]
 ) -> None:
-    """Without a status kubelet would wait for ever: grpclib sends nothing when a call is cancelled."""
+    """Without a status kubelet waits for ever: grpclib sends nothing when a call is cancelled."""
     offered = offer(device())
     ids = [device().address]
     requests = {
@@ -149,6 +149,6 @@ async def test_call_without_an_answer_ends_with_a_status(
 
     async with socket_directory(tmp_path).serving(plugin, offered.resource) as bound:
         status = await asyncio.to_thread(call, tmp_path / bound.name)
-    code, says = expected
+    code, text = expected
     assert status.code() is code
-    assert says in (status.details() or "")
+    assert text in (status.details() or "")

@@ -1,4 +1,4 @@
-"""Attacks by a pod, by a file in sysfs and by planted files. See docs/development/security-design.md."""
+"""Files that the service writes on the host: links, temporary files, cancelled and late writes."""
 
 import asyncio
 import os
@@ -39,7 +39,7 @@ async def test_only_temporary_files_of_dead_instances_are_removed(
 
 
 async def test_file_is_written_after_its_caller_is_cancelled(tmp_path: Path) -> None:
-    # As Allocate does when kubelet gives the call up: cut half way, a file would stay open.
+    # Allocate is cancelled if kubelet cancels the call; an interrupted write would leave a file open.
     kept = ManagedFile(str(tmp_path / "file"))
     for turns, wanted in enumerate(("one", "two", "three", "four")):
         asking = asyncio.create_task(kept.set(wanted))
@@ -53,7 +53,7 @@ async def test_file_is_written_after_its_caller_is_cancelled(tmp_path: Path) -> 
     assert (tmp_path / "file").read_text() == "five"
 
 
-@pytest.mark.parametrize("ends", ["amid the next", "after the next"])
+@pytest.mark.parametrize("ends", ["during the next", "after the next"])
 async def test_late_write_does_not_overwrite_a_newer_one(tmp_path: Path, ends: str) -> None:
     kept = ManagedFile(str(tmp_path / "file"))
     hung, answering, ended = threading.Event(), threading.Event(), threading.Event()
@@ -68,7 +68,7 @@ async def test_late_write_does_not_overwrite_a_newer_one(tmp_path: Path, ends: s
             finally:
                 ended.set()
             return
-        if ends == "amid the next":
+        if ends == "during the next":
             answering.set()
             ended.wait()
         replace(source, target)
@@ -84,9 +84,9 @@ async def test_late_write_does_not_overwrite_a_newer_one(tmp_path: Path, ends: s
         ):
             try:
                 async with asyncio.timeout(5):
-                    assert not await kept.set("one"), "neither the write nor the clean-up answers"
+                    assert not await kept.set("one"), "neither the write nor its clean-up ends"
             except TimeoutError:
-                answering.set()  # or the threads would keep the process from ending
+                answering.set()  # otherwise the threads would keep the process from ending
                 raise
         assert await kept.set("two")
     answering.set()

@@ -1,4 +1,4 @@
-"""Nothing is handed out twice: a device that a pod holds under another name or id."""
+"""Queries of podresources: refused ones, and those that several callers share."""
 
 import asyncio
 import errno

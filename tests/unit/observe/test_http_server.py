@@ -1,4 +1,4 @@
-"""Probes and metrics are true in every phase of a node's life: from outside, over HTTP."""
+"""The HTTP server: liveness by timers, and clients that do not read."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,13 +18,13 @@ from xilinx_fpga_dp.snapshot import Snapshot
 
 
 async def test_loop_without_timers_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loop turns, since it answers, but its heart has not beaten for long."""
+    """The loop answers, but its timers have not fired for long."""
 
-    async def nobody() -> dict[str, Any]:
+    async def no_holders() -> dict[str, Any]:
         return {}
 
     snapshots = Latest(Snapshot(Offers({})))
-    pages = HttpRoutes(Metrics(snapshots, dict), snapshots, dict, nobody, expose_mgmt=False).by_path()
+    pages = HttpRoutes(Metrics(snapshots, dict), snapshots, dict, no_holders, expose_mgmt=False).by_path()
     assert (await pages["/livez"]()).status == 200
     loop = asyncio.get_running_loop()
     now = loop.time()
@@ -34,11 +34,11 @@ async def test_loop_without_timers_is_not_alive(monkeypatch: pytest.MonkeyPatch)
 
 
 class TestUnreadAnswers:
-    """A page that its client does not read."""
+    """A client that requests a page and does not read it."""
 
     @asynccontextmanager
-    async def asked(self) -> AsyncIterator[tuple[HttpServer, asyncio.Task[None]]]:
-        """A server of which a page is asked for, and never read."""
+    async def requested(self) -> AsyncIterator[tuple[HttpServer, asyncio.Task[None]]]:
+        """Yield a server and the task of a request whose answer the client never reads."""
 
         async def page() -> Response:
             return Response(bytes(32 << 20))
@@ -60,7 +60,7 @@ class TestUnreadAnswers:
     async def test_connection_with_unread_answer_is_closed(self) -> None:
         before = descriptors()
         with mock.patch("xilinx_fpga_dp.observe.http_server._TIME_LIMIT", 0.3):
-            async with self.asked() as (server, task):
+            async with self.requested() as (server, task):
                 assert server._connections
                 async with asyncio.timeout(5):
                     await asyncio.wait([task])
@@ -69,7 +69,7 @@ class TestUnreadAnswers:
                 assert descriptors() <= before + 2, "the listener and the client"
 
     async def test_unread_answer_does_not_delay_the_end(self, caplog: pytest.LogCaptureFixture) -> None:
-        async with self.asked() as (_, task):
+        async with self.requested() as (_, task):
             task.cancel()
             async with asyncio.timeout(5):
                 await asyncio.wait([task])

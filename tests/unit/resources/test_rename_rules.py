@@ -1,4 +1,4 @@
-"""Rename rules: the syntax of their file, its problems, and changes while the service runs."""
+"""Rename rules: their syntax, their effect on names, and the problems of a file."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""docs/reference/boards.md against the sample nodes of `simulate` and the output of the service."""
+"""docs/reference/boards.md and the collected rows against the boards of `simulate`."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The feature file for node-feature-discovery."""
+"""The content of the feature file for node-feature-discovery."""
 
 import re
 from dataclasses import replace
@@ -84,17 +84,17 @@ def test_labels_are_valid_for_any_device(rows: list[tuple[str, str | None, str, 
         assert _NAME.fullmatch(value)
     shells = {device.shell.vbnv for device in devices}
     assert sum(name.startswith("xilinx.com/fpga.shell.") for name in found) == len(shells), (
-        "none fall together"
+        "each shell has a label"
     )
 
 
 async def test_last_known_version_is_used_while_unreadable() -> None:
     versions = DriverVersions("/nowhere")
-    for answer, told, complete in (
+    for answer, expected, complete in (
         (["2.16.0"], {"xocl": "2.16.0"}, True),
         (OutOfDescriptors("none is left"), {"xocl": "2.16.0"}, False),
         ([None], {}, True),
     ):
         with mock.patch("xilinx_fpga_dp.discovery.driver_versions.module_version", side_effect=answer):
-            assert await versions.of(["xocl"]) == told
+            assert await versions.of(["xocl"]) == expected
         assert versions.complete is complete

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.double import KubeletDouble
+from tests.support.podresources import PodResourcesDouble
 from tests.support.process import Service
 from tests.support.running import settings_for
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
@@ -56,6 +57,14 @@ def node() -> Iterator[SampleNode]:
 def kubelet(node: SampleNode) -> Iterator[KubeletDouble]:
     """A kubelet double on the socket directory of the node, not started."""
     double = KubeletDouble(Path(node.socket_dir))
+    yield double
+    double.stop()
+
+
+@pytest.fixture
+def pods(node: SampleNode) -> Iterator[PodResourcesDouble]:
+    """A podresources double on the node, not started."""
+    double = PodResourcesDouble(f"{node.root}/pods.sock")
     yield double
     double.stop()
 

@@ -11,12 +11,9 @@ from typing import Any
 
 import grpc
 import pytest
-from jsonschema import Draft7Validator
-from referencing import Registry
-from referencing.jsonschema import DRAFT7
 
+from tests.support.cdi_schema import validate_spec
 from tests.support.double import KubeletDouble, NoEndpoint
-from tests.support.paths import DATA
 from tests.support.process import Service, cli, eventually, remove
 from tests.support.resource_names import U55C
 from tests.support.running import settings_for
@@ -107,20 +104,6 @@ class TestSharing:
             assert only(container)[0] == f"{A},{B}"
 
 
-SCHEMAS = DATA / "cdi"  # as the CDI project publishes them, release 0.8.1
-
-
-def against_the_schema(document: Any) -> None:
-    """Check a spec against the published schema.
-
-    Raises:
-        jsonschema.ValidationError: it is none.
-    """
-    defs = DRAFT7.create_resource(json.loads((SCHEMAS / "defs.json").read_text()))
-    schema = json.loads((SCHEMAS / "schema.json").read_text())
-    Draft7Validator(schema, registry=Registry().with_resource("defs.json", defs)).validate(document)
-
-
 class TestCdi:
     def read(self, node: SampleNode) -> dict[str, Any] | None:
         try:
@@ -155,7 +138,7 @@ class TestCdi:
             assert len(container.devices) == (strategy == "both")
             document = self.read(pair)
             assert document is not None
-            against_the_schema(document)
+            validate_spec(document)
             assert (document["cdiVersion"], document["kind"]) == ("0.6.0", "xilinx.com/fpga")
             assert document["devices"][0] == {
                 "name": A,

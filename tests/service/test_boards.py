@@ -1,16 +1,14 @@
 """docs/reference/boards.md and aws.md against the output of `list` on sample nodes."""
 
-import json
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support.paths import PROJECT
-from tests.support.process import COMMAND, cli
-from tests.support.running import settings_for
+from tests.support.boards_page import PAGE, rows
+from tests.support.process import COMMAND
+from tests.support.scanning import listed
 from xilinx_fpga_dp.simulate.sysfs.boards import (
     AMI_BOARDS,
     BARE_BOARDS,
@@ -19,26 +17,8 @@ from xilinx_fpga_dp.simulate.sysfs.boards import (
 )
 from xilinx_fpga_dp.simulate.sysfs.sample_node import Ids, SampleNode, is_known
 
-PAGE = PROJECT / "docs" / "reference" / "boards.md"
-_ROW = re.compile(r"\| (`[^|]+`) \| ([^|]+) \| `([^|]+)` \| ([^|]+) \| (yes|no) \| ([^|]+) \|")
 _LEFT_OUT = re.compile(r"\| `(\w[\w.-]+)`(?: \([^|]*\))? \| ([^|]+) \|")
 _EXPERIMENTAL = {*AMI_BOARDS, *MA35D_BOARDS, *ZOCL_BOARDS}
-
-
-def rows() -> dict[str, tuple[str, list[str]]]:
-    """Return the resource and the nodes of each supported board, by name."""
-    found = {}
-    for names, _, resource, nodes, _, _ in _ROW.findall(PAGE.read_text()):
-        for name in names.split(", "):
-            found[name.strip("`")] = (resource, re.findall(r"`([^`]+)`", nodes))
-    return found
-
-
-def listed(node: SampleNode, **settings: str) -> dict[str, Any]:
-    done = cli("list", "--output", "json", settings=settings_for(node, **settings))
-    assert done.returncode == 0, done.stderr
-    answer: dict[str, Any] = json.loads(done.stdout)
-    return answer
 
 
 def test_page_has_the_generated_tables() -> None:

@@ -53,11 +53,10 @@ def line_with(lines: list[str], *words: str) -> str:
 
 
 @pytest.fixture
-def pods(node: SampleNode) -> Iterator[PodResourcesDouble]:
-    double = PodResourcesDouble(f"{node.root}/pods.sock")
-    double.start()
-    yield double
-    double.stop()
+def pods(pods: PodResourcesDouble) -> PodResourcesDouble:
+    """A podresources double of the node, running."""
+    pods.start()
+    return pods
 
 
 def test_node_without_problems_has_only_ok_lines(

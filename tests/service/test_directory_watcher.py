@@ -1,39 +1,23 @@
 """Watches of directories: their number, and mounts."""
 
-import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from tests.support.woken import LONG, woken
 from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher
-
-_LONG = 30.0  # longer than the time limit of a test
-
-
-async def _woken(wakeups: DirectoryWatcher, change: Callable[[], object]) -> None:
-    for _ in range(3):  # what came of the change before may wake once more
-        await wakeups.arm()
-        waiting = asyncio.create_task(wakeups.wait(_LONG))
-        await asyncio.sleep(0.02)
-        if not waiting.done():
-            break
-    assert not waiting.done()
-    change()
-    async with asyncio.timeout(5):
-        await waiting
 
 
 async def test_watches_do_not_accumulate(tmp_path: Path) -> None:
     directory = tmp_path / "directory"
     with DirectoryWatcher(str(directory)) as wakeups:
         for number in range(20):
-            await _woken(wakeups, directory.mkdir)
-            await _woken(wakeups, lambda number=number: directory.rename(tmp_path / str(number)))  # type: ignore[misc]
+            await woken(wakeups, directory.mkdir)
+            await woken(wakeups, lambda number=number: directory.rename(tmp_path / str(number)))  # type: ignore[misc]
         assert _watches() == 1
 
 
@@ -54,7 +38,7 @@ async def main(directory):
     with DirectoryWatcher(directory) as wakeups:
         for command in (["mount", "-t", "tmpfs", "tmpfs"], ["umount", "--lazy"]) * 2:
             await wakeups.arm()
-            waiting = asyncio.create_task(wakeups.wait({_LONG}))
+            waiting = asyncio.create_task(wakeups.wait({LONG}))
             await asyncio.sleep(0.02)
             assert not waiting.done()
             await asyncio.to_thread(subprocess.run, [*command, directory], check=True)

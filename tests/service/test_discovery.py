@@ -1,28 +1,27 @@
 """Scans in real time: hanging reads, late serial numbers, any damage; and the `list` command."""
 
 import asyncio
-import errno
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from functools import partial
-from typing import Any, Self
+from typing import Any
 from unittest import mock
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.descriptors import CountedOpens
 from tests.support.observed_boards import allocatable_rows, board_of
 from tests.support.process import cli
 from tests.support.running import settings_for
-from tests.support.scanning import RULES, listed, scanner_for, settled
+from tests.support.scanning import RULES, listed, scanned_card, scanner_for, settled
 from xilinx_fpga_dp.discovery.scanner import Scanner
-from xilinx_fpga_dp.model import Device, Inventory, Reason
-from xilinx_fpga_dp.simulate.sysfs.sample_node import DAMAGES, SampleNode, XrtCard
+from xilinx_fpga_dp.model import Inventory, Reason
+from xilinx_fpga_dp.simulate.sysfs.sample_node import DAMAGES, SampleNode
 
 ATTRIBUTES = (
     "vendor", "device", "class", "numa_node", "driver", "user_pf", "ready", "dev_offline", "shutdown",
@@ -72,13 +71,6 @@ async def _quiet(scan: Callable[[], Awaitable[Inventory]]) -> Inventory:
         await asyncio.sleep(0.01)
         found = await scan()
     return found
-
-
-async def seen(node: SampleNode) -> tuple[XrtCard, Scanner, Device]:
-    """A card, its scanner, and the device it is."""
-    card = node.add_card("u200")
-    scanner = scanner_for(node)
-    return card, scanner, (await settled(scanner)).devices[0]
 
 
 class TestRecipes:
@@ -153,7 +145,7 @@ class TestOneBadCard:
         assert len((await _until(scanner, lambda seen: len(seen.devices) == 2)).left_out) == 0
 
     async def test_hanging_management_driver_is_not_a_fault_of_the_device(self, node: SampleNode) -> None:
-        card, scanner, device = await seen(node)
+        card, scanner, device = await scanned_card(node)
         both = (scanner, scanner_for(node))
         card.hang("mgmt/rp_program")
         with mock.patch("xilinx_fpga_dp.discovery.scanner._PATIENCE", 1.5):
@@ -194,47 +186,13 @@ class TestOneBadCard:
             shutil.rmtree(root)
 
 
-class _Descriptors:
-    """Files and directories that are opened, of which some find no descriptor left."""
-
-    def __init__(self, refused: Callable[[int, str], bool] = lambda *_: False) -> None:
-        self.asked = 0
-        self._refused = refused
-        self._patches = [
-            mock.patch.object(os, name, partial(self._open, getattr(os, name)))
-            for name in ("open", "listdir", "scandir")
-        ]
-
-    def __enter__(self) -> Self:
-        for patch in self._patches:
-            patch.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for patch in self._patches:
-            patch.stop()
-
-    def _open(self, real: Callable[..., Any], path: Any, *more: Any) -> Any:
-        self.asked += 1
-        if self._refused(self.asked, str(path)):
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
-        return real(path, *more)
-
-
 class TestWithoutDescriptors:
     """A read that finds no free descriptor is no evidence about any card."""
-
-    @pytest.fixture(params=[("u200", "u55c", "v80", "ma35d"), ("zcu102",)], ids="-".join)
-    def cards(self, node: SampleNode, request: pytest.FixtureRequest) -> SampleNode:
-        for board in request.param:
-            node.add_card(board)
-        node.add_card("u280").unbind()
-        return node
 
     async def test_serial_number_is_read_again_after_lack_of_descriptors(self, node: SampleNode) -> None:
         node.add_card("u200", serial="XFL1")
         scanner = scanner_for(node)
-        with _Descriptors(lambda _, path: path.endswith("serial_num")):
+        with CountedOpens(lambda _, path: path.endswith("serial_num")):
             assert [device.serial for device in (await settled(scanner)).devices] == [None]
         async with asyncio.timeout(10):
             while (await scanner.scan()).devices[0].serial != "XFL1":

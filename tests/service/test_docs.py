@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.double import KubeletDouble
+from tests.support.pages import WITH_COMMANDS, blocks, commands, text
 from tests.support.paths import PROJECT
 from tests.support.probed import Probed
 from tests.support.process import Service, clean_environment, eventually
@@ -17,33 +18,6 @@ from tests.support.running import settings_for
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.resources.documents import nfd as labels
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
-
-PAGES = sorted(
-    str(path.relative_to(PROJECT))
-    for path in [
-        *PROJECT.glob("*.md"),
-        *(PROJECT / "docs").rglob("*.md"),
-        *(PROJECT / ".github").rglob("*.md"),
-    ]
-)
-
-
-def text(page: str) -> str:
-    return (PROJECT / page).read_text()
-
-
-def blocks(page: str, kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```", text(page), re.MULTILINE | re.DOTALL)
-
-
-def commands(page: str) -> list[str]:
-    """Return the commands that a page marks with `$` in a console block, except those of make."""
-    return [
-        line.removeprefix("$ ")
-        for block in blocks(page, "console")
-        for line in block.splitlines()
-        if line.startswith("$ ") and not line.startswith("$ make ")
-    ]
 
 
 def printed(command: str, node: SampleNode) -> str:
@@ -59,9 +33,6 @@ def printed(command: str, node: SampleNode) -> str:
     )
     assert done.returncode == 0, (command, done)
     return done.stdout
-
-
-WITH_COMMANDS = [page for page in PAGES if commands(page)]
 
 
 @pytest.mark.parametrize("page", WITH_COMMANDS)

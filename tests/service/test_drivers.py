@@ -6,30 +6,13 @@ from typing import Any
 import pytest
 
 from tests.support.double import KubeletDouble
+from tests.support.mixed_node import FIVE, PREFIX, Mixed
 from tests.support.probed import Probed
 from tests.support.process import Service, cli
 from tests.support.running import settings_for
 from tests.support.scanning import listed, only_device, scanner_for, settled
 from xilinx_fpga_dp.observe.events import Event
-from xilinx_fpga_dp.simulate.sysfs.sample_card import SampleCard
 from xilinx_fpga_dp.simulate.sysfs.sample_node import DAMAGES, SampleNode, XrtCard
-
-PREFIX = "xilinx.com/fpga-"
-FIVE = ("u200", "f1", "v80", "ma35d", "zcu102")
-
-
-class Mixed:
-    """A node with all of them, and with cards that are none of ours."""
-
-    def __init__(self, node: SampleNode) -> None:
-        self.node = node
-        node.add_ordinary_devices()
-        self.cards = {board: node.plug(board) for board in FIVE}
-        for other in ("xdma", "qdma", "npu"):
-            node.plug(other)
-
-    def by_address(self) -> dict[str, SampleCard]:
-        return {card.address: card for cards in self.cards.values() for card in cards}
 
 
 @pytest.fixture

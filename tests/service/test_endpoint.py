@@ -13,48 +13,26 @@ from grpclib.protocol import H2Protocol
 from h2.events import DataReceived, Event, PingReceived, StreamEnded
 
 from tests.faults.wires import begun, message
+from tests.support.descriptors import descriptors
 from tests.support.directory import instance, socket_directory
 from tests.support.double import KubeletDouble
+from tests.support.endpoints import channel_to, endpoint_and_dead_kubelet, endpoint_in, is_listed
 from tests.support.factories import PLAIN, device, offer
 from tests.support.metrics import NoMetrics
-from tests.support.process import descriptors
 from tests.support.running import running
 from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.deviceplugin import endpoint as endpoints
-from xilinx_fpga_dp.deviceplugin.endpoint import Endpoint, Phase
 from xilinx_fpga_dp.deviceplugin.fleet import Fleet
 from xilinx_fpga_dp.deviceplugin.plugin import ListStream, Plugin, PluginConfig
 from xilinx_fpga_dp.deviceplugin.registration import register
-from xilinx_fpga_dp.deviceplugin.socket_directory import DirectoryState, SocketDirectory
+from xilinx_fpga_dp.deviceplugin.socket_directory import DirectoryState
 from xilinx_fpga_dp.model import Reason
 from xilinx_fpga_dp.rpc import server as rpc_server
 
 
-def _endpoint(directory: SocketDirectory) -> Endpoint:
-    """Return the endpoint of a resource with one device."""
-    offered = offer(device())
-    endpoint = Endpoint(offered.resource, directory, PluginConfig(PLAIN, 5), NoMetrics())
-    endpoint.offer.set(offered)
-    return endpoint
-
-
-def _listed(endpoint: Endpoint) -> bool:
-    return endpoint.status.value.phase is Phase.LISTED
-
-
-async def _with_a_dead_kubelet(path: Path) -> tuple[Path, SocketDirectory, Endpoint]:
-    """Return the socket that it has left, the directory after a scan, and an endpoint."""
-    dead = path / "kubelet.sock"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(dead))
-    directory = socket_directory(path)
-    await directory.refresh()
-    return dead, directory, _endpoint(directory)
-
-
 async def test_kubelet_that_starts_during_the_connect_is_registered_with_once(tmp_path: Path) -> None:
     """The connection may belong to either kubelet, so it is not used. No scan ends in between."""
-    dead, directory, endpoint = await _with_a_dead_kubelet(tmp_path)
+    dead, directory, endpoint = await endpoint_and_dead_kubelet(tmp_path)
     kubelet = KubeletDouble(tmp_path)
     refresh, thread, attempts = directory.refresh, asyncio.Event(), 0
 
@@ -77,11 +55,11 @@ async def test_kubelet_that_starts_during_the_connect_is_registered_with_once(tm
     ):
         life = asyncio.create_task(endpoint.run())
         async with asyncio.timeout(10):
-            while not _listed(endpoint):
+            while not is_listed(endpoint):
                 await asyncio.sleep(0.01)
             thread.set()
             await asyncio.sleep(0.3)
-            assert _listed(endpoint)
+            assert is_listed(endpoint)
             assert (attempts, len(kubelet.registrations)) == (2, 1)
             endpoint.offer.set(None)
             await life
@@ -92,14 +70,14 @@ async def test_end_of_another_clients_connection_is_not_kubelets(tmp_path: Path)
     kubelet = KubeletDouble(tmp_path)
     kubelet.start()
     kubelet.faults.register_hang = kubelet.faults.list_delay = 0.5
-    endpoint = _endpoint(directory := socket_directory(tmp_path))
+    endpoint = endpoint_in(directory := socket_directory(tmp_path))
     async with running(directory.run(), endpoint.run()), asyncio.timeout(10):
         while not (found := list(tmp_path.glob("*-fpga.sock"))):
             await asyncio.sleep(0.01)
         with grpc.insecure_channel(f"unix:{found[0]}") as client:  # before kubelet dials
             call: Any = client.unary_unary("/v1beta1.DevicePlugin/GetDevicePluginOptions")
             await asyncio.to_thread(call, b"")
-        while not _listed(endpoint):
+        while not is_listed(endpoint):
             await asyncio.sleep(0.01)
         assert len(kubelet.registrations) == 1
     kubelet.stop()
@@ -113,7 +91,7 @@ async def test_stalled_endpoint_does_not_register_over_newer_instance(tmp_path: 
     await directory.refresh()
     newer = instance(tmp_path)
     assert not newer.has_newer_instance()
-    endpoint = _endpoint(directory)
+    endpoint = endpoint_in(directory)
     with mock.patch.object(directory, "refresh", asyncio.Event().wait):
         life = asyncio.create_task(endpoint.run())
         async with asyncio.timeout(10):
@@ -135,7 +113,7 @@ async def test_pending_register_is_given_up_for_a_newer_instance(tmp_path: Path)
     kubelet.faults.register_hang = 5.0
     kubelet.start()
     directory = socket_directory(tmp_path)
-    endpoint = _endpoint(directory)
+    endpoint = endpoint_in(directory)
     newer = instance(tmp_path)
     async with running(directory.run(), endpoint.run()), asyncio.timeout(10):
         while not list(tmp_path.glob("*-fpga.sock")):
@@ -151,7 +129,7 @@ async def test_pending_register_is_given_up_for_a_newer_instance(tmp_path: Path)
         assert kubelet.registrations == []
         kubelet.faults.register_hang = 0.0
         newer.release()
-        while not _listed(endpoint):
+        while not is_listed(endpoint):
             await asyncio.sleep(0.01)
     kubelet.stop()
 
@@ -159,7 +137,7 @@ async def test_pending_register_is_given_up_for_a_newer_instance(tmp_path: Path)
 async def test_last_list_reaches_a_client_that_sends_before_it_reads(tmp_path: Path) -> None:
     """The C core of gRPC drops unread data if a send fails, so the connection stays until all is read."""
     directory = socket_directory(tmp_path)
-    endpoint = _endpoint(directory)
+    endpoint = endpoint_in(directory)
     plugin = Plugin(endpoint.resource, endpoint.offer, PluginConfig(PLAIN, 5), NoMetrics())
     reader = begun("ListAndWatch")
     reader.send_data(1, message(b""), end_stream=True)
@@ -196,9 +174,9 @@ async def test_delayed_list_is_not_sent_while_a_newer_instance_is_active(tmp_pat
     kubelet = KubeletDouble(tmp_path)
     await asyncio.to_thread(kubelet.start)
     directory = socket_directory(tmp_path)
-    endpoint = _endpoint(directory)
+    endpoint = endpoint_in(directory)
     async with running(directory.run(), endpoint.run()), asyncio.timeout(20):
-        while not _listed(endpoint):
+        while not is_listed(endpoint):
             await asyncio.sleep(0.01)
         for number in range(8):  # more than the burst of the rate limit
             endpoint.offer.set(offer(device(reason=Reason.OFFLINE if number % 2 else None)))
@@ -220,7 +198,7 @@ async def test_shell_that_goes_during_register_leaves_an_empty_list(tmp_path: Pa
     kubelet = KubeletDouble(tmp_path)
     await asyncio.to_thread(kubelet.start)
     directory = socket_directory(tmp_path)
-    endpoint = _endpoint(directory)
+    endpoint = endpoint_in(directory)
 
     async def answered_late(*arguments: Any) -> None:
         await register(*arguments)
@@ -243,7 +221,7 @@ async def test_shell_that_goes_during_register_leaves_an_empty_list(tmp_path: Pa
 
 async def test_client_that_never_reads_is_cut_off(tmp_path: Path) -> None:
     directory = socket_directory(tmp_path)
-    endpoint = _endpoint(directory)
+    endpoint = endpoint_in(directory)
     plugin = Plugin(endpoint.resource, endpoint.offer, PluginConfig(PLAIN, 5), NoMetrics())
     loop = asyncio.get_running_loop()
     client = begun("ListAndWatch")
@@ -264,10 +242,6 @@ async def test_client_that_never_reads_is_cut_off(tmp_path: Path) -> None:
                 await asyncio.sleep(0.05)
 
 
-def _channel(path: Path) -> grpc.Channel:
-    return grpc.insecure_channel(f"unix:{path}", options=[("grpc.default_authority", "localhost")])
-
-
 async def test_connection_forgets_ended_calls(tmp_path: Path) -> None:
     """kubelet keeps one connection for its whole life; h2 keeps 65,536 ended calls by default."""
     made: list[Any] = []
@@ -286,7 +260,7 @@ async def test_connection_forgets_ended_calls(tmp_path: Path) -> None:
     plugin = Plugin(offered.resource, Latest(offered), PluginConfig(PLAIN, 60), NoMetrics())
     with mock.patch.object(rpc_server, "RpcServer", Server):
         async with socket_directory(tmp_path).serving(plugin, offered.resource) as bound:
-            with _channel(tmp_path / bound.name) as channel:
+            with channel_to(tmp_path / bound.name) as channel:
                 assert len(await asyncio.to_thread(asked, channel, 1500)) == 1
                 [protocol] = made
                 assert protocol.connection.streams_started == 1500

@@ -3,7 +3,6 @@
 import json
 import socket
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -20,13 +19,10 @@ from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 A, B = "0000:11:00.1", "0000:21:00.1"
 
 
-@pytest.fixture
-def pods(node: SampleNode) -> Iterator[PodResourcesDouble]:
+@pytest.fixture(autouse=True)
+def two_cards(node: SampleNode) -> None:
     node.add_card("u55c", "0000:11:00")
     node.add_card("u55c", "0000:21:00")
-    double = PodResourcesDouble(f"{node.root}/pods.sock")
-    yield double
-    double.stop()
 
 
 def querying(node: SampleNode, pods: PodResourcesDouble, **settings: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ from itertools import chain, repeat
 from pathlib import Path
 from unittest import mock
 
+from tests.support.nfd import parse_features
 from tests.support.process import Service, eventually
 from tests.support.running import running, service_in_the_loop, settings_for
 from xilinx_fpga_dp.discovery.driver_versions import DriverVersions
@@ -16,24 +17,12 @@ from xilinx_fpga_dp.resources.documents import nfd
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 
-def as_nfd_reads_it(text: str) -> dict[str, str]:
-    """Parse as source/local/local.go does: ``#`` begins a comment or directive, the first ``=`` separates."""
-    assert len(text.encode()) <= 65536
-    found = {}
-    for line in text.split("\n"):
-        if line.strip() and not line.strip().startswith("#"):
-            name, equals, value = line.strip().partition("=")
-            assert name not in found
-            found[name] = value if equals else "true"
-    return found
-
-
 def test_feature_file_follows_the_node(node: SampleNode) -> None:
     folder = Path(node.root) / "features.d"
     file = folder / "xilinx-fpga-dp"
 
     def found() -> dict[str, str]:
-        return as_nfd_reads_it(file.read_text()) if file.exists() else {}
+        return parse_features(file.read_text()) if file.exists() else {}
 
     card = node.add_card("u200", release="2023.2")
     with Service(settings_for(node, NFD_FEATURES_DIR=str(folder))) as service:

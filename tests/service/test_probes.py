@@ -137,22 +137,20 @@ def test_ready_with_an_unresponsive_card(probed: Probed, node: SampleNode, kubel
     eventually(lambda: probed.devices() == {("Healthy", "", U200): 1}, "healthy")
 
 
-def test_not_ready_before_holders_are_known(node: SampleNode, kubelet: KubeletDouble) -> None:
+def test_not_ready_before_holders_are_known(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
+) -> None:
     """No device is offered before podresources has answered; the node has cards all the same."""
     node.add_card("u200", "0000:11:00")
-    pods = PodResourcesDouble(f"{node.root}/pods.sock")
     pods.hangs.clear()
     pods.start()
     kubelet.start()
     pages = Probed(node, POD_RESOURCES_SOCKET=pods.path)
-    try:
-        with Service(pages.settings) as service:
-            service.logged(Event.SERVING_HTTP)
-            pages.turns("readyz", (503, "podresources has not been asked who holds 0000:11:00.1\n"))
-            pages.turns("readyz", OK)
-            kubelet.wait_for(lambda: kubelet.allocatable(U200) == 1)
-    finally:
-        pods.stop()
+    with Service(pages.settings) as service:
+        service.logged(Event.SERVING_HTTP)
+        pages.turns("readyz", (503, "podresources has not been asked who holds 0000:11:00.1\n"))
+        pages.turns("readyz", OK)
+        kubelet.wait_for(lambda: kubelet.allocatable(U200) == 1)
 
 
 def test_only_newer_of_two_instances_is_ready(

@@ -7,40 +7,16 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import strategies as st
 
 from tests.support.double import KubeletDouble
 from tests.support.process import COMMAND, Service, clean_environment, cli
+from tests.support.rule_files import followed
 from tests.support.running import settings_for
-from xilinx_fpga_dp.hostfiles.watched_file import WatchedFile
 from xilinx_fpga_dp.observe.events import Event
-from xilinx_fpga_dp.resources.naming import FIELDS
-from xilinx_fpga_dp.resources.rename_rules import MAX_BYTES, parse
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 PREFIX = "xilinx.com/fpga-"
 U200_NAME = f"{PREFIX}xilinx_u200_xdma_201830_2-1561465320"
-
-
-words = st.text(max_size=12)
-trees = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | words,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(words, inner, max_size=4),
-    max_leaves=12,
-)
-rules = st.lists(
-    st.fixed_dictionaries(
-        {"match": st.dictionaries(st.sampled_from(FIELDS) | words, words | trees), "name": words | trees},
-        optional={"share": st.booleans() | trees},
-    ),
-    max_size=4,
-)
-
-
-async def followed(path: Path) -> WatchedFile[tuple[object, ...]]:
-    file = WatchedFile[tuple[object, ...]](str(path), parse, MAX_BYTES)
-    await file.read()
-    return file
 
 
 async def test_hanging_file_keeps_the_rules_read_before(

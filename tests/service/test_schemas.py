@@ -4,13 +4,10 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator
 
 from tests.support.double import KubeletDouble
 from tests.support.paths import PROJECT
@@ -18,31 +15,9 @@ from tests.support.podresources import Hold, PodResourcesDouble
 from tests.support.probed import Probed
 from tests.support.process import Service, cli, eventually
 from tests.support.running import settings_for
+from tests.support.schemas import SCHEMAS, conforms
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
-
-SCHEMAS = ("state", "diagnose", "explain")
-
-
-def schema(name: str) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads((files("xilinx_fpga_dp") / "schemas" / f"{name}.json").read_text())
-    return read
-
-
-def closed(part: Any) -> Any:
-    """Return a schema that also refuses members it does not list: consumers ignore them, tests do not."""
-    if isinstance(part, list):
-        return [closed(each) for each in part]
-    if not isinstance(part, dict):
-        return part
-    shut = {name: value if name in ("if", "then", "else") else closed(value) for name, value in part.items()}
-    return {"additionalProperties": False, **shut} if part.get("type") == "object" else shut
-
-
-def conforms(name: str, document: Any) -> None:
-    Draft202012Validator(closed(schema(name)), format_checker=Draft202012Validator.FORMAT_CHECKER).validate(
-        document
-    )
 
 
 def run(node: SampleNode, *arguments: str, **settings: str) -> Any:
@@ -51,11 +26,10 @@ def run(node: SampleNode, *arguments: str, **settings: str) -> Any:
 
 
 @pytest.fixture
-def pods(node: SampleNode) -> Iterator[PodResourcesDouble]:
-    double = PodResourcesDouble(f"{node.root}/pr.sock")
-    double.start()
-    yield double
-    double.stop()
+def pods(pods: PodResourcesDouble) -> PodResourcesDouble:
+    """A podresources double of the node, running."""
+    pods.start()
+    return pods
 
 
 def test_list_of_every_kind_of_device_conforms(node: SampleNode) -> None:
@@ -78,7 +52,7 @@ def test_state_of_a_running_service_conforms(
     held, faulty = node.add_card("u200"), node.add_card("u250")
     pods.holds.append(Hold("amd.com/xilinx_u200_xdma_201830_2-1561465320", held.address))
     kubelet.start()
-    probed = Probed(node, POD_RESOURCES_SOCKET=f"{node.root}/pr.sock")
+    probed = Probed(node, POD_RESOURCES_SOCKET=pods.path)
     with Service(probed.settings) as service:
         service.logged(Event.SERVING_HTTP)
         eventually(lambda: probed.get("readyz")[0] == 200, "ready")

@@ -1,6 +1,5 @@
 """The real program in its own process, as an operator starts it."""
 
-import gc
 import json
 import os
 import shutil
@@ -137,9 +136,3 @@ def remove(directory: Path) -> None:
         return not directory.exists()
 
     eventually(gone, f"{directory} is removed", 5)
-
-
-def descriptors() -> int:
-    """Count the open file descriptors of this process, after garbage of earlier tests is collected."""
-    gc.collect()
-    return len(os.listdir("/proc/self/fd"))

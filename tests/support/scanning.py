@@ -9,7 +9,7 @@ from tests.support.running import settings_for
 from xilinx_fpga_dp.discovery.health import HealthRules
 from xilinx_fpga_dp.discovery.scanner import Scanner
 from xilinx_fpga_dp.model import Device, Inventory
-from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard
 
 RULES = HealthRules(recovery_checks=1, reset_grace=900)
 
@@ -47,3 +47,10 @@ def listed(node: SampleNode, **more: str) -> dict[str, Any]:
     assert done.returncode == 0
     document: dict[str, Any] = json.loads(done.stdout)
     return document
+
+
+async def scanned_card(node: SampleNode) -> tuple[XrtCard, Scanner, Device]:
+    """Return a new card, a scanner that has scanned it, and its device."""
+    card = node.add_card("u200")
+    scanner = scanner_for(node)
+    return card, scanner, (await settled(scanner)).devices[0]

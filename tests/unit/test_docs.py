@@ -5,45 +5,17 @@ import re
 import pytest
 import yaml
 
+from tests.support.pages import PAGES, WITH_COMMANDS, text
 from tests.support.paths import PROJECT
 from xilinx_fpga_dp import cli
 from xilinx_fpga_dp.cli.diagnose.checks import CHECKS
 from xilinx_fpga_dp.model import Reason
 from xilinx_fpga_dp.observe.events import Event
 
-PAGES = sorted(
-    str(path.relative_to(PROJECT))
-    for path in [
-        *PROJECT.glob("*.md"),
-        *(PROJECT / "docs").rglob("*.md"),
-        *(PROJECT / ".github").rglob("*.md"),
-    ]
-)
 README = (PROJECT / "README.md").read_text()
 # Commands that no test runs: they need a cluster, a node or a card.
 ELSEWHERE = {"kubectl", "xbutil", "xbmgmt", "modprobe", "lspci", "udevadm", "systemctl", "journalctl"}
 _FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
-
-
-def text(page: str) -> str:
-    return (PROJECT / page).read_text()
-
-
-def blocks(page: str, kind: str) -> list[str]:
-    return re.findall(rf"^```{kind}\n(.*?)^```", text(page), re.MULTILINE | re.DOTALL)
-
-
-def commands(page: str) -> list[str]:
-    """Return the commands that a page marks with `$` in a console block, except those of make."""
-    return [
-        line.removeprefix("$ ")
-        for block in blocks(page, "console")
-        for line in block.splitlines()
-        if line.startswith("$ ") and not line.startswith("$ make ")
-    ]
-
-
-WITH_COMMANDS = [page for page in PAGES if commands(page)]
 
 
 def test_pages_with_commands_are_those_expected() -> None:

@@ -2,38 +2,15 @@
 
 import json
 import re
-from importlib.resources import files
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
 
 from tests.support.paths import PROJECT
+from tests.support.schemas import SCHEMAS, conforms, schema
 from xilinx_fpga_dp.model import Reason
 from xilinx_fpga_dp.resources.allocator import Code
-
-SCHEMAS = ("state", "diagnose", "explain")
-
-
-def schema(name: str) -> dict[str, Any]:
-    read: dict[str, Any] = json.loads((files("xilinx_fpga_dp") / "schemas" / f"{name}.json").read_text())
-    return read
-
-
-def closed(part: Any) -> Any:
-    """Return a schema that also refuses members it does not list: consumers ignore them, tests do not."""
-    if isinstance(part, list):
-        return [closed(each) for each in part]
-    if not isinstance(part, dict):
-        return part
-    shut = {name: value if name in ("if", "then", "else") else closed(value) for name, value in part.items()}
-    return {"additionalProperties": False, **shut} if part.get("type") == "object" else shut
-
-
-def conforms(name: str, document: Any) -> None:
-    Draft202012Validator(closed(schema(name)), format_checker=Draft202012Validator.FORMAT_CHECKER).validate(
-        document
-    )
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

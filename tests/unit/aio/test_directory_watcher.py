@@ -4,7 +4,6 @@ import asyncio
 import errno
 import shutil
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -12,39 +11,24 @@ from unittest import mock
 import pytest
 from asyncinotify import Inotify
 
-from tests.support.descriptors import no_descriptors
-from tests.support.process import descriptors
+from tests.support.descriptors import descriptors, no_descriptors
+from tests.support.woken import LONG, woken
 from xilinx_fpga_dp.aio import directory_watcher as module
 from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher
-
-_LONG = 30.0  # nobody waits for it: pytest's own limit is less
-
-
-async def _woken(wakeups: DirectoryWatcher, change: Callable[[], object]) -> None:
-    for _ in range(3):  # what came of the change before may wake once more
-        await wakeups.arm()
-        waiting = asyncio.create_task(wakeups.wait(_LONG))
-        await asyncio.sleep(0.02)
-        if not waiting.done():
-            break
-    assert not waiting.done()
-    change()
-    async with asyncio.timeout(5):
-        await waiting
 
 
 async def test_each_change_wakes(tmp_path: Path) -> None:
     directory = tmp_path / "directory"
     with DirectoryWatcher(str(directory)) as wakeups:
         for _ in range(2):
-            await _woken(wakeups, directory.mkdir)
-            await _woken(wakeups, (directory / "a").touch)
-            await _woken(wakeups, lambda: (directory / "a").rename(directory / "b"))
-            await _woken(wakeups, (directory / "b").unlink)
-            await _woken(wakeups, lambda: directory.rename(tmp_path / "aside"))
-            await _woken(wakeups, directory.mkdir)
-            await _woken(wakeups, (directory / "a").touch)
-            await _woken(wakeups, lambda: shutil.rmtree(directory))
+            await woken(wakeups, directory.mkdir)
+            await woken(wakeups, (directory / "a").touch)
+            await woken(wakeups, lambda: (directory / "a").rename(directory / "b"))
+            await woken(wakeups, (directory / "b").unlink)
+            await woken(wakeups, lambda: directory.rename(tmp_path / "aside"))
+            await woken(wakeups, directory.mkdir)
+            await woken(wakeups, (directory / "a").touch)
+            await woken(wakeups, lambda: shutil.rmtree(directory))
 
 
 async def test_only_changes_since_the_scan_began_wake(tmp_path: Path) -> None:
@@ -53,14 +37,14 @@ async def test_only_changes_since_the_scan_began_wake(tmp_path: Path) -> None:
         (tmp_path / "a").touch()
         await asyncio.sleep(0.02)
         async with asyncio.timeout(5):
-            await wakeups.wait(_LONG)
+            await wakeups.wait(LONG)
         (tmp_path / "b").touch()
         await asyncio.sleep(0.02)
         await wakeups.arm()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
-                await wakeups.wait(_LONG)
-        await _woken(wakeups, (tmp_path / "c").touch)
+                await wakeups.wait(LONG)
+        await woken(wakeups, (tmp_path / "c").touch)
 
 
 async def test_more_events_than_one_read_wake_the_watcher(tmp_path: Path) -> None:
@@ -69,8 +53,8 @@ async def test_more_events_than_one_read_wake_the_watcher(tmp_path: Path) -> Non
             (tmp_path / str(number)).touch()
 
     with DirectoryWatcher(str(tmp_path)) as wakeups:
-        await _woken(wakeups, many)
-        await _woken(wakeups, (tmp_path / "a").touch)
+        await woken(wakeups, many)
+        await woken(wakeups, (tmp_path / "a").touch)
 
 
 async def test_changes_are_found_without_inotify(tmp_path: Path) -> None:
@@ -80,7 +64,7 @@ async def test_changes_are_found_without_inotify(tmp_path: Path) -> None:
             await wakeups.arm()
             async with asyncio.timeout(5):
                 await wakeups.wait(0.1)
-        await _woken(wakeups, (tmp_path / "a").touch)
+        await woken(wakeups, (tmp_path / "a").touch)
     assert descriptors() == before
 
 
@@ -93,7 +77,7 @@ async def test_no_change_is_lost_without_descriptors(tmp_path: Path, free: int) 
         with no_descriptors(but=free):
             for _ in range(3):
                 await wakeups.arm()
-        await _woken(wakeups, (tmp_path / "a").touch)
+        await woken(wakeups, (tmp_path / "a").touch)
     assert descriptors() == before
 
 
@@ -106,10 +90,10 @@ async def test_recreated_directory_needs_no_descriptor(tmp_path: Path) -> None:
         # asyncinotify opens a selector beside inotify's own descriptor, which it forgets where this fails
         with mock.patch("selectors.DefaultSelector", side_effect=OSError(errno.EMFILE, "none is left")):
             for _ in range(2):
-                await _woken(wakeups, directory.rmdir)
-                await _woken(wakeups, directory.mkdir)
-                await _woken(wakeups, (directory / "a").touch)
-                await _woken(wakeups, (directory / "a").unlink)
+                await woken(wakeups, directory.rmdir)
+                await woken(wakeups, directory.mkdir)
+                await woken(wakeups, (directory / "a").touch)
+                await woken(wakeups, (directory / "a").unlink)
         assert descriptors() == before
 
 
@@ -128,7 +112,7 @@ async def test_directory_renamed_before_its_watch_is_followed(tmp_path: Path, th
     with DirectoryWatcher(str(directory)) as wakeups:
         with mock.patch.object(Inotify, "add_watch", late):
             await wakeups.arm()
-        await _woken(wakeups, lambda: after.rename(before))
+        await woken(wakeups, lambda: after.rename(before))
 
 
 async def test_path_on_a_hanging_mount_blocks_no_caller(tmp_path: Path) -> None:
@@ -143,4 +127,4 @@ async def test_path_on_a_hanging_mount_blocks_no_caller(tmp_path: Path) -> None:
                 await arming
                 await wakeups.wait(0.1)
         gate.set()
-        await _woken(wakeups, (tmp_path / "a").touch)
+        await woken(wakeups, (tmp_path / "a").touch)

@@ -1,7 +1,6 @@
 """One endpoint in rare orders of events."""
 
 import asyncio
-import socket
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -11,42 +10,19 @@ import pytest
 
 from tests.support.directory import socket_directory
 from tests.support.double import KubeletDouble
-from tests.support.factories import PLAIN, device, offer
+from tests.support.endpoints import channel_to, endpoint_and_dead_kubelet, endpoint_in, is_listed
+from tests.support.factories import device, offer
 from tests.support.metrics import NoMetrics
 from tests.support.running import running
 from tests.support.wire import pb
 from xilinx_fpga_dp.aio.latest import Latest
-from xilinx_fpga_dp.deviceplugin.endpoint import Endpoint, Phase
 from xilinx_fpga_dp.deviceplugin.plugin import Plugin, PluginConfig
-from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory
 from xilinx_fpga_dp.model import Device
 from xilinx_fpga_dp.resources.allocator import Allocator, Refresh
 
 
-def _endpoint(directory: SocketDirectory) -> Endpoint:
-    """Return the endpoint of a resource with one device."""
-    offered = offer(device())
-    endpoint = Endpoint(offered.resource, directory, PluginConfig(PLAIN, 5), NoMetrics())
-    endpoint.offer.set(offered)
-    return endpoint
-
-
-def _listed(endpoint: Endpoint) -> bool:
-    return endpoint.status.value.phase is Phase.LISTED
-
-
-async def _with_a_dead_kubelet(path: Path) -> tuple[Path, SocketDirectory, Endpoint]:
-    """Return the socket that it has left, the directory after a scan, and an endpoint."""
-    dead = path / "kubelet.sock"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(dead))
-    directory = socket_directory(path)
-    await directory.refresh()
-    return dead, directory, _endpoint(directory)
-
-
 async def test_kubelet_reached_before_a_scan_shows_it_is_registered_with_once(tmp_path: Path) -> None:
-    dead, directory, endpoint = await _with_a_dead_kubelet(tmp_path)
+    dead, directory, endpoint = await endpoint_and_dead_kubelet(tmp_path)
     kubelet = KubeletDouble(tmp_path)
     kubelet.faults.list_delay = 0.3
     life = asyncio.create_task(endpoint.run())
@@ -59,7 +35,7 @@ async def test_kubelet_reached_before_a_scan_shows_it_is_registered_with_once(tm
         while not kubelet.registrations:
             await asyncio.sleep(0.01)
         await directory.refresh()
-        while not _listed(endpoint):
+        while not is_listed(endpoint):
             await asyncio.sleep(0.01)
         assert len(kubelet.registrations) == 1
         endpoint.offer.set(None)
@@ -72,14 +48,14 @@ async def test_kubelet_that_disconnects_before_it_lists_is_registered_with_again
     kubelet = KubeletDouble(tmp_path, by_socket=True)  # kubelet <= 1.36 would also drop the next endpoint
     kubelet.start()
     kubelet.faults.list_delay = 60.0
-    endpoint = _endpoint(directory := socket_directory(tmp_path))
+    endpoint = endpoint_in(directory := socket_directory(tmp_path))
     # kubelet may call ListAndWatch up to 10 s later.
     async with running(directory.run(), endpoint.run()), asyncio.timeout(8):
         while not kubelet.registrations:
             await asyncio.sleep(0.01)
         kubelet.faults.list_delay = 0.0
         kubelet.drop(endpoint.resource)
-        while not _listed(endpoint):
+        while not is_listed(endpoint):
             await asyncio.sleep(0.01)
         assert len(kubelet.registrations) == 2
     kubelet.stop()
@@ -89,20 +65,16 @@ async def test_restarts_of_kubelet_cause_no_back_off(tmp_path: Path) -> None:
     """A stream that ends within a second counts as a failure, but not against the next kubelet."""
     kubelet = KubeletDouble(tmp_path)
     directory = socket_directory(tmp_path)
-    endpoint = _endpoint(directory)
+    endpoint = endpoint_in(directory)
     async with running(directory.run(), endpoint.run()), asyncio.timeout(20):
         for _ in range(6):
             await asyncio.to_thread(kubelet.start)
-            while not _listed(endpoint):
+            while not is_listed(endpoint):
                 await asyncio.sleep(0.005)
             assert endpoint.status.value.failures <= 2, "failures with this kubelet may count"
             await asyncio.to_thread(kubelet.kill)
-            while _listed(endpoint):
+            while is_listed(endpoint):
                 await asyncio.sleep(0.005)
-
-
-def _channel(path: Path) -> grpc.Channel:
-    return grpc.insecure_channel(f"unix:{path}", options=[("grpc.default_authority", "localhost")])
 
 
 async def _interrupted(_: Device) -> Device | None:
@@ -140,7 +112,7 @@ async def test_call_without_an_answer_ends_with_a_status(
     plugin = Plugin(offered.resource, Latest(offered), terms, NoMetrics())
 
     def call(path: Path) -> grpc.Call:
-        with _channel(path) as channel:
+        with channel_to(path) as channel:
             ask: Any = channel.unary_unary(f"/v1beta1.DevicePlugin/{method}")
             with pytest.raises(grpc.RpcError) as caught:
                 ask(requests[method].SerializeToString(), timeout=20)

@@ -9,8 +9,8 @@ from unittest import mock
 
 import pytest
 
+from tests.support.descriptors import descriptors
 from tests.support.directory import instance, socket_directory
-from tests.support.process import descriptors
 from xilinx_fpga_dp.deviceplugin.instance_lock import InstanceLock
 from xilinx_fpga_dp.deviceplugin.socket_directory import DirectoryState
 

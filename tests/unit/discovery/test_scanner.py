@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
 import itertools
 import os
 import re
@@ -12,17 +11,18 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.descriptors import CountedOpens
 from tests.support.kubelet_names import kubelet_takes
 from tests.support.observed_boards import allocatable_rows, board_of, documented_tree, name_of
 from tests.support.opened import Openings
-from tests.support.scanning import RULES, only_device, only_reason, scanner_for, settled
+from tests.support.scanning import RULES, only_device, only_reason, scanned_card, scanner_for, settled
 from xilinx_fpga_dp.discovery import sysfs
 from xilinx_fpga_dp.discovery.scanner import ScanFailed, Scanner
 from xilinx_fpga_dp.discovery.slow_attributes import SlowAttributes, SlowReadings
@@ -33,13 +33,6 @@ from xilinx_fpga_dp.resources.offers import offers_of
 from xilinx_fpga_dp.simulate.sysfs.sample_node import DAMAGES, Ids, SampleNode, XrtCard
 
 NAMING = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")
-
-
-async def seen(node: SampleNode) -> tuple[XrtCard, Scanner, Device]:
-    """A card, its scanner, and the device it is."""
-    card = node.add_card("u200")
-    scanner = scanner_for(node)
-    return card, scanner, (await settled(scanner)).devices[0]
 
 
 def documented_node(root: Path) -> Path:
@@ -443,7 +436,7 @@ class TestOneBadCard:
             assert (await scanner.scan(check=True)).devices[0].healthy
 
     async def test_a_granted_device_is_read_again_while_a_check_is_late(self, node: SampleNode) -> None:
-        card, scanner, device = await seen(node)
+        card, scanner, device = await scanned_card(node)
         card.hang("shutdown")
         assert (await scanner.check()).devices[0] == device
         waiting = asyncio.ensure_future(scanner.refresh(device))
@@ -458,7 +451,7 @@ class TestOneBadCard:
     async def test_a_grant_that_finds_no_descriptor_is_refused_and_no_fault_for_a_check_that_waits_for_it(
         self, node: SampleNode
     ) -> None:
-        card, scanner, device = await seen(node)
+        card, scanner, device = await scanned_card(node)
         card.hang("shutdown")
         none_left = OutOfDescriptors("none is left")
         with mock.patch("xilinx_fpga_dp.discovery.scanner.refresh_bus", side_effect=none_left):
@@ -638,33 +631,6 @@ class TestAFirewallThatKeepsNoRecord:
         card.unhang("firewall/level")
 
 
-class _Descriptors:
-    """Files and directories that are opened, of which some find no descriptor left."""
-
-    def __init__(self, refused: Callable[[int, str], bool] = lambda *_: False) -> None:
-        self.asked = 0
-        self._refused = refused
-        self._patches = [
-            mock.patch.object(os, name, partial(self._open, getattr(os, name)))
-            for name in ("open", "listdir", "scandir")
-        ]
-
-    def __enter__(self) -> Self:
-        for patch in self._patches:
-            patch.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for patch in self._patches:
-            patch.stop()
-
-    def _open(self, real: Callable[..., Any], path: Any, *more: Any) -> Any:
-        self.asked += 1
-        if self._refused(self.asked, str(path)):
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), path)
-        return real(path, *more)
-
-
 def _only(one: int, number: int, path: str) -> bool:
     return number == one
 
@@ -690,12 +656,12 @@ class TestWithoutDescriptors:
         before = await settled(scanner)
         assert before.devices
         call = getattr(scanner, what)
-        with _Descriptors() as counted:
+        with CountedOpens() as counted:
             await call()
-        assert counted.asked >= 3
+        assert counted.count >= 3
         failed = 0
-        for last in range(1, counted.asked + 1):
-            with _Descriptors(partial(_from, last) if later else partial(_only, last)):
+        for last in range(1, counted.count + 1):
+            with CountedOpens(partial(_from, last) if later else partial(_only, last)):
                 try:
                     now = await call()
                     assert (now.devices, now.left_out) == (before.devices, before.left_out)
@@ -709,10 +675,10 @@ class TestWithoutDescriptors:
     async def test_none_is_handed_out_unseen(self, cards: SampleNode) -> None:
         scanner = scanner_for(cards)
         for device in (await settled(scanner)).devices:
-            with _Descriptors() as counted:
+            with CountedOpens() as counted:
                 assert await scanner.refresh(device) == device
-            for last in range(1, counted.asked + 1):
-                with _Descriptors(partial(_from, last)):
+            for last in range(1, counted.count + 1):
+                with CountedOpens(partial(_from, last)):
                     now = await scanner.refresh(device)
                 assert now == replace(device, reason=Reason.UNRESPONSIVE)
 
@@ -739,7 +705,7 @@ class TestWithoutDescriptors:
         scanner = scanner_for(node)
         before = (await settled(scanner)).left_out
         assert "waits for the shell" in before[0].reason
-        with _Descriptors(lambda _, path: path.endswith("rp_program")), pytest.raises(ScanFailed):
+        with CountedOpens(lambda _, path: path.endswith("rp_program")), pytest.raises(ScanFailed):
             await scanner.scan()
         found = await scanner.check()
         assert (found.devices, found.left_out) == ((), before)

@@ -3,27 +3,14 @@
 import asyncio
 import errno
 import os
-from collections.abc import Iterator
 from unittest import mock
-
-import pytest
 
 from tests.support.podresources import Hold, PodResourcesDouble
 from tests.support.resource_names import U55C
 from xilinx_fpga_dp.kubelet.allocation_tracker import AllocationTracker
 from xilinx_fpga_dp.kubelet.podresources import PodResources
-from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
-A, B = "0000:11:00.1", "0000:21:00.1"
-
-
-@pytest.fixture
-def pods(node: SampleNode) -> Iterator[PodResourcesDouble]:
-    node.add_card("u55c", "0000:11:00")
-    node.add_card("u55c", "0000:21:00")
-    double = PodResourcesDouble(f"{node.root}/pods.sock")
-    yield double
-    double.stop()
+A = "0000:11:00.1"
 
 
 async def test_refused_query_does_not_delay_its_caller() -> None:

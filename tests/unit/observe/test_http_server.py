@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from tests.support.process import descriptors
+from tests.support.descriptors import descriptors
 from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.model import Offers
 from xilinx_fpga_dp.observe.http_routes import HttpRoutes

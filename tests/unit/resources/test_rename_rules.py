@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.support.kubelet_names import kubelet_takes
 from tests.support.paths import PROJECT
-from xilinx_fpga_dp.hostfiles.watched_file import WatchedFile
+from tests.support.rule_files import followed
 from xilinx_fpga_dp.model import Device, Shell
 from xilinx_fpga_dp.resources.compat_1_3_0.advice import as_rules
 from xilinx_fpga_dp.resources.compat_1_3_0.names import parse as parse_names
@@ -280,12 +280,6 @@ def test_no_glob_is_slow() -> None:
     assert time.monotonic() - began < 20, "no exponential backtracking"
 
 
-async def followed(path: Path) -> WatchedFile[tuple[object, ...]]:
-    file = WatchedFile[tuple[object, ...]](str(path), parse, MAX_BYTES)
-    await file.read()
-    return file
-
-
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
@@ -302,25 +296,6 @@ async def test_unreadable_file_is_a_problem(tmp_path: Path, make: object, proble
     file = await followed(path)
     assert file.state.value is None
     assert problem in file.state.problems[0]
-
-
-class ConfigMap:
-    """A directory like a mounted ConfigMap: files are links into ``..data``, a link that is swapped."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._count = 0
-        path.mkdir()
-        (path / "rules.yaml").symlink_to("..data/rules.yaml")
-
-    def publish(self, text: str) -> str:
-        self._count += 1
-        fresh = self.path / f"..{self._count}"
-        fresh.mkdir()
-        (fresh / "rules.yaml").write_text(text)
-        (self.path / "..data_tmp").symlink_to(fresh.name)
-        os.rename(self.path / "..data_tmp", self.path / "..data")
-        return f"{self.path}/rules.yaml"
 
 
 @pytest.mark.parametrize("page", ["names.md", "migration.md"])

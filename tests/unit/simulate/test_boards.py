@@ -1,9 +1,7 @@
 """docs/reference/boards.md and the collected rows against the boards of `simulate`."""
 
-import re
-
+from tests.support.boards_page import rows
 from tests.support.observed_boards import all_rows
-from tests.support.paths import PROJECT
 from xilinx_fpga_dp.simulate.sysfs.boards import (
     ALIASES,
     ALL_BOARDS,
@@ -12,18 +10,6 @@ from xilinx_fpga_dp.simulate.sysfs.boards import (
     XRT_BOARDS,
     ZOCL_BOARDS,
 )
-
-PAGE = PROJECT / "docs" / "reference" / "boards.md"
-_ROW = re.compile(r"\| (`[^|]+`) \| ([^|]+) \| `([^|]+)` \| ([^|]+) \| (yes|no) \| ([^|]+) \|")
-
-
-def rows() -> dict[str, tuple[str, list[str]]]:
-    """Return the resource and the nodes of each supported board, by name."""
-    found = {}
-    for names, _, resource, nodes, _, _ in _ROW.findall(PAGE.read_text()):
-        for name in names.split(", "):
-            found[name.strip("`")] = (resource, re.findall(r"`([^`]+)`", nodes))
-    return found
 
 
 def test_every_supported_board_has_a_row() -> None:

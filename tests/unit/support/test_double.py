@@ -1,6 +1,5 @@
 """The kubelet double against a plugin on grpcio."""
 
-import queue
 import socket
 import threading
 import time
@@ -13,107 +12,8 @@ import grpc
 import pytest
 
 from tests.support.double import KubeletDouble, NoEndpoint, is_extended_resource_name
-from tests.support.wire import pb, pb_grpc
-
-RESOURCE = "xilinx.com/fpga-shell-1"
-
-
-class Plugin:
-    """A minimal device plugin. ``None`` in the queue ends its stream."""
-
-    def __init__(self, directory: Path, endpoint: str = "one.sock") -> None:
-        self.directory = directory
-        self.endpoint = endpoint
-        self.asked: list[tuple[str, str, bool]] = []  # method, authority, while registering
-        self.options: Callable[[], Any] = pb.DevicePluginOptions
-        self.end = grpc.StatusCode.OK
-        self._registering = False
-        self._lists: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._server = grpc.server(ThreadPoolExecutor(8))
-        # Generic handlers, since the methods of a generated servicer cannot read the authority.
-        handlers = {
-            "GetDevicePluginOptions": grpc.unary_unary_rpc_method_handler(
-                self._answer_options, pb.Empty.FromString, _encoded
-            ),
-            "ListAndWatch": grpc.unary_stream_rpc_method_handler(
-                self._list_and_watch, pb.Empty.FromString, _encoded
-            ),
-            "Allocate": grpc.unary_unary_rpc_method_handler(
-                self._allocate, pb.AllocateRequest.FromString, _encoded
-            ),
-            "GetPreferredAllocation": grpc.unary_unary_rpc_method_handler(
-                self._prefer, pb.PreferredAllocationRequest.FromString, _encoded
-            ),
-            "PreStartContainer": grpc.unary_unary_rpc_method_handler(
-                self._pre_start, pb.PreStartContainerRequest.FromString, _encoded
-            ),
-        }
-        self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler("v1beta1.DevicePlugin", handlers),)
-        )
-        self._server.add_insecure_port(f"unix:{directory / endpoint}")
-        self._server.start()
-
-    def register(self, resource: str = RESOURCE, version: str = "v1beta1") -> None:
-        self._registering = True
-        with grpc.insecure_channel(f"unix:{self.directory / 'kubelet.sock'}") as channel:
-            pb_grpc.RegistrationStub(channel).Register(
-                pb.RegisterRequest(version=version, endpoint=self.endpoint, resource_name=resource),
-                timeout=15,
-            )
-        self._registering = False
-
-    def send(self, message: Any) -> None:
-        self._lists.put(message)
-
-    def end_stream(self, code: grpc.StatusCode = grpc.StatusCode.OK) -> None:
-        self.end = code
-        self._lists.put(None)
-
-    def stop(self) -> None:
-        self._lists.put(None)
-        self._server.stop(None).wait(5)
-
-    def times_asked(self, method: str) -> int:
-        return [asked for asked, _, _ in self.asked].count(method)
-
-    def _note(self, method: str, context: Any) -> None:
-        authority = context._rpc_event.call_details.host.decode()
-        self.asked.append((method, authority, self._registering))
-
-    def _answer_options(self, _: Any, context: Any) -> Any:
-        self._note("options", context)
-        return self.options()
-
-    def _list_and_watch(self, _: Any, context: Any) -> Iterator[Any]:
-        self._note("list", context)
-        context.add_callback(lambda: self._lists.put(None))
-        while (message := self._lists.get()) is not None:
-            yield message
-        if self.end is not grpc.StatusCode.OK:
-            context.abort(self.end, "ended by the test")
-
-    def _allocate(self, request: Any, context: Any) -> Any:
-        (container,) = request.container_requests
-        if "unknown" in container.devices_ids:
-            context.abort(grpc.StatusCode.NOT_FOUND, "no such device")
-        answer = pb.ContainerAllocateResponse(envs={"IDS": ",".join(container.devices_ids)})
-        return pb.AllocateResponse(container_responses=[answer])
-
-    def _prefer(self, request: Any, _: Any) -> Any:
-        (asked,) = request.container_requests
-        ids = [*asked.must_include_deviceIDs, *asked.available_deviceIDs][: asked.allocation_size]
-        answer = pb.ContainerPreferredAllocationResponse(deviceIDs=ids)
-        return pb.PreferredAllocationResponse(container_responses=[answer])
-
-    def _pre_start(self, request: Any, context: Any) -> Any:
-        context.abort(grpc.StatusCode.FAILED_PRECONDITION, ",".join(request.devices_ids))
-
-
-def _encoded(message: Any) -> bytes:
-    encoded: bytes = message if isinstance(message, bytes) else message.SerializeToString()
-    return encoded
-
+from tests.support.grpcio_plugin import RESOURCE, Plugin, device_list, serve
+from tests.support.wire import pb
 
 Start = Callable[[str], Plugin]
 
@@ -143,20 +43,9 @@ def plugin(start: Start) -> Plugin:
     return start("one.sock")
 
 
-def _list(*ids: str, health: str = "Healthy") -> Any:
-    return pb.ListAndWatchResponse(devices=[pb.Device(ID=name, health=health) for name in ids])
-
-
 def _code(refused: pytest.ExceptionInfo[grpc.RpcError]) -> grpc.StatusCode:
     assert isinstance(refused.value, grpc.Call)
     return refused.value.code()
-
-
-def _serving(kubelet: KubeletDouble, plugin: Plugin, *ids: str) -> None:
-    plugin.register()
-    plugin.send(_list(*ids))
-    kubelet.wait_for(lambda: plugin.endpoint in [one.endpoint for one in kubelet.lists(RESOURCE)])
-    assert kubelet.resources()[RESOURCE].keys() == set(ids)
 
 
 def _ended(kubelet: KubeletDouble, plugin: Plugin) -> bool:
@@ -195,12 +84,12 @@ def test_socket_of_a_stopped_kubelet_stays_and_refuses(kubelet: KubeletDouble) -
 
 def test_restart_drops_plugins_and_keeps_the_records(kubelet: KubeletDouble, start: Start) -> None:
     old = start("old.sock")
-    _serving(kubelet, old, "a")
+    serve(kubelet, old, "a")
     kubelet.restart()
     assert kubelet.resources() == {}
     assert not (kubelet.directory / "old.sock").exists()
     assert kubelet.ends == []  # kubelet ended before the stream
-    _serving(kubelet, start("new.sock"), "a", "b")
+    serve(kubelet, start("new.sock"), "a", "b")
     assert [record.endpoint for record in kubelet.registrations] == ["old.sock", "new.sock"]
     assert [list(one.health) for one in kubelet.lists(RESOURCE)] == [["a"], ["a", "b"]]
 
@@ -292,9 +181,9 @@ def test_bad_request_is_refused_without_a_dial_back(
 
 def test_all_lists_are_recorded_and_the_newest_counts(kubelet: KubeletDouble, plugin: Plugin) -> None:
     plugin.register()
-    plugin.send(_list("a", "b"))
-    plugin.send(_list("a", "b", health="Unhealthy"))
-    plugin.send(_list())
+    plugin.send(device_list("a", "b"))
+    plugin.send(device_list("a", "b", health="Unhealthy"))
+    plugin.send(device_list())
     kubelet.wait_for(lambda: len(kubelet.lists(RESOURCE)) == 3)
     healths = [one.health for one in kubelet.lists(RESOURCE)]
     assert healths == [{"a": "Healthy", "b": "Healthy"}, {"a": "Unhealthy", "b": "Unhealthy"}, {}]
@@ -326,7 +215,7 @@ def test_topology_absent_empty_and_zero_differ(kubelet: KubeletDouble, plugin: P
 
 
 def test_resource_vanishes_after_the_grace_period(kubelet: KubeletDouble, plugin: Plugin) -> None:
-    _serving(kubelet, plugin, "a")
+    serve(kubelet, plugin, "a")
     plugin.end_stream()
     kubelet.wait_for(lambda: kubelet.ends)
     assert kubelet.capacity(RESOURCE) == 1
@@ -337,7 +226,7 @@ def test_resource_vanishes_after_the_grace_period(kubelet: KubeletDouble, plugin
 @pytest.mark.parametrize(
     ("message", "code"),
     [
-        (_list("x" * 5_000_000), grpc.StatusCode.RESOURCE_EXHAUSTED),  # the limit is 4 MiB
+        (device_list("x" * 5_000_000), grpc.StatusCode.RESOURCE_EXHAUSTED),  # the limit is 4 MiB
         (b"\xff", grpc.StatusCode.INTERNAL),
     ],
     ids=["too large", "no message"],
@@ -345,7 +234,7 @@ def test_resource_vanishes_after_the_grace_period(kubelet: KubeletDouble, plugin
 def test_malformed_list_ends_the_stream(
     kubelet: KubeletDouble, plugin: Plugin, message: Any, code: grpc.StatusCode
 ) -> None:
-    _serving(kubelet, plugin, "a")
+    serve(kubelet, plugin, "a")
     plugin.send(message)
     kubelet.wait_for(lambda: kubelet.ends)
     assert kubelet.ends[0].code is code
@@ -359,8 +248,8 @@ def test_kubelet_1_36_drops_the_new_endpoint_with_the_old_stream(
     kubelet: KubeletDouble, start: Start
 ) -> None:
     old, new = start("old.sock"), start("new.sock")
-    _serving(kubelet, old, "a")
-    _serving(kubelet, new, "a", "b")
+    serve(kubelet, old, "a")
+    serve(kubelet, new, "a", "b")
     old.end_stream()
     kubelet.wait_for(lambda: _ended(kubelet, old))
     assert kubelet.allocatable(RESOURCE) == 0
@@ -378,8 +267,8 @@ def test_kubelet_1_37_keeps_the_new_endpoint_after_the_old_stream(
 ) -> None:
     kubelet.by_socket = True
     old, new = start("old.sock"), start("new.sock")
-    _serving(kubelet, old, "a")
-    _serving(kubelet, new, "a", "b")
+    serve(kubelet, old, "a")
+    serve(kubelet, new, "a", "b")
     old.end_stream()
     kubelet.wait_for(lambda: _ended(kubelet, old))
     assert kubelet.allocatable(RESOURCE) == 2
@@ -393,7 +282,7 @@ def test_kubelet_1_37_refuses_a_second_registration_of_a_socket(
     kubelet: KubeletDouble, plugin: Plugin
 ) -> None:
     kubelet.by_socket = True
-    _serving(kubelet, plugin, "a")
+    serve(kubelet, plugin, "a")
     with pytest.raises(grpc.RpcError):
         plugin.register()
     assert "already connected" in kubelet.wait_for(lambda: kubelet.refusals)[0].details
@@ -405,9 +294,9 @@ def test_kubelet_1_37_refuses_a_second_registration_of_a_socket(
 
 def test_last_list_of_two_streams_counts(kubelet: KubeletDouble, start: Start) -> None:
     old, new = start("old.sock"), start("new.sock")
-    _serving(kubelet, old, "a")
-    _serving(kubelet, new, "a", "b")
-    old.send(_list())
+    serve(kubelet, old, "a")
+    serve(kubelet, new, "a", "b")
+    old.send(device_list())
     kubelet.wait_for(lambda: kubelet.resources() == {RESOURCE: {}})
     assert kubelet.lists(RESOURCE)[-1].endpoint == "old.sock"
 
@@ -417,7 +306,7 @@ def test_last_list_of_two_streams_counts(kubelet: KubeletDouble, start: Start) -
 
 def test_calls_reach_the_plugin(kubelet: KubeletDouble, plugin: Plugin) -> None:
     plugin.options = lambda: pb.DevicePluginOptions(pre_start_required=True)
-    _serving(kubelet, plugin, "a", "b")
+    serve(kubelet, plugin, "a", "b")
     answer = kubelet.allocate(RESOURCE, ["b", "a"])
     assert answer.container_responses[0].envs == {"IDS": "b,a"}
     assert kubelet.allocate_raw(RESOURCE, ["b", "a"]) == answer.SerializeToString()
@@ -428,7 +317,7 @@ def test_calls_reach_the_plugin(kubelet: KubeletDouble, plugin: Plugin) -> None:
 
 
 def test_caller_gets_the_status_of_the_plugin(kubelet: KubeletDouble, plugin: Plugin) -> None:
-    _serving(kubelet, plugin, "a")
+    serve(kubelet, plugin, "a")
     with pytest.raises(grpc.RpcError) as unknown:
         kubelet.allocate(RESOURCE, ["unknown"])
     assert _code(unknown) is grpc.StatusCode.NOT_FOUND
@@ -452,21 +341,21 @@ def test_register_refuses_with_the_configured_code(kubelet: KubeletDouble, plugi
         plugin.register()
     assert _code(refused) is grpc.StatusCode.UNAVAILABLE
     kubelet.faults.refuse = None
-    _serving(kubelet, plugin, "a")
+    serve(kubelet, plugin, "a")
 
 
 def test_stream_can_be_cut_while_kubelet_runs(kubelet: KubeletDouble, start: Start) -> None:
     plugin = start("one.sock")
-    _serving(kubelet, plugin, "a")
+    serve(kubelet, plugin, "a")
     kubelet.cut_stream(RESOURCE)
     kubelet.wait_for(lambda: kubelet.ends)
     assert kubelet.ends[0].code is grpc.StatusCode.CANCELLED
     assert kubelet.allocatable(RESOURCE) == 0
-    _serving(kubelet, start("two.sock"), "a")
+    serve(kubelet, start("two.sock"), "a")
     assert kubelet.allocatable(RESOURCE) == 1
 
 
 def test_failed_wait_reports_the_records_of_kubelet(kubelet: KubeletDouble, plugin: Plugin) -> None:
-    _serving(kubelet, plugin, "a")
+    serve(kubelet, plugin, "a")
     with pytest.raises(AssertionError, match=r"(?s)capacity\(RESOURCE\) == 7.*one\.sock"):
         kubelet.wait_for(lambda: kubelet.capacity(RESOURCE) == 7, timeout=0.1)

@@ -7,31 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.mixed_node import PREFIX, Mixed
 from tests.support.scanning import only_device, only_reason, scanner_for, settled
 from xilinx_fpga_dp.discovery.drivers.zocl import board_of, shell_of
 from xilinx_fpga_dp.model import Device, Reason, Shell
 from xilinx_fpga_dp.resources.naming import Naming, name_problem
 from xilinx_fpga_dp.resources.offers import offers_of
 from xilinx_fpga_dp.simulate.sysfs.boards import XrtBoard
-from xilinx_fpga_dp.simulate.sysfs.sample_card import SampleCard
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard
-
-PREFIX = "xilinx.com/fpga-"
-FIVE = ("u200", "f1", "v80", "ma35d", "zcu102")
-
-
-class Mixed:
-    """A node with all of them, and with cards that are none of ours."""
-
-    def __init__(self, node: SampleNode) -> None:
-        self.node = node
-        node.add_ordinary_devices()
-        self.cards = {board: node.plug(board) for board in FIVE}
-        for other in ("xdma", "qdma", "npu"):
-            node.plug(other)
-
-    def by_address(self) -> dict[str, SampleCard]:
-        return {card.address: card for cards in self.cards.values() for card in cards}
 
 
 @pytest.fixture

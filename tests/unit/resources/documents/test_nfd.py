@@ -7,6 +7,7 @@ from unittest import mock
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.nfd import parse_features
 from xilinx_fpga_dp.discovery.driver_versions import DriverVersions
 from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors
 from xilinx_fpga_dp.model import Device, Offer, Offers, Shell, Unit
@@ -14,18 +15,6 @@ from xilinx_fpga_dp.resources.documents import nfd
 
 # apimachinery's validation.IsQualifiedName and IsValidLabelValue
 _NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
-
-
-def as_nfd_reads_it(text: str) -> dict[str, str]:
-    """Parse as source/local/local.go does: ``#`` begins a comment or directive, the first ``=`` separates."""
-    assert len(text.encode()) <= 65536
-    found = {}
-    for line in text.split("\n"):
-        if line.strip() and not line.strip().startswith("#"):
-            name, equals, value = line.strip().partition("=")
-            assert name not in found
-            found[name] = value if equals else "true"
-    return found
 
 
 def offers_of(*devices: Device) -> Offers:
@@ -76,7 +65,7 @@ def test_labels_are_valid_for_any_device(rows: list[tuple[str, str | None, str, 
         for index, (vbnv, timestamp, board, driver) in enumerate(rows[:200])
     ]
     text = nfd.feature_file(offers_of(*devices), {device.driver: version for device in devices})
-    found = as_nfd_reads_it(text or "")
+    found = parse_features(text or "")
     for label, value in found.items():
         domain, _, name = label.partition("/")
         assert domain == "xilinx.com"

@@ -19,8 +19,9 @@ from tests.deploy.manifests import DEPLOY
 from tests.deploy.queries import Selector, grouping, selectors
 from tests.support.double import KubeletDouble
 from tests.support.paths import PROJECT
-from tests.support.process import Service, eventually
+from tests.support.process import Service
 from tests.support.running import settings_for
+from tests.support.waiting import wait_for
 from xilinx_fpga_dp.model import Reason
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
@@ -67,7 +68,7 @@ def exposed() -> Mapping[str, set[str]]:
             kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
             kubelet.allocate(U200, [cards[0].address])
             cards[1].offline()
-            eventually(lambda: 'reason="offline"' in _scrape(address), "an unhealthy device")
+            wait_for(lambda: 'reason="offline"' in _scrape(address), "an unhealthy device")
             families = list(text_string_to_metric_families(_scrape(address)))
     return {sample.name: set(sample.labels) for family in families for sample in family.samples}
 

@@ -25,8 +25,9 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from tests.support.double import KubeletDouble, NoEndpoint
-from tests.support.process import Service, eventually
+from tests.support.process import Service
 from tests.support.running import settings_for
+from tests.support.waiting import wait_for
 from xilinx_fpga_dp.deviceplugin.instance_lock import lock_folder
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard
@@ -375,7 +376,7 @@ class Stage:
         )
         for service in self.services:
             assert "ok" in self.page("/livez", service)
-        eventually(lambda: json.loads(self.page("/state"))["resources"], "it has a state", 2)
+        wait_for(lambda: json.loads(self.page("/state"))["resources"], "it has a state", 2)
 
 
 def _alive(path: Path) -> bool:

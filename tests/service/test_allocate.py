@@ -11,10 +11,11 @@ import pytest
 
 from tests.support.directory import endpoint_sockets
 from tests.support.double import KubeletDouble
-from tests.support.process import Service, eventually
+from tests.support.process import Service
 from tests.support.refused import refused
 from tests.support.resource_names import U55C, U200, U250
 from tests.support.running import settings_for
+from tests.support.waiting import wait_for
 from tests.support.wire import pb
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
@@ -132,7 +133,7 @@ def test_resource_of_removed_shell_ends_cleanly(registered: KubeletDouble, cards
     [end] = registered.wait_for(lambda: registered.ends)
     assert end.clean
     assert registered.lists(U250)[-1].health == {}
-    eventually(lambda: len(endpoint_sockets(cards)) == 1, "the socket is removed")
+    wait_for(lambda: len(endpoint_sockets(cards)) == 1, "the socket is removed")
     assert len(registered.lists(U200)) == 1
     cards.cards[2].plug()
     registered.wait_for(lambda: registered.allocatable(U250) == 1)
@@ -250,4 +251,4 @@ def test_allocate_is_answered_while_devices_change(registered: KubeletDouble, ca
     refusals = {"StatusCode.FAILED_PRECONDITION", "StatusCode.NOT_FOUND"}
     assert answers - refusals <= {f"/dev/dri/renderD{number}" for number in (128, 129, 130, 150, 151, 152)}
     registered.wait_for(lambda: registered.allocatable(U200) == 2)
-    eventually(lambda: allocate(0) == "/dev/dri/renderD152", "the current node")
+    wait_for(lambda: allocate(0) == "/dev/dri/renderD152", "the current node")

@@ -14,9 +14,10 @@ import pytest
 
 from tests.support.cdi_schema import validate_spec
 from tests.support.double import KubeletDouble, NoEndpoint
-from tests.support.process import Service, cli, eventually, remove
+from tests.support.process import Service, cli, remove
 from tests.support.resource_names import U55C
 from tests.support.running import settings_for
+from tests.support.waiting import wait_for
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.resources.documents import cdi
 from xilinx_fpga_dp.resources.naming import SHARED
@@ -154,15 +155,15 @@ class TestCdi:
         with Service(settings):
             kubelet.start()
             kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
-            eventually(lambda: self.names(pair) == [A, B], "both")
+            wait_for(lambda: self.names(pair) == [A, B], "both")
             pair.cards[1].remove()
-            eventually(lambda: self.names(pair) == [A], "the removed card is gone")
+            wait_for(lambda: self.names(pair) == [A], "the removed card is gone")
             os.unlink(f"{pair.root}/cdi/{cdi.FILE}")
-            eventually(lambda: self.names(pair) == [A], "written again")
+            wait_for(lambda: self.names(pair) == [A], "written again")
             remove(Path(f"{pair.root}/cdi"))
-            eventually(lambda: self.names(pair) == [A], "written with its directory", 15)
+            wait_for(lambda: self.names(pair) == [A], "written with its directory", 15)
             pair.cards[0].remove()
-            eventually(lambda: self.read(pair) is None, "no device, no file")
+            wait_for(lambda: self.read(pair) is None, "no device, no file")
             assert os.listdir(f"{pair.root}/cdi") == []
 
     def test_new_render_node_is_in_the_file_before_the_answer(
@@ -198,7 +199,7 @@ class TestCdi:
                 pair.cards[0].reset_begin()
                 pair.cards[0].reset_end(render=render)
                 service.hang_up()
-                eventually(partial(scanned, render), "the result of the scan")
+                wait_for(partial(scanned, render), "the result of the scan")
 
     def test_scan_that_began_before_a_grant_does_not_undo_it(
         self, pair: SampleNode, kubelet: KubeletDouble
@@ -214,10 +215,10 @@ class TestCdi:
             pipe = Path(second.path("rom/VBNV"))
             with pipe.open("r+b", buffering=0):
                 service.hang_up()  # this scan has read the first card and waits for the second
-                eventually(partial(self._has_open, service.process.pid, pipe), "the scan waits")
+                wait_for(partial(self._has_open, service.process.pid, pipe), "the scan waits")
                 first.reset_begin()
                 first.reset_end(render=200)
-                eventually(partial(self._granted, kubelet, A), "granted")
+                wait_for(partial(self._granted, kubelet, A), "granted")
                 until = time.monotonic() + 1
                 while time.monotonic() < until:
                     assert self.nodes(pair)[A] == "/dev/dri/renderD200"
@@ -251,13 +252,13 @@ class TestCdi:
             with Service(settings | {"EXPOSE_MGMT": "true"}) as newer:
                 newer.logged(Event.REGISTERED)
                 older.logged(Event.SUPERSEDED)
-                eventually(exposed, "written by the newer instance")
+                wait_for(exposed, "written by the newer instance")
                 before = os.stat(path)
                 os.utime(path)  # wakes both
                 time.sleep(0.5)
                 assert exposed()
                 assert os.stat(path).st_ino == before.st_ino, "the file was not written again"
-            eventually(lambda: not exposed(), "written by the older instance")
+            wait_for(lambda: not exposed(), "written by the older instance")
 
     @pytest.mark.parametrize("hangs", ["open", "read"])
     def test_hanging_file_blocks_nothing_else(

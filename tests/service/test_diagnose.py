@@ -18,9 +18,10 @@ import pytest
 from tests.support.double import KubeletDouble
 from tests.support.podresources import Hold, PodResourcesDouble
 from tests.support.probed import Probed
-from tests.support.process import COMMAND, Service, clean_environment, cli, eventually
+from tests.support.process import COMMAND, Service, clean_environment, cli
 from tests.support.resource_names import U200
 from tests.support.running import settings_for
+from tests.support.waiting import wait_for
 from xilinx_fpga_dp.deviceplugin.instance_lock import lock_folder
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import DAMAGES, Damage, SampleNode
@@ -104,7 +105,7 @@ def test_running_service_is_not_disturbed(node: SampleNode, kubelet: KubeletDoub
             second.logged(Event.REGISTERED)
             _, lines = diagnose(node)
             line_with(lines, "warn  service: 2 instances", "delete one DaemonSet")
-        eventually(lambda: kubelet.allocatable(U200) == 1, "the older instance serves again")
+        wait_for(lambda: kubelet.allocatable(U200) == 1, "the older instance serves again")
         assert (service.process.poll(), len(before[1])) == (None, 1)
 
 

@@ -13,8 +13,9 @@ from tests.support.double import KubeletDouble
 from tests.support.pages import WITH_COMMANDS, blocks, commands, text
 from tests.support.paths import PROJECT
 from tests.support.probed import Probed
-from tests.support.process import Service, clean_environment, eventually
+from tests.support.process import Service, clean_environment
 from tests.support.running import settings_for
+from tests.support.waiting import wait_for
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.resources.documents import nfd as labels
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
@@ -42,7 +43,7 @@ def test_every_command_works(page: str, node: SampleNode, kubelet: KubeletDouble
     probed = Probed(node)
     with Service(probed.settings) as service:
         service.logged(Event.SERVING_HTTP)
-        eventually(lambda: probed.get("readyz")[0] == 200, "ready")
+        wait_for(lambda: probed.get("readyz")[0] == 200, "ready")
         for command in commands(page):
             here = re.sub(r"\bpython ", f"{shlex.quote(sys.executable)} ", command)
             here = here.replace("127.0.0.1:8080", probed.address).replace("0000:11:00.1", card.address)
@@ -56,7 +57,7 @@ def test_documented_feature_file_equals_the_written_one(node: SampleNode) -> Non
         node.add_card("u200", slot, release="2023.2")
     folder = Path(node.root) / "features.d"
     with Service(settings_for(node, NFD_FEATURES_DIR=str(folder))):
-        eventually((folder / labels.FILE).exists, "written")
+        wait_for((folder / labels.FILE).exists, "written")
         written = (folder / labels.FILE).read_text()
     page = "docs/operating/maintenance.md"
     [shown] = [block for block in blocks(page, "text") if "fpga.count" in block]

@@ -21,9 +21,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.double import KubeletDouble
-from tests.support.process import Service, eventually
+from tests.support.process import Service
 from tests.support.resource_names import U55C, U200, U250
 from tests.support.running import settings_for
+from tests.support.waiting import wait_for
 from xilinx_fpga_dp.discovery.health import HealthRules
 from xilinx_fpga_dp.discovery.scanner import Scanner
 from xilinx_fpga_dp.model import Reason
@@ -319,11 +320,11 @@ def test_metrics_and_probes_follow_registration(node: SampleNode, kubelet: Kubel
     card = node.add_card("u55c")
     with Service(settings_for(node, HTTP_ADDRESS=f"127.0.0.1:{port}")) as service:
         service.logged(Event.SERVING_HTTP)
-        eventually(lambda: _get(port, "/livez")[0] == 200, "alive")
-        eventually(lambda: _get(port, "/readyz") == (503, f"not registered: {U55C}\n"), "not ready")
+        wait_for(lambda: _get(port, "/livez")[0] == 200, "alive")
+        wait_for(lambda: _get(port, "/readyz") == (503, f"not registered: {U55C}\n"), "not ready")
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
-        eventually(lambda: _get(port, "/readyz")[0] == 200, "ready")
+        wait_for(lambda: _get(port, "/readyz")[0] == 200, "ready")
         kubelet.allocate(U55C, [card.address])
         _, text = _get(port, "/metrics")
         for line in (
@@ -344,7 +345,7 @@ def test_metrics_and_probes_follow_registration(node: SampleNode, kubelet: Kubel
         assert _get(port, "/nowhere")[0] == 404
         card.remove()
         kubelet.wait_for(lambda: kubelet.capacity(U55C) == 0)
-        eventually(lambda: U55C not in _get(port, "/metrics")[1], "its series are removed")
+        wait_for(lambda: U55C not in _get(port, "/metrics")[1], "its series are removed")
         assert _get(port, "/readyz") == (200, "ok\n"), "a node without cards is ready"
 
 
@@ -415,7 +416,7 @@ def test_kubelet_socket_of_program_without_grpc_is_reported(
         with _no_kubelet(kubelet.socket, answer) as peers:
             # On a connection that stays open the service waits as long as kubelet may take.
             least = 1 if answer in (_greets, _is_silent) else 10
-            eventually(lambda: failures() >= least, "each attempt counts", 40)
+            wait_for(lambda: failures() >= least, "each attempt counts", 40)
             assert failures() <= len(peers)
             status, why = _get(port, "/readyz")
             assert status == 503
@@ -423,7 +424,7 @@ def test_kubelet_socket_of_program_without_grpc_is_reported(
             assert service.process.poll() is None
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1, 20)
-        eventually(lambda: _get(port, "/readyz")[0] == 200, "ready")
+        wait_for(lambda: _get(port, "/readyz")[0] == 200, "ready")
         service.logged(Event.NOT_REGISTERED, resource=U55C)
         assert not [each for each in service.events if "exception" in each or each["level"] == "error"]
         assert not [line for line in service.raw if not line.startswith("{")]

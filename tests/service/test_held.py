@@ -10,9 +10,10 @@ import pytest
 
 from tests.support.double import KubeletDouble
 from tests.support.podresources import Hold, PodResourcesDouble
-from tests.support.process import Service, cli, eventually
+from tests.support.process import Service, cli
 from tests.support.resource_names import U55C, U250
 from tests.support.running import settings_for
+from tests.support.waiting import wait_for
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
@@ -123,7 +124,7 @@ def test_podresources_queries_end_once_names_are_stable(
                 rules.write_text("- {match: {}, name: x}")
                 service.logged(Event.DEVICE_MOVED, count=2)
             time.sleep(2)  # one more query: the device may have been allocated in between
-            eventually(lambda: _quiet(pods), "queries end", 25)
+            wait_for(lambda: _quiet(pods), "queries end", 25)
 
 
 def _quiet(pods: PodResourcesDouble) -> bool:

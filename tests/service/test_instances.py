@@ -11,10 +11,11 @@ import pytest
 
 from tests.support.directory import endpoint_sockets
 from tests.support.double import KubeletDouble
-from tests.support.process import Service, eventually, remove
+from tests.support.process import Service, remove
 from tests.support.refused import refused
 from tests.support.resource_names import U200, U250
 from tests.support.running import settings_for
+from tests.support.waiting import wait_for
 from xilinx_fpga_dp.deviceplugin.instance_lock import lock_folder
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
@@ -30,7 +31,7 @@ def test_older_instance_registers_after_newer_streams_end(cards: SampleNode, kub
     """kubelet <= 1.36 drops an endpoint that registered before the end of the old stream."""
     with Service(settings_for(cards)) as older:
         older.logged(Event.DEVICE_FOUND)
-        eventually(lambda: len(lock_files(cards)) == 1, "the lock file exists")
+        wait_for(lambda: len(lock_files(cards)) == 1, "the lock file exists")
         with Service(settings_for(cards)) as newer:
             newer.logged(Event.DEVICE_FOUND)
             kubelet.start()
@@ -69,7 +70,7 @@ def test_only_sockets_of_dead_instances_are_removed(cards: SampleNode, kubelet: 
         live.listen()
         with Service(settings_for(cards)):
             kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
-            eventually(lambda: not set(left) & set(endpoint_sockets(cards)), "removed")
+            wait_for(lambda: not set(left) & set(endpoint_sockets(cards)), "removed")
             assert os.path.exists(alive)
             assert all(each.exists() for each in no_sockets)
 
@@ -156,7 +157,7 @@ def test_rolling_update_keeps_devices_and_leaves_no_file(cards: SampleNode, by_s
 def test_lock_file_survives_wipe_unless_instance_is_dead(cards: SampleNode, kubelet: KubeletDouble) -> None:
     with Service(settings_for(cards)) as dead:
         dead.logged(Event.DEVICE_FOUND)
-        eventually(lambda: lock_files(cards), "the lock file exists")
+        wait_for(lambda: lock_files(cards), "the lock file exists")
         dead.process.kill()
     with Service(settings_for(cards)):
         kubelet.start()

@@ -7,8 +7,9 @@ from pathlib import Path
 from unittest import mock
 
 from tests.support.nfd import parse_features
-from tests.support.process import Service, eventually
+from tests.support.process import Service
 from tests.support.running import running, service_in_the_loop, settings_for
+from tests.support.waiting import wait_for
 from xilinx_fpga_dp.discovery.driver_versions import DriverVersions
 from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors
 from xilinx_fpga_dp.observe.events import Event
@@ -26,7 +27,7 @@ def test_feature_file_follows_the_node(node: SampleNode) -> None:
 
     card = node.add_card("u200", release="2023.2")
     with Service(settings_for(node, NFD_FEATURES_DIR=str(folder))) as service:
-        eventually(lambda: found().get("xilinx.com/fpga.driver.xocl") == "2.16.0", "written")
+        wait_for(lambda: found().get("xilinx.com/fpga.driver.xocl") == "2.16.0", "written")
         assert found()["xilinx.com/fpga.shell.xilinx_u200_xdma_201830_2"] == "1561465320"
         assert file.stat().st_mode & 0o777 == 0o644, "the worker of NFD is not root"
         before = file.stat().st_ino
@@ -36,11 +37,11 @@ def test_feature_file_follows_the_node(node: SampleNode) -> None:
         service.logged(Event.DEVICE_HEALTHY)
         assert file.stat().st_ino == before, "health is not a label, and the same text is not written again"
         card.reprogram("u250")
-        eventually(lambda: found().get("xilinx.com/fpga.board.u250") == "true", "written again")
+        wait_for(lambda: found().get("xilinx.com/fpga.board.u250") == "true", "written again")
         assert "xilinx.com/fpga.board.u200" not in found()
         assert file.stat().st_ino != before, "the file was replaced"
         file.unlink()
-        eventually(file.exists, "restored")
+        wait_for(file.exists, "restored")
         assert os.listdir(folder) == [file.name]
         assert service.terminate() == 0
         assert file.exists(), "labels stay during an update of the plugin"
@@ -51,7 +52,7 @@ def test_feature_file_follows_the_node(node: SampleNode) -> None:
     assert file.stat().st_ino == before, "the new instance does not remove the file first"
     card.remove()
     with Service(settings_for(node, NFD_FEATURES_DIR=str(folder))):
-        eventually(lambda: not file.exists(), "no device, no file")
+        wait_for(lambda: not file.exists(), "no device, no file")
 
 
 async def test_unreadable_driver_version_is_read_again(node: SampleNode) -> None:

@@ -14,8 +14,9 @@ import pytest
 from tests.support.double import KubeletDouble
 from tests.support.podresources import PodResourcesDouble
 from tests.support.probed import Probed
-from tests.support.process import Service, clean_environment, eventually
+from tests.support.process import Service, clean_environment
 from tests.support.resource_names import U200, U250
+from tests.support.waiting import wait_for
 from xilinx_fpga_dp.model import Reason
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
@@ -52,7 +53,7 @@ def test_not_ready_while_kubelet_is_stopped(probed: Probed, kubelet: KubeletDoub
     assert probed.registered() == {U200: 1}
     for restart in (1, 2):
         kubelet.stop()
-        eventually(lambda: probed.get("readyz")[0] == 503, "not ready")
+        wait_for(lambda: probed.get("readyz")[0] == 503, "not ready")
         assert probed.get("livez") == OK
         assert probed.registered() == {U200: 0}
         assert probed.devices() == {("Healthy", "", U200): 1}, "a missing kubelet is not a fault of the card"
@@ -66,21 +67,21 @@ def test_failed_registrations_count_after_kubelet_is_killed(probed: Probed, kube
     kubelet.start()
     probed.turns("readyz", OK)
     kubelet.kill()
-    eventually(lambda: probed.get("readyz")[0] == 503, "not ready")
-    eventually(
+    wait_for(lambda: probed.get("readyz")[0] == 503, "not ready")
+    wait_for(
         lambda: probed.series().get(f'registrations_total{{resource="{U200}",result="failed"}}', 0) >= 2,
         "attempts are counted",
     )
     assert probed.series()["kubelet_restarts_total"] == 0
     assert probed.get("livez") == OK
     reason = f"not registered: {U200} (Connection refused: {kubelet.socket})\n"
-    eventually(lambda: probed.get("readyz") == (503, reason), "not ready, with the reason")
+    wait_for(lambda: probed.get("readyz") == (503, reason), "not ready, with the reason")
 
 
 def test_not_ready_while_kubelet_refuses(probed: Probed, kubelet: KubeletDouble) -> None:
     kubelet.faults.refuse = grpc.StatusCode.UNKNOWN
     kubelet.start()
-    eventually(lambda: len(kubelet.refusals) > 2, "kubelet refuses")
+    wait_for(lambda: len(kubelet.refusals) > 2, "kubelet refuses")
     status, reason = probed.get("readyz")
     assert status == 503
     assert reason.startswith(f"not registered: {U200} (kubelet refused: ")
@@ -90,7 +91,7 @@ def test_not_ready_while_kubelet_refuses(probed: Probed, kubelet: KubeletDouble)
 def test_not_ready_without_a_live_stream(probed: Probed, kubelet: KubeletDouble) -> None:
     kubelet.faults.never_list = True
     kubelet.start()
-    eventually(lambda: kubelet.registrations, "registered")
+    wait_for(lambda: kubelet.registrations, "registered")
     time.sleep(0.5)
     status, reason = probed.get("readyz")
     assert (status, reason.split()[:3]) == (503, ["not", "registered:", U200]), "no live stream"
@@ -129,12 +130,12 @@ def test_ready_with_an_unresponsive_card(probed: Probed, node: SampleNode, kubel
     probed.turns("readyz", OK)
     [card] = node.cards
     card.hang("ready")
-    eventually(lambda: probed.devices() == {("Unhealthy", "unresponsive", U200): 1}, "unhealthy")
+    wait_for(lambda: probed.devices() == {("Unhealthy", "unresponsive", U200): 1}, "unhealthy")
     assert (probed.get("livez"), probed.get("readyz")) == (OK, OK), "a restart of the service would not help"
     scans = probed.series()["scan_duration_seconds_count"]
-    eventually(lambda: probed.series()["scan_duration_seconds_count"] > scans + 1, "scans continue")
+    wait_for(lambda: probed.series()["scan_duration_seconds_count"] > scans + 1, "scans continue")
     card.unhang("ready")
-    eventually(lambda: probed.devices() == {("Healthy", "", U200): 1}, "healthy")
+    wait_for(lambda: probed.devices() == {("Healthy", "", U200): 1}, "healthy")
 
 
 def test_not_ready_before_holders_are_known(
@@ -161,7 +162,7 @@ def test_only_newer_of_two_instances_is_ready(
     newer = Probed(node)
     with Service(newer.settings) as service:
         service.logged(Event.SERVING_HTTP)
-        eventually(lambda: probed.registered() == {U200: 0}, "the older instance is not registered")
+        wait_for(lambda: probed.registered() == {U200: 0}, "the older instance is not registered")
         newer.turns("readyz", OK)
         assert probed.get("readyz") == NOT_REGISTERED
         assert probed.get("livez") == OK
@@ -194,7 +195,7 @@ def test_hanging_loop_is_not_alive(node: SampleNode) -> None:
         [sys.executable, "-c", HANGING], env=environment, stderr=subprocess.DEVNULL
     ) as process:
         try:
-            eventually(lambda: _answers(pages), "alive")
+            wait_for(lambda: _answers(pages), "alive")
             process.send_signal(signal.SIGUSR1)
             time.sleep(0.2)
             with pytest.raises(TimeoutError):
@@ -230,7 +231,7 @@ def test_number_of_series_is_bounded(node: SampleNode, kubelet: KubeletDouble) -
             kubelet.allocate(name, ["0000:11:00.1"])
             _refuse_all(kubelet, name)
         kubelet.wait_for(lambda: kubelet.capacity(U200) == 0)
-        eventually(
+        wait_for(
             lambda: {each.replace(name, U200) for each in pages.series()} == before,
             "the series of removed resources are removed",
         )
@@ -251,7 +252,7 @@ def test_reason_labels_are_members_of_reason(probed: Probed, node: SampleNode) -
     ):
         card.mend()
         happens()
-        eventually(lambda reason=reason: ("Unhealthy", reason, U200) in probed.devices(), reason)  # type: ignore[misc]
+        wait_for(lambda reason=reason: ("Unhealthy", reason, U200) in probed.devices(), reason)  # type: ignore[misc]
         assert all(reason in {"", *Reason} for _, reason, _ in probed.devices())
 
 

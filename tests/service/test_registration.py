@@ -12,9 +12,10 @@ import pytest
 
 from tests.support.directory import endpoint_sockets
 from tests.support.double import KubeletDouble
-from tests.support.process import Service, eventually
+from tests.support.process import Service
 from tests.support.resource_names import U55C, U200, U250
 from tests.support.running import settings_for
+from tests.support.waiting import wait_for
 from xilinx_fpga_dp.deviceplugin.registration import register
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.rpc.api.deviceplugin_v1beta1 import DevicePluginOptions
@@ -99,7 +100,7 @@ def test_hanging_register_is_cancelled_when_kubelet_restarts(
 ) -> None:
     kubelet.faults.register_hang = 60.0
     kubelet.start()
-    eventually(lambda: len(endpoint_sockets(cards)) == 2, "both sockets exist")
+    wait_for(lambda: len(endpoint_sockets(cards)) == 2, "both sockets exist")
     time.sleep(0.3)
     kubelet.faults.register_hang = 0.0
     kubelet.restart()

@@ -13,9 +13,10 @@ from tests.support.double import KubeletDouble
 from tests.support.paths import PROJECT
 from tests.support.podresources import Hold, PodResourcesDouble
 from tests.support.probed import Probed
-from tests.support.process import Service, cli, eventually
+from tests.support.process import Service, cli
 from tests.support.running import settings_for
 from tests.support.schemas import SCHEMAS, conforms
+from tests.support.waiting import wait_for
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
@@ -55,7 +56,7 @@ def test_state_of_a_running_service_conforms(
     probed = Probed(node, POD_RESOURCES_SOCKET=pods.path)
     with Service(probed.settings) as service:
         service.logged(Event.SERVING_HTTP)
-        eventually(lambda: probed.get("readyz")[0] == 200, "ready")
+        wait_for(lambda: probed.get("readyz")[0] == 200, "ready")
         faulty.firewall_trip()
 
         def reasons() -> set[str | None]:
@@ -64,7 +65,7 @@ def test_state_of_a_running_service_conforms(
             assert all(device["since"] for device in state["devices"])
             return {device["reason"] for device in state["devices"]}
 
-        eventually(lambda: reasons() == {"held", "firewall"}, "both are Unhealthy")
+        wait_for(lambda: reasons() == {"held", "firewall"}, "both are Unhealthy")
 
 
 @pytest.mark.parametrize("cards", [(), ("u200",), ("u200", "u250-golden")])

@@ -17,8 +17,9 @@ import pytest
 
 from tests.fuzz.seeds import SEEDS
 from tests.support.double import KubeletDouble
-from tests.support.process import Service, cli, eventually
+from tests.support.process import Service, cli
 from tests.support.running import settings_for
+from tests.support.waiting import wait_for
 from xilinx_fpga_dp.deviceplugin.instance_lock import lock_folder
 from xilinx_fpga_dp.hostfiles.managed_file import ManagedFile
 from xilinx_fpga_dp.observe.events import Event
@@ -62,7 +63,7 @@ def test_shell_name_cannot_leave_directories_or_formats(
         assert [device.host_path for device in container.devices] == [card.render_node]
         [info] = [value for name, value in container.envs.items() if name.endswith("_INFO")]
         assert json.loads(info)[card.address]["shell"] == shell
-        eventually(lambda: os.listdir(folders["NFD_FEATURES_DIR"]) == ["xilinx-fpga-dp"], "labelled")
+        wait_for(lambda: os.listdir(folders["NFD_FEATURES_DIR"]) == ["xilinx-fpga-dp"], "labelled")
         assert (
             json.loads(Path(folders["CDI_DIR"], "xilinx.com-fpga.json").read_text())["kind"]
             == "xilinx.com/fpga"
@@ -148,7 +149,7 @@ def test_pipe_in_sysfs_blocks_no_command(node: SampleNode, file: str) -> None:
     assert "ok    sysfs" in cli("diagnose", settings=settings_for(node), limit=30).stdout
     folder = f"{node.root}/nfd"
     with Service(settings_for(node, NFD_FEATURES_DIR=folder)) as service:
-        eventually(lambda: os.path.exists(f"{folder}/xilinx-fpga-dp"), "labelled")
+        wait_for(lambda: os.path.exists(f"{folder}/xilinx-fpga-dp"), "labelled")
         assert service.terminate() == 0
 
 

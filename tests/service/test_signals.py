@@ -13,10 +13,11 @@ import pytest
 
 from tests.support.directory import endpoint_sockets
 from tests.support.double import KubeletDouble
-from tests.support.process import ENDS, Service, eventually
+from tests.support.process import ENDS, Service
 from tests.support.refused import refused
 from tests.support.resource_names import U55C, U200, U250
 from tests.support.running import settings_for
+from tests.support.waiting import wait_for
 from xilinx_fpga_dp.aio.supervise import end
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
@@ -121,7 +122,7 @@ def _blocks_signals(pid: int) -> bool:
 def test_signal_during_start_takes_effect(cards: SampleNode, delay: float, number: signal.Signals) -> None:
     with Service(settings_for(cards)) as service:
         # The service cannot change the effect of a signal during the start of the interpreter.
-        eventually(lambda: _blocks_signals(service.process.pid), "signals are blocked")
+        wait_for(lambda: _blocks_signals(service.process.pid), "signals are blocked")
         time.sleep(delay)
         service.process.send_signal(number)
         if number is signal.SIGTERM:

@@ -10,9 +10,10 @@ import pytest
 
 from tests.support.directory import endpoint_sockets
 from tests.support.double import KubeletDouble
-from tests.support.process import Service, eventually, remove
+from tests.support.process import Service, remove
 from tests.support.resource_names import U55C, U200, U250
 from tests.support.running import settings_for
+from tests.support.waiting import wait_for
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
@@ -128,7 +129,7 @@ def test_read_only_directory_is_reported_and_retried(
             )
             if there:
                 assert service.logged(Event.NOT_REGISTERED)["error"] == f"Read-only file system: {here}"
-            eventually(lambda: os.system(f"umount {here}") == 0, "a scan keeps it busy")  # noqa: S605
+            wait_for(lambda: os.system(f"umount {here}") == 0, "a scan keeps it busy")  # noqa: S605
             if not there:
                 kubelet.start()
             kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)

@@ -12,9 +12,10 @@ import pytest
 
 from tests.faults.wires import message, request
 from tests.support.double import KubeletDouble
-from tests.support.process import Service, eventually
+from tests.support.process import Service
 from tests.support.refused import refused
 from tests.support.resource_names import U200, U250
+from tests.support.waiting import wait_for
 from tests.support.wire import pb
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
@@ -96,7 +97,7 @@ def test_excess_connections_are_closed_except_that_of_kubelet(
             peer = peers.enter_context(socket.socket(socket.AF_UNIX))
             peer.settimeout(5)
             peer.connect(path)
-        eventually(lambda: len(os.listdir(f"/proc/{service.process.pid}/fd")) <= before + 16, "16 at most")
+        wait_for(lambda: len(os.listdir(f"/proc/{service.process.pid}/fd")) <= before + 16, "16 at most")
         assert registered.allocate(U200, ["0000:11:00.1"]).container_responses
-    eventually(lambda: len(os.listdir(f"/proc/{service.process.pid}/fd")) <= before, "all are closed")
+    wait_for(lambda: len(os.listdir(f"/proc/{service.process.pid}/fd")) <= before, "all are closed")
     assert registered.ends == []

@@ -24,6 +24,7 @@ from urllib.parse import quote
 import grpc
 from google.protobuf.message import DecodeError
 
+from tests.support.waiting import wait_for
 from tests.support.wire import pb
 
 T = TypeVar("T")
@@ -279,13 +280,7 @@ class KubeletDouble:
         Raises:
             AssertionError: it does not in time; the message contains the records of kubelet.
         """
-        deadline = time.monotonic() + timeout
-        while not (found := predicate()):
-            if time.monotonic() > deadline:
-                raise AssertionError(f"not within {timeout} s: {_source(predicate)}\n{self._account()}")
-            with self._seen.news:  # short: a predicate may depend on other state too
-                self._seen.news.wait(0.02)
-        return found
+        return wait_for(predicate, lambda: f"{_source(predicate)}\n{self._account()}", timeout)
 
     # Calls to the plugin
 
@@ -401,14 +396,14 @@ def wipe(directory: Path) -> None:
 class _Seen:
     """The records of all lives, and the only lock of the double."""
 
-    news: threading.Condition = field(default_factory=threading.Condition)
+    lock: threading.Lock = field(default_factory=threading.Lock)
     registrations: list[Registration] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     lists: list[DeviceList] = field(default_factory=list)
     ends: list[StreamEnd] = field(default_factory=list)
 
     def copy(self, records: list[T]) -> list[T]:
-        with self.news:
+        with self.lock:
             return list(records)
 
 
@@ -419,7 +414,7 @@ class _Life:
         self.over = threading.Event()
         self._double = double
         self._seen = seen
-        # The lock `_seen.news` guards these:
+        # The lock `_seen.lock` guards these:
         self._clients: dict[tuple[str, ...], _Client] = {}  # server.go: the clients whose streams are read
         self._endpoints: dict[str, _Client] = {}  # manager.go: the current endpoint by resource
         self._store: dict[str, dict[str, _Client]] = {}  # manager.go endpointStore, from 1.37 on
@@ -455,7 +450,7 @@ class _Life:
     def end(self) -> None:
         if self.over.is_set():
             return
-        with self._seen.news:
+        with self._seen.lock:
             self.over.set()  # no more records and no new connections
             channels = [client.channel for client in self._met if client.channel]
             streams = list(self._streams)
@@ -471,7 +466,7 @@ class _Life:
 
     def devices(self) -> dict[str, dict[str, _Device]]:
         """Return the devices for GetCapacity; drop resources whose grace period is over (manager.go)."""
-        with self._seen.news:
+        with self._seen.lock:
             oldest = time.monotonic() - self._double.grace
             for resource, client in list(self._endpoints.items()):
                 if client.stopped is not None and client.stopped < oldest:
@@ -485,7 +480,7 @@ class _Life:
         Raises:
             NoEndpoint: none is registered, or it has been stopped.
         """
-        with self._seen.news:
+        with self._seen.lock:
             client = self._endpoints.get(resource)
             if client is None or client.channel is None:
                 raise NoEndpoint(f"no endpoint is registered for {resource}")
@@ -494,7 +489,7 @@ class _Life:
             return client.channel
 
     def cut(self, resource: str, endpoint: str | None) -> None:
-        with self._seen.news:
+        with self._seen.lock:
             asked = self._endpoints.get(resource)
             name = asked.endpoint if endpoint is None and asked else endpoint
             streams = [
@@ -520,7 +515,7 @@ class _Life:
             )
             self._connect(client, request.version)
         except _Refused as refused:
-            with self._seen.news:
+            with self._seen.lock:
                 if not self.over.is_set():
                     self._seen.refusals.append(
                         Refusal(
@@ -531,7 +526,6 @@ class _Life:
                             time.monotonic(),
                         )
                     )
-                    self._seen.news.notify_all()
             context.abort(refused.code, refused.details)
         return pb.Empty()
 
@@ -550,7 +544,7 @@ class _Life:
 
     def _connect(self, client: _Client, version: str) -> None:
         key = self._key(client)
-        with self._seen.news:  # before the dial: the client owns the name from here on
+        with self._seen.lock:  # before the dial: the client owns the name from here on
             if self._double.by_socket:
                 self._clients.setdefault(key, client)
             else:
@@ -562,20 +556,19 @@ class _Life:
             options = self._ask_options(client)
             self._connected(client)
         except _Refused:
-            with self._seen.news:  # this also drops an earlier client of the name
+            with self._seen.lock:  # this also drops an earlier client of the name
                 self._clients.pop(key, None)
             raise
         stream = threading.Thread(
             target=self._follow, args=(client,), name=f"kubelet-list {client.endpoint}", daemon=True
         )
-        with self._seen.news:
+        with self._seen.lock:
             self._check_living()
             self._seen.registrations.append(
                 Registration(client.resource, client.endpoint, version, options, time.monotonic())
             )
             self._streams.append(stream)
             stream.start()  # as in kubelet, it may start before the plugin has the response
-            self._seen.news.notify_all()
 
     def _dial(self, client: _Client) -> None:
         """Connect, blocking (client.go dial)."""
@@ -594,7 +587,7 @@ class _Life:
                 ready.result(timeout=0.05)
             except grpc.FutureTimeoutError:
                 continue
-            with self._seen.news:
+            with self._seen.lock:
                 self._check_living()
                 client.channel = channel
                 self._met.append(client)
@@ -615,7 +608,7 @@ class _Life:
 
     def _connected(self, client: _Client) -> None:
         """Make the client the current endpoint of its resource (manager.go PluginConnected)."""
-        with self._seen.news:
+        with self._seen.lock:
             if self._double.by_socket:
                 sockets = self._store.setdefault(client.resource, {})
                 if client.socket in sockets:
@@ -643,7 +636,7 @@ class _Life:
         if self.over.wait(self._double.faults.list_delay) or self._double.faults.never_list:
             return
         code, details = self._read(client)
-        with self._seen.news:
+        with self._seen.lock:
             if self.over.is_set():
                 return
             # Without the socket in the key, this may be a newer client than that of the ended stream: the
@@ -654,7 +647,6 @@ class _Life:
             self._seen.ends.append(
                 StreamEnd(client.resource, client.endpoint, code, details, time.monotonic())
             )
-            self._seen.news.notify_all()
         if gone is not None and gone.channel is not None:
             gone.channel.close()
 
@@ -682,12 +674,11 @@ class _Life:
             )
             for device in pb.ListAndWatchResponse.FromString(encoded).devices
         }
-        with self._seen.news:
+        with self._seen.lock:
             if self.over.is_set():
                 return
             self._seen.lists.append(DeviceList(client.resource, client.endpoint, encoded, time.monotonic()))
             self._devices[client.resource] = devices
-            self._seen.news.notify_all()
 
     def _disconnected(self, client: _Client) -> None:
         """Stop an endpoint (manager.go PluginDisconnected). The caller holds the lock."""

@@ -5,8 +5,8 @@ import socket
 import urllib.error
 import urllib.request
 
-from tests.support.process import eventually
 from tests.support.running import settings_for
+from tests.support.waiting import wait_for
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 
@@ -51,4 +51,4 @@ class Probed:
         }
 
     def turns(self, page: str, answer: tuple[int, str], limit: float = 10) -> None:
-        eventually(lambda: self.get(page) == answer, f"/{page} says {answer}", limit)
+        wait_for(lambda: self.get(page) == answer, f"/{page} says {answer}", limit)

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
+
+from tests.support.waiting import wait_for
 
 PREFIX = "XILINX_FPGA_DP_"
 COMMAND = (sys.executable, "-m", "xilinx_fpga_dp")
@@ -115,19 +117,6 @@ class Service:
         return self.process.wait(limit)
 
 
-def eventually(holds: Callable[[], Any], what: str, limit: float = 10) -> None:
-    """Wait until a condition holds.
-
-    Raises:
-        AssertionError: the condition does not hold in time.
-    """
-    deadline = time.monotonic() + limit
-    while not holds():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {limit} s: {what}")
-        time.sleep(0.01)
-
-
 def remove(directory: Path) -> None:
     """Remove a directory in which the service still creates and removes files."""
 
@@ -135,4 +124,4 @@ def remove(directory: Path) -> None:
         shutil.rmtree(directory, ignore_errors=True)
         return not directory.exists()
 
-    eventually(gone, f"{directory} is removed", 5)
+    wait_for(gone, f"{directory} is removed", 5)

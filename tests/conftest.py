@@ -1,4 +1,4 @@
-"""Fixtures: a sample node, a kubelet double on it, and the real service between them."""
+"""Fixtures: a sample node, doubles of kubelet and podresources on it, and the running service."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from tests.support.process import Service
 from tests.support.running import settings_for
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
-# Sample nodes are thousands of small files, which cost half of the time on a disk.
+# A sample node has thousands of small files: on a disk they take half of the time of the tests.
 if os.access("/dev/shm", os.W_OK | os.X_OK):
     os.environ.setdefault("TMPDIR", "/dev/shm")
 
@@ -71,6 +71,6 @@ def pods(node: SampleNode) -> Iterator[PodResourcesDouble]:
 
 @pytest.fixture
 def service(node: SampleNode) -> Iterator[Service]:
-    """The real service on the node, running."""
+    """The service on the node, running in its own process."""
     with Service(settings_for(node)) as running:
         yield running

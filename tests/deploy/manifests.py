@@ -1,4 +1,4 @@
-"""Reads what stands in deploy/, and says what a daemonset of ours must look like."""
+"""Reads the manifests in deploy/ and checks the DaemonSet."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ DEPLOY = PROJECT / "deploy"
 CHART = DEPLOY / "helm" / "xilinx-fpga-dp"
 STATIC = DEPLOY / "fpga-device-plugin.yml"
 
-# What is mounted where, and from where: (path on the host, its kind, whether it is read-only).
+# By path in the container: path on the host, type, whether it is read-only.
 ALWAYS = {
     "/var/lib/kubelet/device-plugins": ("/var/lib/kubelet/device-plugins", "Directory", False),
     "/var/lib/kubelet/plugins/fpga.xilinx.com": (
@@ -25,35 +25,39 @@ ALWAYS = {
 }
 CDI = {"/var/run/cdi": ("/var/run/cdi", "DirectoryOrCreate", False)}
 
-# Where a runtime hides files from every container that is not privileged, whatever is mounted: Kubernetes'
-# pkg/securitycontext/util.go, defaultMaskedPaths.
+# A runtime masks files below these in every container without privileges, also in mounts (defaultMaskedPaths
+# in pkg/securitycontext/util.go of Kubernetes).
 _HIDING = ("/proc", "/sys")
 
 
 def documents(text: str) -> list[dict[str, Any]]:
-    """The documents of a YAML text; raises an error where a key stands twice."""
+    """Return the documents of a YAML text.
+
+    Raises:
+        yaml.constructor.ConstructorError: a mapping has a key twice.
+    """
     return [each for each in yaml.load_all(text, _Strict) if each]
 
 
 def only(kind: str, text: str) -> dict[str, Any]:
-    """The only document of that kind."""
+    """Return the only document of a kind."""
     [found] = [each for each in documents(text) if each["kind"] == kind]
     return found
 
 
 def container(daemonset: Mapping[str, Any]) -> dict[str, Any]:
-    """The only container of a daemonset."""
+    """Return the only container of a DaemonSet."""
     [found] = daemonset["spec"]["template"]["spec"]["containers"]
     return dict(found)
 
 
 def environment(daemonset: Mapping[str, Any]) -> dict[str, str]:
-    """The variables that it sets."""
+    """Return the environment variables of its container."""
     return {each["name"]: each["value"] for each in container(daemonset)["env"]}
 
 
 def mounts(daemonset: Mapping[str, Any]) -> dict[str, tuple[str, str, bool]]:
-    """What of the host is mounted where, as in `ALWAYS`."""
+    """Return the mounts of host directories, in the form of `ALWAYS`."""
     volumes = {each["name"]: each for each in daemonset["spec"]["template"]["spec"]["volumes"]}
     found = {}
     for mount in container(daemonset)["volumeMounts"]:
@@ -61,12 +65,12 @@ def mounts(daemonset: Mapping[str, Any]) -> dict[str, tuple[str, str, bool]]:
         if "hostPath" in volume:
             source = volume["hostPath"]
             found[mount["mountPath"]] = (source["path"], source["type"], mount.get("readOnly", False))
-    assert not volumes, f"volumes that nobody mounts: {sorted(volumes)}"
+    assert not volumes, f"volumes without a mount: {sorted(volumes)}"
     return found
 
 
 def hidden(daemonset: Mapping[str, Any]) -> list[str]:
-    """The mounts of which a runtime hides a part."""
+    """Return the mounts of which a runtime masks a part."""
     paths = [each["mountPath"] for each in container(daemonset)["volumeMounts"]]
     return [path for path in paths if any(f"{path}/".startswith(f"{hiding}/") for hiding in _HIDING)]
 
@@ -74,7 +78,7 @@ def hidden(daemonset: Mapping[str, Any]) -> list[str]:
 def faults(
     daemonset: Mapping[str, Any], more: Mapping[str, tuple[str, str, bool]] | None = None
 ) -> list[str]:
-    """What is wrong with a daemonset of ours that mounts `more` than always."""
+    """Return the names of the rules that a DaemonSet with ``more`` mounts breaks."""
     return [what for what, right in _rules(daemonset, more or {}) if not right]
 
 
@@ -129,7 +133,7 @@ def _rules(
 
 
 class _Strict(yaml.SafeLoader):
-    """A loader that does not let the second of two equal keys win in silence."""
+    """A loader that refuses a second key of the same name."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]

@@ -1,4 +1,4 @@
-"""Takes PromQL apart as far as it has to be known which metrics and labels a query speaks of."""
+"""Parses PromQL as far as needed to find the metrics and labels of a query."""
 
 import re
 from collections.abc import Iterator
@@ -24,14 +24,14 @@ _MATCHER = re.compile(rf'({_NAME})\s*(=~|!~|!=|=)\s*"((?:\\.|[^"\\])*)"')
 
 @dataclass(frozen=True)
 class Selector:
-    """A metric a query reads, with the labels it looks at: name, operator, value."""
+    """A metric of a query, with its matchers: label, operator, value."""
 
     metric: str
     matchers: tuple[tuple[str, str, str], ...] = ()
 
 
 def selectors(query: str) -> list[Selector]:
-    """The metrics of a query with their matchers, in order."""
+    """Return the metrics of a query with their matchers, in order."""
     tokens = [(str(match.lastgroup), match[0]) for match in _TOKEN.finditer(query) if match[0].strip()]
     found = []
     for (kind, text), (next_kind, next_text) in zip(tokens, [*tokens[1:], ("end", "")], strict=True):
@@ -43,7 +43,7 @@ def selectors(query: str) -> list[Selector]:
 
 
 def grouping(query: str) -> Iterator[str]:
-    """The labels that a query groups or joins by."""
+    """Yield the labels that a query groups or joins by."""
     for match in _TOKEN.finditer(query):
         if match["grouping"]:
             yield from re.findall(_NAME, match["grouping"].partition("(")[2])

@@ -1,4 +1,4 @@
-"""The manifests as they stand in deploy/. What helm and kustomize make of them: tests/deploy/rendered."""
+"""The files in deploy/, the Containerfile and the workflows; tests/deploy/rendered tests rendered ones."""
 
 import copy
 import json
@@ -74,7 +74,7 @@ def test_all_files_have_one_version() -> None:
 
 def test_chart_has_every_setting() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
-    # The one that is a file is made of resourceRenames.
+    # The chart writes that file from resourceRenames.
     known = {*schema["properties"]["settings"]["properties"], "RESOURCE_RENAMES"}
     assert known == {name.upper() for name in Settings.model_fields}
 
@@ -83,12 +83,12 @@ def test_values_show_the_defaults_of_settings() -> None:
     text = (CHART / "values.yaml").read_text()
     shown = dict(re.findall(r"^  (?:# )?([A-Z][A-Z0-9_]+): (.+?)(?: +#.*)?$", text, re.MULTILINE))
     assert {name.upper() for name in Settings.model_fields} - {"RESOURCE_RENAMES"} == shown.keys()
-    # These the chart decides; the rest is the program's, as text: the environment is nothing else.
+    # The chart sets these; the others have the defaults of the program, as text for the environment.
     chosen = {"HTTP_ADDRESS", "SYSFS_ROOT", "DEV_ROOT", "HOST_ROOT"}
     for name, value in shown.items():
         if name not in chosen:
-            said = yaml.safe_load(value)
-            text = ",".join(said) if isinstance(said, list) else str(said)
+            parsed = yaml.safe_load(value)
+            text = ",".join(parsed) if isinstance(parsed, list) else str(parsed)
             default = Settings.model_fields[name.lower()].get_default()
             assert getattr(Settings.load({name.lower(): text}), name.lower()) == default, name
 
@@ -112,9 +112,9 @@ def test_example_requests_a_resource_of_a_sample_node(example: Any, node: Sample
     )
     [pod] = documents(example.read_text())
     [container] = pod["spec"]["containers"]
-    asked = {name for name in container["resources"]["limits"] if "/" in name}
-    assert asked
-    assert asked <= json.loads(found.stdout)["resources"].keys()
+    requested = {name for name in container["resources"]["limits"] if "/" in name}
+    assert requested
+    assert requested <= json.loads(found.stdout)["resources"].keys()
     assert "privileged" not in str(container.get("securityContext"))
 
 
@@ -158,20 +158,20 @@ def test_build_context_has_each_copied_file() -> None:
 
 def test_workflows_call_existing_targets() -> None:
     targets = set(re.findall(r"^([a-z][a-z0-9-]*):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
-    asked_by = {}
+    called_by = {}
     for file in sorted((PROJECT / ".github" / "workflows").glob("*.yml")):
         jobs = yaml.safe_load(file.read_text())["jobs"].values()
         scripts = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
-        asked = [
+        called = [
             word
             for script in scripts
             for word in re.findall(r"\bmake (?:--silent )?([a-z][a-z0-9-]*)", script)
         ]
-        assert set(asked) <= targets
-        asked_by[file.stem] = set(asked)
+        assert set(called) <= targets
+        called_by[file.stem] = set(called)
     sum_of_all = set(
         re.findall(r"^tier make ([a-z][a-z0-9-]*)", (PROJECT / ".ci" / "run").read_text(), re.MULTILINE)
     )
-    # What CI asks of a change in jobs, .ci/run does on one machine.
-    assert asked_by["ci"] - {"test-fast", "test-service"} | {"test", "run"} == sum_of_all
-    assert "release" in asked_by["release"]
+    # .ci/run runs the jobs of CI for a change on one machine.
+    assert called_by["ci"] - {"test-fast", "test-service"} | {"test", "run"} == sum_of_all
+    assert "release" in called_by["release"]

@@ -20,6 +20,7 @@ from tests.deploy.queries import Selector, grouping, selectors
 from tests.support.double import KubeletDouble
 from tests.support.paths import PROJECT
 from tests.support.process import Service
+from tests.support.resource_names import U200
 from tests.support.running import settings_for
 from tests.support.waiting import wait_for
 from xilinx_fpga_dp.model import Reason
@@ -29,11 +30,11 @@ RULES: list[dict[str, Any]] = yaml.safe_load((DEPLOY / "prometheus" / "alerts.ya
     0
 ]["rules"]
 DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "prometheus" / "dashboard.json").read_text())
-U200 = "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320"
 
-# What Prometheus adds to all that it scrapes, as the PodMonitor has it.
+
+# The labels that Prometheus adds to each series that it scrapes by the PodMonitor.
 TARGET = {"job", "instance", "namespace", "pod", "container", "endpoint", "node"}
-# What others expose: Prometheus itself and, for one alert, kube-state-metrics.
+# Metrics of Prometheus itself and, for one alert, of kube-state-metrics.
 OTHERS = {
     "up": TARGET,
     "kube_node_labels": {"node", "label_feature_node_kubernetes_io_pci_1200_10ee_present"},
@@ -57,7 +58,7 @@ QUERIES = {rule["alert"]: str(rule["expr"]) for rule in RULES} | {
 
 @pytest.fixture(scope="module")
 def exposed() -> Mapping[str, set[str]]:
-    """The labels of every sample of a service that has lived through something, by its name."""
+    """The labels of each sample of a service with registrations, allocations and a fault, by name."""
     with tempfile.TemporaryDirectory(prefix="fpga-") as folder:
         node = SampleNode(folder)
         cards = [node.add_card("u200") for _ in range(2)]
@@ -83,7 +84,7 @@ def _scrape(address: str) -> str:
 
 
 def wrong(query: str, exposed: Mapping[str, set[str]]) -> list[str]:
-    """What a query asks for that is not there."""
+    """Return the errors of a query: unknown metrics, labels and values."""
     return [*_wrong_selectors(query, exposed), *_wrong_grouping(query, exposed)]
 
 
@@ -100,8 +101,8 @@ def _wrong_matchers(selector: Selector, labels: set[str]) -> Iterator[str]:
     for label, operator, value in selector.matchers:
         if label not in labels:
             yield f"{selector.metric} has no label {label}"
-        asked = value.split("|") if "~" in operator else [value]
-        for each in asked if label in VALUES else ():
+        values = value.split("|") if "~" in operator else [value]
+        for each in values if label in VALUES else ():
             if each not in VALUES[label]:
                 yield f"{label} is never {each!r}"
 
@@ -121,7 +122,7 @@ def test_query_uses_existing_metrics_and_labels(query: str, exposed: Mapping[str
 
 
 @pytest.mark.parametrize(
-    ("query", "says"),
+    ("query", "error"),
     [
         ("sum(xilinx_fpga_dp_device) > 0", "no metric xilinx_fpga_dp_device"),
         ("rate(xilinx_fpga_dp_scan_errors[5m])", "no metric xilinx_fpga_dp_scan_errors"),
@@ -131,15 +132,15 @@ def test_query_uses_existing_metrics_and_labels(query: str, exposed: Mapping[str
         ("sum(xilinx_fpga_dp_registered offset 1h) by (bus)", "no label bus to group by"),
     ],
 )
-def test_wrong_query_is_found(query: str, says: str, exposed: Mapping[str, set[str]]) -> None:
-    assert wrong(query, exposed) == [says]
+def test_wrong_query_is_found(query: str, error: str, exposed: Mapping[str, set[str]]) -> None:
+    assert wrong(query, exposed) == [error]
 
 
 def test_each_metric_is_used_in_a_query(exposed: Mapping[str, set[str]]) -> None:
-    asked = {each.metric for query in QUERIES.values() for each in selectors(query)}
+    queried = {each.metric for query in QUERIES.values() for each in selectors(query)}
     families = {re.sub("_(bucket|count|sum|created)$", "", name) for name in exposed}
-    unseen = {name for name in families if not any(each.startswith(name) for each in asked)}
-    assert unseen == set()
+    unused = {name for name in families if not any(each.startswith(name) for each in queried)}
+    assert unused == set()
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
@@ -149,9 +150,9 @@ def test_alert_has_a_remedy(rule: dict[str, Any]) -> None:
     file, _, anchor = rule["annotations"]["runbook"].partition("#")
     headings = re.findall(r"^#+ (.+)$", (PROJECT / file).read_text(), re.MULTILINE)
     assert anchor in [heading.lower() for heading in headings]
-    # Labels that the text speaks of have to be among those the expression leaves.
-    spoken = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
-    assert spoken <= set(grouping(rule["expr"]))
+    # The expression has to keep the labels that the text uses.
+    used = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
+    assert used <= set(grouping(rule["expr"]))
 
 
 def test_panels_of_the_dashboard_are_distinct_and_do_not_overlap() -> None:

@@ -1,6 +1,6 @@
-"""Fetches, once, the tools that manifests and alert rules are tried with, and the schemas they must fit.
+"""Fetches once the tools and schemas that check the manifests and alert rules.
 
-`python -m tests.deploy.tools NAME` prints where a tool is. Kept by version beside what tests/e2e builds.
+`python -m tests.deploy.tools NAME` prints the path of a tool. The cache is that of tests/e2e, by version.
 """
 
 import json
@@ -17,27 +17,27 @@ import yaml
 
 from tests.e2e.build import KUBERNETES_MODULE, Go, build_program, cache_dir, call
 
-KUBERNETES = ("1.37.2", "1.28.15")  # the newest, and the oldest that the chart says it runs on
+KUBERNETES = ("1.37.2", "1.28.15")  # the newest, and the oldest that the chart supports
 PROMETHEUS_OPERATOR = "0.85.0"
 
 
 def helm() -> Path:
-    """Helm, built from its module."""
+    """Return the path of Helm, built from its module."""
     return build_program("helm", "helm.sh/helm/v3", "3.22.0", "cmd/helm")
 
 
 def kustomize() -> Path:
-    """Kustomize, built from its module."""
+    """Return the path of Kustomize, built from its module."""
     return build_program("kustomize", "sigs.k8s.io/kustomize/kustomize/v5", "5.8.2")
 
 
 def syft() -> Path:
-    """Syft, which writes the bill of materials of an image, built from its module."""
+    """Return the path of Syft, built from its module; it writes the bill of materials of an image."""
     return build_program("syft", "github.com/anchore/syft", "1.57.0", "cmd/syft")
 
 
 def promtool() -> Path:
-    """Prometheus' own checker: the machine's, else Debian's, unpacked and not installed: no daemon starts."""
+    """Return the path of promtool: the installed one, else that of Debian, unpacked without installation."""
     if own := shutil.which("promtool"):
         return Path(own)
     kept = cache_dir() / "bin" / "promtool"
@@ -56,7 +56,7 @@ def promtool() -> Path:
 
 @cache
 def kubernetes_schemas(version: str) -> Mapping[str, Any]:
-    """The definitions of a release's API, from the OpenAPI file in its sources."""
+    """Return the definitions of the API of a release, from the OpenAPI file in its sources."""
 
     def read() -> str:
         folder = Go.find().module_folder(KUBERNETES_MODULE, version)
@@ -68,7 +68,7 @@ def kubernetes_schemas(version: str) -> Mapping[str, Any]:
 
 @cache
 def operator_schema(plural: str) -> Mapping[str, Any]:
-    """The schema of one of the prometheus operator's kinds, from its custom resource definition."""
+    """Return the schema of a kind of the Prometheus operator, from its custom resource definition."""
 
     def read() -> str:
         module = "github.com/prometheus-operator/prometheus-operator"
@@ -86,7 +86,7 @@ def _kept(name: str, read: Callable[[], str]) -> str:
     file = cache_dir() / "schemas" / name
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=file.parent) as scratch:  # another run may be at it, too
+        with tempfile.TemporaryDirectory(dir=file.parent) as scratch:  # another run may write it too
             partial = Path(scratch) / name
             partial.write_text(read())
             partial.rename(file)
@@ -94,7 +94,7 @@ def _kept(name: str, read: Callable[[], str]) -> str:
 
 
 def main() -> None:
-    """Print where a tool is, after fetching it if need be."""
+    """Print the path of a tool; fetch it first if it is missing."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     tools = {"helm": helm, "kustomize": kustomize, "syft": syft, "promtool": promtool}
     sys.stdout.write(f"{tools[sys.argv[1]]()}\n")

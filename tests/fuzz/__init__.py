@@ -1,1 +1,1 @@
-"""Input that coverage leads to, for all that reads text or bytes from outside; atheris, `make fuzz`."""
+"""Fuzzing, guided by coverage, of all code that reads text or bytes from outside (atheris, `make fuzz`)."""

@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz`: each target for some seconds; what was found is left in .fuzz/."""
+"""`python -m tests.fuzz`: fuzz each target for some seconds; findings are left in .fuzz/."""
 
 import argparse
 import subprocess

@@ -1,4 +1,4 @@
-"""What each target begins with: input as it is on a node."""
+"""The first input of each target, as it is on a node."""
 
 from collections.abc import Mapping
 
@@ -58,4 +58,4 @@ SEEDS: Mapping[str, list[bytes]] = {
         b'{"a-b": "x", "a-b-c": 1}',
     ],
 }
-"""Input that is right, or nearly, for each target."""
+"""Valid or nearly valid input by target."""

@@ -1,6 +1,6 @@
-"""What is fed: each takes bytes, and raises if something comes of them that may not.
+"""The targets: each takes bytes and raises if they cause a forbidden result.
 
-Imported by atheris, so that the branches they take are counted.
+atheris imports this module, so that it counts the branches.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ _DEVICES = (
     Device("0000:21:00.1", Shell("xilinx_u200_xdma_201830_2", "1561465320", None), "u200", "xocl"),
     Device("0000:31:00.0", Shell("xilinx_v80", None, None), "v80", "ami"),
 )
-# Of each card, in the order in which they are plugged in `_node`, what is read of it.
+# The files that the service reads of each card, in the order of the cards in `_node`.
 _READ = {
     "u200": (
         *("rom/VBNV", "rom/timestamp", "ready", "dev_offline", "shutdown", "logic_uuids", "xmc/serial_num"),
@@ -65,7 +65,7 @@ _OF_DRIVERS = ("bus/pci/drivers/ami/devices", "module/xocl/version", "devices/sy
 
 
 class _Transport(asyncio.Transport):
-    """A connection whose other end only listens."""
+    """A connection that drops all bytes."""
 
     def __init__(self) -> None:
         super().__init__({})
@@ -85,15 +85,15 @@ class _Transport(asyncio.Transport):
 
 
 def connection(data: bytes) -> None:
-    """What a peer sends on a connection to the plugin, after the preface of HTTP/2.
+    """Receive bytes of a client on a connection to the plugin, after the preface of HTTP/2.
 
-    Whatever it is, nothing of ours stumbles over it, and nothing of it is left once the connection is lost.
+    No bytes cause an error in the code of the plugin, and no task is left after the end of the connection.
     """
     loop, server = _server()
-    complaints: list[str] = []
-    loop.set_exception_handler(lambda _, context: complaints.append(str(context)))
+    errors: list[str] = []
+    loop.set_exception_handler(lambda _, context: errors.append(str(context)))
     loop.run_until_complete(_converse(server, data))
-    assert not complaints, complaints
+    assert not errors, errors
     assert not _logged, _logged
 
 
@@ -116,9 +116,10 @@ async def _converse(server: RpcServer, data: bytes) -> None:
 
 
 class _Errors(logging.Handler):
-    """What is logged as an error, and what our own code has raised where a connection takes any error.
+    """Records errors of the log.
 
-    A call may fail: betterproto2 accepts some bytes that are no request, with values of other types.
+    A failed call is not an error: betterproto2 accepts some bytes that are no request, with values of other
+    types.
     """
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -127,12 +128,12 @@ class _Errors(logging.Handler):
 
 
 _logged: list[str] = []
-_TURNS = 100  # of the loop, for what is cancelled to end
+_TURNS = 100  # of the loop, until cancelled tasks have ended
 _received = H2Protocol.data_received
 
 
 def _receive(protocol: H2Protocol, data: bytes) -> None:
-    """What `_Connection` calls, and takes any error of."""
+    """Record the errors of the plugin's code, which the connection suppresses."""
     try:
         _received(protocol, data)
     except Exception as error:
@@ -162,7 +163,7 @@ def _server() -> tuple[asyncio.AbstractEventLoop, RpcServer]:
 
 
 def sysfs(data: bytes) -> None:
-    """What the files of cards hold: whatever it is, the others are offered, and all can be shown."""
+    """Write files of cards: the other cards are still offered, and each output is valid."""
     loop, settings, paths = _node()
     scanner = build_scanner(settings)
     good = loop.run_until_complete(scanner.scan())
@@ -174,15 +175,15 @@ def sysfs(data: bytes) -> None:
             with open(path, "wb") as file:
                 file.write(part[1:])
     try:
-        loop.run_until_complete(_look_again(scanner, good))
-        loop.run_until_complete(_look(settings))
+        loop.run_until_complete(_check_again(scanner, good))
+        loop.run_until_complete(_scan(settings))
     finally:
         for path, before in reversed(written):
             _restore(path, before)
     assert not _raised, _raised
 
 
-_raised: list[str] = []  # on threads of the service's own
+_raised: list[str] = []  # on threads of the service
 
 
 def _content(path: str) -> bytes | None:
@@ -201,8 +202,8 @@ def _restore(path: str, before: bytes | None) -> None:
         file.write(before)
 
 
-async def _look_again(scanner: Scanner, before: Inventory) -> None:
-    """A health check, and what a grant rests on: what has no fault is as a whole look finds it."""
+async def _check_again(scanner: Scanner, before: Inventory) -> None:
+    """Check and refresh devices: a healthy one is as a full scan finds it."""
     with suppress(ScanFailed):
         await scanner.check()
     fresh = {device.address: await scanner.refresh(device) for device in before.devices}
@@ -213,17 +214,17 @@ async def _look_again(scanner: Scanner, before: Inventory) -> None:
             assert device.node == found[address].node, address
 
 
-async def _look(settings: Settings) -> None:
+async def _scan(settings: Settings) -> None:
     scanner = build_scanner(settings)
     found = await scanner.scan()
-    while not scanner.complete:  # serial numbers come later
+    while not scanner.complete:  # serial numbers are read later
         await asyncio.sleep(0.001)
         found = await scanner.scan()
     offers = SnapshotBuilder(settings, patient=False).build_once(found, {}, lambda _: found, 0)
     for name, _ in names_of(offers):
         assert is_extended_resource_name(name), name
     addresses = {device.address for offer in offers.by_resource.values() for device in offer.devices}
-    assert "0000:21:00.1" in addresses, "its neighbour"
+    assert "0000:21:00.1" in addresses, "the other card"
     document = state.document(offers, expose_mgmt=True)
     assert json.dumps(document).isascii()
     assert all(char.isprintable() or char == "\n" for char in table(document, warnings_of(offers)))
@@ -232,7 +233,7 @@ async def _look(settings: Settings) -> None:
 
 @cache
 def _node() -> tuple[asyncio.AbstractEventLoop, Settings, tuple[str, ...]]:
-    """A loop, the settings for a node with a card of each driver and a neighbour, and the files to write."""
+    """Return a loop, settings for a node with a card of each driver and one more, and the files to write."""
     directory = tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     threading.excepthook = lambda failure: _raised.append(repr(failure.exc_value))
@@ -249,14 +250,14 @@ def _node() -> tuple[asyncio.AbstractEventLoop, Settings, tuple[str, ...]]:
             "pod_resources_socket": f"{directory}/none",
         }
     )
-    for path in filter(os.path.isdir, paths):  # as one stands in for an attribute that can't be read
+    for path in filter(os.path.isdir, paths):  # a directory stands for an unreadable attribute
         os.rmdir(path)
     there = tuple(path for path in paths if os.path.isdir(os.path.dirname(path)))
     return asyncio.new_event_loop(), settings, there
 
 
 def event(data: bytes) -> None:
-    """A kernel event, or what poses as one: about a card or not, and the socket is read to its end."""
+    """Receive kernel events, true or false, about cards or not: the socket is read to its end."""
     ours, kernel = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with ours, kernel:
         ours.setblocking(False)
@@ -271,7 +272,7 @@ def event(data: bytes) -> None:
 
 
 def settings(data: bytes) -> None:
-    """The environment: each setting is taken or refused in a line."""
+    """Load settings: each is accepted, or refused in one line."""
     names = list(Settings.model_fields)
     flags: dict[str, str] = {}
     for part in data.split(b"\0")[:4]:
@@ -284,7 +285,7 @@ def settings(data: bytes) -> None:
 
 
 def http(data: bytes) -> None:
-    """The head of a request: an answer with a status there is."""
+    """Receive the head of a request: the answer has a known status."""
 
     async def page() -> Any:
         return text("ok")
@@ -296,7 +297,7 @@ def http(data: bytes) -> None:
 
 
 def rules(data: bytes) -> None:
-    """A file of rules for names: refused in lines, or each device has a name that kubelet takes."""
+    """Parse rename rules: they are refused with one-line problems, or each device has a valid name."""
     try:
         taken = renames.parse(data)
     except BadRuleFile as bad:
@@ -309,7 +310,7 @@ def rules(data: bytes) -> None:
 
 
 def old_rules(data: bytes) -> None:
-    """A NameCustomize.json of plugin 1.3.0: read, left out in lines, or refused."""
+    """Parse a NameCustomize.json of plugin 1.3.0: it is refused, or has one-line problems."""
     with suppress(ValueError):
         customize = compat.parse(data)
         assert all("\n" not in each for each in customize.problems), customize.problems

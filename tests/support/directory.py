@@ -1,4 +1,4 @@
-"""Kubelet's socket directory: the objects of the plugin for it, and the sockets in it."""
+"""The socket directory of kubelet: the objects of the plugin for it, and the sockets in it."""
 
 import os
 import socket

@@ -2,22 +2,16 @@
 
 import dataclasses
 
-from xilinx_fpga_dp.model import (
-    Device,
-    Inventory,
-    Offer,
-    Shell,
-)
+from xilinx_fpga_dp.model import Device, Inventory, Offer, Shell
 from xilinx_fpga_dp.resources.allocator import Allocator
 from xilinx_fpga_dp.resources.naming import Naming
-from xilinx_fpga_dp.resources.offers import (
-    offers_of,
-)
+from xilinx_fpga_dp.resources.offers import offers_of
 
 NAMING = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")
 
 
 def device(address: str = "0000:65:00.1", **other: object) -> Device:
+    """Return a healthy U200, with other values if given."""
     plain = Device(
         address,
         Shell("xilinx_u200_xdma_201830_2", "1561465320", None),
@@ -30,12 +24,14 @@ def device(address: str = "0000:65:00.1", **other: object) -> Device:
 
 
 def offer(*devices: Device) -> Offer:
+    """Return the offer of the only resource of these devices."""
     [only] = offers_of(Inventory(devices), NAMING).by_resource.values()
     return only
 
 
-async def _as_it_was(device: Device) -> Device:
+async def unchanged(device: Device) -> Device:
+    """Refresh a device without a change."""
     return device
 
 
-PLAIN = Allocator(refresh=_as_it_was, time_limit=1)
+PLAIN = Allocator(refresh=unchanged, time_limit=1)

@@ -4,7 +4,7 @@ import re
 
 
 def kubelet_takes(name: str) -> bool:
-    """Validate a name by kubelet's rules, written a second time from apimachinery's validation."""
+    """Return whether kubelet accepts a name, as apimachinery validates it."""
     if name.count("/") != 1 or "kubernetes.io/" in name or name.startswith("requests."):
         return False
     domain, rest = name.split("/")

@@ -15,7 +15,13 @@ class Hold(NamedTuple):
 
 
 class PodResourcesDouble(pods_grpc.PodResourcesListerServicer):  # type: ignore[misc]
-    """kubelet's podresources socket, in grpcio; what pods hold is set from outside."""
+    """The podresources socket of kubelet; tests set the devices that pods hold.
+
+    Attributes:
+        holds: the devices of pods.
+        questions: the number of List calls.
+        hangs: clear it to make List hang.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""The HTTP pages of a running service."""
+"""The HTTP pages of a service."""
 
 import re
 import socket
@@ -11,7 +11,7 @@ from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 
 class Probed:
-    """A service's HTTP pages."""
+    """The HTTP pages of a service that runs with these settings, and their address."""
 
     def __init__(self, node: SampleNode, **settings: str) -> None:
         self.pid = 0
@@ -29,7 +29,7 @@ class Probed:
                 return error.code, error.read().decode()
 
     def series(self) -> dict[str, float]:
-        """What is scraped, without the histograms' buckets."""
+        """Return the value of each series, by name and labels without the prefix."""
         lines = [line for line in self.get("metrics")[1].splitlines() if not line.startswith("#")]
         found = {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
         assert len(found) == len(lines)
@@ -51,4 +51,4 @@ class Probed:
         }
 
     def turns(self, page: str, answer: tuple[int, str], limit: float = 10) -> None:
-        wait_for(lambda: self.get(page) == answer, f"/{page} says {answer}", limit)
+        wait_for(lambda: self.get(page) == answer, f"/{page} returns {answer}", limit)

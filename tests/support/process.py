@@ -44,7 +44,7 @@ def cli(
     )
 
 
-# Seconds. The service must end within 2 s, which the benchmarks measure; a busy machine takes longer.
+# Seconds until the service has ended: 2 s by the benchmarks, more on a busy machine.
 ENDS = 10.0
 
 

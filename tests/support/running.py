@@ -1,4 +1,4 @@
-"""Runs the service, or parts of it, against a sample node."""
+"""The service, or parts of it, on a sample node."""
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
@@ -11,7 +11,7 @@ from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 
 def settings_for(node: SampleNode, **more: str) -> dict[str, str]:
-    """Return settings without prefix for a node; the intervals are short, so that tests are quick."""
+    """Return settings without prefix for a node; the intervals are short to keep tests quick."""
     own = {name.removeprefix("XILINX_FPGA_DP_"): value for name, value in node.environment().items()}
     return (
         own

@@ -19,7 +19,7 @@ def scanner_for(node: SampleNode) -> Scanner:
 
 
 async def settled(scanner: Scanner, limit: float = 5) -> Inventory:
-    """Scan until every answer is in."""
+    """Scan until all reads have ended."""
     found = await scanner.scan()
     async with asyncio.timeout(limit):
         while not scanner.complete:

@@ -1,16 +1,9 @@
-"""Reads of a sample node as the tests expect them."""
+"""Reads of the files of a sample node."""
 
 import os
 from pathlib import Path
 
-import pytest
-
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> SampleNode:
-    return SampleNode(tmp_path / "node")
 
 
 def read(path: str) -> str:

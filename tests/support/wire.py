@@ -23,7 +23,7 @@ def _compiled(proto: Path) -> tuple[ModuleType, ModuleType]:
         arguments = [f"-I{proto.parent}", f"--python_out={out}", f"--grpc_python_out={out}"]
         if protoc.main(["protoc", *arguments, str(proto)]) != 0:
             raise RuntimeError(f"protoc refuses {proto}")
-        sys.path.insert(0, out)  # the stubs import the messages by their bare name
+        sys.path.insert(0, out)  # the stubs import the messages without a package
         try:
             importlib.invalidate_caches()
             messages = importlib.import_module(f"{proto.stem}_pb2")

@@ -53,7 +53,7 @@ def test_cluster_steps_are_in_order_and_name_their_requirements() -> None:
     daemonset = yaml.safe_load((PROJECT / "deploy/fpga-device-plugin.yml").read_text())
     where = daemonset["metadata"]
     assert (where["name"], where["namespace"]) == ("xilinx-fpga-dp", "kube-system")
-    # The one line that the `sed` of the page changes.
+    # The only line that the `sed` of the page changes.
     assert len(re.findall("image: .*", (PROJECT / "deploy/fpga-device-plugin.yml").read_text())) == 1
 
 
@@ -101,7 +101,7 @@ def test_every_link_has_an_existing_page_and_anchor(page: str) -> None:
 
 
 def anchors(page: str) -> set[str]:
-    """Return the anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of the headings of a page, as GitHub generates them."""
     headings = re.findall(r"^#+ (.+)$", _FENCE.sub("", page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -113,7 +113,7 @@ def test_every_page_is_in_the_index() -> None:
 
 
 def test_every_page_named_in_code_or_manifests_exists() -> None:
-    """A path to a page, with an anchor in the runbooks of the alerts."""
+    """Runbooks of the alerts also name an anchor."""
     folders = ("xilinx_fpga_dp", "deploy", "tests", "docs", ".github")
     files = [path for folder in folders for path in (PROJECT / folder).rglob("*") if path.is_file()]
     named = set()

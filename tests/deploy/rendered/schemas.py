@@ -1,4 +1,4 @@
-"""Says what is wrong with a manifest by Kubernetes' own schemas, strictly: an unknown field is wrong."""
+"""Validates manifests by the schemas of Kubernetes, and refuses unknown fields."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from jsonschema.exceptions import best_match
 from tests.deploy.tools import kubernetes_schemas, operator_schema
 
 _REF = "#/definitions/"
-# Written as text or as a number, which OpenAPI 2 has no word for.
+# Text or a number, which OpenAPI 2 cannot express.
 _EITHER = {
     "io.k8s.apimachinery.pkg.api.resource.Quantity": {"type": ["string", "number"]},
     "io.k8s.apimachinery.pkg.util.intstr.IntOrString": {"type": ["string", "integer"]},
@@ -17,7 +17,7 @@ _EITHER = {
 
 
 def complaint(document: Mapping[str, Any], kubernetes: str) -> str | None:
-    """The worst that is wrong with a document on that release of Kubernetes, or None."""
+    """Return the most relevant error of a document on a release of Kubernetes; None if it is valid."""
     found = best_match(Draft202012Validator(_schema(document, kubernetes)).iter_errors(document))
     return f"{document['kind']} {found.json_path}: {found.message}" if found else None
 
@@ -39,11 +39,11 @@ def _schema(document: Mapping[str, Any], kubernetes: str) -> dict[str, Any]:
 
 
 def _strict(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The same schema, an object with named fields closed to all others."""
+    """Return the schema with unknown fields refused in each object that lists its fields."""
     made = {name: _strict_within(each) for name, each in schema.items()}
     if schema.get("x-kubernetes-int-or-string"):
         made.pop("type", None)
-    # In a custom resource's own schema metadata is an object of which it says nothing.
+    # The schema of a custom resource lists no fields of its metadata.
     if "properties" in schema and "additionalProperties" not in schema:
         made["additionalProperties"] = False
     return made

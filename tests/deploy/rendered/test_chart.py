@@ -1,4 +1,4 @@
-"""The chart through helm itself: what it renders is valid Kubernetes, and what it must be."""
+"""The chart and the overlays, rendered by helm and kustomize: their content, valid for Kubernetes."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ from xilinx_fpga_dp.settings import Settings, variable
 
 NFD = "/etc/kubernetes/node-feature-discovery/features.d"
 
-# Every setting with another value than its default; the chart's own words for the one that is a file.
+# Every setting with another value than its default, except RESOURCE_RENAMES, for which the chart has a value.
 SETTINGS: dict[str, Any] = {
     "SCAN_INTERVAL": 2.5,
     "HEALTH_INTERVAL": 0.5,
@@ -88,7 +88,7 @@ def run(*command: str | Path) -> str:
 
 
 def render(folder: Path, values: Mapping[str, Any]) -> str:
-    """What the chart makes of these values."""
+    """Return the manifests that the chart renders with these values."""
     file = folder / "values.yaml"
     file.write_text(yaml.safe_dump(dict(values)))
     kubernetes = f"--kube-version={KUBERNETES[0]}"
@@ -97,12 +97,12 @@ def render(folder: Path, values: Mapping[str, Any]) -> str:
 
 @cache
 def overlay(name: str) -> str:
-    """What kustomize builds of an overlay."""
+    """Return the manifests that kustomize builds from an overlay."""
     return run(kustomize(), "build", DEPLOY / "kustomize" / "overlays" / name)
 
 
 def valid(text: str) -> list[dict[str, Any]]:
-    """The documents of a text, each checked by the schemas of the oldest and the newest Kubernetes."""
+    """Return the documents of a text, each valid for the oldest and the newest Kubernetes."""
     found = documents(text)
     assert found
     for document in found:
@@ -134,16 +134,18 @@ def test_all_options_together_are_rendered(tmp_path: Path) -> None:
     ]
     assert {each["metadata"]["namespace"] for each in found} == {"kube-system"}
     [daemonset] = [each for each in found if each["kind"] == "DaemonSet"]
-    said = environment(daemonset)
-    assert said.pop("XILINX_FPGA_DP_RESOURCE_RENAMES") == "/etc/xilinx-fpga-dp/renames.yaml"
-    assert said.pop("VirtualNum") == "4"
-    assert said.keys() == {f"XILINX_FPGA_DP_{name}" for name in SETTINGS}
-    # The program takes each as it was meant, in whatever way YAML and helm write numbers and lists.
-    taken = Settings.load({n: said[variable(n)] for n in Settings.model_fields if variable(n) in said})
-    meant = Settings.load(
+    variables = environment(daemonset)
+    assert variables.pop("XILINX_FPGA_DP_RESOURCE_RENAMES") == "/etc/xilinx-fpga-dp/renames.yaml"
+    assert variables.pop("VirtualNum") == "4"
+    assert variables.keys() == {f"XILINX_FPGA_DP_{name}" for name in SETTINGS}
+    # The values survive the forms that YAML and helm give to numbers and lists.
+    rendered = Settings.load(
+        {n: variables[variable(n)] for n in Settings.model_fields if variable(n) in variables}
+    )
+    expected = Settings.load(
         {n: _text(SETTINGS[n.upper()]) for n in Settings.model_fields if n.upper() in SETTINGS}
     )
-    assert taken == meant
+    assert rendered == expected
     assert mounts(daemonset) == {
         "/var/lib/k0s/kubelet/device-plugins": ("/var/lib/k0s/kubelet/device-plugins", "Directory", False),
         "/var/lib/k0s/kubelet/plugins/fpga.xilinx.com": (

@@ -1,4 +1,4 @@
-"""`make release`, as far as it goes on a machine that can build no image."""
+"""`make release` on a machine that cannot build an image."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The alert rules through promtool: they parse, and they fire when they should and only then."""
+"""The alert rules in promtool: they parse, and they fire only as expected."""
 
 import json
 import shutil

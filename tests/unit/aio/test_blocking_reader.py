@@ -82,10 +82,10 @@ async def test_answer_is_delivered_after_first_caller_is_cancelled() -> None:
         "hangs": lambda: str(hanging.wait(30)),
         "c": partial(_answer, "C"),
     }
-    asked_first = asyncio.create_task(reads.read_many(calls, 30))
+    cancelled = asyncio.create_task(reads.read_many(calls, 30))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    asked_first.cancel()
+    cancelled.cancel()
     joined = asyncio.create_task(reads.read_many({"b": calls["b"]}, math.inf))
     await asyncio.sleep(0)
     first.set()
@@ -105,7 +105,7 @@ async def test_number_of_wake_ups_does_not_grow_with_devices() -> None:
     loop.call_soon_threadsafe = counted  # type: ignore[assignment,method-assign]
     calls = {str(n): partial(_answer, str(n)) for n in range(200)}
     assert await BlockingReader[str]().read_many(calls, 5) == {key: key for key in calls}
-    assert len(woken) <= 50, "of 200"
+    assert len(woken) <= 50, "for 200 devices"
 
 
 async def test_reads_wait_without_delay_until_a_thread_can_start(

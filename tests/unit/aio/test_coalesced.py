@@ -1,4 +1,4 @@
-"""Work that many ask for: whoever asks gets a run that began afterwards, and none is cut short."""
+"""Runs that several callers share: each gets a run that started after its call."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from xilinx_fpga_dp.aio.coalesced import Coalesced
 
 
 class _Work:
-    """Runs that end when they are let; each says which one it was."""
+    """A run that ends when the gate opens and returns its number."""
 
     def __init__(self) -> None:
         self.begun = 0
@@ -23,8 +23,8 @@ class _Work:
         return number
 
 
-async def _under_way(work: _Work) -> tuple[Coalesced[int], asyncio.Task[int]]:
-    """Runs of the work, with whoever waits for the first, which has begun."""
+async def _started(work: _Work) -> tuple[Coalesced[int], asyncio.Task[int]]:
+    """Return the runs, and the caller of the first, which has started."""
     runs = Coalesced(work)
     first = asyncio.create_task(runs.run())
     while not work.begun:
@@ -34,7 +34,7 @@ async def _under_way(work: _Work) -> tuple[Coalesced[int], asyncio.Task[int]]:
 
 async def test_waiting_callers_share_the_next_run() -> None:
     work = _Work()
-    runs, first = await _under_way(work)
+    runs, first = await _started(work)
     others = [asyncio.create_task(runs.run()) for _ in range(5)]
     await asyncio.sleep(0.01)
     assert work.begun == 1
@@ -45,9 +45,9 @@ async def test_waiting_callers_share_the_next_run() -> None:
 
 async def test_run_continues_after_its_caller_is_cancelled() -> None:
     work = _Work()
-    runs, asking = await _under_way(work)
-    asking.cancel()
-    await asyncio.wait([asking])
+    runs, caller = await _started(work)
+    caller.cancel()
+    await asyncio.wait([caller])
     again = asyncio.create_task(runs.run())
     work.gate.set()
     assert await again == 2

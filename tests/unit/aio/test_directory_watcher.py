@@ -1,4 +1,4 @@
-"""Waking up for changes in a directory: each is told, also one that another takes the place of."""
+"""Wake-ups for changes in a directory, also in one that is replaced."""
 
 import asyncio
 import errno
@@ -71,7 +71,7 @@ async def test_changes_are_found_without_inotify(tmp_path: Path) -> None:
 @pytest.mark.parametrize("free", [1, 2])
 async def test_no_change_is_lost_without_descriptors(tmp_path: Path, free: int) -> None:
     with DirectoryWatcher(str(tmp_path)) as wakeups:
-        await wakeups.arm()  # the thread that looks is there
+        await wakeups.arm()  # starts the thread
     before = descriptors()
     with DirectoryWatcher(str(tmp_path)) as wakeups:
         with no_descriptors(but=free):
@@ -87,7 +87,7 @@ async def test_recreated_directory_needs_no_descriptor(tmp_path: Path) -> None:
     with DirectoryWatcher(str(directory)) as wakeups:
         await wakeups.arm()
         before = descriptors()
-        # asyncinotify opens a selector beside inotify's own descriptor, which it forgets where this fails
+        # asyncinotify opens a selector too; if that fails, it leaves the descriptor of inotify open.
         with mock.patch("selectors.DefaultSelector", side_effect=OSError(errno.EMFILE, "none is left")):
             for _ in range(2):
                 await woken(wakeups, directory.rmdir)

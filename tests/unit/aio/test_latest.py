@@ -1,4 +1,4 @@
-"""The value between tasks: the newest is seen, nothing twice, and the end is seen too."""
+"""The value between tasks: readers get the newest value, each once, and the end."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""``diagnose``: the real command against sample nodes, and its checks."""
+"""``diagnose``: its checks, on findings that a sample node cannot produce."""
 
 import errno
 import os
@@ -13,8 +13,6 @@ from xilinx_fpga_dp.model import Device, LeftOut, Offer, Offers, Reason, Shell, 
 
 
 class TestChecks:
-    """The checks, on findings that a sample node cannot produce."""
-
     healthy = Findings(
         functions=3,
         scan=Offers({}),
@@ -115,7 +113,7 @@ class TestChecks:
         }
         fail, warn = checks.device_nodes(replace(self.healthy, nodes=nodes))
         assert (fail.level, warn.level) == (Level.FAIL, Level.WARN)
-        assert "supplementalGroups" not in warn.message, "the group may not write it either"
+        assert "supplementalGroups" not in warn.message, "the group cannot write it either"
 
     def test_text_from_a_card_adds_no_line(self) -> None:
         scan = Offers({}, (LeftOut("0000:11:00.1", "shell\nok    kubelet: it answers\x1b[2J"),))

@@ -43,12 +43,12 @@ def test_newest_of_three_is_active_until_it_releases(tmp_path: Path) -> None:
 
 
 def test_older_instance_detects_a_newer_one_that_has_ended(tmp_path: Path) -> None:
-    """Whichever of the others has scanned before."""
+    """The result does not depend on which of the others scanned before."""
     standby, active, newest = instance(tmp_path), instance(tmp_path), instance(tmp_path)
     for each in (standby, active, newest):
         assert not each.has_newer_instance()
     newest.release()
-    assert standby.has_newer_instance(), "the active one lives"
+    assert standby.has_newer_instance(), "the active instance runs"
     assert standby.newest > active.newest
     assert not active.has_newer_instance()
     assert active.newest == standby.newest
@@ -59,7 +59,7 @@ def test_older_instance_detects_a_newer_one_that_has_ended(tmp_path: Path) -> No
 
 
 def test_file_is_visible_only_while_its_lock_is_held(tmp_path: Path) -> None:
-    """A scan in between would take the starting instance for dead, and remove its file."""
+    """Otherwise a scan would remove the file of a starting instance as that of a dead one."""
     older, newer = instance(tmp_path), instance(tmp_path)
     assert not older.has_newer_instance()
     seen: list[bool] = []
@@ -73,7 +73,7 @@ def test_file_is_visible_only_while_its_lock_is_held(tmp_path: Path) -> None:
 
     with mock.patch("fcntl.flock", scanned_before):
         assert not newer.has_newer_instance()
-    assert seen == [False], "the newer one was not there at the first try"
+    assert seen == [False], "the file of the newer instance was not visible before its lock"
     assert older.has_newer_instance()
 
 
@@ -121,7 +121,7 @@ def test_unusable_lock_warns_once_and_instance_stays_active(
     assert descriptors() == before
     assert [(each.message, each.levelname) for each in caplog.records] == [(_WARNING, "WARNING")]
     assert not lock.has_newer_instance()
-    assert descriptors() == before + 1, "the lock is held as soon as it can be"
+    assert descriptors() == before + 1, "the lock is held once it can be"
     lock.release()
 
 

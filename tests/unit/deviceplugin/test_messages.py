@@ -1,7 +1,7 @@
-"""The generated messages write and read the same bytes as google.protobuf's, for any content.
+"""The generated messages write and read the same bytes as google.protobuf, for any content.
 
-Every message of the API is tried: strategies and field names come from google's descriptors, and
-ours are found by full name and field number, since their generated names are irregular.
+The tests use every message of the API. Strategies and field names come from google's descriptors; the
+generated classes are found by full name and field number, since their names are irregular.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ Plain = Mapping[int, Any]
 
 MESSAGES: dict[str, Descriptor] = dict(pb.DESCRIPTOR.message_types_by_name)
 every_message = pytest.mark.parametrize("descriptor", MESSAGES.values(), ids=MESSAGES)
-# Without deadlines: the load of the machine does not matter here.
+# Without deadlines: the result must not depend on the load of the machine.
 few = settings(max_examples=25, deadline=None)
 
 _SCALARS: dict[int, st.SearchStrategy[Any]] = {
@@ -90,8 +90,8 @@ def ours(descriptor: Descriptor, plain: Plain) -> betterproto2.Message:
 def in_google_order(plain: Any) -> Any:
     """Return the same with its maps in google's deterministic order.
 
-    By the keys' bytes, and of two keys of which one begins the other the longer first: hence the
-    last byte, which UTF-8 never has.
+    The order is that of the bytes of the keys. If one key begins another, the longer comes first, so
+    each key ends with a byte that UTF-8 never has.
     """
     if isinstance(plain, list):
         return [in_google_order(one) for one in plain]
@@ -126,7 +126,7 @@ def test_both_write_the_same_bytes(descriptor: Descriptor, data: st.DataObject) 
     plain = data.draw(_plain(descriptor))
     theirs = google(descriptor, plain)
     assert bytes(ours(descriptor, in_google_order(plain))) == encoded(theirs)
-    # In any other order of its maps it still means the same.
+    # The order of its maps does not change the message.
     assert type(theirs).FromString(bytes(ours(descriptor, plain))) == theirs
 
 
@@ -141,7 +141,7 @@ def test_both_read_the_same_from_the_same_bytes(descriptor: Descriptor, data: st
     assert bytes(read) == encoded(theirs)
 
 
-# A field of a later version of the API, of each kind the wire knows.
+# A field of a later version of the API, of each wire type.
 UNKNOWN = [
     pytest.param(b"\xf8\x06\x96\x01", id="varint"),
     pytest.param(b"\xf9\x06" + bytes(8), id="64 bits"),

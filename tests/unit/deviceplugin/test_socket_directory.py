@@ -14,7 +14,7 @@ _OURS = "a-fpga.sock"
 
 
 class _SlowScan:
-    """The real scan; the first one reads the directory long before it returns."""
+    """The real scan; the first returns long after it has read the directory."""
 
     def __init__(self) -> None:
         self.seen = threading.Event()

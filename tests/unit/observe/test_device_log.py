@@ -1,4 +1,4 @@
-"""The log of devices: each change once, and a device that flaps does not flood it."""
+"""The log of devices: each change once, and a bounded number for a device that flaps."""
 
 import asyncio
 import dataclasses
@@ -6,18 +6,17 @@ import logging
 
 import pytest
 
+from tests.support.factories import NAMING
 from tests.support.running import running
 from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.model import Device, Inventory, LeftOut, Offers, Reason, Shell
 from xilinx_fpga_dp.observe.device_log import DeviceEventLog
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.observe.logs import JsonLines, TextLines
-from xilinx_fpga_dp.resources.naming import Naming
 from xilinx_fpga_dp.resources.offers import offers_of
 from xilinx_fpga_dp.snapshot import Snapshot
 
 DEVICE = Device("0000:65:00.1", Shell("xilinx_u200_a", "1", None), "u200", "xocl")
-NAMING = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")
 
 
 @pytest.fixture
@@ -26,20 +25,24 @@ def lines(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-def tell(journal: DeviceEventLog, time: float, *devices: Device, left_out: tuple[LeftOut, ...] = ()) -> None:
+def update(
+    journal: DeviceEventLog, time: float, *devices: Device, left_out: tuple[LeftOut, ...] = ()
+) -> None:
     journal.update(offers_of(Inventory(devices, left_out), NAMING), time)
 
 
-def ill(reason: Reason = Reason.OFFLINE) -> Device:
+def unhealthy(reason: Reason = Reason.OFFLINE) -> Device:
     return dataclasses.replace(DEVICE, reason=reason)
 
 
 def test_each_change_is_logged_once(lines: pytest.LogCaptureFixture) -> None:
     journal = DeviceEventLog()
     entry = (LeftOut("0000:66:00.0", "golden image"),)
-    for time, device in enumerate((DEVICE, DEVICE, ill(), ill(), ill(Reason.RESETTING), DEVICE)):
-        tell(journal, time, device, left_out=entry)
-    tell(journal, 9)
+    for time, device in enumerate(
+        (DEVICE, DEVICE, unhealthy(), unhealthy(), unhealthy(Reason.RESETTING), DEVICE)
+    ):
+        update(journal, time, device, left_out=entry)
+    update(journal, 9)
     assert [record.message for record in lines.records] == [
         Event.DEVICE_FOUND,
         Event.LEFT_OUT,
@@ -59,35 +62,35 @@ def test_each_warning_is_logged_once(lines: pytest.LogCaptureFixture) -> None:
 
 def test_moved_device_is_logged(lines: pytest.LogCaptureFixture) -> None:
     journal = DeviceEventLog()
-    tell(journal, 0, DEVICE)
-    tell(journal, 1, dataclasses.replace(DEVICE, shell=Shell("other", "2", None)))
+    update(journal, 0, DEVICE)
+    update(journal, 1, dataclasses.replace(DEVICE, shell=Shell("other", "2", None)))
     assert lines.records[-1].message == Event.DEVICE_MOVED
 
 
 def test_flapping_is_folded_and_counted(lines: pytest.LogCaptureFixture) -> None:
     journal = DeviceEventLog()
     for second in range(100):
-        tell(journal, second, ill() if second % 2 else DEVICE)
+        update(journal, second, unhealthy() if second % 2 else DEVICE)
     assert len(lines.records) <= 1 + 2 * 6
     for second in range(100, 200):
-        tell(journal, second, DEVICE)
-    untold = sum(getattr(record, "changes_suppressed", 0) for record in lines.records)
-    told = sum(record.message in (Event.DEVICE_UNHEALTHY, Event.DEVICE_HEALTHY) for record in lines.records)
-    assert untold + told >= 99
-    assert lines.records[-1].message == Event.DEVICE_HEALTHY, "the newest state comes last"
+        update(journal, second, DEVICE)
+    suppressed = sum(getattr(record, "changes_suppressed", 0) for record in lines.records)
+    logged = sum(record.message in (Event.DEVICE_UNHEALTHY, Event.DEVICE_HEALTHY) for record in lines.records)
+    assert suppressed + logged >= 99
+    assert lines.records[-1].message == Event.DEVICE_HEALTHY, "the newest state is logged last"
 
 
 def test_repeated_removal_is_folded_and_counted(lines: pytest.LogCaptureFixture) -> None:
     journal = DeviceEventLog()
     for second in range(61):
-        tell(journal, second, *([] if second % 2 else [ill()]))
+        update(journal, second, *([] if second % 2 else [unhealthy()]))
     assert len(lines.records) <= 2 * 7
     for second in range(61, 200):
-        tell(journal, second, ill())
-    assert lines.records[-1].message == Event.DEVICE_UNHEALTHY, "the newest state comes last"
-    tell(journal, 200)
+        update(journal, second, unhealthy())
+    assert lines.records[-1].message == Event.DEVICE_UNHEALTHY, "the newest state is logged last"
+    update(journal, 200)
     for second in range(201, 300):
-        tell(journal, second)
+        update(journal, second)
     assert lines.records[-1].message == Event.DEVICE_GONE
     assert lines.records[-1].__dict__["resource"] == "xilinx.com/fpga-xilinx_u200_a-1"
     assert not journal._devices
@@ -100,7 +103,7 @@ async def test_suppressed_changes_are_logged_without_another_change(
     snapshots = Latest(Snapshot())
     async with running(DeviceEventLog().run(snapshots)), asyncio.timeout(20):
         for turn in range(21):
-            offers = offers_of(Inventory((ill() if turn % 2 else DEVICE,)), NAMING)
+            offers = offers_of(Inventory((unhealthy() if turn % 2 else DEVICE,)), NAMING)
             snapshots.set(Snapshot(offers, offers))
             await asyncio.sleep(0)
         while not getattr(lines.records[-1], "changes_suppressed", 0):

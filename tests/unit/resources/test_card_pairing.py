@@ -6,13 +6,13 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.factories import NAMING
 from xilinx_fpga_dp.model import Device, Inventory, Shell
 from xilinx_fpga_dp.resources.card_pairing import WAIT, CardAssignment, CardPairing
 from xilinx_fpga_dp.resources.naming import Naming
 from xilinx_fpga_dp.resources.offers import offers_of
 
 SHELL = Shell("xilinx_u30_gen3x4_base_1", "0", None)
-NAMING = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")
 NAME = "xilinx.com/fpga-xilinx_u30_gen3x4_base_1-0"
 
 
@@ -23,7 +23,7 @@ def u30(bus: str, serial: str | None = None, path: str = "switch", shell: Shell 
 
 
 def cards(assignment: CardAssignment) -> set[tuple[str, ...]]:
-    """The buses of each card with two devices."""
+    """Return the buses of each card with two devices."""
     return {tuple(address[5:7] for address in card) for card in assignment.cards.values()}
 
 
@@ -226,7 +226,7 @@ steps = st.lists(
 def test_offered_id_stays_the_id_of_its_devices(
     history: list[tuple[dict[str, str | None], float]],
 ) -> None:
-    """Devices and serial numbers come and go; a device that was offered under an id keeps it."""
+    """Devices and serial numbers appear and vanish; an offered device keeps its id."""
     pairing = CardPairing(pair=True)
     offered: dict[str, str] = {}
     now = 0.0

@@ -1,4 +1,4 @@
-"""What a container gets beyond a device node: CDI, mounts, shared devices, a check before it starts."""
+"""CDI specs and mounts of a grant, and the names of shared resources."""
 
 import asyncio
 import json
@@ -63,11 +63,11 @@ class TestMounts:
     @pytest.mark.parametrize(
         ("links", "is_there"),
         [
-            ({"opt": "/data"}, True),  # an absolute link, which in the plugin's own root leads elsewhere
+            ({"opt": "/data"}, True),  # absolute: another target in the root of the plugin
             ({"opt": "data/../data"}, True),
             ({"opt": "../../../data"}, True),  # no path leads above the root
             ({"opt": "/data", "data/xrt": "/data/old"}, True),
-            ({"opt": "/missing"}, False),  # a runtime could not make a directory there
+            ({"opt": "/missing"}, False),  # a runtime cannot create a directory there
             ({"opt": "opt"}, False),
             ({"opt": "data/file"}, False),
         ],
@@ -90,7 +90,7 @@ class TestMounts:
             mock.patch("xilinx_fpga_dp.hostfiles.host_paths.resolve", side_effect=lambda *_: over.wait(60)),
             mock.patch("xilinx_fpga_dp.hostfiles.host_paths._TIME_LIMIT", 30.0),
         ):
-            async with asyncio.timeout(10):  # less than it takes otherwise
+            async with asyncio.timeout(10):  # less than the time limit of the path
                 answer = await grants.resolve(offer(device()), [device().address])
         over.set()
         assert answer.mounts == ()

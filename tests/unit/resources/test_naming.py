@@ -1,4 +1,4 @@
-"""Resource names: each is valid, and no two shells have one by accident."""
+"""Resource names: each is valid, and different shells have different names."""
 
 import dataclasses
 import re
@@ -96,7 +96,7 @@ names = st.one_of(
 @given(names)
 def test_name_problem_agrees_with_kubelet(name: str) -> None:
     assert (name_problem(name) is None) <= kubelet_takes(name)
-    if "kubernetes.io" not in name:  # we refuse that domain with any ending, kubelet only before the '/'
+    if "kubernetes.io" not in name:  # name_problem refuses that domain anywhere, kubelet only before the '/'
         assert (name_problem(name) is None) == kubelet_takes(name)
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.factories import NAMING, PLAIN, _as_it_was, device, offer
+from tests.support.factories import NAMING, PLAIN, device, offer, unchanged
 from xilinx_fpga_dp.model import (
     Device,
     History,
@@ -52,8 +52,8 @@ def test_device_held_as_it_is_offered_is_not_held_elsewhere() -> None:
 @pytest.mark.parametrize(
     ("missing", "singles", "held"),
     [
-        (True, (), True),  # gone since before a restart
-        (True, ["0000:65:00.1"], False),  # known as a card of its own
+        (True, (), True),  # removed before a restart
+        (True, ["0000:65:00.1"], False),  # known as a separate card
         (False, (), False),  # present, with another shell
         (True, None, False),
     ],
@@ -146,7 +146,7 @@ def test_warning_of_mixed_builds_lists_different_logic_uuids() -> None:
             [1, None],
             (0,),
             [(), ()],
-        ),  # firmware names a node that is not online; kubelet would refuse a pod for it
+        ),  # the firmware names an offline node, for which kubelet would refuse a pod
         ([1, 0], (0,), [(0,), (0,)]),
     ],
 )
@@ -202,7 +202,7 @@ async def test_granted_devices_are_ordered_by_address() -> None:
 
 async def test_management_node_needs_expose_mgmt() -> None:
     held = offer(device(mgmt_node="/dev/xclmgmt25856", qdma_node="/dev/xfpga/dma.qdma.u25857.0"))
-    exposing = Allocator(refresh=_as_it_was, expose_mgmt=True, time_limit=1)
+    exposing = Allocator(refresh=unchanged, expose_mgmt=True, time_limit=1)
     answer = await PLAIN.resolve(held, ["0000:65:00.1"])
     assert PLAIN.grant(answer).nodes == ("/dev/dri/renderD128", "/dev/xfpga/dma.qdma.u25857.0")
     assert "/dev/xclmgmt25856" in exposing.grant(answer).nodes

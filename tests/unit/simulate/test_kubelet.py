@@ -1,8 +1,4 @@
-"""The embedded kubelet of `simulate` in the scenarios that tests/e2e/ runs with a real kubelet.
-
-Each assertion also holds for the real kubelet. The embedded kubelet has no real pods, no device cgroups
-and no metrics.
-"""
+"""The start of the embedded kubelet of `simulate`."""
 
 import os
 from pathlib import Path
@@ -21,8 +17,8 @@ async def test_kubelet_starts_while_plugin_removes_its_socket(
     unlink = os.unlink
 
     def too_late(path: str) -> None:
-        unlink(path)  # the plugin's
-        unlink(path)  # kubelet's
+        unlink(path)  # the plugin removes it first
+        unlink(path)
 
     monkeypatch.setattr(os, "unlink", too_late)
     kubelet = Kubelet(node.socket_dir)

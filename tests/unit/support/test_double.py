@@ -1,4 +1,4 @@
-"""The kubelet double against a plugin on grpcio."""
+"""The kubelet double against a minimal plugin on grpcio."""
 
 import socket
 import threading

@@ -1,4 +1,4 @@
-"""COMPAT=1.3.0: names, ids and units of plugin 1.3.0, and the migration advice."""
+"""COMPAT=1.3.0: names, ids and units as plugin 1.3.0 has them, and the migration advice."""
 
 import dataclasses
 import json
@@ -51,7 +51,7 @@ def offers_by(
 
 
 def parsed(text: bytes) -> NameCustomize | None:
-    """The file of names; None if it is no JSON object."""
+    """Return the names of a file; None if it is not a JSON object."""
     try:
         return parse(text)
     except ValueError:

@@ -64,7 +64,7 @@ def test_hang_up_registers_again_at_once(stage: Stage) -> None:
         stage.service.send(signal.SIGHUP)
         for resource, healthy in ((U200, 2), (U250, 1)):
             took = stage.came(resource, healthy, sent)
-            stage.report.time("our process SIGHUP: until listed anew", took)
+            stage.report.time("our process SIGHUP: until listed again", took)
         time.sleep(0.5)
     gap = timeline.longest(lambda healthy: healthy == 0)
     stage.report.time("our process SIGHUP: allocatable 0", gap)

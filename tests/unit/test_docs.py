@@ -63,7 +63,7 @@ def test_operating_page_names_the_tools_it_needs(page: str) -> None:
     for code in re.findall(r"`([^`\n]+)`", text(page)):
         word = code.split()[0] if code.split() else ""
         if " " in code and word in ELSEWHERE:
-            assert f"`{word}`" in head, f"{code}: the page does not name what it needs"
+            assert f"`{word}`" in head, f"{code}: the page does not name the tool"
 
 
 def test_every_reason_has_a_row() -> None:

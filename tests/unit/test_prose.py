@@ -1,8 +1,9 @@
-"""The package, the documentation and the manifests are written in plain technical English.
+"""The package, the tests, the documentation and the manifests are written in plain technical English.
 
-A list of words that crept in before. The manner itself is described in CONTRIBUTING.md.
+The list has words that crept in before. CONTRIBUTING.md describes the manner.
 """
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,11 +25,14 @@ WORDS = re.compile(
     r"|^ *\w*(?:Error|Failed|Refusal)?: [Aa]s above\b",
     re.IGNORECASE | re.MULTILINE,
 )
+TESTS = sorted((PROJECT / "tests").rglob("test_*.py"))
+LONGEST_NAME = 70  # characters of a test's name
 SUFFIXES = {".py", ".md", ".yaml", ".yml", ".tpl", ".txt", ".sh", ".json", ".svg"}
 
 
 def files() -> Iterator[Path]:
-    """Yield the files whose prose is checked: not generated code, not recorded data."""
+    """Yield the files whose prose is checked: not generated code, not recorded data, not this list."""
+    yield from sorted({*(PROJECT / "tests").rglob("*.py")} - {Path(__file__)})
     for folder in ("xilinx_fpga_dp", "docs", "deploy", ".github"):
         for path in sorted((PROJECT / folder).rglob("*")):
             if path.suffix in SUFFIXES and "rpc/api" not in path.as_posix():
@@ -68,3 +72,15 @@ def test_word_of_the_list_is_found(text: str) -> None:
 @pytest.mark.parametrize("text", ["someone on a whole", "a new file", "renewed", "as described above", "WHO"])
 def test_plain_text_is_accepted(text: str) -> None:
     assert found(text) == []
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: str(path.relative_to(PROJECT / "tests")))
+def test_module_has_short_test_names_and_imports_no_test_module(path: Path) -> None:
+    module = list(ast.walk(ast.parse(path.read_text())))
+    functions = [each.name for each in module if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
+    assert [name for name in functions if name.startswith("test_") and len(name) > LONGEST_NAME] == []
+    imported = [each.module or "" for each in module if isinstance(each, ast.ImportFrom)]
+    imported += [
+        alias.name for each in module if isinstance(each, ast.Import | ast.ImportFrom) for alias in each.names
+    ]
+    assert [name for name in imported if name.rpartition(".")[2].startswith("test_")] == []

@@ -225,7 +225,7 @@ class TestSteps:
             assert state is not None
             assert state.device.reason is reason
 
-    def test_a_trip_on_record_at_first_is_an_old_one_unless_the_card_is_offline(self) -> None:
+    def test_first_recorded_trip_counts_only_if_the_card_is_offline(self) -> None:
         for reason, expected in ((None, None), (Reason.OFFLINE, Reason.FIREWALL)):
             state = first(seen(reason, trip="2/1/77", latched=True), 0)
             assert state is not None

@@ -260,7 +260,7 @@ class TestFinding:
         ("device", "driver"),
         [("5005", "xocl"), ("50b4", "ami"), ("5070", "transcoder"), ("f010", "xocl")],
     )
-    async def test_the_reason_for_a_machines_card_names_the_driver_that_would_offer_it(
+    async def test_reason_for_card_of_the_host_names_the_missing_driver(
         self, node: SampleNode, device: str, driver: str
     ) -> None:
         vendor = "1d0f" if device == "f010" else "10ee"
@@ -448,9 +448,7 @@ class TestOneBadCard:
         assert found.shell
         assert found.shell.timestamp == "1700000000"
 
-    async def test_a_grant_that_finds_no_descriptor_is_refused_and_no_fault_for_a_check_that_waits_for_it(
-        self, node: SampleNode
-    ) -> None:
+    async def test_refresh_without_descriptor_is_refused_and_not_a_fault(self, node: SampleNode) -> None:
         card, scanner, device = await scanned_card(node)
         card.hang("shutdown")
         none_left = OutOfDescriptors("none is left")

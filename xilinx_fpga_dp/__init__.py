@@ -1,3 +1,3 @@
 """Kubernetes device plugin for Xilinx/AMD FPGA cards."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

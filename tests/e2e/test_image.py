@@ -197,7 +197,7 @@ def test_diagnose_succeeds_in_the_daemonset_pod(daemon: Daemon) -> None:
     daemon.wait_ready("plugin")
     lines = daemon.run("plugin", "xilinx-fpga-dp", "diagnose").splitlines()
     assert [line for line in lines if not line.startswith("ok ")] == []
-    for said in ("kubelet: it answers", "service: it runs", "podresources: kubelet tells"):
+    for said in ("kubelet: it answers", "service: it runs", "podresources: kubelet reports"):
         assert any(said in line for line in lines), said
     nodes = {line.split()[1].removesuffix(":") for line in lines if "/dev/dri/renderD" in line}
     assert nodes == {card.render_node for card in daemon.stage.cards}

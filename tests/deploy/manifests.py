@@ -138,7 +138,5 @@ class _Strict(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         if len(keys) != len(set(map(str, keys))):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"a key stands twice in {keys}", node.start_mark
-            )
+            raise yaml.constructor.ConstructorError(None, None, f"duplicate key in {keys}", node.start_mark)
         return super().construct_mapping(node, deep)

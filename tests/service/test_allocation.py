@@ -77,8 +77,8 @@ class TestSharing:
 
     def test_shared_grant_all_gives_all_cards(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
         pair.add_card("u250", "0000:31:00")
-        ill = pair.add_card("u50", "0000:41:00")
-        ill.offline()
+        unhealthy = pair.add_card("u50", "0000:41:00")
+        unhealthy.offline()
         with Service(settings_for(pair, SHARED_REPLICAS="2", SHARED_GRANT="all")):
             kubelet.start()
             kubelet.wait_for(lambda: kubelet.allocatable(U55C + SHARED) == 4)

@@ -87,16 +87,27 @@ def test_too_long_request_is_refused_before_it_is_read(registered: KubeletDouble
             assert str(2 << 20) in (status.details() or "")
 
 
+def _is_closed(peer: socket.socket) -> bool:
+    peer.setblocking(False)
+    try:
+        while peer.recv(65536):
+            pass
+    except BlockingIOError:
+        return False
+    return True
+
+
 def test_excess_connections_are_closed_except_that_of_kubelet(
     registered: KubeletDouble, cards: SampleNode, service: Service
 ) -> None:
     before = len(os.listdir(f"/proc/{service.process.pid}/fd"))
     path = f"{cards.socket_dir}/{registered.registrations[0].endpoint}"
-    with ExitStack() as peers:
-        for _ in range(100):
-            peer = peers.enter_context(socket.socket(socket.AF_UNIX))
+    with ExitStack() as stack:
+        peers = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(100)]
+        for peer in peers:
             peer.settimeout(5)
             peer.connect(path)
+        wait_for(lambda: len([each for each in peers if _is_closed(each)]) == 85, "kubelet has the 16th")
         wait_for(lambda: len(os.listdir(f"/proc/{service.process.pid}/fd")) <= before + 16, "16 at most")
         assert registered.allocate(U200, ["0000:11:00.1"]).container_responses
     wait_for(lambda: len(os.listdir(f"/proc/{service.process.pid}/fd")) <= before, "all are closed")

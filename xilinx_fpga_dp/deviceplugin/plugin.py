@@ -29,7 +29,7 @@ from xilinx_fpga_dp.rpc.api import deviceplugin_v1beta1 as v1beta1
 log = logging.getLogger(__name__)
 
 _SERVICE = "/v1beta1.DevicePlugin/"
-_KEPT_ANSWERS = 64  # encoded: a node has a few dozen devices, which pods ask for again and again
+_KEPT_ANSWERS = 64  # encoded; pods request the same few dozen devices again and again
 
 _Answer = Callable[[Any], Awaitable[bytes]]  # encodes the answer to a request
 
@@ -56,7 +56,7 @@ class ListStream(Enum):
     """kubelet's ListAndWatch stream: the first one, since only kubelet learns the socket's name at first."""
 
     AWAITED = "awaited"
-    DISCONNECTED = "disconnected"  # a client that called has closed its connection without it
+    DISCONNECTED = "disconnected"  # a client has made a call and closed its connection without listing
     OPEN = "open"
     ENDED = "ended"
 

@@ -51,7 +51,7 @@ async def greet(kubelet_socket: str, limit: float) -> None:
     (server.go handleStream), and its message tells an unknown method from an unknown service.
 
     Raises:
-        OSError: the socket can't be connected to, its server is not kubelet, or the time is up.
+        OSError: the socket can't be connected to, its server is not kubelet, or (TimeoutError) time is up.
     """
     try:
         async with (

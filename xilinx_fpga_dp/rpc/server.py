@@ -51,7 +51,7 @@ _MAX_TIMEOUT = 9  # characters of a time limit: eight digits and a unit, by PROT
 
 
 class Servicer(Protocol):
-    """The methods that a server serves, and its influence on their calls."""
+    """A table of methods, and how the server ends their calls."""
 
     def __mapping__(self) -> Mapping[str, grpclib.const.Handler]:
         """Return grpclib's table of methods."""

@@ -27,9 +27,7 @@ COMMANDS = {
 
 _PROGRAM = "xilinx-fpga-dp"
 _FLAGS = {f"--{name.replace('_', '-')}": name for name in Settings.model_fields}
-_BOOLEAN_FLAGS = frozenset(
-    flag for flag, name in _FLAGS.items() if Settings.model_fields[name].annotation is bool
-)
+_BOOLEAN_FLAGS = {flag for flag, name in _FLAGS.items() if Settings.model_fields[name].annotation is bool}
 _BOOLEANS = frozenset({"true", "false", "1", "0", "yes", "no", "on", "off"})
 
 
@@ -113,8 +111,8 @@ def _parse(given: str | None, command: Command, words: Sequence[str]) -> argpars
 
 def _unknown(given: str | None, word: str) -> str:
     """Return the message about a word that the command does not accept."""
-    option = word.partition("=")[0]
     if word.startswith("-"):
+        option = word.partition("=")[0]
         if owners := [name for name in COMMANDS if option in load(name).options]:
             return f"{option}: only with {', '.join(owners)}"
         return f"{word}: no such option (see --help)"
@@ -125,11 +123,9 @@ def _unknown(given: str | None, word: str) -> str:
 
 def _problem(error: argparse.ArgumentError) -> str:
     """Return the message about an option that lacks a value or has a wrong one."""
-    message = error.message
-    if message.startswith("expected"):
-        message = "needs a value (see --help)"
-    elif message.startswith("ignored"):
-        message = "takes no value (see --help)"
+    # by the first word of argparse's message
+    known = {"expected": "needs a value (see --help)", "ignored": "takes no value (see --help)"}
+    message = known.get(error.message.partition(" ")[0], error.message)
     flag = str(error.argument_name)
     prefix = f"{variable(_FLAGS[flag])}: " if flag in _FLAGS else ""
     return f"{prefix}{flag}: {message}"
@@ -142,11 +138,9 @@ def _parsers(chosen: str, command: Command) -> tuple[_Parser, _Parser]:
         description="Kubernetes device plugin for Xilinx/AMD FPGA cards.",
     )
     commands = program.add_subparsers(title="commands", metavar="COMMAND", prog=_PROGRAM)
-    parsers = {
-        name: commands.add_parser(name, help=text, description=text, allow_abbrev=False, exit_on_error=False)
-        for name, text in COMMANDS.items()
-    }
-    parser = parsers[chosen]
+    for name, text in COMMANDS.items():
+        commands.add_parser(name, help=text, description=text, allow_abbrev=False, exit_on_error=False)
+    parser: _Parser = commands.choices[chosen]
     parser.usage = "%(prog)s [OPTION]..."
     for option, keywords in command.options.items():
         action = parser.add_argument(option, **keywords)

@@ -46,14 +46,13 @@ async def _allocate(settings: Settings, ids: Sequence[str]) -> tuple[Resolution,
 
 
 def _offer_with(offers: Offers, device_id: str) -> Offer:
-    for offer in offers.by_resource.values():
-        if any(unit.id == device_id for unit in offer.units):
-            return offer
+    by_id = {unit.id: offer for offer in offers.by_resource.values() for unit in offer.units}
+    if device_id in by_id:
+        return by_id[device_id]
     for entry in offers.left_out:
         if entry.function == device_id:
             raise Refusal(Code.NOT_FOUND, f"{device_id} is not offered: {entry.reason}")
-    known = [unit.id for offer in offers.by_resource.values() for unit in offer.units]
-    which = ", ".join(known) or "which has none"
+    which = ", ".join(by_id) or "which has none"
     raise Refusal(Code.NOT_FOUND, f"device {device_id!r} is not offered on this node ({which})")
 
 

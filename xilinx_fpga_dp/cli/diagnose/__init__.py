@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+from dataclasses import asdict
 
 from xilinx_fpga_dp.cli.command import SCAN_SETTINGS, Command, output_option, print_result
 from xilinx_fpga_dp.observe import logs
@@ -14,8 +15,10 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
 
     logs.set_up("error", settings.log_format)
     lines = checks.check(asyncio.run(collect(settings)))
-    print_result(options, checks.as_document(lines), checks.as_text(lines))
-    return 1 if checks.worst(lines) is checks.Level.FAIL else 0
+    worst = checks.worst(lines)
+    document = {"result": worst, "lines": [asdict(line) for line in lines]}
+    print_result(options, document, checks.as_text(lines))
+    return 1 if worst is checks.Level.FAIL else 0
 
 
 COMMAND = Command(

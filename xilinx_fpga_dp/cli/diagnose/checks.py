@@ -7,11 +7,10 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
-from typing import Any
 
 from xilinx_fpga_dp.model import Device, Offers, Reason
 from xilinx_fpga_dp.observe.table import printable
@@ -157,11 +156,6 @@ def as_text(lines: Iterable[Line]) -> str:
     return "\n".join(printable(f"{line.level:<4}  {line.check}: {line.message}") for line in lines)
 
 
-def as_document(lines: Sequence[Line]) -> dict[str, Any]:
-    """Render the lines as a JSON document."""
-    return {"result": worst(lines), "lines": [asdict(line) for line in lines]}
-
-
 def settings(findings: Findings) -> Lines:
     """Check for variables that are no setting."""
     for name in findings.unknown_variables:
@@ -195,7 +189,7 @@ def drivers(findings: Findings) -> Lines:
     if user and management and user != management:
         remedy = "install one release of XRT and reload both, or reboot"
         yield _warn("drivers", f"xocl {user} and xclmgmt {management} are of different releases; {remedy}")
-    release = user.partition(",")[0] if user else ""
+    release = (user or "").partition(",")[0]
     if user and findings.xrt and findings.xrt != release:
         remedy = "install one release of both, and the same in the images"
         yield _warn("drivers", f"XRT on the host is {findings.xrt}, its driver xocl {release}; {remedy}")
@@ -209,12 +203,12 @@ def cards(findings: Findings) -> Lines:
         shown = f"{device.board} with {device.shell.vbnv}"
         if device.reason is None:
             yield _ok(device.address, f"{shown}, Healthy")
-        elif device.reason is Reason.NO_NODE:
+            continue
+        remedy = _device_remedy(device, device.reason)
+        if device.reason is Reason.NO_NODE:
             node = device.node or "its driver shows none"
-            remedy = _device_remedy(device, device.reason)
             yield _fail(device.address, f"{shown}, {device.reason} ({node}); {remedy}")
         else:
-            remedy = _device_remedy(device, device.reason)
             yield _warn(device.address, f"{shown}, {device.reason}; {remedy}")
     for entry in findings.offers.left_out:
         yield _warn(entry.function, f"not offered: {entry.reason}")
@@ -244,10 +238,9 @@ def device_nodes(findings: Findings) -> Lines:
         elif node.st_mode & _OTHERS_READ_WRITE == _OTHERS_READ_WRITE:
             yield _ok(path, "any user may read and write it")
         else:
-            groups = (
-                f", or give them supplementalGroups [{node.st_gid}]" if node.st_mode & stat.S_IWGRP else ""
-            )
-            owner = f"mode {stat.S_IMODE(node.st_mode):04o}, owner {node.st_uid}, group {node.st_gid}"
+            mode, uid, gid = stat.S_IMODE(node.st_mode), node.st_uid, node.st_gid
+            owner = f"mode {mode:04o}, owner {uid}, group {gid}"
+            groups = f", or give them supplementalGroups [{gid}]" if mode & stat.S_IWGRP else ""
             remedy = f"for others let udev make it 0666, as XRT's rules do{groups}"
             yield _warn(path, f"{owner}: in a pod only root may use it; {remedy}")
 
@@ -303,10 +296,8 @@ def _where_kubelet_is(findings: Findings) -> str:
         places = _places(findings.other_kubelets)
         return f"there is one in {places}: set SOCKET_DIR to that and mount it at the same path"
     # One may exist all the same: a pod sees only the mounted part of the host.
-    return (
-        "start kubelet (systemctl status kubelet), or set SOCKET_DIR to its device-plugins directory, "
-        f"which is in one of {_places(_PLUGIN_ROOTS)}"
-    )
+    directory = f"its device-plugins directory, which is in one of {_places(_PLUGIN_ROOTS)}"
+    return f"start kubelet (systemctl status kubelet), or set SOCKET_DIR to {directory}"
 
 
 def _places(directories: Iterable[tuple[str, str]]) -> str:
@@ -319,12 +310,11 @@ def podresources(findings: Findings) -> Lines:
     if problem is None:
         yield _ok("podresources", "kubelet reports which pod holds which device")
     else:
-        yield _warn(
-            "podresources",
-            f"{findings.podresources}: {problem.strerror}; mount its directory, which is in kubelet's "
-            "--root-dir (on k0s /var/lib/k0s/kubelet), and set POD_RESOURCES_SOCKET, or drain the node "
-            "before cards are reprogrammed or renamed",
+        remedy = (
+            "mount its directory, which is in kubelet's --root-dir (on k0s /var/lib/k0s/kubelet), and set "
+            "POD_RESOURCES_SOCKET, or drain the node before cards are reprogrammed or renamed"
         )
+        yield _warn("podresources", f"{findings.podresources}: {problem.strerror}; {remedy}")
 
 
 def instances(findings: Findings) -> Lines:
@@ -336,10 +326,8 @@ def instances(findings: Findings) -> Lines:
     elif findings.not_ready:
         remedy = "if it stays so check its log and that of kubelet (journalctl -u kubelet)"
         yield _fail("service", f"it runs and is not ready: {findings.not_ready}; {remedy}")
-    elif findings.instances:
-        yield _ok("service", "it runs on this node")
     else:
-        yield _ok("service", "it does not run on this node")
+        yield _ok("service", f"it {'runs' if findings.instances else 'does not run'} on this node")
     for name in findings.foreign_sockets:
         remedy = "delete its DaemonSet (kubectl get daemonsets -A)"
         yield _warn("service", f"another plugin for these cards listens on {name}; {remedy}")
@@ -377,10 +365,8 @@ def _policy_remedy(findings: Findings) -> str:
     why = f"not every policy lets {_PLUGIN_TYPE} do all of it"
     if findings.output_denied:
         why = f"{_PLUGIN_TYPE} may write neither CDI specs nor feature files"
-    return (
-        "allow it by a policy module (audit2allow -M), or run the container as seLinuxOptions type "
-        f"{_UNCONFINED_TYPE}: {why}"
-    )
+    remedy = f"run the container as seLinuxOptions type {_UNCONFINED_TYPE}: {why}"
+    return f"allow it by a policy module (audit2allow -M), or {remedy}"
 
 
 CHECKS: tuple[Callable[[Findings], Lines], ...] = (

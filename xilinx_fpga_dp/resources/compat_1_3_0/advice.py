@@ -17,6 +17,8 @@ from xilinx_fpga_dp.resources.compat_1_3_0.names import (
 )
 from xilinx_fpga_dp.resources.compat_1_3_0.settings import PREFIX, Compat130Settings
 
+_RENAMES = "XILINX_FPGA_DP_RESOURCE_RENAMES"
+
 
 def advice(
     old: Compat130Settings, environment: Mapping[str, str], *, own_prefix: bool = False
@@ -25,34 +27,27 @@ def advice(
 
     With `own_prefix` RESOURCE_PREFIX is set and takes precedence.
     """
-    found = [] if own_prefix else [("its prefix", f"XILINX_FPGA_DP_RESOURCE_PREFIX={PREFIX}")]
-    found.append(
-        ("U30NameConvention=ExactName", "nothing: names are exact")
-        if old.exact
-        else (
-            "U30NameConvention=CommonName" + ("" if "U30NameConvention" in environment else ", its default"),
-            f"into the file that XILINX_FPGA_DP_RESOURCE_RENAMES names: {_COMMON_RULE}",
-        )
-    )
-    if "U30AllocUnit" in environment:
-        found.append(
-            ("U30AllocUnit=Card", "nothing: XILINX_FPGA_DP_U30_UNIT=card is the default")
-            if old.cards
-            else ("U30AllocUnit=Device", "XILINX_FPGA_DP_U30_UNIT=device")
-        )
-    if "DeviceNameCustomize" in environment:
-        found.append(
-            ("DeviceNameCustomize=True", "rules into a file, and XILINX_FPGA_DP_RESOURCE_RENAMES=its path")
-            if old.customize
-            else ("DeviceNameCustomize=False", "nothing")
-        )
-    if old.virtual:
-        write = f"XILINX_FPGA_DP_SHARED_REPLICAS={old.virtual} and XILINX_FPGA_DP_SHARED_GRANT=all"
-        differs = "" if old.virtual == 1 else " (names then end in .shared, ids in ::0)"
-        found.append((f"VirtualDev=True, VirtualNum={old.virtual}", write + differs))
-    elif "VirtualDev" in environment or "VirtualNum" in environment:
-        found.append(("VirtualDev=False", "nothing"))
-    return found
+    by_default = "" if "U30NameConvention" in environment else ", its default"
+    unit, file = "U30AllocUnit" in environment, "DeviceNameCustomize" in environment
+    virtual = "VirtualDev" in environment or "VirtualNum" in environment
+    shared = f"XILINX_FPGA_DP_SHARED_REPLICAS={old.virtual} and XILINX_FPGA_DP_SHARED_GRANT=all"
+    differs = " (names then end in .shared, ids in ::0)" if old.virtual > 1 else ""
+    rows = [
+        (not own_prefix, "its prefix", f"XILINX_FPGA_DP_RESOURCE_PREFIX={PREFIX}"),
+        (old.exact, "U30NameConvention=ExactName", "nothing: names are exact"),
+        (
+            not old.exact,
+            f"U30NameConvention=CommonName{by_default}",
+            f"into the file that {_RENAMES} names: {_COMMON_RULE}",
+        ),
+        (unit and old.cards, "U30AllocUnit=Card", "nothing: XILINX_FPGA_DP_U30_UNIT=card is the default"),
+        (unit and not old.cards, "U30AllocUnit=Device", "XILINX_FPGA_DP_U30_UNIT=device"),
+        (file and old.customize, "DeviceNameCustomize=True", f"rules into a file, and {_RENAMES}=its path"),
+        (file and not old.customize, "DeviceNameCustomize=False", "nothing"),
+        (old.virtual > 0, f"VirtualDev=True, VirtualNum={old.virtual}", shared + differs),
+        (virtual and not old.virtual, "VirtualDev=False", "nothing"),
+    ]
+    return [(was, write) for applies, was, write in rows if applies]
 
 
 def as_rules(customize: NameCustomize, old: Compat130Settings) -> list[str]:

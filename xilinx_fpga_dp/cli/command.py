@@ -25,9 +25,7 @@ class Command:
     """A command. Its module imports what only `run` needs inside that function."""
 
     run: Callable[[Settings, argparse.Namespace], int]  # returns the exit code
-    settings: frozenset[str] = (
-        frozenset()
-    )  # the fields that it uses; if empty, the settings are not validated
+    settings: frozenset[str] = frozenset()  # the fields it uses; if empty, the settings are not validated
     # Its own options and arguments, each with the keywords of argparse's ``add_argument``.
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 

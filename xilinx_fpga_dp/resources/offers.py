@@ -41,9 +41,9 @@ def offers_of(
             groups[_name_of(card, naming, assignment)].append(card)
         except ValueError as error:
             left_out += [LeftOut(device.address, str(error)) for device in card]
-    online = inventory.numa_nodes
     by_resource = {
-        name: Offer(name, _units(cards, online, replicas)) for name, cards in sorted(groups.items())
+        name: Offer(name, _units(cards, inventory.numa_nodes, replicas))
+        for name, cards in sorted(groups.items())
     }
     left_out.sort(key=lambda entry: entry.function)
     return Offers(by_resource, tuple(left_out), inventory.histories)
@@ -121,10 +121,8 @@ def _units(cards: Iterable[_Card], online: tuple[int, ...], replicas: int) -> tu
 def held_elsewhere(offers: Offers, held: Held, singles: Collection[str] | None = None) -> frozenset[str]:
     """Find the devices that a pod holds under a resource name or id that they do not have (any more).
 
-    kubelet counts by resource name and id, and would allocate them a second time.
-
-    `singles` are addresses of devices that are no part of a card with several; None: no card is granted
-    whole.
+    kubelet counts by resource name and id, and would allocate them a second time. `singles` are addresses of
+    devices that are no part of a card with several; None: no card is granted whole.
     """
     known = names_of(offers)
     offered = {device.address for device in offers.devices}

@@ -1,13 +1,12 @@
 """What the scanner knows of a driver: how to find and to observe its devices."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from re import Pattern
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Final
 
 from xilinx_fpga_dp.discovery.health import Observation
 from xilinx_fpga_dp.discovery.slow_attributes import SlowReadings
-from xilinx_fpga_dp.discovery.sysfs import Bus
+from xilinx_fpga_dp.discovery.sysfs import Bus, Wanted
 from xilinx_fpga_dp.model import Reason
 
 REMEDY: Final = "dmesg may say why; if it stays so reload its driver, or cold-boot the card"
@@ -21,40 +20,26 @@ def unidentified(address: str, why: object) -> Observation:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """How to observe one device, or one function that should be a device. All calls block; use a thread.
+    """How to observe one device, or one function that should be a device. All calls block; use a thread."""
 
-    Attributes:
-        key: the name of the probe; there is never more than one read under way for a key. The device's
-            address where that is known without its driver.
-        observe: observes it; None if there is nothing to report. May never return.
-        unchanged: cheap check that a healthy device is still healthy; takes its last observation, and whether
-            to check also that shell and device nodes are the same. False if unsure: `observe` follows.
-        read_slow: reads the slow attributes; takes the serial number if it is known.
-        withheld: why the device cannot be offered yet, by another driver; None if it can. A read that hangs
-            is no evidence.
-        device: False for a function that is only reported as left out.
-    """
-
+    # The name of the probe; there is never more than one read under way for a key. The device's address where
+    # that is known without its driver.
     key: str
+    # Observes it; None if there is nothing to report. May never return.
     observe: Callable[[], Observation | None]
+    # Cheap check that a healthy device is still healthy; takes its last observation, and whether to check
+    # also that shell and device nodes are the same. False if unsure: `observe` follows.
     unchanged: Callable[[Observation, bool], bool] | None = None
+    # Reads the slow attributes; takes the serial number if it is known.
     read_slow: Callable[[str | None], SlowReadings] | None = None
+    # Returns why another driver forbids to offer the device yet; None if it can be. A hang is no evidence.
     withheld: Callable[[], str | None] | None = None
-    device: bool = True
+    device: bool = True  # False for a function that is only reported as left out
 
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """One driver, or several of one maker.
+    """One driver, or several of one maker."""
 
-    Attributes:
-        probes: returns the probes for what is on the bus; takes the bus and where device nodes are. Pure.
-        drivers: its PCI drivers.
-        listed: those of them whose functions' directories have to be listed.
-        classes: the pattern of its class devices' names, by class.
-    """
-
-    probes: Callable[[Bus, str], Iterable[Probe]]
-    drivers: frozenset[str] = frozenset()
-    listed: frozenset[str] = frozenset()
-    classes: Mapping[str, Pattern[str]] = field(default_factory=dict)
+    probes: Callable[[Bus], Iterable[Probe]]  # returns the probes for what is on the bus; pure
+    wanted: Wanted  # what to read of a node for its devices

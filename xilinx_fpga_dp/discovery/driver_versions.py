@@ -10,11 +10,7 @@ _PATIENCE = 3.0  # seconds
 
 
 class DriverVersions:
-    """Keeps the last known version of a driver while its module cannot be read.
-
-    Args:
-        sysfs_root: where sysfs is.
-    """
+    """Keeps the last known version of a driver while its module cannot be read."""
 
     def __init__(self, sysfs_root: str) -> None:
         self._root = sysfs_root
@@ -26,9 +22,10 @@ class DriverVersions:
         """Return the versions of these drivers, without those that are not loaded or show none."""
         calls = {driver: partial(module_version, self._root, driver) for driver in drivers}
         read = await self._reader.read_many(calls, _PATIENCE)
-        unread = {driver for driver, version in read.items() if not isinstance(version, str | None)}
-        self.complete = not unread
-        self._known = {driver: self._known[driver] for driver in unread & self._known.keys()} | {
-            driver: version for driver, version in read.items() if isinstance(version, str)
+        self.complete = all(isinstance(version, str | None) for version in read.values())
+        now = {
+            driver: version if isinstance(version, str | None) else self._known.get(driver)
+            for driver, version in read.items()
         }
+        self._known = {driver: version for driver, version in now.items() if version is not None}
         return self._known

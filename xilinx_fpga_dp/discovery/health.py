@@ -1,21 +1,14 @@
 """Health: from observations of a device to the state that kubelet is shown. Pure: no files, no clock.
 
 Every scan or check yields at most one `Observation` a device; `HealthTracker` folds it into the device's
-`State`. docs/operating/troubleshooting.md has the rules:
+`State`. docs/operating/troubleshooting.md has the rules for a fault, for recovery and for a lost device.
 
 - A device begins with the first observation that has a shell. Until then its function is left out.
-- A fault counts at once. Recovery takes `recovery_checks` good checks in a row; observations that a wake-up
-  caused do not count.
-- A device without its shell, its driver or its drm is lost. It keeps its place, Unhealthy, for `reset_grace`
-  seconds; after that it is left out until it is back.
 - A device without an observation is not on the bus. It is forgotten, unless a fault announced a reset or the
   device is not removable: then it is lost.
 - A firewall trip lasts until a reset. A driver that latches trips shows it after the reset too, so the
   state remembers which trip is over.
-- An observation with neither device nor reason means "no answer yet" and changes nothing.
 - A missing attribute is a feature that this release of the driver lacks, never a fault.
-
-Observations of one device change no other device's state.
 """
 
 from collections.abc import Iterable, Mapping
@@ -36,27 +29,16 @@ _AMID_A_RESET: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one probe of a device showed.
+    """What one probe of a device showed."""
 
-    Attributes:
-        address: of its user function.
-        device: the device; None if its shell could not be read.
-        reason: the fault seen. None with a device: no fault; None without: no answer yet.
-        why: the reason to leave the function out, for people; empty with a device.
-        trip: the firewall trip on record, as text that differs for every trip; None if there is none.
-        latched: the driver keeps a trip on record after the reset (XRT >= 2022.2, subdev/firewall.c).
-        in_reset: a reset has begun or is not over, whatever the reason.
-        removable: the card can be unplugged. False: a missing function is being reset.
-    """
-
-    address: str
-    device: Device | None = None
-    reason: Reason | None = None
-    why: str = ""
-    trip: str | None = None
-    latched: bool = False
-    in_reset: bool = False
-    removable: bool = True
+    address: str  # of its user function
+    device: Device | None = None  # None if its shell could not be read
+    reason: Reason | None = None  # the fault; None with a device: no fault; None without: no answer yet
+    why: str = ""  # the reason to leave the function out, for people; empty with a device
+    trip: str | None = None  # the firewall trip on record: a text that differs for every trip
+    latched: bool = False  # a trip stays on record after the reset (XRT >= 2022.2, subdev/firewall.c)
+    in_reset: bool = False  # a reset has begun or is not over, whatever the reason
+    removable: bool = True  # the card can be unplugged; False: a missing function is being reset
 
     def with_slow(self, readings: SlowReadings) -> "Observation":
         """Add the slow attributes."""
@@ -68,43 +50,26 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class HealthRules:
-    """How patient the state machine is.
+    """How patient the state machine is."""
 
-    Attributes:
-        recovery_checks: good checks in a row before a device is Healthy again.
-        reset_grace: seconds a lost device keeps its place.
-    """
-
-    recovery_checks: int
-    reset_grace: float
+    recovery_checks: int  # good checks in a row before a device is Healthy again
+    reset_grace: float  # seconds a lost device keeps its place
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The state of one device between observations. ``device.reason`` is what kubelet is shown.
-
-    Attributes:
-        history: for people.
-        fault: of its own; a device without one may still be held.
-        held: a pod has it under another name or id.
-        good: good checks in a row since the last fault, up to `recovery_checks`.
-        lost_since: when its shell, driver, drm or function was lost; None if it is not lost.
-        removable: as last observed.
-        announced: a reset may take its function off the bus.
-        expired: lost for longer than the grace: it is left out.
-        past_trip: a firewall trip on record that is over.
-    """
+    """The state of one device between observations. ``device.reason`` is what kubelet is shown."""
 
     device: Device
-    history: History
-    fault: Reason | None = None
-    held: bool = False
-    good: int = 0
-    lost_since: float | None = None
-    removable: bool = True
-    announced: bool = False
-    expired: bool = False
-    past_trip: str | None = None
+    history: History  # for people
+    fault: Reason | None = None  # of its own; a device without one may still be held
+    held: bool = False  # a pod has it under another name or id
+    good: int = 0  # good checks in a row since the last fault, up to `recovery_checks`
+    lost_since: float | None = None  # when its shell, driver, drm or function was lost, if it is lost
+    removable: bool = True  # as last observed
+    announced: bool = False  # a reset may take its function off the bus
+    expired: bool = False  # lost for longer than the grace: it is left out
+    past_trip: str | None = None  # a firewall trip on record that is over
 
 
 def first(observation: Observation, now: float) -> State | None:
@@ -130,12 +95,7 @@ def step(
 ) -> State | None:
     """Return the state after one observation; None if the device is gone.
 
-    Args:
-        state: before it.
-        observation: None if the function is not on the bus.
-        now: time of the observation, seconds.
-        rules: how patient to be.
-        check: the observation counts for recovery.
+    The observation is None if the function is not on the bus. With ``check`` it counts for recovery.
     """
     if observation is None:
         if state.removable and not state.announced:
@@ -219,7 +179,6 @@ class HealthTracker:
         self._rules = rules
         self._states: Mapping[str, State] = {}
         self._left_out: tuple[LeftOut, ...] = ()
-        self._numa_nodes: tuple[int, ...] = ()
 
     @property
     def known(self) -> frozenset[str]:
@@ -231,21 +190,10 @@ class HealthTracker:
         """The addresses of the devices that have no fault of their own."""
         return frozenset(address for address, state in self._states.items() if state.fault is None)
 
-    def step(
-        self,
-        observations: Iterable[Observation],
-        now: float,
-        *,
-        check: bool,
-        numa_nodes: tuple[int, ...] = (),
-    ) -> Inventory:
-        """Fold in one scan.
+    def step(self, observations: Iterable[Observation], now: float, *, check: bool) -> Inventory:
+        """Fold in one scan, of which ``check`` says whether it counts for recovery.
 
-        Args:
-            observations: in any order; a known device without one is not on the bus.
-            now: time of the scan, seconds.
-            check: the scan counts for recovery.
-            numa_nodes: those online.
+        A known device without an observation is not on the bus.
         """
         seen = {observation.address: observation for observation in observations}
         states: dict[str, State] = {}
@@ -260,12 +208,11 @@ class HealthTracker:
             if state is not None:
                 states[address] = state
                 if state.expired:
-                    left_out.append(LeftOut(address, _why_expired(state, observation, self._rules)))
+                    left_out.append(LeftOut(address, self._why_expired(state, observation)))
             elif observation is not None:
                 left_out.append(LeftOut(address, observation.why))
         self._states = states
         self._left_out = tuple(left_out)
-        self._numa_nodes = numa_nodes
         return self._inventory()
 
     def hold(self, addresses: frozenset[str], now: float) -> Inventory:
@@ -285,14 +232,12 @@ class HealthTracker:
         return Inventory(
             devices=tuple(state.device for state in offered.values()),
             left_out=self._left_out,
-            numa_nodes=self._numa_nodes,
             histories={address: state.history for address, state in offered.items()},
         )
 
-
-def _why_expired(state: State, observation: Observation | None, rules: HealthRules) -> str:
-    why = observation.why if observation else ""
-    return (
-        f"{state.device.reason} for more than {rules.reset_grace:g} s: it lost its place; "
-        f"{why or 'it is offered again when it is back (xbutil reset, or a cold boot)'}"
-    )
+    def _why_expired(self, state: State, observation: Observation | None) -> str:
+        why = observation.why if observation else ""
+        return (
+            f"{state.device.reason} for more than {self._rules.reset_grace:g} s: it lost its place; "
+            f"{why or 'it is offered again when it is back (xbutil reset, or a cold boot)'}"
+        )

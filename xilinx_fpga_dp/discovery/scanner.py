@@ -1,23 +1,20 @@
 """From the files of a node to an inventory: decides when which file is read.
 
 A scan reads the whole bus from the kernel's core, asks the back-ends for a probe for each device and each
-function that should be one, and runs the probes, each on a thread if it takes long. A check probes the known
-devices only, and first with the cheap check for those without a fault. Both fold all observations into
-health and return a new inventory.
+function that should be one, and runs the probes on threads. A check probes the known devices only, and first
+with the cheap check for those without a fault. Both fold all observations into health.
 
-- The scanner keeps one `_Tracked` for each probe of the last scan. A check changes what it has observed; only
-  the next scan forgets it.
 - A driver that is late holds up no other device: after `_PATIENCE` the scan ends without it. Until `_LATE`
   the device stays as it was, after that it is unresponsive. The read wakes the service when it returns.
-- A device that has become faulty or is gone is probed once more before that counts: the whole bus may have
-  been away for a moment.
+- A device that has become faulty or is gone is probed once more before that counts.
 - A bus that cannot be listed, and any read that finds no free file descriptor, aborts the scan or check with
   `ScanFailed`: it is no evidence about any card, so all that is known stays.
 """
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeAlias, TypeVar
@@ -28,37 +25,34 @@ from xilinx_fpga_dp.discovery.backend import REMEDY, Probe, unidentified
 from xilinx_fpga_dp.discovery.drivers import ami, ma35d, xrt, zocl
 from xilinx_fpga_dp.discovery.health import HealthRules, HealthTracker, Observation
 from xilinx_fpga_dp.discovery.slow_attributes import SlowAttributes
-from xilinx_fpga_dp.discovery.sysfs import Bus, OutOfDescriptors, Wanted, read_bus, refresh_bus
+from xilinx_fpga_dp.discovery.sysfs import Bus, OutOfDescriptors, Wanted, read_bus, refresh_bus, slot_of
 from xilinx_fpga_dp.model import Device, Inventory, Reason
 
 T = TypeVar("T")
 
 BACKENDS: Final = (xrt.BACKEND, ami.BACKEND, ma35d.BACKEND, zocl.BACKEND)
 _WANTED: Final = Wanted(
-    drivers=frozenset().union(*(backend.drivers for backend in BACKENDS)),
-    listed=frozenset().union(*(backend.listed for backend in BACKENDS)),
+    drivers=frozenset().union(*(backend.wanted.drivers for backend in BACKENDS)),
+    listed=frozenset().union(*(backend.wanted.listed for backend in BACKENDS)),
     vendors=unsupported.VENDORS,
-    classes={name: pattern for backend in BACKENDS for name, pattern in backend.classes.items()},
+    classes={name: pattern for backend in BACKENDS for name, pattern in backend.wanted.classes.items()},
 )
 # The part of it that concerns the devices of one PCI driver
 _WANTED_FOR: Final = {
-    driver: replace(_WANTED, classes=backend.classes) for backend in BACKENDS for driver in backend.drivers
+    driver: replace(_WANTED, classes=backend.wanted.classes)
+    for backend in BACKENDS
+    for driver in backend.wanted.drivers
 }
 
-# Seconds a scan waits for drivers before it goes ahead without the late ones.
-_PATIENCE = 0.25
-# Seconds a driver may take to answer before its device counts as unresponsive.
-_LATE = 2.0
-# Seconds the PCI core may take; it never blocks, but a machine can be busy.
-_BUS_PATIENCE = 5.0
+_PATIENCE = 0.25  # seconds a scan waits for drivers before it goes ahead without the late ones
+_LATE = 2.0  # seconds a driver may take to answer before its device counts as unresponsive
+_BUS_PATIENCE = 5.0  # seconds the PCI core may take; it never blocks, but a machine can be busy
+
+_Answer: TypeAlias = Observation | Exception | Pending | None
 
 
-class _Inconclusive:
-    """Sentinel: the cheap check was inconclusive; probe the device fully."""
-
-
-_Result: TypeAlias = Observation | _Inconclusive | None
-_Answer: TypeAlias = _Result | Exception | Pending
+class _Inconclusive(Exception):  # noqa: N818 - an outcome of the cheap check
+    """The cheap check was inconclusive; probe the device fully."""
 
 
 class ScanFailed(Exception):  # noqa: N818 - the node's state, not a fault of ours
@@ -67,24 +61,16 @@ class ScanFailed(Exception):  # noqa: N818 - the node's state, not a fault of ou
 
 @dataclass(slots=True, eq=False)
 class _Tracked:
-    """One probe and what it showed last. Changed on the loop only.
+    """One probe and what it showed last. Changed on the loop only; a scan forgets it, a check does not."""
 
-    Attributes:
-        probe: the newest one.
-        address: of its device; the key until the driver has answered another.
-        last: the last observation; None if there is nothing to report.
-        pending: another probe soon may show more.
-        withheld: why the device cannot be offered yet.
-    """
-
-    probe: Probe
-    address: str
-    last: Observation | None = None
-    pending: bool = False
-    withheld: str | None = None
+    probe: Probe  # the newest one
+    address: str  # of its device; the key until the driver has answered another
+    last: Observation | None = None  # the last observation; None if there is nothing to report
+    pending: bool = False  # another probe soon may show more
+    withheld: str | None = None  # why the device cannot be offered yet
 
     @property
-    def cheap_check(self) -> Callable[[bool], _Result] | None:
+    def cheap_check(self) -> Callable[[bool], Observation] | None:
         """The cheap check of a device without a fault; None if it needs a full probe."""
         unchanged, last = self.probe.unchanged, self.last
         if unchanged and last and last.device and not last.reason:
@@ -95,25 +81,19 @@ class _Tracked:
 class Scanner:
     """Scans a node repeatedly and remembers its devices.
 
-    Args:
-        sysfs_root: where sysfs is, ``/sys``.
-        dev_root: where device nodes are, ``/dev`` or the host's at ``/host/dev``.
-        rules: how patient to be with a device that is lost or recovers.
-        wake: called when a read returns that no scan waits for any more.
+    It calls ``wake`` when a read returns that no scan waits for any more.
     """
 
     def __init__(
         self, sysfs_root: str, dev_root: str, rules: HealthRules, wake: Callable[[], None] = lambda: None
     ) -> None:
-        self._root = sysfs_root
-        self._dev_root = dev_root
         self._bus_reader: BlockingReader[Bus] = BlockingReader(wake)
-        self._reader: BlockingReader[_Result] = BlockingReader(wake)
+        self._reader: BlockingReader[Observation | None] = BlockingReader(wake)
         self._withheld_reader: BlockingReader[str | None] = BlockingReader(wake)
         # Used on the loop only.
         self._health = HealthTracker(rules)
         self._slow = SlowAttributes(wake)
-        self._bus = Bus(sysfs_root)
+        self._bus = Bus(sysfs_root, dev_root)
         self._tracked: dict[str, _Tracked] = {}  # of the last scan, by key
 
     @property
@@ -127,21 +107,14 @@ class Scanner:
         return not self.unsettled and not self._slow.reading
 
     async def scan(self, *, check: bool = False) -> Inventory:
-        """Scan the whole bus.
-
-        Args:
-            check: the scan counts as a health check.
+        """Scan the whole bus. With ``check`` the scan counts as a health check.
 
         Raises:
             ScanFailed: the bus could not be listed, or no file descriptor was free.
         """
-        good = self._health.without_fault
-        tracked = await self._scan_bus()
-        if good - _without_fault(tracked):
-            tracked = await self._scan_bus()
-        self._tracked = tracked
-        self._slow.retain(tracked)
-        return self._step(tracked, check=check)
+        self._tracked = await self._confirmed(self._scan_bus)
+        self._slow.retain(self._tracked)
+        return self._step(check=check)
 
     async def check(self) -> Inventory:
         """Check the health of the known devices.
@@ -149,17 +122,13 @@ class Scanner:
         Raises:
             ScanFailed: the bus could not be listed, or no file descriptor was free.
         """
-        good = self._health.without_fault
-        tracked = self._tracked
         if rest := self._health.known - await self._check_unchanged():
-            tracked = await self._probe_again(rest)
-            if good - _without_fault(tracked):
-                tracked = await self._probe_again(rest)
-        return self._step(tracked, check=True)
+            self._tracked = await self._confirmed(partial(self._probe_again, rest))
+        return self._step(check=True)
 
     def hold(self, addresses: frozenset[str]) -> Inventory:
         """Return the last inventory with these devices held by pods under another name or id."""
-        return self._health.hold(addresses, time.monotonic())
+        return self._inventory(self._health.hold(addresses, time.monotonic()))
 
     async def refresh(self, device: Device) -> Device | None:
         """Return the device as it is now, with its fault; None if it is gone. Waits for its driver."""
@@ -178,30 +147,34 @@ class Scanner:
         return replace(observation.device or device, reason=self._health.fault_of(observation))
 
     def _probe_fresh(
-        self, bus: Bus, device: Device, key: str, cheap_check: Callable[[bool], _Result] | None
-    ) -> _Result:
-        """Observe a device now; None if it is gone. Blocks.
-
-        Raises:
-            OSError, OutOfDescriptors: nothing can be read now, which is no fault of the device.
-        """
-        if cheap_check and isinstance(last := cheap_check(True), Observation):
-            return last
+        self, bus: Bus, device: Device, key: str, cheap_check: Callable[[bool], Observation] | None
+    ) -> Observation | None:
+        """Observe a device now; None if it is gone. Blocks. An exception is no fault of the device."""
+        if cheap_check:
+            with suppress(_Inconclusive):
+                return cheap_check(True)
         wanted = _WANTED_FOR.get(device.driver, _WANTED)
         now = refresh_bus(bus.near(device.address), wanted, {device.address})
         return next((probe.observe() for probe in self._probes(now) if probe.key == key), None)
 
+    async def _confirmed(self, scan: Callable[[], Awaitable[dict[str, _Tracked]]]) -> dict[str, _Tracked]:
+        """Scan; again if a device has become faulty or is gone: the whole bus may have been away."""
+        good = self._health.without_fault
+        found = await scan()
+        without_fault = {each.last.address for each in found.values() if each.last and not each.last.reason}
+        return await scan() if good - without_fault else found
+
     async def _scan_bus(self) -> dict[str, _Tracked]:
         """Read the whole bus and run all probes."""
-        self._bus = await self._read_bus("all", partial(read_bus, self._root, _WANTED, self._bus))
-        tracked = self._track(self._probes(self._bus))
-        await self._read_withheld(tracked.values())
-        await self._observe(tracked.values())
-        return tracked
+        self._bus = await self._read_bus(partial(read_bus, self._bus, _WANTED))
+        found = self._track(self._probes(self._bus))
+        await self._read_withheld(found.values())
+        await self._observe(found.values())
+        return found
 
     async def _probe_again(self, addresses: frozenset[str]) -> dict[str, _Tracked]:
         """Run the probes of some devices of the last scan; return these and all others."""
-        bus = await self._read_bus("known", partial(refresh_bus, self._bus, _WANTED, addresses))
+        bus = await self._read_bus(partial(refresh_bus, self._bus, _WANTED, addresses))
         found = self._track(probe for probe in self._probes(bus) if self._is_of(probe, addresses))
         await self._observe(found.values())
         for key, tracked in self._tracked.items():
@@ -211,8 +184,9 @@ class Scanner:
 
     async def _check_unchanged(self) -> set[str]:
         """Run the cheap checks; return the addresses of the devices for which these are conclusive."""
-        checks = {key: check for key, each in self._tracked.items() if (check := each.cheap_check)}
-        calls = {key: partial(check, False) for key, check in checks.items()}
+        calls = {
+            key: partial(check, False) for key, each in self._tracked.items() if (check := each.cheap_check)
+        }
         answers = await _read(self._reader, calls, _PATIENCE)
         conclusive = set()
         for key, answer in answers.items():
@@ -221,19 +195,20 @@ class Scanner:
                 conclusive.add(self._tracked[key].address)
         return conclusive
 
-    async def _read_bus(self, what: str, read: Callable[[], Bus]) -> Bus:
-        bus = (await _read(self._bus_reader, {what: read}, _BUS_PATIENCE))[what]
-        if isinstance(bus, Bus):
-            return bus
-        if isinstance(bus, Pending):
-            why = f"no answer for {time.monotonic() - bus.since:.0f} s"
-        else:
-            why = (isinstance(bus, OSError) and bus.strerror) or repr(bus)
-        raise ScanFailed(f"{self._root}/bus/pci/devices: {why}")
+    async def _read_bus(self, read: Callable[[], Bus]) -> Bus:
+        try:
+            return await self._bus_reader.read(read, _BUS_PATIENCE)
+        except OutOfDescriptors as error:
+            raise ScanFailed(str(error)) from None
+        except TimeoutError:
+            why = f"no answer for {_BUS_PATIENCE:g} s"
+        except Exception as error:  # of any kind, so that the service goes on
+            why = getattr(error, "strerror", None) or repr(error)
+        raise ScanFailed(f"{self._bus.root}/bus/pci/devices: {why}")
 
     def _probes(self, bus: Bus) -> list[Probe]:
-        probes = [probe for backend in BACKENDS for probe in backend.probes(bus, self._dev_root)]
-        taken = {probe.key.rpartition(".")[0] for probe in probes if probe.device}
+        probes = [probe for backend in BACKENDS for probe in backend.probes(bus)]
+        taken = {slot_of(probe.key) for probe in probes if probe.device}
         lost = self._health.known - {each.address for each in bus.functions if each.driver in _WANTED.drivers}
         return [*probes, *unsupported.probes(bus, taken, lost)]
 
@@ -269,49 +244,42 @@ class Scanner:
 
     def _record(self, tracked: _Tracked, answer: _Answer) -> None:
         probe = tracked.probe
-        tracked.pending = _more_soon(answer)
+        observation = self._complete(tracked, answer)
+        tracked.pending = observation is not None and not (observation.device or observation.reason)
         if tracked.pending and not probe.device and probe.key not in self._health.known:
             return  # what is left out stays so until its driver has answered
         if isinstance(answer, Observation) and probe.read_slow:
             self._slow.refresh(probe.key, probe.read_slow)
-        tracked.last = self._complete(tracked, answer)
+        tracked.last = observation
 
     def _complete(self, tracked: _Tracked, answer: _Answer) -> Observation | None:
         """Return the observation that an answer stands for, with all that is known beside it."""
-        if isinstance(answer, Exception | Pending | _Inconclusive):
+        if isinstance(answer, Exception | Pending):
             return _unanswered(tracked.address, answer)
         if answer is None:
             return None
         tracked.address = answer.address
         if tracked.withheld:
             return Observation(answer.address, reason=Reason.SHELL_UNKNOWN, why=tracked.withheld)
-        slow = self._slow.get(tracked.probe.key)
-        return answer.with_slow(slow) if slow else answer
+        return answer.with_slow(self._slow.get(tracked.probe.key))
 
-    def _step(self, tracked: Mapping[str, _Tracked], *, check: bool) -> Inventory:
-        return self._health.step(
-            _observations(tracked), time.monotonic(), check=check, numa_nodes=self._bus.numa_nodes
-        )
+    def _step(self, *, check: bool) -> Inventory:
+        observations = _observations(self._tracked)
+        return self._inventory(self._health.step(observations, time.monotonic(), check=check))
+
+    def _inventory(self, found: Inventory) -> Inventory:
+        return replace(found, numa_nodes=self._bus.numa_nodes)
 
 
 async def _read(
     reader: BlockingReader[T], calls: Mapping[str, Callable[[], T]], patience: float
 ) -> dict[str, T | Exception | Pending]:
-    """Make the calls, by key.
-
-    Raises:
-        ScanFailed: no file descriptor was free for one of them.
-    """
+    """Make the calls, by key. Raises ScanFailed if no file descriptor was free for one of them."""
     answers = await reader.read_many(calls, patience)
     for answer in answers.values():
         if isinstance(answer, OutOfDescriptors):
             raise ScanFailed(str(answer))
     return answers
-
-
-def _without_fault(found: Mapping[str, _Tracked]) -> set[str]:
-    """Return the addresses of devices that have no fault, or have not answered yet."""
-    return {each.last.address for each in found.values() if each.last and not each.last.reason}
 
 
 def _observations(found: Mapping[str, _Tracked]) -> list[Observation]:
@@ -322,34 +290,31 @@ def _observations(found: Mapping[str, _Tracked]) -> list[Observation]:
         if observation is None:
             continue
         address = observation.address
-        if address in observations or (address != key and address in found and found[address].probe.device):
-            if not tracked.probe.device:
-                continue
-            observation = unidentified(key, f"it says that it is {address}, which is another device")
-        observations[observation.address] = observation
+        if address not in observations and (
+            address == key or address not in found or not found[address].probe.device
+        ):
+            observations[address] = observation
+        elif tracked.probe.device:
+            observations[key] = unidentified(key, f"it says that it is {address}, which is another device")
     return list(observations.values())
 
 
-def _unanswered(address: str, answer: Exception | Pending | _Inconclusive) -> Observation:
+def _unanswered(address: str, answer: Exception | Pending) -> Observation:
     """Make the observation of a device that could not be observed."""
-    if isinstance(answer, Exception):
-        return unidentified(address, f"reading it failed: {answer!r}")
     if isinstance(answer, _Inconclusive):
         return Observation(address, why="it has changed; it is looked at again in a moment")
-    if _more_soon(answer):
+    if isinstance(answer, Exception):
+        return unidentified(address, f"reading it failed: {answer!r}")
+    if time.monotonic() - answer.since < _LATE:
         return Observation(address, why="waiting for its driver to answer; that may take a moment")
+    # The end of the read wakes the service.
     why = f"its driver does not answer: a read hangs; {REMEDY}"
     return Observation(address, reason=Reason.UNRESPONSIVE, why=why)
 
 
-def _more_soon(answer: _Answer) -> bool:
-    """Whether another probe soon may show more. A read that hangs wakes the service itself at its end."""
-    if isinstance(answer, Pending):
-        return time.monotonic() - answer.since < _LATE
-    return isinstance(answer, _Inconclusive)
-
-
 def _last_if_unchanged(
     unchanged: Callable[[Observation, bool], bool], last: Observation, exact: bool
-) -> _Result:
-    return last if unchanged(last, exact) else _Inconclusive()
+) -> Observation:
+    if not unchanged(last, exact):
+        raise _Inconclusive
+    return last

@@ -1,8 +1,8 @@
 """Attributes that take a driver up to 20 s: serial numbers, and firewalls before XRT 2022.2.
 
 XRT's driver asks the management function for them through a mailbox (XRT xmc.c, firewall.c; mailbox.c has
-the times). No scan waits for them. Every device has at most one read under way, on a thread of its own. A
-scan starts the next read when it is due and takes the newest readings there are:
+the times). No scan waits for them: it starts the next read when that is due, on a thread, and takes the
+newest readings there are.
 
 - A serial number is read until it is known: an empty one may mean "not fetched yet" or that the card has
   none, so the pauses double. It is never evidence of anything.
@@ -19,27 +19,20 @@ from dataclasses import dataclass
 from xilinx_fpga_dp.aio.daemon_threads import start_thread
 from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors
 
-# Seconds: between reads of a serial number, at first and at most; after a read that could not be made;
-# between reads of a trip.
-_RETRY = 2.0
-_MAX_RETRY = 300.0
-_SOON = 0.2
-_TRIP_EVERY = 10.0
+# Seconds
+_RETRY = 2.0  # between reads of a serial number, at first
+_MAX_RETRY = 300.0  # at most
+_SOON = 0.2  # after a read that could not be made
+_TRIP_EVERY = 10.0  # between reads of a trip
 
 
 @dataclass(frozen=True, slots=True)
 class SlowReadings:
-    """The slow attributes of a device as last read.
+    """The slow attributes of a device as last read."""
 
-    Attributes:
-        serial: the card's serial number; None if not known.
-        trip: the firewall trip; None if there is none.
-        poll_trip: the driver does not latch trips, so they have to be polled.
-    """
-
-    serial: str | None = None
-    trip: str | None = None
-    poll_trip: bool = False
+    serial: str | None = None  # the card's serial number; None if not known
+    trip: str | None = None  # the firewall trip; None if there is none
+    poll_trip: bool = False  # the driver does not latch trips, so they have to be polled
 
 
 @dataclass(slots=True, eq=False)
@@ -51,11 +44,7 @@ class _Entry:
 
 
 class SlowAttributes:
-    """The slow attributes of all devices, by key. Used on the loop only.
-
-    Args:
-        wake: called on the loop when a read has brought something new.
-    """
+    """The slow attributes of all devices, by key. Used on the loop only; calls ``wake`` for new readings."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
@@ -66,18 +55,12 @@ class SlowAttributes:
         """Whether a read is under way."""
         return any(entry.reading for entry in self._entries.values())
 
-    def get(self, key: str) -> SlowReadings | None:
-        """Return the last readings of a device; None if it was never read."""
-        entry = self._entries.get(key)
-        return entry.readings if entry else None
+    def get(self, key: str) -> SlowReadings:
+        """Return the last readings of a device; empty ones if it was never read."""
+        return self._entries.get(key, _Entry()).readings
 
     def refresh(self, key: str, read: Callable[[str | None], SlowReadings]) -> None:
-        """Start a read if one is due.
-
-        Args:
-            key: of the device.
-            read: takes the serial number if it is known; runs on a thread.
-        """
+        """Start a read, on a thread, if one is due. It takes the serial number if that is known."""
         loop = asyncio.get_running_loop()
         entry = self._entries.setdefault(key, _Entry())
         if entry.reading or loop.time() < entry.due:
@@ -110,12 +93,11 @@ class SlowAttributes:
         if readings is None:
             entry.due = now + _SOON
             return
-        news = readings != entry.readings
-        entry.readings = readings
         wait = _TRIP_EVERY if readings.poll_trip else float("inf")
         if readings.serial is None:
             wait = min(wait, entry.retry)
             entry.retry = min(2 * entry.retry, _MAX_RETRY)
         entry.due = now + wait
-        if news:
+        if readings != entry.readings:
+            entry.readings = readings
             self._wake()

@@ -1,7 +1,7 @@
 """All reads of sysfs: of the kernel's core in one go, of a driver an attribute at a time.
 
-Everything here blocks and belongs on a worker thread. It knows no driver and judges nothing. Any read can
-raise OutOfDescriptors; other errors are a result like any other.
+Everything here blocks and belongs on a worker thread. It judges nothing. Any read can raise OutOfDescriptors;
+other errors are a result like any other.
 Plain os calls: pathlib costs five times the CPU, aiofiles fifty times.
 """
 
@@ -9,9 +9,11 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 """``domain:bus:device.function``; a VMD or Azure domain has more than four digits."""
@@ -23,7 +25,6 @@ _MAX_SERIAL = 64
 _BLOCKING = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY
 # O_NONBLOCK changes nothing for sysfs; it keeps any other kind of file from holding up the bus.
 _AT_ONCE = _BLOCKING | os.O_NONBLOCK
-_OUT_OF_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
 _MAX_ENTRIES = 4096  # names taken from one directory; a real function has some hundred
 
 
@@ -37,35 +38,26 @@ class OutOfDescriptors(Exception):  # noqa: N818 - a state of the process
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """One PCI function as the PCI core shows it. None: missing or unreadable.
-
-    Attributes:
-        path: its directory.
-        vendor, device: four hex digits.
-        pcie_path: the bridges above it, root bus first.
-        identity: tells it from one that took its place; None if one of the above is missing.
-        driver: the name behind its ``driver`` link.
-        entries: the names in its directory; empty if they are not wanted.
-        sub_devices: those of them that are XRT sub-devices, sorted.
-        fault: why its directory could not be listed.
-    """
+    """One PCI function as the PCI core shows it. None: missing or unreadable."""
 
     address: str
-    path: str
-    vendor: str | None
+    path: str  # its directory
+    vendor: str | None  # four hex digits, as the device id
     device: str | None
-    pcie_path: tuple[str, ...]
-    identity: tuple[int, int] | None
+    pcie_path: tuple[str, ...]  # the bridges above it, root bus first
+    identity: (
+        tuple[int, int] | None
+    )  # differs for one that took its place; None if one of the above is missing
     driver: str | None = None
     numa_node: int | None = None
-    entries: frozenset[str] = frozenset()
-    sub_devices: tuple[str, ...] = ()
-    fault: str | None = None
+    entries: frozenset[str] = frozenset()  # the names in its directory; empty if they are not wanted
+    sub_devices: tuple[str, ...] = ()  # those of them that are XRT sub-devices, sorted
+    fault: str | None = None  # why its directory could not be listed
 
     @property
     def slot(self) -> str:
         """Domain, bus and device: what the functions of one card share."""
-        return self.address.rpartition(".")[0]
+        return slot_of(self.address)
 
     def subdirectories(self, pattern: re.Pattern[str]) -> list[str]:
         """Return the paths of its sub-devices with such a name."""
@@ -74,92 +66,78 @@ class Function:
 
 @dataclass(frozen=True, slots=True)
 class ClassDevice:
-    """A device of a class, one that a driver made beside the PCI bus or without it.
+    """A device of a class, one that a driver made beside the PCI bus or without it."""
 
-    Attributes:
-        name: ``renderD128``, ``ama_transcoder0``.
-        path: its directory in the class.
-        parent: the name of the device it belongs to; None if there is none.
-        driver: the parent's driver, but of a PCI function None: it is known from the function.
-    """
-
-    name: str
-    path: str
-    parent: str | None
-    driver: str | None
+    name: str  # `renderD128`, `ama_transcoder0`
+    path: str  # its directory in the class
+    parent: str | None  # the name of the device it belongs to; None if there is none
+    driver: str | None  # the parent's; None if that is a PCI function, whose driver is known
 
 
 @dataclass(frozen=True, slots=True)
 class Bus:
-    """The devices as the kernel's core shows them.
+    """The devices as the kernel's core shows them."""
 
-    Attributes:
-        root: where this sysfs is.
-        functions: the wanted PCI functions, ordered by address.
-        numa_nodes: those online.
-        classes: the wanted class devices, by class.
-        others: the inode numbers of the PCI functions of other vendors, by address.
-    """
-
-    root: str
-    functions: tuple[Function, ...] = ()
-    numa_nodes: tuple[int, ...] = ()
-    classes: Mapping[str, tuple[ClassDevice, ...]] = field(default_factory=dict)
-    others: Mapping[str, int] = field(default_factory=dict)
+    root: str  # where this sysfs is, `/sys`
+    dev_root: str  # where its device nodes are, `/dev`, or the host's at `/host/dev`
+    functions: tuple[Function, ...] = ()  # the wanted PCI functions, ordered by address
+    numa_nodes: tuple[int, ...] = ()  # those online
+    classes: Mapping[str, tuple[ClassDevice, ...]] = field(default_factory=dict)  # the wanted ones
+    others: Mapping[str, int] = field(default_factory=dict)  # inode numbers of other vendors' functions
 
     def near(self, address: str) -> "Bus":
         """Return the bus with no functions but those in an address' slot."""
-        slot = address.rpartition(".")[0]
+        slot = slot_of(address)
         return replace(self, functions=tuple(f for f in self.functions if f.slot == slot))
+
+    def has_node(self, node: str | None) -> bool:
+        """Whether a device node, given by its path under /dev, is there.
+
+        It is never opened: a pod's device cgroup forbids that. In a sample tree it may be a plain file.
+        """
+        if node is None:
+            return False
+        try:
+            return not stat.S_ISDIR(os.stat(self.dev_root + node.removeprefix("/dev")).st_mode)
+        except OSError:
+            return False
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to read of a node.
+    """What to read of a node."""
 
-    Attributes:
-        drivers: PCI functions bound to one of these.
-        listed: those of them whose functions' directories are listed too.
-        vendors: PCI functions of one of these, four hex digits, whatever driver they have.
-        classes: the pattern of class devices' names, by class.
-    """
-
-    drivers: frozenset[str]
-    listed: frozenset[str]
-    vendors: frozenset[str]
-    classes: Mapping[str, re.Pattern[str]]
+    drivers: frozenset[str] = frozenset()  # PCI functions bound to one of these
+    listed: frozenset[str] = frozenset()  # those of them whose functions' directories are listed too
+    vendors: frozenset[str] = frozenset()  # PCI functions of one of these, whatever driver they have
+    classes: Mapping[str, re.Pattern[str]] = field(default_factory=dict)  # class devices with such names
 
 
-def read_bus(root: str, wanted: Wanted, before: Bus | None = None) -> Bus:
+def read_bus(before: Bus, wanted: Wanted) -> Bus:
     """Read what the kernel's core itself answers, all in one go; it never blocks.
 
-    Args:
-        root: where sysfs is, ``/sys``.
-        wanted: what to read.
-        before: the bus as last read, for what cannot change while a function is there. One that took its
-            place has another inode number (fs/kernfs/dir.c counts them up; before Linux 4.14 it may use
-            one again, and a card in the place of another maker's function is seen once its driver has it).
+    What cannot change while a function is there is taken from the bus as last read. One that took its place
+    has another inode number (fs/kernfs/dir.c counts them up; before Linux 4.14 it may use one again, and a
+    card in the place of another maker's function is seen once its driver has it).
 
     Raises:
         OSError: the PCI bus cannot be listed.
         OutOfDescriptors: not all of it can be read now.
     """
-    base = f"{root}/bus/pci/devices"
-    known = before.others if before else {}
-    own = {function.address: function for function in before.functions} if before else {}
+    root = before.root
+    known = {(function.address, function.identity): function for function in before.functions}
     # A driver's directory lists what it is bound to (dd.c driver_sysfs_add): one listing for all functions.
     bound = {name for driver in wanted.drivers for name in list_names(f"{root}/bus/pci/drivers/{driver}")}
     functions = []
     others = {}
     for address, inode in sorted(_pci_inodes(root).items()):
-        if address not in bound and known.get(address) == inode:
+        if address not in bound and before.others.get(address) == inode:
             others[address] = inode
             continue
-        path = f"{base}/{address}"
+        path = f"{root}/bus/pci/devices/{address}"
         driver = driver_of(path)
         identity = _identity(path)
-        if (function := own.get(address)) and function.identity != identity:
-            function = None
+        function = known.get((address, identity))
         vendor = function.vendor if function else _hex_id(f"{path}/vendor")
         if driver in wanted.drivers or vendor in wanted.vendors:
             function = function or _function(address, path, vendor, identity)
@@ -167,7 +145,9 @@ def read_bus(root: str, wanted: Wanted, before: Bus | None = None) -> Bus:
             functions.append(relist(function, driver in wanted.listed, driver=driver, numa_node=numa_node))
         elif vendor:
             others[address] = inode
-    return Bus(root, tuple(functions), _online_nodes(root), _class_devices(root, wanted), others)
+    return Bus(
+        root, before.dev_root, tuple(functions), _online_nodes(root), _class_devices(root, wanted), others
+    )
 
 
 def _function(address: str, path: str, vendor: str | None, identity: tuple[int, int] | None) -> Function:
@@ -240,7 +220,7 @@ def relist(function: Function, wanted: bool = True, **changes: Any) -> Function:
     fault = None
     if wanted:
         try:
-            names = _names(function.path)
+            names = _open(os.listdir, function.path)[:_MAX_ENTRIES]
         except OSError as error:
             fault = f"its directory cannot be listed: {error.strerror}"
     sub_devices = tuple(sorted([name for name in names if ".u." in name]))  # xocl_subdev.c
@@ -250,17 +230,23 @@ def relist(function: Function, wanted: bool = True, **changes: Any) -> Function:
 def list_names(path: str) -> list[str]:
     """Return the names in a directory; empty if it is missing or cannot be listed."""
     try:
-        return _names(path)
+        return _open(os.listdir, path)[:_MAX_ENTRIES]
     except OSError:
         return []
 
 
-def module_version(root: str, driver: str) -> str | None:
-    """Read the version of a driver's module; None if it is not loaded or shows none. It never blocks.
+def slot_of(address: str) -> str:
+    """Return an address without the function number."""
+    return address.rpartition(".")[0]
 
-    Raises:
-        OutOfDescriptors: it can't be read now.
-    """
+
+def driver_of(path: str) -> str | None:
+    """Return the name of the driver that a device, given by its directory, is bound to; None if unbound."""
+    return _link_name(f"{path}/driver")
+
+
+def module_version(root: str, driver: str) -> str | None:
+    """Read the version of a driver's module; None if it is not loaded or shows none. It never blocks."""
     return _core_text(f"{root}/module/{driver.replace('-', '_')}/version") or None
 
 
@@ -270,132 +256,83 @@ def read_attribute(path: str) -> str | None:
     Raises:
         Unreadable: it exists but answers an error, too much, or no text.
     """
-    text = _text(path)
-    if text is None:
-        return None
-    text = text.strip("\0\n\r\t ")
-    if not text.isprintable() and any(not (char.isprintable() or char in "\n\r\t") for char in text):
-        raise Unreadable(f"{os.path.basename(path)}: control characters")
-    return text
+    return _text(path, "\n\r\t")
 
 
-def read_strings(path: str) -> tuple[str, ...]:
+def read_strings(path: str) -> list[str]:
     """Read the strings of a device tree's property, each ended by a zero byte; empty if it is missing.
 
     Raises:
         Unreadable: it exists but answers an error, too much, or no text.
     """
-    strings = tuple(part for part in (_text(path) or "").split("\0") if part)
-    if not all(part.isprintable() for part in strings):
-        raise Unreadable(f"{os.path.basename(path)}: control characters")
-    return strings
+    return [part for part in (_text(path, "\0") or "").split("\0") if part]
 
 
-def _text(path: str) -> str | None:
+def _text(path: str, allowed: str) -> str | None:
+    """Read one attribute, stripped; None if it is missing. Allowed: control characters inside it."""
     try:
         data = _read(path, _BLOCKING)
-        text = data.decode("utf-8")
+        text = data.decode("utf-8").strip("\0\n\r\t ")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError as error:
-        raise Unreadable(f"{os.path.basename(path)}: {error.strerror}") from error
-    except UnicodeDecodeError:
-        raise Unreadable(f"{os.path.basename(path)}: not UTF-8 text") from None
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise Unreadable(f"{os.path.basename(path)}: {why}") from error
     if len(data) > _MAX_ATTRIBUTE:
         raise Unreadable(f"{os.path.basename(path)}: more than {_MAX_ATTRIBUTE} bytes")
+    if not text.isprintable() and any(not (char.isprintable() or char in allowed) for char in text):
+        raise Unreadable(f"{os.path.basename(path)}: control characters")
     return text
 
 
-def first_readable(paths: Iterable[str]) -> str | None:
-    """Read the first of several attributes that has a text; None if none has.
-
-    Raises:
-        Unreadable: none has a text and one could not be read.
-    """
-    unreadable: Unreadable | None = None
-    for path in paths:
-        try:
-            if text := read_attribute(path):
-                return text
-        except Unreadable as error:
-            unreadable = error
-    if unreadable:
-        raise unreadable
-    return None
-
-
-def read_serial(paths: Iterable[str]) -> str | None:
-    """Read the first of several attributes that has a text; None if it is no serial number."""
+def read_optional(path: str) -> str:
+    """Read one attribute that may as well be missing, as text, stripped; empty if it cannot be read."""
     try:
-        return as_serial(first_readable(paths))
+        return read_attribute(path) or ""
     except Unreadable:
-        return None
+        return ""
 
 
-def as_serial(text: str | None) -> str | None:
-    """Return a text that can be a serial number; else None."""
+def as_serial(text: str) -> str | None:
+    """Return a text that can be a serial number; None for any other."""
     return text if text and text.isprintable() and len(text) <= _MAX_SERIAL else None
 
 
-def driver_of(path: str) -> str | None:
-    """Return the name of the driver that a device, given by its directory, is bound to; None if unbound."""
-    return _link_name(f"{path}/driver")
-
-
-def node_exists(root: str, node: str) -> bool:
-    """Whether a device node, given by its path under /dev, is there.
-
-    It is never opened: a pod's device cgroup forbids that. In a sample tree it may be a plain file.
-    """
-    try:
-        mode = os.stat(root + node.removeprefix("/dev")).st_mode
-    except OSError:
-        return False
-    return not stat.S_ISDIR(mode)
-
-
-def _names(path: str) -> list[str]:
-    try:
-        return os.listdir(path)[:_MAX_ENTRIES]
-    except OSError as error:
-        _raise_if_out_of_descriptors(error)
-        raise
-
-
 def _read(path: str, flags: int) -> bytes:
-    try:
-        descriptor = os.open(path, flags)
-    except OSError as error:
-        _raise_if_out_of_descriptors(error)
-        raise
+    descriptor = _open(os.open, path, flags)
     try:
         return os.read(descriptor, _MAX_ATTRIBUTE + 1)
     finally:
         os.close(descriptor)
 
 
-def _raise_if_out_of_descriptors(error: OSError) -> None:
-    if error.errno in _OUT_OF_DESCRIPTORS:
-        raise OutOfDescriptors(f"{error.filename}: {error.strerror}") from None
+def _open(call: Callable[..., T], path: str, *arguments: int) -> T:
+    """Make a call that needs a file descriptor."""
+    try:
+        return call(path, *arguments)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise OutOfDescriptors(f"{error.filename}: {error.strerror}") from None
+        raise
 
 
-def _core_text(path: str) -> str | None:
+def _core_text(path: str) -> str:
+    """Read what the kernel's core answers, stripped; empty if it is missing or no text. It never blocks."""
     try:
         return _read(path, _AT_ONCE)[:_MAX_ATTRIBUTE].decode("ascii").strip()
     except (OSError, UnicodeDecodeError):
-        return None
+        return ""
 
 
 def _hex_id(path: str) -> str | None:
-    text = _core_text(path)
-    match = re.fullmatch(r"0x([0-9a-f]{4})", text or "")
+    match = re.fullmatch(r"0x([0-9a-f]{4})", _core_text(path))
     return match[1] if match else None
 
 
 def _numa_node(path: str) -> int | None:
     text = _core_text(path)
     # The kernel has at most 1024 nodes; -1 means that the firmware has none for it.
-    return int(text) if text and re.fullmatch(r"[0-9]{1,4}", text) else None
+    return int(text) if re.fullmatch(r"[0-9]{1,4}", text) else None
 
 
 def _link_name(path: str) -> str | None:
@@ -416,9 +353,8 @@ def _pcie_path(path: str) -> tuple[str, ...]:
 
 def _online_nodes(root: str) -> tuple[int, ...]:
     """Return the numbers in ``devices/system/node/online``, ``0-1,4``; empty if it is missing or invalid."""
-    text = _core_text(f"{root}/devices/system/node/online") or ""
     nodes: set[int] = set()
-    for part in text.split(","):
+    for part in _core_text(f"{root}/devices/system/node/online").split(","):
         if not (match := re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part)):
             return ()
         nodes.update(range(int(match[1]), int(match[2] or match[1]) + 1))

@@ -45,20 +45,15 @@ async def listen(wake: Callable[[], None], opened: Callable[[], socket.socket] =
         return
     with events:
         loop = asyncio.get_running_loop()
-        while True:
-            readable = loop.create_future()
-            loop.add_reader(events, _done, readable)
-            try:
-                await readable
-            finally:
-                loop.remove_reader(events)
-            if _receive(events):
-                wake()
-
-
-def _done(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+        readable = asyncio.Event()
+        loop.add_reader(events, readable.set)
+        try:
+            while await readable.wait():
+                readable.clear()
+                if _receive(events):
+                    wake()
+        finally:
+            loop.remove_reader(events)
 
 
 def _receive(events: socket.socket) -> bool:

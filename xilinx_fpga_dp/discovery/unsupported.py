@@ -10,7 +10,7 @@ from typing import Final
 
 from xilinx_fpga_dp.discovery.backend import Probe
 from xilinx_fpga_dp.discovery.health import Observation
-from xilinx_fpga_dp.discovery.sysfs import Bus, Function
+from xilinx_fpga_dp.discovery.sysfs import Bus, Function, slot_of
 from xilinx_fpga_dp.model import Reason
 
 # Xilinx, and the makers whose ids stand in XRT's tables: devices.h XOCL_USER_PCI_IDS and its history.
@@ -42,37 +42,25 @@ def probes(bus: Bus, taken: Collection[str], lost: Collection[str]) -> Iterator[
     """Yield a probe for each card without a driver that could offer it.
 
     A card of several functions is reported once for each reason: as its last function, which is XRT's user
-    function, or as the device that it was.
-
-    Args:
-        bus: the functions.
-        taken: slots of which a driver offers a device: their other functions are part of it.
-        lost: addresses of devices that no driver of ours has any more.
+    function, or as the device that it was. ``taken`` are slots of which a driver offers a device: their other
+    functions are part of it. ``lost`` are addresses of devices that no driver of ours has any more.
     """
-    idle = [
-        function
-        for function in bus.functions
-        if (function.driver is None or function.driver in _FOR_MACHINES or function.address in lost)
-        and is_card(function)
-        and function.slot not in taken
-    ]
-    others = {function.slot for function in idle if function.device in _OTHER_DRIVERS}
-    reported = {}
-    for function in idle:
+    lost_slots = {slot_of(address) for address in lost}
+    cards = []
+    for function in bus.functions:
+        is_card = function.vendor == _XILINX or function.device in _OTHERS.get(function.vendor or "", ())
+        idle = function.driver in (None, *_FOR_MACHINES) and function.slot not in lost_slots
+        if is_card and (idle or function.address in lost) and function.slot not in taken:
+            cards.append(function)
+    others = {function.slot for function in cards if function.device in _OTHER_DRIVERS}
+    reported = {
+        (function.address if function.address in lost else function.slot, _why(function)): function.address
+        for function in cards
         # A V80's second function is part of it, and is not XRT's.
-        if function.slot not in others or function.device in _OTHER_DRIVERS:
-            place = function.address if function.address in lost else function.slot
-            reported[place, _why(function)] = function.address
-    devices = {address.rpartition(".")[0] for address in lost}
-    for (place, why), address in reported.items():
-        if place not in devices:
-            observe = partial(Observation, address, reason=Reason.NO_DRIVER, why=why)
-            yield Probe(address, observe, device=False)
-
-
-def is_card(function: Function) -> bool:
-    """Whether vendor and device id are those of an FPGA card."""
-    return function.vendor == _XILINX or function.device in _OTHERS.get(function.vendor or "", ())
+        if function.slot not in others or function.device in _OTHER_DRIVERS
+    }
+    for (_, why), address in reported.items():
+        yield Probe(address, partial(Observation, address, reason=Reason.NO_DRIVER, why=why), device=False)
 
 
 def _why(function: Function) -> str:

@@ -20,7 +20,7 @@ from xilinx_fpga_dp.discovery import sysfs, uevents
 from xilinx_fpga_dp.discovery.drivers import xrt
 from xilinx_fpga_dp.discovery.health import HealthRules, HealthTracker, Observation, first, hold, step
 from xilinx_fpga_dp.discovery.scanner import Scanner
-from xilinx_fpga_dp.discovery.sysfs import Wanted
+from xilinx_fpga_dp.discovery.sysfs import Bus
 from xilinx_fpga_dp.model import Device, Reason, Shell
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard
@@ -86,7 +86,8 @@ class TestReadings:
         [user] = (
             function
             for function in sysfs.read_bus(
-                node.sysfs_root, Wanted(xrt.BACKEND.drivers, xrt.BACKEND.listed, frozenset(), {})
+                Bus(node.sysfs_root, node.dev_root),
+                xrt.BACKEND.wanted,
             ).functions
             if function.address == card.address
         )

@@ -12,49 +12,43 @@ from xilinx_fpga_dp.discovery import sysfs
 from xilinx_fpga_dp.discovery.backend import Backend, Probe, unidentified
 from xilinx_fpga_dp.discovery.health import Observation
 from xilinx_fpga_dp.discovery.slow_attributes import SlowReadings
-from xilinx_fpga_dp.discovery.sysfs import Bus, Function, Unreadable
+from xilinx_fpga_dp.discovery.sysfs import Bus, Function, Unreadable, Wanted
 from xilinx_fpga_dp.model import Device, Reason, Shell
 
 DRIVER: Final = "ami"
 
 # ami_pcie.h, AMI_PCIE_DEVICE_ID; the driver takes every function of subsystem 10ee:000e
 _BOARDS: Final = {"5094": "v70", "5048": "vck5000", "50b4": "v80", "50bc": "v80p"}
-# ami_top.h. In MISSING_INFO the card may be used; NO_AMC is also what a lost heartbeat of its controller
-# leads to (ami_top.c amc_event_cb), and the driver does not recover from that.
+# ami_top.h; any other state is bad. In MISSING_INFO the card may be used; NO_AMC is also what a lost
+# heartbeat of its controller leads to (ami_top.c amc_event_cb): the driver does not recover from that.
 _REASONS: Final[Mapping[str, Reason | None]] = {
     "READY": None,
     "MISSING_INFO": None,
     "INIT": Reason.NOT_READY,
-    "NO_AMC": Reason.BAD_STATE,
-    "INIT_ERROR": Reason.BAD_STATE,
-    "COMPAT": Reason.BAD_STATE,
     "SHUTDOWN": Reason.SHUTDOWN,
 }
 _UUID = re.compile(r"[0-9a-f]{32}")
-_ENTRY = re.compile(r"([0-9a-f]{2}:[0-9a-f]{2}\.[0-7]) (\d{1,7}) -?\d+")
+_ENTRY = re.compile(r"^\s*([0-9a-f]{2}:[0-9a-f]{2}\.[0-7]) (\d{1,7}) -?\d+\s*$", re.MULTILINE)
 
 
-def probes(bus: Bus, dev_root: str) -> Iterator[Probe]:
+def probes(bus: Bus) -> Iterator[Probe]:
     """Yield a probe for each function of the driver."""
-    functions = [function for function in bus.functions if function.driver == DRIVER]
-    tails = [_tail(function) for function in functions]
-    for function in functions:
-        # The driver's map of nodes leaves out the domain (ami_top.c create_map_str).
-        alone = tails.count(_tail(function)) == 1
-        yield Probe(
-            function.address,
-            partial(_observe, function, bus.root, dev_root, alone=alone),
-            read_slow=partial(_read_slow, function),
-        )
+    for function in bus.functions:
+        if function.driver == DRIVER:
+            observe = partial(_observe, function, bus)
+            yield Probe(function.address, observe, read_slow=partial(_read_slow, function))
 
 
-BACKEND: Final = Backend(probes, drivers=frozenset({DRIVER}))
+BACKEND: Final = Backend(probes, Wanted(drivers=frozenset({DRIVER})))
 
 
-def _observe(function: Function, root: str, dev_root: str, *, alone: bool) -> Observation:
+def _observe(function: Function, bus: Bus) -> Observation:
+    # The driver's map of nodes leaves out the domain (ami_top.c create_map_str).
+    tails = [_tail(each) for each in bus.functions if each.driver == DRIVER]
+    alone = tails.count(_tail(function)) == 1
     try:
         state = sysfs.read_attribute(f"{function.path}/dev_state")
-        node = _node(function, root) if alone else None
+        node = _node(function, bus) if alone else None
     except Unreadable as error:
         return unidentified(function.address, error)
     if state is None:
@@ -66,10 +60,11 @@ def _observe(function: Function, root: str, dev_root: str, *, alone: bool) -> Ob
             "put one into another slot"
         )
         return Observation(function.address, reason=Reason.NO_NODE, why=why)
+    uuid = sysfs.read_optional(f"{function.path}/logic_uuid").lower().replace("-", "")
     board = _BOARDS.get(function.device or "", function.device or "unknown")
     device = Device(
         address=function.address,
-        shell=Shell(f"xilinx_{board}", None, _logic_uuid(function)),
+        shell=Shell(f"xilinx_{board}", None, uuid if _UUID.fullmatch(uuid) else None),
         board=board,
         driver=DRIVER,
         experimental=True,
@@ -79,31 +74,20 @@ def _observe(function: Function, root: str, dev_root: str, *, alone: bool) -> Ob
         node=node,
     )
     reason = _REASONS.get(state, Reason.BAD_STATE)
-    if reason is None and (node is None or not sysfs.node_exists(dev_root, node)):
+    if reason is None and not bus.has_node(node):
         reason = Reason.NO_NODE
     return Observation(function.address, device, reason)
 
 
-def _node(function: Function, root: str) -> str | None:
+def _node(function: Function, bus: Bus) -> str | None:
     """Read its node from the driver's map: a count, then ``c1:00.0 1 3`` a card, for /dev/ami1 and hwmon3."""
-    for line in (sysfs.read_attribute(f"{root}/bus/pci/drivers/{DRIVER}/devices") or "").splitlines():
-        entry = _ENTRY.fullmatch(line.strip())
-        if entry and entry[1] == _tail(function):
-            return f"/dev/ami{int(entry[2])}"
-    return None
-
-
-def _logic_uuid(function: Function) -> str | None:
-    try:
-        text = sysfs.read_attribute(f"{function.path}/logic_uuid") or ""
-    except Unreadable:
-        return None
-    uuid = text.lower().replace("-", "")
-    return uuid if _UUID.fullmatch(uuid) else None
+    nodes = dict(_ENTRY.findall(sysfs.read_attribute(f"{bus.root}/bus/pci/drivers/{DRIVER}/devices") or ""))
+    number = nodes.get(_tail(function))
+    return f"/dev/ami{int(number)}" if number else None
 
 
 def _read_slow(function: Function, serial: str | None) -> SlowReadings:
-    return SlowReadings(serial or sysfs.read_serial([f"{function.path}/board_serial"]))
+    return SlowReadings(serial or sysfs.as_serial(sysfs.read_optional(f"{function.path}/board_serial")))
 
 
 def _tail(function: Function) -> str:

@@ -16,7 +16,7 @@ from xilinx_fpga_dp.discovery import sysfs
 from xilinx_fpga_dp.discovery.backend import REMEDY, Backend, Probe
 from xilinx_fpga_dp.discovery.health import Observation
 from xilinx_fpga_dp.discovery.slow_attributes import SlowReadings
-from xilinx_fpga_dp.discovery.sysfs import Bus, Function, Unreadable
+from xilinx_fpga_dp.discovery.sysfs import Bus, Function, Unreadable, Wanted
 from xilinx_fpga_dp.model import Device, Reason, Shell
 
 USER_DRIVER: Final = "xocl"
@@ -33,7 +33,7 @@ _QDMA = re.compile(r"(?:dma\.qdma\d*|str_dma)\.u\.\d+")
 _RENDER_NODE = re.compile(r"renderD\d{1,7}")
 _MGMT_NODE = re.compile(r"xclmgmt\d{1,20}")
 _QDMA_NODE = re.compile(r"(?:xfpga!dma\.qdma\d*|str_dma)\.u\d{1,20}(?:\.\d{1,3})?")
-_UUID = re.compile(r"[0-9a-f]{32}")
+_UUID = re.compile(r"^\s*([0-9a-f]{32})\s*$", re.MULTILINE)
 _TIMESTAMP = re.compile(r"[0-9]{1,20}")  # u64, printed as decimal
 _MAX_VBNV = 256
 # Cards at AWS are never unplugged: one whose function goes away loads an image, which nothing announces.
@@ -44,64 +44,62 @@ _AWS: Final = "aws-"
 _HEALTH = ("shutdown", "dev_offline", "ready", "device_bad_state")
 
 
-def probes(bus: Bus, dev_root: str) -> Iterator[Probe]:
+def probes(bus: Bus) -> Iterator[Probe]:
     """Yield a probe for each user function, and for each function that should have one beside it."""
-    slots = {function.slot for function in bus.functions if function.driver != MGMT_DRIVER}
-    users = {f.slot for f in bus.functions if is_user(f) and not _is_f2_management(f)}
     # A virtual machine has no management functions, nor has AWS.
     mgmt = {function.slot: function for function in bus.functions if function.driver == MGMT_DRIVER}
+    # A function in one of these slots belongs to another one; that holds whatever becomes of a user function.
+    belonging = {
+        MGMT_DRIVER: {function.slot for function in bus.functions if function.driver != MGMT_DRIVER},
+        USER_DRIVER: {function.slot for function in bus.functions if _is_user(function)},
+    }
     for function in bus.functions:
-        if is_user(function) and not _is_f2_management(function):
-            yield _user_probe(function, mgmt.get(function.slot), dev_root)
-        # The management function of a user function is not reported, whatever becomes of the user function.
-        elif (function.driver == USER_DRIVER and (is_user(function) or function.slot not in users)) or (
-            function.driver == MGMT_DRIVER and function.slot not in slots
+        if _is_user(function):
+            beside = mgmt.get(function.slot)
+            yield Probe(
+                function.address,
+                observe=partial(_observe, function, beside, bus),
+                unchanged=partial(_is_unchanged, function, bus),
+                read_slow=partial(_read_slow, function),
+                withheld=partial(_withheld, beside) if beside else None,
+            )
+        elif function.driver in belonging and (
+            _is_f2_management(function) or function.slot not in belonging[function.driver]
         ):
             yield Probe(function.address, partial(_observe_left_out, function), device=False)
 
 
 BACKEND: Final = Backend(
-    probes, drivers=frozenset({USER_DRIVER, MGMT_DRIVER}), listed=frozenset({USER_DRIVER})
+    probes, Wanted(drivers=frozenset({USER_DRIVER, MGMT_DRIVER}), listed=frozenset({USER_DRIVER}))
 )
 
 
-def is_user(function: Function) -> bool:
+def _is_user(function: Function) -> bool:
     """Whether it is a user function: the only test that holds for all releases, boards and clouds."""
-    return function.driver == USER_DRIVER and "user_pf" in function.entries
+    has_file = function.driver == USER_DRIVER and "user_pf" in function.entries
+    return has_file and not _is_f2_management(function)
 
 
 def _is_f2_management(function: Function) -> bool:
     return (function.vendor, function.device) == _F2_MANAGEMENT
 
 
-def _user_probe(function: Function, mgmt: Function | None, dev_root: str) -> Probe:
-    return Probe(
-        function.address,
-        observe=partial(_observe, function, mgmt, dev_root),
-        unchanged=partial(_is_unchanged, function, dev_root),
-        read_slow=partial(_read_slow, function),
-        withheld=partial(_withheld, mgmt) if mgmt else None,
-    )
-
-
-def _observe(function: Function, mgmt: Function | None, dev_root: str) -> Observation:
+def _observe(function: Function, mgmt: Function | None, bus: Bus) -> Observation:
     """Observe a user function. Blocks; may never return."""
-    node = read_render_node(function)
-    health = {name: _attribute_or_none(f"{function.path}/{name}") for name in _HEALTH}
+    node = _render_node(function)
+    health = {name: sysfs.read_optional(f"{function.path}/{name}") for name in _HEALTH}
     if "drm" not in function.entries:
         # It was listed in a reset, from which sub-devices return first, then health attributes, then drm
         # (xocl_reset_notify). A trip on record would be missed now and taken for a new one by the next scan.
         function = sysfs.relist(function)
     shell = _read_shell(function)
-    reason = reason_of(
-        health, renders=node is not None, node=node is not None and sysfs.node_exists(dev_root, node)
-    )
+    reason = reason_of(health, renders=node is not None, node=bus.has_node(node))
     if isinstance(shell, str):
         if reason is not Reason.SHUTDOWN:
             reason = Reason.SHELL_UNKNOWN if function.subdirectories(_ROM) else Reason.RESETTING
         return Observation(function.address, reason=reason, why=shell)
     board = board_of(shell.vbnv)
-    latched = latches_trips(function)
+    latched = _latches_trips(function)
     return Observation(
         function.address,
         Device(
@@ -113,8 +111,8 @@ def _observe(function: Function, mgmt: Function | None, dev_root: str) -> Observ
             numa_node=function.numa_node,
             pcie_path=function.pcie_path,
             node=node,
-            mgmt_node=_existing(dev_root, _mgmt_nodes(mgmt) if mgmt else ()),
-            qdma_node=_existing(dev_root, _qdma_nodes(function)),
+            mgmt_node=next(filter(bus.has_node, _mgmt_nodes(mgmt) if mgmt else ()), None),
+            qdma_node=next(filter(bus.has_node, _qdma_nodes(function)), None),
         ),
         reason,
         trip=read_trip(function) if latched else None,
@@ -128,17 +126,15 @@ def _observe(function: Function, mgmt: Function | None, dev_root: str) -> Observ
 def reason_of(health: Mapping[str, str | None], *, renders: bool, node: bool) -> Reason | None:
     """Return the fault of a user function; None if it has none. Pure.
 
-    Args:
-        health: the attributes of `_HEALTH`; None: missing.
-        renders: a ``drm/renderD*`` is in its directory.
-        node: the render node is under /dev.
+    ``health``: the attributes of `_HEALTH`, missing ones None or empty; ``renders``: a ``drm/renderD*`` is in
+    its directory; ``node``: the render node is under /dev.
     """
     if _number(health.get("shutdown")) == 1:
         return Reason.SHUTDOWN
     # 1, or -19 (ENODEV) once drm is gone: userpf/xocl_sysfs.c dev_offline_show
     if _number(health.get("dev_offline")) not in (None, 0):
         return Reason.OFFLINE
-    if not renders and health.get("ready") is None and health.get("dev_offline") is None:
+    if not (renders or health.get("ready") or health.get("dev_offline")):
         # A reset removes drm and these attributes first: userpf/xocl_drv.c xocl_reset_notify
         return Reason.RESETTING
     # Hexadecimal; XRT itself refuses a device that is not ready: pcie/linux/pcidrv.cpp
@@ -152,12 +148,12 @@ def reason_of(health: Mapping[str, str | None], *, renders: bool, node: bool) ->
 def _number(text: str | None) -> int | None:
     """Parse a number as the driver prints it, ``1``, ``0x1`` or ``-19``; None if it is missing or invalid."""
     try:
-        return int(text, 0) if text is not None else None
+        return int(text or "", 0)
     except ValueError:
         return None
 
 
-def _is_unchanged(function: Function, dev_root: str, last: Observation, exact: bool) -> bool:
+def _is_unchanged(function: Function, bus: Bus, last: Observation, exact: bool) -> bool:
     """Check that a user function without a fault still has none. Blocks; may never return.
 
     With ``exact``, also that its shell and device nodes are the same, which a pod is given.
@@ -182,14 +178,10 @@ def _is_unchanged(function: Function, dev_root: str, last: Observation, exact: b
         return False
     return (
         same_shell
-        and reason_of(health, renders=True, node=sysfs.node_exists(dev_root, device.node)) is None
+        and reason_of(health, renders=True, node=bus.has_node(device.node)) is None
         and (not last.latched or read_trip(function) == last.trip)
-        and (not exact or _has_nodes_of(device, dev_root))
+        and (not exact or all(bus.has_node(node) for node in (device.mgmt_node, device.qdma_node) if node))
     )
-
-
-def _has_nodes_of(device: Device, dev_root: str) -> bool:
-    return all(sysfs.node_exists(dev_root, node) for node in (device.mgmt_node, device.qdma_node) if node)
 
 
 def _read_shell(function: Function) -> Shell | str:
@@ -214,18 +206,14 @@ def _read_shell(function: Function) -> Shell | str:
     if not timestamp or not _TIMESTAMP.fullmatch(timestamp):
         odd = f"{timestamp[:40]!r} is no decimal number" if timestamp else "missing or empty"
         return f"shell {vbnv} not known for sure: timestamp: {odd}; {REMEDY}"
-    return Shell(vbnv, str(int(timestamp)), _read_uuid(function))
+    # A two-stage shell prints its own after its base's; EINVAL on single-stage shells and AWS; since 2019.2
+    uuids = _UUID.findall(sysfs.read_optional(f"{function.path}/logic_uuids"))
+    return Shell(vbnv, str(int(timestamp)), uuids[-1] if uuids else None)
 
 
 def _rom_attribute(function: Function, name: str) -> str | None:
-    return sysfs.first_readable(f"{rom}/{name}" for rom in function.subdirectories(_ROM))
-
-
-def _attribute_or_none(path: str) -> str | None:
-    try:
-        return sysfs.read_attribute(path)
-    except Unreadable:
-        return None
+    texts = (sysfs.read_attribute(f"{rom}/{name}") for rom in function.subdirectories(_ROM))
+    return next(filter(None, texts), None)
 
 
 def board_of(vbnv: str) -> str:
@@ -247,11 +235,8 @@ def _withheld(mgmt: Function) -> str | None:
 
 def _observe_left_out(function: Function) -> Observation:
     """Observe a function that is no device (now). Reads attributes of the management driver."""
-    return Observation(
-        function.address,
-        reason=Reason.RESETTING if function.driver == USER_DRIVER else Reason.NO_DRIVER,
-        why=_why_left_out(function),
-    )
+    reason = Reason.RESETTING if function.driver == USER_DRIVER else Reason.NO_DRIVER
+    return Observation(function.address, reason=reason, why=_why_left_out(function))
 
 
 def _why_left_out(function: Function) -> str:
@@ -267,23 +252,22 @@ def _why_left_out(function: Function) -> str:
             "no user_pf: a recovery image, or xocl is still probing; "
             "program a shell (xbmgmt program --base) and cold-boot if it stays so"
         )
-    if _is_set(f"{function.path}/mfg"):
-        return "golden image: management function only, program a shell first (xbmgmt program --base)"
-    if _is_set(f"{function.path}/recovery"):
-        return "recovery image: management function only, program a shell first (xbmgmt program --base)"
+    for attribute, image in (("mfg", "golden"), ("recovery", "recovery")):
+        if _is_set(f"{function.path}/{attribute}"):
+            return f"{image} image: management function only, program a shell first (xbmgmt program --base)"
     return "management function only: its user function is not there; program a shell, rescan the bus"
 
 
 def _read_slow(function: Function, serial: str | None) -> SlowReadings:
     """Read what may take the driver 20 s (mailbox.c), but a serial number that is known."""
-    poll_trip = not latches_trips(function) and bool(function.subdirectories(_FIREWALL))
-    files = (f"{path}/serial_num" for path in function.subdirectories(_SERIAL))
-    return SlowReadings(
-        serial or sysfs.read_serial(files), read_trip(function) if poll_trip else None, poll_trip
-    )
+    if not serial:
+        texts = (sysfs.read_optional(f"{path}/serial_num") for path in function.subdirectories(_SERIAL))
+        serial = sysfs.as_serial(next(filter(None, texts), ""))
+    poll_trip = not _latches_trips(function) and bool(function.subdirectories(_FIREWALL))
+    return SlowReadings(serial, read_trip(function) if poll_trip else None, poll_trip)
 
 
-def latches_trips(function: Function) -> bool:
+def _latches_trips(function: Function) -> bool:
     """Whether its driver answers for the firewall at once, and keeps a trip on record: XRT >= 2022.2.
 
     Older ones ask the management function through the mailbox, which may take 20 s. `vmr_status` came with
@@ -295,15 +279,10 @@ def latches_trips(function: Function) -> bool:
 def read_trip(function: Function) -> str | None:
     """Read its firewall trip; None if there is none, or no firewall to read (V70, XRT <= 2019.1)."""
     for path in function.subdirectories(_FIREWALL):
-        try:
-            level = sysfs.read_attribute(f"{path}/level")
-            if is_trip(level):
-                status, time = (
-                    sysfs.read_attribute(f"{path}/{name}") for name in ("status", "detected_time")
-                )
-                return f"{level}/{status}/{time}"
-        except Unreadable:
-            continue
+        level = sysfs.read_optional(f"{path}/level")
+        if is_trip(level):
+            status, time = (sysfs.read_optional(f"{path}/{name}") for name in ("status", "detected_time"))
+            return f"{level}/{status}/{time}"
     return None
 
 
@@ -312,11 +291,10 @@ def is_trip(level: str | None) -> bool:
     return _number(level) not in (None, 0xFFFF_FFFF_FFFF_FFFF, 0xFFFF_FFFF, -1)
 
 
-def read_render_node(function: Function) -> str | None:
-    """Read its render node, a path under /dev, from the drm core, which does not block; None if missing.
+def _render_node(function: Function) -> str | None:
+    """Read its render node, a path under /dev, from the drm core, which does not block.
 
-    The directory is missing while the card is probed, reset or shut down, and the number may be
-    another one afterwards.
+    None while the card is probed, reset or shut down; the number may be another one afterwards.
     """
     names = sorted(filter(_RENDER_NODE.fullmatch, sysfs.list_names(f"{function.path}/drm")))
     return f"/dev/dri/{names[0]}" if names else None
@@ -339,28 +317,11 @@ def _qdma_nodes(function: Function) -> Iterable[str]:
         yield f"/dev/xfpga/{kind}.u{_instance(function.address)}.0"
 
 
-def _existing(dev_root: str, nodes: Iterable[str]) -> str | None:
-    return next((node for node in nodes if sysfs.node_exists(dev_root, node)), None)
-
-
 def _instance(address: str) -> int:
     """Return the number in the names of a function's nodes: xocl_drv.h XOCL_DEV_ID."""
     domain, bus, slot, function = (int(part, 16) for part in re.split("[:.]", address))
     return (domain << 16 | bus << 8 | slot << 3 | function) & 0xFFFF_FFFF  # a C int: 10000:... wraps
 
 
-def _read_uuid(function: Function) -> str | None:
-    """Return the shell's own uuid, which a two-stage shell prints after its base's; None if there is none."""
-    try:
-        lines = (sysfs.read_attribute(f"{function.path}/logic_uuids") or "").splitlines()
-    except Unreadable:  # EINVAL on single-stage shells and AWS; it is missing before 2019.2
-        return None
-    uuids = [line.strip() for line in lines if _UUID.fullmatch(line.strip())]
-    return uuids[-1] if uuids else None
-
-
 def _is_set(path: str) -> bool:
-    try:
-        return sysfs.read_attribute(path) not in (None, "", "0")
-    except Unreadable:
-        return False
+    return sysfs.read_optional(path) not in ("", "0")

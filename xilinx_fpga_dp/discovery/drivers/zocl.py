@@ -7,13 +7,14 @@ model in the device tree takes its place.
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
 from xilinx_fpga_dp.discovery import sysfs
 from xilinx_fpga_dp.discovery.backend import Backend, Probe, unidentified
 from xilinx_fpga_dp.discovery.health import Observation
-from xilinx_fpga_dp.discovery.sysfs import Bus, ClassDevice, Unreadable
+from xilinx_fpga_dp.discovery.sysfs import Bus, ClassDevice, Unreadable, Wanted
 from xilinx_fpga_dp.model import Device, Reason, Shell
 
 DRIVER: Final = "zocl-drm"
@@ -28,22 +29,22 @@ _PARTS: Final = ("xlnx,zynqmp", "xlnx,versal")
 _PLATFORM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,62}[A-Za-z0-9]")
 
 
-def probes(bus: Bus, dev_root: str) -> Iterator[Probe]:
+def probes(bus: Bus) -> Iterator[Probe]:
     """Yield a probe for each render node of the driver; if there is none, one for the board."""
     found = [device for device in bus.classes.get("drm", ()) if device.driver == DRIVER]
     for device in found:
         if device.parent and _PLATFORM_NAME.fullmatch(device.parent):
-            yield Probe(device.parent, partial(_observe, device, device.parent, bus.root, dev_root))
+            yield Probe(device.parent, partial(_observe, device, device.parent, bus))
     if not found:
-        yield Probe("zocl", partial(_observe_board, bus.root), device=False)
+        yield Probe("zocl", partial(_observe_board, bus), device=False)
 
 
-BACKEND: Final = Backend(probes, classes={"drm": re.compile(r"renderD\d{1,7}")})
+BACKEND: Final = Backend(probes, Wanted(classes={"drm": re.compile(r"renderD\d{1,7}")}))
 
 
-def _observe(render: ClassDevice, address: str, root: str, dev_root: str) -> Observation:
+def _observe(render: ClassDevice, address: str, bus: Bus) -> Observation:
     try:
-        name = shell_of(" ".join(sysfs.read_strings(f"{root}/{_TREE}/model")))
+        name = shell_of(" ".join(sysfs.read_strings(f"{bus.root}/{_TREE}/model")))
     except Unreadable as error:
         return unidentified(address, error)
     if not name:
@@ -53,15 +54,9 @@ def _observe(render: ClassDevice, address: str, root: str, dev_root: str) -> Obs
         )
         return Observation(address, reason=Reason.SHELL_UNKNOWN, why=why)
     node = f"/dev/dri/{render.name}"
-    device = Device(
-        address=address,
-        shell=Shell(name, None, None),
-        board=board_of(name),
-        driver=DRIVER,
-        experimental=True,
-        node=node,
-    )
-    return Observation(address, device, None if sysfs.node_exists(dev_root, node) else Reason.NO_NODE)
+    shell = Shell(name, None, None)
+    device = Device(address, shell, board_of(name), DRIVER, experimental=True, node=node)
+    return Observation(address, device, None if bus.has_node(node) else Reason.NO_NODE)
 
 
 def shell_of(model: str) -> str:
@@ -81,13 +76,11 @@ def board_of(name: str) -> str:
     return "-".join(words)
 
 
-def _observe_board(root: str) -> Observation | None:
+def _observe_board(bus: Bus) -> Observation | None:
     """Report a board that could have a device and has none; None if it is no such board."""
-    try:
-        parts = sysfs.read_strings(f"{root}/{_TREE}/compatible")
-    except Unreadable:
-        return None
-    if not any(part.startswith(_PARTS) for part in parts):
-        return None
-    why = "no zocl device on this board: load its overlay (xmutil loadapp) and driver (modprobe zocl)"
-    return Observation("zocl", reason=Reason.NO_DRIVER, why=why)
+    with suppress(Unreadable):
+        parts = sysfs.read_strings(f"{bus.root}/{_TREE}/compatible")
+        if any(part.startswith(_PARTS) for part in parts):
+            why = "no zocl device on this board: load its overlay (xmutil loadapp) and driver (modprobe zocl)"
+            return Observation("zocl", reason=Reason.NO_DRIVER, why=why)
+    return None

@@ -26,52 +26,33 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Shell:
-    """The logic that is programmed on a device.
+    """The logic that is programmed on a device."""
 
-    Attributes:
-        vbnv: vendor, board, name and version as the driver prints them, never empty.
-        timestamp: decimal digits (two-stage shells print ``0``); None if the driver has none.
-        logic_uuid: 32 lower-case hex digits; None if the driver or the shell has none.
-    """
-
-    vbnv: str
-    timestamp: str | None
-    logic_uuid: str | None
+    vbnv: str  # vendor, board, name and version as the driver prints them, never empty
+    timestamp: str | None  # decimal digits (two-stage shells print ``0``); None if the driver has none
+    logic_uuid: str | None  # 32 lower-case hex digits; None if the driver or the shell has none
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One device as a driver shows it.
+    """One device as a driver shows it."""
 
-    Attributes:
-        address: of its user function, ``0000:65:00.1``; its identity while the card stays in its slot.
-        shell: the logic on it.
-        board: the type of the card, ``u200``.
-        driver: name of its kernel driver.
-        experimental: this driver's back-end has never run on hardware.
-        device_id: PCI device id, four hex digits.
-        serial: serial number of the card, shared by the devices of a card; None if not read, yet or at all.
-        numa_node: None if the kernel reports -1.
-        pcie_path: the bridges above it, root bus first: ``("pci0000:60", "0000:60:05.0")``; empty if unknown.
-        node: path under /dev of the node that a container needs, ``/dev/dri/renderD128``, ``/dev/ami0``.
-        mgmt_node: path under /dev of its management function's node.
-        qdma_node: path under /dev of its QDMA node; None if there is none.
-        reason: why it is Unhealthy; None if it is Healthy.
-    """
-
-    address: str
+    address: str  # of its user function, ``0000:65:00.1``; its identity while the card stays in its slot
     shell: Shell
-    board: str
-    driver: str
-    experimental: bool = False
-    device_id: str | None = None
-    serial: str | None = None
-    numa_node: int | None = None
+    board: str  # the type of the card, ``u200``
+    driver: str  # name of its kernel driver
+    experimental: bool = False  # this driver's back-end has never run on hardware
+    device_id: str | None = None  # PCI device id, four hex digits
+    serial: str | None = None  # of the card, shared by its devices; None if not read, yet or at all
+    numa_node: int | None = None  # None if the kernel reports -1
+    # The bridges above it, root bus first: ``("pci0000:60", "0000:60:05.0")``; empty if unknown
     pcie_path: tuple[str, ...] = ()
+    # Paths under /dev: the node that a container needs, ``/dev/dri/renderD128``; that of its management function;
+    # its QDMA node. None if there is none.
     node: str | None = None
     mgmt_node: str | None = None
     qdma_node: str | None = None
-    reason: Reason | None = None
+    reason: Reason | None = None  # why it is Unhealthy; None if it is Healthy
 
     @property
     def healthy(self) -> bool:
@@ -88,17 +69,11 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """The history of a device's health.
+    """The history of a device's health."""
 
-    Attributes:
-        since: time of the last change, seconds of the monotonic clock.
-        changes: how often its health or its reason changed.
-        last_reason: reason of its last fault, current or past.
-    """
-
-    since: float
-    changes: int
-    last_reason: Reason | None
+    since: float  # time of the last change, seconds of the monotonic clock
+    changes: int  # how often its health or its reason changed
+    last_reason: Reason | None  # of its last fault, current or past
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,16 +152,11 @@ Held = Mapping[str, tuple[Holder, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The devices, mounts and variables that a container gets.
-
-    Attributes:
-        envs: environment variables.
-        nodes: paths of device nodes, the same on the host and in the container, read and write.
-        mounts: host paths, mounted read-only at the same path in the container.
-        cdi_devices: qualified CDI device names.
-    """
+    """The devices, mounts and variables that a container gets."""
 
     envs: Mapping[str, str]
-    nodes: tuple[str, ...] = ()
-    mounts: tuple[str, ...] = ()
-    cdi_devices: tuple[str, ...] = ()
+    nodes: tuple[
+        str, ...
+    ] = ()  # device nodes, the same path on the host and in the container, read and write
+    mounts: tuple[str, ...] = ()  # host paths, mounted read-only at the same path in the container
+    cdi_devices: tuple[str, ...] = ()  # qualified CDI device names

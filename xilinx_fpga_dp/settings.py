@@ -6,7 +6,7 @@ Only their form is checked. The state of the node (a missing directory, no kubel
 import os
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
@@ -17,8 +17,7 @@ from xilinx_fpga_dp.resources.naming import FIELDS, prefix_problem, template_pro
 PREFIX = "XILINX_FPGA_DP_"
 
 _MAX_PORT = 65535
-# A unix socket's path has at most 107 bytes; the shortest name of ours (deviceplugin/socket_names.py) must
-# fit.
+# A unix socket's path has at most 107 bytes, and our shortest name must fit: deviceplugin/socket_names.py
 _MAX_SOCKET_DIR = 107 - len("/0123456789ab-fpga.sock")
 
 
@@ -51,16 +50,13 @@ def _socket_directory(path: str) -> str:
     return path
 
 
-def _prefix(prefix: str) -> str:
-    if problem := prefix_problem(prefix):
-        raise ValueError(problem)
-    return prefix
+def _without(problem_of: Callable[[str], str | None]) -> AfterValidator:
+    def check(text: str) -> str:
+        if problem := problem_of(text):
+            raise ValueError(problem)
+        return text
 
-
-def _template(template: str) -> str:
-    if problem := template_problem(template):
-        raise ValueError(problem)
-    return template
+    return AfterValidator(check)
 
 
 def _http_address(address: str) -> str:
@@ -120,10 +116,10 @@ class Settings(BaseSettings):
         "/var/lib/kubelet/device-plugins",
         description="where kubelet.sock is and the plugin's sockets go",
     )
-    resource_prefix: Annotated[str, AfterValidator(_prefix)] = Field(
+    resource_prefix: Annotated[str, _without(prefix_problem)] = Field(
         "xilinx.com/fpga-", description="put before the name of a resource"
     )
-    resource_name_template: Annotated[str, AfterValidator(_template)] = Field(
+    resource_name_template: Annotated[str, _without(template_problem)] = Field(
         "{shell}-{timestamp}",
         description=f"the name of a resource; fields: {', '.join(FIELDS)}",
     )

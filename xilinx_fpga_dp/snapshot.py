@@ -25,7 +25,7 @@ from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.resources import rename_rules
 from xilinx_fpga_dp.resources.card_pairing import WAIT, CardAssignment, CardPairing
 from xilinx_fpga_dp.resources.compat_1_3_0 import names as compat
-from xilinx_fpga_dp.resources.compat_1_3_0 import settings as compat_settings
+from xilinx_fpga_dp.resources.compat_1_3_0.settings import PREFIX, VARIABLES, Compat130Settings
 from xilinx_fpga_dp.resources.naming import SHARED, Naming
 from xilinx_fpga_dp.resources.offers import (
     held_elsewhere,
@@ -58,21 +58,13 @@ Hold = Callable[[frozenset[str]], Inventory]
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the node offers at one moment, and what it waits for.
+    """What the node offers at one moment, and what it waits for."""
 
-    Attributes:
-        offers: what Kubernetes may allocate from; None before the first scan.
-        known: the same with the units that are not confirmed yet; None before the first scan.
-        unconfirmed: ids of those units.
-        unnamed: devices that have waited since the start for the serial number that their name needs.
-        scan_error: why the newest scan failed; None if it did not.
-    """
-
-    offers: Offers | None = None
-    known: Offers | None = None
-    unconfirmed: frozenset[str] = frozenset()
-    unnamed: frozenset[str] = frozenset()
-    scan_error: str | None = None
+    offers: Offers | None = None  # what Kubernetes may allocate from; None before the first scan
+    known: Offers | None = None  # the same with the units that are not confirmed yet
+    unconfirmed: frozenset[str] = frozenset()  # ids of those units
+    unnamed: frozenset[str] = frozenset()  # devices that wait since the start for a serial number
+    scan_error: str | None = None  # why the newest scan failed
 
     @property
     def not_ready(self) -> str | None:
@@ -118,9 +110,7 @@ class SnapshotBuilder:
         self._settings = settings
         self._environment = environment
         self._rules_changed = rules_changed
-        self._compat = (
-            compat_settings.Compat130Settings.of(environment) if settings.compat != "none" else None
-        )
+        self._compat = Compat130Settings.of(environment) if settings.compat != "none" else None
         self._file = (
             WatchedFile(settings.resource_renames, self._parse, rename_rules.MAX_BYTES, self._rules_read)
             if settings.resource_renames
@@ -144,13 +134,7 @@ class SnapshotBuilder:
             await self._file.run()
 
     async def build(self, found: Inventory, tracker: AllocationTracker, hold: Hold) -> Snapshot:
-        """Return the snapshot of an inventory: the last one if nothing it is made of has changed.
-
-        Args:
-            found: the inventory.
-            tracker: confirms units and knows who holds what.
-            hold: marks devices as held.
-        """
+        """Return the snapshot of an inventory: the last one if nothing it is made of has changed."""
         cards, rules = self._decide(found, asyncio.get_running_loop().time())
         if self._inputs != _Inputs(found, cards, rules, tracker.held, tracker.confirmed):
             offers = self._offers(found, cards, rules)
@@ -185,23 +169,20 @@ class SnapshotBuilder:
     def log_migration(self) -> None:
         """Log for each variable of plugin 1.3.0 what to write instead, or that it has no effect."""
         if self._compat is None:
-            for name in compat_settings.VARIABLES:
+            for name in VARIABLES:
                 if name in self._environment:
                     log.warning(Event.COMPAT_NEEDED, extra={"variable": name})
             return
         own_prefix = (
-            self._settings.resource_prefix != compat_settings.PREFIX
-            or variable("resource_prefix") in self._environment
+            self._settings.resource_prefix != PREFIX or variable("resource_prefix") in self._environment
         )
         from xilinx_fpga_dp.resources.compat_1_3_0.advice import advice  # noqa: PLC0415
 
         for was, write in advice(self._compat, self._environment, own_prefix=own_prefix):
             log.info(Event.COMPAT_ADVICE, extra={"was": was, "write": write})
         if "resource_name_template" in self._settings.model_fields_set:
-            log.warning(
-                Event.COMPAT_TEMPLATE_IGNORED,
-                extra={"variable": variable("resource_name_template")},
-            )
+            extra = {"variable": variable("resource_name_template")}
+            log.warning(Event.COMPAT_TEMPLATE_IGNORED, extra=extra)
 
     def _decide(self, found: Inventory, now: float) -> tuple[CardAssignment, FileState[NameRules]]:
         """Decide which devices are one card, and by which rules they are named."""
@@ -219,8 +200,9 @@ class SnapshotBuilder:
         if isinstance(names.base, compat.Compat130Names):
             offers = compat.apply(offers, names.base, cards.serials, cards=self._whole_cards)
         problems = _problems(self._settings.resource_renames, rules)
-        warnings = (*cards.warnings, *problems, *names.warnings, *same_variables(offers))
-        return replace(offers, warnings=warnings)
+        return replace(
+            offers, warnings=(*cards.warnings, *problems, *names.warnings, *same_variables(offers))
+        )
 
     def _held_elsewhere(self, offers: Offers, cards: CardAssignment, held: Held) -> frozenset[str]:
         """Return the devices that a container holds under a name or id that they do not have."""
@@ -254,8 +236,7 @@ class SnapshotBuilder:
             if self._compat and isinstance(rules, compat.NameCustomize):
                 from xilinx_fpga_dp.resources.compat_1_3_0.advice import as_rules  # noqa: PLC0415
 
-                write = as_rules(rules, self._compat)
-                log.info(Event.COMPAT_RULES, extra={"write": write})
+                log.info(Event.COMPAT_RULES, extra={"write": as_rules(rules, self._compat)})
         self._rules_changed()
 
 

@@ -15,26 +15,17 @@ _STALE = 10.0  # seconds without a heartbeat after which timers no longer fire
 
 
 class HttpRoutes:
-    """The pages by path.
-
-    Args:
-        metrics: all counters.
-        snapshots: what is offered.
-        registered: returns whether each resource is registered and has a live stream.
-        held: asks which container holds which device.
-        errors: returns how the last attempt to register failed, of the resources whose attempt failed.
-        expose_mgmt: whether pods get management nodes.
-    """
+    """The pages by path."""
 
     def __init__(
         self,
         metrics: Metrics,
         snapshots: Latest[Snapshot],
-        registered: Callable[[], Mapping[str, bool]],
-        held: Callable[[], Awaitable[Held]],
+        registered: Callable[[], Mapping[str, bool]],  # whether each resource has a live stream
+        held: Callable[[], Awaitable[Held]],  # asks which container holds which device
         *,
-        errors: Callable[[], Mapping[str, str]] = dict,
-        expose_mgmt: bool,
+        errors: Callable[[], Mapping[str, str]] = dict,  # how the last attempt to register failed
+        expose_mgmt: bool,  # whether pods get management nodes
     ) -> None:
         self._metrics = metrics
         self._snapshots = snapshots

@@ -43,13 +43,7 @@ class TextLines(logging.Formatter):
 
 
 def set_up(level: str, style: str, stream: TextIO | None = None) -> None:
-    """Log to a stream, by default stderr.
-
-    Args:
-        level: ``debug``, ``info``, ``warning`` or ``error``.
-        style: ``json``, ``text``, or ``auto``: text on a terminal, else json.
-        stream: the stream to log to.
-    """
+    """Log to a stream, by default stderr, with LOG_LEVEL and LOG_FORMAT."""
     process.log_without_source()
     out = stream or sys.stderr
     handler = logging.StreamHandler(out)

@@ -17,14 +17,7 @@ def document(
     registered: Mapping[str, bool] | None = None,
     held: Held | None = None,
 ) -> dict[str, Any]:
-    """The state as JSON. What only a running service knows is null without one.
-
-    Args:
-        offers: what one scan found.
-        expose_mgmt: whether pods get management nodes.
-        registered: whether each resource is registered; None without a running service.
-        held: which pods hold which devices, as far as it is known.
-    """
+    """Make the document. What only a running service knows is null if ``registered`` is None."""
     histories = offers.histories if registered is not None else {}
     names = names_of(offers)
     rows = [

@@ -47,8 +47,8 @@ class Device:
     numa_node: int | None = None  # None if the kernel reports -1
     # The bridges above it, root bus first: ``("pci0000:60", "0000:60:05.0")``; empty if unknown
     pcie_path: tuple[str, ...] = ()
-    # Paths under /dev: the node that a container needs, ``/dev/dri/renderD128``; that of its management function;
-    # its QDMA node. None if there is none.
+    # Paths under /dev: the node that a container needs, ``/dev/dri/renderD128``; that of its management
+    # function; its QDMA node. None if there is none.
     node: str | None = None
     mgmt_node: str | None = None
     qdma_node: str | None = None

@@ -25,12 +25,15 @@ from tests.support.process import Service
 from tests.support.resource_names import U55C, U200, U250
 from tests.support.running import settings_for
 from tests.support.waiting import wait_for
+from xilinx_fpga_dp.discovery import sysfs
 from xilinx_fpga_dp.discovery.health import HealthRules
 from xilinx_fpga_dp.discovery.scanner import Scanner
 from xilinx_fpga_dp.model import Reason
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard
 from xilinx_fpga_dp.simulate.sysfs.xrt_releases import DRIVER_VERSIONS
+
+_HALF = 5  # steps of a reset, after which it waits for the management function
 
 
 def _trips(card: XrtCard) -> Iterator[str]:
@@ -486,3 +489,55 @@ def test_check_finds_the_same_as_a_scan(release: str, names: list[str]) -> None:
 
     with tempfile.TemporaryDirectory(prefix="fpga-") as root:
         asyncio.run(compare(SampleNode(root)))
+
+
+class TestAResetInTheMiddleOfAScan:
+    """A scan reads one file after the other; a reset goes on meanwhile, and no later scan may fall into it.
+
+    A trip stays on record from 2022.2 on. One that was over, or is with this reset, must not count again.
+    """
+
+    @pytest.mark.parametrize("tripped", ["before this reset", "and reset before", "before the service began"])
+    @settings(max_examples=30, deadline=None)
+    @given(listed=st.integers(2, 8), more=st.integers(1, 8), read=st.integers(0, 14))
+    def test_its_trip_is_over(self, tripped: str, listed: int, more: int, read: int) -> None:
+        with tempfile.TemporaryDirectory(prefix="fpga-") as root:
+            asyncio.run(self._scanned(SampleNode(root), tripped, listed, more, read))
+
+    async def _scanned(self, node: SampleNode, tripped: str, listed: int, more: int, read: int) -> None:
+        """Scan a card when so many steps of a reset are done; after so many reads some more are."""
+        card = node.add_card("u55c", release="2022.2")
+        scanner = Scanner(node.sysfs_root, node.dev_root, HealthRules(recovery_checks=1, reset_grace=100))
+        if tripped != "before the service began":
+            await self._reasons(scanner)
+        card.firewall_trip()
+        if tripped == "before this reset":
+            assert await self._reasons(scanner) == [Reason.FIREWALL]
+        elif tripped == "and reset before":
+            card.reset_begin()
+            assert await self._reasons(scanner) == [Reason.RESETTING]
+            card.reset_end()
+            assert await self._reasons(scanner) == [None]
+        steps = itertools.chain(card.resetting(), card.returning())
+        done = list(itertools.islice(steps, listed))
+        if listed + more > _HALF:  # a reset takes seconds: another scan was before
+            await self._reasons(scanner)
+        reads = itertools.count()
+        real = sysfs.read_attribute
+
+        def meanwhile(path: str) -> str | None:
+            if threading.current_thread().name == "worker" and next(reads) == read:  # the scan's, no slow one
+                done.extend(itertools.islice(steps, more))
+            return real(path)
+
+        with (
+            mock.patch.object(sysfs, "read_attribute", meanwhile),
+            mock.patch("xilinx_fpga_dp.discovery.scanner._PATIENCE", 5),
+        ):
+            await scanner.scan(check=True)
+        done.extend(steps)
+        await self._reasons(scanner)
+        assert await self._reasons(scanner) == [None]
+
+    async def _reasons(self, scanner: Scanner) -> list[Reason | None]:
+        return [each.reason for each in (await scanner.scan(check=True)).devices]

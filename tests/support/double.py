@@ -274,7 +274,7 @@ class KubeletDouble:
         devices = self._devices().get(resource, {})
         return {name: device.nodes for name, device in devices.items()}
 
-    def wait_for(self, predicate: Callable[[], T], timeout: float = 10.0) -> T:
+    def wait_for(self, predicate: Callable[[], T], timeout: float = 30.0) -> T:
         """Wait until the predicate returns something true, and return that.
 
         Raises:
@@ -284,11 +284,11 @@ class KubeletDouble:
 
     # Calls to the plugin
 
-    def options(self, resource: str, timeout: float = 10.0) -> Any:
+    def options(self, resource: str, timeout: float = 30.0) -> Any:
         """Call GetDevicePluginOptions; return pb.DevicePluginOptions."""
         return pb.DevicePluginOptions.FromString(self.options_raw(resource, timeout))
 
-    def allocate(self, resource: str, ids: Iterable[str], timeout: float = 10.0) -> Any:
+    def allocate(self, resource: str, ids: Iterable[str], timeout: float = 30.0) -> Any:
         """Call Allocate for one container; return pb.AllocateResponse.
 
         kubelet has no time limit for this call (endpoint.go): a hanging plugin blocks its sync loop.
@@ -301,7 +301,7 @@ class KubeletDouble:
         available: Iterable[str],
         must: Iterable[str],
         size: int,
-        timeout: float = 10.0,
+        timeout: float = 30.0,
     ) -> Any:
         """Call GetPreferredAllocation for one container; return pb.PreferredAllocationResponse."""
         encoded = self.preferred_raw(resource, available, must, size, timeout)
@@ -313,10 +313,10 @@ class KubeletDouble:
 
     # The same calls, which return the encoded response
 
-    def options_raw(self, resource: str, timeout: float = 10.0) -> bytes:
+    def options_raw(self, resource: str, timeout: float = 30.0) -> bytes:
         return self._call(resource, "GetDevicePluginOptions", pb.Empty(), timeout)
 
-    def allocate_raw(self, resource: str, ids: Iterable[str], timeout: float = 10.0) -> bytes:
+    def allocate_raw(self, resource: str, ids: Iterable[str], timeout: float = 30.0) -> bytes:
         container = pb.ContainerAllocateRequest(devices_ids=ids)
         request = pb.AllocateRequest(container_requests=[container])
         return self._call(resource, "Allocate", request, timeout)
@@ -327,7 +327,7 @@ class KubeletDouble:
         available: Iterable[str],
         must: Iterable[str],
         size: int,
-        timeout: float = 10.0,
+        timeout: float = 30.0,
     ) -> bytes:
         container = pb.ContainerPreferredAllocationRequest(
             available_deviceIDs=available, must_include_deviceIDs=must, allocation_size=size

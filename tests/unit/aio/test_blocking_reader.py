@@ -113,7 +113,7 @@ async def test_reads_wait_without_delay_until_a_thread_can_start(
 ) -> None:
     reads: BlockingReader[str] = BlockingReader()
     with (
-        mock.patch.object(Worker, "_idle", deque()),
+        mock.patch.object(Worker, "_idle", deque(maxlen=0)),
         mock.patch("threading.Thread.start", side_effect=RuntimeError("can't start new thread")),
     ):
         for _ in range(2):

@@ -3,15 +3,11 @@
 import asyncio
 import dataclasses
 import errno
-import itertools
 import socket
-import tempfile
-import threading
 from typing import Any, ClassVar
-from unittest import mock
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -19,7 +15,6 @@ from xilinx_fpga_dp.aio.rate_limit import RateLimit
 from xilinx_fpga_dp.discovery import sysfs, uevents
 from xilinx_fpga_dp.discovery.drivers import xrt
 from xilinx_fpga_dp.discovery.health import HealthRules, HealthTracker, Observation, first, hold, step
-from xilinx_fpga_dp.discovery.scanner import Scanner
 from xilinx_fpga_dp.discovery.sysfs import Bus
 from xilinx_fpga_dp.model import Device, Reason, Shell
 from xilinx_fpga_dp.observe.events import Event
@@ -373,61 +368,6 @@ class TestPace:
 @pytest.fixture
 def pair(node: SampleNode) -> tuple[XrtCard, XrtCard]:
     return node.add_card("u55c", "0000:11:00", release="2023.2"), node.add_card("u55c", "0000:21:00")
-
-
-_HALF = 5  # steps of a reset, after which it waits for the management function
-
-
-class TestAResetInTheMiddleOfAScan:
-    """A scan reads one file after the other; a reset goes on meanwhile, and no later scan may fall into it.
-
-    A trip stays on record from 2022.2 on. One that was over, or is with this reset, must not count again.
-    """
-
-    @pytest.mark.parametrize("tripped", ["before this reset", "and reset before", "before the service began"])
-    @settings(max_examples=30, deadline=None)
-    @given(listed=st.integers(2, 8), more=st.integers(1, 8), read=st.integers(0, 14))
-    def test_its_trip_is_over(self, tripped: str, listed: int, more: int, read: int) -> None:
-        with tempfile.TemporaryDirectory(prefix="fpga-") as root:
-            asyncio.run(self._scanned(SampleNode(root), tripped, listed, more, read))
-
-    async def _scanned(self, node: SampleNode, tripped: str, listed: int, more: int, read: int) -> None:
-        """Scan a card when so many steps of a reset are done; after so many reads some more are."""
-        card = node.add_card("u55c", release="2022.2")
-        scanner = Scanner(node.sysfs_root, node.dev_root, HealthRules(recovery_checks=1, reset_grace=100))
-        if tripped != "before the service began":
-            await self._reasons(scanner)
-        card.firewall_trip()
-        if tripped == "before this reset":
-            assert await self._reasons(scanner) == [Reason.FIREWALL]
-        elif tripped == "and reset before":
-            card.reset_begin()
-            assert await self._reasons(scanner) == [Reason.RESETTING]
-            card.reset_end()
-            assert await self._reasons(scanner) == [None]
-        steps = itertools.chain(card.resetting(), card.returning())
-        done = list(itertools.islice(steps, listed))
-        if listed + more > _HALF:  # a reset takes seconds: another scan was before
-            await self._reasons(scanner)
-        reads = itertools.count()
-        real = sysfs.read_attribute
-
-        def meanwhile(path: str) -> str | None:
-            if threading.current_thread().name == "worker" and next(reads) == read:  # the scan's, no slow one
-                done.extend(itertools.islice(steps, more))
-            return real(path)
-
-        with (
-            mock.patch.object(sysfs, "read_attribute", meanwhile),
-            mock.patch("xilinx_fpga_dp.discovery.scanner._PATIENCE", 5),
-        ):
-            await scanner.scan(check=True)
-        done.extend(steps)
-        await self._reasons(scanner)
-        assert await self._reasons(scanner) == [None]
-
-    async def _reasons(self, scanner: Scanner) -> list[Reason | None]:
-        return [each.reason for each in (await scanner.scan(check=True)).devices]
 
 
 class TestEvents:

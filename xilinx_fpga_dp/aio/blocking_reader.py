@@ -1,9 +1,9 @@
 """Blocking reads that may never return, kept off the loop and apart from each other.
 
 A read of sysfs can hang in a driver for good, and a thread that hangs in the kernel cannot be ended. So reads
-are made per key (a device), at most one at a time for each. One worker walks through the queue of reads; when
-none returns for 20 ms, a second worker continues with the rest. A worker whose read hangs stays parked until
-the read returns, and its key is not read again before that.
+are made per key (a device), at most one at a time for each. One worker makes the queued reads; when none
+returns for 20 ms, a second worker continues with the rest. A worker whose read hangs stays parked until the
+read returns, and its key is not read again before that.
 
 A caller waits for a limited time and gets `Pending` for a read that has not returned. A later call for the
 same key joins that read, or takes its result if it has returned meanwhile. Time in which the whole process
@@ -14,6 +14,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar
@@ -22,14 +23,10 @@ from xilinx_fpga_dp.aio.daemon_threads import Worker
 
 T = TypeVar("T")
 
-# Seconds without any result after which a second worker continues with the rest of the queue.
-_STEP = 0.02
-# Seconds of delay of the loop that count as a stopped process (a debugger, a busy machine).
-_STOPPED = 0.1
-# Stops that are believed in one wait: a throttled process is late all the time.
-_MAX_STOPS = 3
-# Seconds after which an unclaimed result is too old: the device may be another one by then.
-_STALE = 10.0
+_STEP = 0.02  # seconds without any result after which a second worker continues with the rest of the queue
+_STOPPED = 0.1  # seconds of delay of the loop that count as a stopped process (a debugger, a busy machine)
+_MAX_STOPS = 3  # stops that extend one wait: a throttled process is late all the time
+_STALE = 10.0  # seconds after which an unclaimed result is too old: the device may be another one by then
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,26 +50,18 @@ class _Read(Generic[T]):  # used on the loop only, but for the call
 
 
 async def run_blocking(call: Callable[[], T], time_limit: float) -> T:
-    """Run one call on a worker and return its result.
+    """Make one call as `BlockingReader.read` does.
 
-    Use a `BlockingReader` of your own for calls that repeat: it does not start another while one hangs.
-
-    Raises:
-        TimeoutError: it has not returned within ``time_limit`` seconds.
-        Exception: what the call raised.
+    Calls that repeat need a reader of their own: it does not start another while one hangs.
     """
     return await BlockingReader[T]().read(call, time_limit)
 
 
 class BlockingReader(Generic[T]):
-    """Makes reads by key on workers, at most one outstanding read a key.
-
-    Args:
-        wake: called on the loop when a read returns that no caller waits for any more.
-    """
+    """Makes reads by key on workers, at most one outstanding read a key."""
 
     def __init__(self, wake: Callable[[], None] = lambda: None) -> None:
-        self._wake = wake
+        self._wake = wake  # called on the loop when a read returns that no caller waits for any more
         self._outstanding: dict[str, _Read[T]] = {}  # used on the loop only
         # Shared by the loop and the workers: append and popleft are atomic.
         self._queue: deque[_Read[T]] = deque()
@@ -89,12 +78,12 @@ class BlockingReader(Generic[T]):
         self._deliver()
         reads: dict[str, _Read[T]] = {}
         for key, call in calls.items():
-            if (last := self._outstanding.get(key)) is None or last.stale:
-                result = asyncio.get_running_loop().create_future()
-                self._outstanding[key] = _Read(call, result, time.monotonic())
-                self._queue.append(self._outstanding[key])
-            reads[key] = self._outstanding[key]
-            reads[key].waiters += 1
+            if (read := self._outstanding.get(key)) is None or read.stale:
+                read = _Read(call, asyncio.get_running_loop().create_future(), time.monotonic())
+                self._outstanding[key] = read
+                self._queue.append(read)
+            read.waiters += 1
+            reads[key] = read
         try:
             await self._wait(list(reads.values()), patience)
         finally:
@@ -160,12 +149,11 @@ class BlockingReader(Generic[T]):
         The loop is not woken for each result, which would cost more than the reads: while there is a queue,
         ``_wait`` checks after each step. It is woken at the end, for a late result, and if no wait checks.
         """
-        while self._queue:
-            try:
+        with suppress(
+            IndexError, RuntimeError
+        ):  # the queue is empty; the loop is closed, as the process ends
+            while True:
                 read = self._queue.popleft()
-            except IndexError:  # another worker was faster
-                return
-            try:
                 if not self._queue and self._returned:  # this call may hang, and no wait checks any more
                     loop.call_soon_threadsafe(self._deliver)
                 began = time.monotonic()
@@ -177,8 +165,6 @@ class BlockingReader(Generic[T]):
                 self._returned.append((read, outcome, ended))
                 if not self._queue or not self._watching or ended - began > _STEP:
                     loop.call_soon_threadsafe(self._deliver)
-            except RuntimeError:  # the loop is closed: the process ends
-                return
 
     def _deliver(self) -> None:
         """Pass results on to the callers that wait for them."""

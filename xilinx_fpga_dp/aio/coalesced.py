@@ -13,13 +13,10 @@ class Coalesced(Generic[T]):
     A caller gets the result of a run that started after its call; callers that wait for the next run share
     it. At most one run is in progress and one is due. Cancelling a caller does not cancel the run, which may
     have a file open or a thread at work.
-
-    Args:
-        work: makes one run.
     """
 
     def __init__(self, work: Callable[[], Coroutine[Any, Any, T]]) -> None:
-        self._work = work
+        self._work = work  # makes one run
         self._turn = asyncio.Lock()
         self._next: asyncio.Task[T] | None = None  # the run that has not started
         self._now: asyncio.Task[T] | None = None  # kept, since the loop keeps only weak references

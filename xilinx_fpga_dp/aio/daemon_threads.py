@@ -19,8 +19,7 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-IDLE_WORKERS = 2
-"""Idle workers that are kept: to start a thread costs more than most reads."""
+IDLE_WORKERS = 2  # kept, since to start a thread costs more than most reads
 
 _start_failed = threading.Event()  # the last thread could not be started, and that was logged
 
@@ -67,14 +66,10 @@ class Worker:
 
 
 class DaemonExecutor(Executor):
-    """Runs on daemon threads what a library runs in an executor, such as aiofiles.
-
-    Args:
-        limit: calls in progress at most. One more is refused, since the earlier ones hang.
-    """
+    """Runs on daemon threads what a library runs in an executor, such as aiofiles."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self._limit = limit  # calls in progress; one more is refused, since the earlier ones hang
         self._in_progress: set[Future[Any]] = set()
 
     def submit(self, call: Callable[..., T], /, *arguments: Any, **keywords: Any) -> Future[T]:
@@ -95,9 +90,8 @@ class DaemonExecutor(Executor):
                 future.set_exception(error)
 
         future.set_running_or_notify_cancel()
+        if not Worker.send(run):
+            raise BlockingIOError(errno.EAGAIN, "out of threads")
         self._in_progress.add(future)
         future.add_done_callback(self._in_progress.discard)
-        if not Worker.send(run):
-            self._in_progress.discard(future)
-            raise BlockingIOError(errno.EAGAIN, "out of threads")
         return future

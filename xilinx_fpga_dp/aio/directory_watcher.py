@@ -14,9 +14,8 @@ import asyncio
 import logging
 import os
 import stat
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import islice
-from types import TracebackType
 from typing import Self
 
 from asyncinotify import Inotify, Mask
@@ -27,27 +26,15 @@ from xilinx_fpga_dp.observe.events import Event
 
 log = logging.getLogger(__name__)
 
-# Events read in one go, and the length of inotify's queue (default of fs.inotify.max_queued_events).
-_BATCH = 256
-_QUEUE = 16384
-
-_CHANGES = (
-    Mask.CREATE
-    | Mask.DELETE
-    | Mask.MOVED_FROM
-    | Mask.MOVED_TO
-    | Mask.CLOSE_WRITE
-    | Mask.DELETE_SELF
-    | Mask.MOVE_SELF
-    | Mask.ONLYDIR
-)
-# After these a watch follows nothing, or another directory than the path leads to.
-_DEAD = Mask.IGNORED | Mask.DELETE_SELF | Mask.MOVE_SELF | Mask.Q_OVERFLOW | Mask.UNMOUNT
-
-_MOUNTS = "/proc/self/mountinfo"
-
+_BATCH = 256  # events read in one go
+_QUEUE = 16384  # length of inotify's queue: default of fs.inotify.max_queued_events
 _LIMIT = 2.0  # seconds to resolve the paths: one may be on a mount that hangs
-_TRIES = 3  # to watch what is there: another process may change it meanwhile
+_TRIES = 3  # to watch the directories: another process may replace one meanwhile
+
+_GONE = Mask.DELETE_SELF | Mask.MOVE_SELF
+_CHANGES = Mask.CREATE | Mask.DELETE | Mask.MOVE | Mask.CLOSE_WRITE | _GONE | Mask.ONLYDIR
+# After these a watch follows nothing, or another directory than the path leads to.
+_DEAD = _GONE | Mask.IGNORED | Mask.Q_OVERFLOW | Mask.UNMOUNT
 
 Place = tuple[str, int, int] | None
 """A directory to watch with its device and inode; None if neither it nor its parent exists."""
@@ -59,40 +46,23 @@ class DirectoryWatcher:
     Use it as a context manager, in a loop: ``arm()``, read the directories, ``wait()``. If a thread reads
     them: ``clear()``; ``locate()`` and then the read in that thread; ``rewatch(places)``; read again if that
     returned True; ``wait()``.
-
-    Args:
-        paths: the directories.
-        fold: seconds after a change within which further changes belong to it, such as writing a file.
     """
 
     def __init__(self, *paths: str, fold: float = 0.002) -> None:
         self._paths = paths
-        self._fold = fold
-        self._watched: list[Place] | None = None  # None: not everything is watched
+        self._fold = fold  # seconds within which changes are one, such as those of writing a file
+        self._watched: list[Place] | None = None  # None if not everything is watched
         self._locating: BlockingReader[list[Place]] = BlockingReader()
         self._inotify: Inotify | None = None
-        self._mounts: int | None = None
+        self._opened = ExitStack()  # inotify and the list of mounts
         self._changed = asyncio.Event()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        if self._inotify is not None:
-            loop.remove_reader(self._inotify.fd)
-            self._inotify.close()
-            self._inotify = None
-        if self._mounts is not None:
-            loop.remove_writer(self._mounts)
-            os.close(self._mounts)
-            self._mounts = None
-        self._watched = None
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+        self._inotify = self._watched = None
 
     async def arm(self) -> None:
         """Make every change from now on wake, also where a path leads elsewhere than before."""
@@ -125,7 +95,7 @@ class DirectoryWatcher:
             return False
         self._watched = None
         try:
-            inotify = self._open()
+            inotify = self._inotify or self._open()
             with suppress(FileNotFoundError, NotADirectoryError):  # it has gone meanwhile
                 self._watch(places, inotify)
                 self._watched = places
@@ -145,16 +115,20 @@ class DirectoryWatcher:
 
     def _open(self) -> Inotify:
         loop = asyncio.get_running_loop()
-        if self._inotify is None:
+        with ExitStack() as opened:
+            mounts = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+            opened.callback(os.close, mounts)
             # asyncinotify also opens a selector; where that fails it leaks the descriptor opened before.
             descriptors.require(2)
-            self._inotify = Inotify(sync_timeout=0)
-            loop.add_reader(self._inotify.fd, self._take, self._inotify)
-        if self._mounts is None:
-            self._mounts = os.open(_MOUNTS, os.O_RDONLY | os.O_CLOEXEC)
+            inotify = opened.enter_context(Inotify(sync_timeout=0))
+            loop.add_reader(inotify.fd, self._take, inotify)
+            opened.callback(loop.remove_reader, inotify.fd)
             # Always readable; a change is reported as an error (man 5 proc), which wakes a writer.
-            loop.add_writer(self._mounts, self._changed.set)
-        return self._inotify
+            loop.add_writer(mounts, self._changed.set)
+            opened.callback(loop.remove_writer, mounts)
+            self._opened = opened.pop_all()
+        self._inotify = inotify
+        return inotify
 
     def _watch(self, places: list[Place], inotify: Inotify) -> None:
         """Replace the watches. Queued events are dropped, since the caller reads again."""
@@ -168,12 +142,9 @@ class DirectoryWatcher:
 
     def _take(self, inotify: Inotify) -> None:
         """Take the queued events. asyncinotify's ``get`` loses some when it is cancelled."""
-        if self._inotify is None:
-            return
         events = list(islice(inotify, _BATCH))
-        if len(events) == _BATCH:  # more may be buffered, for which the loop is not woken
-            asyncio.get_running_loop().call_soon(self._take, inotify)
-        if any(event.mask & _DEAD for event in events):
+        # After a full batch more may be buffered, for which the loop is not woken: `rewatch` drops them.
+        if len(events) == _BATCH or any(event.mask & _DEAD for event in events):
             self._watched = None
         self._changed.set()
 

@@ -29,11 +29,7 @@ class Latest(Generic[T]):
         return self._value
 
     def set(self, value: T) -> None:
-        """Replace the value and wake the waiters, unless it equals the current one.
-
-        Raises:
-            RuntimeError: the value is closed.
-        """
+        """Replace the value and wake the waiters, unless it equals the current one."""
         if self._closed:
             raise RuntimeError("a closed value cannot change")
         if value != self._value:
@@ -49,9 +45,6 @@ class Latest(Generic[T]):
         """Wait for a value that differs from ``seen``; return at once if it differs now.
 
         A value that changed and changed back meanwhile does not count.
-
-        Raises:
-            Closed: ``seen`` was the final value.
         """
         return await self.until(lambda value: value != seen)
 

@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 AT_ONCE: Final = 1
 """The backlog to start a server with."""
 
-# The kernel caps it at net.core.somaxconn. A TCP connection that finds no room is retried after a second,
-# which is all the time that a probe of kubelet has.
+# A TCP connection that finds no room is retried after a second, which is all the time that a probe of
+# kubelet has. The kernel caps the backlog at net.core.somaxconn.
 _BACKLOG = 4096
 _QUIET = 10.0  # seconds between two warnings
 

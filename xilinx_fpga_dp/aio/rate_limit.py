@@ -1,4 +1,6 @@
-"""Limits how often something is done: a burst, then an even rate. Pure."""
+"""Limits how often something is done: a burst, then an even rate."""
+
+import asyncio
 
 
 class RateLimit:
@@ -12,10 +14,8 @@ class RateLimit:
         self._span = (burst - 1) * interval
         self._next = 0.0  # when the even rate allows the next one
 
-    def delay(self, now: float) -> float:
-        """Return the seconds to wait at time ``now``; 0 if it is allowed at once."""
-        return max(0.0, self._next - self._span - now)
-
-    def done(self, now: float) -> None:
-        """Count one that was done at time ``now``."""
-        self._next = max(self._next, now) + self._interval
+    async def wait(self) -> None:
+        """Wait until one more is allowed, and count it."""
+        now = asyncio.get_running_loop().time
+        await asyncio.sleep(self._next - self._span - now())
+        self._next = max(self._next, now()) + self._interval

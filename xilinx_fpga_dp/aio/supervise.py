@@ -9,9 +9,8 @@ from xilinx_fpga_dp.observe.events import Event
 log = logging.getLogger(__name__)
 
 _RESTART = 1.0  # seconds until a failed task starts again
-# Seconds that tasks may take to end after a cancellation, and until the next one.
-_ENDING = 1.2
-_END_AGAIN = 0.05
+_ENDING = 1.2  # seconds that tasks may take to end after the first cancellation
+_END_AGAIN = 0.05  # and after each further one
 
 
 async def supervise(name: str, run: Callable[[], Awaitable[None]]) -> None:

@@ -187,13 +187,11 @@ class Endpoint:
 
     async def _list(self, plugin: Plugin) -> str:
         """Send every new offer to kubelet, at a bounded rate, until the offer is gone."""
-        now = asyncio.get_running_loop().time
         self._send_list(plugin)
         while self.offer.value is not None:
             await self.offer.other_than(self.offer.value)
             if not plugin.up_to_date and not self._directory.state.value.standby:
-                await asyncio.sleep(self._limit.delay(now()))
-                self._limit.done(now())
+                await self._limit.wait()
                 self._send_list(plugin)  # an offer that came meanwhile replaces the one to send
         return "its shell is gone from the node"
 

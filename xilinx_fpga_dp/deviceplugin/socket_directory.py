@@ -110,7 +110,6 @@ class SocketDirectory:
 
     async def run(self) -> None:
         """Keep ``state`` current, for ever; when cancelled, make way for an older instance."""
-        now = asyncio.get_running_loop().time
         limit = RateLimit(_BURST, _INTERVAL)
         try:
             with self._watcher as watcher:
@@ -119,8 +118,7 @@ class SocketDirectory:
                     state = await self.refresh()
                     if self._places is None or not watcher.rewatch(self._places):
                         await watcher.wait(_SCAN_SOON if state.standby or state.problem else _SCAN_EVERY)
-                    await asyncio.sleep(limit.delay(now()))
-                    limit.done(now())
+                    await limit.wait()
         except asyncio.CancelledError:
             # Behind a scan under way, which would take the lock again
             await self._reads.read_fresh("", self.lock.release, _RELEASE_LIMIT)

@@ -20,28 +20,19 @@ _STEPS = 1000  # parts of a path and of the links in it; a kernel follows 40 lin
 
 
 class HostPaths:
-    """Checks which host paths exist.
-
-    Args:
-        root: the directory where the host's root is mounted.
-        paths: absolute host paths.
-    """
+    """Checks which host paths exist."""
 
     def __init__(self, root: str, paths: Sequence[str]) -> None:
-        self._root = root.rstrip("/")
-        self._paths = paths
+        self._root = root.rstrip("/")  # where the host's root is mounted
+        self._paths = paths  # absolute, on the host
         self._reads: BlockingReader[None] = BlockingReader()
         self._missing: set[str] = set()  # logged as missing
 
     async def existing(self, time_limit: float = _TIME_LIMIT) -> tuple[str, ...]:
-        """Return the paths that exist now. One that does not answer, on a mount that hangs, is left out.
-
-        Args:
-            time_limit: seconds for all of them, if less than usual.
-        """
+        """Return the paths that exist now. One that does not answer, on a mount that hangs, is left out."""
+        limit = min(time_limit, _TIME_LIMIT)
         checks = [
-            self._reads.read_fresh(path, partial(resolve, self._root, path), min(time_limit, _TIME_LIMIT))
-            for path in self._paths
+            self._reads.read_fresh(path, partial(resolve, self._root, path), limit) for path in self._paths
         ]
         outcomes = dict(zip(self._paths, await asyncio.gather(*checks), strict=True))
         missing = {path for path, outcome in outcomes.items() if outcome is not None}

@@ -22,6 +22,7 @@ from xilinx_fpga_dp.aio.coalesced import Coalesced
 from xilinx_fpga_dp.aio.daemon_threads import DaemonExecutor
 from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher
 from xilinx_fpga_dp.aio.latest import Latest
+from xilinx_fpga_dp.aio.race import race
 from xilinx_fpga_dp.observe.events import Event
 
 log = logging.getLogger(__name__)
@@ -35,20 +36,16 @@ _MAX_BYTES = 1 << 20
 
 
 class ManagedFile:
-    """Keeps a file as it should be.
-
-    Args:
-        path: its path.
-        mode: its permissions.
-    """
+    """Keeps a file as it should be."""
 
     def __init__(self, path: str, mode: int = 0o644) -> None:
         self.path = path
         self._mode = mode
-        self._wanted: str | None = None  # None: no file
-        self._step = 0  # number of the newest step
-        # In the name of what a step writes, apart from another instance's: each has pid 1 in its pod.
-        self._token = secrets.token_hex(4)
+        self._wanted: str | None = None  # None for no file
+        self._directory, name = os.path.split(path)
+        self._prefix = f".{name}."  # of an unfinished file; runtimes and NFD ignore such a name
+        self._token = secrets.token_hex(4)  # follows the prefix; a pid does not differ, it is 1 in each pod
+        self._step = 0  # number of the newest step, which follows the token
         self._threads = DaemonExecutor(_MAX_HANGING)
         self._known = asyncio.Event()  # the wanted text is known; until then an earlier instance's file stays
         self._checks = Coalesced(self._check)
@@ -74,23 +71,14 @@ class ManagedFile:
     async def run(self) -> None:
         """Restore the file whenever something has changed it or it could not be written. Endless."""
         await self._known.wait()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._follow())
-            group.create_task(self._retry())
-
-    async def _follow(self) -> None:
-        with DirectoryWatcher(os.path.dirname(self.path)) as watcher:
+        with DirectoryWatcher(self._directory) as watcher:
             while True:
                 await watcher.arm()
                 await self._checks.run()
-                await self._last_error.until(lambda error: error is None)  # each retry would wake
-                await watcher.wait(_CHECK_EVERY)
-
-    async def _retry(self) -> None:
-        while True:
-            await self._last_error.until(bool)
-            await asyncio.sleep(_RETRY)
-            await self._checks.run()
+                while self._last_error.value:  # not watched, since each retry would wake
+                    await asyncio.sleep(_RETRY)
+                    await self._checks.run()
+                await race(watcher.wait(_CHECK_EVERY), self._last_error.until(bool))
 
     async def _check(self) -> bool:
         self._step += 1
@@ -106,25 +94,19 @@ class ManagedFile:
         return as_wanted
 
     def _reconcile(self, wanted: str | None, step: int) -> bool:
-        """Compare the file and write it if it differs. Return whether it is as wanted. Blocks.
-
-        Raises:
-            OSError: it cannot be read or written.
-        """
+        """Compare the file and write it if it differs. Return whether it is as wanted. Blocks."""
         if _read(self.path) == wanted:
             return True
         if self._released:
             return False
-        directory, name = os.path.split(self.path)
-        unfinished = f".{name}."  # runtimes and NFD ignore such a name
         if wanted is not None:
-            os.makedirs(directory, mode=0o755, exist_ok=True)
-        self._sweep(directory, unfinished)
+            os.makedirs(self._directory, mode=0o755, exist_ok=True)
+        self._sweep()
         if wanted is None:
             with suppress(FileNotFoundError):
                 os.unlink(self.path)
             return True
-        beside = f"{directory}/{unfinished}{self._token}.{step}"
+        beside = f"{self._directory}/{self._prefix}{self._token}.{step}"
         try:
             with open(beside, "x", encoding="utf-8") as file:  # a planted link is an error
                 file.write(wanted)
@@ -138,15 +120,15 @@ class ManagedFile:
             raise
         return True
 
-    def _sweep(self, directory: str, unfinished: str) -> None:
-        """Remove what older steps have left, and what dead instances have left."""
+    def _sweep(self) -> None:
+        """Remove the unfinished files of older steps and of dead instances."""
+        dead = time.time() - _ABANDONED
         with suppress(FileNotFoundError):
-            for name in os.listdir(directory):
-                path = f"{directory}/{name}"
+            for name in os.listdir(self._directory):
+                path = f"{self._directory}/{name}"
+                own = name.startswith(f"{self._prefix}{self._token}.")
                 with suppress(OSError):
-                    if name.startswith(f"{unfinished}{self._token}.") or (
-                        name.startswith(unfinished) and time.time() - os.lstat(path).st_mtime > _ABANDONED
-                    ):
+                    if own or (name.startswith(self._prefix) and os.lstat(path).st_mtime < dead):
                         os.unlink(path)
 
     def _log_change(self, error: str | None) -> None:

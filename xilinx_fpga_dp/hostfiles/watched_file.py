@@ -22,38 +22,26 @@ _TIME_LIMIT = 2.0  # seconds a read may take
 
 @dataclass(frozen=True, slots=True)
 class FileState(Generic[T]):
-    """What is known of a file.
+    """What is known of a file."""
 
-    Attributes:
-        value: its newest good content; None if it was never good.
-        problems: why it cannot be used as it is now, each a sentence.
-        fixed: it is a mount of its own, as with ``subPath``: a replacement on the node never appears here.
-    """
-
-    value: T | None = None
-    problems: tuple[str, ...] = ()
-    fixed: bool = False
+    value: T | None = None  # the newest good content; None if it was never good
+    problems: tuple[str, ...] = ()  # why it cannot be used as it is now, each a sentence
+    fixed: bool = (
+        False  # a mount of its own, as with ``subPath``: a replacement on the node never appears here
+    )
 
 
 class WatchedFile(Generic[T]):
-    """A file and its content.
-
-    Args:
-        path: its path. A ConfigMap swaps the directory's ``..data`` link; a single file mounted by
-            ``subPath`` never changes.
-        parse: makes the content of the file's bytes; raises ValueError with a sentence per problem.
-        limit: bytes it may have.
-        changed: called on the loop when its state has changed.
-    """
+    """A file and its content. A ConfigMap replaces it by swapping the directory's ``..data`` link."""
 
     def __init__(
         self, path: str, parse: Callable[[bytes], T], limit: int, changed: Callable[[], None] = lambda: None
     ) -> None:
         self.path = path
         self.state: FileState[T] = FileState()
-        self._parse = parse
-        self._limit = limit
-        self._changed = changed
+        self._parse = parse  # raises ValueError with a sentence per problem
+        self._limit = limit  # bytes
+        self._changed = changed  # called on the loop when the state has changed
         self._threads = DaemonExecutor(1)  # a read that hangs is not repeated
         self._bytes: bytes | None = None  # that the state was made of
 
@@ -66,7 +54,8 @@ class WatchedFile(Generic[T]):
         except TimeoutError:
             self._bytes, self.state = None, FileState(before.value, ("does not answer: a read of it hangs",))
         except Exception as error:
-            self._bytes, self.state = None, FileState(before.value, (_message(error),))
+            problem = getattr(error, "strerror", None) or str(error) or repr(error)
+            self._bytes, self.state = None, FileState(before.value, (problem,))
         if self.state != before:
             self._changed()
 
@@ -114,7 +103,3 @@ def _is_mount(path: str) -> bool:
         return False
     # show_mountinfo writes these four characters as octal numbers: fs/proc_namespace.c
     return re.sub(rb"[ \t\n\\]", lambda char: b"\\%03o" % ord(char[0]), os.fsencode(path)) in points
-
-
-def _message(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or repr(error)

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from xilinx_fpga_dp.aio.rate_limit import RateLimit
 from xilinx_fpga_dp.discovery import sysfs, uevents
 from xilinx_fpga_dp.discovery.drivers import xrt
 from xilinx_fpga_dp.discovery.health import HealthRules, HealthTracker, Observation, first, hold, step
@@ -339,27 +338,6 @@ class Against(RuleBasedStateMachine):
 
 
 TestAgainstAnOracle = Against.TestCase
-
-
-class TestPace:
-    @given(st.lists(st.floats(0, 3), max_size=60))
-    def test_five_in_a_row_then_one_a_second(self, waits: list[float]) -> None:
-        pace = RateLimit(5, 1.0)
-        now = 0.0
-        sent: list[float] = []
-        for wait in waits:
-            now += wait
-            delay = pace.delay(now)
-            if wait >= 1 and sent:
-                assert delay == 0, "never after a quiet second"
-            now += delay
-            pace.done(now)
-            sent.append(now)
-        for index, start in enumerate(sent):
-            within = [time for time in sent[index:] if time - start < 1 - 1e-6]
-            assert len(within) <= 5 + 1
-        for first_, sixth in zip(sent, sent[5:], strict=False):
-            assert sixth - first_ >= 1 - 1e-6
 
 
 # The real thing

@@ -11,6 +11,7 @@ was stopped does not count against a read.
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -42,19 +43,7 @@ class _Read(Generic[T]):  # used on the loop only, but for the call
     result: asyncio.Future[T | Exception]
     since: float
     waiters: int = 0
-    returned: float | None = None
-
-    @property
-    def stale(self) -> bool:
-        return self.returned is not None and time.monotonic() - self.returned > _STALE
-
-
-async def run_blocking(call: Callable[[], T], time_limit: float) -> T:
-    """Make one call as `BlockingReader.read` does.
-
-    Calls that repeat need a reader of their own: it does not start another while one hangs.
-    """
-    return await BlockingReader[T]().read(call, time_limit)
+    returned: float = math.inf  # the time.monotonic() of its end
 
 
 class BlockingReader(Generic[T]):
@@ -76,10 +65,11 @@ class BlockingReader(Generic[T]):
         A call for a key whose last read is outstanding joins that read, or takes what it returned meanwhile.
         """
         self._deliver()
+        now = time.monotonic()
         reads: dict[str, _Read[T]] = {}
         for key, call in calls.items():
-            if (read := self._outstanding.get(key)) is None or read.stale:
-                read = _Read(call, asyncio.get_running_loop().create_future(), time.monotonic())
+            if (read := self._outstanding.get(key)) is None or now - read.returned > _STALE:
+                read = _Read(call, asyncio.get_running_loop().create_future(), now)
                 self._outstanding[key] = read
                 self._queue.append(read)
             read.waiters += 1
@@ -103,11 +93,10 @@ class BlockingReader(Generic[T]):
                 return outcome
 
     async def read(self, call: Callable[[], T], time_limit: float) -> T:
-        """Make a call that starts now, for a reader with a single key, and return its result.
+        """Make a call that starts now, for a reader with a single key. Return or raise its outcome.
 
         Raises:
             TimeoutError: it has not returned within ``time_limit`` seconds, or the one before it has not.
-            Exception: what the call raised.
         """
         outcome = await self.read_fresh("", call, time_limit)
         if isinstance(outcome, Pending):
@@ -149,9 +138,8 @@ class BlockingReader(Generic[T]):
         The loop is not woken for each result, which would cost more than the reads: while there is a queue,
         ``_wait`` checks after each step. It is woken at the end, for a late result, and if no wait checks.
         """
-        with suppress(
-            IndexError, RuntimeError
-        ):  # the queue is empty; the loop is closed, as the process ends
+        # Ends when the queue is empty, or when the loop is closed as the process ends.
+        with suppress(IndexError, RuntimeError):
             while True:
                 read = self._queue.popleft()
                 if not self._queue and self._returned:  # this call may hang, and no wait checks any more

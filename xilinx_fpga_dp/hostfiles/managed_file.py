@@ -82,15 +82,18 @@ class ManagedFile:
 
     async def _check(self) -> bool:
         self._step += 1
+        as_wanted = False
+        error = None
         try:
             async with asyncio.timeout(_TIME_LIMIT):
-                as_wanted: bool = await wrap(self._reconcile)(
-                    self._wanted, self._step, executor=self._threads
-                )
-        except OSError as error:  # a TimeoutError is an OSError
-            self._log_change(error.strerror or "no answer in time")
-            return False
-        self._log_change(None)
+                as_wanted = await wrap(self._reconcile)(self._wanted, self._step, executor=self._threads)
+        except OSError as failure:  # a TimeoutError is an OSError
+            error = failure.strerror or "no answer in time"
+        if error and error != self._last_error.value:
+            log.warning(Event.FILE_NOT_WRITTEN, extra={"path": self.path, "error": error})
+        elif self._last_error.value and not error:
+            log.info(Event.FILE_WRITTEN_AGAIN, extra={"path": self.path})
+        self._last_error.set(error)
         return as_wanted
 
     def _reconcile(self, wanted: str | None, step: int) -> bool:
@@ -130,14 +133,6 @@ class ManagedFile:
                 with suppress(OSError):
                     if own or (name.startswith(self._prefix) and os.lstat(path).st_mtime < dead):
                         os.unlink(path)
-
-    def _log_change(self, error: str | None) -> None:
-        if error != self._last_error.value:
-            if error:
-                log.warning(Event.FILE_NOT_WRITTEN, extra={"path": self.path, "error": error})
-            else:
-                log.info(Event.FILE_WRITTEN_AGAIN, extra={"path": self.path})
-        self._last_error.set(error)
 
 
 def _read(path: str) -> str | None:

@@ -26,9 +26,7 @@ class FileState(Generic[T]):
 
     value: T | None = None  # the newest good content; None if it was never good
     problems: tuple[str, ...] = ()  # why it cannot be used as it is now, each a sentence
-    fixed: bool = (
-        False  # a mount of its own, as with ``subPath``: a replacement on the node never appears here
-    )
+    fixed: bool = False  # a mount of its own, as with ``subPath``: never replaced in this container
 
 
 class WatchedFile(Generic[T]):

@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from xilinx_fpga_dp.aio.blocking_reader import BlockingReader, Pending, run_blocking
+from xilinx_fpga_dp.aio.blocking_reader import BlockingReader, Pending
 from xilinx_fpga_dp.aio.daemon_threads import DaemonExecutor, Worker
 from xilinx_fpga_dp.observe.events import Event
 
@@ -142,13 +142,13 @@ async def test_hanging_library_calls_are_bounded_and_block_no_others() -> None:
         await loop.run_in_executor(threads, lambda: 1 / 0)
 
 
-async def test_run_blocking_returns_raises_or_times_out() -> None:
+async def test_read_returns_raises_or_times_out() -> None:
     gate = threading.Event()
-    assert await run_blocking(partial(_answer, "A"), 5) == "A"
+    assert await BlockingReader[str]().read(partial(_answer, "A"), 5) == "A"
     with pytest.raises(ZeroDivisionError):
-        await run_blocking(lambda: 1 / 0, 5)
+        await BlockingReader[float]().read(lambda: 1 / 0, 5)
     with pytest.raises(TimeoutError):
-        await run_blocking(partial(gate.wait, 30), 0.02)
+        await BlockingReader[bool]().read(partial(gate.wait, 30), 0.02)
     gate.set()
 
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 
-from xilinx_fpga_dp.aio.blocking_reader import BlockingReader
+from xilinx_fpga_dp.aio.blocking_reader import run_blocking
 from xilinx_fpga_dp.discovery.health import HealthRules
 from xilinx_fpga_dp.discovery.scanner import Scanner
 from xilinx_fpga_dp.hostfiles.host_paths import HostPaths
@@ -69,7 +69,7 @@ async def scan_once(settings: Settings, scanner: Scanner) -> tuple[Offers, Held]
     # A node without kubelet has no such socket, which is no fault.
     socket = settings.pod_resources_socket
     with suppress(TimeoutError):
-        if await BlockingReader[bool]().read(partial(os.path.exists, socket), _SCAN_LIMIT):
+        if await run_blocking(partial(os.path.exists, socket), _SCAN_LIMIT):
             held = await PodResources(socket).held() or {}
     builder = SnapshotBuilder(settings, patient=False)
     await builder.read_rules()

@@ -46,6 +46,14 @@ class _Read(Generic[T]):  # used on the loop only, but for the call
     returned: float = math.inf  # the time.monotonic() of its end
 
 
+async def run_blocking(call: Callable[[], T], time_limit: float) -> T:
+    """Make one call on a worker. Raise TimeoutError if it has not returned in time; its thread stays parked.
+
+    For calls that repeat use a `BlockingReader`, which does not start another while one hangs.
+    """
+    return await BlockingReader[T]().read(call, time_limit)
+
+
 class BlockingReader(Generic[T]):
     """Makes reads by key on workers, at most one outstanding read a key."""
 

@@ -15,7 +15,7 @@ from http import HTTPStatus
 from http.client import HTTPConnection
 from typing import Any, TypeVar
 
-from xilinx_fpga_dp.aio.blocking_reader import BlockingReader
+from xilinx_fpga_dp.aio.blocking_reader import run_blocking
 from xilinx_fpga_dp.cli.diagnose.checks import KUBELET_ROOTS, Findings
 from xilinx_fpga_dp.deviceplugin.instance_lock import count_instances
 from xilinx_fpga_dp.deviceplugin.registration import greet
@@ -97,7 +97,7 @@ async def _request_podresources(path: str) -> None:
 
 
 def _blocking(call: Callable[..., T], *arguments: Any) -> Awaitable[T]:
-    return BlockingReader[T]().read(partial(call, *arguments), _TIME_LIMIT)
+    return run_blocking(partial(call, *arguments), _TIME_LIMIT)
 
 
 async def _results(awaitables: Mapping[str, Awaitable[Any]]) -> dict[str, Any]:

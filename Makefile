@@ -31,9 +31,11 @@ test-fast: $(VENV)/.dev
 test-service: $(VENV)/.dev
 	$(PYTEST) tests/service tests/deploy $(ARGS)
 
-# The same tests as `test`, with the branches they take.
+# The same tests as `test`, with the branches they take; but for those of the start, which coverage slows down, and
+# of the loaded modules, to which it adds its own.
 coverage: $(VENV)/.dev
-	$(PYTEST) --cov --cov-report=term --cov-report=html $(ARGS)
+	$(PYTEST) --cov --cov-report=term --cov-report=html --deselect tests/service/test_process.py \
+	    --deselect tests/service/test_signals.py::test_signal_during_start_takes_effect $(ARGS)
 
 # With a real kubelet, built on first use: KUBERNETES=1.Y for another than the newest. Needs root.
 e2e: $(VENV)/.dev

@@ -98,6 +98,7 @@ def _split(arguments: Iterable[str]) -> tuple[str | None, Sequence[str]]:
 def _parse(given: str | None, command: Command, words: Sequence[str]) -> argparse.Namespace:
     program, parser = _parsers(given or "run", command)
     if given is None and not {"-h", "--help"}.isdisjoint(words):
+        _add_settings(program, command)  # only its help shows them
         program.parse_args(["--help"])  # exits
     try:
         options, rest = parser.parse_known_intermixed_args(words)
@@ -145,7 +146,6 @@ def _parsers(chosen: str, command: Command) -> tuple[_Parser, _Parser]:
     for option, keywords in command.options.items():
         action = parser.add_argument(option, **keywords)
         parser.usage += "" if action.option_strings else f" {action.metavar}..."
-    _add_settings(program, command)
     _add_settings(parser, command)
     return program, parser
 

@@ -231,7 +231,7 @@ class Settings(BaseSettings):
 
     def _as_1_3_0(self, environment: Mapping[str, str]) -> Self:
         """Return the settings with the variables of plugin 1.3.0, where ours are not set."""
-        from xilinx_fpga_dp.resources.compat_1_3_0.settings import Compat130Settings  # noqa: PLC0415
+        from xilinx_fpga_dp.resources.compat_1_3_0.names import Compat130Settings  # noqa: PLC0415
 
         same = Compat130Settings.of(environment).settings()
         settings = self.model_copy(

@@ -25,7 +25,6 @@ from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.resources import rename_rules
 from xilinx_fpga_dp.resources.card_pairing import WAIT, CardAssignment, CardPairing
 from xilinx_fpga_dp.resources.compat_1_3_0 import names as compat
-from xilinx_fpga_dp.resources.compat_1_3_0.settings import PREFIX, VARIABLES, Compat130Settings
 from xilinx_fpga_dp.resources.naming import SHARED, Naming
 from xilinx_fpga_dp.resources.offers import (
     held_elsewhere,
@@ -110,7 +109,7 @@ class SnapshotBuilder:
         self._settings = settings
         self._environment = environment
         self._rules_changed = rules_changed
-        self._compat = Compat130Settings.of(environment) if settings.compat != "none" else None
+        self._compat = compat.Compat130Settings.of(environment) if settings.compat != "none" else None
         self._file = (
             WatchedFile(settings.resource_renames, self._parse, rename_rules.MAX_BYTES, self._rules_read)
             if settings.resource_renames
@@ -169,13 +168,12 @@ class SnapshotBuilder:
     def log_migration(self) -> None:
         """Log for each variable of plugin 1.3.0 what to write instead, or that it has no effect."""
         if self._compat is None:
-            for name in VARIABLES:
+            for name in compat.VARIABLES:
                 if name in self._environment:
                     log.warning(Event.COMPAT_NEEDED, extra={"variable": name})
             return
-        own_prefix = (
-            self._settings.resource_prefix != PREFIX or variable("resource_prefix") in self._environment
-        )
+        is_set = variable("resource_prefix") in self._environment
+        own_prefix = is_set or self._settings.resource_prefix != compat.PREFIX
         from xilinx_fpga_dp.resources.compat_1_3_0.advice import advice  # noqa: PLC0415
 
         for was, write in advice(self._compat, self._environment, own_prefix=own_prefix):

@@ -30,7 +30,7 @@ from xilinx_fpga_dp.discovery.scanner import ScanFailed, Scanner
 from xilinx_fpga_dp.model import Device, Inventory, Shell
 from xilinx_fpga_dp.observe import state
 from xilinx_fpga_dp.observe.events import Event
-from xilinx_fpga_dp.observe.http_server import _STATUS, HttpServer, text
+from xilinx_fpga_dp.observe.http_server import HttpServer, text
 from xilinx_fpga_dp.observe.metrics import Metrics
 from xilinx_fpga_dp.resources import rename_rules as renames
 from xilinx_fpga_dp.resources.compat_1_3_0 import names as compat
@@ -293,7 +293,7 @@ def http(data: bytes) -> None:
     method, answer = asyncio.new_event_loop().run_until_complete(
         HttpServer("127.0.0.1:0", {"/livez": page})._response(data)
     )
-    assert answer.status in _STATUS, method
+    assert HTTPStatus(answer.status), method
 
 
 def rules(data: bytes) -> None:

@@ -9,7 +9,7 @@ from tests.support.double import KubeletDouble
 from tests.support.process import Service, cli
 from tests.support.running import settings_for
 from xilinx_fpga_dp.observe.events import Event
-from xilinx_fpga_dp.resources.compat_1_3_0.settings import NAME_CUSTOMIZE, VARIABLES
+from xilinx_fpga_dp.resources.compat_1_3_0.names import NAME_CUSTOMIZE, VARIABLES
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 

@@ -39,12 +39,9 @@ def count_instances(plugins_dir: str) -> int:
     """Count the live instances. Blocks; changes nothing.
 
     Raises:
-        OSError: the folder can't be read.
+        OSError: the folder can't be read; FileNotFoundError if no instance has run.
     """
-    try:
-        return len(_live(lock_folder(plugins_dir)))
-    except FileNotFoundError:
-        return 0
+    return len(_live(lock_folder(plugins_dir)))
 
 
 class InstanceLock:

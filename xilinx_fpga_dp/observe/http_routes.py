@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 
 from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.model import Held, Offers
@@ -14,26 +15,17 @@ _BEAT = 1.0  # seconds between two heartbeats
 _STALE = 10.0  # seconds without a heartbeat after which timers no longer fire
 
 
+@dataclass(slots=True)
 class HttpRoutes:
     """The pages by path."""
 
-    def __init__(
-        self,
-        metrics: Metrics,
-        snapshots: Latest[Snapshot],
-        registered: Callable[[], Mapping[str, bool]],  # whether each resource has a live stream
-        held: Callable[[], Awaitable[Held]],  # asks which container holds which device
-        *,
-        errors: Callable[[], Mapping[str, str]] = dict,  # how the last attempt to register failed
-        expose_mgmt: bool,  # whether pods get management nodes
-    ) -> None:
-        self._metrics = metrics
-        self._snapshots = snapshots
-        self._registered = registered
-        self._errors = errors
-        self._held = held
-        self._expose_mgmt = expose_mgmt
-        self._last_beat = asyncio.get_running_loop().time()
+    metrics: Metrics
+    snapshots: Latest[Snapshot]
+    registered: Callable[[], Mapping[str, bool]]  # whether each resource has a live stream
+    held: Callable[[], Awaitable[Held]]  # asks which container holds which device
+    expose_mgmt: bool  # whether pods get management nodes
+    errors: Callable[[], Mapping[str, str]] = dict  # how the last attempt to register failed
+    _last_beat: float = field(init=False, default_factory=lambda: asyncio.get_running_loop().time())
 
     def by_path(self) -> Mapping[str, Page]:
         """Return all pages."""
@@ -55,10 +47,10 @@ class HttpRoutes:
         return text(f"timers have not fired for {silence:.0f} s", 503) if silence > _STALE else text("ok")
 
     async def _readyz(self) -> Response:
-        snapshot = self._snapshots.value
+        snapshot = self.snapshots.value
         if reason := snapshot.not_ready:
             return text(reason, 503)
-        registered, errors = self._registered(), self._errors()
+        registered, errors = self.registered(), self.errors()
         missing = [
             f"{name} ({errors[name]})" if name in errors else name
             for name in (snapshot.offers or Offers({})).by_resource
@@ -67,14 +59,14 @@ class HttpRoutes:
         return text(f"not registered: {', '.join(missing)}", 503) if missing else text("ok")
 
     async def _metrics_text(self) -> Response:
-        return Response(self._metrics.text(), content_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(self.metrics.text(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _state(self) -> Response:
         return as_json(
             state.document(
-                self._snapshots.value.offers or Offers({}),
-                expose_mgmt=self._expose_mgmt,
-                registered=self._registered(),
-                held=await self._held(),
+                self.snapshots.value.offers or Offers({}),
+                expose_mgmt=self.expose_mgmt,
+                registered=self.registered(),
+                held=await self.held(),
             )
         )

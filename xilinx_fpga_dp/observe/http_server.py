@@ -5,8 +5,10 @@ import json
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 
 from xilinx_fpga_dp.aio import descriptors, listen
 from xilinx_fpga_dp.aio.daemon_threads import DaemonExecutor
@@ -22,14 +24,6 @@ _NAME_LIMIT = 5.0  # seconds a name server may take
 
 NAME = "xilinx-fpga-dp"
 """The server's name, by which `diagnose` recognizes it."""
-
-_STATUS = {
-    200: "OK",
-    400: "Bad Request",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    503: "Service Unavailable",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +70,7 @@ class HttpServer:
         while True:
             try:
                 server = await self._listen()
+                break
             except OSError as error:
                 message = error.strerror or str(error) or "no answer from the name server"
                 if message != last_error:
@@ -83,14 +78,11 @@ class HttpServer:
                     log.warning(Event.HTTP_ADDRESS_UNAVAILABLE, extra=fields)
                 last_error = message
                 await asyncio.sleep(_RETRY)
-                continue
+        with closing(server):
             for listener in server.sockets:
                 host, port, *_ = listener.getsockname()
                 log.info(Event.SERVING_HTTP, extra={"host": host, "port": port})
-            try:
-                await asyncio.Event().wait()
-            finally:
-                server.close()
+            await asyncio.Event().wait()
 
     async def _listen(self) -> asyncio.Server:
         hosts = await self._resolve()
@@ -140,7 +132,7 @@ class HttpServer:
         head = await reader.readuntil(b"\r\n\r\n")
         method, response = await self._response(head)
         writer.write(
-            f"HTTP/1.1 {response.status} {_STATUS[response.status]}\r\n"
+            f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}\r\n"
             f"Server: {NAME}\r\n"
             f"Content-Type: {response.content_type}\r\n"
             f"Content-Length: {len(response.body)}\r\n"

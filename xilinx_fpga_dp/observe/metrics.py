@@ -1,13 +1,13 @@
 """The metrics in the format of Prometheus. Labels are bounded by the resources that exist."""
 
-from collections.abc import Callable, Iterable, Mapping
+import collections
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Final
-
-from grpclib.const import Status
+from typing import Any, Final
 
 from xilinx_fpga_dp import __version__
 from xilinx_fpga_dp.aio.latest import Latest
+from xilinx_fpga_dp.model import Offers
 from xilinx_fpga_dp.process import ssl_by_name
 from xilinx_fpga_dp.snapshot import Snapshot
 
@@ -19,12 +19,10 @@ with ssl_by_name():
 _PREFIX = "xilinx_fpga_dp"
 _ALLOCATE_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 _SCAN_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
-_CODES: Final = tuple(status.name for status in Status)  # an Allocate ends with one of them
-_RESULTS: Final = ("ok", "failed")
 
 
-class Metrics:
-    """All counters of one service.
+class Metrics(Collector):
+    """All counters of one service, and its state.
 
     Args:
         snapshots: what is offered.
@@ -33,7 +31,9 @@ class Metrics:
 
     def __init__(self, snapshots: Latest[Snapshot], registered: Callable[[], Mapping[str, bool]]) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_State(snapshots, registered))
+        self._registry.register(self)
+        self._snapshots = snapshots
+        self._registered = registered
         counter = partial(Counter, namespace=_PREFIX, registry=self._registry)
         histogram = partial(Histogram, namespace=_PREFIX, registry=self._registry)
         self._registrations = counter("registrations", "Attempts to register.", ["resource", "result"])
@@ -47,6 +47,19 @@ class Metrics:
         )
         self._scan_errors = counter("scan_errors", "Scans in which the bus could not be read.")
         self._kubelet_restarts = counter("kubelet_restarts", "New kubelets seen after the first.")
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the state at the moment of the scrape."""
+        offers = self._snapshots.value.offers or Offers({})
+        devices = collections.Counter(
+            (name, "Unhealthy" if unit.reason else "Healthy", unit.reason or "")
+            for name, offer in offers.by_resource.items()
+            for unit in offer.units
+        )
+        registered = {(name,): each for name, each in self._registered().items()}
+        yield _gauge("build_info", "Version of the plugin.", ["version"], {(__version__,): 1})
+        yield _gauge("devices", "Devices by health.", ["resource", "health", "reason"], devices)
+        yield _gauge("registered", "Whether kubelet knows the resource.", ["resource"], registered)
 
     def text(self) -> bytes:
         """Return all metrics as one scrape."""
@@ -76,40 +89,12 @@ class Metrics:
 
     def resource_gone(self, resource: str) -> None:
         """Drop its series: they would pile up on a node that is reprogrammed often."""
-        for result in _RESULTS:
-            self._registrations.remove(resource, result)
-        for code in _CODES:
-            self._allocations.remove(resource, code)
-        self._list_updates.remove(resource)
-        self._allocate_duration.remove(resource)
+        for metric in (self._registrations, self._list_updates, self._allocations, self._allocate_duration):
+            metric.remove_by_labels({"resource": resource})
 
 
-class _State(Collector):
-    """The state at the moment of the scrape."""
-
-    def __init__(self, snapshots: Latest[Snapshot], registered: Callable[[], Mapping[str, bool]]) -> None:
-        self._snapshots = snapshots
-        self._registered = registered
-
-    def collect(self) -> Iterable[Metric]:
-        build = GaugeMetricFamily(f"{_PREFIX}_build_info", "Version of the plugin.", labels=["version"])
-        build.add_metric([__version__], 1)
-        yield build
-        devices = GaugeMetricFamily(
-            f"{_PREFIX}_devices", "Devices by health.", labels=["resource", "health", "reason"]
-        )
-        counts: dict[tuple[str, str, str], int] = {}
-        offers = self._snapshots.value.offers
-        for name, offer in offers.by_resource.items() if offers else ():
-            for unit in offer.units:
-                key = (name, "Unhealthy" if unit.reason else "Healthy", unit.reason or "")
-                counts[key] = counts.get(key, 0) + 1
-        for labels, count in counts.items():
-            devices.add_metric(labels, count)
-        yield devices
-        registered = GaugeMetricFamily(
-            f"{_PREFIX}_registered", "Whether kubelet knows the resource.", labels=["resource"]
-        )
-        for name, is_registered in self._registered().items():
-            registered.add_metric([name], is_registered)
-        yield registered
+def _gauge(name: str, text: str, labels: Sequence[str], values: Mapping[Any, float]) -> Metric:
+    gauge = GaugeMetricFamily(f"{_PREFIX}_{name}", text, labels=labels)
+    for each, value in values.items():
+        gauge.add_metric(each, value)
+    return gauge

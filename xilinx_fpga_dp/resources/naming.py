@@ -25,35 +25,11 @@ _HASH_DIGITS = 8
 _MIN_ROOM = 20  # characters a prefix must leave: a shortened name has to stay readable
 
 
-def name_problem(name: str) -> str | None:
-    """Explain why kubelet would refuse this resource name; None if it would accept it."""
+def name_problem(name: str, room: int = 0) -> str | None:
+    """Explain why kubelet refuses each name of this and ``room`` more characters; None if it accepts one."""
     domain, slash, rest = name.partition("/")
-    if problem := _domain_problem(domain, slash, like="xilinx.com/fpga-..."):
-        return problem
-    if len(rest) > MAX_NAME:
-        return f"the part after '/' has {len(rest)} characters, at most {MAX_NAME} are allowed"
-    if not _NAME.fullmatch(rest):
-        return (
-            "the part after '/' must be letters, digits, '-', '_' or '.', with a letter or digit at both ends"
-        )
-    return None
-
-
-def prefix_problem(prefix: str) -> str | None:
-    """Explain why no valid resource name can begin with this prefix; None if one can."""
-    domain, slash, rest = prefix.partition("/")
-    if problem := _domain_problem(domain, slash, like="xilinx.com/fpga-"):
-        return problem
-    if rest and not _NAME.fullmatch(rest + "x"):
-        return "the part after '/' must be letters, digits, '-', '_' or '.' and begin with a letter or digit"
-    if len(rest) > MAX_NAME - _MIN_ROOM:
-        return f"the part after '/' is too long: at most {MAX_NAME - _MIN_ROOM} characters"
-    return None
-
-
-def _domain_problem(domain: str, slash: str, like: str) -> str | None:
     if not slash:
-        return f"it needs a domain and a '/', like {like}"
+        return "it needs a domain and a '/', like xilinx.com/fpga-"
     if domain.startswith("requests.") or "kubernetes.io" in domain:
         return f"the domain {domain!r} is reserved by Kubernetes"
     if len(domain) > MAX_DOMAIN:
@@ -61,7 +37,16 @@ def _domain_problem(domain: str, slash: str, like: str) -> str | None:
     # Labels of a DNS name have at most 63 characters by the RFC, but kubelet does not check that.
     if not _DOMAIN.fullmatch(domain):
         return f"the domain {domain!r} is not a lower-case DNS name"
+    if len(rest) > MAX_NAME - room:
+        return f"the part after '/' has {len(rest)} characters, at most {MAX_NAME - room} are allowed"
+    if not _NAME.fullmatch(rest + "x" * room):
+        return "a name is letters, digits, '-', '_' or '.' after '/', with a letter or digit at both ends"
     return None
+
+
+def prefix_problem(prefix: str) -> str | None:
+    """Explain why no valid resource name can begin with this prefix; None if one can."""
+    return name_problem(prefix, _MIN_ROOM)
 
 
 def template_problem(template: str) -> str | None:

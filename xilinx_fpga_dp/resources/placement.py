@@ -204,27 +204,18 @@ def _card_marks(units: Sequence[Unit]) -> list[Hashable]:
     first = units[0]
     slots = [(first.numa_nodes, "slot", device.address.rpartition(".")[0]) for device in first.devices]
     serials = [(first.numa_nodes, "serial", device.serial) for device in first.devices if device.serial]
-    return [*slots, *serials]
+    return [*slots, *serials] or [first.id]
 
 
 def _grouped(items: Sequence[T], marks_of: Callable[[T], Sequence[Hashable]]) -> list[list[T]]:
     """Group the items that share a mark, directly or through others, in the order of their first items."""
-    by_mark: defaultdict[Hashable, list[int]] = defaultdict(list)
-    marks = [marks_of(item) for item in items]
-    for number, own in enumerate(marks):
-        for mark in own:
-            by_mark[mark].append(number)
-    groups: list[list[T]] = []
-    done: set[int] = set()
-    for first in range(len(items)):
-        reached = [] if first in done else [first]
-        group = []
-        while reached:
-            number = reached.pop()
-            if number not in done:
-                done.add(number)
-                group.append(items[number])
-                reached += [other for mark in marks[number] for other in by_mark.pop(mark, [])]
-        if group:
-            groups.append(group)
-    return groups
+    by_mark: dict[Hashable, list[T]] = {}
+    for item in items:
+        marks = marks_of(item)
+        group = by_mark.setdefault(marks[0], [])
+        for mark in marks[1:]:
+            if (other := by_mark.setdefault(mark, group)) is not group:
+                group += other
+                by_mark |= {each: group for each, same in by_mark.items() if same is other}
+        group.append(item)
+    return list({id(group): group for group in by_mark.values()}.values())

@@ -77,9 +77,8 @@ class Renaming:
         """
         base = self.base.among(devices)
         defaults: set[str] = set()
-        given: defaultdict[str, set[tuple[str, Rule]]] = defaultdict(
-            set
-        )  # the replaced name and the rule, by new name
+        # By new name, the replaced names and the rules
+        given: defaultdict[str, set[tuple[str, Rule]]] = defaultdict(set)
         nameless: set[str] = set()
         for device in devices:
             try:

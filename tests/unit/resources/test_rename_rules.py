@@ -17,8 +17,8 @@ from tests.support.paths import PROJECT
 from tests.support.rule_files import followed
 from xilinx_fpga_dp.model import Device, Shell
 from xilinx_fpga_dp.resources.compat_1_3_0.advice import as_rules
+from xilinx_fpga_dp.resources.compat_1_3_0.names import Compat130Settings
 from xilinx_fpga_dp.resources.compat_1_3_0.names import parse as parse_names
-from xilinx_fpga_dp.resources.compat_1_3_0.settings import Compat130Settings
 from xilinx_fpga_dp.resources.naming import FIELDS, Naming
 from xilinx_fpga_dp.resources.rename_rules import MAX_BYTES, Renaming, parse
 from xilinx_fpga_dp.resources.rule_file import BadRuleFile

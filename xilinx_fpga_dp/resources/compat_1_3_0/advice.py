@@ -9,13 +9,14 @@ from collections.abc import Mapping
 
 from xilinx_fpga_dp.resources.compat_1_3_0.names import (
     MA35,
+    PREFIX,
     U30,
     U30_COMMON,
     UUID_END,
+    Compat130Settings,
     NameCustomize,
     NameEntry,
 )
-from xilinx_fpga_dp.resources.compat_1_3_0.settings import PREFIX, Compat130Settings
 
 _RENAMES = "XILINX_FPGA_DP_RESOURCE_RENAMES"
 

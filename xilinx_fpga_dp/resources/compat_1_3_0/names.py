@@ -1,4 +1,4 @@
-"""The names and ids that plugin 1.3.0 gave, and its file of names. Pure.
+"""The environment variables of plugin 1.3.0, the names and ids that it gave, and its file of names. Pure.
 
 Its Go sources are https://github.com/Xilinx/FPGA_as_a_Service, folder k8s-device-plugin; a rule that comes
 from one of them names it. Inputs that crashed that plugin, and names that kubelet rejected, need no
@@ -6,14 +6,20 @@ compatibility.
 """
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
 from xilinx_fpga_dp.model import Device, Offer, Offers, Unit
-from xilinx_fpga_dp.resources.compat_1_3_0.settings import Compat130Settings, equal_fold
 from xilinx_fpga_dp.resources.naming import full_name
+
+VARIABLES: Final = ("U30NameConvention", "U30AllocUnit", "DeviceNameCustomize", "VirtualDev", "VirtualNum")
+PREFIX: Final = "amd.com/"
+NAME_CUSTOMIZE: Final = "/opt/xilinx/device-plugin-configmap/NameCustomize.json"
+MAX_VIRTUAL: Final = 1000
+"""The most ids of a device, as SHARED_REPLICAS allows; that plugin was limited by memory alone."""
 
 U30: Final = "xilinx_u30"  # fpga.go VtShell; compared with case
 U30_COMMON: Final = "ama_u30"  # fpga.go U30CommonShell
@@ -22,6 +28,41 @@ UUID_END: Final = 6
 _MAX_NAME = 60  # bytes; server.go getModifiedDSAtype
 _KEY_PARTS = 3
 _FIELDS = ("index", "shellVer", "deviceType", "uuid", "timestamp", "DBDF", "deviceID", "Healthy", "SN")
+
+
+@dataclass(frozen=True, slots=True)
+class Compat130Settings:
+    """The values of that plugin's variables."""
+
+    exact: bool = False  # U30 cards are named by their shells as others are, instead of all alike
+    cards: bool = True  # U30 devices with one serial number are one unit
+    customize: bool = False  # names come from NameCustomize.json if it has one
+    virtual: int = 0  # the number of ids of a device; 0: each has one, its address
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Self:
+        """Read the variables as main.go does: case does not matter, and an unknown value is the default."""
+
+        def has(variable: str, value: str) -> bool:
+            return _equal_fold(environment.get(variable, ""), value)
+
+        number = environment.get("VirtualNum", "")
+        wanted = int(number[:20]) if re.fullmatch(r"[+-]?[0-9]+", number, re.ASCII) else 1
+        return cls(
+            exact=has("U30NameConvention", "ExactName"),
+            cards=not has("U30AllocUnit", "Device"),
+            customize=has("DeviceNameCustomize", "True"),
+            virtual=min(max(wanted, 1), MAX_VIRTUAL) if has("VirtualDev", "True") else 0,
+        )
+
+    def settings(self) -> dict[str, object]:
+        """Return our settings that mean the same, as far as there are any."""
+        same: dict[str, object] = {"resource_prefix": PREFIX, "u30_unit": "card" if self.cards else "device"}
+        if self.virtual:
+            same |= {"shared_replicas": self.virtual, "shared_grant": "all"}
+        if self.customize:
+            same["resource_renames"] = NAME_CUSTOMIZE
+        return same
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +78,7 @@ class NameEntry:
         """Compare as server.go getMatchKey does."""
         if not (_fits(self.card, values["deviceType"]) and _fits(self.shell, values["shellVer"])):
             return False
-        ends_alike = len(self.build.encode()) == UUID_END and equal_fold(self.build, values["uuid"])
+        ends_alike = len(self.build.encode()) == UUID_END and _equal_fold(self.build, values["uuid"])
         return ends_alike or _fits(self.build, values["timestamp"])
 
 
@@ -147,7 +188,7 @@ class Compat130Names:
         if not self.settings.exact and U30_COMMON in shell:
             return shell
         if not (self.settings.customize or self.customize):
-            return shell if equal_fold(shell, MA35) else default
+            return shell if _equal_fold(shell, MA35) else default
         for entry in self.customize.entries if self.customize else ():
             if entry.matches(values):
                 name = "".join(text or values.get(kind, "") for kind, text in entry.parts)
@@ -157,7 +198,7 @@ class Compat130Names:
     def _values(self, device: Device, replica: int) -> dict[str, str]:
         """Make the fields of a device as fpga.go GetAlveoDevices and GetAMADevices do."""
         shell = device.shell.vbnv
-        ma35 = equal_fold(shell, MA35)
+        ma35 = _equal_fold(shell, MA35)
         if not self.settings.exact and U30 in shell:
             shell = U30_COMMON
         fields = shell.split("_")
@@ -224,10 +265,15 @@ def _whole_cards(units: Iterable[Unit], serials: Mapping[str, str]) -> list[Unit
     return found
 
 
+def _equal_fold(one: str, other: str) -> bool:
+    """Compare as Go's strings.EqualFold does, letter by letter."""
+    return list(map(str.casefold, one)) == list(map(str.casefold, other))
+
+
 def _fits(wanted: str, value: str) -> bool:
-    return wanted == "*" or equal_fold(wanted, value)
+    return wanted == "*" or _equal_fold(wanted, value)
 
 
 def _listing_order(device: Device) -> tuple[str, str]:
     """Order as in that plugin's directory listings: PCI devices by address, MA35D by name in /dev."""
-    return (device.node or "" if equal_fold(device.shell.vbnv, MA35) else "", device.address)
+    return (device.node or "" if _equal_fold(device.shell.vbnv, MA35) else "", device.address)

@@ -14,8 +14,14 @@ from tests.support.paths import DATA
 from xilinx_fpga_dp.hostfiles.watched_file import FileState
 from xilinx_fpga_dp.model import Device, Inventory, Offers, Shell
 from xilinx_fpga_dp.resources.compat_1_3_0.advice import advice, as_rules
-from xilinx_fpga_dp.resources.compat_1_3_0.names import Compat130Names, NameCustomize, parse
-from xilinx_fpga_dp.resources.compat_1_3_0.settings import NAME_CUSTOMIZE, VARIABLES, Compat130Settings
+from xilinx_fpga_dp.resources.compat_1_3_0.names import (
+    NAME_CUSTOMIZE,
+    VARIABLES,
+    Compat130Names,
+    Compat130Settings,
+    NameCustomize,
+    parse,
+)
 from xilinx_fpga_dp.resources.naming import Naming
 from xilinx_fpga_dp.resources.rename_rules import Renaming
 from xilinx_fpga_dp.resources.rename_rules import parse as parse_rules

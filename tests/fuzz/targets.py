@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
+from http import HTTPStatus
 from typing import Any
 
 from grpclib.protocol import H2Protocol

@@ -11,6 +11,7 @@ from tests.support.probed import Probed
 from tests.support.process import Service, cli
 from tests.support.running import settings_for
 from tests.support.scanning import listed, only_device, scanner_for, settled
+from tests.support.waiting import wait_for
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import DAMAGES, SampleNode, XrtCard
 
@@ -22,6 +23,15 @@ def mixed(node: SampleNode) -> Mixed:
 
 def resources(document: dict[str, Any]) -> dict[str, str]:
     return {row["id"]: row["resource"] for row in document["devices"]}
+
+
+def left_out(document: dict[str, Any]) -> list[str]:
+    return [entry["function"] for entry in document["left_out"]]
+
+
+def state(pages: Probed) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(pages.get("state")[1])
+    return document
 
 
 class TestAmazon:
@@ -63,6 +73,29 @@ class TestU30:
         assert [row["resource"] for row in listed(node)["devices"]] == [
             f"{PREFIX}xilinx_u30_gen3x4_base_1-0"
         ] * 2
+
+    def test_half_a_card_is_the_same_lost_listed_and_after_a_restart(self, node: SampleNode) -> None:
+        """A slot that is not split x4x4: Xilinx/video-sdk#2."""
+        whole, half = node.plug("u30"), node.plug("u30")
+        pages = Probed(node)
+        wanted = [each.address for each in whole[:1]], [half[0].address]
+        with Service(pages.settings) as service:
+            service.logged(Event.SERVING_HTTP)
+            wait_for(lambda: len(state(pages)["devices"]) == 2, "both cards are offered")
+            half[1].remove()
+            wait_for(lambda: len(state(pages)["devices"]) == 1, "half a card is left out")
+            running = state(pages)
+        with Service(pages.settings) as service:
+            service.logged(Event.SERVING_HTTP)
+            wait_for(lambda: "bifurcation" in str(state(pages)["left_out"]), "half a card is left out")
+            after_restart = state(pages)
+        for document in (running, listed(node), after_restart):
+            assert ([row["id"] for row in document["devices"]], left_out(document)) == wanted
+            assert "bifurcation" in document["left_out"][0]["reason"]
+        assert (
+            f"warn  {half[0].address}: not offered: half a card"
+            in cli("diagnose", settings=pages.settings).stdout
+        )
 
     def test_service_waits_for_serials_and_reports_it(self, node: SampleNode) -> None:
         for card in node.plug("u30"):

@@ -3,8 +3,13 @@
 The two devices of a U30 have one serial number, and one device id at kubelet. A serial number is read late,
 or never, and an id must not change when it arrives. So a device waits for its serial number, 30 s at most;
 then it is paired without: with the only other device behind the nearest bridge that has others, or with none.
-A decision holds until the process ends, also while the devices are gone. A single device may still get its
-second one, as that changes no id. A serial number that arrives late and contradicts a decision is a warning.
+A decision holds until the process ends, also while the devices are gone. A serial number that arrives late
+and contradicts a decision is a warning.
+
+A device with a serial number that no other one has is half a card, as in a slot that is not split x4x4
+(Xilinx/video-sdk#2): it is not decided, and not offered, until its second device is there. Without a serial
+number a device may be half a card too; it is offered alone, since some virtual machines show neither serial
+numbers nor bridges, and that is a warning. Both hold whether the second device was there before or not.
 """
 
 from collections import defaultdict
@@ -22,19 +27,24 @@ BOARD_OF_TWO: Final = "u30"
 """The board whose cards have two devices."""
 
 _PER_CARD: Final = 2
+_MAY_BE_HALF: Final = (
+    "may be half a card: it has no serial number to find its second device by, and is offered alone; "
+    "set U30_UNIT=device if that is meant"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class CardAssignment:
     """What is decided about the devices of an inventory, all by address."""
 
-    # By each device of a card with two, both; the first is the card's id.
+    # By each device of a card with two, both; the first is the card's id. One of them may be gone.
     cards: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    halves: frozenset[str] = frozenset()  # half of a card each, whose second device was never seen
     # The serial numbers that names may use; one that arrived too late is not among them.
     serials: Mapping[str, str] = field(default_factory=dict)
     singles: frozenset[str] = frozenset()  # decided to be a card of their own, also those that are gone
     waiting: frozenset[str] = frozenset()  # not offered before their serial number is known
-    warnings: tuple[str, ...] = ()  # serial numbers that arrived late and contradict what was decided
+    warnings: tuple[str, ...] = ()  # what was decided on too little, or is contradicted since
 
 
 class CardPairing:
@@ -63,15 +73,29 @@ class CardPairing:
             if each.address in self._serials or each.serial or self._has_waited(each, now)
         }
         waiting = {each.address for each in devices if each.address not in self._serials and by_serial(each)}
+        halves: set[str] = set()
         if self._pair:
-            waiting |= self._pair_up([each for each in devices if each.board == BOARD_OF_TWO], now)
+            pairable = [each for each in devices if each.board == BOARD_OF_TWO]
+            waiting |= self._pair_up(pairable, now)
+            halves = {each.address for each in pairable} - self._cards.keys() - waiting
         serials = {each.address: each.serial for each in devices if each.serial}
+        cards = {
+            address: card
+            for address, card in self._cards.items()
+            if len(card) == _PER_CARD and (self._seen.keys() >= set(card) or serials.keys() & set(card))
+        }
+        alone = (self._cards.keys() - cards.keys()) & self._seen.keys() - serials.keys()
         return CardAssignment(
-            cards={address: card for address, card in self._cards.items() if len(card) == _PER_CARD},
+            cards=cards,
+            halves=frozenset(halves),
             serials={address: serial for address, serial in self._serials.items() if serial},
             singles=frozenset(address for address, card in self._cards.items() if len(card) == 1),
             waiting=frozenset(waiting),
-            warnings=(*self._wrong_pairs(serials), *self._missed_pairs(serials)),
+            warnings=(
+                *(f"{address} {_MAY_BE_HALF}" for address in sorted(alone)),
+                *self._wrong_pairs(serials),
+                *self._missed_pairs(serials),
+            ),
         )
 
     def _pair_up(self, devices: Sequence[Device], now: float) -> set[str]:
@@ -93,8 +117,10 @@ class CardPairing:
             waits = not device.serial or any(not each.serial for each in others)
             if waits and not self._has_waited(device, now):
                 waiting.add(device.address)
-            else:
-                self._join([device, *_behind_one_bridge(device, devices)])
+                continue
+            card = [device, *_behind_one_bridge(device, devices)]
+            if len(card) == _PER_CARD or len(by_serial[device.serial or ""]) != 1:
+                self._join(card)
         return waiting - self._cards.keys()
 
     def _join(self, devices: Sequence[Device]) -> None:

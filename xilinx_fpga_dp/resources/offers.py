@@ -84,10 +84,10 @@ def _name_of(card: _Card, naming: Naming | Renaming, assignment: CardAssignment)
     first = card[0].address
     if first in assignment.waiting:
         raise ValueError("waiting for its serial number; that takes 30 s at most")
-    found = {device.address for device in card}
-    if missing := [each for each in assignment.cards.get(first, ()) if each not in found]:
+    if first in assignment.halves or len(card) < len(assignment.cards.get(first, ())):
         raise ValueError(
-            f"the other device of its card, {missing[0]}, is not there; U30_UNIT=device offers one alone"
+            "half a card: its second device is not on the bus; is the slot split x4x4 (bifurcation in the "
+            "BIOS), is the card well seated? U30_UNIT=device offers one alone"
         )
     name, *others = sorted({naming.resource_name(_as_named(device, assignment)) for device in card})
     if others:

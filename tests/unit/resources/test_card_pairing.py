@@ -44,18 +44,27 @@ class TestBySerial:
         assert ids(devices, assignment) == ["21", "22"]
         assert not assignment.waiting
 
-    def test_single_device_with_a_serial_is_a_card(self) -> None:
-        assignment = CardPairing(pair=True).assign([u30("21", "A")], 0)
-        assert not assignment.waiting
-        assert ids([u30("21", "A")], assignment) == ["21"]
+    def test_single_device_with_a_serial_is_half_a_card(self) -> None:
+        offers = offers_of(
+            Inventory((u30("21", "A"),)), NAMING, 1, CardPairing(pair=True).assign([u30("21", "A")], 0)
+        )
+        assert offers.by_resource == {}
+        [entry] = offers.left_out
+        assert "half a card" in entry.reason
+        assert "bifurcation" in entry.reason
+        assert "U30_UNIT=device" in entry.reason
 
-    def test_late_second_device_changes_no_id(self) -> None:
+    def test_card_begins_with_its_second_device(self) -> None:
         pairing = CardPairing(pair=True)
         pairing.assign([u30("22", "A")], 0)
         devices = [u30("21", "A"), u30("22", "A")]
         assignment = pairing.assign(devices, 1)
-        assert ids(devices, assignment) == ["22"]
-        assert cards(assignment) == {("22", "21")}
+        assert ids(devices, assignment) == ["21"]
+        assert cards(assignment) == {("21", "22")}
+
+    def test_serial_of_three_devices_makes_no_half_card(self) -> None:
+        devices = [u30(bus, "0000", path="") for bus in ("21", "22", "23")]
+        assert ids(devices, CardPairing(pair=True).assign(devices, 0)) == ["21", "22", "23"]
 
     def test_serial_of_three_devices_is_ignored(self) -> None:
         devices = [u30(bus, "0000", path) for bus, path in (("21", "01"), ("22", "01"), ("23", "02"))]
@@ -164,7 +173,24 @@ class TestDecided:
         offers = offers_of(Inventory(left), NAMING, 1, pairing.assign(left, 1))
         assert offers.by_resource == {}
         [entry] = offers.left_out
-        assert "the other device of its card, 0000:21:00.1, is not there" in entry.reason
+        assert entry.reason == self.half(CardPairing(pair=True).assign(left, 1), left)
+
+    def test_card_without_serials_offers_the_device_that_is_left(self) -> None:
+        """The answer is that of a service which begins with the device alone."""
+        pairing = CardPairing(pair=True, wait=0)
+        pairing.assign([u30("21"), u30("22")], 0)
+        for left in ([u30("21")], [u30("22")]):
+            running, fresh = pairing.assign(left, 1), CardPairing(pair=True, wait=0).assign(left, 1)
+            assert ids(left, running) == ids(left, fresh) == [left[0].address[5:7]]
+            assert running.warnings == fresh.warnings
+            [warning] = fresh.warnings
+            assert "may be half a card" in warning
+        assert ids([u30("21"), u30("22")], pairing.assign([u30("21"), u30("22")], 2)) == ["21"]
+
+    @staticmethod
+    def half(assignment: CardAssignment, devices: Sequence[Device]) -> str:
+        [entry] = offers_of(Inventory(tuple(devices)), NAMING, 1, assignment).left_out
+        return entry.reason
 
     def test_card_that_returns_keeps_its_id(self) -> None:
         pairing = CardPairing(pair=True, wait=0)
@@ -223,12 +249,12 @@ steps = st.lists(
 
 
 @given(steps)
-def test_offered_id_stays_the_id_of_its_devices(
+def test_card_of_two_stays_the_card_of_its_devices(
     history: list[tuple[dict[str, str | None], float]],
 ) -> None:
-    """Devices and serial numbers appear and vanish; an offered device keeps its id."""
+    """Devices and serial numbers appear and vanish; a card that was offered keeps its id and devices."""
     pairing = CardPairing(pair=True)
-    offered: dict[str, str] = {}
+    offered: dict[str, tuple[str, ...]] = {}
     now = 0.0
     for present, wait in history:
         devices = [
@@ -241,8 +267,11 @@ def test_offered_id_stays_the_id_of_its_devices(
         out = [entry.function for entry in offers.left_out]
         assert sorted(offered_now + out) == [device.address for device in devices]
         for unit in units:
-            assert unit.id == unit.devices[0].address
-            assert len(unit.devices) <= 2
-            for device in unit.devices:
-                assert offered.setdefault(device.address, unit.id) == unit.id
+            addresses = tuple(device.address for device in unit.devices)
+            assert unit.id == addresses[0]
+            assert len(addresses) <= 2
+            if len(addresses) == 2:
+                assert all(offered.setdefault(each, addresses) == addresses for each in addresses)
+            else:  # alone only if its second device is not there
+                assert sum(each in offered_now for each in offered.get(unit.id, ())) <= 1
         now += wait

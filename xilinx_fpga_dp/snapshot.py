@@ -34,6 +34,7 @@ from xilinx_fpga_dp.resources.offers import (
     representatives,
     same_variables,
     with_devices,
+    without_management,
 )
 from xilinx_fpga_dp.settings import Settings, variable
 
@@ -197,10 +198,10 @@ class SnapshotBuilder:
         offers = offers_of(found, names, self._settings.shared_replicas, cards)
         if isinstance(names.base, compat.Compat130Names):
             offers = compat.apply(offers, names.base, cards.serials, cards=self._whole_cards)
-        problems = _problems(self._settings.resource_renames, rules)
-        return replace(
-            offers, warnings=(*cards.warnings, *problems, *names.warnings, *same_variables(offers))
-        )
+        warnings = [*cards.warnings, *_problems(self._settings.resource_renames, rules), *names.warnings]
+        if self._settings.expose_mgmt:
+            warnings += without_management(offers)
+        return replace(offers, warnings=(*warnings, *same_variables(offers)))
 
     def _held_elsewhere(self, offers: Offers, cards: CardAssignment, held: Held) -> frozenset[str]:
         """Return the devices that a container holds under a name or id that they do not have."""

@@ -1,6 +1,8 @@
 """All drivers in the service and in `list`, and their independence on one node."""
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,6 +113,53 @@ class TestU30:
             for each in node.cards:
                 each.write("xmc/serial_num", "XFL1LATE")
             service.logged(Event.DEVICE_FOUND, device=node.cards[1].address)
+
+
+def move(node: SampleNode, address: str, other: str) -> None:
+    """Give a function another address, as a virtual machine does with the functions it is passed."""
+    links = Path(node.sysfs_root) / "bus/pci/devices"
+    path = (links / address).resolve()
+    moved = path.rename(path.with_name(other))
+    (links / address).unlink()
+    (links / other).symlink_to(os.path.relpath(moved, links))
+
+
+class TestGuest:
+    """Management and user function in slots of their own: Xilinx/AVED#24, XRT PR#2828."""
+
+    MGMT, USER = "0000:65:00.0", "0000:a5:00.0"
+
+    @pytest.fixture
+    def guest(self, node: SampleNode) -> SampleNode:
+        node.plug("u280")
+        move(node, "0000:65:00.1", self.USER)
+        return node
+
+    def test_management_function_is_part_of_its_card(self, guest: SampleNode) -> None:
+        document = listed(guest, EXPOSE_MGMT="true")
+        assert document["left_out"] == []
+        [row] = document["devices"]
+        assert row["id"] == self.USER
+        assert row["nodes"] == ["/dev/dri/renderD128", "/dev/xclmgmt25856"]
+
+    def test_grant_has_the_management_node(self, guest: SampleNode) -> None:
+        done = cli("explain", self.USER, settings=settings_for(guest, EXPOSE_MGMT="true"))
+        assert "device /dev/xclmgmt25856 (rw)" in done.stdout
+
+    def test_cards_that_show_the_same_are_not_guessed(self, guest: SampleNode) -> None:
+        [other] = guest.plug("u280")
+        move(guest, other.address, "0000:a6:00.0")
+        for name in os.listdir(links := f"{guest.sysfs_root}/bus/pci/devices"):
+            for serial in Path(links, name).glob("xmc.*/serial_num"):
+                serial.write_text("\n")
+        settings = settings_for(guest, EXPOSE_MGMT="true")
+        document = listed(guest, EXPOSE_MGMT="true")
+        assert [row["health"] for row in document["devices"]] == ["Healthy", "Healthy"]
+        assert all("can't be told" in entry["reason"] for entry in document["left_out"])
+        lines = cli("diagnose", settings=settings).stdout.splitlines()
+        warnings = [line for line in lines if "EXPOSE_MGMT gives no management node" in line]
+        assert len(warnings) == 2
+        assert not any("program a shell" in line for line in lines)
 
 
 class TestZocl:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from xilinx_fpga_dp.discovery.management import Management
 from xilinx_fpga_dp.discovery.slow_attributes import SlowReadings
 from xilinx_fpga_dp.model import Device, History, Inventory, LeftOut, Reason
 
@@ -39,9 +40,12 @@ class Observation:
     latched: bool = False  # a trip stays on record after the reset (XRT >= 2022.2, subdev/firewall.c)
     in_reset: bool = False  # a reset has begun or is not over, whatever the reason
     removable: bool = True  # the card can be unplugged; False: a missing function is being reset
+    management: Management | None = None  # what it shows of a management function alone in its slot
 
     def with_slow(self, readings: SlowReadings) -> "Observation":
         """Add the slow attributes."""
+        if self.management:
+            return replace(self, management=replace(self.management, serial=readings.serial))
         trip = readings.trip if readings.poll_trip else self.trip
         if self.device is None or (self.device.serial, self.trip) == (readings.serial, trip):
             return self

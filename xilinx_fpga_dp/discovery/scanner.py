@@ -24,6 +24,7 @@ from xilinx_fpga_dp.discovery import unsupported
 from xilinx_fpga_dp.discovery.backend import REMEDY, Probe, unidentified
 from xilinx_fpga_dp.discovery.drivers import ami, ma35d, xrt, zocl
 from xilinx_fpga_dp.discovery.health import HealthRules, HealthTracker, Observation
+from xilinx_fpga_dp.discovery.management import pair
 from xilinx_fpga_dp.discovery.slow_attributes import SlowAttributes
 from xilinx_fpga_dp.discovery.sysfs import Bus, OutOfDescriptors, Wanted, read_bus, refresh_bus, slot_of
 from xilinx_fpga_dp.model import Device, Inventory, Reason
@@ -144,7 +145,10 @@ class Scanner:
         observation = self._complete(tracked, answer)
         if observation is None or observation.address != device.address:
             return None
-        return replace(observation.device or device, reason=self._health.fault_of(observation))
+        now = observation.device or device
+        if self._is_alone(device):
+            now = replace(now, mgmt_node=device.mgmt_node)  # what it was paired with
+        return replace(now, reason=self._health.fault_of(observation))
 
     def _probe_fresh(
         self, bus: Bus, device: Device, key: str, cheap_check: Callable[[bool], Observation] | None
@@ -268,7 +272,16 @@ class Scanner:
         return self._inventory(self._health.step(observations, time.monotonic(), check=check))
 
     def _inventory(self, found: Inventory) -> Inventory:
-        return replace(found, numa_nodes=self._bus.numa_nodes)
+        found = replace(found, numa_nodes=self._bus.numa_nodes)
+        last = (tracked.last for tracked in self._tracked.values())
+        if managements := [each.management for each in last if each and each.management]:
+            return pair(found, managements, {each.address for each in found.devices if self._is_alone(each)})
+        return found
+
+    def _is_alone(self, device: Device) -> bool:
+        """Whether no management function is beside it in its slot."""
+        managed = (each.slot for each in self._bus.functions if each.driver == xrt.MGMT_DRIVER)
+        return device.driver == xrt.USER_DRIVER and slot_of(device.address) not in managed
 
 
 async def _read(

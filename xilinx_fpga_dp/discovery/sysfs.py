@@ -223,7 +223,8 @@ def relist(function: Function, wanted: bool = True, **changes: Any) -> Function:
             names = _open(os.listdir, function.path)[:_MAX_ENTRIES]
         except OSError as error:
             fault = f"its directory cannot be listed: {error.strerror}"
-    sub_devices = tuple(sorted([name for name in names if ".u." in name]))  # xocl_subdev.c
+    # xocl_subdev.c: those of a user and those of a management function
+    sub_devices = tuple(sorted([name for name in names if ".u." in name or ".m." in name]))
     return replace(function, entries=frozenset(names), sub_devices=sub_devices, fault=fault, **changes)
 
 

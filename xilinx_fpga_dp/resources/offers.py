@@ -174,6 +174,16 @@ def same_variables(offers: Offers) -> list[str]:
     ]
 
 
+def without_management(offers: Offers) -> list[str]:
+    """Warn of XRT's devices of which EXPOSE_MGMT gives no management node; others never have one."""
+    return [
+        f"{device.address}: EXPOSE_MGMT gives no management node, since no management function is known "
+        "for it; a virtual machine has none unless it is passed through too, AWS has none at all"
+        for device in offers.devices
+        if device.driver == "xocl" and device.mgmt_node is None
+    ]
+
+
 def mixed_builds_warning(offer: Offer) -> str | None:
     """Warn of devices of different builds in one resource, as plugin 1.3.0 had them; None if they agree."""
     uuids = {device.shell.logic_uuid for device in offer.devices if device.shell.logic_uuid}

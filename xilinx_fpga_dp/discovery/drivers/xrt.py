@@ -15,6 +15,7 @@ from typing import Final
 from xilinx_fpga_dp.discovery import sysfs
 from xilinx_fpga_dp.discovery.backend import REMEDY, Backend, Probe
 from xilinx_fpga_dp.discovery.health import Observation
+from xilinx_fpga_dp.discovery.management import Management
 from xilinx_fpga_dp.discovery.slow_attributes import SlowReadings
 from xilinx_fpga_dp.discovery.sysfs import Bus, Function, Unreadable, Wanted
 from xilinx_fpga_dp.model import Device, Reason, Shell
@@ -26,8 +27,8 @@ MGMT_DRIVER: Final = "xclmgmt"
 # (aws-fpga, sdk/userspace/include/hal/fpga_common.h).
 _F2_MANAGEMENT: Final = ("1d0f", "9248")
 
-_ROM = re.compile(r"rom\.u\.\d+")  # beside it stands the kernel's own file `rom`
-_SERIAL = re.compile(r"(xmc\.u|xmc\.u2\.u|hwmon_sdm\.u)\.\d+")
+_ROM = re.compile(r"rom\.[um]\.\d+")  # beside it stands the kernel's own file `rom`
+_SERIAL = re.compile(r"(xmc|xmc\.u2|hwmon_sdm)\.[um]\.\d+")
 _FIREWALL = re.compile(r"firewall\.u\.\d+")
 _QDMA = re.compile(r"(?:dma\.qdma\d*|str_dma)\.u\.\d+")
 _RENDER_NODE = re.compile(r"renderD\d{1,7}")
@@ -66,7 +67,14 @@ def probes(bus: Bus) -> Iterator[Probe]:
         elif function.driver in belonging and (
             _is_f2_management(function) or function.slot not in belonging[function.driver]
         ):
-            yield Probe(function.address, partial(_observe_left_out, function), device=False)
+            yield Probe(
+                function.address,
+                partial(_observe_left_out, function, bus),
+                read_slow=partial(_read_serial_of_management, function)
+                if function.driver == MGMT_DRIVER
+                else None,
+                device=False,
+            )
 
 
 BACKEND: Final = Backend(
@@ -233,10 +241,16 @@ def _withheld(mgmt: Function) -> str | None:
     return None
 
 
-def _observe_left_out(function: Function) -> Observation:
+def _observe_left_out(function: Function, bus: Bus) -> Observation:
     """Observe a function that is no device (now). Reads attributes of the management driver."""
-    reason = Reason.RESETTING if function.driver == USER_DRIVER else Reason.NO_DRIVER
-    return Observation(function.address, reason=reason, why=_why_left_out(function))
+    if function.driver == USER_DRIVER:
+        return Observation(function.address, reason=Reason.RESETTING, why=_why_left_out(function))
+    management = None
+    if isinstance(shell := _read_shell(sysfs.relist(function)), Shell):
+        node = next(filter(bus.has_node, _mgmt_nodes(function)), None)
+        management = Management(function.address, shell, node=node)
+    why = _why_left_out(function)
+    return Observation(function.address, reason=Reason.NO_DRIVER, why=why, management=management)
 
 
 def _why_left_out(function: Function) -> str:
@@ -265,6 +279,11 @@ def _read_slow(function: Function, serial: str | None) -> SlowReadings:
         serial = sysfs.as_serial(next(filter(None, texts), ""))
     poll_trip = not _latches_trips(function) and bool(function.subdirectories(_FIREWALL))
     return SlowReadings(serial, read_trip(function) if poll_trip else None, poll_trip)
+
+
+def _read_serial_of_management(function: Function, serial: str | None) -> SlowReadings:
+    """Read it from the card's own registers, once: a management function asks no other."""
+    return _read_slow(sysfs.relist(function), serial)
 
 
 def _latches_trips(function: Function) -> bool:

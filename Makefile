@@ -53,6 +53,7 @@ check: $(VENV)/.dev
 	sh protos/generate.sh $(BIN)/python check
 	$(BIN)/python docs/tools/settings.py check
 	$(BIN)/python docs/tools/boards.py check
+	$(BIN)/python docs/tools/attributes.py check
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
@@ -83,10 +84,11 @@ fuzz: $(VENV)/.fuzz
 protos: $(VENV)/.dev
 	sh protos/generate.sh $(BIN)/python write
 
-# Regenerate the committed pages of settings and boards.
+# Regenerate the committed pages of settings, boards and attributes.
 docs: $(VENV)/.dev
 	$(BIN)/python docs/tools/settings.py write
 	$(BIN)/python docs/tools/boards.py write
+	$(BIN)/python docs/tools/attributes.py write
 
 # The picture of the README, recorded from a run of `simulate`.
 picture: $(VENV)/.dev

@@ -1,0 +1,76 @@
+"""Generate docs/reference/attributes.md from the table of the attributes that are read.
+
+``python docs/tools/attributes.py write`` writes the page, ``check`` fails if it differs.
+"""
+
+import sys
+from pathlib import Path
+
+from xilinx_fpga_dp.discovery.attributes import NEVER, TABLE, Attribute, Base, Schedule
+
+PAGE = Path(__file__).parents[1] / "reference" / "attributes.md"
+
+_HEAD = f"""\
+# Attributes
+
+Every file below `/sys` that the plugin reads of a driver: what answers, and how often it is read.
+Made by `make docs` from the table that the plugin itself follows; a test fails if a scan reads
+another one.
+
+No read costs a line in the kernel's log each second. What may wait for the management function or
+for firmware is read on a thread of its own that no scan waits for, one read of a card at a time.
+
+| answered by | meaning |
+| --- | --- |
+| memory | the driver or the kernel prints a value that it keeps |
+| driver lock | the same, after the driver's other work under that lock |
+| card | the card's registers or config space, microseconds |
+| mailbox | the management function: up to 20 s, and lines in the kernel's log on both sides |
+| command | the card's firmware |
+
+*each check* is every `HEALTH_INTERVAL`, at wake-ups and before a grant; *each scan* every
+`SCAN_INTERVAL`, at wake-ups, and at checks of a device that has a fault.
+
+Never read: {", ".join(f"`{name}`" for name in NEVER)}. Nothing is ever written.
+
+| driver | attribute | answered by | read | source |
+| --- | --- | --- | --- | --- |
+"""
+_PLACES = {Base.FUNCTION: "", Base.MISC: "misc device: ", Base.SYSFS: "/sys: "}
+
+
+def page() -> str:
+    """Return the whole page."""
+    return _HEAD + "".join(f"{_row(each)}\n" for each in TABLE)
+
+
+def _row(attribute: Attribute) -> str:
+    when = attribute.when
+    cells = (
+        f"`{attribute.driver}`{_versions(attribute)}",
+        f"{_PLACES[attribute.base]}`{attribute.pattern}`",
+        str(attribute.source),
+        when.text if isinstance(when, Schedule) else str(when),
+        attribute.why,
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _versions(attribute: Attribute) -> str:
+    since = f" from {attribute.since[0]}.{attribute.since[1]}" if attribute.since else ""
+    before = f" before {attribute.before[0]}.{attribute.before[1]}" if attribute.before else ""
+    return since + before
+
+
+def main(verb: str) -> int:
+    """Write the page, or check that it is up to date; return the exit code."""
+    if verb == "write":
+        PAGE.write_text(page())
+    elif not PAGE.exists() or PAGE.read_text() != page():
+        print(f"{PAGE.name} differs from the table of attributes: make docs")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

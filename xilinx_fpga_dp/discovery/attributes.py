@@ -1,0 +1,232 @@
+"""Every file that the product reads below the directory of a device: what it costs, how often it is read.
+
+docs/reference/attributes.md shows the table, made by docs/tools/attributes.py. A test fails if a scan opens
+a file that is not in it, or one that a mailbox answers more often than its schedule says. Nothing is ever
+written.
+
+Source files of XRT are relative to src/runtime_src/core/pcie/driver/linux/xocl.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from typing import Final
+
+NEVER: Final = ("error", "mig_cache_update", "mailbox")
+"""Never to be read: a read clears `error` (mgmtpf/mgmt-sysfs.c), lets the driver ask the memory controllers
+(`mig_cache_update`, userpf/xocl_sysfs.c), or takes a message out of `mailbox` (subdev/mailbox.c)."""
+
+
+class Base(StrEnum):
+    """The directory that a pattern is relative to, below the root of sysfs."""
+
+    FUNCTION = "bus/pci/devices/*"
+    MISC = "class/misc/ama_transcoder*"
+    SYSFS = ""
+
+
+class Source(StrEnum):
+    """What answers a read."""
+
+    MEMORY = "memory"  # at once
+    LOCK = "driver lock"  # after the driver's other work with it
+    CARD = "card"  # its registers or config space, in microseconds; all ones if the link is down
+    MAILBOX = "mailbox"  # the management function: up to 20 s, and lines in the kernel's log on both sides
+    COMMAND = "command"  # the firmware of the card
+
+
+class When(StrEnum):
+    """How often an attribute is read whose read costs nothing."""
+
+    CHECK = "each check"  # every HEALTH_INTERVAL, at wake-ups and before a grant
+    SCAN = "each scan"  # every SCAN_INTERVAL, at wake-ups, and at checks of a device with a fault
+    NEW = "when the function appears"
+    LEFT_OUT = "each scan of a function that is left out"
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How often an attribute is read whose read costs something: apart from scans, on a thread of its own."""
+
+    text: str  # for people: from when to when
+    pause: float  # seconds between two reads, at least
+    growth: float = 1.0  # of the pause, with each read
+    longest: float = float("inf")  # the longest pause, seconds
+    tries: int | None = None  # reads without a result until it is given up; None: read for ever
+
+
+SERIAL: Final = Schedule("until it is known, 8 times at most", pause=2.0, growth=2.0, longest=300.0, tries=8)
+"""Some cards have no serial number. The tries begin again when the device has been faulty or away."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """One attribute, or several with the same answers.
+
+    Attributes:
+        base: where it is.
+        pattern: its path below that, as a glob.
+        driver: the driver of the function or module; ``pci`` for the PCI core.
+        why: why its read is safe, with the source.
+        since: the first version of the driver's module with this row, (2, 14) for XRT 2022.2; None: all.
+        before: the first version without it.
+        binary: its content is no text.
+    """
+
+    pattern: str
+    driver: str
+    source: Source
+    when: When | Schedule
+    why: str
+    base: Base = Base.FUNCTION
+    since: tuple[int, int] | None = None
+    before: tuple[int, int] | None = None
+    binary: bool = False
+
+    @property
+    def slow(self) -> bool:
+        """Whether a read may wait for the management function or for firmware."""
+        return self.source in (Source.MAILBOX, Source.COMMAND)
+
+    def has(self, path: str) -> bool:
+        """Whether it is the attribute with this path below its base. A ``*`` does not match a slash."""
+        parts, patterns = path.split("/"), self.pattern.split("/")
+        return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
+
+    def holds_for(self, version: tuple[int, int] | None) -> bool:
+        """Whether the row holds for this version of the module; None: it is not known, so any row may."""
+        return version is None or (
+            (self.since is None or version >= self.since) and (self.before is None or version < self.before)
+        )
+
+
+_XOCL: Final = "xocl"
+_MGMT: Final = "xclmgmt"
+_AMI: Final = "ami"
+_MA35D: Final = "transcoder"
+_ZOCL: Final = "zocl-drm"
+_PCI: Final = "pci"
+_RESOURCE: Final = "printed from the driver's structures without a lock: "
+
+TABLE: Final = (
+    Attribute("vendor", _PCI, Source.MEMORY, When.NEW, "cached by the PCI core: drivers/pci/pci-sysfs.c"),
+    Attribute("device", _PCI, Source.MEMORY, When.NEW, "cached by the PCI core: drivers/pci/pci-sysfs.c"),
+    Attribute("numa_node", _PCI, Source.MEMORY, When.SCAN, "kept by the core: drivers/pci/pci-sysfs.c"),
+    # XRT, user function
+    Attribute("shutdown", _XOCL, Source.MEMORY, When.CHECK, f"{_RESOURCE}userpf/xocl_sysfs.c"),
+    Attribute(
+        "dev_offline",
+        _XOCL,
+        Source.LOCK,
+        When.CHECK,
+        "a mutex that is held for microseconds: userpf/xocl_sysfs.c",
+    ),
+    Attribute("ready", _XOCL, Source.MEMORY, When.CHECK, f"{_RESOURCE}userpf/xocl_sysfs.c"),
+    Attribute("device_bad_state", _XOCL, Source.MEMORY, When.CHECK, f"{_RESOURCE}userpf/xocl_sysfs.c"),
+    Attribute("rom.u.*/VBNV", _XOCL, Source.MEMORY, When.CHECK, f"{_RESOURCE}subdev/feature_rom.c"),
+    Attribute("rom.u.*/timestamp", _XOCL, Source.MEMORY, When.SCAN, f"{_RESOURCE}subdev/feature_rom.c"),
+    Attribute("logic_uuids", _XOCL, Source.MEMORY, When.SCAN, "the device tree in memory: xocl_fdt.c"),
+    *(
+        Attribute(
+            f"{monitor}.*/serial_num",
+            _XOCL,
+            Source.MAILBOX,
+            SERIAL,
+            f"the driver asks for it once a second at most and then keeps it: {source}",
+        )
+        for monitor, source in (
+            ("xmc.u", "subdev/xmc.c"),
+            ("xmc.u2.u", "subdev/xmc_u2.c"),
+            ("hwmon_sdm.u", "subdev/hwmon_sdm.c"),
+        )
+    ),
+    *(
+        Attribute(
+            f"firewall.u.*/{name}",
+            _XOCL,
+            Source.MEMORY,
+            When.CHECK if name == "status" else When.SCAN,
+            "kept from the message of a trip: subdev/firewall.c request_firewall_status",
+            since=(2, 14),
+        )
+        for name in ("status", "level", "detected_time")
+    ),
+    *(
+        Attribute(
+            f"firewall.u.*/{name}",
+            _XOCL,
+            Source.MAILBOX,
+            Schedule("every 10 s", pause=10.0),
+            "five lines in the kernel's log: subdev/firewall.c fw_read_from_peer",
+            before=(2, 14),
+        )
+        for name in ("status", "level", "detected_time")
+    ),
+    # XRT, management function
+    Attribute("rp_program", _MGMT, Source.MEMORY, When.SCAN, f"{_RESOURCE}mgmtpf/mgmt-sysfs.c"),
+    Attribute("mfg", _MGMT, Source.MEMORY, When.LEFT_OUT, f"{_RESOURCE}mgmtpf/mgmt-sysfs.c"),
+    Attribute("recovery", _MGMT, Source.MEMORY, When.LEFT_OUT, f"{_RESOURCE}mgmtpf/mgmt-sysfs.c"),
+    # AVED, AMR
+    Attribute("dev_state", _AMI, Source.MEMORY, When.CHECK, "AVED sw/AMI/driver/ami_sysfs.c"),
+    Attribute("logic_uuid", _AMI, Source.MEMORY, When.CHECK, "AVED sw/AMI/driver/ami_sysfs.c"),
+    Attribute("board_serial", _AMI, Source.MEMORY, SERIAL, "AVED sw/AMI/driver/ami_sysfs.c"),
+    Attribute(
+        "bus/pci/drivers/ami/devices",
+        _AMI,
+        Source.MEMORY,
+        When.CHECK,
+        "AVED sw/AMI/driver/ami_top.c create_map_str",
+        base=Base.SYSFS,
+    ),
+    # MA35D
+    Attribute("bus_id", _MA35D, Source.MEMORY, When.CHECK, "AMA SDK pcie.c", base=Base.MISC),
+    Attribute(
+        "device_info",
+        _MA35D,
+        Source.CARD,
+        SERIAL,
+        "AMA SDK hw_monitor.c: strings from the memory of the card",
+        base=Base.MISC,
+    ),
+    # zocl: the device tree is the kernel's
+    *(
+        Attribute(
+            f"firmware/devicetree/base/{name}",
+            _ZOCL,
+            Source.MEMORY,
+            When.CHECK,
+            "kept by the kernel: drivers/of/kobj.c",
+            base=Base.SYSFS,
+            binary=True,
+        )
+        for name in ("model", "compatible")
+    ),
+    *(
+        Attribute(
+            f"module/{driver}/version",
+            driver,
+            Source.MEMORY,
+            When.NEW,
+            "kept by the kernel: kernel/module/sysfs.c; for node labels and diagnose",
+            base=Base.SYSFS,
+        )
+        for driver in (_XOCL, _MGMT, _AMI, _MA35D, "zocl_drm")
+    ),
+    Attribute(
+        "devices/system/node/online",
+        "cpu",
+        Source.MEMORY,
+        When.SCAN,
+        "kept by the kernel: drivers/base/node.c",
+        base=Base.SYSFS,
+    ),
+)  # fmt: skip
+"""All attributes that are read."""
+
+
+def rows_of(base: Base, path: str, version: tuple[int, int] | None = None) -> Iterator[Attribute]:
+    """Yield the rows of the attribute with this path below its base, for one version of the module."""
+    for attribute in TABLE:
+        if attribute.base is base and attribute.has(path) and attribute.holds_for(version):
+            yield attribute

@@ -8,7 +8,7 @@ from typing import Any
 from xilinx_fpga_dp.cli.command import SCAN_SETTINGS, BadUse, Command, output_option, print_result
 from xilinx_fpga_dp.model import Device, Grant, Offer, Offers
 from xilinx_fpga_dp.observe import logs
-from xilinx_fpga_dp.resources.allocator import Code, Refusal, Resolution
+from xilinx_fpga_dp.resources.allocator import Refusal, Resolution
 from xilinx_fpga_dp.settings import Settings
 
 
@@ -19,7 +19,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     try:
         answer, grant = asyncio.run(_allocate(settings, options.ids))
     except Refusal as refusal:
-        code, message = refusal.code.name, refusal.message
+        code, message = refusal.code, refusal.message
         document = {"refused": {"code": code, "message": message}}
         print_result(options, document, f"refused, {code}: {message}")
         return 1
@@ -39,7 +39,7 @@ async def _allocate(settings: Settings, ids: Sequence[str]) -> tuple[Resolution,
     try:
         offers, _ = await scan_once(settings, scanner)
     except ScanFailed as error:
-        raise Refusal(Code.NOT_FOUND, str(error)) from None
+        raise Refusal("NOT_FOUND", str(error)) from None
     allocator = build_allocator(settings, scanner, lambda: offers.devices, in_spec)
     answer = await allocator.resolve(_offer_with(offers, ids[0]), ids)
     return answer, allocator.grant(answer)
@@ -51,9 +51,9 @@ def _offer_with(offers: Offers, device_id: str) -> Offer:
         return by_id[device_id]
     for entry in offers.left_out:
         if entry.function == device_id:
-            raise Refusal(Code.NOT_FOUND, f"{device_id} is not offered: {entry.reason}")
+            raise Refusal("NOT_FOUND", f"{device_id} is not offered: {entry.reason}")
     which = ", ".join(by_id) or "which has none"
-    raise Refusal(Code.NOT_FOUND, f"device {device_id!r} is not offered on this node ({which})")
+    raise Refusal("NOT_FOUND", f"device {device_id!r} is not offered on this node ({which})")
 
 
 def _as_document(grant: Grant) -> dict[str, Any]:

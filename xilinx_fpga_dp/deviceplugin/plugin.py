@@ -158,7 +158,7 @@ class Plugin:
             raise
         except Refusal as refusal:
             log.warning(Event.REFUSED, extra=extra | {"why": refusal.message})
-            raise GRPCError(Status[refusal.code.name], refusal.message) from None
+            raise GRPCError(Status[refusal.code], refusal.message) from None
         except TimeoutError:
             raise GRPCError(Status.DEADLINE_EXCEEDED, f"{what} took more than {limit:g} s") from None
         except asyncio.CancelledError:

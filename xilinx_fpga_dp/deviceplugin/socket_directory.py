@@ -152,34 +152,28 @@ class SocketDirectory:
 
 
 def _scan(path: str, lock: InstanceLock) -> DirectoryState:
-    kubelet = None
-    sockets = set()
     standby = lock.has_newer_instance()
+    kubelet, sockets, problem = None, frozenset[Socket](), None
     try:
-        with os.scandir(path) as entries:
-            for entry in entries:
-                if entry.name == KUBELET_SOCKET:
-                    kubelet = identity_of(entry.path)
-                elif entry.name.endswith(SUFFIX) and is_socket(entry.path):
-                    identity = identity_of(entry.path)
-                    if identity is not None:
-                        sockets.add(Socket(entry.name, identity))
-        refused = unwritable(path)
+        found = {name: os.path.join(path, name) for name in os.listdir(path) if name.endswith(SUFFIX)}
+        identities = {name: identity_of(each) for name, each in found.items() if is_socket(each)}
+        sockets = frozenset(Socket(name, identity) for name, identity in identities.items() if identity)
+        kubelet = identity_of(os.path.join(path, KUBELET_SOCKET))
+        require_writable(path)
     except OSError as error:
-        return DirectoryState(standby=standby, newest_instance=lock.newest, problem=error.strerror)
-    problem = os.strerror(refused) if refused else None
-    return DirectoryState(kubelet, frozenset(sockets), standby, lock.newest, problem)
+        problem = error.strerror
+    return DirectoryState(kubelet, sockets, standby, lock.newest, problem)
 
 
-def unwritable(path: str) -> int | None:
-    """Return the errno that making a file in a directory would end with; None if it is allowed. Blocks.
+def require_writable(path: str) -> None:
+    """Check that a file can be made in a directory, without making one. Blocks.
 
     Raises:
-        OSError: the directory can't be accessed.
+        OSError: it can't, and why.
     """
-    if os.access(path, os.W_OK | os.X_OK):
-        return None
-    return errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
+    if not os.access(path, os.W_OK | os.X_OK):
+        number = errno.EROFS if os.statvfs(path).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OSError(number, os.strerror(number))
 
 
 def identity_of(path: str) -> Identity | None:

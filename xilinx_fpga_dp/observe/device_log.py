@@ -8,6 +8,7 @@ been gone for a minute.
 import asyncio
 import logging
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from xilinx_fpga_dp.aio.latest import Latest
@@ -53,21 +54,14 @@ class DeviceEventLog:
         now = asyncio.get_running_loop().time
         while True:
             due = min((each.due for each in self._devices.values() if each.due is not None), default=None)
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout_at(due):
                     await snapshots.until(lambda snapshot: snapshot.offers not in (None, self._before))
-            except TimeoutError:
-                pass
             if (offers := snapshots.value.offers) is not None:
                 self.update(offers, now())
 
     def update(self, offers: Offers, now: float) -> None:
-        """Log how the offers differ from the last ones.
-
-        Args:
-            offers: what is offered.
-            now: seconds of the monotonic clock.
-        """
+        """Log how the offers differ from the last ones. ``now`` is of the monotonic clock, in seconds."""
         devices = _devices(offers)
         for address in sorted(self._devices.keys() | devices.keys()):
             self._update_device(address, devices.get(address), now)

@@ -10,7 +10,6 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
 from functools import partial
 from typing import Any, Literal
 
@@ -27,13 +26,8 @@ _MIN_MOUNTS_LIMIT = 0.3  # seconds to find the host paths even if the devices to
 _MAX_LISTED = 8  # ids in a refusal
 
 
-class Code(Enum):
-    """The gRPC status codes of a refusal, by their gRPC names."""
-
-    INVALID_ARGUMENT = auto()
-    NOT_FOUND = auto()
-    FAILED_PRECONDITION = auto()
-    DEADLINE_EXCEEDED = auto()
+Code = Literal["INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "DEADLINE_EXCEEDED"]
+"""A gRPC status code, by its name."""
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not a fault
@@ -45,9 +39,9 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault
         self.message = message
 
 
-_invalid = partial(Refusal, Code.INVALID_ARGUMENT)
-_not_found = partial(Refusal, Code.NOT_FOUND)
-_not_now = partial(Refusal, Code.FAILED_PRECONDITION)
+_invalid = partial(Refusal, "INVALID_ARGUMENT")
+_not_found = partial(Refusal, "NOT_FOUND")
+_not_now = partial(Refusal, "FAILED_PRECONDITION")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +61,8 @@ class Allocator:
     refresh: Refresh
     time_limit: float  # seconds that all reads of one resolution may take together
     expose_mgmt: bool = False  # grant management nodes too
-    strategy: Literal["device-specs", "cdi", "both"] = (
-        "device-specs"  # grant device nodes, CDI names, or both
-    )
+    # Grant device nodes, CDI names, or both.
+    strategy: Literal["device-specs", "cdi", "both"] = "device-specs"
     # Lists every device of the node, if a grant has them all (XRM); None: only those requested.
     everything: Callable[[], Sequence[Device]] | None = None
     # Finds the host paths to mount that exist, within a number of seconds; None: there are none to mount.
@@ -115,7 +108,7 @@ class Allocator:
                 fresh = [await self.refresh(each) for each in wanted]
         except TimeoutError:
             raise Refusal(
-                Code.DEADLINE_EXCEEDED,
+                "DEADLINE_EXCEEDED",
                 f"{_names(wanted)} did not answer within {self.time_limit:g} s: a read of its driver hangs",
             ) from None
         found = [_checked(offer, before, now) for before, now in zip(wanted, fresh, strict=True)]

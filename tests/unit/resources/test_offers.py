@@ -211,11 +211,11 @@ async def test_management_node_needs_expose_mgmt() -> None:
 @pytest.mark.parametrize(
     ("ids", "code", "message"),
     [
-        (["0000:99:00.1"], Code.NOT_FOUND, "0000:99:00.1"),
-        (["../../dev/sda"], Code.NOT_FOUND, "../../dev/sda"),
-        (["0000:65:00.1", "0000:65:00.1"], Code.INVALID_ARGUMENT, "twice"),
-        ([], Code.INVALID_ARGUMENT, "no device id"),
-        (["0000:66:00.1"], Code.FAILED_PRECONDITION, "Unhealthy: offline"),
+        (["0000:99:00.1"], "NOT_FOUND", "0000:99:00.1"),
+        (["../../dev/sda"], "NOT_FOUND", "../../dev/sda"),
+        (["0000:65:00.1", "0000:65:00.1"], "INVALID_ARGUMENT", "twice"),
+        ([], "INVALID_ARGUMENT", "no device id"),
+        (["0000:66:00.1"], "FAILED_PRECONDITION", "Unhealthy: offline"),
     ],
 )
 async def test_refusals(ids: list[str], code: Code, message: str) -> None:
@@ -229,10 +229,10 @@ async def test_refusals(ids: list[str], code: Code, message: str) -> None:
 @pytest.mark.parametrize(
     ("now", "code", "message"),
     [
-        (None, Code.NOT_FOUND, "vanished"),
-        (device(reason=Reason.NO_NODE), Code.FAILED_PRECONDITION, "no-node"),
-        (device(node=None), Code.FAILED_PRECONDITION, "no-node"),
-        (device(shell=Shell("other", "1", None)), Code.FAILED_PRECONDITION, "reprogrammed"),
+        (None, "NOT_FOUND", "vanished"),
+        (device(reason=Reason.NO_NODE), "FAILED_PRECONDITION", "no-node"),
+        (device(node=None), "FAILED_PRECONDITION", "no-node"),
+        (device(shell=Shell("other", "1", None)), "FAILED_PRECONDITION", "reprogrammed"),
     ],
 )
 async def test_refreshed_device_may_be_refused(now: Device | None, code: Code, message: str) -> None:

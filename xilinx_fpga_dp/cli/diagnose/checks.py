@@ -120,17 +120,16 @@ _REMEDIES_WITHOUT_XRT: Mapping[Reason, str] = {
     Reason.BAD_STATE: "its firmware failed or does not fit the driver: dmesg, on a V80 `ami_tool overview`",
 }
 # XRT#6028 and video-sdk#8; docs/reference/aws.md
-_REMEDIED_BY_RESET = frozenset({Reason.UNRESPONSIVE, Reason.FIREWALL, Reason.OFFLINE, Reason.BAD_STATE})
 _NO_RESET_ON_AWS = (
     "xbutil reset does not work on AWS: on F1 clear the slot (fpga-clear-local-image) and restart mpd, else "
     "stop and start the instance"
 )
 # The remedy for a kubelet.sock that exists, by errno.
 _KUBELET_REMEDIES: Mapping[int | None, str] = {
-    errno.ECONNREFUSED: "no process listens there: start kubelet (systemctl status kubelet)",
     errno.EACCES: "run as root",
     errno.ETIMEDOUT: "kubelet hangs: restart it (systemctl restart kubelet)",
 }
+_MOUNT_WRITABLE = "mount it writable, with room, and run as root"
 _SET_SOCKET_DIR = "set SOCKET_DIR to kubelet's device-plugins directory"
 # container-selinux, container.te: the type of device plugins, and the unconfined type
 _PLUGIN_TYPE = "container_device_plugin_t"
@@ -164,7 +163,7 @@ def settings(findings: Findings) -> Lines:
 
 def sysfs(findings: Findings) -> Lines:
     """Check that the PCI bus can be read."""
-    problem = findings.functions if isinstance(findings.functions, OSError) else findings.scan
+    problem = findings.scan if isinstance(findings.scan, OSError) else findings.functions
     if isinstance(problem, OSError):
         remedy = "is SYSFS_ROOT the host's /sys, is this no container without it?"
         yield _fail("sysfs", f"{problem.strerror}; {remedy}")
@@ -204,12 +203,11 @@ def cards(findings: Findings) -> Lines:
         if device.reason is None:
             yield _ok(device.address, f"{shown}, Healthy")
             continue
+        missing = device.reason is Reason.NO_NODE
+        level = Level.FAIL if missing else Level.WARN
+        node = f" ({device.node or 'its driver shows none'})" if missing else ""
         remedy = _device_remedy(device, device.reason)
-        if device.reason is Reason.NO_NODE:
-            node = device.node or "its driver shows none"
-            yield _fail(device.address, f"{shown}, {device.reason} ({node}); {remedy}")
-        else:
-            yield _warn(device.address, f"{shown}, {device.reason}; {remedy}")
+        yield Line(level, device.address, f"{shown}, {device.reason}{node}; {remedy}")
     for entry in findings.offers.left_out:
         yield _warn(entry.function, f"not offered: {entry.reason}")
     for warning in findings.offers.warnings:
@@ -222,10 +220,8 @@ def cards(findings: Findings) -> Lines:
 def _device_remedy(device: Device, reason: Reason) -> str:
     # The U30 cards of VT1 have their user functions at function 0.
     aws = device.board.startswith("aws") or (device.board == "u30" and device.address.endswith(".0"))
-    if aws and reason in _REMEDIED_BY_RESET:
-        return _NO_RESET_ON_AWS
     remedies = _REMEDIES if device.driver == "xocl" else {**_REMEDIES, **_REMEDIES_WITHOUT_XRT}
-    return remedies[reason]
+    return _NO_RESET_ON_AWS if aws and "xbutil reset" in remedies[reason] else remedies[reason]
 
 
 def device_nodes(findings: Findings) -> Lines:
@@ -268,13 +264,16 @@ def _is_shortened(name: str, devices: Iterable[Device]) -> bool:
 
 def socket_directory(findings: Findings) -> Lines:
     """Check that sockets can be created in kubelet's directory for plugins."""
-    problem, path = findings.socket_dir_problem, findings.socket_dir
+    problem = findings.socket_dir_problem
+    remedy = _where_kubelet_is(findings) if isinstance(problem, _MISSING) else _MOUNT_WRITABLE
+    yield _directory("socket directory", findings.socket_dir, problem, remedy)
+
+
+def _directory(check: str, path: str, problem: OSError | None, remedy: str = _MOUNT_WRITABLE) -> Line:
+    """Return the line of a directory that has to be writable."""
     if problem is None:
-        yield _ok("socket directory", f"{path} can be written")
-    else:
-        writable = "mount it writable, with room, and run as root"
-        remedy = _where_kubelet_is(findings) if isinstance(problem, _MISSING) else writable
-        yield _fail("socket directory", f"{problem.strerror}: {path}; {remedy}")
+        return _ok(check, f"{path} can be written")
+    return _fail(check, f"{problem.strerror}: {path}; {remedy}")
 
 
 def kubelet(findings: Findings) -> Lines:
@@ -286,7 +285,7 @@ def kubelet(findings: Findings) -> Lines:
         yield _fail("kubelet", f"no kubelet.sock in {findings.socket_dir}; {_where_kubelet_is(findings)}")
     else:
         remedy = _KUBELET_REMEDIES.get(problem.errno, _SET_SOCKET_DIR)
-        if findings.other_kubelets and problem.errno == errno.ECONNREFUSED:
+        if problem.errno == errno.ECONNREFUSED:
             remedy = f"no process listens there; {_where_kubelet_is(findings)}"
         yield _fail("kubelet", f"{findings.socket_dir}/kubelet.sock: {problem.strerror}; {remedy}")
 
@@ -336,10 +335,7 @@ def instances(findings: Findings) -> Lines:
 def files(findings: Findings) -> Lines:
     """Check that output directories can be written and that extra mounts exist."""
     for setting, (path, problem) in findings.outputs.items():
-        if problem is None:
-            yield _ok(setting, f"{path} can be written")
-        else:
-            yield _fail(setting, f"{problem.strerror}: {path}; mount it writable")
+        yield _directory(setting, path, problem)
     for path, problem in findings.mounts.items():
         if problem is not None:
             remedy = "install it on the host, or take it off the list"

@@ -19,7 +19,7 @@ from xilinx_fpga_dp.aio.blocking_reader import run_blocking
 from xilinx_fpga_dp.cli.diagnose.checks import KUBELET_ROOTS, Findings
 from xilinx_fpga_dp.deviceplugin.instance_lock import count_instances
 from xilinx_fpga_dp.deviceplugin.registration import greet
-from xilinx_fpga_dp.deviceplugin.socket_directory import KUBELET_SOCKET, unwritable
+from xilinx_fpga_dp.deviceplugin.socket_directory import KUBELET_SOCKET, require_writable
 from xilinx_fpga_dp.deviceplugin.socket_names import foreign_sockets
 from xilinx_fpga_dp.discovery.sysfs import module_version
 from xilinx_fpga_dp.hostfiles.host_paths import resolve
@@ -48,9 +48,9 @@ async def collect(settings: Settings) -> Findings:
     if settings.nfd_features_dir:
         outputs["NFD_FEATURES_DIR"] = settings.nfd_features_dir
     required = {
-        "functions": _blocking(_count_functions, sysfs),
+        "functions": _blocking(lambda: len(os.listdir(f"{sysfs}/bus/pci/devices"))),
         "scan": _scan(settings),
-        "socket_dir_problem": _blocking(_require_writable, socket_dir),
+        "socket_dir_problem": _blocking(_require_room, socket_dir),
         "kubelet_problem": greet(f"{socket_dir}/{KUBELET_SOCKET}", _TIME_LIMIT),
         "podresources_problem": _request_podresources(settings.pod_resources_socket),
     }
@@ -65,7 +65,7 @@ async def collect(settings: Settings) -> Findings:
     }
     found, output_problems, mounts = await asyncio.gather(
         _results(required | optional),
-        _results({name: _blocking(_require_writable_parent, path) for name, path in outputs.items()}),
+        _results({name: _blocking(_require_room_above, path) for name, path in outputs.items()}),
         _results({path: _blocking(resolve, host, path) for path in settings.extra_mounts}),
     )
     devices = () if isinstance(found["scan"], OSError) else found["scan"].devices
@@ -120,14 +120,6 @@ async def _result_of(awaitable: Awaitable[T]) -> T | OSError:
 # All functions below block.
 
 
-def _count_functions(sysfs_root: str) -> int:
-    path = f"{sysfs_root}/bus/pci/devices"
-    try:
-        return len(os.listdir(path))
-    except OSError as error:
-        raise OSError(error.errno, f"{path}: {error.strerror}") from None
-
-
 def _driver_versions(sysfs_root: str, drivers: Iterable[str]) -> dict[str, str]:
     return {
         driver: module_version(sysfs_root, driver) or ""
@@ -144,23 +136,20 @@ def _xrt_version(host: str) -> str | None:
     return version if isinstance(version, str) else None
 
 
-def _require_writable(path: str) -> None:
+def _require_room(path: str) -> None:
     """Check that a file can be created in a directory, without creating one; an OSError has the reason."""
-    space = os.statvfs(path)
+    space = os.statvfs(f"{path}/")
+    require_writable(path)
     # A file system without limits reports 0 of 0.
-    full = (space.f_blocks and not space.f_bavail) or (space.f_files and not space.f_favail)
-    number = unwritable(path) or (errno.ENOSPC if full else None)
-    if not os.path.isdir(path):
-        number = errno.ENOTDIR
-    if number:
-        raise OSError(number, os.strerror(number))
+    if (space.f_blocks and not space.f_bavail) or (space.f_files and not space.f_favail):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _require_writable_parent(path: str) -> None:
+def _require_room_above(path: str) -> None:
     """Check the nearest existing parent of a directory that the service creates when it needs it."""
     while not os.path.lexists(path):
         path = os.path.dirname(path)
-    _require_writable(path)
+    _require_room(path)
 
 
 def _other_kubelets(host: str, socket_dir: str) -> tuple[tuple[str, str], ...]:

@@ -8,7 +8,7 @@ compatibility.
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
@@ -232,37 +232,26 @@ def apply(offers: Offers, names: Compat130Names, serials: Mapping[str, str], *, 
     `cards` only the first id of U30 devices with one serial number is listed, however many replicas there
     are (server.go sendDevices), and stands for all.
     """
-    groups: defaultdict[str, list[Unit]] = defaultdict(list)
+    groups: defaultdict[tuple[str, str, str], list[Unit]] = defaultdict(list)
     for resource, offer in offers.by_resource.items():
         for unit in offer.units:
+            name, unit_id, first = resource, unit.id, unit.devices[0]
             address, _, number = unit.id.partition("::")
-            replica = int(number or 0)
-            name = resource
+            replica, serial = int(number or 0), serials.get(first.address)
             if names.customize and names.customize.has("index", "DBDF"):
-                first = unit.devices[0]
-                name = names.resource_name(replace(first, serial=serials.get(first.address)), replica)
-            unit_id = names.unit_id(address, replica) if names.settings.virtual else unit.id
-            groups[name].append(replace(unit, id=unit_id))
-    by_resource = {
-        name: Offer(name, tuple(_whole_cards(units, serials) if cards else units))
-        for name, units in sorted(groups.items())
-    }
+                name = names.resource_name(replace(first, serial=serial), replica)
+            if names.settings.virtual:
+                unit_id, number = names.unit_id(address, replica), ""
+            # Our own replicas, if not the ids of VirtualNum, stay apart.
+            card = serial if cards and is_u30(first) else None
+            groups[name, card or unit_id, number].append(replace(unit, id=unit_id))
+    by_name: defaultdict[str, list[Unit]] = defaultdict(list)
+    for (name, _, _), units in groups.items():
+        devices = dict.fromkeys(device for unit in units for device in unit.devices)
+        nodes = {node for unit in units for node in unit.numa_nodes}
+        by_name[name].append(Unit(units[0].id, tuple(devices), tuple(sorted(nodes))))
+    by_resource = {name: Offer(name, tuple(units)) for name, units in sorted(by_name.items())}
     return replace(offers, by_resource=by_resource)
-
-
-def _whole_cards(units: Iterable[Unit], serials: Mapping[str, str]) -> list[Unit]:
-    whole: defaultdict[tuple[str, str], list[Unit]] = defaultdict(list)
-    for unit in units:
-        first = unit.devices[0]
-        serial = serials.get(first.address) if is_u30(first) else None
-        # Our own replicas, if not the ids of VirtualNum, stay apart.
-        whole[serial or unit.id, unit.id.partition("::")[2]].append(unit)
-    found = []
-    for same in whole.values():
-        devices = dict.fromkeys(device for unit in same for device in unit.devices)
-        nodes = {node for unit in same for node in unit.numa_nodes}
-        found.append(Unit(same[0].id, tuple(devices), tuple(sorted(nodes))))
-    return found
 
 
 def _equal_fold(one: str, other: str) -> bool:

@@ -285,7 +285,7 @@ def test_no_glob_is_slow() -> None:
     [
         (Path.absolute, "No such file"),
         (os.mkfifo, "no regular file"),
-        (Path.mkdir, "no regular file"),
+        (Path.mkdir, "Is a directory"),
         (lambda path: path.symlink_to("/dev/zero"), "no regular file"),
         (lambda path: path.write_bytes(b"#" * (MAX_BYTES + 1)), "more than 65536 bytes"),
     ],

@@ -59,7 +59,7 @@ class Service:
         self._builder = SnapshotBuilder(settings, rules_changed=self._wake.set)
         self._metrics = Metrics(self.snapshots, lambda: self._fleet.registered())  # noqa: PLW0108 - made below
         lock = InstanceLock(settings.plugins_dir)
-        self._directory = SocketDirectory(settings.socket_dir, lock, self._metrics)
+        self._directory = SocketDirectory(settings.socket_dir, lock, self._metrics.kubelet_restart)
         self._tracker = AllocationTracker(
             PodResources(settings.pod_resources_socket), self._wake.set, lambda: bool(self._directory.others)
         )

@@ -50,7 +50,7 @@ def named(text: str, *devices: Device) -> list[str]:
 def problems(text: str | bytes) -> tuple[str, ...]:
     with pytest.raises(BadRuleFile) as bad:
         parse(text if isinstance(text, bytes) else text.encode())
-    return bad.value.problems
+    return bad.value.args
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,8 @@ def test_any_file_is_accepted_or_has_problems(text: bytes) -> None:
     try:
         taken = parse(text)
     except BadRuleFile as bad:
-        assert bad.problems
-        assert all(problem.strip() for problem in bad.problems)
+        assert bad.args
+        assert all(problem.strip() for problem in bad.args)
         return
     names = Renaming(BASE, taken).among([U30, U200, V80])
     assert all(kubelet_takes(names.resource_name(device)) for device in (U30, U200, V80))

@@ -48,7 +48,7 @@ def board_of(row: Row) -> XrtBoard:
         metadata=row["timestamp"] == 0,
         logic_uuid=_uuid(row["logic_uuid"]),
         interface_uuid=_uuid(row["interface_uuid"]),
-        monitor=None if aws else _monitor(row["serial_attr_dir"]),
+        monitors=() if aws else (_monitor(row["serial_attr_dir"]),),
         firewall=not aws and not row["board"].startswith(("V70", "VCK5000")),
         user_function=int(row["user_bdf"][-1]) if row["user_bdf"] else 1,
     )

@@ -336,7 +336,7 @@ def _sample_node(directory: str, boards: Sequence[str]) -> tuple[SampleNode, lis
                 f"--board: {name!r} is not known; known are {', '.join(known_boards())}; a board of XRT "
                 f"also with {', '.join(f'-{state}' for state in STATES)} behind its name"
             )
-    node = SampleNode(directory)
+    node = SampleNode(directory, sensors=True)
     node.add_ordinary_devices()
     cards: list[SampleCard] = []
     for index, name in enumerate(names):

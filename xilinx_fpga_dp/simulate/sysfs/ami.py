@@ -7,13 +7,12 @@ bound cards. `enter` sets the state that the driver prints for the card.
 Source files in comments are relative to sw/AMI/driver in https://github.com/Xilinx/AVED, version 2.4.0.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from xilinx_fpga_dp.simulate.sysfs.boards import AmiBoard
 from xilinx_fpga_dp.simulate.sysfs.bus import PciFunction, Tree
-from xilinx_fpga_dp.simulate.sysfs.files import Content, link
+from xilinx_fpga_dp.simulate.sysfs.files import Content
 from xilinx_fpga_dp.simulate.sysfs.sample_card import SampleCard, serial_of
 
 State: TypeAlias = Literal["INIT", "READY", "MISSING_INFO", "NO_AMC", "INIT_ERROR", "SHUTDOWN", "COMPAT"]
@@ -23,6 +22,31 @@ _MODULE_VERSION = "1.0.0"  # ami.h MDL_VERSION
 _VERSION = "2.4.0 +0 *0"  # ami_driver_version.h, printed by ami_top.c version_show
 _MAJOR = 510  # an example: the kernel assigns it
 _DMA_DRIVER = "qdma-pf"
+# ami_hwmon.c, in the units of the kernel's hwmon interface. The firmware chooses the labels; these and the
+# numbers are examples.
+_SENSORS = {
+    "temp1": ("PCB", 34000, 85000),
+    "temp2": ("Device", 45000, 97000),
+    "in0": ("1V2_VCC_HBM", 1200, 1260),
+    "curr1": ("1V2_VCC_HBM", 970, 30000),
+    "power1": ("Total_Power", 24030000, 300000000),
+}
+_HWMON: Mapping[str, str] = {
+    "name": "Alveo",
+    "update_interval": "1000",
+    **{
+        f"{sensor}_{name}": text
+        for sensor, (label, value, limit) in _SENSORS.items()
+        for name, text in {
+            "label": label,
+            "input": str(value),
+            "max": str(limit - limit // 10),
+            "crit": str(limit),
+            "alarm": "0",
+            "status": "Sensor Present and Valid",
+        }.items()
+    },
+}
 
 
 class AmiDriver:
@@ -129,12 +153,7 @@ class AmiCard(SampleCard):
     def bind(self) -> None:
         """Bind `ami` to function 0 (ami_top.c create_pf_dev_data); it refuses the id of function 1."""
         self.bus_device.bind(_DRIVER, _MODULE_VERSION)
-        self._hwmon = self.node.hwmons.take(0)
-        hwmon = f"hwmon{self._hwmon}"
-        self.bus_device.write("hwmon", {hwmon: {"name": "Alveo"}})
-        path = f"{self.node.sysfs_root}/class/hwmon/{hwmon}"
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        self.node.files.put(path, link(path, f"{self.bus_device.path}/hwmon/{hwmon}"))
+        self._hwmon = self.bus_device.add_hwmon(_HWMON)
         self.mend()
         self._number = self._driver.add_card(self.address, self._hwmon)
 
@@ -144,9 +163,8 @@ class AmiCard(SampleCard):
             return
         self._driver.remove_card(self.address)
         self._number = None
-        self.node.files.drop(f"{self.node.sysfs_root}/class/hwmon/hwmon{self._hwmon}")
-        self.node.hwmons.free(self._hwmon)
-        self.bus_device.drop(*self._attributes(), "hwmon")
+        self.bus_device.remove_hwmon(self._hwmon)
+        self.bus_device.drop(*self._attributes())
         self.bus_device.unbind()
 
     def enter(self, state: State) -> None:

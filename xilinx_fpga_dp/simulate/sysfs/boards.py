@@ -25,13 +25,14 @@ class XrtBoard:
             (userpf/xocl_sysfs.c logic_uuids_show).
         logic_uuid, interface_uuid: 32 lower-case hex digits; None with metadata: unknown, and made up.
         base_uuid: the uuid of the base, for a shell in two stages.
-        monitor: the sub-device that shows the serial number; None if none does.
+        monitors: the sub-devices that show sensors and the serial number.
         dma: its DMA sub-device; None if it has none.
         firewall: whether it has a `firewall.u` sub-device.
         expansion_rom: whether the kernel shows the regular file `rom`.
         user_function: the number of the user function in the slot.
         twin_id: the device id of a second function in the slot to which `xocl` binds.
         beside: the ids of a function without driver in the next slot.
+        provisional: its VBNV until mpd answers; None: it has one VBNV only.
         ready: whether the management function, in a virtual machine mpd, is connected.
         count: the number of devices of a card, which share one serial number.
         slots: the slots in which virtual machines show it.
@@ -52,7 +53,7 @@ class XrtBoard:
     logic_uuid: str | None = None
     interface_uuid: str | None = None
     base_uuid: str | None = None
-    monitor: str | None = "xmc"
+    monitors: tuple[str, ...] = ("xmc",)
     dma: str | None = "dma.xdma"
     firewall: bool = True
     versal: bool = False
@@ -61,6 +62,7 @@ class XrtBoard:
     golden_id: str | None = None
     twin_id: str | None = None
     beside: Ids | None = None
+    provisional: str | None = None
     ready: bool = True
     count: int = 1
     slots: tuple[str, ...] = ()
@@ -178,12 +180,25 @@ _F1 = XrtBoard(
     subsystem=("fedd", "1d51"),
     pci_class="058000",  # "Memory controller" in lspci
     metadata=False,
-    monitor=None,
+    monitors=(),
     firewall=False,
     user_function=0,
     beside=Ids("1d0f", "1041", "058000"),
     release="2021.2",
     slots=_F1_SLOTS,
+)
+_F2 = replace(
+    _F1,
+    vbnv="xilinx_aws-vu47p-f2_xdma-shell-v10212415_202410_1",
+    provisional="xilinx_aws-vu47p-f2_xdma-shell-v04052421_202410_1",  # devices.h AWS_F2_XDMA_SHELL_NAME
+    user_id="9048",
+    twin_id="9248",
+    source=f"{_AWS_FPGA}/issues/795",
+    seen=True,
+    subsystem=("0000", "0000"),
+    beside=None,
+    release="2024.1",
+    slots=_F2_SLOTS,
 )
 _F2_FUNCTIONS = (Ids("1d0f", "9048", "058000"), Ids("1d0f", "9248", "058000"))
 _AZURE_SLOTS = (
@@ -281,7 +296,7 @@ XRT_BOARDS: Mapping[str, XrtBoard] = {
         mgmt_id="6987",
         source=f"{_XRT}4408",
         subsystem=("10ee", "1351"),
-        monitor="xmc.u2",
+        monitors=("xmc.u2",),
         golden_id="e987",
     ),
     "u25": replace(
@@ -296,7 +311,7 @@ XRT_BOARDS: Mapping[str, XrtBoard] = {
         mgmt_id="5094",
         source="Vitis-AI, V70 docs",
         logic_uuid="56b8085334d65bf285372ef76178cf95",
-        monitor="hwmon_sdm",
+        monitors=("hwmon_sdm",),
         dma="dma.qdma",
         firewall=False,  # devices.h RES_USER_V70_VSEC
         versal=True,
@@ -309,7 +324,9 @@ XRT_BOARDS: Mapping[str, XrtBoard] = {
         pci_class="058000",  # "Memory controller" in lspci
         logic_uuid="a96adb1f78c8beac917381fef01b08cd",
         interface_uuid="e221a0ff8695d5eb8725fc65147f90c3",
-        firewall=False,  # devices.h RES_USER_VERSAL_VSEC
+        # devices.h RES_USER_VERSAL_VSEC; XOCL_DSAFLAG_VERSAL_ES3 adds hwmon_sdm (userpf/xocl_drv.c)
+        firewall=False,
+        monitors=("xmc", "hwmon_sdm"),
         versal=True,
     ),
     "vck5000-es1": XrtBoard(
@@ -321,12 +338,14 @@ XRT_BOARDS: Mapping[str, XrtBoard] = {
         versal=True,
     ),
     "vck190-pcie": replace(
-        _table("xilinx_vck190", ("6099", "6098")), firewall=False, versal=True, golden_id="e098"
+        _table("xilinx_vck190", ("6099", "6098")),  # devices.h RES_USER_VCK190_VSEC
+        versal=True,
+        golden_id="e098",
     ),
     "v65": replace(_table("xilinx_v65", ("5079", "5078")), firewall=False, versal=True),
     "v70pq2": replace(
         _table("xilinx_v70pq2", ("50b1", "50b0")),
-        monitor="hwmon_sdm",
+        monitors=("hwmon_sdm",),
         dma="dma.qdma",
         firewall=False,
         versal=True,
@@ -334,7 +353,13 @@ XRT_BOARDS: Mapping[str, XrtBoard] = {
     "x3522pv": _table("xilinx_x3522pv", ("5075", "5074")),
     "ul3524": _table("xilinx_ul3x24", ("5099", "5098")),
     # Embedded+: an x86 processor and a Versal on one board. Its VBNV has no underscore
-    "rave": replace(_table("emb-plus", ("5701", "5700")), firewall=False, versal=True, release="2024.1"),
+    "rave": replace(
+        _table("emb-plus", ("5701", "5700")),  # devices.h RES_USER_RAVE_VSEC
+        monitors=("hwmon_sdm",),
+        firewall=False,
+        versal=True,
+        release="2024.1",
+    ),
     "vcu1525": replace(
         _1rp(
             "xilinx_vcu1525_dynamic_5_1",
@@ -384,18 +409,15 @@ XRT_BOARDS: Mapping[str, XrtBoard] = {
         source="XRT devices.h and subdev/feature_rom.c",
         ready=False,
     ),
-    # AWS F2 with an XRT shell: XRT >= 2024.1 binds to both functions
-    "f2": replace(
-        _F1,
-        vbnv="xilinx_aws-vu47p-f2_xdma-shell-v10212415_202410_1",
-        user_id="9048",
-        twin_id="9248",
-        source="https://github.com/aws/aws-fpga/issues/795",
-        seen=True,
-        subsystem=("0000", "0000"),
-        beside=None,
-        release="2024.1",
-        slots=_F2_SLOTS,
+    # AWS F2 with an XRT shell: XRT >= 2024.1 binds to both functions. With a
+    # loaded image the slot may show the id of F1 (f2-afi)
+    "f2": _F2,
+    "f2-afi": replace(
+        _F2,
+        provisional=_F1.vbnv,
+        user_id="f010",
+        source="XRT devices.h, subdev/feature_rom.c; core/pcie/tools/cloud-daemon/aws/aws_dev.cpp for the id",
+        seen=False,
     ),
     # Azure NP: a U250 without its management function, in a domain of its own (pci-hyperv.c)
     "azure-np": XrtBoard(

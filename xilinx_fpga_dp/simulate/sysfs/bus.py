@@ -62,6 +62,7 @@ class Tree:
     Args:
         root: a new or empty directory.
         numa_nodes: the online NUMA nodes, as the kernel prints them.
+        sensors: create the hwmon devices of XRT's cards, about 160 files a function, which few tests read.
         device_nodes: create device nodes, which needs root, instead of regular files. Each of them is the
             null device: the numbers that sysfs shows may belong to a real device of this machine.
 
@@ -70,7 +71,12 @@ class Tree:
     """
 
     def __init__(
-        self, root: str | os.PathLike[str], *, numa_nodes: str = "0-1", device_nodes: bool = False
+        self,
+        root: str | os.PathLike[str],
+        *,
+        numa_nodes: str = "0-1",
+        sensors: bool = False,
+        device_nodes: bool = False,
     ) -> None:
         self.root = os.path.abspath(root)
         self.sysfs_root = f"{self.root}/sys"
@@ -90,6 +96,7 @@ class Tree:
         self.drm_cards, self.drm_renders = Numbers(), Numbers()
         self.subdevices = {"u": Numbers(), "m": Numbers()}  # each driver has numbers of its own
         self.hwmons = Numbers()
+        self.sensors = sensors
         self._device_nodes = device_nodes
 
     def add_function(
@@ -265,6 +272,35 @@ class BusDevice(ABC):
             (self.node.drm_cards if name.startswith("card") else self.node.drm_renders).free(minor)
         self.drop("drm")
         self.drm = {}
+
+    def add_hwmon(self, files: Mapping[str, Content]) -> int:
+        """Add a hwmon device with these files below it (hwmon/hwmon.c); return its number."""
+        number = self.node.hwmons.take(0)
+        folder = f"{self.node.sysfs_root}/class/hwmon"
+        for directory in (f"{self.path}/hwmon", folder):
+            os.makedirs(directory, exist_ok=True)
+        self.rewrite_hwmon(number, files)
+        shown = f"{folder}/hwmon{number}"
+        self.node.files.put(shown, link(shown, f"{self.path}/hwmon/hwmon{number}"))
+        return number
+
+    def rewrite_hwmon(self, number: int, files: Mapping[str, Content]) -> None:
+        """Set the files of a hwmon device; it is absent for a moment if it existed."""
+        path = f"{self.path}/hwmon/hwmon{number}"
+        core = {
+            "device": Link(f"../../../{self.name}"),
+            "subsystem": link(f"{path}/subsystem", f"{self.node.sysfs_root}/class/hwmon"),
+            "uevent": "",
+        }
+        self.node.files.put(path, {**core, **files})
+
+    def remove_hwmon(self, number: int) -> None:
+        """Remove a hwmon device and free its number."""
+        self.node.files.drop(f"{self.node.sysfs_root}/class/hwmon/hwmon{number}")
+        self.drop(f"hwmon/hwmon{number}")
+        if not os.listdir(f"{self.path}/hwmon"):
+            self.drop("hwmon")
+        self.node.hwmons.free(number)
 
     def _drm_minor(self, name: str) -> Mapping[str, Content]:
         minor = device_files(_DRM_MAJOR, self.drm[name], f"/dev/dri/{name}")

@@ -51,7 +51,7 @@ Ma35dName: TypeAlias = Literal["ma35d"]
 ZoclName: TypeAlias = Literal["zcu102", "zcu104", "kv260", "kr260", "k26", "vck190"]
 BareName: TypeAlias = Literal["f2-hdk", "xdma", "qdma", "npu"]
 
-STATES = ("golden", "recovery", "vfio", "no-driver")
+STATES = ("golden", "recovery", "backup", "waiting", "vfio", "no-driver")
 """States of a card of XRT other than ready; a name for `SampleNode.plug` may end in one."""
 _IMAGES: Mapping[str, Image] = {"golden": "golden", "recovery": "recovery"}
 
@@ -78,12 +78,14 @@ class XrtOptions(Position, total=False):
         release: of XRT; None: that of the board. On a real node it is the same for all cards.
         render: the number of its render node; None: the lowest free one.
         image: `golden`: a factory image, with a management function only; `recovery`: no `user_pf`.
+        pci_driver: the name of the driver of its user function on the bus.
     """
 
     mgmt: bool
     release: str | None
     render: int | None
     image: Image
+    pci_driver: str
 
 
 _BUSES = 16  # buses of one root bus: see `Tree.bus_above`
@@ -105,9 +107,14 @@ class SampleNode(Tree):
     """
 
     def __init__(
-        self, root: str | os.PathLike[str], *, numa_nodes: str = "0-1", device_nodes: bool = False
+        self,
+        root: str | os.PathLike[str],
+        *,
+        numa_nodes: str = "0-1",
+        sensors: bool = False,
+        device_nodes: bool = False,
     ) -> None:
-        super().__init__(root, numa_nodes=numa_nodes, device_nodes=device_nodes)
+        super().__init__(root, numa_nodes=numa_nodes, sensors=sensors, device_nodes=device_nodes)
         self.socket_dir = f"{self.root}/device-plugins"
         self.plugins_dir = f"{self.root}/plugins"
         for directory in (self.socket_dir, self.plugins_dir):
@@ -201,7 +208,11 @@ class SampleNode(Tree):
                 image = _IMAGES.get(state, "shell")
                 card = self.add_card(board, **where, serial=serial, numa_node=numa_node, image=image)
                 serial = card.serial
-                if state == "vfio":
+                if state == "backup":
+                    card.boot("backup")
+                elif state == "waiting":
+                    card.never_connected()
+                elif state == "vfio":
                     card.vfio()
                 elif state == "no-driver":
                     card.unbind_mgmt()
@@ -229,6 +240,7 @@ class SampleNode(Tree):
             release=release,
             image=options.get("image", "shell"),
             behind=options.get("behind", ()),
+            pci_driver=options.get("pci_driver", "xocl"),
         )
         card.plug(render=options.get("render"))
         self.cards.append(card)

@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Literal, TypeAlias
 
 from xilinx_fpga_dp.simulate.sysfs import xrt_releases as releases
+from xilinx_fpga_dp.simulate.sysfs import xrt_sensors as sensors
 from xilinx_fpga_dp.simulate.sysfs.boards import XRT_BOARDS, XrtBoard
 from xilinx_fpga_dp.simulate.sysfs.bus import Ids, PciFunction, Tree, device_files
 from xilinx_fpga_dp.simulate.sysfs.files import Content, link
@@ -41,6 +42,7 @@ class _XrtFunction(PciFunction):
         self._card = card
         self._side = side
         self._numbers: dict[str, int] = {}  # by sub-device; kept while a reset unregisters it
+        self._hwmons: dict[str, int] = {}  # the number of its hwmon device by sub-device
 
     def subdevice(self, name: str) -> str | None:
         """Return the directory of a sub-device, ``rom.u.0``; None if it had none since `bind`."""
@@ -53,6 +55,8 @@ class _XrtFunction(PciFunction):
                 self._numbers[name] = self._number(name, suffix)
             if not os.path.isdir(f"{self.path}/{self.subdevice(name)}"):
                 self.write(f"{self.subdevice(name)}", {**self._files_of(name), **self._glue(name)})
+                if files := self._card.hwmon_files(name, self._side):
+                    self._hwmons[name] = self.add_hwmon(files)
                 if node := self._node_of(name):
                     self.node.add_node(node)
 
@@ -61,8 +65,16 @@ class _XrtFunction(PciFunction):
         for name in names:
             if node := self._node_of(name):
                 self.node.remove_node(node)
+            if (number := self._hwmons.pop(name, None)) is not None:
+                self.remove_hwmon(number)
             if directory := self.subdevice(name):
                 self.drop(directory)
+
+    @property
+    def hwmon(self) -> str | None:
+        """The directory of the hwmon device with the sensors of the card; None if it has none."""
+        names = [name for name in self._hwmons if name != "sysmon"]
+        return f"hwmon/hwmon{self._hwmons[names[-1]]}" if names else None
 
     def destroy_subdevices(self) -> None:
         """Unregister all sub-devices and free their numbers (xocl_subdev.c __xocl_subdev_destroy)."""
@@ -77,6 +89,8 @@ class _XrtFunction(PciFunction):
             if os.path.isdir(f"{self.path}/{self.subdevice(name)}"):
                 for file, text in self._files_of(name).items():
                     self.write(f"{self.subdevice(name)}/{file}", text)
+                if name in self._hwmons:
+                    self.rewrite_hwmon(self._hwmons[name], self._card.hwmon_files(name, self._side) or {})
 
     def node_of(self, name: str) -> str | None:
         """Return the node of a sub-device; None if it has none or is unregistered."""
@@ -85,7 +99,10 @@ class _XrtFunction(PciFunction):
 
     def _files_of(self, name: str) -> Mapping[str, str]:
         card = self._card
-        return releases.subdevice_files(card.board, card.release, name, card.serial)
+        files = releases.subdevice_files(card.board, card.release, name, card.serial)
+        if name == "firewall":
+            return files | card.firewall_files(self._side)
+        return files | ({"VBNV": card.vbnv} if name == "rom" else {})
 
     def _number(self, name: str, suffix: int | None) -> int:
         first = releases.first_number(name, self._card.release)
@@ -108,8 +125,12 @@ class XrtCard(SampleCard):
     """A card of XRT; of a U30, one of its two devices.
 
     An attribute is named by its path in the directory of the user function, without the number of a
-    sub-device: ``ready``, ``rom/VBNV``, ``firewall/level``; ``mgmt/`` in front stands for the directory of
-    the management function.
+    sub-device or of a hwmon device: ``ready``, ``rom/VBNV``, ``firewall/level``, ``hwmon/temp4_input``;
+    ``mgmt/`` in front stands for the directory of the management function.
+
+    Attributes:
+        upper: the upper 32 bits of the user function's firewall ``level`` before 2022.2, which its driver
+            does not clear.
     """
 
     def __init__(
@@ -124,8 +145,16 @@ class XrtCard(SampleCard):
         release: str,
         image: Image,
         behind: Sequence[str],
+        pci_driver: str = "xocl",
     ) -> None:
         super().__init__(node)
+        self.upper = releases.ALL_ONES
+        self._pci_driver = pci_driver
+        self._trip = self._recorded = releases.NO_TRIP  # of the management function; of the user function
+        self._errors: list[releases.ErrorRecord] = []
+        self._boot: releases.BootImage = "default"
+        self._silent = False  # whether requests of the user function through the mailbox get no answer
+        self._named = False  # whether the shell has its final name
         self.board = board
         self.slot = slot
         self.numa_node = numa_node
@@ -140,7 +169,12 @@ class XrtCard(SampleCard):
     @property
     def title(self) -> str:
         """Its VBNV."""
-        return self.board.vbnv
+        return self.vbnv
+
+    @property
+    def vbnv(self) -> str:
+        """Its VBNV; on AWS F2, the one of the driver until mpd answers (feature_rom.c set_vbnv_name)."""
+        return self.board.vbnv if self._named or not self.board.provisional else self.board.provisional
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -169,7 +203,7 @@ class XrtCard(SampleCard):
         if self._mgmt and attribute.startswith("mgmt/"):
             function, attribute = self._mgmt, attribute.removeprefix("mgmt/")
         head, slash, rest = attribute.partition("/")
-        directory = function.subdevice(head) if slash else None
+        directory = function.hwmon if head == "hwmon" else function.subdevice(head) if slash else None
         return f"{function.path}/{directory or head}{slash}{rest}"
 
     # Bus and drivers
@@ -212,7 +246,7 @@ class XrtCard(SampleCard):
 
     def binding(self, render: int | None = None) -> Iterator[str]:
         """Bind step by step; yield the name of each finished step (userpf/xocl_drv.c xocl_userpf_probe)."""
-        self._user.bind("xocl", DRIVER_VERSIONS[self.release])
+        self._user.bind(self._pci_driver, DRIVER_VERSIONS[self.release], module="xocl")
         yield "driver"
         if self._image == "recovery":  # the probe returns here, without an error
             return
@@ -229,6 +263,9 @@ class XrtCard(SampleCard):
             yield "drm"
         self._add_attributes()
         yield "user_pf"
+        if self.board.provisional and self.board.ready:
+            self.mpd_answers()
+            yield "mpd"
 
     def unbind(self) -> None:
         """Unbind `xocl` or `vfio-pci` (dd.c __device_release_driver, xocl_userpf_remove)."""
@@ -237,6 +274,7 @@ class XrtCard(SampleCard):
             self._user.remove_drm()
             self._user.drop(*self._attributes(), "root_dev")
             self._user.destroy_subdevices()
+            self._recorded, self._errors, self._named = releases.NO_TRIP, [], False
 
     def vfio(self) -> None:
         """Bind `vfio-pci` to its user function, as for a virtual machine."""
@@ -287,7 +325,8 @@ class XrtCard(SampleCard):
     def resetting(self) -> Iterator[str]:
         """Begin a reset step by step; yield the name of each finished step (xocl_drv.c xocl_reset_notify).
 
-        Before 2020.1 the drm device and the attributes stay; 2018.3 shows no sign of a reset.
+        Before 2019.2_PU2 the drm device and the attributes stay; 2018.3 shows no sign of a reset. In
+        2019.2_PU2 `user_pf` also goes.
         """
         self._change("dev_offline", "1")
         yield "offline"
@@ -308,13 +347,14 @@ class XrtCard(SampleCard):
         """Complete a reset, with ``board`` a reprogramming, step by step; the last step is `drm`."""
         if board is not None:
             self.board = XRT_BOARDS[board] if isinstance(board, str) else board
+        self._trip = releases.NO_TRIP  # the user function of later drivers keeps it until its next bind
         self._refresh_mgmt()
         yield "management"
         if board is not None or suffix is not None:
             self._user.destroy_subdevices()
+            self._recorded = releases.NO_TRIP
         self._user.add_subdevices(self._subdevices, suffix)
-        if self.release < "2022.2":  # later drivers keep a trip until the next bind: firewall.c
-            self._write_firewall("firewall", releases.NO_TRIP)
+        self._write_firewall()
         yield "sub-devices"
         if self._drm_comes_and_goes:
             self._add_attributes(persistent=False)
@@ -361,15 +401,77 @@ class XrtCard(SampleCard):
         self._change("logic_uuids", None)
         self._change("interface_uuids", None)
 
-    def firewall_trip(self) -> None:
+    def never_connected(self) -> None:
+        """Show the state before the management function, in a virtual machine mpd, has first answered."""
+        if self.board.metadata:
+            self.shell_unknown()
+        else:
+            self._named = False
+            self.not_ready()
+            self._change("rom/VBNV", self.vbnv)
+
+    def firewall_trip(self, trip: releases.Trip | None = None) -> None:
         """Trip an AXI firewall, which takes it offline; a real driver starts a reset after 2 s."""
-        self._write_firewall("mgmt/firewall", releases.TRIP)
-        self._write_firewall("firewall", releases.TRIP)
+        self._trip = self._recorded = trip or releases.Trip()
+        self._write_firewall()
         self._change("mgmt/dev_offline", "1")
+        self.record_error(releases.ErrorRecord(releases.FIREWALL_CODE, self._trip.time))
         self.offline()
+
+    def record_error(self, error: releases.ErrorRecord) -> None:
+        """Add a record to `xocl_errors`; a reset keeps it (userpf/xocl_errors.c)."""
+        self._errors.append(error)
+        self._change("xocl_errors", self._errors_file)
+
+    def mailbox_silent(self) -> None:
+        """Let the management function leave requests unanswered, which a user function shows as zeros.
+
+        The answers of a real driver take 20 s then (subdev/mailbox.c): `hang` plays that.
+        """
+        self._silent = True
+        self._write_firewall()
+        self._user.rewrite_subdevices()
+
+    def mpd_answers(self) -> None:
+        """Let mpd connect: the card becomes ready, and a shell of AWS F2 gets its final name."""
+        self.board = replace(self.board, ready=True)
+        self._named = True
+        self._connect("0x1", "0x1")
+        self._change("rom/VBNV", self.vbnv)
+
+    def boot(self, image: releases.BootImage) -> None:
+        """Show the image that a Versal card has booted (subdev/xgq_vmr.c).
+
+        Raises:
+            ValueError: the card has one image only, or the release does not show it.
+        """
+        if not (self.board.versal and "vmr_status" in self._attributes()):
+            raise ValueError(f"{self.board.vbnv} with XRT {self.release} shows no {image} image")
+        self._boot = image
+        self._change("vmr_status", releases.vmr_status(self.release, image))
+
+    def firewall_files(self, side: str) -> dict[str, str]:
+        """Return the attributes of a firewall; ``side`` is `u` or `m`."""
+        mgmt = side == "m"
+        if mgmt or self.release < "2022.2":  # the user function asks the management function
+            trip = releases.SILENCE if self._silent and not mgmt else self._trip
+        else:
+            trip = self._recorded
+        return releases.firewall_files(self.release, trip, mgmt=mgmt, upper=self.upper)
+
+    def hwmon_files(self, subdevice: str, side: str) -> dict[str, str] | None:
+        """Return the files of the hwmon device of a sub-device; None if it has none."""
+        if not self.node.sensors:
+            return None
+        files = sensors.hwmon_files(subdevice, side, self.release, self.vbnv)
+        if files and self._silent and side == "u" and subdevice != "hwmon_sdm":  # which keeps the last values
+            files |= dict.fromkeys(filter(sensors.is_measured, files), "0")
+        return files
 
     def mend(self) -> None:
         """Set every attribute to the value of a healthy card; this ends all faults but a reset."""
+        self._trip = self._recorded = releases.NO_TRIP
+        self._errors, self._silent, self._named = [], False, self.board.ready
         self._add_attributes()
         self._refresh_mgmt()
         self._user.rewrite_subdevices()
@@ -378,8 +480,11 @@ class XrtCard(SampleCard):
 
     @property
     def _drm_comes_and_goes(self) -> bool:
-        """Whether a reset and a refresh remove the drm device and most attributes (xocl_drv.c)."""
-        return self.release >= "2020.1"
+        return releases.reset_removes_drm(self.release)
+
+    @property
+    def _errors_file(self) -> bytes:
+        return releases.errors_file(self.release, self._errors)
 
     @property
     def _subdevices(self) -> list[str]:
@@ -422,9 +527,15 @@ class XrtCard(SampleCard):
 
     def _attributes(self, *, persistent: bool = True) -> dict[str, Content]:
         """Return the attributes of `xocl`, `user_pf` last; or only those that a reset removes."""
-        texts = releases.user_attributes(self.board, self.release)
+        texts: dict[str, Content] = dict(releases.user_attributes(self.board, self.release))
+        if "xocl_errors" in texts:
+            texts["xocl_errors"] = self._errors_file
+        if self.board.versal and "vmr_status" in texts:
+            texts["vmr_status"] = releases.vmr_status(self.release, self._boot)
         if not self._mgmt and self.board.ready and "mailbox_connect_state" in texts:
             texts["mailbox_connect_state"] = "0x1"  # mailbox_proto.h: the peer is ready and in another domain
+        if self.board.provisional and not self._named:
+            texts |= {"ready": "0x0", "mailbox_connect_state": "0x0"}
         if not self._user.drm and "dev_offline" in texts:
             texts["dev_offline"] = (
                 "-19"  # it is read from the drm device: userpf/xocl_sysfs.c dev_offline_show
@@ -452,12 +563,15 @@ class XrtCard(SampleCard):
             self._mgmt.rewrite_subdevices()
 
     def _connect(self, ready: str, state: str) -> None:
+        self._silent = ready == "0x0"
         self._change("ready", ready)
         self._change("mailbox_connect_state", state)
+        self._write_firewall()
 
-    def _write_firewall(self, firewall: str, texts: Mapping[str, str]) -> None:
-        for name, text in texts.items():
-            self._change(f"{firewall}/{name}", text)
+    def _write_firewall(self) -> None:
+        for directory, side in (("mgmt/firewall", "m"), ("firewall", "u")):
+            for name, text in self.firewall_files(side).items():
+                self._change(f"{directory}/{name}", text)
 
     def _change(self, attribute: str, content: Content) -> None:
         if os.path.lexists(self.path(attribute)):

@@ -91,6 +91,19 @@ def _rules(
     yield "namespace", daemonset["metadata"]["namespace"] == "kube-system"
     yield "priority", spec["priorityClassName"] == "system-node-critical"
     yield "nodes", spec["nodeSelector"] == {"kubernetes.io/os": "linux"}
+    [term] = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
+        "nodeSelectorTerms"
+    ]
+    yield (
+        "virtual nodes",
+        term
+        == {
+            "matchExpressions": [
+                {"key": "eks.amazonaws.com/compute-type", "operator": "NotIn", "values": ["fargate"]},
+                {"key": "type", "operator": "NotIn", "values": ["virtual-kubelet"]},
+            ]
+        },
+    )
     yield "tolerations", spec["tolerations"] == [{"operator": "Exists"}]
     yield "API token", spec["automountServiceAccountToken"] is False
     yield "service links", spec["enableServiceLinks"] is False

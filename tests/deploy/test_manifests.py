@@ -34,6 +34,11 @@ def _ours(daemonset: dict[str, Any]) -> Any:
     return _spec(daemonset)["containers"][0]
 
 
+def _terms(daemonset: dict[str, Any]) -> Any:
+    affinity = _spec(daemonset)["affinity"]["nodeAffinity"]
+    return affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+
+
 def _mount(daemonset: dict[str, Any], path: str) -> None:
     _ours(daemonset)["volumeMounts"].append({"name": "more", "mountPath": path})
     _spec(daemonset)["volumes"].append({"name": "more", "emptyDir": {}})
@@ -55,6 +60,7 @@ def _mount(daemonset: dict[str, Any], path: str) -> None:
         ("update", lambda d: d["spec"]["updateStrategy"]["rollingUpdate"].update(maxUnavailable=1)),
         ("priority", lambda d: _spec(d).update(priorityClassName="")),
         ("nodes", lambda d: _spec(d)["nodeSelector"].clear()),
+        ("virtual nodes", lambda d: _terms(d)[0]["matchExpressions"].pop()),
         ("service links", lambda d: _spec(d).update(enableServiceLinks=True)),
     ],
 )

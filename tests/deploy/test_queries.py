@@ -37,7 +37,7 @@ TARGET = {"job", "instance", "namespace", "pod", "container", "endpoint", "node"
 # Metrics of Prometheus itself and, for one alert, of kube-state-metrics.
 OTHERS = {
     "up": TARGET,
-    "kube_node_labels": {"node", "label_feature_node_kubernetes_io_pci_1200_10ee_present"},
+    "kube_node_labels": {"node", "label_xilinx_com_fpga_on_bus"},
 }
 
 VALUES = {

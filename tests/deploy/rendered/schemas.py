@@ -15,6 +15,52 @@ _EITHER = {
     "io.k8s.apimachinery.pkg.util.intstr.IntOrString": {"type": ["string", "integer"]},
 }
 
+# Of APIs whose modules are not fetched: security/v1/types.go of OpenShift's api, api/nfd/v1alpha1/types.go of
+# node-feature-discovery.
+_TEXTS = {"type": "array", "items": {"type": "string"}}
+_FLAGS = (
+    "allowHostDirVolumePlugin",
+    "allowHostIPC",
+    "allowHostNetwork",
+    "allowHostPID",
+    "allowHostPorts",
+    "allowPrivilegedContainer",
+    "readOnlyRootFilesystem",
+)
+_LISTS = ("allowedCapabilities", "requiredDropCapabilities", "volumes")
+_STRATEGIES = ("runAsUser", "seLinuxContext", "fsGroup", "supplementalGroups")
+_CONSTRAINTS = {
+    "required": [*_FLAGS, *_LISTS],
+    "properties": {
+        **{key: {"type": "boolean"} for key in (*_FLAGS, "allowPrivilegeEscalation")},
+        **dict.fromkeys((*_LISTS, "seccompProfiles", "users"), _TEXTS),
+        **{key: {"properties": {"type": {"enum": ["RunAsAny", "MustRunAs"]}}} for key in _STRATEGIES},
+    },
+}
+_OPERATIONS = ["In", "NotIn", "InRegexp", "Exists", "DoesNotExist", "Gt", "Lt", "GtLt", "IsTrue", "IsFalse"]
+_EXPRESSION = {"required": ["op"], "properties": {"op": {"enum": _OPERATIONS}, "value": _TEXTS}}
+_MATCHERS = {
+    "items": {
+        "required": ["feature"],
+        "properties": {
+            "feature": {"type": "string"},
+            "matchExpressions": {"additionalProperties": _EXPRESSION},
+        },
+    }
+}
+_RULE = {
+    "required": ["name"],
+    "properties": {
+        "name": {"type": "string"},
+        "labels": {"additionalProperties": {"type": "string"}},
+        "matchAny": {"items": {"properties": {"matchFeatures": _MATCHERS}}},
+    },
+}
+_WRITTEN: Mapping[str, Mapping[str, Any]] = {
+    "SecurityContextConstraints": _CONSTRAINTS,
+    "NodeFeatureRule": {"properties": {"spec": {"properties": {"rules": {"items": _RULE}}}}},
+}
+
 
 def complaint(document: Mapping[str, Any], kubernetes: str) -> str | None:
     """Return the most relevant error of a document on a release of Kubernetes; None if it is valid."""
@@ -27,6 +73,10 @@ def _schema(document: Mapping[str, Any], kubernetes: str) -> dict[str, Any]:
     kind = document["kind"]
     if group == "monitoring.coreos.com":
         return _strict(operator_schema(f"{kind.lower()}s"))
+    if kind in _WRITTEN:
+        schema = _WRITTEN[kind]
+        common = {"apiVersion": {}, "kind": {}, "metadata": {"required": ["name"]}}
+        return _strict({**schema, "properties": common | schema["properties"]})
     wanted = {"group": group, "kind": kind, "version": version}
     definitions = kubernetes_schemas(kubernetes)
     [name] = [

@@ -1,6 +1,7 @@
 """The chart and the overlays, rendered by helm and kustomize: their content, valid for Kubernetes."""
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -61,17 +62,24 @@ SETTINGS: dict[str, Any] = {
     "LOG_LEVEL": "debug",
     "LOG_FORMAT": "text",
 }
-RULES = [{"match": {"shell": "xilinx_u30_*"}, "name": "u30-{timestamp}"}]
+RULES = [
+    {"match": {"shell": "xilinx_u30_*"}, "name": "u30-{timestamp}"},
+    {"match": {}, "name": "fpga", "share": True},
+]
 EVERYTHING: dict[str, Any] = {
     "image": {"digest": f"sha256:{'0' * 64}", "pullPolicy": "Always"},
     "imagePullSecrets": [{"name": "registry"}],
     "settings": SETTINGS,
     "resourceRenames": RULES,
     "compat": {"env": {"VirtualNum": "4"}, "nameCustomizeConfigMap": "k8s-device-plugin-configmap"},
-    "nodeSelector": {"feature.node.kubernetes.io/pci-1200_10ee.present": "true"},
+    "nodeSelector": {"xilinx.com/fpga.on-bus": "true"},
     "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
         {"matchExpressions": [{"key": "fpga", "operator": "Exists"}]}]}}},
     "serviceAccountName": "fpga",
+    "namespace": "fpga",
+    "openshift": {"enabled": True},
+    "podSecurity": {"createNamespace": True},
+    "nodeFeatureRule": {"enabled": True},
     "podAnnotations": {"a/b": "c"},
     "podLabels": {"team": "fpga"},
     "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
@@ -129,10 +137,16 @@ def test_all_options_together_are_rendered(tmp_path: Path) -> None:
         "ConfigMap",
         "ConfigMap",
         "DaemonSet",
+        "Namespace",
+        "NodeFeatureRule",
         "PodMonitor",
         "PrometheusRule",
+        "SecurityContextConstraints",
     ]
-    assert {each["metadata"]["namespace"] for each in found} == {"kube-system"}
+    of_the_cluster = {"Namespace", "NodeFeatureRule", "SecurityContextConstraints"}
+    namespaces = {each["kind"]: each["metadata"].get("namespace") for each in found}
+    assert {kind for kind, namespace in namespaces.items() if namespace is None} == of_the_cluster
+    assert set(namespaces.values()) == {None, "fpga"}
     [daemonset] = [each for each in found if each["kind"] == "DaemonSet"]
     variables = environment(daemonset)
     assert variables.pop("XILINX_FPGA_DP_RESOURCE_RENAMES") == "/etc/xilinx-fpga-dp/renames.yaml"
@@ -255,6 +269,97 @@ def test_node_selector_is_added_to_linux(
     assert daemonset["spec"]["template"]["spec"].get("nodeSelector") == selector
 
 
+def test_affinity_of_a_site_is_added_and_its_terms_replace(tmp_path: Path) -> None:
+    own: dict[str, Any] = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": []}}
+    [daemonset] = valid(render(tmp_path, {"affinity": own}))
+    assert daemonset["spec"]["template"]["spec"]["affinity"].keys() == {"nodeAffinity", "podAffinity"}
+    assert faults(daemonset) == []
+    [daemonset] = valid(render(tmp_path, {"affinity": {"nodeAffinity": None}}))
+    assert "affinity" not in daemonset["spec"]["template"]["spec"]
+
+
+ON_OPENSHIFT = {"namespace": "fpga", "openshift": {"enabled": True}, "podSecurity": {"createNamespace": True}}
+
+
+def test_constraints_of_openshift_allow_the_pod_and_no_more(tmp_path: Path) -> None:
+    text = render(tmp_path, {**ON_OPENSHIFT, "resourceRenames": RULES})
+    valid(text)
+    daemonset, account = only("DaemonSet", text), only("ServiceAccount", text)
+    constraints = only("SecurityContextConstraints", text)
+    pod = daemonset["spec"]["template"]["spec"]
+    assert (pod["serviceAccountName"], account["metadata"]["namespace"]) == (
+        account["metadata"]["name"],
+        "fpga",
+    )
+    assert constraints["users"] == [f"system:serviceaccount:fpga:{account['metadata']['name']}"]
+    kinds = {kind for volume in pod["volumes"] for kind in volume if kind != "name"}
+    assert set(constraints["volumes"]) == kinds
+    forbidden = [name for name, allowed in constraints.items() if name.startswith("allow") and not allowed]
+    assert len(forbidden) == 7
+    assert constraints["allowHostDirVolumePlugin"] is True
+    assert (
+        only("Namespace", text)["metadata"]["labels"].items()
+        >= {
+            "pod-security.kubernetes.io/enforce": "privileged",
+            "security.openshift.io/scc.podSecurityLabelSync": "false",
+        }.items()
+    )
+
+
+def test_existing_account_is_bound_to_the_constraints(tmp_path: Path) -> None:
+    text = render(tmp_path, {**ON_OPENSHIFT, "serviceAccountName": "own"})
+    assert not [each for each in documents(text) if each["kind"] == "ServiceAccount"]
+    assert only("SecurityContextConstraints", text)["users"] == ["system:serviceaccount:fpga:own"]
+    assert only("DaemonSet", text)["spec"]["template"]["spec"]["serviceAccountName"] == "own"
+
+
+@pytest.mark.parametrize("namespace", ["kube-system", "default", ""])
+def test_existing_namespace_is_not_created(namespace: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"the namespace (default|kube-system) exists"):
+        render(tmp_path, {"namespace": namespace, "podSecurity": {"createNamespace": True}})
+
+
+@pytest.mark.parametrize(
+    ("functions", "labelled"),
+    [
+        (["10ee:5000/1200"], True),
+        (["10ee:d004/1200"], True),  # a golden image
+        (["10ee:5048/0580"], True),  # VCK5000
+        (["10ee:903f/0700"], True),  # no shell
+        (["10ee:50b4/1200", "10ee:50b5/1200"], True),
+        (["1d0f:f010/0580"], True),
+        (["1d0f:9048/0580"], True),
+        (["1d0f:ec20/0200", "1d0f:8061/0108", "1d0f:1111/0300"], False),  # any instance of AWS
+        (["10ee:0100/0200", "10ee:1100/0200"], False),  # SN1000
+        (["10ee:3fc5/0401"], False),  # a sound card
+        (["10ee:9134/0604", "8086:1572/0200"], False),
+        ([], False),
+    ],
+)
+def test_node_feature_rule_labels_nodes_with_cards(
+    functions: list[str], labelled: bool, tmp_path: Path
+) -> None:
+    rule = only("NodeFeatureRule", render(tmp_path, {"nodeFeatureRule": {"enabled": True}}))
+    [one] = rule["spec"]["rules"]
+    devices = [
+        dict(zip(("vendor", "device", "class"), re.split("[:/]", each), strict=True)) for each in functions
+    ]
+    assert any(_matches(each, devices) for each in one["matchAny"]) == labelled
+    label = "label_" + re.sub(r"\W", "_", next(iter(one["labels"])))
+    alerts = (DEPLOY / "prometheus" / "alerts.yaml").read_text()
+    assert f'kube_node_labels{{{label}="true"}}' in alerts
+
+
+def _matches(matcher: Mapping[str, Any], devices: list[dict[str, str]]) -> bool:
+    """Evaluate as node-feature-discovery: one device meets all expressions of a feature."""
+    found = {"In": lambda text, values: text in values,
+             "InRegexp": lambda text, values: any(re.search(value, text) for value in values)}  # fmt: skip
+    [feature] = matcher["matchFeatures"]
+    assert feature["feature"] == "pci.device"
+    expressions = feature["matchExpressions"].items()
+    return any(all(found[e["op"]](device[name], e["value"]) for name, e in expressions) for device in devices)
+
+
 @pytest.mark.parametrize(("chosen", "options"), [("spc_t", {"type": "spc_t"}), ("", None)])
 def test_selinux_type_can_be_changed_or_omitted(
     chosen: str, options: dict[str, str] | None, tmp_path: Path
@@ -290,6 +395,8 @@ def test_dashboard_is_rendered_unchanged(tmp_path: Path) -> None:
         {"privileged": True},
         {"tolerations": {"operator": "Exists"}},
         {"resources": {"limits": {"cpu": "much"}}},
+        {"openshift": {"enable": True}},
+        {"podSecurity": {"createNamespace": "yes"}},
     ],
 )
 def test_invalid_values_are_refused(values: dict[str, Any], tmp_path: Path) -> None:

@@ -16,9 +16,19 @@
 {{ default .Release.Namespace .Values.namespace }}
 {{- end }}
 
+{{/* Empty: the namespace's default account. */}}
+{{- define "fpga.serviceAccountName" -}}
+{{ default (ternary (include "fpga.fullname" .) "" .Values.openshift.enabled) .Values.serviceAccountName }}
+{{- end }}
+
 {{- define "fpga.selector" -}}
 app.kubernetes.io/name: {{ include "fpga.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "fpga.labels" -}}
+{{ include "fpga.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 
 {{/* Arguments, as a list: the root context, a suffix of the name, more labels. */}}
@@ -27,8 +37,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 name: {{ include "fpga.fullname" $root }}{{ index . 1 }}
 namespace: {{ include "fpga.namespace" $root }}
 labels:
-  {{- include "fpga.selector" $root | nindent 2 }}
-  app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+  {{- include "fpga.labels" $root | nindent 2 }}
   {{- with index . 2 }}
   {{- toYaml . | nindent 2 }}
   {{- end }}

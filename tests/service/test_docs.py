@@ -1,6 +1,7 @@
 """The commands and the outputs in the documentation, against the running service."""
 
 import ast
+import json
 import re
 import shlex
 import subprocess
@@ -21,11 +22,11 @@ from xilinx_fpga_dp.resources.documents import nfd as labels
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 
-def printed(command: str, node: SampleNode) -> str:
+def printed(command: str, node: SampleNode, **settings: str) -> str:
     """Run a command of a page on a node and return its output; the command has to succeed."""
     done = subprocess.run(
         ["sh", "-c", command],
-        env=clean_environment(settings_for(node)),
+        env=clean_environment(settings_for(node, **settings)),
         cwd=PROJECT,
         capture_output=True,
         text=True,
@@ -69,6 +70,49 @@ def test_documented_feature_file_equals_the_written_one(node: SampleNode) -> Non
     assert used <= known, "the examples select by existing labels"
     for label, value in re.findall(r'(xilinx\.com/fpga\.\S+): "(.*)"', examples):
         assert f"{label}={value}\n" in written
+
+
+def names_of(node: SampleNode, **settings: str) -> dict[str, set[str]]:
+    """Return the resource names of a node by board."""
+    listed = json.loads(
+        printed(f"{shlex.quote(sys.executable)} -m xilinx_fpga_dp list --output json", node, **settings)
+    )
+    names: dict[str, set[str]] = {}
+    for device in listed["devices"]:
+        names.setdefault(device["board"], set()).add(device["resource"])
+    return names
+
+
+def test_rules_of_migration_keep_the_names_of_other_plugins(node: SampleNode) -> None:
+    for board in ("ma35d", "v80", "u55c"):
+        node.add_card(board)
+    for slot in ("0000:91:00", "0000:92:00"):
+        node.add_card("u30", slot, serial="XFL1")
+    page = "docs/reference/migration.md"
+    [generic] = [block for block in blocks(page, "yaml") if "amdama" in block]
+    [u30] = [block for block in blocks(page, "yaml") if "ama_u30" in block]
+    rules = Path(node.root) / "rules.yaml"
+    rules.write_text(generic)
+    found = names_of(node, RESOURCE_PREFIX="squat.ai/", RESOURCE_RENAMES=str(rules))
+    assert (found["ma35d"], found["v80"]) == ({"squat.ai/amdama"}, {"squat.ai/ami-fpga"})
+    rules.write_text(u30)
+    found = names_of(node, RESOURCE_PREFIX="amd.com/", RESOURCE_RENAMES=str(rules))
+    assert found["u55c"] == {"amd.com/xilinx_u55c_gen3x16_xdma_base_3-0"}
+    assert found["u30"] == {"amd.com/ama_u30"}
+    for names in (*found.values(), {"squat.ai/amdama", "squat.ai/ami-fpga"}):
+        assert all(name in text(page) for name in names - {"amd.com/xilinx_v80"})
+
+
+def test_pods_left_by_a_reboot_are_deleted_one_by_one(node: SampleNode) -> None:
+    page = "docs/operating/troubleshooting.md"
+    [command] = [block for block in blocks(page, "sh") if "UnexpectedAdmissionError" in block]
+    programs = Path(node.root) / "bin"
+    programs.mkdir()
+    kubectl = programs / "kubectl"
+    kubectl.write_text('#!/bin/sh\n[ "$1" = get ] && printf "a x-1\\nb y-2\\n" || echo "$@"\n')
+    kubectl.chmod(0o755)
+    output = printed(f"PATH={shlex.quote(str(programs))}:$PATH\n{command}", node)
+    assert output.splitlines() == ["delete pod -n a x-1", "delete pod -n b y-2"]
 
 
 def test_every_metric_has_a_row(node: SampleNode, kubelet: KubeletDouble) -> None:

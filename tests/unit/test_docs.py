@@ -1,11 +1,13 @@
 """The documentation: its links, its tables, and the names of commands, tests and files in it."""
 
+import json
 import re
+import shlex
 
 import pytest
 import yaml
 
-from tests.support.pages import PAGES, WITH_COMMANDS, text
+from tests.support.pages import PAGES, WITH_COMMANDS, blocks, text
 from tests.support.paths import PROJECT
 from xilinx_fpga_dp import cli
 from xilinx_fpga_dp.cli.diagnose.checks import CHECKS
@@ -14,7 +16,10 @@ from xilinx_fpga_dp.observe.events import Event
 
 README = (PROJECT / "README.md").read_text()
 # Commands that no test runs: they need a cluster, a node or a card.
-ELSEWHERE = {"kubectl", "xbutil", "xbmgmt", "modprobe", "lspci", "udevadm", "systemctl", "journalctl"}
+ELSEWHERE = {
+    *("kubectl", "xbutil", "xbmgmt", "modprobe", "mokutil", "lspci", "udevadm", "systemctl", "journalctl"),
+    "setsebool",
+}
 _FENCE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 
 
@@ -89,6 +94,35 @@ def test_every_test_that_is_named_exists() -> None:
     assert len(named) > 30
     code = "".join(path.read_text() for path in (PROJECT / "tests").rglob("test_*.py"))
     assert named <= set(re.findall(r"\b(?:def|class) (\w+)", code))
+
+
+def test_patch_of_migration_removes_an_old_resource_from_a_node() -> None:
+    [command] = [block for block in blocks("docs/reference/migration.md", "sh") if "kubectl patch" in block]
+    *options, patch = shlex.split(command)
+    assert options == ["kubectl", "patch", "node", "NODE", "--subresource=status", "--type=json", "-p"]
+    resources = {"amd.com/ama_u30": "0", "xilinx.com/fpga-u30": "2", "cpu": "8"}
+    node = {"status": {"capacity": dict(resources), "allocatable": dict(resources)}}
+    for operation in json.loads(patch):
+        assert operation.keys() == {"op", "path"}
+        assert operation["op"] == "remove"
+        # RFC 6901, section 4
+        empty, *parents, last = [
+            each.replace("~1", "/").replace("~0", "~") for each in operation["path"].split("/")
+        ]
+        assert empty == ""
+        assert parents[0] == "status"
+        del node["status"][parents[1]][last]
+    left = {"xilinx.com/fpga-u30": "2", "cpu": "8"}
+    assert node == {"status": {"capacity": left, "allocatable": left}}
+
+
+def test_constraints_of_openshift_are_those_of_the_chart() -> None:
+    page = "docs/operating/install.md"
+    [shown] = [yaml.safe_load(each) for each in blocks(page, "yaml") if "SecurityContextConstraints" in each]
+    template = (PROJECT / "deploy/helm/xilinx-fpga-dp/templates/openshift.yaml").read_text()
+    [rendered] = re.findall(r"^allow.*?(?=^users:)", template, re.MULTILINE | re.DOTALL)
+    fields = {"apiVersion", "kind", "metadata", "users"}
+    assert {name: value for name, value in shown.items() if name not in fields} == yaml.safe_load(rendered)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -53,7 +53,10 @@ def template_problem(template: str) -> str | None:
     """Explain why this resource name template cannot be used; None if it can."""
     problem = fields_problem(template)
     if problem is None and not fields_of(template):
-        return "it has no field, so every device would get the same name; {shell} is one"
+        return (
+            "it has no field, so every device would get the same name; {shell} is one. If that is meant, a "
+            f"rule of RESOURCE_RENAMES does it: {{match: {{}}, name: {in_a_line(template)}, share: true}}"
+        )
     return problem
 
 

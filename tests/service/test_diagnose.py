@@ -29,6 +29,7 @@ from xilinx_fpga_dp.simulate.sysfs.sample_node import DAMAGES, Damage, SampleNod
 VERSION_JSON = (
     '{"BUILD_VERSION" : "2.11.634", "BUILD_BRANCH" : "2021.1"}'  # XRT: CMake/config/version.json.in
 )
+SECURE_BOOT = "firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"  # Linux efivarfs
 REMEDY = ("; ", "?", " (")  # precede or end a remedy
 LINE = re.compile(r"(ok  |warn|fail)  [^ ].*: .+")
 
@@ -259,7 +260,107 @@ def test_missing_drivers_are_reported(node: SampleNode) -> None:
     card.unbind_mgmt()
     node.files.drop(f"{node.sysfs_root}/module")
     _, lines = diagnose(node)
-    line_with(lines, "warn  drivers: none is loaded; install XRT")
+    assert "Secure Boot" not in line_with(lines, "warn  drivers: none is loaded; install XRT")
+    variable = Path(node.sysfs_root, SECURE_BOOT)
+    variable.parent.mkdir(parents=True)
+    for value, shown in ((0, False), (1, True)):
+        variable.write_bytes(bytes([6, 0, 0, 0, value]))
+        _, lines = diagnose(node)
+        assert ("mokutil" in line_with(lines, "warn  drivers: none is loaded")) == shown
+
+
+CONTAINERD = "etc/containerd/config.toml"
+CRI = '[plugins."io.containerd.grpc.v1.cri"]\n'
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "words"),
+    [
+        (CONTAINERD, f"version = 2\n{CRI}enable_cdi = false\n", ("warn", "is false", "set it to true")),
+        (CONTAINERD, "version = 2\n", ("warn", "containerd 1.7", "set it to true")),
+        (CONTAINERD, f"version = 2\n{CRI}enable_cdi = true\n", ("ok", "CDI is on")),
+        (
+            CONTAINERD,
+            f'version = 2\n{CRI}enable_cdi = true\ncdi_spec_dirs = ["/etc/cdi"]\n',
+            ("warn", "CDI_DIR", "/etc/cdi"),
+        ),
+        (
+            "var/lib/rancher/k3s/agent/etc/containerd/config.toml",
+            "version = 3\n[plugins.'io.containerd.cri.v1.runtime']\nenable_cdi = false\n",
+            ("warn", "k3s", "is false"),
+        ),
+    ],
+)
+def test_runtime_without_cdi_is_reported(
+    node: SampleNode, path: str, text: str, words: tuple[str, ...]
+) -> None:
+    node.add_card("u200")
+    file = Path(node.root, path)
+    file.parent.mkdir(parents=True)
+    file.write_text(text)
+    _, lines = diagnose(node)
+    assert not [line for line in lines if "containerd" in line], "only CDI needs it"
+    _, lines = diagnose(node, DEVICE_STRATEGY="cdi", CDI_DIR="/var/run/cdi")
+    assert line_with(lines, "containerd: ", *words[1:]).startswith(words[0])
+
+
+def test_configuration_that_blocks_or_is_broken_has_no_line(node: SampleNode) -> None:
+    file = Path(node.root, CONTAINERD)
+    file.parent.mkdir(parents=True)
+    os.mkfifo(file)
+    for change in (lambda: None, file.unlink, lambda: file.write_bytes(b"\xff = ["), file.unlink, file.mkdir):
+        change()
+        _, lines = diagnose(node, DEVICE_STRATEGY="cdi", CDI_DIR="/var/run/cdi")
+        assert not [line for line in lines if "containerd" in line]
+
+
+@pytest.mark.parametrize(("pages", "level"), [("4192", "ok"), ("4191", "warn"), ("0", "warn"), ("?", None)])
+def test_too_few_hugepages_for_ma35d_are_reported(node: SampleNode, pages: str, level: str | None) -> None:
+    for slot in ("0000:31:00", "0000:41:00"):
+        node.add_card("ma35d", slot)
+    _, lines = diagnose(node)
+    assert not [line for line in lines if "hugepages" in line]
+    folder = Path(node.sysfs_root, "kernel/mm/hugepages/hugepages-2048kB")
+    folder.mkdir(parents=True)
+    (folder / "nr_hugepages").write_text(f"{pages}\n")
+    _, lines = diagnose(node)
+    found = [line for line in lines if "hugepages" in line]
+    assert [line.split()[0] for line in found] == ([level] if level else [])
+    if level == "warn":
+        line_with(lines, f"{pages} of 2 MB", "4192", "vm.nr_hugepages=4192")
+
+
+def test_board_without_a_link_by_path_is_reported(node: SampleNode) -> None:
+    card = node.add_card("kv260")
+    _, lines = diagnose(node)
+    assert not [line for line in lines if "by-path" in line and line.startswith("warn")]
+    link = node.node_path(f"/dev/dri/by-path/platform-{card.address}-render")
+    os.unlink(link)
+    os.symlink("../renderD999", link)
+    for _ in range(2):
+        _, lines = diagnose(node)
+        line_with(lines, f"warn  {card.address}: ", "/dev/dri/by-path", "udevadm trigger")
+        shutil.rmtree(os.path.dirname(link), ignore_errors=True)
+
+
+def test_switches_of_selinux_that_deny_nodes_are_reported(node: SampleNode) -> None:
+    node.add_card("u200", "0000:11:00")
+    node.add_card("ma35d", "0000:31:00")
+    for dri, every, words in (
+        ("1 1", "0 0", ("container_use_devices on", "/dev/ama_transcoder0")),
+        ("0 0", "0 0", ("container_use_devices on", "/dev/dri/renderD")),
+        (None, "0 0", ("container_use_devices on", "/dev/dri/renderD")),
+        ("0 0", "1 1", ()),
+    ):
+        switches = {"container_use_devices": every} | ({"container_use_dri_devices": dri} if dri else {})
+        node.files.put(f"{node.sysfs_root}/fs", {"selinux": {"enforce": "1", "booleans": switches}})
+        _, lines = diagnose(node)
+        assert [line for line in lines if "setsebool" in line] == (
+            [line_with(lines, *words)] if words else []
+        )
+    node.files.put(f"{node.sysfs_root}/fs", {"selinux": {"enforce": "1"}})
+    _, lines = diagnose(node)
+    assert not [line for line in lines if "setsebool" in line]
 
 
 def test_different_builds_under_one_name_have_a_line(node: SampleNode) -> None:
@@ -285,8 +386,9 @@ def test_missing_kubelet_is_reported(node: SampleNode) -> None:
         "SOCKET_DIR",
     )
     # A pod with the wrong directory sees no other directory, so the line lists those of all distributions.
-    for distribution in ("k3s", "RKE2", "/opt/rke/", "/var/snap/microk8s/"):
+    for distribution in ("k3s", "/opt/rke/", "/var/snap/microk8s/"):
         assert distribution in line
+    assert "RKE2" not in line, "its kubelet uses /var/lib/kubelet"
     line_with(lines, "warn  podresources: ", "No such file", "POD_RESOURCES_SOCKET")
 
 
@@ -295,7 +397,6 @@ def test_missing_kubelet_is_reported(node: SampleNode) -> None:
     [
         "/var/lib/kubelet",
         "/var/lib/rancher/k3s/agent/kubelet",
-        "/var/lib/rancher/rke2/agent/kubelet",
         "/opt/rke/var/lib/kubelet",
         "/var/snap/microk8s/common/var/lib/kubelet",
         "/var/lib/k0s/kubelet",

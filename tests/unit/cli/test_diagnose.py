@@ -9,6 +9,7 @@ import pytest
 
 from xilinx_fpga_dp.cli.diagnose import checks, collect
 from xilinx_fpga_dp.cli.diagnose.checks import Findings, Level
+from xilinx_fpga_dp.cli.diagnose.containerd import Containerd
 from xilinx_fpga_dp.model import Device, LeftOut, Offer, Offers, Reason, Shell, Unit
 
 
@@ -88,6 +89,42 @@ class TestChecks:
         assert ("seLinuxOptions type spc_t" in warn.message) == (advised == "policy module")
         assert (f" refused to {domain};" in warn.message) == (domain is not None)
         assert ("neither CDI specs" in warn.message) == (spec and domain != "spc_t")
+
+    @pytest.mark.parametrize(
+        ("every", "dri", "nodes", "switch"),
+        [
+            (False, False, ["/dev/dri/renderD128"], "container_use_dri_devices"),
+            (False, None, ["/dev/dri/renderD128"], "container_use_devices"),
+            (False, False, ["/dev/ami1", "/dev/dri/renderD128"], "container_use_devices"),
+            (False, True, ["/dev/ami1", "/dev/dri/renderD128"], "container_use_devices"),
+            (False, True, ["/dev/dri/renderD128"], None),
+            (True, False, ["/dev/ami1"], None),
+            (None, False, ["/dev/dri/renderD128"], None),
+            (False, False, [], None),
+        ],
+    )
+    def test_narrowest_switch_of_selinux_is_advised(
+        self, every: bool | None, dri: bool | None, nodes: list[str], switch: str | None
+    ) -> None:
+        switches = {"container_use_devices": every, "container_use_dri_devices": dri}
+        findings = replace(
+            self.healthy,
+            selinux=True,
+            selinux_switches={name: on for name, on in switches.items() if on is not None},
+            nodes=dict.fromkeys(nodes, os.stat("/dev/null")),
+        )
+        lines = [line for line in checks.selinux(findings) if line.level is Level.WARN]
+        assert [f"setsebool -P {switch} on" in line.message for line in lines] == ([True] if switch else [])
+        assert not list(checks.selinux(replace(findings, selinux=False)))
+
+    @pytest.mark.parametrize("directory", ["/var/run/cdi", "/run/cdi/"])
+    @pytest.mark.parametrize("spec_dirs", [("/etc/cdi", "/var/run/cdi"), ("/run/cdi",), None])
+    def test_spec_directory_is_found_by_either_path(
+        self, directory: str, spec_dirs: tuple[str, ...] | None
+    ) -> None:
+        findings = replace(self.healthy, outputs={"CDI_DIR": (directory, None)})
+        [line] = checks.containerd(replace(findings, containerd=Containerd("/c", True, spec_dirs)))
+        assert line.level is Level.OK
 
     @pytest.mark.parametrize(
         ("label", "domain"),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 
+from xilinx_fpga_dp.cli.diagnose.containerd import Containerd
 from xilinx_fpga_dp.model import Device, Offers, Reason
 from xilinx_fpga_dp.observe.table import printable
 from xilinx_fpga_dp.resources.naming import MAX_NAME, NOT_IN_A_NAME, SHARED
@@ -40,6 +41,11 @@ class Findings:
     mounts: Mapping[str, OSError | None] = field(default_factory=dict)  # by path of EXTRA_MOUNTS
     selinux: bool = False  # it is enforcing
     selinux_type: str | None = None  # of this process; None if unknown
+    selinux_switches: Mapping[str, bool] = field(default_factory=dict)  # those that can be read
+    secure_boot: bool = False  # the kernel loads only signed modules
+    containerd: Containerd | None = None  # its configuration, if it is known and CDI is used
+    hugepages: int | None = None  # of 2 MB; None if unknown
+    by_path: frozenset[str] | None = None  # the nodes that XRT's edge library finds; None if unknown
     unknown_variables: tuple[str, ...] = ()  # with our prefix, and no setting
 
     @property
@@ -85,7 +91,6 @@ _fail = partial(Line, Level.FAIL)
 _PLUGIN_ROOTS = (
     ("/var/lib/kubelet", "kubeadm"),
     ("/var/lib/rancher/k3s/agent/kubelet", "an old k3s"),
-    ("/var/lib/rancher/rke2/agent/kubelet", "RKE2"),
     ("/opt/rke/var/lib/kubelet", "RKE"),
     ("/var/snap/microk8s/common/var/lib/kubelet", "MicroK8s"),
 )
@@ -134,6 +139,17 @@ _SET_SOCKET_DIR = "set SOCKET_DIR to kubelet's device-plugins directory"
 # container-selinux, container.te: the type of device plugins, and the unconfined type
 _PLUGIN_TYPE = "container_device_plugin_t"
 _UNCONFINED_TYPE = "spc_t"
+# container-selinux, container.te: what container_t may open of the nodes it is given
+_EVERY_DEVICE = "container_use_devices"
+_DRI_DEVICES = "container_use_dri_devices"
+SWITCHES = (_EVERY_DEVICE, _DRI_DEVICES)
+"""The switches of container-selinux for device nodes in containers."""
+
+_ZOCL = "zocl-drm"
+_MA35D = "transcoder"
+# README of the MA35D SDK
+_HUGEPAGES_OF_A_DEVICE = 2048
+_MORE_HUGEPAGES = 96
 _HASHED = re.compile(r".*-[0-9a-f]{8}")
 _NEARLY_FULL = 3  # characters that a shortened name may lose at its end besides
 _OTHERS_READ_WRITE = stat.S_IROTH | stat.S_IWOTH
@@ -179,7 +195,10 @@ def drivers(findings: Findings) -> Lines:
         return
     if not loaded and not findings.offers.devices:
         if findings.offers.left_out:
-            yield _warn("drivers", "none is loaded; install XRT and load its drivers (modprobe xocl xclmgmt)")
+            remedy = "install XRT and load its drivers (modprobe xocl xclmgmt)"
+            if findings.secure_boot:
+                remedy += "; Secure Boot is on, so their modules have to be signed (mokutil --sb-state)"
+            yield _warn("drivers", f"none is loaded; {remedy}")
         else:
             yield _ok("drivers", "none is loaded, and no card needs one")
     for name, version in sorted(loaded.items()):
@@ -239,6 +258,34 @@ def device_nodes(findings: Findings) -> Lines:
             groups = f", or give them supplementalGroups [{gid}]" if mode & stat.S_IWGRP else ""
             remedy = f"for others let udev make it 0666, as XRT's rules do{groups}"
             yield _warn(path, f"{owner}: in a pod only root may use it; {remedy}")
+
+
+def links(findings: Findings) -> Lines:
+    """Check that XRT finds the device of an embedded board.
+
+    From 2025.1 on it goes by these links alone: XRT core/edge/user/system_linux.cpp.
+    """
+    if findings.by_path is None:
+        return
+    for device in findings.offers.devices:
+        if device.driver == _ZOCL and device.node and device.node not in findings.by_path:
+            problem = f"no link /dev/dri/by-path/platform*zyxclmm_drm-render leads to {device.node}"
+            remedy = "XRT 2025.1 and newer finds no device without it: let udev make it (udevadm trigger)"
+            yield _warn(device.address, f"{problem}; {remedy}")
+
+
+def hugepages(findings: Findings) -> Lines:
+    """Check that the node has the hugepages that MA35D devices need."""
+    devices = sum(device.driver == _MA35D for device in findings.offers.devices)
+    if not devices or findings.hugepages is None:
+        return
+    needed = devices * _HUGEPAGES_OF_A_DEVICE + _MORE_HUGEPAGES
+    found = f"{findings.hugepages} of 2 MB, {devices} MA35D devices need {needed}"
+    if findings.hugepages >= needed:
+        yield _ok("hugepages", found)
+    else:
+        remedy = f"allocate them at boot (vm.nr_hugepages={needed}) and restart kubelet"
+        yield _warn("hugepages", f"{found}; {remedy}")
 
 
 def resources(findings: Findings) -> Lines:
@@ -342,14 +389,50 @@ def files(findings: Findings) -> Lines:
             yield _warn("EXTRA_MOUNTS", f"{problem.strerror}: {path}; {remedy}")
 
 
+def containerd(findings: Findings) -> Lines:
+    """Check that containerd resolves CDI names. One that does not ignores them silently."""
+    found = findings.containerd
+    if found is None:
+        return
+    directory, _ = findings.outputs.get("CDI_DIR", (None, None))
+    remedy = "set it to true and restart containerd, or keep DEVICE_STRATEGY=device-specs"
+    if found.cdi is None:
+        problem = f"{found.path} does not set enable_cdi, and containerd 1.7 then ignores CDI names"
+        yield _warn("containerd", f"{problem} (2.0 does not); {remedy}")
+    elif not found.cdi:
+        yield _warn("containerd", f"enable_cdi is false in {found.path}: CDI names have no effect; {remedy}")
+    elif directory and found.spec_dirs and _real(directory) not in map(_real, found.spec_dirs):
+        directories = ", ".join(found.spec_dirs)
+        remedy = f"set CDI_DIR to one of them ({directories}), or add it and restart containerd"
+        yield _warn("containerd", f"CDI_DIR {directory} is none of its cdi_spec_dirs; {remedy}")
+    else:
+        yield _ok("containerd", f"CDI is on ({found.path})")
+
+
+def _real(directory: str) -> str:
+    """Return a directory of the host without the link from /var/run to /run."""
+    return re.sub("^/var/run(?=/)", "/run", directory.rstrip("/"))
+
+
 def selinux(findings: Findings) -> Lines:
-    """Check whether SELinux may be the cause of a denied access."""
+    """Check whether SELinux may be the cause of a denied access, here or in the pods that get a card."""
     if findings.selinux and findings.denied:
         as_type = f" to {findings.selinux_type}" if findings.selinux_type else ""
         remedy = f"check `ausearch -m avc -ts recent`, and {_policy_remedy(findings)}"
         yield _warn("SELinux", f"it enforces, and something above was refused{as_type}; {remedy}")
     elif findings.selinux:
         yield _ok("SELinux", "it enforces, and nothing was refused")
+    every, dri = (findings.selinux_switches.get(name) for name in (_EVERY_DEVICE, _DRI_DEVICES))
+    if not findings.selinux or every is not False:
+        return
+    denied = [path for path in sorted(findings.nodes) if not (dri and path.startswith("/dev/dri/"))]
+    if denied:
+        # A policy without the switch for /dev/dri treats these nodes as any other.
+        only_dri = dri is not None and all(path.startswith("/dev/dri/") for path in denied)
+        remedy = (
+            f"setsebool -P {_DRI_DEVICES if only_dri else _EVERY_DEVICE} on, or another type for the pods"
+        )
+        yield _warn("SELinux", f"containers of the usual type may not open {', '.join(denied)}; {remedy}")
 
 
 def _policy_remedy(findings: Findings) -> str:
@@ -371,12 +454,15 @@ CHECKS: tuple[Callable[[Findings], Lines], ...] = (
     drivers,
     cards,
     device_nodes,
+    links,
+    hugepages,
     resources,
     socket_directory,
     kubelet,
     podresources,
     instances,
     files,
+    containerd,
     selinux,
 )
 """All checks, in the order of their lines."""

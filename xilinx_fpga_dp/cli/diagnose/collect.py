@@ -6,17 +6,20 @@ method that it does not have. The meaning of the findings is up to `checks.py`.
 
 import asyncio
 import errno
+import fnmatch
 import json
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from http.client import HTTPConnection
 from typing import Any, TypeVar
 
 from xilinx_fpga_dp.aio.blocking_reader import run_blocking
-from xilinx_fpga_dp.cli.diagnose.checks import KUBELET_ROOTS, Findings
+from xilinx_fpga_dp.cli.diagnose.checks import KUBELET_ROOTS, SWITCHES, Findings
+from xilinx_fpga_dp.cli.diagnose.containerd import read as read_containerd
 from xilinx_fpga_dp.deviceplugin.instance_lock import count_instances
 from xilinx_fpga_dp.deviceplugin.registration import greet
 from xilinx_fpga_dp.deviceplugin.socket_directory import KUBELET_SOCKET, require_writable
@@ -37,6 +40,7 @@ _TIME_LIMIT = 3.0  # seconds that a read or a request may take
 # Their versions are read even if no device has such a driver.
 _DRIVERS = ("xocl", "xclmgmt", "ami", "zocl")
 _MAX_BYTES = 65536
+_SECURE_BOOT = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"  # UEFI specification, EFI_GLOBAL_VARIABLE
 _OWN_LABEL = "/proc/self/attr/current"
 _LABEL = re.compile(r"\w+:\w+:(\w+)")  # of SELinux; AppArmor has another text there
 
@@ -54,7 +58,7 @@ async def collect(settings: Settings) -> Findings:
         "kubelet_problem": greet(f"{socket_dir}/{KUBELET_SOCKET}", _TIME_LIMIT),
         "podresources_problem": _request_podresources(settings.pod_resources_socket),
     }
-    optional = {
+    optional: dict[str, Awaitable[Any]] = {
         "xrt": _blocking(_xrt_version, host),
         "instances": _blocking(count_instances, settings.plugins_dir),
         "foreign_sockets": _blocking(foreign_sockets, socket_dir),
@@ -62,7 +66,13 @@ async def collect(settings: Settings) -> Findings:
         "not_ready": _blocking(_not_ready, settings.http_address),
         "selinux": _blocking(_selinux_enforces, sysfs),
         "selinux_type": _blocking(_selinux_type, _OWN_LABEL),
+        "selinux_switches": _blocking(_selinux_switches, sysfs),
+        "secure_boot": _blocking(_secure_boot, sysfs),
+        "hugepages": _blocking(_hugepages, sysfs),
+        "by_path": _blocking(_nodes_by_path, settings.dev_root),
     }
+    if settings.device_strategy != "device-specs":
+        optional["containerd"] = _blocking(read_containerd, host)
     found, output_problems, mounts = await asyncio.gather(
         _results(required | optional),
         _results({name: _blocking(_require_room_above, path) for name, path in outputs.items()}),
@@ -130,9 +140,7 @@ def _driver_versions(sysfs_root: str, drivers: Iterable[str]) -> dict[str, str]:
 
 def _xrt_version(host: str) -> str | None:
     """Return BUILD_VERSION of XRT's version.json on the host; None if it is no text."""
-    descriptor = os.open(f"{host}/opt/xilinx/xrt/version.json", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        version = json.loads(file.read(_MAX_BYTES))["BUILD_VERSION"]
+    version = json.loads(_read(f"{host}/opt/xilinx/xrt/version.json"))["BUILD_VERSION"]
     return version if isinstance(version, str) else None
 
 
@@ -185,6 +193,40 @@ def _selinux_enforces(sysfs_root: str) -> bool:
             return file.read(1) == b"1"
     except PermissionError:  # any process may read it, but a container's type where SELinux enforces
         return True
+
+
+def _selinux_switches(sysfs_root: str) -> dict[str, bool]:
+    """Return the switches that can be read: the current value, then the one that is pending."""
+    found = {}
+    for name in SWITCHES:
+        with suppress(OSError):
+            found[name] = _read(f"{sysfs_root}/fs/selinux/booleans/{name}").startswith(b"1")
+    return found
+
+
+def _secure_boot(sysfs_root: str) -> bool:
+    """Read UEFI's variable: four bytes of attributes, then its value."""
+    return _read(f"{sysfs_root}/firmware/efi/efivars/{_SECURE_BOOT}")[4:5] == b"\1"
+
+
+def _hugepages(sysfs_root: str) -> int:
+    return int(_read(f"{sysfs_root}/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages"))
+
+
+def _nodes_by_path(dev_root: str) -> frozenset[str]:
+    """Return the nodes that have a link as XRT's edge library looks for."""
+    folder = f"{dev_root}/dri/by-path"
+    try:
+        names = fnmatch.filter(os.listdir(folder), "platform*zyxclmm_drm-render")
+    except FileNotFoundError:
+        return frozenset()
+    return frozenset(f"/dev/dri/{os.path.basename(os.readlink(f'{folder}/{name}'))}" for name in names)
+
+
+def _read(path: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(_MAX_BYTES)
 
 
 def _selinux_type(path: str) -> str | None:

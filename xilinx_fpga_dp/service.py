@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from xilinx_fpga_dp import __version__, process
 from xilinx_fpga_dp.aio.latest import Latest
@@ -56,9 +57,9 @@ class Service:
         self.snapshots: Latest[Snapshot] = Latest(Snapshot())
         self._scanner = build_scanner(settings, self._wake.set)
         self._builder = SnapshotBuilder(settings, rules_changed=self._wake.set)
-        self._metrics = Metrics(self.snapshots, self._registered)
+        self._metrics = Metrics(self.snapshots, lambda: self._fleet.registered())  # noqa: PLW0108 - made below
         lock = InstanceLock(settings.plugins_dir)
-        self._directory = SocketDirectory(settings.socket_dir, lock, self._metrics)
+        self._directory = SocketDirectory(settings.socket_dir, lock, self._metrics.kubelet_restart)
         self._tracker = AllocationTracker(
             PodResources(settings.pod_resources_socket), self._wake.set, lambda: bool(self._directory.others)
         )
@@ -68,9 +69,6 @@ class Service:
             allocator, settings.request_timeout, settings.preferred_allocation, settings.prestart_check
         )
         self._fleet = Fleet(self._directory, config, self._metrics)
-
-    def _registered(self) -> dict[str, bool]:
-        return self._fleet.registered()
 
     def _all_devices(self) -> tuple[Device, ...]:
         offers = self.snapshots.value.offers
@@ -105,7 +103,7 @@ class Service:
         routes = HttpRoutes(
             self._metrics,
             self.snapshots,
-            self._registered,
+            self._fleet.registered,
             self._tracker.current,
             errors=self._fleet.last_errors,
             expose_mgmt=settings.expose_mgmt,
@@ -179,7 +177,8 @@ class Service:
             self._metrics.scan_failed()
             if str(error) != self.snapshots.value.scan_error:
                 log.warning(Event.SCAN_FAILED, extra={"error": str(error)})
-            self.snapshots.set(self._builder.failed(str(error)))
+            # An unreadable bus removes no card.
+            self.snapshots.set(replace(self.snapshots.value, scan_error=str(error)))
             return
         if scan:
             self._metrics.scanned(asyncio.get_running_loop().time() - began)
@@ -212,7 +211,4 @@ class Service:
         directory = self._directory.state.value
         if directory.kubelet is None:
             problem = {"problem": directory.problem} if directory.problem else {}
-            log.info(
-                Event.NO_KUBELET,
-                extra={"path": self._directory.kubelet_socket, **problem},
-            )
+            log.info(Event.NO_KUBELET, extra={"path": self._directory.kubelet_socket, **problem})

@@ -10,13 +10,15 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from xilinx_fpga_dp.resources.naming import FIELDS, prefix_problem, template_problem
 
 PREFIX = "XILINX_FPGA_DP_"
 
 _MAX_PORT = 65535
+# Names of hosts as a lookup takes them; the empty one is for all interfaces.
+_HOST_NAME = re.compile(r"([A-Za-z0-9-]{1,63}\.)*([A-Za-z0-9-]{1,63})?")
 # A unix socket's path has at most 107 bytes, and our shortest name must fit: deviceplugin/socket_names.py
 _MAX_SOCKET_DIR = 107 - len("/0123456789ab-fpga.sock")
 
@@ -67,22 +69,17 @@ def _http_address(address: str) -> str:
         raise ValueError("must be host:port, like 127.0.0.1:8080, or empty")
     if int(port) > _MAX_PORT:
         raise ValueError(f"the port must be between 0 and {_MAX_PORT}")
-    bracketed = host.startswith("[") and host.endswith("]")
-    if not (_is_ipv6(host[1:-1]) if bracketed else re.fullmatch(r"[A-Za-z0-9.-]*", host)):
-        raise ValueError("the host must be a name or an address, an IPv6 one in brackets")
     try:
-        host.encode("idna")  # as the lookup of the name does
-    except UnicodeError:
-        raise ValueError("the parts of a host's name have 1 to 63 characters each") from None
+        if host.startswith("[") and host.endswith("]"):
+            socket.inet_pton(socket.AF_INET6, host[1:-1])
+        elif not _HOST_NAME.fullmatch(host):
+            raise ValueError(host)
+    except (OSError, ValueError):
+        problem = (
+            "the host must be a name, each part 1 to 63 characters, or an address, an IPv6 one in brackets"
+        )
+        raise ValueError(problem) from None
     return address
-
-
-def _is_ipv6(address: str) -> bool:
-    try:
-        socket.inet_pton(socket.AF_INET6, address)
-    except (OSError, UnicodeError, ValueError):  # ValueError: a zero byte
-        return False
-    return True
 
 
 def _listed(value: Any) -> Any:
@@ -103,6 +100,7 @@ def _replicas(replicas: int, info: ValidationInfo) -> int:
 
 Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 Directory = Annotated[str, AfterValidator(_absolute), Field(json_schema_extra={"format": "path"})]
+PathOrNone = Annotated[str, AfterValidator(_path_or_none), Field(json_schema_extra={"format": "path"})]
 
 
 class Settings(BaseSettings):
@@ -126,11 +124,10 @@ class Settings(BaseSettings):
     compat: Annotated[Literal["none", "1.3.0"], BeforeValidator(lambda value: value or "none")] = Field(
         "none", description="1.3.0: names, ids and units as that plugin, with the same environment"
     )
-    resource_renames: Annotated[str, AfterValidator(_path_or_none)] = Field(
+    resource_renames: PathOrNone = Field(
         "",
         description="a YAML or JSON file of rules that give resources other names; empty: none",
         examples=["/etc/xilinx-fpga-dp/renames.yaml"],
-        json_schema_extra={"format": "path"},
     )
     u30_unit: Literal["card", "device"] = Field(
         "card", description="what one id of a U30 stands for: the card with its two devices, or one device"
@@ -182,29 +179,15 @@ class Settings(BaseSettings):
         3, description="good health checks in a row before a device is Healthy again"
     )
     request_timeout: Seconds = Field(5.0, description="seconds any request of the kubelet may take")
-    nfd_features_dir: Annotated[str, AfterValidator(_path_or_none)] = Field(
+    nfd_features_dir: PathOrNone = Field(
         "",
         description="where to write a node-feature-discovery feature file; empty: nowhere",
         examples=["/etc/kubernetes/node-feature-discovery/features.d"],
-        json_schema_extra={"format": "path"},
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="auto: text on a terminal, else json"
     )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read flags, which are passed as arguments, before the environment, and nothing else."""
-        del settings_cls, dotenv_settings, file_secret_settings
-        return init_settings, env_settings
 
     @classmethod
     def load(cls, flags: Mapping[str, str]) -> Self:
@@ -215,15 +198,6 @@ class Settings(BaseSettings):
         """
         try:
             settings = cls(**dict[str, Any](flags))
-        except UnicodeEncodeError:  # bytes that are no text, which pydantic does not check
-            given = {name: flags.get(name) or os.environ.get(variable(name), "") for name in cls.model_fields}
-            raise BadSettings(
-                [
-                    f"{variable(name)}: must be UTF-8 text"
-                    for name, text in given.items()
-                    if not _is_text(text)
-                ]
-            ) from None
         except ValidationError as error:
             lines = {str(each["loc"][0]): _line(each) for each in reversed(error.errors())}
             raise BadSettings([lines[name] for name in cls.model_fields if name in lines]) from None
@@ -248,10 +222,6 @@ class Settings(BaseSettings):
 
 def _text(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _is_text(text: str) -> bool:
-    return not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def variable(field: str) -> str:

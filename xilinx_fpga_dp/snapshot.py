@@ -14,12 +14,12 @@ replaced as a whole, so a subscriber that compares it with the last one it has s
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
 from xilinx_fpga_dp.hostfiles.watched_file import FileState, WatchedFile
-from xilinx_fpga_dp.kubelet.allocation_tracker import AllocationTracker, UnitKeys
+from xilinx_fpga_dp.kubelet.allocation_tracker import AllocationTracker
 from xilinx_fpga_dp.model import Device, Held, Inventory, Offers
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.resources import rename_rules
@@ -78,23 +78,11 @@ class Snapshot:
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class _Inputs:
-    """Everything that a snapshot is made of."""
-
-    found: Inventory
-    cards: CardAssignment
-    rules: FileState[NameRules]
-    held: Held
-    confirmed: UnitKeys
-
-
 class SnapshotBuilder:
     """Makes snapshots of inventories.
 
     Args:
         settings: the settings.
-        environment: holds the variables of plugin 1.3.0.
         rules_changed: called when the file of rules has changed.
         patient: wait for late serial numbers; a command that scans once does not.
     """
@@ -102,15 +90,13 @@ class SnapshotBuilder:
     def __init__(
         self,
         settings: Settings,
-        environment: Mapping[str, str] = os.environ,
         rules_changed: Callable[[], None] = lambda: None,
         *,
         patient: bool = True,
     ) -> None:
         self._settings = settings
-        self._environment = environment
         self._rules_changed = rules_changed
-        self._compat = compat.Compat130Settings.of(environment) if settings.compat != "none" else None
+        self._compat = compat.Compat130Settings.of(os.environ) if settings.compat != "none" else None
         self._file = (
             WatchedFile(settings.resource_renames, self._parse, rename_rules.MAX_BYTES, self._rules_read)
             if settings.resource_renames
@@ -120,8 +106,9 @@ class SnapshotBuilder:
         wait = _COMPAT_WAIT if self._compat else WAIT
         # Plugin 1.3.0 put devices together name by name, so that is done when they have their names.
         self._pairing = CardPairing(pair=self._whole_cards and not self._compat, wait=wait if patient else 0)
-        self._inputs: _Inputs | None = None  # of the newest snapshot
+        # The newest snapshot, and everything that it is made of
         self._snapshot = Snapshot()
+        self._inputs: tuple[object, ...] = ()
 
     async def read_rules(self) -> None:
         """Read the file of rules once, before anything is offered under other names."""
@@ -136,13 +123,13 @@ class SnapshotBuilder:
     async def build(self, found: Inventory, tracker: AllocationTracker, hold: Hold) -> Snapshot:
         """Return the snapshot of an inventory: the last one if nothing it is made of has changed."""
         cards, rules = self._decide(found, asyncio.get_running_loop().time())
-        if self._inputs != _Inputs(found, cards, rules, tracker.held, tracker.confirmed):
+        if self._inputs != (found, cards, rules, tracker.held, tracker.confirmed):
             offers = self._offers(found, cards, rules)
             confirmed = await tracker.confirm(names_of(offers), _CONFIRM_PATIENCE)
             elsewhere = self._held_elsewhere(offers, cards, tracker.held)
             tracker.held_elsewhere = bool(elsewhere)
             known = with_devices(offers, hold(elsewhere))
-            self._inputs = _Inputs(found, cards, rules, tracker.held, tracker.confirmed)
+            self._inputs = (found, cards, rules, tracker.held, tracker.confirmed)
             first = self._snapshot.offers is None
             self._snapshot = Snapshot(
                 offers=only(known, confirmed),
@@ -151,13 +138,6 @@ class SnapshotBuilder:
                 # A device that comes later does not make the node unready.
                 unnamed=cards.waiting if first or self._snapshot.unnamed else frozenset(),
             )
-        elif self._snapshot.scan_error is not None:
-            self._snapshot = replace(self._snapshot, scan_error=None)
-        return self._snapshot
-
-    def failed(self, error: str) -> Snapshot:
-        """Return the last snapshot with the error of a scan: an unreadable bus removes no card."""
-        self._snapshot = replace(self._snapshot, scan_error=error)
         return self._snapshot
 
     def build_once(self, found: Inventory, held: Held, hold: Hold, now: float) -> Offers:
@@ -170,14 +150,14 @@ class SnapshotBuilder:
         """Log for each variable of plugin 1.3.0 what to write instead, or that it has no effect."""
         if self._compat is None:
             for name in compat.VARIABLES:
-                if name in self._environment:
+                if name in os.environ:
                     log.warning(Event.COMPAT_NEEDED, extra={"variable": name})
             return
-        is_set = variable("resource_prefix") in self._environment
+        is_set = variable("resource_prefix") in os.environ
         own_prefix = is_set or self._settings.resource_prefix != compat.PREFIX
         from xilinx_fpga_dp.resources.compat_1_3_0.advice import advice  # noqa: PLC0415
 
-        for was, write in advice(self._compat, self._environment, own_prefix=own_prefix):
+        for was, write in advice(self._compat, os.environ, own_prefix=own_prefix):
             log.info(Event.COMPAT_ADVICE, extra={"was": was, "write": write})
         if "resource_name_template" in self._settings.model_fields_set:
             extra = {"variable": variable("resource_name_template")}

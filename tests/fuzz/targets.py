@@ -302,7 +302,7 @@ def rules(data: bytes) -> None:
     try:
         taken = renames.parse(data)
     except BadRuleFile as bad:
-        assert all("\n" not in each for each in bad.problems), bad.problems
+        assert all("\n" not in each for each in bad.args), bad.args
         return
     base = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")
     names = renames.Renaming(base, taken).among(_DEVICES)

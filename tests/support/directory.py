@@ -4,7 +4,6 @@ import os
 import socket
 from pathlib import Path
 
-from tests.support.metrics import NoMetrics
 from xilinx_fpga_dp.deviceplugin.instance_lock import InstanceLock
 from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
@@ -17,7 +16,7 @@ def instance(path: Path) -> InstanceLock:
 
 def socket_directory(path: Path) -> SocketDirectory:
     """Return the directory at ``path``, not scanned yet, with PLUGINS_DIR below it."""
-    return SocketDirectory(str(path), instance(path), NoMetrics())
+    return SocketDirectory(str(path), instance(path), lambda: None)
 
 
 def endpoint_sockets(node: SampleNode) -> list[str]:

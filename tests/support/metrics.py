@@ -13,8 +13,5 @@ class NoMetrics:
     def answered(self, resource: str, method: str, code: str, seconds: float) -> None:
         del resource, method, code, seconds
 
-    def kubelet_restart(self) -> None:
-        pass
-
     def resource_gone(self, resource: str) -> None:
         del resource

@@ -85,14 +85,14 @@ def _split(arguments: Iterable[str]) -> tuple[str | None, Sequence[str]]:
     """
     command = None
     words = [""]
-    for word in arguments:
+    for word in (*arguments, ""):
         if words[-1] in _BOOLEAN_FLAGS and word.lower() not in _BOOLEANS:
             words[-1] += "=true"
         if command is None and word in COMMANDS and words[-1] not in _FLAGS:
             command = word
         else:
             words.append(word)
-    return command, words[1:]
+    return command, words[1:-1]
 
 
 def _parse(given: str | None, command: Command, words: Sequence[str]) -> argparse.Namespace:
@@ -156,13 +156,10 @@ def _add_settings(parser: argparse.ArgumentParser, command: Command) -> None:
     for flag, name in _FLAGS.items():
         field = Settings.model_fields[name]
         shown = f"{field.description} [{variable(name)}, default {field.default}]".replace("%", "%%")
-        boolean = flag in _BOOLEAN_FLAGS
         group.add_argument(
             flag,
             dest=name,
-            nargs="?" if boolean else None,
-            const="true" if boolean else None,
             default=argparse.SUPPRESS,
-            metavar="VALUE",
+            metavar="[VALUE]" if flag in _BOOLEAN_FLAGS else "VALUE",
             help=shown if name in command.settings else argparse.SUPPRESS,
         )

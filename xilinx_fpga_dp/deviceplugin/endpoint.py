@@ -28,8 +28,7 @@ from grpclib.exceptions import GRPCError, StreamTerminatedError
 from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.aio.race import race
 from xilinx_fpga_dp.aio.rate_limit import RateLimit
-from xilinx_fpga_dp.deviceplugin.plugin import ListStream, Plugin, PluginConfig
-from xilinx_fpga_dp.deviceplugin.plugin_metrics import PluginMetrics
+from xilinx_fpga_dp.deviceplugin.plugin import ListStream, Plugin, PluginConfig, PluginMetrics
 from xilinx_fpga_dp.deviceplugin.registration import register
 from xilinx_fpga_dp.deviceplugin.socket_directory import DirectoryState, Identity, Socket, SocketDirectory
 from xilinx_fpga_dp.model import Offer

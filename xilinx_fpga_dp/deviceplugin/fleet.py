@@ -7,8 +7,7 @@ from functools import partial
 from xilinx_fpga_dp.aio.blocking_reader import BlockingReader
 from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.deviceplugin.endpoint import Endpoint, Phase
-from xilinx_fpga_dp.deviceplugin.plugin import PluginConfig
-from xilinx_fpga_dp.deviceplugin.plugin_metrics import PluginMetrics
+from xilinx_fpga_dp.deviceplugin.plugin import PluginConfig, PluginMetrics
 from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory
 from xilinx_fpga_dp.deviceplugin.socket_names import sweep
 from xilinx_fpga_dp.model import Offers

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache, partial
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from grpclib.const import Cardinality, Handler, Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
@@ -19,7 +19,6 @@ from grpclib.server import Stream
 
 from xilinx_fpga_dp.aio.latest import Closed, Latest
 from xilinx_fpga_dp.deviceplugin import messages
-from xilinx_fpga_dp.deviceplugin.plugin_metrics import PluginMetrics
 from xilinx_fpga_dp.model import Offer
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.resources.allocator import Allocator, Refusal, Resolution
@@ -50,6 +49,22 @@ class PluginConfig:
         return v1beta1.DevicePluginOptions(
             get_preferred_allocation_available=self.policy != "none", pre_start_required=self.pre_start
         )
+
+
+class PluginMetrics(Protocol):
+    """Receives each event once. No method may block or raise."""
+
+    def registration(self, resource: str, result: str) -> None:
+        """Count an attempt to register that ended ``ok`` or ``failed``."""
+
+    def list_update(self, resource: str) -> None:
+        """Count a device list that was sent to kubelet."""
+
+    def answered(self, resource: str, method: str, code: str, seconds: float) -> None:
+        """Count a unary call that was answered with this gRPC status code after so many seconds."""
+
+    def resource_gone(self, resource: str) -> None:
+        """Forget a resource that is no longer registered."""
 
 
 class ListStream(Enum):
@@ -131,13 +146,13 @@ class Plugin:
 
     async def _unary(self, method: str, answer: _Answer, stream: Stream[Any, Any]) -> None:
         began = time.perf_counter()
+        answered = partial(self._metrics.answered, self._resource, method)
         try:
             encoded = await self._bounded(method, answer, stream)
         except GRPCError as error:
-            self._metrics.answered(self._resource, method, error.status.name, time.perf_counter() - began)
+            answered(error.status.name, time.perf_counter() - began)
             raise
-        took = time.perf_counter() - began
-        _after_call(partial(self._metrics.answered, self._resource, method, Status.OK.name, took))
+        _after_call(partial(answered, Status.OK.name, time.perf_counter() - began))
         await stream.send_message(encoded)
 
     async def _bounded(self, method: str, answer: _Answer, stream: Stream[Any, Any]) -> bytes:

@@ -14,7 +14,7 @@ import asyncio
 import errno
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -25,7 +25,6 @@ from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher, Place
 from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.aio.rate_limit import RateLimit
 from xilinx_fpga_dp.deviceplugin.instance_lock import InstanceLock
-from xilinx_fpga_dp.deviceplugin.plugin_metrics import PluginMetrics
 from xilinx_fpga_dp.deviceplugin.socket_names import SUFFIX, is_socket, new_name
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.rpc.server import Servicer, serving
@@ -70,11 +69,11 @@ class DirectoryState:
 class SocketDirectory:
     """The directory as of the last scan, in ``state``."""
 
-    def __init__(self, path: str, lock: InstanceLock, metrics: PluginMetrics) -> None:
+    def __init__(self, path: str, lock: InstanceLock, restarted: Callable[[], None]) -> None:
         self.path = path
         self.kubelet_socket = os.path.join(path, KUBELET_SOCKET)
         self.lock = lock
-        self._metrics = metrics
+        self._restarted = restarted  # called for a new kubelet socket in place of an earlier one
         self.state = Latest(DirectoryState())  # set by `refresh`
         self._kubelet: Identity | None = None  # the last one seen
         self._own: set[str] = set()  # names of this process's sockets
@@ -140,7 +139,7 @@ class SocketDirectory:
                 log.info(Event.SOCKET_DIRECTORY_USABLE, extra={"path": self.path})
         if state.kubelet is not None:
             if self._kubelet not in (None, state.kubelet):
-                self._metrics.kubelet_restart()
+                self._restarted()
             self._kubelet = state.kubelet
         self.state.set(state)
         return self.state.value

@@ -23,9 +23,9 @@ class DriverVersions:
         calls = {driver: partial(module_version, self._root, driver) for driver in drivers}
         read = await self._reader.read_many(calls, _PATIENCE)
         self.complete = all(isinstance(version, str | None) for version in read.values())
-        now = {
-            driver: version if isinstance(version, str | None) else self._known.get(driver)
-            for driver, version in read.items()
+        self._known = {
+            driver: version
+            for driver, answer in read.items()
+            if (version := answer if isinstance(answer, str | None) else self._known.get(driver))
         }
-        self._known = {driver: version for driver, version in now.items() if version is not None}
         return self._known

@@ -14,7 +14,6 @@ with the cheap check for those without a fault. Both fold all observations into 
 import math
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeAlias, TypeVar
@@ -38,22 +37,12 @@ _WANTED: Final = Wanted(
     vendors=unsupported.VENDORS,
     classes={name: pattern for backend in BACKENDS for name, pattern in backend.wanted.classes.items()},
 )
-# The part of it that concerns the devices of one PCI driver
-_WANTED_FOR: Final = {
-    driver: replace(_WANTED, classes=backend.wanted.classes)
-    for backend in BACKENDS
-    for driver in backend.wanted.drivers
-}
 
 _PATIENCE = 0.25  # seconds a scan waits for drivers before it goes ahead without the late ones
 _LATE = 2.0  # seconds a driver may take to answer before its device counts as unresponsive
 _BUS_PATIENCE = 5.0  # seconds the PCI core may take; it never blocks, but a machine can be busy
 
 _Answer: TypeAlias = Observation | Exception | Pending | None
-
-
-class _Inconclusive(Exception):  # noqa: N818 - an outcome of the cheap check
-    """The cheap check was inconclusive; probe the device fully."""
 
 
 class ScanFailed(Exception):  # noqa: N818 - the node's state, not a fault of ours
@@ -72,11 +61,15 @@ class _Tracked:
 
     @property
     def cheap_check(self) -> Callable[[bool], Observation] | None:
-        """The cheap check of a device without a fault; None if it needs a full probe."""
+        """The cheap check of a device without a fault; None if it needs a full probe.
+
+        It returns the last observation, or one without a device if that may not hold any more.
+        """
         unchanged, last = self.probe.unchanged, self.last
-        if unchanged and last and last.device and not last.reason:
-            return partial(_last_if_unchanged, unchanged, last)
-        return None
+        if not (unchanged and last and last.device) or last.reason:
+            return None
+        why = "it has changed; it is looked at again in a moment"
+        return lambda exact: last if unchanged(last, exact) else Observation(last.address, why=why)
 
 
 class Scanner:
@@ -138,7 +131,7 @@ class Scanner:
             return None
         # In one call: a hop to a thread costs more than the reads.
         key = tracked.probe.key
-        call = partial(self._probe_fresh, self._bus, device, key, tracked.cheap_check)
+        call = partial(self._probe_fresh, self._bus, device.address, key, tracked.cheap_check)
         answer = await self._reader.read_fresh(key, call, math.inf)
         if isinstance(answer, Exception):
             return replace(device, reason=Reason.UNRESPONSIVE)
@@ -151,14 +144,12 @@ class Scanner:
         return replace(now, reason=self._health.fault_of(observation))
 
     def _probe_fresh(
-        self, bus: Bus, device: Device, key: str, cheap_check: Callable[[bool], Observation] | None
+        self, bus: Bus, address: str, key: str, cheap_check: Callable[[bool], Observation] | None
     ) -> Observation | None:
         """Observe a device now; None if it is gone. Blocks. An exception is no fault of the device."""
-        if cheap_check:
-            with suppress(_Inconclusive):
-                return cheap_check(True)
-        wanted = _WANTED_FOR.get(device.driver, _WANTED)
-        now = refresh_bus(bus.near(device.address), wanted, {device.address})
+        if cheap_check and (last := cheap_check(True)).device:
+            return last
+        now = refresh_bus(bus.near(address), _WANTED, {address})
         return next((probe.observe() for probe in self._probes(now) if probe.key == key), None)
 
     async def _confirmed(self, scan: Callable[[], Awaitable[dict[str, _Tracked]]]) -> dict[str, _Tracked]:
@@ -194,7 +185,7 @@ class Scanner:
         answers = await _read(self._reader, calls, _PATIENCE)
         conclusive = set()
         for key, answer in answers.items():
-            if isinstance(answer, Observation | Pending):
+            if isinstance(answer, Pending) or (isinstance(answer, Observation) and answer.device):
                 self._record(self._tracked[key], answer)
                 conclusive.add(self._tracked[key].address)
         return conclusive
@@ -314,8 +305,6 @@ def _observations(found: Mapping[str, _Tracked]) -> list[Observation]:
 
 def _unanswered(address: str, answer: Exception | Pending) -> Observation:
     """Make the observation of a device that could not be observed."""
-    if isinstance(answer, _Inconclusive):
-        return Observation(address, why="it has changed; it is looked at again in a moment")
     if isinstance(answer, Exception):
         return unidentified(address, f"reading it failed: {answer!r}")
     if time.monotonic() - answer.since < _LATE:
@@ -323,11 +312,3 @@ def _unanswered(address: str, answer: Exception | Pending) -> Observation:
     # The end of the read wakes the service.
     why = f"its driver does not answer: a read hangs; {REMEDY}"
     return Observation(address, reason=Reason.UNRESPONSIVE, why=why)
-
-
-def _last_if_unchanged(
-    unchanged: Callable[[Observation, bool], bool], last: Observation, exact: bool
-) -> Observation:
-    if not unchanged(last, exact):
-        raise _Inconclusive
-    return last

@@ -38,9 +38,8 @@ _MAX_BYTES = 1 << 20
 class ManagedFile:
     """Keeps a file as it should be."""
 
-    def __init__(self, path: str, mode: int = 0o644) -> None:
+    def __init__(self, path: str) -> None:
         self.path = path
-        self._mode = mode
         self._wanted: str | None = None  # None for no file
         self._directory, name = os.path.split(path)
         self._prefix = f".{name}."  # of an unfinished file; runtimes and NFD ignore such a name
@@ -113,7 +112,7 @@ class ManagedFile:
         try:
             with open(beside, "x", encoding="utf-8") as file:  # a planted link is an error
                 file.write(wanted)
-                os.fchmod(file.fileno(), self._mode)
+                os.fchmod(file.fileno(), 0o644)  # whatever the umask is
             if step != self._step:  # this step hung, and a newer one has begun
                 raise TimeoutError
             os.replace(beside, self.path)

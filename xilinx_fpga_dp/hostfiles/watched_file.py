@@ -49,10 +49,9 @@ class WatchedFile(Generic[T]):
         try:
             async with asyncio.timeout(time_limit):
                 self._bytes, self.state = await wrap(self._read)(self._bytes, before, executor=self._threads)
-        except TimeoutError:
-            self._bytes, self.state = None, FileState(before.value, ("does not answer: a read of it hangs",))
         except Exception as error:
-            problem = getattr(error, "strerror", None) or str(error) or repr(error)
+            hangs = "does not answer: a read of it hangs" if isinstance(error, TimeoutError) else ""
+            problem = hangs or getattr(error, "strerror", None) or str(error) or repr(error)
             self._bytes, self.state = None, FileState(before.value, (problem,))
         if self.state != before:
             self._changed()
@@ -79,14 +78,10 @@ class WatchedFile(Generic[T]):
 
 def _contents(path: str, limit: int) -> bytes:
     # Without O_NONBLOCK, opening a FIFO waits for a writer.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file")
-        with open(descriptor, "rb", closefd=False) as file:
-            contents = file.read(limit + 1)
-    finally:
-        os.close(descriptor)
+        contents = file.read(limit + 1)
     if len(contents) > limit:
         raise OSError(errno.EFBIG, f"it has more than {limit} bytes")
     return contents

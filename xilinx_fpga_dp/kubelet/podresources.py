@@ -43,27 +43,24 @@ class PodResources:
         while True:
             try:
                 answer = await self._list(deadline - now())
+                break
             except Exception as error:  # the server at that socket may send anything
                 if not insist or not _may_pass(error) or now() + _RETRY >= deadline:
-                    self._log_change(error)
+                    if not self._failing:
+                        extra = {"path": self._path, "error": str(error) or repr(error)}
+                        log.warning(Event.PODRESOURCES_UNAVAILABLE, extra=extra)
+                    self._failing = True
                     return None
-                await asyncio.sleep(_RETRY)
-            else:
-                self._log_change(None)
-                return _by_address(answer.pod_resources)
+            await asyncio.sleep(_RETRY)
+        if self._failing:
+            log.info(Event.PODRESOURCES_AVAILABLE, extra={"path": self._path})
+        self._failing = False
+        return _by_address(answer.pod_resources)
 
     async def _list(self, limit: float) -> podresources_v1.ListPodResourcesResponse:
         async with connected(self._path, limit) as channel:
             stub = podresources_v1.PodResourcesListerStub(channel)
             return await stub.list(podresources_v1.ListPodResourcesRequest())
-
-    def _log_change(self, error: Exception | None) -> None:
-        if error is None and self._failing:
-            log.info(Event.PODRESOURCES_AVAILABLE, extra={"path": self._path})
-        elif error is not None and not self._failing:
-            extra = {"path": self._path, "error": str(error) or repr(error)}
-            log.warning(Event.PODRESOURCES_UNAVAILABLE, extra=extra)
-        self._failing = error is not None
 
 
 def _may_pass(error: Exception) -> bool:

@@ -46,7 +46,7 @@ class DeviceEventLog:
     """Logs how each snapshot differs from the one before."""
 
     def __init__(self) -> None:
-        self._before: Offers | None = None
+        self._before = Offers({})
         self._devices: dict[str, _DeviceLog] = {}  # by address
 
     async def run(self, snapshots: Latest[Snapshot]) -> None:
@@ -65,11 +65,10 @@ class DeviceEventLog:
         devices = _devices(offers)
         for address in sorted(self._devices.keys() | devices.keys()):
             self._update_device(address, devices.get(address), now)
-        before = self._before or Offers({})
         for entry in offers.left_out:
-            if entry not in before.left_out:
+            if entry not in self._before.left_out:
                 log.warning(Event.LEFT_OUT, extra={"function": entry.function, "reason": entry.reason})
-        logged = warnings_of(before)
+        logged = warnings_of(self._before)
         for warning in warnings_of(offers):
             if warning not in logged:
                 log.warning(Event.CONFIGURATION_WARNING, extra={"problem": warning})

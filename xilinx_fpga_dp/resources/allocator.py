@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -82,7 +83,7 @@ class Allocator:
         devices = await self.devices(offer, ids)
         if self.everything is not None:
             limit = min(_OTHERS_LIMIT, deadline - now())
-            devices = await self._with_others(devices, self.everything(), limit)
+            devices = await self._with_others(offer, devices, self.everything(), limit)
         in_cdi_spec = False
         if self.write_cdi_spec and self.strategy != "device-specs":
             in_cdi_spec = await self.write_cdi_spec(devices)
@@ -115,23 +116,20 @@ class Allocator:
         return tuple(sorted(found, key=lambda device: device.address))
 
     async def _with_others(
-        self, devices: tuple[Device, ...], everything: Sequence[Device], limit: float
+        self, offer: Offer, devices: Sequence[Device], everything: Sequence[Device], limit: float
     ) -> tuple[Device, ...]:
         """Add the other devices that can be granted now; those that can't are left out silently."""
 
         async def grantable(device: Device) -> Device | None:
-            try:
+            with suppress(TimeoutError, Refusal):
                 async with asyncio.timeout(limit):
-                    now = await self.refresh(device)
-            except TimeoutError:
-                return None
-            return now if now and now.healthy and now.node and now.shell == device.shell else None
+                    return _checked(offer, device, await self.refresh(device))
+            return None
 
-        found = {device.address: device for device in devices}
-        others = [each for each in everything if each.address not in found and each.healthy]
+        own = {device.address for device in devices}
+        others = [each for each in everything if each.address not in own and each.healthy]
         fresh = await asyncio.gather(*map(grantable, others))
-        found |= {each.address: each for each in fresh if each}
-        return tuple(found[address] for address in sorted(found))
+        return tuple(sorted([*devices, *filter(None, fresh)], key=lambda device: device.address))
 
     def grant(self, resolution: Resolution) -> Grant:
         """Make the grant of a resolution. Pure: equal resolutions give equal grants."""

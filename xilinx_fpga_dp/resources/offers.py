@@ -14,6 +14,8 @@ from xilinx_fpga_dp.resources.card_pairing import BOARD_OF_TWO, CardAssignment
 from xilinx_fpga_dp.resources.naming import Naming, name_problem
 from xilinx_fpga_dp.resources.rename_rules import Renaming
 
+_EACH_ALONE = CardAssignment()  # every device is a card, none waits, and no serial number counts
+
 _Card = tuple[Device, ...]
 """The devices that have one id, the device first whose address it is."""
 
@@ -27,13 +29,9 @@ def offers_of(
     inventory: Inventory,
     naming: Naming | Renaming,  # prepared by `among`
     replicas: int = 1,  # the ids of each card: one is its address, several are the address with ``::0``...
-    assignment: CardAssignment | None = None,  # None: every device is a card, none waits
+    assignment: CardAssignment = _EACH_ALONE,
 ) -> Offers:
     """Name each card and group the cards by name; one without a valid name is left out with the reason."""
-    if assignment is None:
-        assignment = CardAssignment(
-            serials={each.address: each.serial for each in inventory.devices if each.serial}
-        )
     groups: defaultdict[str, list[_Card]] = defaultdict(list)
     left_out = list(inventory.left_out)
     for card in _cards(inventory.devices, assignment):

@@ -34,11 +34,8 @@ class _Candidate(NamedTuple):
 
     id: str
     groups: tuple[int, ...]
+    card: int  # the last of the groups
     used: int
-
-    @property
-    def card(self) -> int:
-        return self.groups[-1]
 
 
 _Choice = tuple[_Candidate, ...]
@@ -66,7 +63,7 @@ class _Question:
             if included:
                 self._included |= sum(groups)
             elif free_ids:
-                self.candidates.append(_Candidate(min(free_ids), groups, used))
+                self.candidates.append(_Candidate(min(free_ids), groups, groups[-1], used))
         self.candidates.sort()
         self._free = Counter(group for each in self.candidates for group in each.groups)
 

@@ -12,11 +12,7 @@ _PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "
 
 
 class BadRuleFile(ValueError):  # noqa: N818 - the user's, not ours
-    """A file of rules that can't be used, with one message a problem."""
-
-    def __init__(self, *problems: str) -> None:
-        super().__init__(*problems)
-        self.problems = problems
+    """A file of rules that can't be used. Its arguments are a message for each problem."""
 
 
 def load(text: bytes) -> Any:

@@ -139,14 +139,10 @@ class RpcServer(Server):
         await _wait_while(lambda: self._servicer.busy, _REFUSALS_LIMIT)
         self._servicer.end_streams()
         await asyncio.sleep(0)  # the streams end in this turn
-        await _wait_while(self._unread, _STREAMS_LIMIT)
+        await _wait_while(lambda: False in [each.drained() for each in self._connections], _STREAMS_LIMIT)
         self._ended = True
         for connection in list(self._connections):
             connection.close("the server ends")
-
-    def _unread(self) -> bool:
-        drained = [connection.drained() for connection in self._connections]  # asks each
-        return not all(drained)
 
 
 async def _wait_while(busy: Callable[[], bool], limit: float) -> None:

@@ -83,7 +83,8 @@ def test_one_resource_per_shell() -> None:
 
 def test_device_without_a_name_is_left_out_alone() -> None:
     naming = Naming("xilinx.com/", "{serial}")
-    offers = offers_of(Inventory((device(serial="XFL1"), device("0000:66:00.1"))), naming)
+    assignment = CardAssignment(serials={"0000:65:00.1": "XFL1"})
+    offers = offers_of(Inventory((device(), device("0000:66:00.1"))), naming, 1, assignment)
     assert list(offers.by_resource) == ["xilinx.com/XFL1"]
     assert [entry.function for entry in offers.left_out] == ["0000:66:00.1"]
 

@@ -7,22 +7,13 @@ import glob
 import json
 from collections.abc import Mapping
 
-from xilinx_fpga_dp.resources.compat_1_3_0.names import (
-    MA35,
-    PREFIX,
-    U30,
-    U30_COMMON,
-    UUID_END,
-    Compat130Settings,
-    NameCustomize,
-    NameEntry,
-)
+from xilinx_fpga_dp.resources.compat_1_3_0 import names
 
 _RENAMES = "XILINX_FPGA_DP_RESOURCE_RENAMES"
 
 
 def advice(
-    old: Compat130Settings, environment: Mapping[str, str], *, own_prefix: bool = False
+    old: names.Compat130Settings, environment: Mapping[str, str], *, own_prefix: bool = False
 ) -> list[tuple[str, str]]:
     """List what is used of plugin 1.3.0, each with the settings of this plugin that replace it.
 
@@ -34,7 +25,7 @@ def advice(
     shared = f"XILINX_FPGA_DP_SHARED_REPLICAS={old.virtual} and XILINX_FPGA_DP_SHARED_GRANT=all"
     differs = " (names then end in .shared, ids in ::0)" if old.virtual > 1 else ""
     rows = [
-        (not own_prefix, "its prefix", f"XILINX_FPGA_DP_RESOURCE_PREFIX={PREFIX}"),
+        (not own_prefix, "its prefix", f"XILINX_FPGA_DP_RESOURCE_PREFIX={names.PREFIX}"),
         (old.exact, "U30NameConvention=ExactName", "nothing: names are exact"),
         (
             not old.exact,
@@ -51,7 +42,7 @@ def advice(
     return [(was, write) for applies, was, write in rows if applies]
 
 
-def as_rules(customize: NameCustomize, old: Compat130Settings) -> list[str]:
+def as_rules(customize: names.NameCustomize, old: names.Compat130Settings) -> list[str]:
     """Write the rename rules, a line of YAML each, that give the names of NameCustomize.json.
 
     A rule has no ``index``, and of a uuid only the whole; a name with one of these comes out differently.
@@ -61,14 +52,14 @@ def as_rules(customize: NameCustomize, old: Compat130Settings) -> list[str]:
         key = {"board": entry.card, "shell": entry.shell}
         match = {name: glob.escape(text) for name, text in key.items() if text != "*"}
         # That plugin invented a timestamp and a uuid for the MA35D; ours have neither.
-        if entry.matches({"shellVer": MA35, "deviceType": MA35, "uuid": "ma35", "timestamp": "0"}):
-            rules.append(_line({"shell": MA35}, _name(entry, _OURS_MA35)))
-        if len(entry.build.encode()) == UUID_END:
+        if entry.matches({**_OURS_MA35, "shellVer": names.MA35}):
+            rules.append(_line({"shell": names.MA35}, _name(entry, _OURS_MA35)))
+        if len(entry.build.encode()) == names.UUID_END:
             rules.append(_line({**match, "uuid": "*" + glob.escape(entry.build)}, _name(entry, _OURS)))
-        if len(entry.build.encode()) != UUID_END or entry.build.isdecimal():
+        if len(entry.build.encode()) != names.UUID_END or entry.build.isdecimal():
             build = {} if entry.build == "*" else {"timestamp": glob.escape(entry.build)}
             rules.append(_line({**match, **build}, _name(entry, _OURS)))
-    return [*rules, _line({"shell": MA35}, f"{MA35}-0")]
+    return [*rules, _line({"shell": names.MA35}, f"{names.MA35}-0")]
 
 
 # Our templates for that plugin's fields.
@@ -83,10 +74,10 @@ _OURS = {
     "Healthy": "Healthy",
     "SN": "{serial}",
 }
-_OURS_MA35 = {**_OURS, "deviceType": MA35, "uuid": "ma35", "timestamp": "0"}
+_OURS_MA35 = {**_OURS, "deviceType": names.MA35, "uuid": "ma35", "timestamp": "0"}
 
 
-def _name(entry: NameEntry, ours: Mapping[str, str]) -> str:
+def _name(entry: names.NameEntry, ours: Mapping[str, str]) -> str:
     braced = ((kind, text.replace("{", "{{").replace("}", "}}")) for kind, text in entry.parts)
     return "".join(ours[kind] if kind else text for kind, text in braced)
 
@@ -96,4 +87,4 @@ def _line(match: Mapping[str, str], name: str) -> str:
     return f"- {{match: {{{globs}}}, name: {json.dumps(name)}, share: true}}"
 
 
-_COMMON_RULE = _line({"shell": f"*{U30}*"}, U30_COMMON)
+_COMMON_RULE = _line({"shell": f"*{names.U30}*"}, names.U30_COMMON)

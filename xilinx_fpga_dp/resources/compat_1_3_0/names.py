@@ -10,7 +10,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from xilinx_fpga_dp.model import Device, Offer, Offers, Unit
 from xilinx_fpga_dp.resources.naming import full_name
@@ -104,9 +104,8 @@ def parse(text: bytes) -> NameCustomize:
         ValueError: the text is no JSON object.
     """
     try:
-        document = json.loads(
-            text.decode(errors="replace"), parse_int=str, parse_float=str, parse_constant=_no_constant
-        )
+        written = text.decode(errors="replace")
+        document = json.loads(written, parse_int=str, parse_float=str, parse_constant=str)
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
@@ -128,10 +127,6 @@ def parse(text: bytes) -> NameCustomize:
         else:
             entries.append(NameEntry(key_parts[0], key_parts[1], key_parts[2], parts))
     return NameCustomize(tuple(entries), tuple(problems))
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _parts(value: str) -> tuple[tuple[str, str], ...] | None:

@@ -19,9 +19,8 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
     try:
         answer, grant = asyncio.run(_allocate(settings, options.ids))
     except Refusal as refusal:
-        code, message = refusal.code, refusal.message
-        document = {"refused": {"code": code, "message": message}}
-        print_result(options, document, f"refused, {code}: {message}")
+        document = {"refused": {"code": refusal.code, "message": refusal.message}}
+        print_result(options, document, f"refused, {refusal.code}: {refusal.message}")
         return 1
     print_result(options, _as_document(grant), _as_text(answer, grant))
     return 0

@@ -43,9 +43,7 @@ class Fleet:
 
     def registered(self) -> dict[str, bool]:
         """Return whether kubelet knows each resource and reads its list."""
-        return {
-            name: endpoint.status.value.phase is Phase.LISTED for name, endpoint in self._endpoints.items()
-        }
+        return {name: each.status.value.phase is Phase.LISTED for name, each in self._endpoints.items()}
 
     def last_errors(self) -> dict[str, str]:
         """Return why the last attempt to register failed, for the resources whose did."""

@@ -51,18 +51,21 @@ class DeviceEventLog:
 
     async def run(self, snapshots: Latest[Snapshot]) -> None:
         """Follow the snapshots. Endless."""
-        now = asyncio.get_running_loop().time
         while True:
             due = min((each.due for each in self._devices.values() if each.due is not None), default=None)
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(due):
                     await snapshots.until(lambda snapshot: snapshot.offers not in (None, self._before))
             if (offers := snapshots.value.offers) is not None:
-                self.update(offers, now())
+                self.update(offers, asyncio.get_running_loop().time())
 
     def update(self, offers: Offers, now: float) -> None:
         """Log how the offers differ from the last ones. ``now`` is of the monotonic clock, in seconds."""
-        devices = _devices(offers)
+        devices = {
+            device.address: (name, device)
+            for name, offer in offers.by_resource.items()
+            for device in offer.devices
+        }
         for address in sorted(self._devices.keys() | devices.keys()):
             self._update_device(address, devices.get(address), now)
         for entry in offers.left_out:
@@ -111,11 +114,3 @@ def _log(address: str, device_log: _DeviceLog) -> None:
         log.warning(Event.DEVICE_UNHEALTHY, extra={**fields, "reason": device.reason, **suppressed})
     else:
         log.info(Event.DEVICE_HEALTHY, extra={**fields, **suppressed})
-
-
-def _devices(offers: Offers) -> dict[str, _State]:
-    return {
-        device.address: (name, device)
-        for name, offer in offers.by_resource.items()
-        for device in offer.devices
-    }

@@ -9,18 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Self
 
 from xilinx_fpga_dp.model import Device
+from xilinx_fpga_dp.resources import naming
 from xilinx_fpga_dp.resources.compat_1_3_0.names import Compat130Names
-from xilinx_fpga_dp.resources.naming import (
-    FIELDS,
-    NOT_IN_A_NAME,
-    Naming,
-    fields_of,
-    fields_problem,
-    full_name,
-    in_a_line,
-    render,
-    values_of,
-)
 
 MAX_BYTES: Final = 65536
 """A larger file is refused; the rules of a whole fleet are a tenth of it."""
@@ -41,7 +31,7 @@ class Rule:
 
     def matches(self, device: Device) -> bool:
         """Return whether the rule is for this device. A field the device does not have is empty text."""
-        values = values_of(device)
+        values = naming.values_of(device)
         return all(pattern.fullmatch(values[name] or "") for name, pattern in self.match.items())
 
 
@@ -49,7 +39,7 @@ class Rule:
 class Renaming:
     """Names by rules, and by `base` for a device that no rule matches."""
 
-    base: Naming | Compat130Names
+    base: naming.Naming | Compat130Names
     rules: tuple[Rule, ...] = ()  # the first that matches counts
     # Set by `among`.
     clashes: frozenset[str] = frozenset()  # names that would merge resources without `share`: not given
@@ -58,7 +48,9 @@ class Renaming:
     @property
     def fields(self) -> frozenset[str]:
         """The fields that names depend on."""
-        return self.base.fields.union(*(fields_of(rule.name) | rule.match.keys() for rule in self.rules))
+        return self.base.fields.union(
+            *(naming.fields_of(rule.name) | rule.match.keys() for rule in self.rules)
+        )
 
     def resource_name(self, device: Device) -> str:
         """Name the resource a device belongs to.
@@ -106,8 +98,8 @@ class Renaming:
     def _by_rule(self, device: Device) -> tuple[Rule | None, str]:
         """Find the rule for a device, None if no rule matches, and the name it gives, "" if it gives none."""
         rule = next((rule for rule in self.rules if rule.matches(device)), None)
-        rendered = render(rule.name, device) if rule else ""
-        return rule, full_name(self.base.prefix, rendered, self.base.suffix) if rendered else ""
+        rendered = naming.render(rule.name, device) if rule else ""
+        return rule, naming.full_name(self.base.prefix, rendered, self.base.suffix) if rendered else ""
 
 
 def _numbers(rules: set[Rule]) -> str:
@@ -164,12 +156,12 @@ def _problems(document: object) -> Iterator[str]:
         yield f"{str(key)[:_MAX_TEXT]!r}: unknown; a rule has {', '.join(_KEYS)}"
     globs = document.get("match")
     if not isinstance(globs, dict):
-        yield f"match: must be a mapping of {', '.join(FIELDS)} to globs; {{}} for every device"
+        yield f"match: must be a mapping of {', '.join(naming.FIELDS)} to globs; {{}} for every device"
         globs = {}
     for name, glob in globs.items():
-        if name not in FIELDS:
-            shown = in_a_line(str(name)[:_MAX_TEXT])
-            yield f"match.{shown}: unknown field; known are {', '.join(FIELDS)}"
+        if name not in naming.FIELDS:
+            shown = naming.in_a_line(str(name)[:_MAX_TEXT])
+            yield f"match.{shown}: unknown field; known are {', '.join(naming.FIELDS)}"
         elif not isinstance(glob, str):
             yield f'match.{name}: must be a glob in quotes; "" is for devices without the field'
         elif len(glob) > _MAX_TEXT:
@@ -185,10 +177,10 @@ def _name_problem(template: object) -> str | None:
         return 'must be the text that stands after the prefix, like "u30-{timestamp}"'
     if len(template) > _MAX_TEXT:
         return f"is too long: at most {_MAX_TEXT} characters"
-    if problem := fields_problem(template):
+    if problem := naming.fields_problem(template):
         return problem
     for literal, *_ in string.Formatter().parse(template):
-        if odd := NOT_IN_A_NAME.search(literal):
+        if odd := naming.NOT_IN_A_NAME.search(literal):
             return (
                 f"a resource name can't have {odd[0]!r}: letters, digits, '-', '_' or '.' "
                 "stand after the prefix, which is put before"

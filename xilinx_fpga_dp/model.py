@@ -155,8 +155,7 @@ class Grant:
     """The devices, mounts and variables that a container gets."""
 
     envs: Mapping[str, str]
-    nodes: tuple[
-        str, ...
-    ] = ()  # device nodes, the same path on the host and in the container, read and write
+    # Device nodes, the same path on the host and in the container, read and write
+    nodes: tuple[str, ...] = ()
     mounts: tuple[str, ...] = ()  # host paths, mounted read-only at the same path in the container
     cdi_devices: tuple[str, ...] = ()  # qualified CDI device names

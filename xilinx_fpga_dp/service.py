@@ -197,13 +197,9 @@ class Service:
 
     async def _share(self, files: list[ManagedFile]) -> None:
         """Leave the files to a newer instance, which may have other settings, while one lives. Endless."""
-        while True:
-            await self._directory.state.until(lambda state: state.standby)
+        async for standby in self._directory.state.changes(lambda state: state.standby):
             for file in files:
-                file.release()
-            await self._directory.state.until(lambda state: not state.standby)
-            for file in files:
-                await file.take_over()
+                await file.share(released=standby)
 
     async def _startup_hint(self) -> None:
         """Log once how to try this without a kubelet, where there is none."""

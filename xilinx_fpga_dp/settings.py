@@ -7,6 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
@@ -25,10 +26,6 @@ _MAX_SOCKET_DIR = 107 - len("/0123456789ab-fpga.sock")
 
 class BadSettings(Exception):  # noqa: N818 - the user's, not ours
     """Settings that cannot be used: one line each, with the variable and what is wrong."""
-
-    def __init__(self, lines: list[str]) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = lines
 
 
 def _absolute(path: str, info: ValidationInfo) -> str:
@@ -52,13 +49,10 @@ def _socket_directory(path: str) -> str:
     return path
 
 
-def _without(problem_of: Callable[[str], str | None]) -> AfterValidator:
-    def check(text: str) -> str:
-        if problem := problem_of(text):
-            raise ValueError(problem)
-        return text
-
-    return AfterValidator(check)
+def _without(problem_of: Callable[[str], str | None], text: str) -> str:
+    if problem := problem_of(text):
+        raise ValueError(problem)
+    return text
 
 
 def _http_address(address: str) -> str:
@@ -114,10 +108,10 @@ class Settings(BaseSettings):
         "/var/lib/kubelet/device-plugins",
         description="where kubelet.sock is and the plugin's sockets go",
     )
-    resource_prefix: Annotated[str, _without(prefix_problem)] = Field(
+    resource_prefix: Annotated[str, AfterValidator(partial(_without, prefix_problem))] = Field(
         "xilinx.com/fpga-", description="put before the name of a resource"
     )
-    resource_name_template: Annotated[str, _without(template_problem)] = Field(
+    resource_name_template: Annotated[str, AfterValidator(partial(_without, template_problem))] = Field(
         "{shell}-{timestamp}",
         description=f"the name of a resource; fields: {', '.join(FIELDS)}",
     )
@@ -200,7 +194,7 @@ class Settings(BaseSettings):
             settings = cls(**dict[str, Any](flags))
         except ValidationError as error:
             lines = {str(each["loc"][0]): _line(each) for each in reversed(error.errors())}
-            raise BadSettings([lines[name] for name in cls.model_fields if name in lines]) from None
+            raise BadSettings("\n".join(lines[name] for name in cls.model_fields if name in lines)) from None
         return settings if settings.compat == "none" else settings._as_1_3_0(os.environ)
 
     def _as_1_3_0(self, environment: Mapping[str, str]) -> Self:
@@ -212,7 +206,7 @@ class Settings(BaseSettings):
             update={name: value for name, value in same.items() if name not in self.model_fields_set}
         )
         if settings.shared_replicas > 1 and settings.preferred_allocation == "none":
-            raise BadSettings([f"{variable('preferred_allocation')}: must not be none with VirtualDev=True"])
+            raise BadSettings(f"{variable('preferred_allocation')}: must not be none with VirtualDev=True")
         return settings
 
     def environment(self) -> dict[str, str]:

@@ -282,7 +282,7 @@ def settings(data: bytes) -> None:
     try:
         Settings.load(flags)
     except BadSettings as bad:
-        assert all("\n" not in line for line in bad.lines), bad.lines
+        assert all(line.startswith("XILINX_FPGA_DP_") for line in str(bad).split("\n")), bad
 
 
 def http(data: bytes) -> None:

@@ -168,9 +168,10 @@ class Scanner:
         return found
 
     async def _probe_again(self, addresses: frozenset[str]) -> dict[str, _Tracked]:
-        """Run the probes of some devices of the last scan; return these and all others."""
+        """Run the probes of some devices of the last scan, and new ones; return these and all others."""
         bus = await self._read_bus(partial(refresh_bus, self._bus, _WANTED, addresses))
-        found = self._track(probe for probe in self._probes(bus) if self._is_of(probe, addresses))
+        others = {key for key, each in self._tracked.items() if each.address not in addresses}
+        found = self._track(probe for probe in self._probes(bus) if probe.key not in others)
         await self._observe(found.values())
         for key, tracked in self._tracked.items():
             if key not in found and tracked.address in addresses:
@@ -214,13 +215,6 @@ class Scanner:
             tracked = found[probe.key] = self._tracked.get(probe.key) or _Tracked(probe, probe.key)
             tracked.probe = probe
         return found
-
-    def _is_of(self, probe: Probe, addresses: Collection[str]) -> bool:
-        """Whether a probe may be of one of these devices; a class device with a new name may be any."""
-        tracked = self._tracked.get(probe.key)
-        if probe.device and not (tracked and tracked.probe.device):
-            return True
-        return (tracked.address if tracked else probe.key) in addresses
 
     async def _read_withheld(self, found: Collection[_Tracked]) -> None:
         calls = {each.probe.key: each.probe.withheld for each in found if each.probe.withheld}

@@ -45,9 +45,8 @@ class Function:
     vendor: str | None  # four hex digits, as the device id
     device: str | None
     pcie_path: tuple[str, ...]  # the bridges above it, root bus first
-    identity: (
-        tuple[int, int] | None
-    )  # differs for one that took its place; None if one of the above is missing
+    # Differs for one that took its place; None if one of the above is missing
+    identity: tuple[int, int] | None
     driver: str | None = None
     numa_node: int | None = None
     entries: frozenset[str] = frozenset()  # the names in its directory; empty if they are not wanted

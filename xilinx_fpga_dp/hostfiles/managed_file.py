@@ -57,14 +57,10 @@ class ManagedFile:
         self._known.set()
         return await self._checks.run()
 
-    def release(self) -> None:
-        """Leave the file to another instance."""
-        self._released = True
-
-    async def take_over(self) -> None:
-        """Manage the file again."""
-        self._released = False
-        if self._known.is_set():
+    async def share(self, *, released: bool) -> None:
+        """Leave the file to a newer instance, or manage it again."""
+        self._released = released
+        if self._known.is_set() and not released:
             await self._checks.run()
 
     async def run(self) -> None:
@@ -136,8 +132,6 @@ class ManagedFile:
 
 def _read(path: str) -> str | None:
     """Return the text of a file, or None if there is no file."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read(_MAX_BYTES)
-    except FileNotFoundError:
-        return None
+    with suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as file:
+        return file.read(_MAX_BYTES)
+    return None

@@ -42,7 +42,9 @@ class PodResources:
         deadline = now() + TIME_LIMIT
         while True:
             try:
-                answer = await self._list(deadline - now())
+                async with connected(self._path, deadline - now()) as channel:
+                    stub = podresources_v1.PodResourcesListerStub(channel)
+                    answer = await stub.list(podresources_v1.ListPodResourcesRequest())
                 break
             except Exception as error:  # the server at that socket may send anything
                 if not insist or not _may_pass(error) or now() + _RETRY >= deadline:
@@ -56,11 +58,6 @@ class PodResources:
             log.info(Event.PODRESOURCES_AVAILABLE, extra={"path": self._path})
         self._failing = False
         return _by_address(answer.pod_resources)
-
-    async def _list(self, limit: float) -> podresources_v1.ListPodResourcesResponse:
-        async with connected(self._path, limit) as channel:
-            stub = podresources_v1.PodResourcesListerStub(channel)
-            return await stub.list(podresources_v1.ListPodResourcesRequest())
 
 
 def _may_pass(error: Exception) -> bool:

@@ -15,7 +15,7 @@ A = "0000:11:00.1"
 
 async def test_refused_query_does_not_delay_its_caller() -> None:
     denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    with mock.patch.object(PodResources, "_list", side_effect=denied) as questions:
+    with mock.patch("xilinx_fpga_dp.kubelet.podresources.connected", side_effect=denied) as questions:
         assert await PodResources("/nowhere").held(insist=True) is None
     assert questions.call_count == 1
 

@@ -34,6 +34,7 @@ from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
         ("RESOURCE_PREFIX", "kubernetes.io/fpga-", "reserved"),
         ("RESOURCE_NAME_TEMPLATE", "{shell}-{colour}", "unknown field {colour}"),
         ("RESOURCE_NAME_TEMPLATE", "fpga", "no field"),
+        ("RESOURCE_NAME_TEMPLATE", "fpga", "RESOURCE_RENAMES does it: {match: {}, name: fpga, share: true}"),
         ("COMPAT", "1.2.0", "'1.3.0'"),
         ("RESOURCE_RENAMES", "names.yaml", "absolute"),
         ("U30_UNIT", "Card", "'card'"),

@@ -1,7 +1,7 @@
 """containerd's configuration: whether CDI names have an effect, and where it looks for specs.
 
-cri/config.md in containerd's documentation: ``enable_cdi`` is off by default in 1.7 and on since 2.0. A file of version 3
-is of 2.0 or newer; those read older files too.
+cri/config.md in containerd's documentation: ``enable_cdi`` is off by default in 1.7 and on since 2.0. A
+file of version 3 is of 2.0 or newer; those read older files too.
 """
 
 import glob

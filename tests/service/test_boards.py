@@ -26,7 +26,7 @@ def test_page_has_the_generated_tables() -> None:
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize("name", rows())
+@pytest.mark.parametrize("name", sorted(set(rows()) - {"f1-cleared"}))  # not before its image is loaded
 def test_service_offers_the_board_as_its_row_says(node: SampleNode, name: str) -> None:
     node.plug(name)
     resource, nodes = rows()[name]
@@ -34,7 +34,7 @@ def test_service_offers_the_board_as_its_row_says(node: SampleNode, name: str) -
     assert {device["resource"] for device in devices} == {resource}
     assert sorted(each for device in devices for each in device["nodes"]) == sorted(nodes)
     assert all(("experimental" in device) == (name in _EXPERIMENTAL) for device in devices)
-    assert all(device["health"] == "Healthy" for device in devices) != (name == "f1-cleared")
+    assert all(device["health"] == "Healthy" for device in devices)
 
 
 @pytest.mark.parametrize(("name", "reason"), _LEFT_OUT.findall(PAGE.read_text().partition("## Left out")[2]))
@@ -92,13 +92,13 @@ class TestAws:
         card = node.add_card("f1-cleared")
         card.unbind()
         shown = [self.seen(node)]
+        node.files.drop(f"{node.sysfs_root}/module/xocl")
+        shown.append(self.seen(node))
         card.bind()
         shown.append(self.seen(node))
         card.remove()
         card.plug("f1")
         shown.append(self.seen(node))
-        card.not_ready()
-        shown.append("the same: " + self.seen(node).partition(": ")[2])
         assert shown == stages
 
     @pytest.mark.parametrize(

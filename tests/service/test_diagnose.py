@@ -24,6 +24,7 @@ from tests.support.running import settings_for
 from tests.support.waiting import wait_for
 from xilinx_fpga_dp.deviceplugin.instance_lock import lock_folder
 from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.simulate.sysfs.bus import Ids
 from xilinx_fpga_dp.simulate.sysfs.sample_node import DAMAGES, Damage, SampleNode
 
 VERSION_JSON = (
@@ -158,6 +159,12 @@ def another_xrt(node: SampleNode) -> None:
     node.files.put(f"{node.root}/opt", {"xilinx": {"xrt": {"version.json": VERSION_JSON}}})
 
 
+def management_unbound(node: SampleNode) -> None:
+    card = node.add_card("u280", "0000:31:00")
+    card.shell_unknown()
+    card.unbind_mgmt()
+
+
 def offline_without_node(node: SampleNode) -> None:
     card = node.add_card("u200", "0000:31:00")
     card.offline()
@@ -180,7 +187,7 @@ PROBLEMS: dict[str, tuple[Callable[[SampleNode], object], tuple[str, ...]]] = {
     ),
     "no driver": (
         lambda node: node.add_card("u200", "0000:31:00").unbind(),
-        ("warn  0000:31:00.1: ", "no driver", "modprobe xocl"),
+        ("warn  0000:31:00.1: ", "no driver", "xocl is loaded and did not take it"),
     ),
     "vfio": (
         lambda node: node.add_card("u200", "0000:31:00").vfio(),
@@ -238,7 +245,22 @@ PROBLEMS: dict[str, tuple[Callable[[SampleNode], object], tuple[str, ...]]] = {
         another_xrt,
         ("warn  drivers: XRT on the host is 2.11.634", "xocl 2.16.0", "install one release"),
     ),
+    "management function without its driver": (
+        management_unbound,
+        ("warn  0000:31:00.1: ", "its management function 0000:31:00.0 is bound to no driver"),
+    ),
     "no card": (lambda _: None, ("warn  cards: no FPGA card", "lspci")),
+    "no card but a network card": (
+        lambda node: node.add_function("0000:31:00.0", Ids("10ee", "0100", "020000"), driver="sfc_ef100"),
+        ("warn  cards: no card to offer; the bus has 0000:31:00.0, ", "lspci"),
+    ),
+    "factory image beside loaded drivers": (
+        lambda node: (
+            node.add_card("u250"),
+            node.add_function("0000:31:00.0", Ids("10ee", "903f", "070001")),
+        ),
+        ("warn  0000:31:00.0: ", "10ee:903f is no id of XRT's"),
+    ),
     "a bus that can't be read": (
         lambda node: os.rename(f"{node.sysfs_root}/bus", f"{node.sysfs_root}/away"),
         ("fail  sysfs: ", "No such file or directory", "SYSFS_ROOT"),
@@ -260,7 +282,7 @@ def test_missing_drivers_are_reported(node: SampleNode) -> None:
     card.unbind_mgmt()
     node.files.drop(f"{node.sysfs_root}/module")
     _, lines = diagnose(node)
-    assert "Secure Boot" not in line_with(lines, "warn  drivers: none is loaded; install XRT")
+    assert "Secure Boot" not in line_with(lines, "warn  drivers: none is loaded")
     variable = Path(node.sysfs_root, SECURE_BOOT)
     variable.parent.mkdir(parents=True)
     for value, shown in ((0, False), (1, True)):

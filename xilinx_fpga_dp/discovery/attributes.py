@@ -113,6 +113,9 @@ TABLE: Final = (
     Attribute("vendor", _PCI, Source.MEMORY, When.NEW, "cached by the PCI core: drivers/pci/pci-sysfs.c"),
     Attribute("device", _PCI, Source.MEMORY, When.NEW, "cached by the PCI core: drivers/pci/pci-sysfs.c"),
     Attribute("numa_node", _PCI, Source.MEMORY, When.SCAN, "kept by the core: drivers/pci/pci-sysfs.c"),
+    Attribute(
+        "class", _PCI, Source.MEMORY, When.LEFT_OUT, "cached by the PCI core: drivers/pci/pci-sysfs.c"
+    ),
     # XRT, user function
     Attribute("shutdown", _XOCL, Source.MEMORY, When.CHECK, f"{_RESOURCE}userpf/xocl_sysfs.c"),
     Attribute(
@@ -177,6 +180,14 @@ TABLE: Final = (
         Source.MEMORY,
         When.CHECK,
         "AVED sw/AMI/driver/ami_top.c create_map_str",
+        base=Base.SYSFS,
+    ),
+    Attribute(
+        "class/ami/*/dev",
+        _AMI,
+        Source.MEMORY,
+        When.CHECK,
+        "kept by the kernel: drivers/base/core.c dev_show",
         base=Base.SYSFS,
     ),
     # MA35D

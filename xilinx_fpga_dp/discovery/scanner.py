@@ -19,7 +19,7 @@ from functools import partial
 from typing import Final, TypeAlias, TypeVar
 
 from xilinx_fpga_dp.aio.blocking_reader import BlockingReader, Pending
-from xilinx_fpga_dp.discovery import unsupported
+from xilinx_fpga_dp.discovery import pci_ids, unsupported
 from xilinx_fpga_dp.discovery.backend import REMEDY, Probe, unidentified
 from xilinx_fpga_dp.discovery.drivers import ami, ma35d, xrt, zocl
 from xilinx_fpga_dp.discovery.health import HealthRules, HealthTracker, Observation
@@ -34,7 +34,7 @@ BACKENDS: Final = (xrt.BACKEND, ami.BACKEND, ma35d.BACKEND, zocl.BACKEND)
 _WANTED: Final = Wanted(
     drivers=frozenset().union(*(backend.wanted.drivers for backend in BACKENDS)),
     listed=frozenset().union(*(backend.wanted.listed for backend in BACKENDS)),
-    vendors=unsupported.VENDORS,
+    vendors=pci_ids.VENDORS,
     classes={name: pattern for backend in BACKENDS for name, pattern in backend.wanted.classes.items()},
 )
 

@@ -16,7 +16,7 @@ from xilinx_fpga_dp.simulate.sysfs.xrt_releases import DRIVER_VERSIONS
 BELOW = {
     Base.FUNCTION: re.compile(r"sys/bus/pci/devices/[^/]+/(.+)"),
     Base.MISC: re.compile(r"sys/class/misc/ama_transcoder\d+/(.+)"),
-    Base.SYSFS: re.compile(r"sys/(?!bus/pci/devices/|class/)(.+)"),
+    Base.SYSFS: re.compile(r"sys/(?!bus/pci/devices/|class/misc/)(.+)"),
 }
 # The last one before a change of what is read, and the first one with it
 RELEASES = ("2018.3", "2019.1", "2019.2", "2020.1", "2020.2", "2021.1", "2021.2", "2022.1", "2022.2")

@@ -32,6 +32,7 @@ class Findings:
     kubelet_problem: OSError | None
     podresources: str  # kubelet's socket for it
     podresources_problem: OSError | None
+    fpga_functions: tuple[str, ...] = ()  # the addresses of those with an FPGA maker's or card's id
     xrt: str | None = None  # the version of XRT on the host; None if it is not installed
     instances: int = 0  # the number of live instances of this program on the node
     foreign_sockets: tuple[str, ...] = ()  # the live sockets of another plugin for these cards
@@ -151,6 +152,7 @@ _MA35D = "transcoder"
 _HUGEPAGES_OF_A_DEVICE = 2048
 _MORE_HUGEPAGES = 96
 _HASHED = re.compile(r".*-[0-9a-f]{8}")
+_MAX_LISTED = 8  # functions in a line
 _NEARLY_FULL = 3  # characters that a shortened name may lose at its end besides
 _OTHERS_READ_WRITE = stat.S_IROTH | stat.S_IWOTH
 _MISSING = (FileNotFoundError, NotADirectoryError)
@@ -195,7 +197,7 @@ def drivers(findings: Findings) -> Lines:
         return
     if not loaded and not findings.offers.devices:
         if findings.offers.left_out:
-            remedy = "install XRT and load its drivers (modprobe xocl xclmgmt)"
+            remedy = "the lines below say which one a card needs"
             if findings.secure_boot:
                 remedy += "; Secure Boot is on, so their modules have to be signed (mokutil --sb-state)"
             yield _warn("drivers", f"none is loaded; {remedy}")
@@ -232,6 +234,11 @@ def cards(findings: Findings) -> Lines:
     for warning in findings.offers.warnings:
         yield _warn("cards", warning)
     if not findings.offers.devices and not findings.offers.left_out:
+        if findings.fpga_functions:
+            found = ", ".join(findings.fpga_functions[:_MAX_LISTED])
+            others = "which is another design's, a network card's or another driver's business"
+            yield _warn("cards", f"no card to offer; the bus has {found}, {others} (lspci -k -d 10ee:)")
+            return
         remedy = "if there is one, reseat it or rescan (lspci -d 10ee:)"
         yield _warn("cards", f"no FPGA card on the PCI bus; {remedy}")
 

@@ -24,7 +24,8 @@ from xilinx_fpga_dp.deviceplugin.instance_lock import count_instances
 from xilinx_fpga_dp.deviceplugin.registration import greet
 from xilinx_fpga_dp.deviceplugin.socket_directory import KUBELET_SOCKET, require_writable
 from xilinx_fpga_dp.deviceplugin.socket_names import foreign_sockets
-from xilinx_fpga_dp.discovery.sysfs import module_version
+from xilinx_fpga_dp.discovery import pci_ids
+from xilinx_fpga_dp.discovery.sysfs import module_version, read_optional
 from xilinx_fpga_dp.hostfiles.host_paths import resolve
 from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.model import Offers
@@ -38,7 +39,7 @@ T = TypeVar("T")
 _TIME_LIMIT = 3.0  # seconds that a read or a request may take
 
 # Their versions are read even if no device has such a driver.
-_DRIVERS = ("xocl", "xclmgmt", "ami", "zocl")
+_DRIVERS = ("xocl", "xclmgmt", "ami", "ama_transcoder", "zocl")
 _MAX_BYTES = 65536
 _SECURE_BOOT = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"  # UEFI specification, EFI_GLOBAL_VARIABLE
 _OWN_LABEL = "/proc/self/attr/current"
@@ -59,6 +60,7 @@ async def collect(settings: Settings) -> Findings:
         "podresources_problem": _request_podresources(settings.pod_resources_socket),
     }
     optional: dict[str, Awaitable[Any]] = {
+        "fpga_functions": _blocking(_fpga_functions, sysfs),
         "xrt": _blocking(_xrt_version, host),
         "instances": _blocking(count_instances, settings.plugins_dir),
         "foreign_sockets": _blocking(foreign_sockets, socket_dir),
@@ -128,6 +130,20 @@ async def _result_of(awaitable: Awaitable[T]) -> T | OSError:
 
 
 # All functions below block.
+
+
+def _fpga_functions(sysfs_root: str) -> tuple[str, ...]:
+    """Return the addresses of the functions that a card's maker or known id speaks for."""
+    devices = f"{sysfs_root}/bus/pci/devices"
+    ids = {
+        address: [read_optional(f"{devices}/{address}/{name}")[2:] for name in ("vendor", "device")]
+        for address in sorted(os.listdir(devices))
+    }
+    return tuple(
+        address
+        for address, (vendor, device) in ids.items()
+        if vendor == pci_ids.XILINX or pci_ids.find(vendor, device)
+    )
 
 
 def _driver_versions(sysfs_root: str, drivers: Iterable[str]) -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""The back-end for Versal cards driven by AMI, the driver of AVED: the V80.
+"""The back-end for Versal cards driven by AMI, the driver of AVED and of AMR, its successor: V80, RAVE.
 
-Not tested on hardware. Derived from AVED, sw/AMI/driver: ami_top.c, ami_sysfs.c, ami_cdev.c.
+Not tested on hardware. Derived from sw/AMI/driver of both: ami_top.c, ami_sysfs.c, ami_cdev.c.
 """
 
 import re
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Final
 
-from xilinx_fpga_dp.discovery import sysfs
+from xilinx_fpga_dp.discovery import pci_ids, sysfs
 from xilinx_fpga_dp.discovery.backend import Backend, Probe, unidentified
 from xilinx_fpga_dp.discovery.health import Observation
 from xilinx_fpga_dp.discovery.slow_attributes import SlowReadings
@@ -17,8 +17,6 @@ from xilinx_fpga_dp.model import Device, Reason, Shell
 
 DRIVER: Final = "ami"
 
-# ami_pcie.h, AMI_PCIE_DEVICE_ID; the driver takes every function of subsystem 10ee:000e
-_BOARDS: Final = {"5094": "v70", "5048": "vck5000", "50b4": "v80", "50bc": "v80p"}
 # ami_top.h; any other state is bad. In MISSING_INFO the card may be used; NO_AMC is also what a lost
 # heartbeat of its controller leads to (ami_top.c amc_event_cb): the driver does not recover from that.
 _REASONS: Final[Mapping[str, Reason | None]] = {
@@ -28,6 +26,8 @@ _REASONS: Final[Mapping[str, Reason | None]] = {
     "SHUTDOWN": Reason.SHUTDOWN,
 }
 _UUID = re.compile(r"[0-9a-f]{32}")
+# The name of a node: `ami1`, with AMR `ami-bdf-c1:00.0`
+_NODE = re.compile(r"ami[0-9a-z:._-]{1,60}")
 _ENTRY = re.compile(r"^\s*([0-9a-f]{2}:[0-9a-f]{2}\.[0-7]) (\d{1,7}) -?\d+\s*$", re.MULTILINE)
 
 
@@ -61,7 +61,9 @@ def _observe(function: Function, bus: Bus) -> Observation:
         )
         return Observation(function.address, reason=Reason.NO_NODE, why=why)
     uuid = sysfs.read_optional(f"{function.path}/logic_uuid").lower().replace("-", "")
-    board = _BOARDS.get(function.device or "", function.device or "unknown")
+    # The driver takes every function of subsystem 10ee:000e.
+    known = pci_ids.find(function.vendor, function.device)
+    board = (known and known.board) or function.device or "unknown"
     device = Device(
         address=function.address,
         shell=Shell(f"xilinx_{board}", None, uuid if _UUID.fullmatch(uuid) else None),
@@ -80,10 +82,18 @@ def _observe(function: Function, bus: Bus) -> Observation:
 
 
 def _node(function: Function, bus: Bus) -> str | None:
-    """Read its node from the driver's map: a count, then ``c1:00.0 1 3`` a card, for /dev/ami1 and hwmon3."""
-    nodes = dict(_ENTRY.findall(sysfs.read_attribute(f"{bus.root}/bus/pci/drivers/{DRIVER}/devices") or ""))
-    number = nodes.get(_tail(function))
-    return f"/dev/ami{int(number)}" if number else None
+    """Find its node by the minor in the driver's map: a count, then ``c1:00.0 1 3`` a card (and hwmon3).
+
+    The class has the name: AMR's is not made of the minor (ami_top.c pcie_device_probe).
+    """
+    minors = dict(_ENTRY.findall(sysfs.read_attribute(f"{bus.root}/bus/pci/drivers/{DRIVER}/devices") or ""))
+    if not (text := minors.get(_tail(function))):
+        return None
+    minor, shown = int(text), f"{bus.root}/class/{DRIVER}"
+    for name in filter(_NODE.fullmatch, sorted(sysfs.list_names(shown))):
+        if sysfs.read_optional(f"{shown}/{name}/dev").partition(":")[2] == str(minor):
+            return f"/dev/{name}"
+    return f"/dev/ami{minor}"
 
 
 def _read_slow(function: Function, serial: str | None) -> SlowReadings:

@@ -12,20 +12,22 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Final
 
-from xilinx_fpga_dp.discovery import sysfs
+from xilinx_fpga_dp.discovery import pci_ids, sysfs
 from xilinx_fpga_dp.discovery.backend import REMEDY, Backend, Probe
 from xilinx_fpga_dp.discovery.health import Observation
 from xilinx_fpga_dp.discovery.management import Management
+from xilinx_fpga_dp.discovery.pci_ids import Role
 from xilinx_fpga_dp.discovery.slow_attributes import SlowReadings
 from xilinx_fpga_dp.discovery.sysfs import Bus, Function, Unreadable, Wanted
 from xilinx_fpga_dp.model import Device, Reason, Shell
 
 USER_DRIVER: Final = "xocl"
+"""The user functions' module, and since XRT 2019.1 its driver on the bus."""
+
 MGMT_DRIVER: Final = "xclmgmt"
 
-# xocl takes both functions of an AWS F2 card (devices.h XOCL_USER_PCI_IDS); this is the management function
-# (aws-fpga, sdk/userspace/include/hal/fpga_common.h).
-_F2_MANAGEMENT: Final = ("1d0f", "9248")
+# The module's drivers up to XRT 2018.3: userpf/common.h XOCL_XDMA_PCI, XOCL_QDMA_PCI
+_USER_DRIVERS: Final = frozenset({USER_DRIVER, "xocl_xdma", "xocl_qdma"})
 
 _ROM = re.compile(r"rom\.[um]\.\d+")  # beside it stands the kernel's own file `rom`
 _SERIAL = re.compile(r"(xmc|xmc\.u2|hwmon_sdm)\.[um]\.\d+")
@@ -39,6 +41,8 @@ _TIMESTAMP = re.compile(r"[0-9]{1,20}")  # u64, printed as decimal
 _MAX_VBNV = 256
 # Cards at AWS are never unplugged: one whose function goes away loads an image, which nothing announces.
 _AWS: Final = "aws-"
+_AWS_TIMESTAMP: Final = "43981"  # 0xabcd, the same for every shell: subdev/feature_rom.c
+_NO_NAME: Final = "shell not loaded yet: the driver gives no name (VBNV is empty)"
 
 # Health attributes that neither wait for the management function nor take a lock in the driver. Never to be
 # read: `error` (reading clears it), `mig_cache_update`, and `mailbox`; never to be written: `shutdown`.
@@ -48,12 +52,10 @@ _HEALTH = ("shutdown", "dev_offline", "ready", "device_bad_state")
 def probes(bus: Bus) -> Iterator[Probe]:
     """Yield a probe for each user function, and for each function that should have one beside it."""
     # A virtual machine has no management functions, nor has AWS.
-    mgmt = {function.slot: function for function in bus.functions if function.driver == MGMT_DRIVER}
+    mgmt = {function.slot: function for function in bus.functions if _is_management(function)}
     # A function in one of these slots belongs to another one; that holds whatever becomes of a user function.
-    belonging = {
-        MGMT_DRIVER: {function.slot for function in bus.functions if function.driver != MGMT_DRIVER},
-        USER_DRIVER: {function.slot for function in bus.functions if _is_user(function)},
-    }
+    users = {function.slot for function in bus.functions if _is_user(function)}
+    others = {function.slot for function in bus.functions if function.driver != MGMT_DRIVER}
     for function in bus.functions:
         if _is_user(function):
             beside = mgmt.get(function.slot)
@@ -62,34 +64,40 @@ def probes(bus: Bus) -> Iterator[Probe]:
                 observe=partial(_observe, function, beside, bus),
                 unchanged=partial(_is_unchanged, function, bus),
                 read_slow=partial(_read_slow, function),
-                withheld=partial(_withheld, beside) if beside else None,
+                withheld=partial(_withheld, beside) if beside and beside.driver == MGMT_DRIVER else None,
             )
-        elif function.driver in belonging and (
-            _is_f2_management(function) or function.slot not in belonging[function.driver]
-        ):
+        elif function.driver == MGMT_DRIVER and function.slot not in others:
             yield Probe(
                 function.address,
-                partial(_observe_left_out, function, bus),
-                read_slow=partial(_read_serial_of_management, function)
-                if function.driver == MGMT_DRIVER
-                else None,
+                partial(_observe_management, function, bus),
+                read_slow=partial(_read_serial_of_management, function),
                 device=False,
             )
+        elif function.driver in _USER_DRIVERS and (_is_f2_management(function) or function.slot not in users):
+            yield Probe(function.address, partial(_observe_left_out, function), device=False)
 
 
 BACKEND: Final = Backend(
-    probes, Wanted(drivers=frozenset({USER_DRIVER, MGMT_DRIVER}), listed=frozenset({USER_DRIVER}))
+    probes, Wanted(drivers=frozenset({*_USER_DRIVERS, MGMT_DRIVER}), listed=_USER_DRIVERS)
 )
 
 
 def _is_user(function: Function) -> bool:
     """Whether it is a user function: the only test that holds for all releases, boards and clouds."""
-    has_file = function.driver == USER_DRIVER and "user_pf" in function.entries
+    has_file = function.driver in _USER_DRIVERS and "user_pf" in function.entries
     return has_file and not _is_f2_management(function)
 
 
+def _is_management(function: Function) -> bool:
+    """Whether it is a management function, bound to its driver or not."""
+    known = pci_ids.find(function.vendor, function.device)
+    return function.driver == MGMT_DRIVER or (known is not None and known.role is Role.MANAGEMENT)
+
+
 def _is_f2_management(function: Function) -> bool:
-    return (function.vendor, function.device) == _F2_MANAGEMENT
+    """Whether it is AWS F2's: xocl takes both functions of that (devices.h XOCL_USER_XDMA_PCI_IDS)."""
+    known = pci_ids.find(function.vendor, function.device)
+    return known is not None and (known.board, known.role) == ("aws-f2", Role.PART)
 
 
 def _observe(function: Function, mgmt: Function | None, bus: Bus) -> Observation:
@@ -101,11 +109,16 @@ def _observe(function: Function, mgmt: Function | None, bus: Bus) -> Observation
         # (xocl_reset_notify). A trip on record would be missed now and taken for a new one by the next scan.
         function = sysfs.relist(function)
     shell = _read_shell(function)
+    if isinstance(shell, Shell) and shell.timestamp == _AWS_TIMESTAMP and _number(health["ready"]) == 0:
+        # F2's name is patched once mpd has answered, and a loaded image may show F1's: set_vbnv_name
+        why = f"shell {shell.vbnv} not known for sure: not ready; is mpd running?"
+        return Observation(function.address, reason=Reason.NOT_READY, why=why)
     reason = reason_of(health, renders=node is not None, node=bus.has_node(node))
     if isinstance(shell, str):
         if reason is not Reason.SHUTDOWN:
             reason = Reason.SHELL_UNKNOWN if function.subdirectories(_ROM) else Reason.RESETTING
-        return Observation(function.address, reason=reason, why=shell)
+        why = f"{shell}; {_why_no_name(mgmt)}" if shell == _NO_NAME else shell
+        return Observation(function.address, reason=reason, why=why)
     board = board_of(shell.vbnv)
     latched = _latches_trips(function)
     return Observation(
@@ -119,7 +132,7 @@ def _observe(function: Function, mgmt: Function | None, bus: Bus) -> Observation
             numa_node=function.numa_node,
             pcie_path=function.pcie_path,
             node=node,
-            mgmt_node=next(filter(bus.has_node, _mgmt_nodes(mgmt) if mgmt else ()), None),
+            mgmt_node=next(filter(bus.has_node, _mgmt_nodes(mgmt)), None),
             qdma_node=next(filter(bus.has_node, _qdma_nodes(function)), None),
         ),
         reason,
@@ -173,7 +186,7 @@ def _is_unchanged(function: Function, bus: Bus, last: Observation, exact: bool) 
     if device is None or device.node is None or "drm" not in function.entries:
         return False
     render_node = f"{function.path}/drm/{os.path.basename(device.node)}"
-    if sysfs.driver_of(function.path) != USER_DRIVER or not os.path.exists(render_node):
+    if sysfs.driver_of(function.path) != function.driver or not os.path.exists(render_node):
         return False
     present = [name for name in _HEALTH if name in function.entries]
     try:
@@ -201,10 +214,7 @@ def _read_shell(function: Function) -> Shell | str:
     except Unreadable as error:
         return f"shell not known: {error}; {REMEDY}"
     if not vbnv:
-        return (
-            "shell not loaded yet: the driver gives no name (VBNV is empty); "
-            "is xclmgmt (on the host) or mpd (in a virtual machine) running, is a shell programmed?"
-        )
+        return _NO_NAME
     if len(vbnv) > _MAX_VBNV or not vbnv.isprintable():
         return f"shell not known: VBNV is no name ({vbnv[:40]!r}); {REMEDY}"
     try:
@@ -214,9 +224,19 @@ def _read_shell(function: Function) -> Shell | str:
     if not timestamp or not _TIMESTAMP.fullmatch(timestamp):
         odd = f"{timestamp[:40]!r} is no decimal number" if timestamp else "missing or empty"
         return f"shell {vbnv} not known for sure: timestamp: {odd}; {REMEDY}"
-    # A two-stage shell prints its own after its base's; EINVAL on single-stage shells and AWS; since 2019.2
+    # Since 2019.2: a user function prints its shell's (userpf/xocl_sysfs.c logic_uuids_show), a management
+    # function that of the base before it (mgmtpf/mgmt-sysfs.c); EINVAL on single-stage shells and AWS.
     uuids = _UUID.findall(sysfs.read_optional(f"{function.path}/logic_uuids"))
     return Shell(vbnv, str(int(timestamp)), uuids[-1] if uuids else None)
+
+
+def _why_no_name(mgmt: Function | None) -> str:
+    if mgmt is None or mgmt.driver == MGMT_DRIVER:
+        return "is xclmgmt (on the host) or mpd (in a virtual machine) running, is a shell programmed?"
+    return (
+        f"its management function {mgmt.address} is bound to {mgmt.driver or 'no driver'}: "
+        f"bind it to {MGMT_DRIVER} (dmesg says why a probe failed)"
+    )
 
 
 def _rom_attribute(function: Function, name: str) -> str | None:
@@ -241,16 +261,19 @@ def _withheld(mgmt: Function) -> str | None:
     return None
 
 
-def _observe_left_out(function: Function, bus: Bus) -> Observation:
-    """Observe a function that is no device (now). Reads attributes of the management driver."""
-    if function.driver == USER_DRIVER:
-        return Observation(function.address, reason=Reason.RESETTING, why=_why_left_out(function))
+def _observe_management(function: Function, bus: Bus) -> Observation:
+    """Observe a management function that is alone in its slot. Reads attributes of its driver."""
     management = None
     if isinstance(shell := _read_shell(sysfs.relist(function)), Shell):
         node = next(filter(bus.has_node, _mgmt_nodes(function)), None)
         management = Management(function.address, shell, node=node)
     why = _why_left_out(function)
     return Observation(function.address, reason=Reason.NO_DRIVER, why=why, management=management)
+
+
+def _observe_left_out(function: Function) -> Observation:
+    """Observe a function of the user functions' driver that is no device (now)."""
+    return Observation(function.address, reason=Reason.RESETTING, why=_why_left_out(function))
 
 
 def _why_left_out(function: Function) -> str:
@@ -261,13 +284,15 @@ def _why_left_out(function: Function) -> str:
             "second function of one device: AWS F2's management function, which xocl takes too; "
             "nothing to do, the other one is what programs use"
         )
-    if function.driver == USER_DRIVER:
+    if function.driver in _USER_DRIVERS:
         return (
             "no user_pf: a recovery image, or xocl is still probing; "
             "program a shell (xbmgmt program --base) and cold-boot if it stays so"
         )
+    known = pci_ids.find(function.vendor, function.device)
+    golden = known is not None and known.role is Role.GOLDEN
     for attribute, image in (("mfg", "golden"), ("recovery", "recovery")):
-        if _is_set(f"{function.path}/{attribute}"):
+        if _is_set(f"{function.path}/{attribute}") or (golden and attribute == "mfg"):
             return f"{image} image: management function only, program a shell first (xbmgmt program --base)"
     return "management function only: its user function is not there; program a shell, rescan the bus"
 
@@ -319,7 +344,9 @@ def _render_node(function: Function) -> str | None:
     return f"/dev/dri/{names[0]}" if names else None
 
 
-def _mgmt_nodes(mgmt: Function) -> Iterable[str]:
+def _mgmt_nodes(mgmt: Function | None) -> Iterable[str]:
+    if mgmt is None or mgmt.driver != MGMT_DRIVER:
+        return
     for name in sysfs.list_names(f"{mgmt.path}/xrt_mgmt"):
         if _MGMT_NODE.fullmatch(name):
             yield f"/dev/{name}"

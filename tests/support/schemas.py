@@ -6,7 +6,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-SCHEMAS = ("state", "diagnose", "explain")
+SCHEMAS = ("state", "diagnose", "explain", "capture")
 
 
 def schema(name: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from xilinx_fpga_dp import process
 from xilinx_fpga_dp.cli.command import BadUse, Command
+from xilinx_fpga_dp.hostfiles.archive import BadArchive
 from xilinx_fpga_dp.settings import BadSettings, Settings, variable
 
 COMMANDS = {
@@ -20,6 +21,7 @@ COMMANDS = {
     "list": "scan once; show every device, and every function left out with the reason",
     "diagnose": "check this node; each line that is not ok ends with the remedy",
     "explain": "show what Allocate would answer for these device ids, or why it would refuse",
+    "capture": "pack what may safely be read of this node into an archive for a bug report",
     "simulate": "run the whole job on this machine, with a sample node and an embedded kubelet",
     "version": "show name and version",
 }
@@ -52,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = command.run(settings, options)
         if sys.stdout:  # None where it is closed
             sys.stdout.flush()
-    except (BadUse, BadSettings) as error:
+    except (BadUse, BadSettings, BadArchive) as error:
         print(error, file=sys.stderr)
         return 2
     except BrokenPipeError:  # `list | head`

@@ -42,6 +42,11 @@ def output_option(*formats: str) -> dict[str, Mapping[str, Any]]:
     return {"--output": {"type": parse, "default": formats[0], "metavar": "FORMAT", "help": shown}}
 
 
+FROM_OPTION: dict[str, Mapping[str, Any]] = {
+    "--from": {"metavar": "FILE", "dest": "archive", "help": "a node captured by `capture` instead"}
+}
+
+
 def print_result(options: argparse.Namespace, document: Mapping[str, Any], text: str) -> None:
     """Print a result in the format that ``--output`` asks for."""
     print(json.dumps(document, indent=2) if options.output == "json" else text)

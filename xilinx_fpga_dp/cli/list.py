@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xilinx_fpga_dp.cli.command import SCAN_SETTINGS, Command, output_option, print_result
+from xilinx_fpga_dp.cli.command import FROM_OPTION, SCAN_SETTINGS, Command, output_option, print_result
 from xilinx_fpga_dp.model import Offers
 from xilinx_fpga_dp.observe import logs, state
 from xilinx_fpga_dp.observe.table import columns, printable
@@ -15,6 +15,16 @@ from xilinx_fpga_dp.settings import Settings
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
+    if options.archive is None:
+        return _list(settings, options)
+    from xilinx_fpga_dp.simulate.captured_node import unpacked
+
+    with unpacked(options.archive) as node:
+        no_kubelet = {"pod_resources_socket": f"{node.root}/pod-resources.sock"}
+        return _list(settings.model_copy(update=node.settings() | no_kubelet), options)
+
+
+def _list(settings: Settings, options: argparse.Namespace) -> int:
     from xilinx_fpga_dp.discovery.scanner import ScanFailed
     from xilinx_fpga_dp.wiring import build_scanner, scan_once
 
@@ -53,4 +63,4 @@ def table(document: Mapping[str, Any], warnings: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-COMMAND = Command(run, settings=SCAN_SETTINGS, options=output_option("table", "json"))
+COMMAND = Command(run, settings=SCAN_SETTINGS, options=output_option("table", "json") | FROM_OPTION)

@@ -3,16 +3,18 @@
 import argparse
 import asyncio
 
-from xilinx_fpga_dp.cli.command import Command
+from xilinx_fpga_dp.cli.command import FROM_OPTION, BadUse, Command
 from xilinx_fpga_dp.settings import Settings
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
     from xilinx_fpga_dp.simulate import demo
 
+    if options.archive is not None and (options.board or options.node is not None):
+        raise BadUse("--from: not together with --board or --node")
     if options.node is not None:
         return demo.build_node(options.node, options.board)
-    return asyncio.run(demo.run_demo(settings, options.board, once=options.once))
+    return asyncio.run(demo.run_demo(settings, options.board, options.archive, once=options.once))
 
 
 COMMAND = Command(
@@ -28,5 +30,6 @@ COMMAND = Command(
             "help": "a card of the sample node; may be repeated",
         },
         "--node": {"metavar": "DIR", "help": "only build the sample node in this directory"},
+        **FROM_OPTION,
     },
 )

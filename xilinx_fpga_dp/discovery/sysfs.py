@@ -247,7 +247,7 @@ def driver_of(path: str) -> str | None:
 
 def module_version(root: str, driver: str) -> str | None:
     """Read the version of a driver's module; None if it is not loaded or shows none. It never blocks."""
-    return _core_text(f"{root}/module/{driver.replace('-', '_')}/version") or None
+    return core_text(f"{root}/module/{driver.replace('-', '_')}/version") or None
 
 
 def read_attribute(path: str) -> str | None:
@@ -271,7 +271,7 @@ def read_strings(path: str) -> list[str]:
 def _text(path: str, allowed: str) -> str | None:
     """Read one attribute, stripped; None if it is missing. Allowed: control characters inside it."""
     try:
-        data = _read(path, _BLOCKING)
+        data = read_bytes(path, _BLOCKING)
         text = data.decode("utf-8").strip("\0\n\r\t ")
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -298,7 +298,12 @@ def as_serial(text: str) -> str | None:
     return text if text and text.isprintable() and len(text) <= _MAX_SERIAL else None
 
 
-def _read(path: str, flags: int) -> bytes:
+def read_bytes(path: str, flags: int = _BLOCKING) -> bytes:
+    """Read one attribute, and at most a byte more than one may have. May block as its driver likes.
+
+    Raises:
+        OSError: it is missing or answers an error.
+    """
     descriptor = _open(os.open, path, flags)
     try:
         return os.read(descriptor, _MAX_ATTRIBUTE + 1)
@@ -316,21 +321,21 @@ def _open(call: Callable[..., T], path: str, *arguments: int) -> T:
         raise
 
 
-def _core_text(path: str) -> str:
+def core_text(path: str) -> str:
     """Read what the kernel's core answers, stripped; empty if it is missing or no text. It never blocks."""
     try:
-        return _read(path, _AT_ONCE)[:_MAX_ATTRIBUTE].decode("ascii").strip()
+        return read_bytes(path, _AT_ONCE)[:_MAX_ATTRIBUTE].decode("ascii").strip()
     except (OSError, UnicodeDecodeError):
         return ""
 
 
 def _hex_id(path: str) -> str | None:
-    match = re.fullmatch(r"0x([0-9a-f]{4})", _core_text(path))
+    match = re.fullmatch(r"0x([0-9a-f]{4})", core_text(path))
     return match[1] if match else None
 
 
 def _numa_node(path: str) -> int | None:
-    text = _core_text(path)
+    text = core_text(path)
     # The kernel has at most 1024 nodes; -1 means that the firmware has none for it.
     return int(text) if re.fullmatch(r"[0-9]{1,4}", text) else None
 
@@ -354,7 +359,7 @@ def _pcie_path(path: str) -> tuple[str, ...]:
 def _online_nodes(root: str) -> tuple[int, ...]:
     """Return the numbers in ``devices/system/node/online``, ``0-1,4``; empty if it is missing or invalid."""
     nodes: set[int] = set()
-    for part in _core_text(f"{root}/devices/system/node/online").split(","):
+    for part in core_text(f"{root}/devices/system/node/online").split(","):
         if not (match := re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part)):
             return ()
         nodes.update(range(int(match[1]), int(match[2] or match[1]) + 1))

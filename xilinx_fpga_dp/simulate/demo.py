@@ -16,11 +16,13 @@ import signal
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from xilinx_fpga_dp.observe.table import columns
+from xilinx_fpga_dp.resources.card_pairing import WAIT
 from xilinx_fpga_dp.settings import Settings
+from xilinx_fpga_dp.simulate.captured_node import CapturedNode, unpacked
 from xilinx_fpga_dp.simulate.kubelet import AdmissionError, Allocation, Kubelet
 from xilinx_fpga_dp.simulate.sysfs.sample_node import (
     STATES,
@@ -75,17 +77,33 @@ def build_node(directory: str, boards: Sequence[str]) -> int:
     return 0
 
 
-async def run_demo(settings: Settings, boards: Sequence[str], *, once: bool) -> int:
-    """Run all steps; then, unless ``once``, wait for Ctrl-C. Return the exit code."""
+async def run_demo(settings: Settings, boards: Sequence[str], archive: str | None, *, once: bool) -> int:
+    """Run all steps; then, unless ``once``, wait for Ctrl-C. Return the exit code.
+
+    Args:
+        settings: of the service.
+        boards: the cards of the sample node.
+        archive: play this archive of `capture` instead. Its cards cannot be broken and repaired.
+        once: end after the last step.
+
+    Raises:
+        BadArchive: the archive is no capture.
+    """
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    with tempfile.TemporaryDirectory(prefix="xilinx-fpga-dp-") as directory:
-        try:
-            node, cards = _sample_node(directory, boards)
-        except UnknownBoard as error:
-            print(error, file=sys.stderr)
-            return 2
+    with ExitStack() as stack:
+        node: SampleNode | CapturedNode
+        cards: Sequence[SampleCard] = ()
+        if archive is None:
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="xilinx-fpga-dp-"))
+            try:
+                node, cards = _sample_node(directory, boards)
+            except UnknownBoard as error:
+                print(error, file=sys.stderr)
+                return 2
+        else:
+            node = stack.enter_context(unpacked(archive))
         demo = Demo(node, cards, settings)
         steps = asyncio.create_task(demo.run(stop=None if once else stop))
         stopped = asyncio.create_task(stop.wait())
@@ -121,12 +139,16 @@ class Demo:
         waiting_for_stop: all steps but the last are done, and the demo waits for the signal to stop.
     """
 
-    def __init__(self, node: SampleNode, cards: Sequence[SampleCard], settings: Settings) -> None:
+    def __init__(
+        self, node: SampleNode | CapturedNode, cards: Sequence[SampleCard], settings: Settings
+    ) -> None:
         self._node = node
         self._cards = cards
         self._offered: list[SampleCard] = []
         self._count = 0  # device ids: a U30 card may count as one, a shared device as several
         self._replicas = settings.shared_replicas
+        # A captured node may lack the serial numbers that pair the devices of a card.
+        self._step_limit = _STEP_LIMIT if cards else _STEP_LIMIT + WAIT
         self._kubelet = Kubelet(node.socket_dir)
         self._environment = {
             **os.environ,
@@ -155,14 +177,15 @@ class Demo:
         """
         try:
             await self._list_cards()
-            if not self._offered:
+            if not self._count:
                 wait = "; Ctrl-C ends the demo" if stop else ""
                 _print_headline(f"None of these can be offered, for the reasons above{wait}")
                 await self._wait_for(stop)
                 return
             await self._start()
             pod = await self._allocate()
-            await self._break_and_repair()
+            if self._offered:
+                await self._break_and_repair()
             await self._restart_kubelet(*pod)
             if stop:
                 self._suggest_commands()
@@ -275,11 +298,11 @@ class Demo:
     async def _until(self, holds: Callable[[], bool], outcome: str) -> None:
         """Wait for an outcome in the counts of kubelet; then show the node."""
         try:
-            async with asyncio.timeout(_STEP_LIMIT):
+            async with asyncio.timeout(self._step_limit):
                 await self._kubelet.changes.until(lambda _: holds())
         except TimeoutError:
             raise StepFailed(
-                f"{outcome}: not within {_STEP_LIMIT:g} s; capacity {self._kubelet.capacity()}, "
+                f"{outcome}: not within {self._step_limit:g} s; capacity {self._kubelet.capacity()}, "
                 f"allocatable {self._kubelet.allocatable()}"
             ) from None
         await self._describe_node()
@@ -347,7 +370,7 @@ def _sample_node(directory: str, boards: Sequence[str]) -> tuple[SampleNode, lis
     return node, cards
 
 
-def _assignments(node: SampleNode) -> list[str]:
+def _assignments(node: SampleNode | CapturedNode) -> list[str]:
     """Return the settings to run against a node, quoted for a shell."""
     return [f"{name}={shlex.quote(value)}" for name, value in node.environment().items()]
 

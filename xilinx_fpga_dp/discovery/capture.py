@@ -19,8 +19,8 @@ from typing import Final
 from xilinx_fpga_dp.aio.blocking_reader import run_blocking
 from xilinx_fpga_dp.discovery import sysfs
 from xilinx_fpga_dp.discovery.attributes import TABLE, Base, rows_of
+from xilinx_fpga_dp.discovery.pci_ids import VENDORS
 from xilinx_fpga_dp.discovery.sysfs import ADDRESS, OutOfDescriptors
-from xilinx_fpga_dp.discovery.unsupported import VENDORS
 
 # Seconds
 _LIST_LIMIT: Final = 20.0  # for all names, which the kernel itself answers

@@ -48,7 +48,7 @@ def resource_of(name: str) -> str:
         case XrtBoard():
             return f"{PREFIX}fpga-{board.vbnv}-{board.timestamp}"
         case AmiBoard():
-            return f"{PREFIX}fpga-xilinx_{name}"
+            return f"{PREFIX}fpga-xilinx_{name.partition('-')[0]}"  # the driver's name follows
         case Ma35dBoard():
             return f"{PREFIX}fpga-MA35"
         case ZoclBoard():
@@ -89,7 +89,7 @@ def _row(name: str, board: Board) -> str:
         ", ".join(f"`{each}`" for each in names),
         _ids(board),
         resource_of(name),
-        ", ".join(nodes) if isinstance(board, XrtBoard) or len(nodes) == 1 else " or ".join(nodes),
+        (" or " if isinstance(board, Ma35dBoard) else ", ").join(nodes),
         "yes" if board.seen else "no",
         board.source,
     )
@@ -100,6 +100,8 @@ def _ids(board: Board) -> str:
     match board:
         case XrtBoard():
             return f"{board.vendor}:{board.user_id}" + (f", {board.mgmt_id}" if board.mgmt_id else "")
+        case Ma35dBoard() if board.vfs:
+            return f"{board.ids.vendor}:{board.vf_ids.device}, {board.ids.device}"
         case AmiBoard() | Ma35dBoard():
             return ":".join(board.ids[:2])
         case ZoclBoard():

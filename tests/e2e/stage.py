@@ -48,7 +48,7 @@ class LiveSample(SampleNode):
         """Return the settings to run the service against this node, inside the namespace."""
         return {"XILINX_FPGA_DP_SYSFS_ROOT": self.sysfs_root}
 
-    def add_node(self, node: str) -> None:
+    def add_node(self, node: str, mode: int = 0o666) -> None:
         """Create a device node, if a case opens nodes of its kind."""
         if "/renderD" in node and not self._twin:
             number = next(n for n in itertools.count() if n not in self._fakes.values())

@@ -273,7 +273,7 @@ class TestFinding:
     async def test_a_v80_without_drivers_is_reported_once(self, node: SampleNode) -> None:
         card = node.add_card("v80")
         card.unbind()
-        card._dma.unbind()
+        card.others[0].unbind()
         [entry] = (await settled(scanner_for(node))).left_out
         assert (entry.function, "ami is loaded and" in entry.reason) == (card.address, True)
 

@@ -19,7 +19,7 @@ def test_every_supported_board_has_a_row() -> None:
 def test_every_collected_row_has_a_board() -> None:
     """Rows and boards are compared by ids; boards with several shells share their ids."""
     known = {(f"0x{board.vendor}", f"0x{board.user_id}") for board in XRT_BOARDS.values()}
-    known |= {("0x10ee", f"0x{board.dma_ids.device}") for board in AMI_BOARDS.values()}
+    known |= {("0x10ee", f"0x{ids.device}") for board in AMI_BOARDS.values() for ids, _ in board.others}
     known |= {("0x10ee", f"0x{board.ids.device}") for board in MA35D_BOARDS.values()}
     others = [
         row["board"]

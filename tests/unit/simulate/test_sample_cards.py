@@ -1,11 +1,13 @@
 """Sample cards of every driver against its source or a real node."""
 
+import json
 import os
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
+from tests.support.paths import DATA
 from tests.support.sysfs import driver, names, nodes, read
 from xilinx_fpga_dp.simulate.sysfs import sample_node as sample
 from xilinx_fpga_dp.simulate.sysfs.boards import (
@@ -18,6 +20,8 @@ from xilinx_fpga_dp.simulate.sysfs.boards import (
     Board,
 )
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard, is_known, known_boards
+
+MA35D: dict[str, Any] = json.loads((DATA / "ma35d-driver.json").read_text())
 
 
 @pytest.fixture
@@ -87,6 +91,47 @@ class TestAmi:
         assert card.nodes == ("/dev/ami2",)
         assert read(f"{node.sysfs_root}/bus/pci/drivers/ami/devices") == "1\nc1:00.0 2 0\n"
 
+    def test_amr_names_nodes_by_address(self, node: SampleNode) -> None:
+        """ami_top.c create_pf_dev_data; the map of the driver still has the minors."""
+        cards = [node.add_card("v80-amr", "0000:c1:00"), node.add_card("rave-amr", "0000:21:00")]
+        assert [card.nodes for card in cards] == [("/dev/ami-bdf-c1:00.0",), ("/dev/ami-bdf-21:00.0",)]
+        assert nodes(node) == {"ami0", "ami-bdf-c1:00.0", "ami-bdf-21:00.0"}
+        assert read(f"{node.sysfs_root}/bus/pci/drivers/ami/devices") == "2\n21:00.0 2 1\nc1:00.0 1 0\n"
+        assert read(f"{node.sysfs_root}/class/ami/ami-bdf-c1:00.0/dev") == "510:1\n"
+        assert read(f"{node.sysfs_root}/bus/pci/drivers/ami/module/version") == "3.0.0\n"
+        assert bus(node)["0000:21:00.0"] == ("10ee:5710", "ami")
+        cards[0].unbind()
+        assert nodes(node) == {"ami0", "ami-bdf-21:00.0"}
+        cards[0].bind()
+        assert read(f"{node.sysfs_root}/class/ami/ami-bdf-c1:00.0/dev") == "510:3\n"
+
+    def test_slash_has_misc_devices_below_its_functions(self, node: SampleNode) -> None:
+        """Source: driver/slash_config.h, slash_ctldev.c, slash_qdma.c in Xilinx/SLASH."""
+        node.add_card("v80-slash", "0000:21:00")
+        card = node.add_card("v80-slash", "0000:c1:00")
+        assert {name: each for name, each in bus(node).items() if name.startswith("0000:c1")} == {
+            "0000:c1:00.0": ("10ee:50b4", "ami"),
+            "0000:c1:00.1": ("10ee:50b5", "slash_qdma"),
+            "0000:c1:00.2": ("10ee:50b6", "slash_ctl"),
+        }
+        assert card.slash_nodes == ("/dev/slash_qdma_ctl1", "/dev/slash_ctl1")
+        shown = f"{node.sysfs_root}/class/misc/slash_ctl_0000:c1:00.2"
+        assert os.path.samefile(f"{shown}/device", f"{node.sysfs_root}/bus/pci/devices/0000:c1:00.2")
+        assert os.path.realpath(shown).endswith("/0000:c1:00.2/misc/slash_ctl_0000:c1:00.2")
+        assert "DEVNAME=slash_ctl1\n" in read(f"{shown}/uevent")
+        assert os.stat(node.node_path("/dev/slash_ctl1")).st_mode & 0o777 == 0o600
+        card.remove()
+        assert {name for name in nodes(node) if name.startswith("slash")} == {"slash_qdma_ctl0", "slash_ctl0"}
+        card.plug()
+        assert card.slash_nodes == ("/dev/slash_qdma_ctl1", "/dev/slash_ctl1")
+
+    def test_sensors_have_the_units_of_the_kernel(self, node: SampleNode) -> None:
+        card = node.add_card("v80")
+        hwmon = f"{card.user}/hwmon/hwmon0"
+        assert int(read(f"{hwmon}/temp1_input")) < int(read(f"{hwmon}/temp1_crit")) == 85000
+        assert read(f"{hwmon}/power1_label") == "Total_Power\n"
+        assert os.path.samefile(f"{node.sysfs_root}/class/hwmon/hwmon0/device", card.user)
+
     def test_states(self, node: SampleNode) -> None:
         card = node.add_card("v80")
         card.enter("NO_AMC")
@@ -105,7 +150,7 @@ class TestAmi:
 
 
 class TestTranscoder:
-    """Sources: the Kubernetes plugin of Xilinx and the README of the SDK."""
+    """Source: the kernel module of the SDK, transcoder.c, pcie.c and hw_monitor.c."""
 
     def test_card_has_two_devices(self, node: SampleNode) -> None:
         cards = node.plug("ma35d")
@@ -117,19 +162,89 @@ class TestTranscoder:
             "ama_transcoder"
         )
 
-    def test_misc_device_has_the_attributes(self, node: SampleNode) -> None:
-        node.add_card("ma35d", "0000:03:00", serial="XFL1")
+    def test_misc_device_is_virtual(self, node: SampleNode) -> None:
+        node.add_card("ma35d", "0000:03:00")
         path = f"{node.sysfs_root}/class/misc/ama_transcoder0"
         assert os.readlink(path) == "../../devices/virtual/misc/ama_transcoder0"
-        assert read(f"{path}/bus_id") == "0000:03:00.0\n"
-        lines = dict(line.split(" = ") for line in read(f"{path}/device_info").splitlines())
-        assert lines == {
-            "Product name": "MA35D",
-            "Product serial number": "XFL1",
-            "PCIe device ID": "0x5070",
-        }
-        assert names(path) >= {"version_information", "dev", "uevent", "subsystem"}
+        assert names(path) >= {"dev", "uevent", "subsystem"}
         assert read(f"{path}/dev").startswith("10:")
+
+    @pytest.mark.parametrize("virtual", [False, True])
+    def test_misc_device_has_the_attributes(self, node: SampleNode, virtual: bool) -> None:
+        """The groups of attributes, of which a virtual function has those for all devices."""
+        card = node.add_card("ma35d", "0000:03:00", serial="XFL1")
+        if virtual:
+            [card] = card.enable_vfs()
+        for groups in MA35D["attributes"].values():
+            assert names(card.path("")) >= set(groups["all"].split())
+            for name in groups["pf"].split():
+                assert (name in names(card.path(""))) != virtual
+
+    def test_texts(self, node: SampleNode) -> None:
+        card = node.add_card("ma35d", "0000:03:00", serial="XFL1")
+        for name, text in MA35D["texts"].items():
+            assert read(card.path(name)) == text, name
+
+    def test_attributes_appear_in_the_order_of_the_probe(self, node: SampleNode) -> None:
+        card = node.add_card("ma35d")
+        card.unbind()
+        watched = ("hw_err", "bus_id", "link_status", "device_info", "uptime_s", "perf")
+        seen = [
+            (step, {name for name in watched if os.path.exists(card.path(name))}, bool(nodes(node)))
+            for step in card.binding()
+        ]
+        assert seen == [
+            ("driver", set(), False),
+            ("node", set(), True),
+            ("hw_err", {"hw_err"}, True),
+            ("bus_id", {"hw_err", "bus_id", "link_status"}, True),
+            ("device_info", set(watched) - {"perf"}, True),
+            ("codecs", set(watched), True),
+        ]
+
+    def test_failed_probe_takes_the_node_away(self, node: SampleNode) -> None:
+        card = node.add_card("ma35d")
+        card.unbind()
+        for step in card.binding():
+            if step == "bus_id":
+                card.unbind()
+                break
+        assert nodes(node) == set()
+        assert bus(node) == {card.address: ("10ee:5070", None)}
+
+    def test_hardware_error(self, node: SampleNode) -> None:
+        card = node.add_card("ma35d")
+        assert read(card.path("hw_err")) == "0x0\n"
+        card.hw_error()
+        assert read(card.path("hw_err")) == "0xdeaddead\n"
+        card.mend()
+        assert read(card.path("hw_err")) == "0x0\n"
+
+    def test_virtual_functions_take_the_codecs(self, node: SampleNode) -> None:
+        cards = node.plug("ma35d-vf")
+        assert bus(node) == {
+            "0000:65:00.0": ("10ee:5070", "transcoder"),
+            "0000:65:00.1": ("10ee:5071", "transcoder"),
+            "0000:66:00.0": ("10ee:5070", "transcoder"),
+            "0000:66:00.1": ("10ee:5071", "transcoder"),
+        }
+        functions = f"{node.sysfs_root}/bus/pci/devices"
+        assert read(f"{functions}/0000:65:00.0/sriov_numvfs") == "1\n"
+        assert os.path.samefile(f"{functions}/0000:65:00.0/virtfn0", f"{functions}/0000:65:00.1")
+        assert os.path.samefile(f"{functions}/0000:65:00.1/physfn", f"{functions}/0000:65:00.0")
+        assert [card.nodes for card in cards] == [
+            (),
+            ("/dev/ama_transcoder1",),
+            (),
+            ("/dev/ama_transcoder3",),
+        ]
+        assert "ama_transcoder0" in nodes(node)  # it stays
+        assert read(cards[1].path("bus_id")) == "0000:65:00.1\n"
+        cards[0].unbind()
+        assert "0000:65:00.1" not in bus(node)
+        cards[0].bind()
+        assert cards[0].nodes == ("/dev/ama_transcoder0",)
+        assert read(f"{functions}/0000:65:00.0/sriov_numvfs") == "0\n"
 
     def test_without_its_driver(self, node: SampleNode) -> None:
         card, other = node.add_card("ma35d"), node.add_card("ma35d")
@@ -180,6 +295,26 @@ class TestZocl:
             text.encode() + b"\0" for text in board.compatible
         )
         assert (tree / board.parent / "zyxclmm_drm/compatible").read_bytes() == board.zocl.encode() + b"\0"
+
+    def test_ai_engines_are_an_auxiliary_device(self, node: SampleNode) -> None:
+        """Sources: amdxdna_aux_drv.c in amd/xdna-driver, drv_xdna.cpp in it for what XRT reads."""
+        card = node.add_card("vek385")
+        assert card.nodes == ("/dev/dri/renderD128", "/dev/accel/accel0")
+        accel = f"{node.sysfs_root}/class/accel/accel0"
+        assert "amdxdna" in os.readlink(f"{accel}/device/driver")
+        assert os.path.samefile(
+            f"{accel}/device", f"{node.sysfs_root}/bus/auxiliary/devices/xilinx_aie.amdxdna.0"
+        )
+        assert read(f"{accel}/dev") == "261:0\n"
+        assert "DEVNAME=accel/accel0\n" in read(f"{accel}/uevent")
+        assert (
+            os.readlink(node.node_path("/dev/dri/by-path/platform-axi:zyxclmm_drm-render")) == "../renderD128"
+        )
+        card.remove()
+        assert nodes(node) == set()
+        assert names(f"{node.sysfs_root}/class/accel") == set()
+        card.plug()
+        assert card.nodes == ("/dev/dri/renderD128", "/dev/accel/accel0")
 
     def test_application_can_be_unloaded_and_loaded(self, node: SampleNode) -> None:
         card = node.add_card("kv260")

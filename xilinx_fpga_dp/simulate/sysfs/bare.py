@@ -53,7 +53,7 @@ class BareCard(SampleCard):
             for function in self._functions:
                 function.bind(self.board.driver)
             for kind, name, node in self.board.class_devices:
-                self.node.add_class_device(kind, name, node, (509, 0), {})
+                self.node.add_class_device(kind, name, node, (509, 0), {}, parent=self.bus_device.path)
 
     def unbind(self) -> None:
         """Unbind its driver, if any."""

@@ -76,11 +76,19 @@ class XrtBoard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AmiBoard:
-    """A card of AVED: ``product`` is its name in the EEPROM, ``ids`` are those of function 0."""
+    """A card of the driver `ami`.
+
+    Attributes:
+        product: its name in the EEPROM.
+        ids: those of function 0, to which `ami` binds.
+        others: ids and driver of its other functions.
+        amr: whether the driver is that of AMR, the successor of AVED.
+    """
 
     product: str
     ids: Ids
-    dma_ids: Ids
+    others: tuple[tuple[Ids, str], ...] = ()
+    amr: bool = False
     logic_uuid: str
     source: str
     seen: bool = True
@@ -88,10 +96,12 @@ class AmiBoard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ma35dBoard:
-    """A card of AMD's AMA video SDK with ``count`` devices."""
+    """A card of AMD's AMA video SDK with ``count`` devices, each with ``vfs`` enabled virtual functions."""
 
     product: str
     ids: Ids
+    vf_ids: Ids
+    vfs: int = 0
     source: str
     seen: bool = True
     count: int = 2
@@ -105,6 +115,7 @@ class ZoclBoard:
         model, compatible: the properties of the root of the device tree.
         zocl: ``compatible`` of the node of `zocl` in it (zocl_drv.c zocl_drm_of_match).
         parent: the parent of that node.
+        engines: whether its AI engines are a device of the driver `amdxdna`.
     """
 
     model: str
@@ -113,6 +124,7 @@ class ZoclBoard:
     seen: bool = True
     zocl: str = "xlnx,zocl"
     parent: str = "axi"
+    engines: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -430,23 +442,54 @@ XRT_BOARDS: Mapping[str, XrtBoard] = {
 }
 """Boards of XRT's drivers `xocl` and `xclmgmt`."""
 
+_AMI_SUBSYSTEM = ("10ee", "000e")  # ami_pcie.h
+_V80 = AmiBoard(
+    product="ALVEO V80",
+    ids=Ids("10ee", "50b4", "120000", _AMI_SUBSYSTEM),
+    others=((Ids("10ee", "50b5", "120000", _AMI_SUBSYSTEM), "qdma-pf"),),
+    logic_uuid="109f3b56e8a83949b9058b25400de946",
+    source="https://github.com/Xilinx/AVED, its driver; ami_tool output in its documentation of 24.1",
+)
+
 AMI_BOARDS: Mapping[str, AmiBoard] = {
-    "v80": AmiBoard(
-        product="ALVEO V80",
-        ids=Ids("10ee", "50b4", "120000", ("10ee", "000e")),
-        dma_ids=Ids("10ee", "50b5", "120000", ("10ee", "000e")),
-        logic_uuid="109f3b56e8a83949b9058b25400de946",
-        source="https://github.com/Xilinx/AVED, its driver; ami_tool output in its documentation of 24.1",
+    "v80": _V80,
+    "v80-slash": replace(
+        _V80,
+        others=(
+            (Ids("10ee", "50b5", "120000", _AMI_SUBSYSTEM), "slash_qdma"),
+            (Ids("10ee", "50b6", "120000", _AMI_SUBSYSTEM), "slash_ctl"),
+        ),
+        source="https://github.com/Xilinx/SLASH, driver/slash_config.h, slash_ctldev.c, slash_qdma.c",
+        seen=False,
+    ),
+    "v80-amr": replace(
+        _V80,
+        amr=True,
+        source="https://github.com/Xilinx/amr, sw/AMI/driver/ami_top.c, ami_cdev.c",
+        seen=False,
+    ),
+    # Embedded+: the same hardware as `rave` with the driver `ami`
+    "rave-amr": AmiBoard(
+        product="RAVE",
+        ids=Ids("10ee", "5710", "120000", _AMI_SUBSYSTEM),
+        amr=True,
+        logic_uuid="0" * 32,
+        source="https://github.com/Xilinx/amr, sw/AMI/driver/ami_pcie.h; the rest made up",
+        seen=False,
     ),
 }
 """Boards of the driver `ami`."""
 
+_MA35D = Ma35dBoard(
+    product="MA35D",
+    ids=Ids("10ee", "5070", "048000"),  # "Multimedia controller" in lspci
+    vf_ids=Ids("10ee", "5071", "048000"),
+    source="MA35D SDK, README of 1.5.0 and kmod; Xilinx/FPGA_as_a_Service, k8s-device-plugin/fpga.go",
+)
+
 MA35D_BOARDS: Mapping[str, Ma35dBoard] = {
-    "ma35d": Ma35dBoard(
-        product="MA35D",
-        ids=Ids("10ee", "5070", "048000"),  # "Multimedia controller" in lspci
-        source="MA35D SDK, README of 1.5.0; Xilinx/FPGA_as_a_Service, k8s-device-plugin/fpga.go",
-    ),
+    "ma35d": _MA35D,
+    "ma35d-vf": replace(_MA35D, vfs=1, source="MA35D SDK, kmod: transcoder.c, pcie.c", seen=False),
 }
 """Boards of the driver `transcoder`."""
 
@@ -491,6 +534,15 @@ ZOCL_BOARDS: Mapping[str, ZoclBoard] = {
         source="boot logs; the device tree of Xilinx' U-Boot",
         zocl="xlnx,zocl-versal",
         parent="amba_pl@0",
+    ),
+    # Versal Gen 2, with AI engines
+    "vek385": ZoclBoard(
+        model="Xilinx Versal Gen 2 VEK385 revA",
+        compatible=("xlnx,versal2-vek385-revA", "xlnx,versal2"),
+        source="https://github.com/amd/xdna-driver, amdxdna_aux_drv.c; the model is made up",
+        seen=False,
+        zocl="xlnx,zocl-versal",
+        engines=True,
     ),
 }
 """Boards of the driver `zocl-drm`."""

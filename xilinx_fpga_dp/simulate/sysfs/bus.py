@@ -137,35 +137,53 @@ class Tree:
         return above
 
     def add_class_device(
-        self, kind: str, name: str, node: str, number: tuple[int, int], content: Mapping[str, Content]
+        self,
+        kind: str,
+        name: str,
+        node: str,
+        number: tuple[int, int],
+        content: Mapping[str, Content],
+        *,
+        parent: str | None = None,
+        mode: int = 0o666,
     ) -> str:
-        """Add a class device without parent (core.c get_device_parent) and its node; return its path."""
-        path = f"{self.sysfs_root}/devices/virtual/{kind}/{name}"
+        """Add a class device and its node; return its path.
+
+        It lies below the directory of its parent, or of `virtual` without one (core.c get_device_parent).
+        """
+        path = f"{parent or f'{self.sysfs_root}/devices/virtual'}/{kind}/{name}"
         folder = f"{self.sysfs_root}/class/{kind}"
+        if parent:
+            content = {**content, "device": link(f"{path}/device", parent)}
         os.makedirs(os.path.dirname(path), exist_ok=True)
         os.makedirs(folder, exist_ok=True)
         self.files.put(
             path, {**device_files(*number, node), "subsystem": link(f"{path}/subsystem", folder), **content}
         )
         self.files.put(f"{folder}/{name}", link(f"{folder}/{name}", path))
-        self.add_node(node)
+        self.add_node(node, mode)
         return path
 
     def remove_class_device(self, kind: str, name: str, node: str) -> None:
-        """Undo `add_class_device`."""
+        """Undo `add_class_device`, if the class device exists."""
         self.remove_node(node)
-        self.files.drop(f"{self.sysfs_root}/class/{kind}/{name}")
-        self.files.drop(f"{self.sysfs_root}/devices/virtual/{kind}/{name}")
+        shown = f"{self.sysfs_root}/class/{kind}/{name}"
+        path = os.path.realpath(shown)
+        self.files.drop(shown)
+        self.files.drop(path)
+        glue = os.path.dirname(path)
+        if os.path.isdir(glue) and not os.listdir(glue):
+            os.rmdir(glue)
 
-    def add_node(self, node: str) -> None:
-        """Create a device node, ``/dev/dri/renderD128``."""
+    def add_node(self, node: str, mode: int = 0o666) -> None:
+        """Create a device node, ``/dev/dri/renderD128``; by default with the mode of XRT's udev rules."""
         path = self.node_path(node)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         if self._device_nodes:
-            self.files.put_device(path)
+            self.files.put_device(path, mode)
         else:
             self.files.put(path, b"")
-            os.chmod(path, 0o666)  # noqa: S103 - the mode of XRT's udev rules
+            os.chmod(path, mode)
 
     def remove_node(self, node: str) -> None:
         """Remove a device node, and its directory if that is empty then (devtmpfs.c delete_path)."""

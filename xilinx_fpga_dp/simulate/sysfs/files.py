@@ -55,11 +55,11 @@ class Files:
         self._place(aside, path)
         return pipe
 
-    def put_device(self, path: str) -> None:
+    def put_device(self, path: str, mode: int) -> None:
         """Create a device node; whatever its name, it is the null device."""
         aside = next(self._aside)
         os.mknod(aside, stat.S_IFCHR, os.makedev(1, 3))
-        os.chmod(aside, 0o666)  # noqa: S103 - the mode of XRT's udev rules
+        os.chmod(aside, mode)
         self._place(aside, path)
 
     def drop(self, path: str) -> None:

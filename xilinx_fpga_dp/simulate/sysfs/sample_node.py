@@ -9,7 +9,7 @@ with `discovery`. All calls block.
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypeAlias, TypedDict, Unpack, overload
 
 from xilinx_fpga_dp.simulate.sysfs.ami import AmiCard, AmiDriver
@@ -46,14 +46,20 @@ __all__ = [
     "XrtCard",
 ]
 
-AmiName: TypeAlias = Literal["v80"]
-Ma35dName: TypeAlias = Literal["ma35d"]
-ZoclName: TypeAlias = Literal["zcu102", "zcu104", "kv260", "kr260", "k26", "vck190"]
+AmiName: TypeAlias = Literal["v80", "v80-slash", "v80-amr", "rave-amr"]
+Ma35dName: TypeAlias = Literal["ma35d", "ma35d-vf"]
+ZoclName: TypeAlias = Literal["zcu102", "zcu104", "kv260", "kr260", "k26", "vck190", "vek385"]
 BareName: TypeAlias = Literal["f2-hdk", "xdma", "qdma", "npu"]
 
 STATES = ("golden", "recovery", "backup", "waiting", "vfio", "no-driver")
 """States of a card of XRT other than ready; a name for `SampleNode.plug` may end in one."""
 _IMAGES: Mapping[str, Image] = {"golden": "golden", "recovery": "recovery"}
+_ENTERED: Mapping[str, Callable[[XrtCard], None]] = {
+    "backup": lambda card: card.boot("backup"),
+    "waiting": XrtCard.never_connected,
+    "vfio": XrtCard.vfio,
+    "no-driver": XrtCard.unbind_mgmt,
+}
 
 
 class Position(TypedDict, total=False):
@@ -183,7 +189,7 @@ class SampleNode(Tree):
             case XrtBoard():
                 return self._add_xrt_card(kind, slot, options)
             case AmiBoard():
-                self._ami = self._ami or AmiDriver(self)
+                self._ami = self._ami or AmiDriver(self, amr=kind.amr)
                 card = AmiCard(self, self._ami, kind, slot, **where)
             case Ma35dBoard():
                 card = Ma35dCard(self, self._ma35d, kind, slot, **where)
@@ -208,19 +214,16 @@ class SampleNode(Tree):
                 image = _IMAGES.get(state, "shell")
                 card = self.add_card(board, **where, serial=serial, numa_node=numa_node, image=image)
                 serial = card.serial
-                if state == "backup":
-                    card.boot("backup")
-                elif state == "waiting":
-                    card.never_connected()
-                elif state == "vfio":
-                    card.vfio()
-                elif state == "no-driver":
-                    card.unbind_mgmt()
+                if state in _ENTERED:
+                    _ENTERED[state](card)
                 cards.append(card)
         else:
             for _ in range(board.count if isinstance(board, Ma35dBoard) else 1):
-                cards.append(self.add_card(board_name, serial=serial, numa_node=numa_node))
-                serial = getattr(cards[-1], "serial", None)
+                one = self.add_card(board_name, serial=serial, numa_node=numa_node)
+                serial = getattr(one, "serial", None)
+                cards.append(one)
+                if isinstance(one, Ma35dCard):
+                    cards += one.virtual_functions
         if state == "no-driver":
             for each in cards:
                 each.unbind()

@@ -14,6 +14,7 @@ from xilinx_fpga_dp.simulate.sysfs.sample_card import SampleCard
 
 _DRIVER = "zocl-drm"
 _MODULE = "zocl"
+_ACCEL_MAJOR = 261  # drm_accel.h ACCEL_MAJOR
 _NODE = "zyxclmm_drm"  # its name in the device tree, by which XRT finds it: edge/user/dev.cpp
 _DEVICE_TREE = "firmware/devicetree/base"
 # zocl_sysfs.c; empty until an xclbin is loaded
@@ -79,8 +80,54 @@ class _PlatformDevice(BusDevice):
         )
 
 
+class _Engines(BusDevice):
+    """The AI engines of a Versal Gen 2: an auxiliary device of `amdxdna` with a node of class `accel`.
+
+    Source: src/driver/amdxdna/amdxdna_aux_drv.c in https://github.com/amd/xdna-driver. The name of the
+    driver begins with that of the module (base/auxiliary.c __auxiliary_driver_register).
+    """
+
+    bus = "auxiliary"
+
+    def __init__(self, node: Tree) -> None:
+        name = "xilinx_aie.amdxdna.0"
+        super().__init__(node, name, f"{node.sysfs_root}/devices/platform/axi/axi:xilinx-aie/{name}")
+        self._accel = "accel0"
+
+    def uevent(self) -> str:
+        """Return the text for an auxiliary device (base/auxiliary.c auxiliary_uevent)."""
+        driver = f"DRIVER={self.driver}\n" if self.driver else ""
+        return f"{driver}MODALIAS=auxiliary:xilinx_aie.amdxdna"
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Its node, ``/dev/accel/accel0``; empty while it has no driver."""
+        return (f"/dev/accel/{self._accel}",) if self.driver else ()
+
+    def plug(self) -> None:
+        """Add it to the bus and bind its driver."""
+        shown = f"{self.node.sysfs_root}/bus/auxiliary/devices/{self.name}"
+        for path in (self.path, shown):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        bus = link(f"{self.path}/subsystem", f"{self.node.sysfs_root}/bus/auxiliary")
+        self.node.files.put(self.path, {"subsystem": bus, "uevent": self.uevent()})
+        self.node.files.put(shown, link(shown, self.path))
+        self.bind("amdxdna.amdxdna", module="amdxdna")
+        node = f"/dev/accel/{self._accel}"
+        number = (_ACCEL_MAJOR, 0)
+        self.node.add_class_device("accel", self._accel, node, number, {}, parent=self.path)
+
+    def unplug(self) -> None:
+        """Unbind its driver and remove it from the bus."""
+        if self.driver:
+            self.node.remove_class_device("accel", self._accel, f"/dev/accel/{self._accel}")
+            self.unbind()
+            self.node.files.drop(f"{self.node.sysfs_root}/bus/auxiliary/devices/{self.name}")
+            self.node.files.drop(self.path)
+
+
 class ZoclCard(SampleCard):
-    """The programmable logic of a board; a board has one.
+    """The programmable logic of a board, and its AI engines if it has such; a board has one.
 
     An attribute is named by its path in the directory of the platform device, ``xclbinid``, or after
     ``devicetree/`` by its path in the device tree, ``devicetree/model``.
@@ -90,6 +137,7 @@ class ZoclCard(SampleCard):
         super().__init__(node)
         self.board = board
         self.bus_device = _PlatformDevice(node, board.parent, board.zocl)
+        self._engines = _Engines(node) if board.engines else None
         tree = f"{node.sysfs_root}/{_DEVICE_TREE}"
         if os.path.lexists(tree):
             raise ValueError(
@@ -106,8 +154,10 @@ class ZoclCard(SampleCard):
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """Its render node."""
-        return (self.bus_device.render_node,) if self.bus_device.render_node else ()
+        """Its render node and that of its AI engines."""
+        if not self.bus_device.render_node:
+            return ()
+        return (self.bus_device.render_node, *(self._engines.nodes if self._engines else ()))
 
     def path(self, attribute: str) -> str:
         """Return the path of an attribute."""
@@ -117,11 +167,15 @@ class ZoclCard(SampleCard):
 
     def plug(self, render: int | None = None) -> None:
         """Load the application whose overlay adds it; bind its driver."""
+        if self._engines:
+            self._engines.plug()
         self.bus_device.plug()
         self.bind(render)
 
     def remove(self) -> None:
-        """Unload the application."""
+        """Unload the application; its AI engines lose their driver too."""
+        if self._engines:
+            self._engines.unplug()
         self.unbind()
         self.bus_device.unplug()
 

@@ -35,7 +35,7 @@ class TestAmi:
 
     async def test_its_dma_function_needs_no_word_with_or_without_a_driver(self, node: SampleNode) -> None:
         card = node.add_card("v80")
-        card._dma.unbind()
+        card.others[0].unbind()
         assert (await only_device(node)).healthy
 
     async def test_two_cards_get_their_own_nodes(self, node: SampleNode) -> None:
@@ -100,7 +100,7 @@ class TestAmi:
         xrts = node.add_card(
             XrtBoard(
                 vbnv="xilinx_v80",
-                user_id=aveds.board.dma_ids.device,
+                user_id=aveds.others[0].ids.device,
                 mgmt_id=aveds.board.ids.device,
                 source="XRT devices.h",
                 seen=False,

@@ -19,7 +19,7 @@ from typing import Final
 from xilinx_fpga_dp.aio.blocking_reader import run_blocking
 from xilinx_fpga_dp.discovery import sysfs
 from xilinx_fpga_dp.discovery.attributes import TABLE, Base, rows_of
-from xilinx_fpga_dp.discovery.pci_ids import VENDORS
+from xilinx_fpga_dp.discovery.pci_ids import XILINX, find
 from xilinx_fpga_dp.discovery.sysfs import ADDRESS, OutOfDescriptors
 
 # Seconds
@@ -186,8 +186,10 @@ class _Lister:
         link = f"bus/pci/devices/{address}"
         path = self._add_link(link)
         driver = sysfs.driver_of(f"{self._root}/{link}")
-        vendor = sysfs.core_text(f"{self._root}/{link}/vendor").removeprefix("0x")
-        if path and (vendor in VENDORS or driver in self._drivers):
+        vendor, device = (
+            sysfs.core_text(f"{self._root}/{link}/{name}").removeprefix("0x") for name in ("vendor", "device")
+        )
+        if path and (vendor == XILINX or find(vendor, device) or driver in self._drivers):
             self._walk(path, "", self._device(address, Base.FUNCTION, driver))
             self._add_link(f"bus/pci/drivers/{driver}/{address}")
         else:

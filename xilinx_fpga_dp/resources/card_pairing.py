@@ -6,13 +6,12 @@ then it is paired without: with the only other device behind the nearest bridge 
 A decision holds until the process ends, also while the devices are gone. A serial number that arrives late
 and contradicts a decision is a warning.
 
-A device with a serial number that no other one has is half a card, as in a slot that is not split x4x4
-(Xilinx/video-sdk#2): it is not decided, and not offered, until its second device is there. Without a serial
-number a device may be half a card too; it is offered alone, since some virtual machines show neither serial
-numbers nor bridges, and that is a warning. Both hold whether the second device was there before or not.
+A device whose second one is not there is a card of its own, with a warning: half a card still works, and some
+virtual machines show neither serial numbers nor bridges. That holds whether the second one was there before
+or not, so a service and a single scan say the same of one bus.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -27,9 +26,9 @@ BOARD_OF_TWO: Final = "u30"
 """The board whose cards have two devices."""
 
 _PER_CARD: Final = 2
-_MAY_BE_HALF: Final = (
-    "may be half a card: it has no serial number to find its second device by, and is offered alone; "
-    "set U30_UNIT=device if that is meant"
+_HALF: Final = (
+    "is half a card: its second device is not on the bus, or shows no serial number to find it by; is the "
+    "slot split x4x4 (bifurcation in the BIOS)? It is offered alone; U30_UNIT=device says that this is meant"
 )
 
 
@@ -37,9 +36,8 @@ _MAY_BE_HALF: Final = (
 class CardAssignment:
     """What is decided about the devices of an inventory, all by address."""
 
-    # By each device of a card with two, both; the first is the card's id. One of them may be gone.
+    # By each device of a card with two, both; the first is the card's id.
     cards: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    halves: frozenset[str] = frozenset()  # half of a card each, whose second device was never seen
     # The serial numbers that names may use; one that arrived too late is not among them.
     serials: Mapping[str, str] = field(default_factory=dict)
     singles: frozenset[str] = frozenset()  # decided to be a card of their own, also those that are gone
@@ -73,26 +71,23 @@ class CardPairing:
             if each.address in self._serials or each.serial or self._has_waited(each, now)
         }
         waiting = {each.address for each in devices if each.address not in self._serials and by_serial(each)}
-        halves: set[str] = set()
         if self._pair:
-            pairable = [each for each in devices if each.board == BOARD_OF_TWO]
-            waiting |= self._pair_up(pairable, now)
-            halves = {each.address for each in pairable} - self._cards.keys() - waiting
+            waiting |= self._pair_up([each for each in devices if each.board == BOARD_OF_TWO], now)
         serials = {each.address: each.serial for each in devices if each.serial}
         cards = {
             address: card
             for address, card in self._cards.items()
-            if len(card) == _PER_CARD and (self._seen.keys() >= set(card) or serials.keys() & set(card))
+            if len(card) == _PER_CARD and self._seen.keys() >= set(card)
         }
-        alone = (self._cards.keys() - cards.keys()) & self._seen.keys() - serials.keys()
+        alone = (self._cards.keys() & self._seen.keys()) - cards.keys()
+        shared = Counter(serials.values())
         return CardAssignment(
             cards=cards,
-            halves=frozenset(halves),
             serials={address: serial for address, serial in self._serials.items() if serial},
             singles=frozenset(address for address, card in self._cards.items() if len(card) == 1),
             waiting=frozenset(waiting),
             warnings=(
-                *(f"{address} {_MAY_BE_HALF}" for address in sorted(alone)),
+                *(f"{each} {_HALF}" for each in sorted(alone) if shared[serials.get(each, "")] != _PER_CARD),
                 *self._wrong_pairs(serials),
                 *self._missed_pairs(serials),
             ),
@@ -117,10 +112,8 @@ class CardPairing:
             waits = not device.serial or any(not each.serial for each in others)
             if waits and not self._has_waited(device, now):
                 waiting.add(device.address)
-                continue
-            card = [device, *_behind_one_bridge(device, devices)]
-            if len(card) == _PER_CARD or len(by_serial[device.serial or ""]) != 1:
-                self._join(card)
+            else:
+                self._join([device, *_behind_one_bridge(device, devices)])
         return waiting - self._cards.keys()
 
     def _join(self, devices: Sequence[Device]) -> None:

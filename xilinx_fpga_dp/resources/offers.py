@@ -82,11 +82,6 @@ def _name_of(card: _Card, naming: Naming | Renaming, assignment: CardAssignment)
     first = card[0].address
     if first in assignment.waiting:
         raise ValueError("waiting for its serial number; that takes 30 s at most")
-    if first in assignment.halves or len(card) < len(assignment.cards.get(first, ())):
-        raise ValueError(
-            "half a card: its second device is not on the bus; is the slot split x4x4 (bifurcation in the "
-            "BIOS), is the card well seated? U30_UNIT=device offers one alone"
-        )
     name, *others = sorted({naming.resource_name(_as_named(device, assignment)) for device in card})
     if others:
         raise ValueError(

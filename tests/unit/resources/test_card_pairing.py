@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -44,27 +45,23 @@ class TestBySerial:
         assert ids(devices, assignment) == ["21", "22"]
         assert not assignment.waiting
 
-    def test_single_device_with_a_serial_is_half_a_card(self) -> None:
-        offers = offers_of(
-            Inventory((u30("21", "A"),)), NAMING, 1, CardPairing(pair=True).assign([u30("21", "A")], 0)
-        )
-        assert offers.by_resource == {}
-        [entry] = offers.left_out
-        assert "half a card" in entry.reason
-        assert "bifurcation" in entry.reason
-        assert "U30_UNIT=device" in entry.reason
+    def test_single_device_is_a_card_with_a_warning(self) -> None:
+        assignment = CardPairing(pair=True).assign([u30("21", "A")], 0)
+        assert not assignment.waiting
+        assert ids([u30("21", "A")], assignment) == ["21"]
+        [warning] = assignment.warnings
+        assert warning.startswith("0000:21:00.1 is half a card")
+        assert "bifurcation" in warning
+        assert "U30_UNIT=device" in warning
 
-    def test_card_begins_with_its_second_device(self) -> None:
+    def test_late_second_device_changes_no_id(self) -> None:
         pairing = CardPairing(pair=True)
         pairing.assign([u30("22", "A")], 0)
         devices = [u30("21", "A"), u30("22", "A")]
         assignment = pairing.assign(devices, 1)
-        assert ids(devices, assignment) == ["21"]
-        assert cards(assignment) == {("21", "22")}
-
-    def test_serial_of_three_devices_makes_no_half_card(self) -> None:
-        devices = [u30(bus, "0000", path="") for bus in ("21", "22", "23")]
-        assert ids(devices, CardPairing(pair=True).assign(devices, 0)) == ["21", "22", "23"]
+        assert ids(devices, assignment) == ["22"]
+        assert cards(assignment) == {("22", "21")}
+        assert assignment.warnings == ()
 
     def test_serial_of_three_devices_is_ignored(self) -> None:
         devices = [u30(bus, "0000", path) for bus, path in (("21", "01"), ("22", "01"), ("23", "02"))]
@@ -155,7 +152,8 @@ class TestDecided:
         late = [u30("21", "A"), u30("22", "A"), u30("23", "B")]
         assignment = pairing.assign(late, 1)
         assert ids(late, assignment) == ["21", "22", "23"]
-        [warning] = assignment.warnings
+        half, warning = assignment.warnings
+        assert half.startswith("0000:23:00.1 is half a card")
         assert "were taken for different cards" in warning
 
     def test_third_device_never_joins_a_pair(self) -> None:
@@ -166,31 +164,18 @@ class TestDecided:
         assert cards(assignment) == {("21", "22")}
         assert ids(devices, assignment) == ["21", "23"]
 
-    def test_card_with_one_of_two_devices_is_not_offered(self) -> None:
-        pairing = CardPairing(pair=True)
-        pairing.assign([u30("21", "A"), u30("22", "A")], 0)
-        left = (u30("22", "A"),)
-        offers = offers_of(Inventory(left), NAMING, 1, pairing.assign(left, 1))
-        assert offers.by_resource == {}
-        [entry] = offers.left_out
-        assert entry.reason == self.half(CardPairing(pair=True).assign(left, 1), left)
-
-    def test_card_without_serials_offers_the_device_that_is_left(self) -> None:
-        """The answer is that of a service which begins with the device alone."""
+    @pytest.mark.parametrize("serial", ["A", None])
+    def test_device_that_is_left_is_offered_as_after_a_start(self, serial: str | None) -> None:
         pairing = CardPairing(pair=True, wait=0)
-        pairing.assign([u30("21"), u30("22")], 0)
-        for left in ([u30("21")], [u30("22")]):
+        both = [u30("21", serial), u30("22", serial)]
+        pairing.assign(both, 0)
+        for left in ([both[0]], [both[1]]):
             running, fresh = pairing.assign(left, 1), CardPairing(pair=True, wait=0).assign(left, 1)
             assert ids(left, running) == ids(left, fresh) == [left[0].address[5:7]]
             assert running.warnings == fresh.warnings
             [warning] = fresh.warnings
-            assert "may be half a card" in warning
-        assert ids([u30("21"), u30("22")], pairing.assign([u30("21"), u30("22")], 2)) == ["21"]
-
-    @staticmethod
-    def half(assignment: CardAssignment, devices: Sequence[Device]) -> str:
-        [entry] = offers_of(Inventory(tuple(devices)), NAMING, 1, assignment).left_out
-        return entry.reason
+            assert "half a card" in warning
+        assert ids(both, pairing.assign(both, 2)) == ["21"]
 
     def test_card_that_returns_keeps_its_id(self) -> None:
         pairing = CardPairing(pair=True, wait=0)

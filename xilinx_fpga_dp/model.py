@@ -53,6 +53,7 @@ class Device:
     mgmt_node: str | None = None
     qdma_node: str | None = None
     reason: Reason | None = None  # why it is Unhealthy; None if it is Healthy
+    warning: str | None = None  # what is wrong with the card without being a fault, with the remedy
 
     @property
     def healthy(self) -> bool:

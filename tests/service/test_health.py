@@ -37,13 +37,13 @@ _HALF = 5  # steps of a reset, after which it waits for the management function
 
 
 def _trips(card: XrtCard) -> Iterator[str]:
-    """Yield after each step: two trips that only the firewall level shows, then a reset."""
-    for level in ("2", "3"):
-        card.write("firewall/level", level)
-        yield level
+    """Yield after each step: two trips that only the firewall's status shows, then a reset."""
+    for status in ("2", "3"):
+        card.write("firewall/status", status)
+        yield status
         card.mend()
         yield "mended"
-    card.write("firewall/level", "3")
+    card.write("firewall/status", "3")
     yield from itertools.chain(card.resetting(), card.returning(suffix=1))
 
 

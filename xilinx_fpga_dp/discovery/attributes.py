@@ -53,11 +53,25 @@ class Schedule:
     pause: float  # seconds between two reads, at least
     growth: float = 1.0  # of the pause, with each read
     longest: float = float("inf")  # the longest pause, seconds
-    tries: int | None = None  # reads without a result until it is given up; None: read for ever
+    tries: int | None = None  # reads, until the device has had a fault; None: read for ever
+    until_known: bool = False  # a result ends it for good
 
 
-SERIAL: Final = Schedule("until it is known, 8 times at most", pause=2.0, growth=2.0, longest=300.0, tries=8)
-"""Some cards have no serial number. The tries begin again when the device has been faulty or away."""
+SERIAL: Final = Schedule(
+    "until it is known, 8 times in 4 minutes at most; again after a fault",
+    pause=2.0,
+    growth=2.0,
+    longest=300.0,
+    tries=8,
+    until_known=True,
+)
+"""Some cards have no serial number."""
+TRIP: Final = Schedule("once when `dev_offline` rises, every 30 s at most", pause=30.0, tries=1)
+READY: Final = Schedule("every 60 s", pause=60.0)
+BOOT: Final = Schedule("once, and after a fault", pause=60.0, tries=1)
+DEVICE_INFO: Final = Schedule(
+    "once, while the function answers", pause=2.0, growth=2.0, longest=300.0, tries=1, until_known=True
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +115,10 @@ class Attribute:
         )
 
 
+READY_ASKS: Final = ((2, 4), (2, 8))
+"""The first version of `xocl` whose ``ready`` asks the card for its board's data, and the first without that:
+XRT 2019.2_PU1 to 2020.1_PU1, userpf/xocl_sysfs.c ready_show."""
+
 _XOCL: Final = "xocl"
 _MGMT: Final = "xclmgmt"
 _AMI: Final = "ami"
@@ -125,7 +143,37 @@ TABLE: Final = (
         When.CHECK,
         "a mutex that is held for microseconds: userpf/xocl_sysfs.c",
     ),
-    Attribute("ready", _XOCL, Source.MEMORY, When.CHECK, f"{_RESOURCE}userpf/xocl_sysfs.c"),
+    Attribute(
+        "ready",
+        _XOCL,
+        Source.MAILBOX,
+        READY,
+        "a log line, or a request where the satellite controller's version differs: "
+        "userpf/xocl_sysfs.c ready_show",
+        since=READY_ASKS[0],
+        before=READY_ASKS[1],
+    ),
+    *(
+        Attribute(
+            "ready",
+            _XOCL,
+            Source.MEMORY,
+            When.CHECK,
+            f"{_RESOURCE}userpf/xocl_sysfs.c",
+            since=since,
+            before=before,
+        )
+        for since, before in ((None, READY_ASKS[0]), (READY_ASKS[1], None))
+    ),
+    Attribute(
+        "mailbox_connect_state",
+        _XOCL,
+        Source.MEMORY,
+        When.CHECK,
+        "kept by the mailbox: subdev/mailbox.c CHAN_STATE",
+        since=READY_ASKS[0],
+        before=READY_ASKS[1],
+    ),
     Attribute("device_bad_state", _XOCL, Source.MEMORY, When.CHECK, f"{_RESOURCE}userpf/xocl_sysfs.c"),
     Attribute("rom.u.*/VBNV", _XOCL, Source.MEMORY, When.CHECK, f"{_RESOURCE}subdev/feature_rom.c"),
     Attribute("rom.u.*/timestamp", _XOCL, Source.MEMORY, When.SCAN, f"{_RESOURCE}subdev/feature_rom.c"),
@@ -160,14 +208,47 @@ TABLE: Final = (
             f"firewall.u.*/{name}",
             _XOCL,
             Source.MAILBOX,
-            Schedule("every 10 s", pause=10.0),
-            "five lines in the kernel's log: subdev/firewall.c fw_read_from_peer",
+            TRIP,
+            "five lines in the kernel's log: subdev/firewall.c fw_read_from_peer; where `xocl_errors` "
+            "tells the reason (XRT 2021.2) it is not read",
             before=(2, 14),
         )
         for name in ("status", "level", "detected_time")
     ),
+    Attribute(
+        "xocl_errors",
+        _XOCL,
+        Source.MEMORY,
+        When.CHECK,
+        "copied from memory: userpf/xocl_sysfs.c, core/include/xclerr_int.h",
+        binary=True,
+    ),
+    Attribute("versal", _XOCL, Source.MEMORY, BOOT, f"{_RESOURCE}userpf/xocl_sysfs.c"),
+    Attribute(
+        "vmr_status",
+        _XOCL,
+        Source.MEMORY,
+        BOOT,
+        "the device tree in memory; only of a Versal card, since it costs a log line elsewhere: "
+        "userpf/xocl_sysfs.c vmr_status_show",
+    ),
     # XRT, management function
     Attribute("rp_program", _MGMT, Source.MEMORY, When.SCAN, f"{_RESOURCE}mgmtpf/mgmt-sysfs.c"),
+    *(
+        Attribute(name, _MGMT, Source.MEMORY, When.LEFT_OUT, f"{_RESOURCE}subdev/feature_rom.c")
+        for name in ("rom.m.*/VBNV", "rom.m.*/timestamp")
+    ),
+    Attribute("logic_uuids", _MGMT, Source.MEMORY, When.LEFT_OUT, "the device tree in memory: xocl_fdt.c"),
+    *(
+        Attribute(
+            f"{monitor}.*/serial_num", _MGMT, Source.LOCK, SERIAL, f"from memory, or the card: {source}"
+        )
+        for monitor, source in (
+            ("xmc.m", "subdev/xmc.c"),
+            ("xmc.u2.m", "subdev/xmc_u2.c"),
+            ("hwmon_sdm.m", "subdev/hwmon_sdm.c"),
+        )
+    ),
     Attribute("mfg", _MGMT, Source.MEMORY, When.LEFT_OUT, f"{_RESOURCE}mgmtpf/mgmt-sysfs.c"),
     Attribute("recovery", _MGMT, Source.MEMORY, When.LEFT_OUT, f"{_RESOURCE}mgmtpf/mgmt-sysfs.c"),
     # AVED, AMR
@@ -192,13 +273,29 @@ TABLE: Final = (
     ),
     # MA35D
     Attribute("bus_id", _MA35D, Source.MEMORY, When.CHECK, "AMA SDK pcie.c", base=Base.MISC),
+    Attribute("hw_err", _MA35D, Source.MEMORY, When.CHECK, "AMA SDK transcoder.c", base=Base.MISC),
     Attribute(
         "device_info",
         _MA35D,
         Source.CARD,
-        SERIAL,
-        "AMA SDK hw_monitor.c: strings from the memory of the card",
+        DEVICE_INFO,
+        "AMA SDK hw_monitor.c: strings from the card's memory, without an end if its link is down",
         base=Base.MISC,
+    ),
+    Attribute(
+        "config",
+        _MA35D,
+        Source.CARD,
+        DEVICE_INFO,
+        "its first four bytes, all ones if the link is down: drivers/pci/pci-sysfs.c",
+        binary=True,
+    ),
+    Attribute(
+        "sriov_numvfs",
+        _MA35D,
+        Source.LOCK,
+        When.CHECK,
+        "the lock of the PCI core, which a probe holds: read when that is over; drivers/pci/iov.c",
     ),
     # zocl: the device tree is the kernel's
     *(
@@ -218,8 +315,8 @@ TABLE: Final = (
             f"module/{driver}/version",
             driver,
             Source.MEMORY,
-            When.NEW,
-            "kept by the kernel: kernel/module/sysfs.c; for node labels and diagnose",
+            When.SCAN if driver == _XOCL else When.NEW,
+            "kept by the kernel: kernel/module/sysfs.c; it tells which rows hold",
             base=Base.SYSFS,
         )
         for driver in (_XOCL, _MGMT, _AMI, _MA35D, "zocl_drm")

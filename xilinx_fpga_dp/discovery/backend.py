@@ -1,11 +1,11 @@
 """What the scanner knows of a driver: how to find and to observe its devices."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from xilinx_fpga_dp.discovery.health import Observation
-from xilinx_fpga_dp.discovery.slow_attributes import SlowReadings
+from xilinx_fpga_dp.discovery.slow_attributes import SlowRead
 from xilinx_fpga_dp.discovery.sysfs import Bus, Wanted
 from xilinx_fpga_dp.model import Reason
 
@@ -30,8 +30,8 @@ class Probe:
     # Cheap check that a healthy device is still healthy; takes its last observation, and whether to check
     # also that shell and device nodes are the same. False if unsure: `observe` follows.
     unchanged: Callable[[Observation, bool], bool] | None = None
-    # Reads the slow attributes; takes the serial number if it is known.
-    read_slow: Callable[[str | None], SlowReadings] | None = None
+    # The slow attributes, by their name in `SlowReadings`; an observation tells which of them to read.
+    slow: Mapping[str, SlowRead] = field(default_factory=dict)
     # Returns why another driver forbids to offer the device yet; None if it can be. A hang is no evidence.
     withheld: Callable[[], str | None] | None = None
     device: bool = True  # False for a function that is only reported as left out

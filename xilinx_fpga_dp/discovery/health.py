@@ -7,7 +7,8 @@ Every scan or check yields at most one `Observation` a device; `HealthTracker` f
 - A device without an observation is not on the bus. It is forgotten, unless a fault announced a reset or the
   device is not removable: then it is lost.
 - A firewall trip lasts until a reset. A driver that latches trips shows it after the reset too, so the
-  state remembers which trip is over.
+  state remembers which trip is over. A driver that lists errors tells only why a device is offline.
+- What is no evidence, such as a firewall whose attributes are all zero, neither makes nor ends a fault.
 - A missing attribute is a feature that this release of the driver lacks, never a fault.
 """
 
@@ -19,6 +20,8 @@ from xilinx_fpga_dp.discovery.management import Management
 from xilinx_fpga_dp.discovery.slow_attributes import SlowReadings
 from xilinx_fpga_dp.model import Device, History, Inventory, LeftOut, Reason
 
+_WITH_TRIP: Final = (None, Reason.OFFLINE, Reason.NOT_READY)  # what a trip hides
+_LESS_THAN_NOT_READY: Final = (None, Reason.BAD_STATE, Reason.NO_NODE)
 _LOST: Final = frozenset({Reason.RESETTING, Reason.SHELL_UNKNOWN, Reason.NO_DRIVER})
 # A PCI function that goes away after one of these is being reset (hot reset, AFI load), not unplugged. Its
 # driver is removed first (pci_stop_and_remove_bus_device), and a scan may see the function half removed.
@@ -26,6 +29,10 @@ _ANNOUNCED: Final = frozenset({Reason.SHUTDOWN, Reason.OFFLINE, Reason.FIREWALL,
 _AMID_A_RESET: Final = frozenset(
     {Reason.NO_DRIVER, Reason.UNRESPONSIVE, Reason.NO_NODE, Reason.SHELL_UNKNOWN}
 )
+
+
+WAITING: Final = "waiting for its driver to answer; that may take a moment"
+"""Why a device is not offered of which nothing is known yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,10 @@ class Observation:
     why: str = ""  # the reason to leave the function out, for people; empty with a device
     trip: str | None = None  # the firewall trip on record: a text that differs for every trip
     latched: bool = False  # a trip stays on record after the reset (XRT >= 2022.2, subdev/firewall.c)
+    names_offline: bool = False  # the trip on record is no fault by itself, but why the device is offline
+    silent: bool = False  # the firewall gives no evidence: a trip seen before lasts
+    slow: frozenset[str] = frozenset({"serial"})  # the slow attributes to read now
+    unready: bool = False  # only the slow attribute `ready` tells whether it has a fault
     in_reset: bool = False  # a reset has begun or is not over, whatever the reason
     removable: bool = True  # the card can be unplugged; False: a missing function is being reset
     management: Management | None = None  # what it shows of a management function alone in its slot
@@ -46,10 +57,19 @@ class Observation:
         """Add the slow attributes."""
         if self.management:
             return replace(self, management=replace(self.management, serial=readings.serial))
-        trip = readings.trip if readings.poll_trip else self.trip
-        if self.device is None or (self.device.serial, self.trip) == (readings.serial, trip):
+        device, reason = self.device, self.reason
+        if device is None:
             return self
-        return replace(self, device=replace(self.device, serial=readings.serial), trip=trip)
+        if (device.serial, device.warning) != (readings.serial, readings.warning):
+            device = replace(device, serial=readings.serial, warning=readings.warning)
+        trip = readings.trip if "trip" in self.slow else self.trip
+        if "ready" in self.slow and reason in _LESS_THAN_NOT_READY:
+            if readings.ready is None and self.unready:
+                return Observation(self.address, why=WAITING, slow=self.slow)
+            reason = Reason.NOT_READY if readings.ready == "0" else reason
+        if (device, reason, trip) == (self.device, self.reason, self.trip):
+            return self
+        return replace(self, device=device, reason=reason, trip=trip)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +129,10 @@ def step(
     if observation.device is None:
         reason = observation.reason or (state.fault if state.lost_since is not None else None)
         return _lost(state, reason, now, rules) if reason else state
-    past = state.past_trip
-    lost = observation.in_reset or observation.reason in _LOST
-    if state.lost_since is not None and not lost and observation.latched:
-        past = observation.trip  # a reset is complete: the trip on record is over
-    elif observation.trip is None and not observation.in_reset:
-        past = None
+    past = _past_trip(state, observation)
     fault = _fault(observation, past)
+    if observation.silent and state.fault is Reason.FIREWALL and fault in _WITH_TRIP:
+        fault = Reason.FIREWALL
     if fault in _LOST:
         return _lost(replace(state, past_trip=past), fault, now, rules)
     since = (now if state.lost_since is None else state.lost_since) if observation.in_reset else None
@@ -168,10 +185,21 @@ def _derive(state: State, before: State, now: float) -> State:
     )
 
 
+def _past_trip(state: State, observation: Observation) -> str | None:
+    """Return the trip on record that is over after an observation with a device."""
+    lost = observation.in_reset or observation.reason in _LOST
+    if state.lost_since is not None and not lost and observation.latched:
+        return observation.trip  # a reset is complete
+    if observation.names_offline and not lost and observation.reason is not Reason.OFFLINE:
+        return observation.trip  # in service: if it is offline later, that is not because of this one
+    return state.past_trip if lost or observation.trip or observation.silent else None
+
+
 def _fault(observation: Observation, past_trip: str | None) -> Reason | None:
     """Return the fault. A new trip hides the offline that follows it; a reset ends both."""
     trip, reason = observation.trip, observation.reason
-    if trip and trip != past_trip and reason in (None, Reason.OFFLINE, Reason.NOT_READY):
+    hidden = (Reason.OFFLINE,) if observation.names_offline else _WITH_TRIP
+    if trip and trip != past_trip and reason in hidden:
         return Reason.FIREWALL
     return reason
 
@@ -227,8 +255,13 @@ class HealthTracker:
         return self._inventory()
 
     def fault_of(self, observation: Observation) -> Reason | None:
-        """Return the fault that an observation shows, a new trip included; None if there is none."""
+        """Return the fault that an observation shows, a new trip included; None if there is none.
+
+        One without an answer yet shows the last one.
+        """
         state = self._states.get(observation.address)
+        if state and not (observation.device or observation.reason):
+            return state.fault
         return _fault(observation, state.past_trip) if state else observation.reason
 
     def _inventory(self) -> Inventory:

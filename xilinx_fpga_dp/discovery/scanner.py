@@ -22,7 +22,7 @@ from xilinx_fpga_dp.aio.blocking_reader import BlockingReader, Pending
 from xilinx_fpga_dp.discovery import pci_ids, unsupported
 from xilinx_fpga_dp.discovery.backend import REMEDY, Probe, unidentified
 from xilinx_fpga_dp.discovery.drivers import ami, ma35d, xrt, zocl
-from xilinx_fpga_dp.discovery.health import HealthRules, HealthTracker, Observation
+from xilinx_fpga_dp.discovery.health import WAITING, HealthRules, HealthTracker, Observation
 from xilinx_fpga_dp.discovery.management import pair
 from xilinx_fpga_dp.discovery.slow_attributes import SlowAttributes
 from xilinx_fpga_dp.discovery.sysfs import Bus, OutOfDescriptors, Wanted, read_bus, refresh_bus, slot_of
@@ -237,8 +237,9 @@ class Scanner:
         tracked.pending = observation is not None and not (observation.device or observation.reason)
         if tracked.pending and not probe.device and probe.key not in self._health.known:
             return  # what is left out stays so until its driver has answered
-        if isinstance(answer, Observation) and probe.read_slow:
-            self._slow.refresh(probe.key, probe.read_slow)
+        if isinstance(answer, Observation) and probe.slow:
+            wanted = {name: read for name, read in probe.slow.items() if name in answer.slow}
+            self._slow.refresh(probe.key, wanted, well=observation is not None and not observation.reason)
         tracked.last = observation
 
     def _complete(self, tracked: _Tracked, answer: _Answer) -> Observation | None:
@@ -302,7 +303,7 @@ def _unanswered(address: str, answer: Exception | Pending) -> Observation:
     if isinstance(answer, Exception):
         return unidentified(address, f"reading it failed: {answer!r}")
     if time.monotonic() - answer.since < _LATE:
-        return Observation(address, why="waiting for its driver to answer; that may take a moment")
+        return Observation(address, why=WAITING)
     # The end of the read wakes the service.
     why = f"its driver does not answer: a read hangs; {REMEDY}"
     return Observation(address, reason=Reason.UNRESPONSIVE, why=why)

@@ -1,46 +1,65 @@
-"""Attributes that take a driver up to 20 s: serial numbers, and firewalls before XRT 2022.2.
+"""Attributes whose read may take 20 s or writes to the kernel's log: `attributes` has when each is read.
 
 XRT's driver asks the management function for them through a mailbox (XRT xmc.c, firewall.c; mailbox.c has
 the times). No scan waits for them: it starts the next read when that is due, on a thread, and takes the
 newest readings there are.
 
-- A serial number is read until it is known: an empty one may mean "not fetched yet" or that the card has
-  none, so the pauses double. It is never evidence of anything.
-- A trip that the driver does not latch is polled.
+- A serial number is read until it is known or was asked for often enough: an empty one may mean "not fetched
+  yet" or that the card has none. It is never evidence of anything.
+- What an observation does not ask for any more is forgotten, but not when it was read last.
+- What was given up is tried again when the device has been faulty, at most once a minute.
 - A read that found no thread or no file descriptor is repeated soon; the last readings stay.
 - A device that is gone is forgotten, since another card may come into its slot; but not while a read of it
   is under way, or devices that come and go could pile up threads that hang.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 from xilinx_fpga_dp.aio.daemon_threads import start_thread
-from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors
+from xilinx_fpga_dp.discovery.attributes import Schedule
+from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors, Unreadable
 
 # Seconds
-_RETRY = 2.0  # between reads of a serial number, at first
-_MAX_RETRY = 300.0  # at most
 _SOON = 0.2  # after a read that could not be made
-_TRIP_EVERY = 10.0  # between reads of a trip
+_AGAIN = 60.0  # between a read and the first one after a fault, at least
 
 
 @dataclass(frozen=True, slots=True)
 class SlowReadings:
-    """The slow attributes of a device as last read."""
+    """The slow attributes of a device as last read; None if not known."""
 
-    serial: str | None = None  # the card's serial number; None if not known
-    trip: str | None = None  # the firewall trip; None if there is none
-    poll_trip: bool = False  # the driver does not latch trips, so they have to be polled
+    serial: str | None = None  # the card's serial number
+    trip: str | None = None  # the firewall trip; None also if there is none
+    ready: str | None = None  # "0" if it is not ready, another number if it is
+    warning: str | None = None  # what is wrong with the card without being a fault, with the remedy
+
+
+@dataclass(frozen=True, slots=True)
+class SlowRead:
+    """How to read one of them. ``read`` blocks; Unreadable means that there was nothing to read now."""
+
+    schedule: Schedule
+    read: Callable[[], str | None]
+
+
+@dataclass(slots=True, eq=False)
+class _Progress:
+    """Of the reads of one attribute."""
+
+    tries: int = 0  # since the first one, or since the last fault
+    pause: float = 0.0  # seconds until the next read; 0: as the schedule begins
+    due: float = 0.0  # loop time of the next one
+    ended: float | None = None  # loop time of the last one, after which it was given up
 
 
 @dataclass(slots=True, eq=False)
 class _Entry:
     readings: SlowReadings = SlowReadings()
     reading: bool = False
-    retry: float = _RETRY
-    due: float = 0.0  # loop time of the next read
+    well: bool = False  # as last observed
+    progress: dict[str, _Progress] = field(default_factory=dict)  # by attribute
 
 
 class SlowAttributes:
@@ -59,27 +78,42 @@ class SlowAttributes:
         """Return the last readings of a device; empty ones if it was never read."""
         return self._entries.get(key, _Entry()).readings
 
-    def refresh(self, key: str, read: Callable[[str | None], SlowReadings]) -> None:
-        """Start a read, on a thread, if one is due. It takes the serial number if that is known."""
+    def refresh(self, key: str, wanted: Mapping[str, SlowRead], *, well: bool) -> None:
+        """Start the reads that are due, on one thread.
+
+        Args:
+            key: of the device.
+            wanted: what to read of it, by the name in `SlowReadings`.
+            well: the device has no fault.
+        """
         loop = asyncio.get_running_loop()
+        now = loop.time()
         entry = self._entries.setdefault(key, _Entry())
-        if entry.reading or loop.time() < entry.due:
+        if well and not entry.well:
+            for progress in entry.progress.values():
+                if progress.ended is not None:
+                    again = max(now, progress.ended + _AGAIN)
+                    progress.tries, progress.pause, progress.due, progress.ended = 0, 0.0, again, None
+        entry.well = well
+        for name in entry.progress.keys() - wanted.keys():
+            entry.progress[name].tries, entry.progress[name].ended = 0, None
+            entry.readings = replace(entry.readings, **{name: None})
+        if entry.reading:
+            return
+        due = {name: each for name, each in wanted.items() if _is_due(entry, name, each.schedule, now)}
+        if not due:
             return
         entry.reading = True
-        serial = entry.readings.serial
 
         def body() -> None:
+            results = {name: _result_of(each.read) for name, each in due.items()}
             try:
-                readings: SlowReadings | None = read(serial)
-            except OutOfDescriptors:
-                readings = None
-            try:
-                loop.call_soon_threadsafe(self._store, entry, readings)
+                loop.call_soon_threadsafe(self._store, entry, due, results)
             except RuntimeError:  # the loop is closed: the process is ending
                 return
 
         if not start_thread(body, "slow"):
-            self._store(entry, None)
+            self._store(entry, due, dict.fromkeys(due, OutOfDescriptors()))
 
     def retain(self, keys: Collection[str]) -> None:
         """Forget the devices that are gone."""
@@ -87,17 +121,38 @@ class SlowAttributes:
             if not self._entries[key].reading:
                 del self._entries[key]
 
-    def _store(self, entry: _Entry, readings: SlowReadings | None) -> None:
+    def _store(
+        self, entry: _Entry, due: Mapping[str, SlowRead], results: Mapping[str, str | Exception | None]
+    ) -> None:
         entry.reading = False
         now = asyncio.get_running_loop().time()
-        if readings is None:
-            entry.due = now + _SOON
-            return
-        wait = _TRIP_EVERY if readings.poll_trip else float("inf")
-        if readings.serial is None:
-            wait = min(wait, entry.retry)
-            entry.retry = min(2 * entry.retry, _MAX_RETRY)
-        entry.due = now + wait
+        readings = entry.readings
+        for name, result in results.items():
+            schedule, progress = due[name].schedule, entry.progress[name]
+            if isinstance(result, OutOfDescriptors):
+                progress.due = now + _SOON
+                continue
+            pause = progress.pause or schedule.pause
+            progress.due = now + pause
+            progress.pause = min(pause * schedule.growth, schedule.longest)
+            if not isinstance(result, Exception):
+                progress.tries += 1
+                progress.ended = now if progress.tries == schedule.tries else None
+                readings = replace(readings, **{name: result})
         if readings != entry.readings:
             entry.readings = readings
             self._wake()
+
+
+def _is_due(entry: _Entry, name: str, schedule: Schedule, now: float) -> bool:
+    progress = entry.progress.setdefault(name, _Progress())
+    if schedule.until_known and getattr(entry.readings, name) is not None:
+        return False
+    return progress.due <= now and (schedule.tries is None or progress.tries < schedule.tries)
+
+
+def _result_of(read: Callable[[], str | None]) -> str | Exception | None:
+    try:
+        return read()
+    except (OutOfDescriptors, Unreadable) as error:
+        return error

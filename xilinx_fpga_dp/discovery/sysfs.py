@@ -285,6 +285,14 @@ def _text(path: str, allowed: str) -> str | None:
     return text
 
 
+def number(text: str | None) -> int | None:
+    """Parse a number as drivers print it, ``1``, ``0x1`` or ``-19``; None if it is missing or invalid."""
+    try:
+        return int(text or "", 0)
+    except ValueError:
+        return None
+
+
 def read_optional(path: str) -> str:
     """Read one attribute that may as well be missing, as text, stripped; empty if it cannot be read."""
     try:
@@ -293,12 +301,20 @@ def read_optional(path: str) -> str:
         return ""
 
 
+def read_start(path: str, size: int) -> bytes:
+    """Read the first bytes of an attribute that may as well be missing; empty if it cannot be read."""
+    try:
+        return read_bytes(path, size=size)
+    except OSError:
+        return b""
+
+
 def as_serial(text: str) -> str | None:
     """Return a text that can be a serial number; None for any other."""
     return text if text and text.isprintable() and len(text) <= _MAX_SERIAL else None
 
 
-def read_bytes(path: str, flags: int = _BLOCKING) -> bytes:
+def read_bytes(path: str, flags: int = _BLOCKING, size: int = _MAX_ATTRIBUTE + 1) -> bytes:
     """Read one attribute, and at most a byte more than one may have. May block as its driver likes.
 
     Raises:
@@ -306,7 +322,7 @@ def read_bytes(path: str, flags: int = _BLOCKING) -> bytes:
     """
     descriptor = _open(os.open, path, flags)
     try:
-        return os.read(descriptor, _MAX_ATTRIBUTE + 1)
+        return os.read(descriptor, size)
     finally:
         os.close(descriptor)
 

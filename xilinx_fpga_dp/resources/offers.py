@@ -190,5 +190,6 @@ def mixed_builds_warning(offer: Offer) -> str | None:
 
 def warnings_of(offers: Offers) -> list[str]:
     """Return every warning about the offers."""
-    by_resource = {name: mixed_builds_warning(offer) for name, offer in offers.by_resource.items()}
-    return [*(f"{name}: {text}" for name, text in by_resource.items() if text), *offers.warnings]
+    found = {name: mixed_builds_warning(offer) for name, offer in offers.by_resource.items()}
+    found |= {device.address: device.warning for device in offers.devices}
+    return [*(f"{name}: {text}" for name, text in found.items() if text), *offers.warnings]

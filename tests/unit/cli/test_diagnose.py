@@ -38,6 +38,14 @@ class TestChecks:
         assert reason in line.message.partition("; ")[0]
         assert line.message.partition("; ")[2]
 
+    def test_healthy_card_with_a_warning_is_a_warning(self) -> None:
+        text = "it booted its backup image; program it again"
+        lines = checks.cards(replace(self.healthy, scan=self.offer(warning=text)))
+        assert [(line.level, line.check) for line in lines] == [
+            (Level.OK, "0000:11:00.1"),
+            (Level.WARN, "0000:11:00.1"),
+        ]
+
     @pytest.mark.parametrize(
         ("board", "driver", "address", "helps"),
         [

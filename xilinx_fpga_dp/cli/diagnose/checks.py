@@ -229,6 +229,9 @@ def cards(findings: Findings) -> Lines:
         node = f" ({device.node or 'its driver shows none'})" if missing else ""
         remedy = _device_remedy(device, device.reason)
         yield Line(level, device.address, f"{shown}, {device.reason}{node}; {remedy}")
+    for device in findings.offers.devices:
+        if device.warning:
+            yield _warn(device.address, device.warning)
     for entry in findings.offers.left_out:
         yield _warn(entry.function, f"not offered: {entry.reason}")
     for warning in findings.offers.warnings:

@@ -9,9 +9,10 @@ from functools import partial
 from typing import Final
 
 from xilinx_fpga_dp.discovery import pci_ids, sysfs
+from xilinx_fpga_dp.discovery.attributes import SERIAL
 from xilinx_fpga_dp.discovery.backend import Backend, Probe, unidentified
 from xilinx_fpga_dp.discovery.health import Observation
-from xilinx_fpga_dp.discovery.slow_attributes import SlowReadings
+from xilinx_fpga_dp.discovery.slow_attributes import SlowRead
 from xilinx_fpga_dp.discovery.sysfs import Bus, Function, Unreadable, Wanted
 from xilinx_fpga_dp.model import Device, Reason, Shell
 
@@ -36,7 +37,8 @@ def probes(bus: Bus) -> Iterator[Probe]:
     for function in bus.functions:
         if function.driver == DRIVER:
             observe = partial(_observe, function, bus)
-            yield Probe(function.address, observe, read_slow=partial(_read_slow, function))
+            serial = SlowRead(SERIAL, partial(_read_serial, function))
+            yield Probe(function.address, observe, slow={"serial": serial})
 
 
 BACKEND: Final = Backend(probes, Wanted(drivers=frozenset({DRIVER})))
@@ -96,8 +98,8 @@ def _node(function: Function, bus: Bus) -> str | None:
     return f"/dev/ami{minor}"
 
 
-def _read_slow(function: Function, serial: str | None) -> SlowReadings:
-    return SlowReadings(serial or sysfs.as_serial(sysfs.read_optional(f"{function.path}/board_serial")))
+def _read_serial(function: Function) -> str | None:
+    return sysfs.as_serial(sysfs.read_optional(f"{function.path}/board_serial"))
 
 
 def _tail(function: Function) -> str:

@@ -1,8 +1,11 @@
 """The back-end for MA35D media accelerators: their driver makes a misc device of each chip.
 
-Not tested on hardware. The files are those that plugin 1.3.0 read (fpga.go GetAMADevices).
+Not tested on hardware. Derived from the driver in the AMA SDK (transcoder.c, hw_monitor.c, pcie.c). It makes
+the misc device first, then `hw_err`, then `bus_id`; `device_info` comes when the firmware runs, up to 30 s
+later. Its virtual functions have misc devices of their own.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -10,15 +13,18 @@ from functools import partial
 from typing import Final
 
 from xilinx_fpga_dp.discovery import sysfs
+from xilinx_fpga_dp.discovery.attributes import DEVICE_INFO
 from xilinx_fpga_dp.discovery.backend import Backend, Probe, unidentified
 from xilinx_fpga_dp.discovery.health import Observation
-from xilinx_fpga_dp.discovery.slow_attributes import SlowReadings
+from xilinx_fpga_dp.discovery.slow_attributes import SlowRead
 from xilinx_fpga_dp.discovery.sysfs import ADDRESS, Bus, ClassDevice, Function, Unreadable, Wanted
 from xilinx_fpga_dp.model import Device, Reason, Shell
 
 DRIVER: Final = "transcoder"
 
 _SHELL: Final = Shell("MA35", None, None)
+_FIRMWARE: Final = ("device_info", "uptime_s")  # hw_monitor.c sn_hwm_init makes both
+_LINK_DOWN: Final = b"\xff" * 4  # vendor and device id in the config space
 _SERIAL = re.compile(r"^\s*product serial number\s*=[ \t]*(.*?)\s*$", re.IGNORECASE | re.MULTILINE)
 
 
@@ -27,7 +33,8 @@ def probes(bus: Bus) -> Iterator[Probe]:
     devices = bus.classes.get("misc", ())
     functions = [function for function in bus.functions if function.driver == DRIVER]
     for device in devices:
-        yield Probe(device.name, partial(_observe, device, bus), read_slow=partial(_read_slow, device))
+        serial = SlowRead(DEVICE_INFO, partial(_read_serial, device, bus))
+        yield Probe(device.name, partial(_observe, device, bus), slow={"serial": serial})
     if len(devices) < len(functions):
         for function in functions:
             yield Probe(function.address, partial(_without_device, function, devices), device=False)
@@ -47,6 +54,13 @@ def _observe(device: ClassDevice, bus: Bus) -> Observation:
         return unidentified(device.name, f"its bus_id is no PCI address ({address[:40]!r})")
     function = next((each for each in bus.functions if each.address == address), None)
     node = f"/dev/{device.name}"
+    reason = _reason_of(device)
+    if reason is not Reason.NOT_READY and (count := _virtual_functions(address, bus)):
+        why = (
+            f"its codecs belong to its {count} virtual functions, which are offered where the driver has "
+            "them; to offer it as a whole write 0 to its sriov_numvfs"
+        )
+        return Observation(address, reason=Reason.SHELL_UNKNOWN, why=why)
     return Observation(
         address,
         Device(
@@ -60,8 +74,24 @@ def _observe(device: ClassDevice, bus: Bus) -> Observation:
             pcie_path=function.pcie_path if function else (),
             node=node,
         ),
-        None if bus.has_node(node) else Reason.NO_NODE,
+        reason or (None if bus.has_node(node) else Reason.NO_NODE),
     )
+
+
+def _reason_of(device: ClassDevice) -> Reason | None:
+    if not any(os.path.exists(f"{device.path}/{name}") for name in _FIRMWARE):
+        return Reason.NOT_READY
+    # 0xdeaddead after a bus error or a timeout; the codecs then refuse work: transcoder.c, hdma.c
+    return Reason.BAD_STATE if sysfs.number(sysfs.read_optional(f"{device.path}/hw_err")) else None
+
+
+def _virtual_functions(address: str, bus: Bus) -> int:
+    """Return how many it has enabled: the driver gives them its codecs, pcie.c sn_sriov_configure."""
+    return sysfs.number(sysfs.read_optional(f"{_function_path(address, bus)}/sriov_numvfs")) or 0
+
+
+def _function_path(address: str, bus: Bus) -> str:
+    return f"{bus.root}/bus/pci/devices/{address}"
 
 
 def _address(device: ClassDevice) -> str:
@@ -80,7 +110,16 @@ def _without_device(function: Function, devices: Iterable[ClassDevice]) -> Obser
     return None
 
 
-def _read_slow(device: ClassDevice, serial: str | None) -> SlowReadings:
-    if not serial and (match := _SERIAL.search(sysfs.read_optional(f"{device.path}/device_info"))):
-        serial = sysfs.as_serial(match[1])
-    return SlowReadings(serial)
+def _read_serial(device: ClassDevice, bus: Bus) -> str | None:
+    """Read it from the card's memory.
+
+    Raises:
+        Unreadable: the firmware does not run yet, or the card does not answer: a text there may have no end.
+    """
+    address = _address(device)
+    if not ADDRESS.fullmatch(address) or not os.path.exists(f"{device.path}/device_info"):
+        raise Unreadable("device_info: missing")
+    if sysfs.read_start(f"{_function_path(address, bus)}/config", len(_LINK_DOWN)) == _LINK_DOWN:
+        raise Unreadable("config: the link is down")
+    match = _SERIAL.search(sysfs.read_optional(f"{device.path}/device_info"))
+    return sysfs.as_serial(match[1]) if match else None

@@ -12,12 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Final
 
-from xilinx_fpga_dp.discovery import pci_ids, sysfs
+from xilinx_fpga_dp.discovery import pci_ids, sysfs, xocl_errors
+from xilinx_fpga_dp.discovery.attributes import BOOT, READY, READY_ASKS, SERIAL, TRIP
 from xilinx_fpga_dp.discovery.backend import REMEDY, Backend, Probe
 from xilinx_fpga_dp.discovery.health import Observation
 from xilinx_fpga_dp.discovery.management import Management
 from xilinx_fpga_dp.discovery.pci_ids import Role
-from xilinx_fpga_dp.discovery.slow_attributes import SlowReadings
+from xilinx_fpga_dp.discovery.slow_attributes import SlowRead
 from xilinx_fpga_dp.discovery.sysfs import Bus, Function, Unreadable, Wanted
 from xilinx_fpga_dp.model import Device, Reason, Shell
 
@@ -37,6 +38,7 @@ _RENDER_NODE = re.compile(r"renderD\d{1,7}")
 _MGMT_NODE = re.compile(r"xclmgmt\d{1,20}")
 _QDMA_NODE = re.compile(r"(?:xfpga!dma\.qdma\d*|str_dma)\.u\d{1,20}(?:\.\d{1,3})?")
 _UUID = re.compile(r"^\s*([0-9a-f]{32})\s*$", re.MULTILINE)
+_BOOT = re.compile(r"^BOOT_ON_(\w+):([01])$", re.MULTILINE)
 _TIMESTAMP = re.compile(r"[0-9]{1,20}")  # u64, printed as decimal
 _MAX_VBNV = 256
 # Cards at AWS are never unplugged: one whose function goes away loads an image, which nothing announces.
@@ -44,9 +46,16 @@ _AWS: Final = "aws-"
 _AWS_TIMESTAMP: Final = "43981"  # 0xabcd, the same for every shell: subdev/feature_rom.c
 _NO_NAME: Final = "shell not loaded yet: the driver gives no name (VBNV is empty)"
 
-# Health attributes that neither wait for the management function nor take a lock in the driver. Never to be
-# read: `error` (reading clears it), `mig_cache_update`, and `mailbox`; never to be written: `shutdown`.
+# Health attributes that do not wait for the management function. Never to be written: `shutdown`.
 _HEALTH = ("shutdown", "dev_offline", "ready", "device_bad_state")
+# The same where `ready` costs a log line a read: what it is made of, if both drivers are in one kernel
+_PEER = "mailbox_connect_state"
+_HEALTH_BY_PEER = tuple(_PEER if name == "ready" else name for name in _HEALTH)
+_PEER_READY, _SAME_DOMAIN = 1, 2  # mailbox_proto.h XCL_MB_PEER_READY, XCL_MB_PEER_SAME_DOMAIN
+_VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})\b")
+
+# What the slow attributes are read for: always, and if the device is offline for a reason not known
+_ALWAYS = frozenset({"serial", "warning"})
 
 
 def probes(bus: Bus) -> Iterator[Probe]:
@@ -63,14 +72,19 @@ def probes(bus: Bus) -> Iterator[Probe]:
                 function.address,
                 observe=partial(_observe, function, beside, bus),
                 unchanged=partial(_is_unchanged, function, bus),
-                read_slow=partial(_read_slow, function),
+                slow={
+                    "trip": SlowRead(TRIP, partial(_read_trip_now, function)),
+                    "ready": SlowRead(READY, partial(_read_ready, function)),
+                    "serial": SlowRead(SERIAL, partial(_read_serial, function)),
+                    "warning": SlowRead(BOOT, partial(_read_boot_warning, function)),
+                },
                 withheld=partial(_withheld, beside) if beside and beside.driver == MGMT_DRIVER else None,
             )
         elif function.driver == MGMT_DRIVER and function.slot not in others:
             yield Probe(
                 function.address,
                 partial(_observe_management, function, bus),
-                read_slow=partial(_read_serial_of_management, function),
+                slow={"serial": SlowRead(SERIAL, partial(_read_serial_of_management, function))},
                 device=False,
             )
         elif function.driver in _USER_DRIVERS and (_is_f2_management(function) or function.slot not in users):
@@ -103,13 +117,17 @@ def _is_f2_management(function: Function) -> bool:
 def _observe(function: Function, mgmt: Function | None, bus: Bus) -> Observation:
     """Observe a user function. Blocks; may never return."""
     node = _render_node(function)
-    health = {name: sysfs.read_optional(f"{function.path}/{name}") for name in _HEALTH}
+    asks = _ready_asks(bus)
+    errors = _read_errors(function)  # before dev_offline, which the driver sets after it
+    names = _HEALTH_BY_PEER if asks else _HEALTH
+    health: dict[str, str | None] = {name: sysfs.read_optional(f"{function.path}/{name}") for name in names}
+    peer = _peer_state(health) if asks else None
     if "drm" not in function.entries:
         # It was listed in a reset, from which sub-devices return first, then health attributes, then drm
         # (xocl_reset_notify). A trip on record would be missed now and taken for a new one by the next scan.
         function = sysfs.relist(function)
     shell = _read_shell(function)
-    if isinstance(shell, Shell) and shell.timestamp == _AWS_TIMESTAMP and _number(health["ready"]) == 0:
+    if isinstance(shell, Shell) and shell.timestamp == _AWS_TIMESTAMP and sysfs.number(health["ready"]) == 0:
         # F2's name is patched once mpd has answered, and a loaded image may show F1's: set_vbnv_name
         why = f"shell {shell.vbnv} not known for sure: not ready; is mpd running?"
         return Observation(function.address, reason=Reason.NOT_READY, why=why)
@@ -120,7 +138,18 @@ def _observe(function: Function, mgmt: Function | None, bus: Bus) -> Observation
         why = f"{shell}; {_why_no_name(mgmt)}" if shell == _NO_NAME else shell
         return Observation(function.address, reason=reason, why=why)
     board = board_of(shell.vbnv)
-    latched = _latches_trips(function)
+    firewall = bool(function.subdirectories(_FIREWALL))
+    latched = firewall and _latches_trips(function)
+    # XRT >= 2021.2 lists firewall trips among other errors: userpf/xocl_drv.c
+    listed = not latched and xocl_errors.parse(errors) is not None
+    slow = _ALWAYS
+    # dev_offline reads the drm device, which is removed before the attributes and returns after them
+    drm_gone = sysfs.number(health["dev_offline"]) == -errno.ENODEV
+    if firewall and not latched and not listed and reason is Reason.OFFLINE and not drm_gone:
+        slow |= {"trip"}
+    if asks and sysfs.number(health["ready"]) != 0:
+        slow |= {"ready"}
+    trip = read_trip(function) if latched else xocl_errors.last_trip(errors)
     return Observation(
         function.address,
         Device(
@@ -136,12 +165,33 @@ def _observe(function: Function, mgmt: Function | None, bus: Bus) -> Observation
             qdma_node=next(filter(bus.has_node, _qdma_nodes(function)), None),
         ),
         reason,
-        trip=read_trip(function) if latched else None,
-        latched=latched,
-        # dev_offline reads the drm device, which is removed before the attributes and returns after them
-        in_reset=node is None and _number(health["dev_offline"]) == -errno.ENODEV,
+        trip=trip,
+        latched=latched or listed,
+        names_offline=listed,
+        silent=latched and trip is None and _is_silent(function),
+        slow=slow,
+        unready=peer == _PEER_READY,
+        in_reset=node is None and drm_gone,
         removable=not board.startswith(_AWS),
     )
+
+
+def _ready_asks(bus: Bus) -> bool:
+    """Whether this version of the driver asks the card for its board's data when `ready` is read."""
+    if version := _VERSION.match(sysfs.module_version(bus.root, USER_DRIVER) or ""):
+        return READY_ASKS[0] <= (int(version[1]), int(version[2])) < READY_ASKS[1]
+    return False
+
+
+def _peer_state(health: dict[str, str | None]) -> int | None:
+    """Put `ready` in the place of the state of the mailbox; return that state, None if it is not known.
+
+    With both drivers in one kernel it is all of `ready`; else `ready` may be 0 although the peer is there, if
+    mpd does not run: userpf/xocl_sysfs.c ready_show.
+    """
+    state = sysfs.number(health.pop(_PEER, None))
+    health["ready"] = "" if state is None else str(state & _PEER_READY)
+    return None if state is None else state & (_PEER_READY | _SAME_DOMAIN)
 
 
 def reason_of(health: Mapping[str, str | None], *, renders: bool, node: bool) -> Reason | None:
@@ -150,28 +200,20 @@ def reason_of(health: Mapping[str, str | None], *, renders: bool, node: bool) ->
     ``health``: the attributes of `_HEALTH`, missing ones None or empty; ``renders``: a ``drm/renderD*`` is in
     its directory; ``node``: the render node is under /dev.
     """
-    if _number(health.get("shutdown")) == 1:
+    if sysfs.number(health.get("shutdown")) == 1:
         return Reason.SHUTDOWN
     # 1, or -19 (ENODEV) once drm is gone: userpf/xocl_sysfs.c dev_offline_show
-    if _number(health.get("dev_offline")) not in (None, 0):
+    if sysfs.number(health.get("dev_offline")) not in (None, 0):
         return Reason.OFFLINE
     if not (renders or health.get("ready") or health.get("dev_offline")):
         # A reset removes drm and these attributes first: userpf/xocl_drv.c xocl_reset_notify
         return Reason.RESETTING
     # Hexadecimal; XRT itself refuses a device that is not ready: pcie/linux/pcidrv.cpp
-    if _number(health.get("ready")) == 0:
+    if sysfs.number(health.get("ready")) == 0:
         return Reason.NOT_READY
-    if _number(health.get("device_bad_state")) == 1:
+    if sysfs.number(health.get("device_bad_state")) == 1:
         return Reason.BAD_STATE
     return None if renders and node else Reason.NO_NODE
-
-
-def _number(text: str | None) -> int | None:
-    """Parse a number as the driver prints it, ``1``, ``0x1`` or ``-19``; None if it is missing or invalid."""
-    try:
-        return int(text or "", 0)
-    except ValueError:
-        return None
 
 
 def _is_unchanged(function: Function, bus: Bus, last: Observation, exact: bool) -> bool:
@@ -188,7 +230,8 @@ def _is_unchanged(function: Function, bus: Bus, last: Observation, exact: bool) 
     render_node = f"{function.path}/drm/{os.path.basename(device.node)}"
     if sysfs.driver_of(function.path) != function.driver or not os.path.exists(render_node):
         return False
-    present = [name for name in _HEALTH if name in function.entries]
+    asks = "ready" in last.slow
+    present = [name for name in (_HEALTH_BY_PEER if asks else _HEALTH) if name in function.entries]
     try:
         health = {name: sysfs.read_attribute(f"{function.path}/{name}") for name in present}
         if exact:
@@ -197,10 +240,12 @@ def _is_unchanged(function: Function, bus: Bus, last: Observation, exact: bool) 
             same_shell = _rom_attribute(function, "VBNV") == device.shell.vbnv
     except Unreadable:
         return False
+    if asks and (_peer_state(health) == _PEER_READY) is not last.unready:
+        return False
     return (
         same_shell
         and reason_of(health, renders=True, node=bus.has_node(device.node)) is None
-        and (not last.latched or read_trip(function) == last.trip)
+        and (not last.latched or _trip_on_record(function, last.names_offline) == last.trip)
         and (not exact or all(bus.has_node(node) for node in (device.mgmt_node, device.qdma_node) if node))
     )
 
@@ -297,42 +342,92 @@ def _why_left_out(function: Function) -> str:
     return "management function only: its user function is not there; program a shell, rescan the bus"
 
 
-def _read_slow(function: Function, serial: str | None) -> SlowReadings:
-    """Read what may take the driver 20 s (mailbox.c), but a serial number that is known."""
-    if not serial:
-        texts = (sysfs.read_optional(f"{path}/serial_num") for path in function.subdirectories(_SERIAL))
-        serial = sysfs.as_serial(next(filter(None, texts), ""))
-    poll_trip = not _latches_trips(function) and bool(function.subdirectories(_FIREWALL))
-    return SlowReadings(serial, read_trip(function) if poll_trip else None, poll_trip)
+def _read_serial(function: Function) -> str | None:
+    """Read the card's serial number; the driver may ask its management function for it (20 s, mailbox.c)."""
+    texts = (sysfs.read_optional(f"{path}/serial_num") for path in function.subdirectories(_SERIAL))
+    return sysfs.as_serial(next(filter(None, texts), ""))
 
 
-def _read_serial_of_management(function: Function, serial: str | None) -> SlowReadings:
-    """Read it from the card's own registers, once: a management function asks no other."""
-    return _read_slow(sysfs.relist(function), serial)
+def _read_serial_of_management(function: Function) -> str | None:
+    """Read it from the card's own registers: a management function asks no other."""
+    return _read_serial(sysfs.relist(function))
+
+
+def _read_ready(function: Function) -> str | None:
+    state = sysfs.number(sysfs.read_optional(f"{function.path}/ready"))
+    return None if state is None else str(state)
+
+
+def _read_boot_warning(function: Function) -> str | None:
+    """Return what is wrong with the image that a Versal card booted; None if nothing is known to be."""
+    # On any other card a read of it costs a line in the kernel's log: userpf/xocl_sysfs.c vmr_status_show
+    if sysfs.number(sysfs.read_optional(f"{function.path}/versal")) != 1:
+        return None
+    booted = dict(_BOOT.findall(sysfs.read_optional(f"{function.path}/vmr_status")))
+    for image in ("RECOVERY", "BACKUP"):
+        if booted.get(image) == "1":
+            return (
+                f"it booted its {image.lower()} image, so its default image is not what runs; program that "
+                "again (xbmgmt program --base) and cold-boot it"
+            )
+    return None
 
 
 def _latches_trips(function: Function) -> bool:
     """Whether its driver answers for the firewall at once, and keeps a trip on record: XRT >= 2022.2.
 
-    Older ones ask the management function through the mailbox, which may take 20 s. `vmr_status` came with
-    the same release; it is never read, since each read writes a line to the kernel's log.
+    Older ones ask the management function through the mailbox, which may take 20 s and costs lines in the
+    kernel's log. `vmr_status` and `versal` came with the same release.
     """
     return "vmr_status" in function.entries or "versal" in function.entries
+
+
+def _last_listed_trip(function: Function) -> str | None:
+    return xocl_errors.last_trip(_read_errors(function))
+
+
+def _read_errors(function: Function) -> bytes:
+    return sysfs.read_start(f"{function.path}/xocl_errors", xocl_errors.SIZE + 1)
+
+
+def _trip_on_record(function: Function, listed: bool) -> str | None:
+    return _last_listed_trip(function) if listed else read_trip(function)
 
 
 def read_trip(function: Function) -> str | None:
     """Read its firewall trip; None if there is none, or no firewall to read (V70, XRT <= 2019.1)."""
     for path in function.subdirectories(_FIREWALL):
-        level = sysfs.read_optional(f"{path}/level")
-        if is_trip(level):
-            status, time = (sysfs.read_optional(f"{path}/{name}") for name in ("status", "detected_time"))
-            return f"{level}/{status}/{time}"
+        if sysfs.number(status := sysfs.read_optional(f"{path}/status")):
+            level, time = (sysfs.read_optional(f"{path}/{name}") for name in ("level", "detected_time"))
+            return f"{level_of(level)}/{status}/{time}"
     return None
 
 
-def is_trip(level: str | None) -> bool:
-    """Whether ``firewall.u.*/level`` shows a trip; without one it is -1 as an unsigned: subdev/firewall.c."""
-    return _number(level) not in (None, 0xFFFF_FFFF_FFFF_FFFF, 0xFFFF_FFFF, -1)
+def _read_trip_now(function: Function) -> str | None:
+    """Read it from a driver that asks for it. The sub-device may have come back with another number."""
+    return read_trip(sysfs.relist(function))
+
+
+def level_of(text: str) -> int | None:
+    """Return the level of a firewall; -1: none has tripped; None if it is no number.
+
+    Up to XRT 2022.1 only its lower half is set, the other one is whatever was in memory: subdev/firewall.c
+    get_prop writes an int where show_firewall prints 64 bits.
+    """
+    level = sysfs.number(text)
+    return None if level is None else (level & 0xFFFF_FFFF ^ 0x8000_0000) - 0x8000_0000
+
+
+def _is_silent(function: Function) -> bool:
+    """Whether a firewall that shows no trip does not show that there is none.
+
+    Its level is -1 then, and all of it zero if the management function gave no answer.
+    """
+    for path in function.subdirectories(_FIREWALL):
+        status, level = (sysfs.number(sysfs.read_optional(f"{path}/{name}")) for name in ("status", "level"))
+        if status is None or level == 0:
+            return True
+    return False
 
 
 def _render_node(function: Function) -> str | None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.mixed_node import PREFIX, Mixed
+from tests.support.opened import Openings
 from tests.support.scanning import only_device, only_reason, scanner_for, settled
 from xilinx_fpga_dp.discovery.drivers.zocl import board_of, shell_of
 from xilinx_fpga_dp.model import Device, Reason, Shell
@@ -214,6 +215,71 @@ class TestMa35d:
         assert device.serial == "XFL1MA35"
         assert device.numa_node == 0
         assert device.experimental
+
+    @pytest.mark.parametrize("state", ["0x0", "0", "", "x", None])
+    async def test_no_error_of_the_hardware_is_no_fault(self, node: SampleNode, state: str | None) -> None:
+        card = node.add_card("ma35d")
+        node.files.drop(card.path("hw_err"))
+        if state is not None:
+            card.write("hw_err", state)
+        assert (await self._device(node, card.address)).healthy
+
+    @pytest.mark.parametrize("state", ["0xdeaddead", "0xDEADDEAD", "0x1", "1", "-1"])
+    async def test_error_of_the_hardware_is_bad_state(self, node: SampleNode, state: str) -> None:
+        card = node.add_card("ma35d")
+        card.write("hw_err", state)
+        assert (await self._device(node, card.address)).reason is Reason.BAD_STATE
+
+    async def test_is_not_ready_before_its_firmware_runs(self, node: SampleNode) -> None:
+        card = node.add_card("ma35d")
+        for name in ("device_info", "uptime_s"):
+            node.files.drop(card.path(name))
+        assert (await self._device(node, card.address)).reason is Reason.NOT_READY
+        node.files.put(card.path("uptime_s"), "12")
+        assert (await self._device(node, card.address)).healthy
+
+    async def test_virtual_functions_take_its_place(self, node: SampleNode) -> None:
+        card = node.add_card("ma35d")
+        path = os.path.realpath(f"{node.sysfs_root}/bus/pci/devices/{card.address}")
+        node.files.put(f"{path}/sriov_numvfs", "2")
+        found = await settled(scanner_for(node))
+        assert card.address not in {device.address for device in found.devices}
+        [why] = [entry.reason for entry in found.left_out if entry.function == card.address]
+        assert "belong to its 2 virtual functions" in why
+        node.files.put(f"{path}/sriov_numvfs", "0")
+        assert (await self._device(node, card.address)).healthy
+
+    async def test_virtual_function_is_a_device(self, node: SampleNode) -> None:
+        card = node.add_card("ma35d")
+        path = os.path.realpath(f"{node.sysfs_root}/bus/pci/devices/{card.address}")
+        node.files.put(f"{path}/device", "0x5071")
+        device = await self._device(node, card.address)
+        assert (device.device_id, device.board, device.healthy) == ("5071", "ma35d", True)
+
+    @pytest.mark.parametrize(
+        ("config", "serial"),
+        [(b"\xff" * 64, None), (b"\xee\x10\x70\x50", "XFL1MA35"), (None, "XFL1MA35")],
+        ids=["link down", "answers", "no config"],
+    )
+    async def test_serial_is_read_once_from_a_card_that_answers(
+        self, node: SampleNode, config: bytes | None, serial: str | None
+    ) -> None:
+        card = node.add_card("ma35d", serial="XFL1MA35")
+        path = os.path.realpath(f"{node.sysfs_root}/bus/pci/devices/{card.address}")
+        node.files.drop(f"{path}/config")
+        if config is not None:
+            node.files.put(f"{path}/config", config)
+        scanner = scanner_for(node)
+        with Openings(node.root) as opened:
+            for _ in range(4):
+                found = await settled(scanner)
+        assert [each.serial for each in found.devices if each.address == card.address] == [serial]
+        reads = [each for each in opened if each.path.endswith("transcoder0/device_info")]
+        assert len(reads) == (1 if serial else 0)
+
+    async def _device(self, node: SampleNode, address: str) -> Device:
+        found = (await settled(scanner_for(node))).devices
+        return next(device for device in found if device.address == address)
 
     async def test_a_bus_id_that_is_no_address(self, node: SampleNode) -> None:
         card = node.add_card("ma35d")

@@ -282,13 +282,26 @@ def test_missing_drivers_are_reported(node: SampleNode) -> None:
     card.unbind_mgmt()
     node.files.drop(f"{node.sysfs_root}/module")
     _, lines = diagnose(node)
-    assert "Secure Boot" not in line_with(lines, "warn  drivers: none is loaded")
+    line_with(lines, "warn  drivers: none is loaded")
+
+
+@pytest.mark.parametrize(
+    ("value", "unbound", "shown"), [(0, True, False), (1, True, True), (1, False, False)]
+)
+def test_secure_boot_is_reported_beside_a_missing_driver(
+    node: SampleNode, value: int, unbound: bool, shown: bool
+) -> None:
+    node.add_card("u200", "0000:31:00")
+    card = node.add_card("v80", "0000:41:00")
+    if unbound:
+        card.unbind()
+        node.files.drop(f"{node.sysfs_root}/module/ami")
     variable = Path(node.sysfs_root, SECURE_BOOT)
     variable.parent.mkdir(parents=True)
-    for value, shown in ((0, False), (1, True)):
-        variable.write_bytes(bytes([6, 0, 0, 0, value]))
-        _, lines = diagnose(node)
-        assert ("mokutil" in line_with(lines, "warn  drivers: none is loaded")) == shown
+    variable.write_bytes(bytes([6, 0, 0, 0, value]))
+    _, lines = diagnose(node)
+    found = [line for line in lines if line.startswith("warn  drivers: Secure Boot is on")]
+    assert ["mokutil --sb-state" in line for line in found] == [True] * shown
 
 
 CONTAINERD = "etc/containerd/config.toml"

@@ -197,14 +197,16 @@ def drivers(findings: Findings) -> Lines:
         return
     if not loaded and not findings.offers.devices:
         if findings.offers.left_out:
-            remedy = "the lines below say which one a card needs"
-            if findings.secure_boot:
-                remedy += "; Secure Boot is on, so their modules have to be signed (mokutil --sb-state)"
-            yield _warn("drivers", f"none is loaded; {remedy}")
+            yield _warn("drivers", "none is loaded; the lines below say which one a card needs")
         else:
             yield _ok("drivers", "none is loaded, and no card needs one")
     for name, version in sorted(loaded.items()):
         yield _ok("drivers", f"{name} {version or 'without a version'}")
+    if findings.secure_boot and any("modprobe" in each.reason for each in findings.offers.left_out):
+        remedy = "sign a module that modprobe refuses (mokutil --sb-state)"
+        yield _warn(
+            "drivers", f"Secure Boot is on, so the kernel loads no module without a signature; {remedy}"
+        )
     user, management = loaded.get("xocl"), loaded.get("xclmgmt")
     if user and management and user != management:
         remedy = "install one release of XRT and reload both, or reboot"

@@ -132,6 +132,27 @@ def test_service_refused_by_kubelet_is_reported(node: SampleNode, kubelet: Kubel
         line_with(lines, "ok    service: it runs")
 
 
+def test_difference_to_the_running_service_is_named(node: SampleNode, kubelet: KubeletDouble) -> None:
+    card = node.add_card("u200", "0000:11:00")
+    kubelet.start()
+    pages = Probed(node, SCAN_INTERVAL="3600", HEALTH_INTERVAL="3600")
+    with Service(pages.settings) as service:
+        service.logged(Event.SERVING_HTTP)
+        pages.turns("readyz", (200, "ok\n"))
+        same = diagnose(node, HTTP_ADDRESS=pages.address)[1]
+        assert not [line for line in same if "it says that" in line]
+        card.write("dev_offline", "1")
+        lines = diagnose(node, HTTP_ADDRESS=pages.address)[1]
+        line_with(
+            lines, "warn  service: it says that 0000:11:00.1 is Healthy as", "this scan offline as", U200
+        )
+        card.write("dev_offline", "0")
+        node.add_card("u200", "0000:12:00")
+        lines = diagnose(node, HTTP_ADDRESS=pages.address)[1]
+        line_with(lines, "it says that 0000:12:00.1 is not offered, this scan Healthy as")
+        assert service.process.poll() is None
+
+
 def test_other_program_at_the_address_is_not_taken_for_the_service(node: SampleNode) -> None:
     """The address of a pod is not reachable from the host, where another program may use it."""
     node.add_card("u200")

@@ -37,7 +37,7 @@ class Findings:
     instances: int = 0  # the number of live instances of this program on the node
     foreign_sockets: tuple[str, ...] = ()  # the live sockets of another plugin for these cards
     other_kubelets: tuple[tuple[str, str], ...] = ()  # other directories with a kubelet.sock, and whose
-    not_ready: str | None = None  # the answer of the service at HTTP_ADDRESS; None unless it is not ready
+    running: "Running | None" = None  # the service at HTTP_ADDRESS; None if there is none
     outputs: Mapping[str, tuple[str, OSError | None]] = field(default_factory=dict)  # directory by setting
     mounts: Mapping[str, OSError | None] = field(default_factory=dict)  # by path of EXTRA_MOUNTS
     selinux: bool = False  # it is enforcing
@@ -62,6 +62,14 @@ class Findings:
     @property
     def output_denied(self) -> bool:
         return any(isinstance(problem, PermissionError) for _, problem in self.outputs.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The answers of a running service."""
+
+    not_ready: str | None  # why it is not ready; None if it is
+    units: Mapping[str, tuple[str, str | None]]  # resource and reason of each unit, by its id
 
 
 class Level(StrEnum):
@@ -381,14 +389,40 @@ def instances(findings: Findings) -> Lines:
         problem = f"{findings.instances} instances run on this node and the newest one serves"
         remedy = "right during an update, else delete one DaemonSet (kubectl get daemonsets -A)"
         yield _warn("service", f"{problem}; {remedy}")
-    elif findings.not_ready:
+    elif findings.running and findings.running.not_ready:
         remedy = "if it stays so check its log and that of kubelet (journalctl -u kubelet)"
-        yield _fail("service", f"it runs and is not ready: {findings.not_ready}; {remedy}")
+        yield _fail("service", f"it runs and is not ready: {findings.running.not_ready}; {remedy}")
     else:
         yield _ok("service", f"it {'runs' if findings.instances else 'does not run'} on this node")
     for name in findings.foreign_sockets:
         remedy = "delete its DaemonSet (kubectl get daemonsets -A)"
         yield _warn("service", f"another plugin for these cards listens on {name}; {remedy}")
+
+
+def running(findings: Findings) -> Lines:
+    """Check that the running service says of each device what this scan says."""
+    if findings.running is None or isinstance(findings.scan, OSError):
+        return
+    here = {
+        unit.id: (name, unit.reason)
+        for name, offer in findings.offers.by_resource.items()
+        for unit in offer.units
+    }
+    remedy = (
+        "it waits for a serial number or for good checks in a row, or has other settings; if it stays so, "
+        "attach its log and `list` to a bug report"
+    )
+    units = findings.running.units
+    for device_id in sorted(here.keys() | units.keys()):
+        theirs, ours = units.get(device_id), here.get(device_id)
+        if theirs != ours:
+            yield _warn(
+                "service", f"it says that {device_id} is {_said(theirs)}, this scan {_said(ours)}; {remedy}"
+            )
+
+
+def _said(unit: tuple[str, str | None] | None) -> str:
+    return f"{unit[1] or 'Healthy'} as {unit[0]}" if unit else "not offered"
 
 
 def files(findings: Findings) -> Lines:
@@ -473,6 +507,7 @@ CHECKS: tuple[Callable[[Findings], Lines], ...] = (
     kubelet,
     podresources,
     instances,
+    running,
     files,
     containerd,
     selinux,

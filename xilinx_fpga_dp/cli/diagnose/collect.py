@@ -18,7 +18,7 @@ from http.client import HTTPConnection
 from typing import Any, TypeVar
 
 from xilinx_fpga_dp.aio.blocking_reader import run_blocking
-from xilinx_fpga_dp.cli.diagnose.checks import KUBELET_ROOTS, SWITCHES, Findings
+from xilinx_fpga_dp.cli.diagnose.checks import KUBELET_ROOTS, SWITCHES, Findings, Running
 from xilinx_fpga_dp.cli.diagnose.containerd import read as read_containerd
 from xilinx_fpga_dp.deviceplugin.instance_lock import count_instances
 from xilinx_fpga_dp.deviceplugin.registration import greet
@@ -41,6 +41,7 @@ _TIME_LIMIT = 3.0  # seconds that a read or a request may take
 # Their versions are read even if no device has such a driver.
 _DRIVERS = ("xocl", "xclmgmt", "ami", "ama_transcoder", "zocl")
 _MAX_BYTES = 65536
+_MAX_PAGE = 4 << 20
 _SECURE_BOOT = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"  # UEFI specification, EFI_GLOBAL_VARIABLE
 _OWN_LABEL = "/proc/self/attr/current"
 _LABEL = re.compile(r"\w+:\w+:(\w+)")  # of SELinux; AppArmor has another text there
@@ -65,7 +66,7 @@ async def collect(settings: Settings) -> Findings:
         "instances": _blocking(count_instances, settings.plugins_dir),
         "foreign_sockets": _blocking(foreign_sockets, socket_dir),
         "other_kubelets": _blocking(_other_kubelets, host, socket_dir),
-        "not_ready": _blocking(_not_ready, settings.http_address),
+        "running": _blocking(_running, settings.http_address),
         "selinux": _blocking(_selinux_enforces, sysfs),
         "selinux_type": _blocking(_selinux_type, _OWN_LABEL),
         "selinux_switches": _blocking(_selinux_switches, sysfs),
@@ -185,20 +186,29 @@ def _other_kubelets(host: str, socket_dir: str) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _not_ready(address: str) -> str | None:
-    """Return the answer of the service at an address if it is not ready; None if it is, or if it is not ours.
+def _running(address: str) -> Running | None:
+    """Ask the service at an address; None if there is none, or another program.
 
     From the host, the address of a service in a pod is not reachable.
     """
-    if not address:
+    if not address or (ready := _page(address, "/readyz")) is None:
         return None
+    status, text = ready
+    not_ready = text.decode(errors="replace").strip() if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    _, document = _page(address, "/state") or (None, b"{}")
+    rows = json.loads(document).get("devices", ())
+    return Running(not_ready, {row["id"]: (row["resource"], row["reason"]) for row in rows})
+
+
+def _page(address: str, path: str) -> tuple[int, bytes] | None:
+    """Return status and content of a page of the service at an address; None if it is another program."""
     host, _, port = address.rpartition(":")
     connection = HTTPConnection(host.strip("[]") or "localhost", int(port), timeout=_TIME_LIMIT)
     try:
-        connection.request("GET", "/readyz")
+        connection.request("GET", path)
         answer = connection.getresponse()
-        ours = answer.getheader("Server") == NAME and answer.status == HTTPStatus.SERVICE_UNAVAILABLE
-        return answer.read(_MAX_BYTES).decode(errors="replace").strip() if ours else None
+        ours = answer.getheader("Server") == NAME
+        return (answer.status, answer.read(_MAX_PAGE)) if ours else None
     finally:
         connection.close()
 

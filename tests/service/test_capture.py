@@ -1,6 +1,7 @@
 """``capture``, and the commands that play an archive."""
 
 import json
+import os
 import subprocess
 import tarfile
 from pathlib import Path
@@ -92,6 +93,18 @@ def test_other_vendors_and_this_machine_are_not_in_it(mixed: SampleNode, tmp_pat
         text = b"".join(archive.extractfile(each).read() for each in archive if each.isreg())  # type: ignore[union-attr]
     assert not any("0000:01:00.0/vendor" in name for name in names)  # an NVMe disk
     assert mixed.root.encode() not in text
+
+
+def test_card_that_does_not_answer_is_not_asked(node: SampleNode, tmp_path: Path) -> None:
+    card, other = node.plug("ma35d")
+    for each, config in ((card, b"\xff" * 64), (other, b"\xee\x10\x70\x50" * 16)):
+        node.files.put(f"{os.path.realpath(each.user)}/config", config)
+    manifest = capture(node, tmp_path / "c.tar.gz", "--slow")
+    [path] = [path for path, why in manifest["unread"].items() if why == "the card does not answer"]
+    assert path.endswith("ama_transcoder0/device_info")
+    with tarfile.open(tmp_path / "c.tar.gz") as archive:
+        sizes = [each.size for each in archive if each.name.endswith("/config")]
+    assert sizes == [4, 4]
 
 
 def test_archive_goes_to_stdout(node: SampleNode, tmp_path: Path) -> None:

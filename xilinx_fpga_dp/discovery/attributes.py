@@ -86,6 +86,8 @@ class Attribute:
         since: the first version of the driver's module with this row, (2, 14) for XRT 2022.2; None: all.
         before: the first version without it.
         binary: its content is no text.
+        guarded: to be read only while `ma35d.answers`.
+        size: how many bytes are read of it; None: all.
     """
 
     pattern: str
@@ -97,6 +99,8 @@ class Attribute:
     since: tuple[int, int] | None = None
     before: tuple[int, int] | None = None
     binary: bool = False
+    guarded: bool = False
+    size: int | None = None
 
     @property
     def slow(self) -> bool:
@@ -281,6 +285,7 @@ TABLE: Final = (
         DEVICE_INFO,
         "AMA SDK hw_monitor.c: strings from the card's memory, without an end if its link is down",
         base=Base.MISC,
+        guarded=True,
     ),
     Attribute(
         "config",
@@ -289,6 +294,7 @@ TABLE: Final = (
         DEVICE_INFO,
         "its first four bytes, all ones if the link is down: drivers/pci/pci-sysfs.c",
         binary=True,
+        size=4,
     ),
     Attribute(
         "sriov_numvfs",

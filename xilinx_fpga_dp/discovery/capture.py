@@ -11,16 +11,17 @@ import os
 import re
 import stat
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
 from xilinx_fpga_dp.aio.blocking_reader import run_blocking
 from xilinx_fpga_dp.discovery import sysfs
-from xilinx_fpga_dp.discovery.attributes import TABLE, Base, rows_of
+from xilinx_fpga_dp.discovery.attributes import TABLE, Attribute, Base, rows_of
+from xilinx_fpga_dp.discovery.drivers import ma35d
 from xilinx_fpga_dp.discovery.pci_ids import XILINX, find
-from xilinx_fpga_dp.discovery.sysfs import ADDRESS, OutOfDescriptors
+from xilinx_fpga_dp.discovery.sysfs import ADDRESS, OutOfDescriptors, Unreadable
 
 # Seconds
 _LIST_LIMIT: Final = 20.0  # for all names, which the kernel itself answers
@@ -79,7 +80,11 @@ class _Read:
 
     path: str
     device: str  # attributes of one device are read one after the other
-    slow: bool
+    rows: Sequence[Attribute] = ()  # of the table; empty for what the kernel's core answers
+
+    @property
+    def slow(self) -> bool:
+        return any(row.slow for row in self.rows)
 
 
 async def capture(sysfs_root: str, dev_root: str, *, slow: bool) -> Capture:
@@ -117,11 +122,11 @@ async def _read_device(root: str, reads: list[_Read], found: Capture) -> None:
             continue
         try:
             limit = _SLOW_LIMIT if read.slow else _READ_LIMIT
-            content = await run_blocking(partial(sysfs.read_bytes, f"{root}/{read.path}"), limit)
+            content = await run_blocking(partial(_read, root, read), limit)
         except TimeoutError:
             found.unread[path] = f"no answer for {limit:g} s"
             hangs = read.path
-        except OutOfDescriptors as error:
+        except (OutOfDescriptors, Unreadable) as error:
             found.unread[path] = str(error)
         except OSError as error:
             del found.unread[path], found.files[path]
@@ -137,6 +142,15 @@ async def _read_device(root: str, reads: list[_Read], found: Capture) -> None:
 # All functions below block, for no longer than the kernel itself takes.
 
 
+def _read(root: str, read: _Read) -> bytes:
+    """Read one attribute. Unreadable: its card does not answer, so a read may have no end."""
+    path = f"{root}/{read.path}"
+    if any(row.guarded for row in read.rows) and not ma35d.answers(root, os.path.dirname(path)):
+        raise Unreadable("the card does not answer")
+    sizes = [row.size for row in read.rows if row.size]
+    return sysfs.read_start(path, min(sizes)) if sizes else sysfs.read_bytes(path)
+
+
 def _list_sysfs(root: str, found: Capture) -> list[_Read]:
     """Take names, links, modes and sizes of all devices of interest; return what there is to read."""
     lister = _Lister(root, found)
@@ -147,7 +161,7 @@ def _list_sysfs(root: str, found: Capture) -> list[_Read]:
             lister.add_class_device(kind, name)
     for attribute in TABLE:
         if attribute.base is Base.SYSFS:
-            lister.add_file(attribute.pattern, attribute.driver, attribute.slow)
+            lister.add_file(attribute.pattern, attribute.driver, [attribute])
     return lister.reads
 
 
@@ -160,16 +174,14 @@ class _Device:
     driver: str | None
     release: tuple[int, int] | None  # of its driver's module
 
-    def slow(self, name: str) -> bool | None:
-        """Whether the read of an attribute may wait; None if it is not to be read."""
+    def rows(self, name: str) -> list[Attribute] | None:
+        """Return the rows of an attribute; None if it is not to be read."""
         rows = [
             row
             for row in rows_of(self.base, name, self.release)
             if self.driver is None or row.driver in (self.driver, "pci")
         ]
-        if rows or _IN_THE_CORE.fullmatch(name):
-            return any(row.slow for row in rows)
-        return None
+        return rows if rows or _IN_THE_CORE.fullmatch(name) else None
 
 
 class _Lister:
@@ -207,8 +219,8 @@ class _Lister:
         if kind == "misc" or driver in self._drivers:
             self._walk(path, "", self._device(name, Base.MISC, driver))
 
-    def add_file(self, path: str, device: str, slow: bool | None) -> None:
-        """Add a file, if it is there. With ``slow`` None it is not read."""
+    def add_file(self, path: str, device: str, rows: Sequence[Attribute] | None) -> None:
+        """Add a file, if it is there. With ``rows`` None it is not read."""
         try:
             status = os.lstat(f"{self._root}/{path}")
         except OSError:
@@ -216,8 +228,8 @@ class _Lister:
         if stat.S_ISREG(status.st_mode) and f"sys/{path}" not in self._found.files:
             self._found.files[f"sys/{path}"] = b""
             self._found.status[f"sys/{path}"] = {"mode": _mode(status), "size": status.st_size}
-            if slow is not None:
-                self.reads.append(_Read(path, device, slow))
+            if rows is not None:
+                self.reads.append(_Read(path, device, rows))
 
     def _add_link(self, path: str) -> str | None:
         """Add a link; return the path of its target below the root, None if it is no link or leads out."""
@@ -252,7 +264,7 @@ class _Lister:
                 if not omitted and name.count("/") < _DEPTH:
                     self._walk(top, f"{name}/", device)
             else:
-                self.add_file(f"{top}/{name}", device.key, device.slow(name))
+                self.add_file(f"{top}/{name}", device.key, device.rows(name))
 
 
 def _release(version: str | None) -> tuple[int, int] | None:

@@ -19,7 +19,7 @@ BELOW = {
     Base.SYSFS: re.compile(r"sys/(?!bus/pci/devices/|class/misc/)(.+)"),
 }
 # The last one before a change of what is read, and the first one with it
-RELEASES = ("2018.3", "2019.1", "2019.2", "2020.1", "2020.2", "2021.1", "2021.2", "2022.1", "2022.2")
+RELEASES = ("2018.3", "2019.1", "2019.2", "2019.2_PU2", "2020.1", "2020.2", "2021.1", "2022.1", "2022.2")
 CHECKS = 4
 
 

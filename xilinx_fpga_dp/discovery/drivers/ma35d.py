@@ -87,11 +87,15 @@ def _reason_of(device: ClassDevice) -> Reason | None:
 
 def _virtual_functions(address: str, bus: Bus) -> int:
     """Return how many it has enabled: the driver gives them its codecs, pcie.c sn_sriov_configure."""
-    return sysfs.number(sysfs.read_optional(f"{_function_path(address, bus)}/sriov_numvfs")) or 0
+    return sysfs.number(sysfs.read_optional(f"{bus.root}/bus/pci/devices/{address}/sriov_numvfs")) or 0
 
 
-def _function_path(address: str, bus: Bus) -> str:
-    return f"{bus.root}/bus/pci/devices/{address}"
+def answers(root: str, path: str) -> bool:
+    """Whether the card of a misc device, given by its directory, answers. Blocks."""
+    address = sysfs.read_optional(f"{path}/bus_id").lower()
+    if not ADDRESS.fullmatch(address):
+        return False
+    return sysfs.read_start(f"{root}/bus/pci/devices/{address}/config", len(_LINK_DOWN)) != _LINK_DOWN
 
 
 def _address(device: ClassDevice) -> str:
@@ -116,10 +120,9 @@ def _read_serial(device: ClassDevice, bus: Bus) -> str | None:
     Raises:
         Unreadable: the firmware does not run yet, or the card does not answer: a text there may have no end.
     """
-    address = _address(device)
-    if not ADDRESS.fullmatch(address) or not os.path.exists(f"{device.path}/device_info"):
+    if not os.path.exists(f"{device.path}/device_info"):
         raise Unreadable("device_info: missing")
-    if sysfs.read_start(f"{_function_path(address, bus)}/config", len(_LINK_DOWN)) == _LINK_DOWN:
+    if not answers(bus.root, device.path):
         raise Unreadable("config: the link is down")
     match = _SERIAL.search(sysfs.read_optional(f"{device.path}/device_info"))
     return sysfs.as_serial(match[1]) if match else None

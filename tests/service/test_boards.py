@@ -19,7 +19,7 @@ from xilinx_fpga_dp.simulate.sysfs.sample_node import Ids, SampleNode, is_known
 
 _LEFT_OUT = re.compile(r"\| `(\w[\w.-]+)`(?: \([^|]*\))? \| ([^|]+) \|")
 # The sample card is true to its driver, and the service does not yet offer it so
-_AHEAD = {"ma35d-vf", "vek385"}
+_AHEAD = {"vek385"}
 _NOT_YET = pytest.mark.xfail(reason="not yet offered as its row says", strict=False)
 _EXPERIMENTAL = {*AMI_BOARDS, *MA35D_BOARDS, *ZOCL_BOARDS}
 

@@ -1,6 +1,7 @@
 """The ``simulate`` command."""
 
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -77,8 +78,31 @@ def test_demo_lists_left_out_cards_and_plays_the_others() -> None:
     done = cli("simulate", "--once", "--board", "u50", "--board", "u250-golden", limit=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0000:66:00.0  golden image" in done.stdout
-    assert "The xilinx_u50_gen3x16_xdma_201920_3 at 0000:65:00.1 trips a firewall" in done.stdout
+    assert "The xilinx_u50_gen3x16_xdma_201920_3 at 0000:65:00.1 becomes Unhealthy: firewall" in done.stdout
     assert "reason=firewall" in done.stdout
+
+
+@pytest.mark.parametrize("board", ["u200", "v70", "u200-2018.3", "arista", "f1-2019", "v80", "ma35d", "u30"])
+def test_headline_of_the_fault_says_what_the_log_says(board: str) -> None:
+    """With boards that show the same fault in different ways; ``arista`` asks through the mailbox."""
+    done = cli("simulate", "--once", "--board", board, limit=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    [step] = re.findall(r"=== The .+ at (\S+) becomes Unhealthy: (.+)\n((?:(?!===).*\n)*)", done.stdout)
+    address, reasons, log = step
+    logged = re.findall(rf'device unhealthy device="?{re.escape(address)}"? .*reason=(\S+)', log)
+    assert logged[: reasons.count(", then ") + 1] == reasons.split(", then ")
+
+
+def test_headline_has_the_reason_of_a_log_in_json() -> None:
+    done = cli("simulate", "--once", "--board", "u50", "--log-format", "json", limit=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "at 0000:65:00.1 becomes Unhealthy: firewall" in done.stdout
+
+
+def test_headline_without_a_log_gives_no_reason() -> None:
+    done = cli("simulate", "--once", "--board", "u50", "--log-level", "error", limit=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "at 0000:65:00.1 becomes Unhealthy\n" in done.stdout
 
 
 def test_demo_ends_without_an_allocatable_card() -> None:
@@ -176,7 +200,8 @@ def test_demo_plays_cards_of_all_drivers() -> None:
         "xilinx.com/fpga-MA35  ",
         "xilinx.com/fpga-ZynqMP-KV260  ",
         "0000:34:00.1  second function of one device",
-        "The ZynqMP KV260 revB at axi:zyxclmm_drm loses its driver",
+        "The ZynqMP KV260 revB at axi:zyxclmm_drm is gone",
+        "device gone device=axi:zyxclmm_drm ",
         "It ended with 0 and left no socket.",
     ):
         assert text in done.stdout

@@ -3,7 +3,8 @@
 The demo lists the cards, starts kubelet and the service, lets a pod allocate a device, breaks one card and
 repairs it, restarts kubelet and sends SIGTERM to the service. Each step opens with a headline, shows the
 log of the service and what ``kubectl describe node`` would show, and waits for its outcome in the counts
-of the embedded kubelet. A step that misses its time limit raises `StepFailed` and ends the demo with 1.
+of the embedded kubelet. The headline of a fault says what the service logs of it. A step that misses its time
+limit raises `StepFailed` and ends the demo with 1.
 The service runs in its own process, as on a node; only its settings differ. Cancelling the demo kills the
 service and removes the sample node.
 """
@@ -11,6 +12,7 @@ service and removes the sample node.
 import asyncio
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -19,6 +21,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.observe.table import columns
 from xilinx_fpga_dp.resources.card_pairing import WAIT
 from xilinx_fpga_dp.settings import Settings
@@ -43,6 +46,7 @@ _ANOTHER_RENDER_NODE = 140
 _FIRST_WITH_HEALTH = "2019.1"  # older XRT releases have no health attributes
 _FIRST_WITH_FIREWALL = "2019.2"  # older XRT releases show no firewall in the user function
 _END_LIMIT = 10.0  # seconds that the service may take to end: 2 s suffice on an idle machine
+_REASON = re.compile(r'\breason(?:": "|=)([a-z-]+)')
 _PROGRAM = (sys.executable, "-m", "xilinx_fpga_dp")
 
 
@@ -124,12 +128,49 @@ async def run_demo(settings: Settings, boards: Sequence[str], archive: str | Non
 
 @dataclass(frozen=True, slots=True)
 class _Fault:
-    """A fault of a card and the recovery from it, each with its headline."""
+    """A fault of a card, and the recovery from it with its headline."""
 
-    headline: str
     begin: Callable[[], None]
     recovery_headline: str
     recover: Callable[[], Awaitable[None]]
+
+
+class _ServiceLog:
+    """Prints each line that the service logs as soon as it arrives, except while it is held.
+
+    Life: `run` reads until the service closes its end; `hold` collects the lines, `release` prints them.
+    """
+
+    def __init__(self, stream: asyncio.StreamReader) -> None:
+        self._stream = stream
+        self._held: list[str] | None = None
+
+    async def run(self) -> None:
+        """Read to the end."""
+        while line := await self._stream.readline():
+            text = line.decode(errors="replace").rstrip()
+            if self._held is None:
+                _print_indented([f"service | {text}"])
+            else:
+                self._held.append(text)
+
+    def hold(self) -> None:
+        """Hold all lines from now on."""
+        self._held = []
+
+    def outcome(self, device: str) -> str:
+        """Return what the held lines, in text or in JSON, say has become of a device."""
+        lines = [line for line in self._held or () if device in line]
+        if any(Event.DEVICE_GONE in line for line in lines):
+            return "is gone"
+        unhealthy = (_REASON.search(line) for line in lines if Event.DEVICE_UNHEALTHY in line)
+        reasons = dict.fromkeys(match[1] for match in unhealthy if match)
+        return "becomes Unhealthy" + (f": {', then '.join(reasons)}" if reasons else "")
+
+    def release(self) -> None:
+        """Print the held lines, and each further one as it arrives."""
+        _print_indented(f"service | {line}" for line in self._held or ())
+        self._held = None
 
 
 class Demo:
@@ -163,7 +204,8 @@ class Demo:
             **node.environment(),
         }
         self._service: asyncio.subprocess.Process | None = None
-        self._log: asyncio.Task[None] | None = None  # prints the log of the service
+        self._log: _ServiceLog | None = None
+        self._printing: asyncio.Task[None] | None = None  # prints the log of the service
         self.waiting_for_stop = False
 
     async def run(self, stop: asyncio.Event | None) -> None:
@@ -223,7 +265,9 @@ class Demo:
         self._service = await asyncio.create_subprocess_exec(
             *_PROGRAM, "run", env=self._environment, stderr=asyncio.subprocess.PIPE, start_new_session=True
         )
-        self._log = asyncio.create_task(_print_log(self._service.stderr))
+        if self._service.stderr:
+            self._log = _ServiceLog(self._service.stderr)
+            self._printing = asyncio.create_task(self._log.run())
         await self._until(lambda: self._allocatable() == self._count, f"{self._count} devices allocatable")
 
     async def _allocate(self) -> tuple[str, Allocation]:
@@ -242,14 +286,27 @@ class Demo:
         return resource, allocation
 
     async def _break_and_repair(self) -> None:
-        fault = _fault_of(self._offered[-1])
+        card = self._offered[-1]
+        fault = _fault_of(card)
         before = self._allocatable()
-        _print_headline(fault.headline)
-        fault.begin()
-        await self._until(lambda: self._allocatable() == before - self._replicas, "one device Unhealthy")
+        await self._break(card, fault, before - self._replicas)
+        await self._describe_node()
         _print_headline(fault.recovery_headline)
         await fault.recover()
         await self._until(lambda: self._allocatable() == before, "all devices Healthy again")
+
+    async def _break(self, card: SampleCard, fault: _Fault, left: int) -> None:
+        """Begin a fault; print its headline, which says what the log says, when kubelet has it."""
+        if self._log is None:
+            return
+        self._log.hold()
+        try:
+            fault.begin()
+            await self._reach(lambda: self._allocatable() == left, "one device Unhealthy")
+            await asyncio.sleep(_LOG_DELAY)
+        finally:
+            _print_headline(f"The {card.title} at {card.address} {self._log.outcome(card.address)}")
+            self._log.release()
 
     async def _restart_kubelet(self, resource: str, allocation: Allocation) -> None:
         _print_headline("kubelet restarts: it removes every socket, and the service registers again")
@@ -265,14 +322,14 @@ class Demo:
 
     async def _terminate(self) -> None:
         _print_headline("The service receives SIGTERM")
-        if self._service is None or self._log is None:
+        if self._service is None or self._printing is None:
             return
         self._service.send_signal(signal.SIGTERM)
         try:
             code = await asyncio.wait_for(self._service.wait(), _END_LIMIT)
         except TimeoutError:
             raise StepFailed(f"the service did not end within {_END_LIMIT:g} s") from None
-        await self._log
+        await self._printing
         left = [name for name in os.listdir(self._node.socket_dir) if name.endswith("-fpga.sock")]
         if code or left:
             raise StepFailed(f"the service ended with {code} and left {left}")
@@ -297,6 +354,11 @@ class Demo:
 
     async def _until(self, holds: Callable[[], bool], outcome: str) -> None:
         """Wait for an outcome in the counts of kubelet; then show the node."""
+        await self._reach(holds, outcome)
+        await self._describe_node()
+
+    async def _reach(self, holds: Callable[[], bool], outcome: str) -> None:
+        """Wait for an outcome in the counts of kubelet."""
         try:
             async with asyncio.timeout(self._step_limit):
                 await self._kubelet.changes.until(lambda _: holds())
@@ -331,13 +393,12 @@ class Demo:
 
 def _fault_of(card: SampleCard) -> _Fault:
     """Return a fault that the driver of the card reports."""
-    name = f"The {card.title} at {card.address}"
     if not isinstance(card, XrtCard) or card.release < _FIRST_WITH_HEALTH:
 
         async def bind() -> None:
             card.bind()
 
-        return _Fault(f"{name} loses its driver", card.unbind, "Its driver binds to it again", bind)
+        return _Fault(card.unbind, "Its driver binds to it again", bind)
 
     async def reset() -> None:
         card.reset_begin()
@@ -347,8 +408,8 @@ def _fault_of(card: SampleCard) -> _Fault:
 
     recovery = "It is reset and returns with another render node"
     if card.board.firewall and card.release >= _FIRST_WITH_FIREWALL:
-        return _Fault(f"{name} trips a firewall", card.firewall_trip, recovery, reset)
-    return _Fault(f"{name} goes offline", card.offline, recovery, reset)
+        return _Fault(card.firewall_trip, recovery, reset)
+    return _Fault(card.offline, recovery, reset)
 
 
 def _sample_node(directory: str, boards: Sequence[str]) -> tuple[SampleNode, list[SampleCard]]:
@@ -373,12 +434,6 @@ def _sample_node(directory: str, boards: Sequence[str]) -> tuple[SampleNode, lis
 def _assignments(node: SampleNode | CapturedNode) -> list[str]:
     """Return the settings to run against a node, quoted for a shell."""
     return [f"{name}={shlex.quote(value)}" for name, value in node.environment().items()]
-
-
-async def _print_log(stream: asyncio.StreamReader | None) -> None:
-    """Print each line that the service logs, as soon as it arrives."""
-    while stream and (line := await stream.readline()):
-        _print_indented([f"service | {line.decode(errors='replace').rstrip()}"])
 
 
 def _print_headline(text: str) -> None:

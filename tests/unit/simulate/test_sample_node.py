@@ -315,10 +315,10 @@ class TestRecipes:
         card.reset_end()
         assert read(card.path("dev_offline")) == "0\n"
         assert read(card.path("mgmt/firewall/status")) == "0\n"
-        assert read(card.path("firewall/level")) == ("2\n" if latched else NO_TRIP)
+        assert read(card.path("firewall/status")) == ("524288\n" if latched else "0\n")
         card.unbind()
         card.bind()
-        assert read(card.path("firewall/level")) == NO_TRIP
+        assert read(card.path("firewall/status")) == "0\n"
 
     def test_golden_image(self, node: SampleNode) -> None:
         card = node.add_card("u250", image="golden")

@@ -87,7 +87,7 @@ class TestRelease:
         drivers = RELEASES[release]["user_drivers"].split()
         for board, name in (("u200", drivers[0]), ("v70", drivers[-1])):
             assert user_driver(XRT_BOARDS[board], release) == name
-            card = node.add_card(board, release=release, pci_driver=name)
+            card = node.add_card(board, release=release)
             assert driver(card.user) == name
             folder = f"{node.sysfs_root}/bus/pci/drivers/{name}"
             assert os.path.basename(os.readlink(f"{folder}/module")) == "xocl"
@@ -143,8 +143,6 @@ class TestFirewall:
         self, node: SampleNode, release: str, uncleared: bool
     ) -> None:
         card = node.add_card("u200", release=release)
-        card.upper = 0xFFFF9C3F
-        card.mend()
         level = int(read(card.path("firewall/level")))
         assert level == (0xFFFF9C3F_FFFFFFFF if uncleared else 2**64 - 1)
         assert read(card.path("mgmt/firewall/level")) == f"{2**64 - 1}\n"

@@ -84,14 +84,12 @@ class XrtOptions(Position, total=False):
         release: of XRT; None: that of the board. On a real node it is the same for all cards.
         render: the number of its render node; None: the lowest free one.
         image: `golden`: a factory image, with a management function only; `recovery`: no `user_pf`.
-        pci_driver: the name of the driver of its user function on the bus.
     """
 
     mgmt: bool
     release: str | None
     render: int | None
     image: Image
-    pci_driver: str
 
 
 _BUSES = 16  # buses of one root bus: see `Tree.bus_above`
@@ -243,7 +241,6 @@ class SampleNode(Tree):
             release=release,
             image=options.get("image", "shell"),
             behind=options.get("behind", ()),
-            pci_driver=options.get("pci_driver", "xocl"),
         )
         card.plug(render=options.get("render"))
         self.cards.append(card)

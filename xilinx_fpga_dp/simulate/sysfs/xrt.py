@@ -145,11 +145,9 @@ class XrtCard(SampleCard):
         release: str,
         image: Image,
         behind: Sequence[str],
-        pci_driver: str = "xocl",
     ) -> None:
         super().__init__(node)
-        self.upper = releases.ALL_ONES
-        self._pci_driver = pci_driver
+        self.upper = releases.UNCLEARED
         self._trip = self._recorded = releases.NO_TRIP  # of the management function; of the user function
         self._errors: list[releases.ErrorRecord] = []
         self._boot: releases.BootImage = "default"
@@ -246,7 +244,8 @@ class XrtCard(SampleCard):
 
     def binding(self, render: int | None = None) -> Iterator[str]:
         """Bind step by step; yield the name of each finished step (userpf/xocl_drv.c xocl_userpf_probe)."""
-        self._user.bind(self._pci_driver, DRIVER_VERSIONS[self.release], module="xocl")
+        driver = releases.user_driver(self.board, self.release)
+        self._user.bind(driver, DRIVER_VERSIONS[self.release], module="xocl")
         yield "driver"
         if self._image == "recovery":  # the probe returns here, without an error
             return

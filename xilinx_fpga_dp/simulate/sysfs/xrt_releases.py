@@ -112,7 +112,9 @@ _SUBDEV_IDS = {
 }  # fmt: skip
 _MINORBITS = 20
 
-ALL_ONES = 0xFFFF_FFFF
+UNCLEARED = 0xFFFF_9C3F
+"""The upper half of a kernel address, as an uncleared u64 may have it; an example."""
+_ALL_ONES = 0xFFFF_FFFF
 
 
 class Trip(NamedTuple):
@@ -222,7 +224,7 @@ def firewall_files(release: str, trip: Trip, *, mgmt: bool, upper: int) -> dict[
             an int into a u64 that it never cleared (firewall.c get_prop, show_firewall).
     """
     uncleared = not mgmt and release < "2022.2"
-    level = (upper << 32 | trip.level & ALL_ONES) if uncleared else trip.level & 2**64 - 1
+    level = (upper << 32 | trip.level & _ALL_ONES) if uncleared else trip.level & 2**64 - 1
     detected = {
         "detected_status": trip.status,
         "detected_level": max(trip.level, 0),

@@ -47,11 +47,12 @@ class Device:
     numa_node: int | None = None  # None if the kernel reports -1
     # The bridges above it, root bus first: ``("pci0000:60", "0000:60:05.0")``; empty if unknown
     pcie_path: tuple[str, ...] = ()
-    # Paths under /dev: the node that a container needs, ``/dev/dri/renderD128``; that of its management
-    # function; its QDMA node. None if there is none.
-    node: str | None = None
-    mgmt_node: str | None = None
-    qdma_node: str | None = None
+    # Paths under /dev that a container gets, first the one that it needs, ``/dev/dri/renderD128``; empty if
+    # its driver shows none
+    nodes: tuple[str, ...] = ()
+    mgmt_node: str | None = None  # that of its management function; None if there is none
+    mounts: tuple[str, ...] = ()  # host paths that a container gets besides, mounted read-only
+    note: str | None = None  # what an operator should know of it beside its health, for people
     reason: Reason | None = None  # why it is Unhealthy; None if it is Healthy
     warning: str | None = None  # what is wrong with the card without being a fault, with the remedy
 

@@ -212,7 +212,7 @@ async def _check_again(scanner: Scanner, before: Inventory) -> None:
     for address, device in fresh.items():
         if device and device.healthy and found[address].healthy:
             assert device.shell == found[address].shell, address
-            assert device.node == found[address].node, address
+            assert device.nodes == found[address].nodes, address
 
 
 async def _scan(settings: Settings) -> None:

@@ -18,9 +18,6 @@ from xilinx_fpga_dp.simulate.sysfs.boards import (
 from xilinx_fpga_dp.simulate.sysfs.sample_node import Ids, SampleNode, is_known
 
 _LEFT_OUT = re.compile(r"\| `(\w[\w.-]+)`(?: \([^|]*\))? \| ([^|]+) \|")
-# The sample card is true to its driver, and the service does not yet offer it so
-_AHEAD = {"vek385"}
-_NOT_YET = pytest.mark.xfail(reason="not yet offered as its row says", strict=False)
 _EXPERIMENTAL = {*AMI_BOARDS, *MA35D_BOARDS, *ZOCL_BOARDS}
 
 
@@ -29,13 +26,7 @@ def test_page_has_the_generated_tables() -> None:
     assert done.returncode == 0
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=_NOT_YET if name in _AHEAD else ())
-        for name in sorted(set(rows()) - {"f1-cleared"})  # not before its image is loaded
-    ],
-)
+@pytest.mark.parametrize("name", sorted(set(rows()) - {"f1-cleared"}))  # not before its image is loaded
 def test_service_offers_the_board_as_its_row_says(node: SampleNode, name: str) -> None:
     node.plug(name)
     resource, nodes = rows()[name]

@@ -176,7 +176,7 @@ class TestZocl:
         device = await only_device(node)
         assert (device.shell.vbnv, device.shell.timestamp, device.board) == (shell, None, name)
         assert (device.address, device.driver) == (card.address, "zocl-drm")
-        assert (device.node,) == card.nodes
+        assert device.nodes == card.nodes
         assert device.experimental
         assert listed(node)["devices"][0]["resource"] == f"{PREFIX}{shell}"
 

@@ -483,7 +483,7 @@ def test_check_finds_the_same_as_a_scan(release: str, names: list[str]) -> None:
                 for _ in range(3):
                     checked, scanned = await checks.check(), await scans.scan(check=True)
                     found, expected = (
-                        [(d.reason, d.node) for d in each.devices] for each in (checked, scanned)
+                        [(d.reason, d.nodes) for d in each.devices] for each in (checked, scanned)
                     )
                     assert found == expected, (name, done)
 

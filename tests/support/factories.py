@@ -18,7 +18,7 @@ def device(address: str = "0000:65:00.1", **other: object) -> Device:
         "u200",
         "xocl",
         numa_node=0,
-        node="/dev/dri/renderD128",
+        nodes=("/dev/dri/renderD128",),
     )
     return dataclasses.replace(plain, **other)  # type: ignore[arg-type]
 

@@ -69,6 +69,8 @@ def _as_text(answer: Resolution, grant: Grant) -> str:
     for device in answer.devices:
         serial = f", serial {device.serial}" if device.serial else ""
         lines.append(f"  {device.address}: {device.board} with {device.shell.vbnv}{serial}, Healthy")
+        if device.note:
+            lines.append(f"    note: {device.note}")
     lines += [f"  device {node} (rw)" for node in grant.nodes]
     lines += [f"  CDI device {name}" for name in grant.cdi_devices]
     lines += [f"  mount {path} (read-only)" for path in grant.mounts]

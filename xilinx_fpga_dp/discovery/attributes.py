@@ -13,6 +13,8 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 from typing import Final
 
+from xilinx_fpga_dp.discovery.sysfs import module_of
+
 NEVER: Final = ("error", "mig_cache_update", "mailbox")
 """Never to be read: a read clears `error` (mgmtpf/mgmt-sysfs.c), lets the driver ask the memory controllers
 (`mig_cache_update`, userpf/xocl_sysfs.c), or takes a message out of `mailbox` (subdev/mailbox.c)."""
@@ -318,14 +320,14 @@ TABLE: Final = (
     ),
     *(
         Attribute(
-            f"module/{driver}/version",
+            f"module/{module_of(driver)}/version",
             driver,
             Source.MEMORY,
             When.SCAN if driver == _XOCL else When.NEW,
             "kept by the kernel: kernel/module/sysfs.c; it tells which rows hold",
             base=Base.SYSFS,
         )
-        for driver in (_XOCL, _MGMT, _AMI, _MA35D, "zocl_drm")
+        for driver in (_XOCL, _MGMT, _AMI, _MA35D, _ZOCL)
     ),
     Attribute(
         "devices/system/node/online",

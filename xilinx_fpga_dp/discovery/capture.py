@@ -179,7 +179,7 @@ class _Device:
         rows = [
             row
             for row in rows_of(self.base, name, self.release)
-            if self.driver is None or row.driver in (self.driver, "pci")
+            if self.driver is None or row.driver == "pci" or _are_one(row.driver, self.driver)
         ]
         return rows if rows or _IN_THE_CORE.fullmatch(name) else None
 
@@ -216,7 +216,7 @@ class _Lister:
         driver = sysfs.driver_of(f"{self._root}/{path}/device")
         if parent and driver:
             self._add_link(f"{parent}/driver")
-        if kind == "misc" or driver in self._drivers:
+        if kind in ("misc", "ami") or driver in self._drivers:  # these two have no parent
             self._walk(path, "", self._device(name, Base.MISC, driver))
 
     def add_file(self, path: str, device: str, rows: Sequence[Attribute] | None) -> None:
@@ -265,6 +265,11 @@ class _Lister:
                     self._walk(top, f"{name}/", device)
             else:
                 self.add_file(f"{top}/{name}", device.key, device.rows(name))
+
+
+def _are_one(driver: str, other: str) -> bool:
+    """Whether two drivers are of one module, as `xocl` and `xocl_xdma`."""
+    return sysfs.module_of(driver) == sysfs.module_of(other)
 
 
 def _release(version: str | None) -> tuple[int, int] | None:

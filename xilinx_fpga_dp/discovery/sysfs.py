@@ -22,6 +22,13 @@ _ROOT_BUS = re.compile(r"pci[0-9a-f]{4,8}:[0-9a-f]{2}")
 # The kernel hands out at most a page for an attribute (fs/sysfs/file.c); more is not an attribute.
 _MAX_ATTRIBUTE = 4096
 _MAX_SERIAL = 64
+# Of the drivers that are not called like their modules: XRT 2018.3 userpf/common.h, edge zocl_drv.c; AMA SDK
+_MODULES = {
+    "xocl_xdma": "xocl",
+    "xocl_qdma": "xocl",
+    "zocl-drm": "zocl",
+    "transcoder": "ama_transcoder",
+}
 _BLOCKING = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY
 # O_NONBLOCK changes nothing for sysfs; it keeps any other kind of file from holding up the bus.
 _AT_ONCE = _BLOCKING | os.O_NONBLOCK
@@ -247,7 +254,12 @@ def driver_of(path: str) -> str | None:
 
 def module_version(root: str, driver: str) -> str | None:
     """Read the version of a driver's module; None if it is not loaded or shows none. It never blocks."""
-    return core_text(f"{root}/module/{driver.replace('-', '_')}/version") or None
+    return core_text(f"{root}/module/{module_of(driver)}/version") or None
+
+
+def module_of(driver: str) -> str:
+    """Return the name of a driver's module."""
+    return _MODULES.get(driver, driver.replace("-", "_"))
 
 
 def read_attribute(path: str) -> str | None:

@@ -20,17 +20,16 @@ from xilinx_fpga_dp.model import Reason
 
 
 class _Package(NamedTuple):
-    module: str
     maker: str
     load: str  # the modules to load together
 
 
 _XRT: Final = "XRT's"
 _PACKAGES: Final = {
-    XOCL: _Package("xocl", _XRT, "xocl xclmgmt"),
-    XCLMGMT: _Package("xclmgmt", _XRT, "xocl xclmgmt"),
-    AMI: _Package("ami", "AVED's or AMR's", "ami"),
-    TRANSCODER: _Package("ama_transcoder", "the AMA SDK's", "ama_transcoder"),
+    XOCL: _Package(_XRT, "xocl xclmgmt"),
+    XCLMGMT: _Package(_XRT, "xocl xclmgmt"),
+    AMI: _Package("AVED's or AMR's", "ami"),
+    TRANSCODER: _Package("the AMA SDK's", "ama_transcoder"),
 }
 # By their names on the bus; Xen's module is `xen-pciback`.
 _FOR_MACHINES: Final = frozenset({"vfio-pci", "pci-stub", "pciback", "xen-pciback"})
@@ -115,7 +114,7 @@ def _without_driver(root: str, function: Function, pci_id: PciId, drivers: Seque
     advice = []
     if loaded := [driver for driver in drivers if _is_loaded(root, driver)]:
         verb = "are" if len(loaded) > 1 else "is"
-        names = " and ".join(_PACKAGES[driver].module for driver in loaded)
+        names = " and ".join(map(sysfs.module_of, loaded))
         advice.append(f"{names} {verb} loaded and did not take it: dmesg says why (failed probe)")
         if pci_id.until:
             advice.append(f"XRT takes this card up to release {pci_id.until}")
@@ -147,7 +146,7 @@ def _install(driver: str) -> str:
 
 
 def _is_loaded(root: str, driver: str) -> bool:
-    return os.path.isdir(f"{root}/module/{_PACKAGES[driver].module}")
+    return os.path.isdir(f"{root}/module/{sysfs.module_of(driver)}")
 
 
 def _named(function: Function, pci_id: PciId) -> str:

@@ -105,12 +105,16 @@ def _log(address: str, device_log: _DeviceLog) -> None:
         return
     resource, device = current
     fields = {"device": address, "resource": resource}
+    before = logged[1] if logged else None
+    new_note = device.note if before is None or device.note != before.note else None
+    note = {"note": new_note} if new_note else {}
     if logged is None or logged[0] != resource:
         event = Event.DEVICE_FOUND if logged is None else Event.DEVICE_MOVED
-        log.info(event, extra={**fields, "board": device.board, "shell": device.shell.vbnv})
-    if device.reason == (logged[1].reason if logged else None) and not suppressed:
+        log.info(event, extra={**fields, "board": device.board, "shell": device.shell.vbnv, **note})
+        note = {}
+    if device.reason == (before.reason if before else None) and not suppressed:
         return
     if device.reason:
-        log.warning(Event.DEVICE_UNHEALTHY, extra={**fields, "reason": device.reason, **suppressed})
+        log.warning(Event.DEVICE_UNHEALTHY, extra={**fields, "reason": device.reason, **note, **suppressed})
     else:
         log.info(Event.DEVICE_HEALTHY, extra={**fields, **suppressed})

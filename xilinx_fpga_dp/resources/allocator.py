@@ -51,7 +51,7 @@ class Resolution:
 
     resource: str  # the requested one
     devices: tuple[Device, ...]  # the granted ones, ordered by address
-    mounts: tuple[str, ...]  # the host paths to mount that exist
+    mounts: tuple[str, ...]  # the host paths to mount that exist, beside those of the devices
     in_cdi_spec: bool  # the CDI spec has the devices
 
 
@@ -143,7 +143,9 @@ class Allocator:
         return Grant(
             envs={variable: ",".join(info), f"{variable}_INFO": json.dumps(info, separators=(",", ":"))},
             nodes=() if self.strategy == "cdi" else distinct,
-            mounts=resolution.mounts,
+            mounts=tuple(
+                dict.fromkeys([path for each in devices for path in each.mounts] + [*resolution.mounts])
+            ),
             cdi_devices=tuple(map(cdi.qualified, devices)) if resolution.in_cdi_spec else (),
         )
 
@@ -155,8 +157,7 @@ def variable_of(resource: str) -> str:
 
 def nodes_of(device: Device, *, expose_mgmt: bool) -> tuple[str, ...]:
     """List the device nodes a container gets for a device, as paths under /dev."""
-    mgmt = device.mgmt_node if expose_mgmt else None
-    return tuple(node for node in (device.node, device.qdma_node, mgmt) if node)
+    return (*device.nodes, device.mgmt_node) if expose_mgmt and device.mgmt_node else device.nodes
 
 
 def details_of(device: Device) -> dict[str, Any]:
@@ -209,8 +210,8 @@ def _checked(offer: Offer, before: Device, now: Device | None) -> Device:
         raise _not_now(
             f"device {now.address} was reprogrammed to {now.shell.vbnv} and is leaving {offer.resource}"
         )
-    if now.reason or not now.node:
-        node = f" (device node {now.node})" if now.node else ""
+    if now.reason or not now.nodes:
+        node = f" (device node {now.nodes[0]})" if now.nodes else ""
         raise _not_now(f"device {now.address} is Unhealthy: {now.reason or 'no-node'}{node}")
     return now
 

@@ -19,7 +19,7 @@ from xilinx_fpga_dp.model import Device, Reason, Shell
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard
 
-DEVICE = Device("0000:65:00.1", Shell("a_b", "1", None), "b", "xocl", node="/dev/dri/renderD128")
+DEVICE = Device("0000:65:00.1", Shell("a_b", "1", None), "b", "xocl", nodes=("/dev/dri/renderD128",))
 RULES = HealthRules(recovery_checks=3, reset_grace=100)
 LOST = {Reason.RESETTING, Reason.SHELL_UNKNOWN, Reason.NO_DRIVER}
 

@@ -82,7 +82,7 @@ class TestRecipes:
             device_id="5001",
             numa_node=0,
             pcie_path=("pci0000:00", "0000:00:15.0"),
-            node="/dev/dri/renderD129",
+            nodes=("/dev/dri/renderD129",),
             mgmt_node="/dev/xclmgmt1024",
         )
 
@@ -151,7 +151,7 @@ class TestFinding:
     async def test_the_gpus_render_node_is_not_taken_for_a_cards(self, node: SampleNode) -> None:
         node.add_ordinary_devices()
         card = node.add_card("u50")
-        assert (await only_device(node)).node == card.render_node == "/dev/dri/renderD129"
+        assert (await only_device(node)).nodes == (card.render_node,) == ("/dev/dri/renderD129",)
 
     async def test_neither_ids_nor_class_nor_function_number_count(self, node: SampleNode) -> None:
         card = node.add_card("u30-vt1")
@@ -194,9 +194,9 @@ class TestFinding:
     async def test_a_qdma_node_only_where_it_exists(self, node: SampleNode) -> None:
         card = node.add_card("v70")
         assert any(name.startswith("dma.qdma") for name in os.listdir(card.user))
-        assert (await only_device(node)).qdma_node is None
+        assert (await only_device(node)).nodes == (card.render_node,)
         node.add_node(f"/dev/xfpga/dma.qdma.u{0x6501}.0")
-        assert (await only_device(node)).qdma_node == f"/dev/xfpga/dma.qdma.u{0x6501}.0"
+        assert (await only_device(node)).nodes[1:] == (f"/dev/xfpga/dma.qdma.u{0x6501}.0",)
 
     @pytest.mark.parametrize(
         ("release", "queues"),
@@ -210,7 +210,7 @@ class TestFinding:
     )
     async def test_the_qdma_node_of_each_era(self, node: SampleNode, release: str, queues: str) -> None:
         node.add_card("v70", "0000:65:00", release=release)
-        assert (await only_device(node)).qdma_node == f"/dev/{queues}"
+        assert (await only_device(node)).nodes[1:] == (f"/dev/{queues}",)
 
     @pytest.mark.parametrize("shown", [True, False])
     async def test_the_qdma_node_of_the_queues_that_came_with_2020_2(
@@ -220,9 +220,9 @@ class TestFinding:
         card = node.add_card("u50", "0000:65:00", release="2020.2")
         name = f"dma.qdma4.u25857.{int(shown)}"
         card.write("dma.qdma4.u.5242880", {"xrt_user": {f"xfpga!{name}": {}}} if shown else {})
-        assert (await only_device(node)).qdma_node is None
+        assert (await only_device(node)).nodes == (card.render_node,)
         node.add_node(f"/dev/xfpga/{name}")
-        assert (await only_device(node)).qdma_node == f"/dev/xfpga/{name}"
+        assert (await only_device(node)).nodes[1:] == (f"/dev/xfpga/{name}",)
 
     async def test_suffixes_and_render_numbers_may_change(self, node: SampleNode) -> None:
         card = node.add_card("u55c")
@@ -231,7 +231,7 @@ class TestFinding:
         card.reset_begin()
         card.reset_end(render=200, suffix=7)
         after = (await scanner.scan(check=True)).devices[0]
-        assert after.node == "/dev/dri/renderD200" != before.node
+        assert after.nodes == ("/dev/dri/renderD200",) != before.nodes
         assert (after.address, after.shell, after.healthy) == (before.address, before.shell, True)
 
     async def test_without_a_driver_the_reason_has_the_remedy(self, node: SampleNode) -> None:
@@ -356,7 +356,7 @@ class TestDefectsOfTheOriginal:
         found = await settled(scanner_for(node))
         by_address = {device.address: device for device in found.devices}
         assert by_address[card.address].reason is Reason.OFFLINE
-        assert by_address[card.address].node is None
+        assert by_address[card.address].nodes == ()
 
     async def test_a_missing_attribute_is_no_fault(self, node: SampleNode) -> None:
         card = node.add_card("u55c")

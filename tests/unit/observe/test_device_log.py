@@ -53,6 +53,15 @@ def test_each_change_is_logged_once(lines: pytest.LogCaptureFixture) -> None:
     ]
 
 
+def test_note_is_logged_once_and_again_when_it_changes(lines: pytest.LogCaptureFixture) -> None:
+    journal = DeviceEventLog()
+    flash = dataclasses.replace(DEVICE, note="flash")
+    waits = dataclasses.replace(unhealthy(), note="waits")
+    for time, device in enumerate((flash, flash, waits, unhealthy(), waits, waits)):
+        update(journal, time, device)
+    assert [record.__dict__.get("note") for record in lines.records] == ["flash", "waits"]
+
+
 def test_each_warning_is_logged_once(lines: pytest.LogCaptureFixture) -> None:
     journal = DeviceEventLog()
     for time, warnings in enumerate((("a",), ("a",), ("a", "b"), (), ("a",))):

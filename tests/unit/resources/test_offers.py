@@ -194,15 +194,37 @@ async def test_grant() -> None:
 
 
 async def test_granted_devices_are_ordered_by_address() -> None:
-    held = offer(*(device(f"0000:0{i}:00.1", node=f"/dev/dri/renderD{140 - i}") for i in range(3)))
+    held = offer(*(device(f"0000:0{i}:00.1", nodes=(f"/dev/dri/renderD{140 - i}",)) for i in range(3)))
     ids = ["0000:02:00.1", "0000:00:00.1", "0000:01:00.1"]
     grant = PLAIN.grant(await PLAIN.resolve(held, ids))
     assert next(iter(grant.envs.values())) == "0000:00:00.1,0000:01:00.1,0000:02:00.1"
     assert grant.nodes == ("/dev/dri/renderD140", "/dev/dri/renderD139", "/dev/dri/renderD138")
 
 
+@pytest.mark.parametrize("strategy", ["device-specs", "cdi", "both"])
+async def test_mounts_of_devices_come_once_and_before_others(strategy: str) -> None:
+    async def extra(_limit: float) -> tuple[str, ...]:
+        return ("/opt/xilinx/xrt", "/dev/dri/by-path")
+
+    async def written(_devices: tuple[Device, ...]) -> bool:
+        return True
+
+    boards = (device("axi:a", mounts=("/dev/dri/by-path",)), device("axi:b", mounts=("/dev/dri/by-path",)))
+    allocator = Allocator(
+        refresh=unchanged,
+        time_limit=1,
+        mounts=extra,
+        strategy=strategy,  # type: ignore[arg-type]
+        write_cdi_spec=written,
+    )
+    grant = allocator.grant(await allocator.resolve(offer(*boards), ["axi:a", "axi:b"]))
+    assert grant.mounts == ("/dev/dri/by-path", "/opt/xilinx/xrt")
+
+
 async def test_management_node_needs_expose_mgmt() -> None:
-    held = offer(device(mgmt_node="/dev/xclmgmt25856", qdma_node="/dev/xfpga/dma.qdma.u25857.0"))
+    held = offer(
+        device(nodes=("/dev/dri/renderD128", "/dev/xfpga/dma.qdma.u25857.0"), mgmt_node="/dev/xclmgmt25856")
+    )
     exposing = Allocator(refresh=unchanged, expose_mgmt=True, time_limit=1)
     answer = await PLAIN.resolve(held, ["0000:65:00.1"])
     assert PLAIN.grant(answer).nodes == ("/dev/dri/renderD128", "/dev/xfpga/dma.qdma.u25857.0")
@@ -232,7 +254,7 @@ async def test_refusals(ids: list[str], code: Code, message: str) -> None:
     [
         (None, "NOT_FOUND", "vanished"),
         (device(reason=Reason.NO_NODE), "FAILED_PRECONDITION", "no-node"),
-        (device(node=None), "FAILED_PRECONDITION", "no-node"),
+        (device(nodes=()), "FAILED_PRECONDITION", "no-node"),
         (device(shell=Shell("other", "1", None)), "FAILED_PRECONDITION", "reprogrammed"),
     ],
 )
@@ -248,7 +270,7 @@ async def test_refreshed_device_may_be_refused(now: Device | None, code: Code, m
 
 async def test_refreshed_device_may_have_another_render_node() -> None:
     async def refresh(_: Device) -> Device:
-        return device(node="/dev/dri/renderD131")
+        return device(nodes=("/dev/dri/renderD131",))
 
     grants = Allocator(refresh=refresh, time_limit=1)
     answer = await grants.resolve(offer(device()), ["0000:65:00.1"])
@@ -281,7 +303,7 @@ def test_preferred_stays_on_one_numa_node() -> None:
 
 
 async def test_both_devices_of_a_card_are_granted() -> None:
-    pair = (device("0000:65:00.1"), device("0000:66:00.1", node="/dev/dri/renderD129"))
+    pair = (device("0000:65:00.1"), device("0000:66:00.1", nodes=("/dev/dri/renderD129",)))
     held = Offer("xilinx.com/u30", (Unit("0000:65:00.1", pair),))
     grant = PLAIN.grant(await PLAIN.resolve(held, ["0000:65:00.1"]))
     assert grant.envs["PCIDEVICE_XILINX_COM_U30"] == "0000:65:00.1,0000:66:00.1"

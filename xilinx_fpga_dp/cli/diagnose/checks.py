@@ -232,12 +232,12 @@ def cards(findings: Findings) -> Lines:
     for device in findings.offers.devices:
         shown = f"{device.board} with {device.shell.vbnv}"
         if device.reason is None:
-            yield _ok(device.address, f"{shown}, Healthy")
+            yield _ok(device.address, "; ".join(filter(None, (f"{shown}, Healthy", device.note))))
             continue
         missing = device.reason is Reason.NO_NODE
         level = Level.FAIL if missing else Level.WARN
-        node = f" ({device.node or 'its driver shows none'})" if missing else ""
-        remedy = _device_remedy(device, device.reason)
+        node = f" ({device.nodes[0] if device.nodes else 'its driver shows none'})" if missing else ""
+        remedy = "; ".join(filter(None, (_device_remedy(device, device.reason), device.note)))
         yield Line(level, device.address, f"{shown}, {device.reason}{node}; {remedy}")
     for device in findings.offers.devices:
         if device.warning:
@@ -265,7 +265,8 @@ def _device_remedy(device: Device, reason: Reason) -> str:
 
 def device_nodes(findings: Findings) -> Lines:
     """Check that the device nodes exist and that pods that do not run as root may use them."""
-    reported = {device.node for device in findings.offers.devices if device.reason is Reason.NO_NODE}
+    devices = findings.offers.devices
+    reported = {node for each in devices if each.reason is Reason.NO_NODE for node in each.nodes}
     for path, node in sorted(findings.nodes.items()):
         if isinstance(node, OSError):
             if not isinstance(node, _MISSING) or path not in reported:
@@ -288,8 +289,8 @@ def links(findings: Findings) -> Lines:
     if findings.by_path is None:
         return
     for device in findings.offers.devices:
-        if device.driver == _ZOCL and device.node and device.node not in findings.by_path:
-            problem = f"no link /dev/dri/by-path/platform*zyxclmm_drm-render leads to {device.node}"
+        if device.driver == _ZOCL and device.nodes and device.nodes[0] not in findings.by_path:
+            problem = f"no link /dev/dri/by-path/platform*zyxclmm_drm-render leads to {device.nodes[0]}"
             remedy = "XRT 2025.1 and newer finds no device without it: let udev make it (udevadm trigger)"
             yield _warn(device.address, f"{problem}; {remedy}")
 

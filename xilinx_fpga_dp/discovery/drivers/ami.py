@@ -75,7 +75,12 @@ def _observe(function: Function, bus: Bus) -> Observation:
         device_id=function.device,
         numa_node=function.numa_node,
         pcie_path=function.pcie_path,
-        node=node,
+        nodes=(node,) if node else (),
+        # The node is all that the driver has, and it asks no right of its holder: ami_cdev.c
+        # AMI_IOC_DOWNLOAD_PDI, cap_override.
+        note=f"{node} also permits to write the card's flash: grant it to trusted pods only"
+        if node
+        else None,
     )
     reason = _REASONS.get(state, Reason.BAD_STATE)
     if reason is None and not bus.has_node(node):

@@ -72,7 +72,7 @@ def _observe(device: ClassDevice, bus: Bus) -> Observation:
             device_id=function.device if function else None,
             numa_node=function.numa_node if function else None,
             pcie_path=function.pcie_path if function else (),
-            node=node,
+            nodes=(node,),
         ),
         reason or (None if bus.has_node(node) else Reason.NO_NODE),
     )

@@ -150,6 +150,8 @@ def _observe(function: Function, mgmt: Function | None, bus: Bus) -> Observation
     if asks and sysfs.number(health["ready"]) != 0:
         slow |= {"ready"}
     trip = read_trip(function) if latched else xocl_errors.last_trip(errors)
+    qdma = list(filter(bus.has_node, _qdma_nodes(function)))[:1]
+    waits_for_mgmt = reason is Reason.NOT_READY and mgmt is not None and mgmt.driver != MGMT_DRIVER
     return Observation(
         function.address,
         Device(
@@ -160,9 +162,9 @@ def _observe(function: Function, mgmt: Function | None, bus: Bus) -> Observation
             device_id=function.device,
             numa_node=function.numa_node,
             pcie_path=function.pcie_path,
-            node=node,
+            nodes=(node, *qdma) if node else (),
             mgmt_node=next(filter(bus.has_node, _mgmt_nodes(mgmt)), None),
-            qdma_node=next(filter(bus.has_node, _qdma_nodes(function)), None),
+            note=_why_no_name(mgmt) if waits_for_mgmt else None,
         ),
         reason,
         trip=trip,
@@ -225,9 +227,9 @@ def _is_unchanged(function: Function, bus: Bus, last: Observation, exact: bool) 
     there, so are the sub-devices, except up to XRT 2019.2, whose reset removes only those.
     """
     device = last.device
-    if device is None or device.node is None or "drm" not in function.entries:
+    if device is None or not device.nodes or "drm" not in function.entries:
         return False
-    render_node = f"{function.path}/drm/{os.path.basename(device.node)}"
+    render_node = f"{function.path}/drm/{os.path.basename(device.nodes[0])}"
     if sysfs.driver_of(function.path) != function.driver or not os.path.exists(render_node):
         return False
     asks = "ready" in last.slow
@@ -244,9 +246,10 @@ def _is_unchanged(function: Function, bus: Bus, last: Observation, exact: bool) 
         return False
     return (
         same_shell
-        and reason_of(health, renders=True, node=bus.has_node(device.node)) is None
+        and reason_of(health, renders=True, node=bus.has_node(device.nodes[0])) is None
         and (not last.latched or _trip_on_record(function, last.names_offline) == last.trip)
-        and (not exact or all(bus.has_node(node) for node in (device.mgmt_node, device.qdma_node) if node))
+        and (not exact or all(map(bus.has_node, device.nodes)))
+        and (not exact or device.mgmt_node is None or bus.has_node(device.mgmt_node))
     )
 
 

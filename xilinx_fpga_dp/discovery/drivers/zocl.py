@@ -5,6 +5,7 @@ src/runtime_src/core/edge/drm/zocl/common/zocl_drv.c. There is no PCI function a
 model in the device tree takes its place.
 """
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import suppress
@@ -20,6 +21,10 @@ from xilinx_fpga_dp.model import Device, Reason, Shell
 DRIVER: Final = "zocl-drm"
 
 _TREE: Final = "firmware/devicetree/base"
+# From XRT 2025.1 on a program finds its device by udev's links to the nodes alone, before that first:
+# core/edge/user/system_linux.cpp, zynq_dev.cpp. They have to be links: read_symlink.
+_LINKS: Final = "/dev/dri/by-path"
+_AI_ENGINES: Final = "amdxdna"
 _MAX_MODEL: Final = 128
 # The word with the revision, and all after it: `Rev1.0`, `revA`, `Rev1/B/A`
 _REVISION = re.compile(r"[\s,(]+rev[\s.]*(\d[\w.]*|[a-z]\d*)?(/\w+)*\b.*", re.IGNORECASE | re.DOTALL)
@@ -39,7 +44,9 @@ def probes(bus: Bus) -> Iterator[Probe]:
         yield Probe("zocl", partial(_observe_board, bus), device=False)
 
 
-BACKEND: Final = Backend(probes, Wanted(classes={"drm": re.compile(r"renderD\d{1,7}")}))
+BACKEND: Final = Backend(
+    probes, Wanted(classes={"drm": re.compile(r"renderD\d{1,7}"), "accel": re.compile(r"accel\d{1,7}")})
+)
 
 
 def _observe(render: ClassDevice, address: str, bus: Bus) -> Observation:
@@ -54,9 +61,25 @@ def _observe(render: ClassDevice, address: str, bus: Bus) -> Observation:
         )
         return Observation(address, reason=Reason.SHELL_UNKNOWN, why=why)
     node = f"/dev/dri/{render.name}"
-    shell = Shell(name, None, None)
-    device = Device(address, shell, board_of(name), DRIVER, experimental=True, node=node)
+    device = Device(
+        address,
+        Shell(name, None, None),
+        board_of(name),
+        DRIVER,
+        experimental=True,
+        nodes=(node, *filter(bus.has_node, _ai_engines(bus))),
+        mounts=(_LINKS,) if os.path.isdir(bus.dev_root + _LINKS.removeprefix("/dev")) else (),
+    )
     return Observation(address, device, None if bus.has_node(node) else Reason.NO_NODE)
+
+
+def _ai_engines(bus: Bus) -> list[str]:
+    """Return the node of the AI engines of a Versal Gen 2, which is no PCI device and has no other pod.
+
+    XRT takes the first one: xdna-driver, src/shim_ve2/drv_xdna.cpp.
+    """
+    names = [each.name for each in bus.classes.get("accel", ()) if (each.driver or "").endswith(_AI_ENGINES)]
+    return [f"/dev/accel/{min(names, key=lambda name: int(name.removeprefix('accel')))}"] if names else []
 
 
 def shell_of(model: str) -> str:

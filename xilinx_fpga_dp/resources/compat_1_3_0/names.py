@@ -260,4 +260,4 @@ def _fits(wanted: str, value: str) -> bool:
 
 def _listing_order(device: Device) -> tuple[str, str]:
     """Order as in that plugin's directory listings: PCI devices by address, MA35D by name in /dev."""
-    return (device.node or "" if _equal_fold(device.shell.vbnv, MA35) else "", device.address)
+    return ("".join(device.nodes[:1]) if _equal_fold(device.shell.vbnv, MA35) else "", device.address)

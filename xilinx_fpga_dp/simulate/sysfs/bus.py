@@ -154,7 +154,8 @@ class Tree:
         path = f"{parent or f'{self.sysfs_root}/devices/virtual'}/{kind}/{name}"
         folder = f"{self.sysfs_root}/class/{kind}"
         if parent:
-            content = {**content, "device": link(f"{path}/device", parent)}
+            # The kernel's links lead out of the common directory: fs/sysfs/symlink.c sysfs_get_target_path
+            content = {**content, "device": Link(f"../../../{os.path.basename(parent)}")}
         os.makedirs(os.path.dirname(path), exist_ok=True)
         os.makedirs(folder, exist_ok=True)
         self.files.put(

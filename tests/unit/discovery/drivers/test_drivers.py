@@ -11,10 +11,12 @@ from tests.support.mixed_node import PREFIX, Mixed
 from tests.support.opened import Openings
 from tests.support.scanning import only_device, only_reason, scanner_for, settled
 from xilinx_fpga_dp.discovery.drivers.zocl import board_of, shell_of
+from xilinx_fpga_dp.discovery.sysfs import module_version
 from xilinx_fpga_dp.model import Device, Reason, Shell
 from xilinx_fpga_dp.resources.naming import Naming, name_problem
 from xilinx_fpga_dp.resources.offers import offers_of
 from xilinx_fpga_dp.simulate.sysfs.boards import XrtBoard
+from xilinx_fpga_dp.simulate.sysfs.files import Link
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard
 
 
@@ -29,7 +31,7 @@ class TestAmi:
         device = await only_device(node)
         assert (device.shell.vbnv, device.shell.timestamp, device.board) == ("xilinx_v80", None, "v80")
         assert (device.address, device.driver, device.serial) == (card.address, "ami", "XFL1V80")
-        assert (device.node,) == card.nodes == ("/dev/ami1",)
+        assert device.nodes == card.nodes == ("/dev/ami1",)
         assert device.shell.logic_uuid
         assert device.healthy
         assert device.experimental
@@ -43,7 +45,7 @@ class TestAmi:
         first, second = node.add_card("v80"), node.add_card("v80")
         first.remove()
         first.plug()  # numbers are never given twice, so the order of nodes is not the order of cards
-        found = {device.address: (device.node,) for device in (await settled(scanner_for(node))).devices}
+        found = {device.address: device.nodes for device in (await settled(scanner_for(node))).devices}
         assert found == {first.address: first.nodes, second.address: second.nodes}
 
     async def test_whose_node_is_whose_may_be_impossible_to_tell(self, node: SampleNode) -> None:
@@ -84,7 +86,7 @@ class TestAmi:
         node.add_card("v80")
         node.files.put(f"{node.sysfs_root}/bus/pci/drivers/ami/devices", lines)
         device = await only_device(node)
-        assert device.node is None
+        assert device.nodes == ()
         assert device.reason is Reason.NO_NODE
 
     async def test_without_a_driver_the_reason_names_the_one_that_would_offer_it(
@@ -109,11 +111,90 @@ class TestAmi:
         )
         found = await settled(scanner_for(node))
         assert found.left_out == ()
-        assert {device.address: (device.driver, device.node) for device in found.devices} == {
+        assert {device.address: (device.driver, *device.nodes) for device in found.devices} == {
             aveds.address: ("ami", *aveds.nodes),
             xrts.address: ("xocl", xrts.render_node),
         }
         assert all(device.healthy for device in found.devices)
+
+
+class TestAmr:
+    """AMR, the successor of AVED, has the same driver and other nodes."""
+
+    def rename(self, node: SampleNode, name: str, minor: int = 1) -> None:
+        node.files.drop(f"{node.sysfs_root}/class/ami")
+        node.files.drop(f"{node.sysfs_root}/devices/virtual/ami")
+        for old in ("/dev/ami0", "/dev/ami1"):
+            node.remove_node(old)
+        node.add_class_device("ami", "ami0", "/dev/ami0", (509, 0), {})
+        node.add_class_device("ami", name, f"/dev/{name}", (509, minor), {})
+
+    @pytest.mark.parametrize("name", ["ami-bdf-65:00.0", "ami1", "ami-65"])
+    async def test_class_has_the_name_of_the_node(self, node: SampleNode, name: str) -> None:
+        node.add_card("v80", "0000:65:00")
+        self.rename(node, name)
+        device = await only_device(node)
+        assert (device.nodes, device.healthy) == ((f"/dev/{name}",), True)
+
+    @pytest.mark.parametrize(("name", "minor"), [("xami-bdf-65:00.0", 1), ("ami-bdf-65:00.0", 11)])
+    async def test_other_entries_are_no_node_of_it(self, node: SampleNode, name: str, minor: int) -> None:
+        node.add_card("v80", "0000:65:00")
+        self.rename(node, name, minor)
+        device = await only_device(node)
+        assert (device.nodes, device.reason) == (("/dev/ami1",), Reason.NO_NODE)
+
+    async def test_rave_is_its_board(self, node: SampleNode) -> None:
+        node.add_card("v80").write("device", "0x5710")
+        device = await only_device(node)
+        assert (device.board, device.shell.vbnv, device.healthy) == ("rave", "xilinx_rave", True)
+
+    async def test_note_says_what_the_node_permits(self, node: SampleNode) -> None:
+        node.add_card("v80")
+        assert "/dev/ami1 also permits to write the card's flash" in ((await only_device(node)).note or "")
+
+
+class TestNamesOfOldReleases:
+    @pytest.mark.parametrize("driver", ["xocl_xdma", "xocl_qdma"])
+    async def test_user_function_is_offered(self, node: SampleNode, driver: str) -> None:
+        card = node.add_card("u200", release="2018.3")
+        card._user.unbind()
+        card._user.bind(driver, "2.1.0", module="xocl")
+        watched = scanner_for(node)
+        [device] = (await settled(watched)).devices
+        assert (device.driver, device.nodes, device.healthy) == ("xocl", (card.render_node,), True)
+        assert (await watched.check()).devices == (device,)
+        assert await watched.refresh(device) == device
+        assert module_version(node.sysfs_root, driver) == "2.1.0"
+
+    async def test_lost_driver_is_a_fault(self, node: SampleNode) -> None:
+        card = node.add_card("u200", release="2018.3")
+        watched = scanner_for(node)
+        await settled(watched)
+        card.unbind()
+        assert [each.reason for each in (await watched.scan()).devices] == [Reason.NO_DRIVER]
+
+
+class TestManagementWithoutDriver:
+    @pytest.mark.parametrize("driver", [None, "vfio-pci"])
+    async def test_user_function_that_waits_for_it_names_it(
+        self, node: SampleNode, driver: str | None
+    ) -> None:
+        card = node.add_card("u280", "0000:65:00")
+        card.unbind_mgmt()
+        card.not_ready()
+        if driver:
+            assert card._mgmt
+            card._mgmt.bind(driver)
+        said = f"its management function 0000:65:00.0 is bound to {driver or 'no driver'}: bind it to xclmgmt"
+        device = await only_device(node)
+        assert device.reason is Reason.NOT_READY
+        assert said in (device.note or "")
+        card.shell_unknown()
+        assert said in await only_reason(node)
+
+    async def test_healthy_device_needs_no_note(self, node: SampleNode) -> None:
+        node.add_card("u280")
+        assert (await only_device(node)).note is None
 
 
 class TestAmazon:
@@ -211,7 +292,7 @@ class TestMa35d:
         card = node.add_card("ma35d", serial="XFL1MA35")
         device = next(d for d in (await settled(scanner_for(node))).devices if d.address == card.address)
         assert (device.shell.vbnv, device.shell.timestamp, device.driver) == ("MA35", None, "transcoder")
-        assert (device.node,) == card.nodes == ("/dev/ama_transcoder0",)
+        assert device.nodes == card.nodes == ("/dev/ama_transcoder0",)
         assert device.serial == "XFL1MA35"
         assert device.numa_node == 0
         assert device.experimental
@@ -340,7 +421,7 @@ class TestMa35d:
         second.unbind()
         second.bind()
         first.bind()
-        found = {device.address: (device.node,) for device in (await settled(both)).devices}
+        found = {device.address: device.nodes for device in (await settled(both)).devices}
         assert found[first.address] == first.nodes
         assert found[second.address] == second.nodes
 
@@ -376,6 +457,45 @@ class TestZocl:
     ) -> None:
         node.add_card("kv260").remove()
         assert "xmutil loadapp" in await only_reason(node)
+
+    async def test_pod_gets_the_links_to_the_nodes_if_the_host_has_them(self, node: SampleNode) -> None:
+        node.add_card("kv260")
+        watched = scanner_for(node)
+        [device] = (await settled(watched)).devices
+        assert device.mounts == ("/dev/dri/by-path",)
+        shutil.rmtree(node.node_path("/dev/dri/by-path"))
+        now = await watched.refresh(device)
+        assert now is not None
+        assert (now.mounts, now.healthy) == ((), True)
+
+    @pytest.mark.parametrize(
+        ("name", "driver", "granted"),
+        [
+            ("accel0", "amdxdna", True),
+            ("accel12", "amdxdna.amdxdna", True),
+            ("accel0", "ivpu", False),
+            ("accel0", None, False),
+            ("accelx", "amdxdna", False),
+        ],
+    )
+    async def test_ai_engines_of_a_versal_gen_2(
+        self, node: SampleNode, name: str, driver: str | None, granted: bool
+    ) -> None:
+        card = node.add_card("vck190")
+        parent = {"driver": Link(f"../bus/auxiliary/drivers/{driver}")} if driver else {}
+        node.files.put(f"{node.sysfs_root}/devices/xilinx_aie.amdxdna.0", parent)
+        device = {"device": Link("../../../devices/xilinx_aie.amdxdna.0")}
+        node.files.put(f"{node.sysfs_root}/class/accel", {name: device})
+        watched = scanner_for(node)
+        assert [each.nodes for each in (await settled(watched)).devices] == [card.nodes]
+        node.add_node(f"/dev/accel/{name}")
+        more = (f"/dev/accel/{name}",) if granted else ()
+        assert [each.nodes for each in (await settled(watched)).devices] == [(*card.nodes, *more)]
+
+    async def test_npu_of_the_processor_is_another_product(self, node: SampleNode) -> None:
+        node.plug("npu")
+        card = node.add_card("vck190")
+        assert (await only_device(node)).nodes == card.nodes
 
     async def test_a_machine_without_pci(self, node: SampleNode) -> None:
         node.add_card("zcu102")

@@ -43,7 +43,13 @@ def device(  # noqa: PLR0917 - in the order of the data
     serial: str | None = None,
 ) -> Device:
     return Device(
-        address, Shell(vbnv, timestamp, uuid), "", driver, device_id=device_id, serial=serial, node=node
+        address,
+        Shell(vbnv, timestamp, uuid),
+        "",
+        driver,
+        device_id=device_id,
+        serial=serial,
+        nodes=(node,) if node else (),
     )
 
 

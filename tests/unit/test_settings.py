@@ -163,6 +163,6 @@ def test_command_declares_the_settings_that_it_reads(
     values = {"device_strategy": "cdi", "http_address": ""} | settings_for(node)
     settings = Recorder.load({field.lower(): value for field, value in values.items()})
     command = load(name)
-    command.run(settings, argparse.Namespace(output="json", ids=["0000:11:00.1"]))
+    command.run(settings, argparse.Namespace(output="json", ids=["0000:11:00.1"], archive=None))
     # The first scan does not use these two.
     assert read - {"recovery_checks", "reset_grace"} == command.settings

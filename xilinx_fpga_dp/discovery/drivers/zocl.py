@@ -28,7 +28,7 @@ _AI_ENGINES: Final = "amdxdna"
 _MAX_MODEL: Final = 128
 # The word with the revision, and all after it: `Rev1.0`, `revA`, `Rev1/B/A`
 _REVISION = re.compile(r"[\s,(]+rev[\s.]*(\d[\w.]*|[a-z]\d*)?(/\w+)*\b.*", re.IGNORECASE | re.DOTALL)
-_FAMILIES: Final = frozenset({"xilinx", "amd", "zynq", "zynqmp", "versal"})
+_FAMILIES: Final = frozenset({"xilinx", "amd", "zynq", "zynqmp", "versal", "gen", "2"})
 _PARTS: Final = ("xlnx,zynqmp", "xlnx,versal")
 # As the kernel names platform devices, `axi:zyxclmm_drm`, on Versal `amba_pl@0:zyxclmm_drm`
 _PLATFORM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,62}[A-Za-z0-9]")

@@ -95,11 +95,11 @@ async def test_stalled_endpoint_does_not_register_over_newer_instance(tmp_path: 
     with mock.patch.object(directory, "refresh", asyncio.Event().wait):
         life = asyncio.create_task(endpoint.run())
         async with asyncio.timeout(10):
-            while not endpoint.status.value.last_error:
+            while not endpoint.last_error:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.3)
     assert registering == []
-    assert "superseded by a newer instance" in str(endpoint.status.value.last_error)
+    assert "superseded by a newer instance" in str(endpoint.last_error)
     life.cancel()
     await asyncio.wait([life])
     newer.release()

@@ -7,7 +7,7 @@ import grpc
 from tests.support.directory import make_socket, socket_directory
 from tests.support.factories import PLAIN, device, offer
 from tests.support.metrics import NoMetrics
-from xilinx_fpga_dp.deviceplugin.endpoint import Endpoint, Phase
+from xilinx_fpga_dp.deviceplugin.endpoint import Endpoint
 from xilinx_fpga_dp.deviceplugin.plugin import PluginConfig
 from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory
 
@@ -22,7 +22,7 @@ def endpoint_in(directory: SocketDirectory) -> Endpoint:
 
 def is_listed(endpoint: Endpoint) -> bool:
     """Return whether kubelet has registered the endpoint and reads its list."""
-    return endpoint.status.value.phase is Phase.LISTED
+    return endpoint.listed
 
 
 async def endpoint_and_dead_kubelet(path: Path) -> tuple[Path, SocketDirectory, Endpoint]:

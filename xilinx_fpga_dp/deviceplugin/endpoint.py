@@ -1,6 +1,6 @@
 """One resource's endpoint at kubelet.
 
-One task a resource goes round this loop, a round for each socket; ``status`` shows where it is:
+One task a resource goes round this loop, a round for each socket:
 
     wait for kubelet -> bind -> serve -> register -> list live -> (round again, or the offer is gone)
 
@@ -18,10 +18,7 @@ import logging
 import random
 from collections.abc import Awaitable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from enum import Enum
 from functools import partial
-from typing import Any
 
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
@@ -50,24 +47,6 @@ _STREAM_ENDED = "kubelet's stream ended"
 _SOCKET_GONE = "its socket is gone"
 
 
-class Phase(Enum):
-    """Where an endpoint is in its loop."""
-
-    WAITING = "waiting"  # for kubelet, to the end of a back-off, or until a newer instance is gone
-    REGISTERING = "registering"
-    LISTED = "listed"  # registered, and kubelet reads the list
-    STANDBY = "standby"  # registered, but a newer instance is active
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointStatus:
-    """The state of one resource at kubelet."""
-
-    phase: Phase = Phase.WAITING
-    failures: int = 0  # attempts in a row that failed
-    last_error: str | None = None  # why the last attempt failed; None if it did not
-
-
 class _NotRegistered(Exception):  # noqa: N818 - a reason, not a fault
     """This round ended before kubelet listed; says why."""
 
@@ -80,7 +59,10 @@ class Endpoint:
     ) -> None:
         self.resource = resource
         self.offer: Latest[Offer | None] = Latest(None)  # set by the fleet; None: the shell is gone
-        self.status = Latest(EndpointStatus())  # set here only
+        # Set here only
+        self.listed = False  # registered, kubelet reads the list, and no newer instance is active
+        self.failures = 0  # attempts in a row that failed
+        self.last_error: str | None = None  # why the last attempt failed; None if it did not
         self._directory = directory
         self._config = config
         self._metrics = metrics
@@ -99,7 +81,7 @@ class Endpoint:
         while (kubelet := await race(self._gone(), self._kubelet_available())) is not None:
             self._again.clear()
             if kubelet != previous:  # a new kubelet has refused nothing and ended no stream
-                self._update(failures=0)
+                self.failures = 0
             previous = kubelet
             try:
                 await self._round(kubelet)
@@ -108,13 +90,12 @@ class Endpoint:
                     log.exception(Event.ENDPOINT_FAILED, extra={"resource": self.resource})
                 self._failed(error)
             finally:
-                self._update(phase=Phase.WAITING)
-            if self.status.value.failures:
+                self.listed = False
+            if self.failures:
                 await self._back_off(kubelet)
 
     async def _round(self, kubelet: Identity) -> None:
         """Serve and register once, then list until there is a reason for another round."""
-        self._update(phase=Phase.REGISTERING)
         plugin = Plugin(self.resource, self.offer, self._config, self._metrics)
         newest = self._directory.state.value.newest_instance
         reached: set[Identity | None] = {kubelet}  # kubelets that this round's Register may have reached
@@ -130,7 +111,7 @@ class Endpoint:
             if self.offer.value is None:
                 self._send_list(plugin)  # kubelet may read the list before it answers Register
                 return
-            self._update(phase=Phase.LISTED, last_error=None)
+            self.listed, self.last_error = True, None
             self._metrics.registration(self.resource, "ok")
             log.info(Event.REGISTERED, extra={"resource": self.resource, "endpoint": socket.name})
             listed_at = asyncio.get_running_loop().time()
@@ -144,8 +125,8 @@ class Endpoint:
             # A stream that ends again and again must not spin.
             lived = asyncio.get_running_loop().time() - listed_at
             short = why == _STREAM_ENDED and lived < _SHORT_LIFE
-            failures = self.status.value.failures + 1 if short else 0
-            self._update(phase=Phase.WAITING, failures=failures)  # at once: the end of serving takes a moment
+            self.failures = self.failures + 1 if short else 0
+            self.listed = False  # at once: the end of serving takes a moment
             log.info(Event.LEAVING_ENDPOINT, extra={"resource": self.resource, "why": why})
 
     async def _register(self, plugin: Plugin, socket: Socket, reached: set[Identity | None]) -> None:
@@ -244,7 +225,7 @@ class Endpoint:
         goes. To become active again takes a new round.
         """
         await self._superseded(newest)
-        self._update(phase=Phase.STANDBY)
+        self.listed = False
         log.info(Event.SUPERSEDED, extra={"resource": self.resource})
         await self._directory.state.until(lambda state: not state.standby)
         return "the newer instance is gone"
@@ -257,20 +238,17 @@ class Endpoint:
 
     def _delay(self) -> float:
         # Jitter, so that the endpoints of a node do not all come at the same moment.
-        delay = min(_LAST_DELAY, _FIRST_DELAY * 2.0 ** min(self.status.value.failures, 10))
+        delay = min(_LAST_DELAY, _FIRST_DELAY * 2.0 ** min(self.failures, 10))
         return delay * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-
-    def _update(self, **changes: Any) -> None:
-        self.status.set(replace(self.status.value, **changes))
 
     def _failed(self, error: Exception) -> None:
         self._metrics.registration(self.resource, "failed")
-        status = self.status.value
         text = _sentence(error)
-        expected = isinstance(error, _NotRegistered) or text == status.last_error
+        expected = isinstance(error, _NotRegistered) or text == self.last_error
         level = logging.DEBUG if expected else logging.WARNING
         log.log(level, Event.NOT_REGISTERED, extra={"resource": self.resource, "error": text})
-        self._update(failures=status.failures + 1, last_error=text)
+        self.failures += 1
+        self.last_error = text
 
 
 async def _then(wait: Awaitable[object], why: str) -> str:

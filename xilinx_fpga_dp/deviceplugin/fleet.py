@@ -6,7 +6,7 @@ from functools import partial
 
 from xilinx_fpga_dp.aio.blocking_reader import BlockingReader
 from xilinx_fpga_dp.aio.latest import Latest
-from xilinx_fpga_dp.deviceplugin.endpoint import Endpoint, Phase
+from xilinx_fpga_dp.deviceplugin.endpoint import Endpoint
 from xilinx_fpga_dp.deviceplugin.plugin import PluginConfig, PluginMetrics
 from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory
 from xilinx_fpga_dp.deviceplugin.socket_names import sweep
@@ -43,12 +43,11 @@ class Fleet:
 
     def registered(self) -> dict[str, bool]:
         """Return whether kubelet knows each resource and reads its list."""
-        return {name: each.status.value.phase is Phase.LISTED for name, each in self._endpoints.items()}
+        return {name: each.listed for name, each in self._endpoints.items()}
 
     def last_errors(self) -> dict[str, str]:
         """Return why the last attempt to register failed, for the resources whose did."""
-        errors = {name: endpoint.status.value.last_error for name, endpoint in self._endpoints.items()}
-        return {name: error for name, error in errors.items() if error}
+        return {name: each.last_error for name, each in self._endpoints.items() if each.last_error}
 
     def _reconcile(self, offers: Offers, group: asyncio.TaskGroup) -> None:
         for name in offers.by_resource.keys() - self._endpoints.keys():
@@ -75,8 +74,7 @@ class Fleet:
                 async with asyncio.timeout(pause):
                     await self._directory.state.other_than(seen)
             seen = self._directory.state.value
-            pause = _SWEEP_EVERY
-            if others := self._directory.others:
-                swept = await reads.read_fresh("", partial(sweep, self._directory.path, others), _SWEEP_LIMIT)
-                if swept is not True:  # the directory is read-only, or does not answer
-                    pause = _SWEEP_AGAIN
+            call = partial(sweep, self._directory.path, self._directory.others)
+            swept = await reads.read_fresh("", call, _SWEEP_LIMIT)
+            # If not, the directory is read-only or does not answer.
+            pause = _SWEEP_EVERY if swept is True else _SWEEP_AGAIN

@@ -27,7 +27,7 @@ async def test_kubelet_reached_before_a_scan_shows_it_is_registered_with_once(tm
     kubelet.faults.list_delay = 0.3
     life = asyncio.create_task(endpoint.run())
     async with asyncio.timeout(10):
-        while not endpoint.status.value.last_error:
+        while not endpoint.last_error:
             await asyncio.sleep(0.01)
         dead.unlink()
         with mock.patch("tests.support.double.wipe"):  # kubelet does that before it serves
@@ -71,7 +71,7 @@ async def test_restarts_of_kubelet_cause_no_back_off(tmp_path: Path) -> None:
             await asyncio.to_thread(kubelet.start)
             while not is_listed(endpoint):
                 await asyncio.sleep(0.005)
-            assert endpoint.status.value.failures <= 2, "failures with this kubelet may count"
+            assert endpoint.failures <= 2, "failures with this kubelet may count"
             await asyncio.to_thread(kubelet.kill)
             while is_listed(endpoint):
                 await asyncio.sleep(0.005)

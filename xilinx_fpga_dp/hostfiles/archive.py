@@ -76,17 +76,13 @@ def unpack(path: str, directory: str) -> dict[str, Any]:
         manifest, files, links = _members(data)
     except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
         raise BadArchive(f"no capture: {error}") from None
-    for name, content in files.items():
-        target = os.path.join(directory, name)
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        with open(target, "xb") as file:
-            file.write(content)
-    for name in manifest["errors"]:
+    for name in {*map(os.path.dirname, [*files, *links]), *manifest["errors"]}:
         os.makedirs(os.path.join(directory, name), exist_ok=True)
+    for name, content in files.items():
+        with open(os.path.join(directory, name), "xb") as file:
+            file.write(content)
     for name, link in links.items():
-        target = os.path.join(directory, name)
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        os.symlink(link, target)
+        os.symlink(link, os.path.join(directory, name))
     return manifest
 
 

@@ -1,10 +1,8 @@
 """A file that configures the running service: read again when it changes, its last good content kept."""
 
 import asyncio
-import errno
 import os
 import re
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -13,6 +11,7 @@ from aiofiles.base import wrap
 
 from xilinx_fpga_dp.aio.daemon_threads import DaemonExecutor
 from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher
+from xilinx_fpga_dp.hostfiles import ordinary_file
 
 T = TypeVar("T")
 
@@ -66,7 +65,7 @@ class WatchedFile(Generic[T]):
 
     def _read(self, before: bytes | None, state: FileState[T]) -> tuple[bytes, FileState[T]]:
         """Return the bytes of the file and its state, unchanged if the bytes are. Blocks."""
-        now = _contents(self.path, self._limit)
+        now = ordinary_file.read(self.path, self._limit)
         if now == before:
             return now, state
         fixed = _is_mount(self.path)
@@ -74,17 +73,6 @@ class WatchedFile(Generic[T]):
             return now, FileState(self._parse(now), fixed=fixed)
         except ValueError as error:
             return now, FileState(state.value, tuple(map(str, error.args)), fixed)
-
-
-def _contents(path: str, limit: int) -> bytes:
-    # Without O_NONBLOCK, opening a FIFO waits for a writer.
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
-        contents = file.read(limit + 1)
-    if len(contents) > limit:
-        raise OSError(errno.EFBIG, f"it has more than {limit} bytes")
-    return contents
 
 
 def _is_mount(path: str) -> bool:

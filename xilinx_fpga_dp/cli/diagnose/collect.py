@@ -26,6 +26,7 @@ from xilinx_fpga_dp.deviceplugin.socket_directory import KUBELET_SOCKET, require
 from xilinx_fpga_dp.deviceplugin.socket_names import foreign_sockets
 from xilinx_fpga_dp.discovery import pci_ids
 from xilinx_fpga_dp.discovery.sysfs import module_version, read_optional
+from xilinx_fpga_dp.hostfiles import ordinary_file
 from xilinx_fpga_dp.hostfiles.host_paths import resolve
 from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.model import Offers
@@ -40,11 +41,11 @@ _TIME_LIMIT = 3.0  # seconds that a read or a request may take
 
 # Their versions are read even if no device has such a driver.
 _DRIVERS = ("xocl", "xclmgmt", "ami", "ama_transcoder", "zocl")
-_MAX_BYTES = 65536
 _MAX_PAGE = 4 << 20
 _SECURE_BOOT = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"  # UEFI specification, EFI_GLOBAL_VARIABLE
 _OWN_LABEL = "/proc/self/attr/current"
 _LABEL = re.compile(r"\w+:\w+:(\w+)")  # of SELinux; AppArmor has another text there
+_read = partial(ordinary_file.read, limit=65536)  # bytes
 
 
 async def collect(settings: Settings) -> Findings:
@@ -215,8 +216,7 @@ def _page(address: str, path: str) -> tuple[int, bytes] | None:
 
 def _selinux_enforces(sysfs_root: str) -> bool:
     try:
-        with open(f"{sysfs_root}/fs/selinux/enforce", "rb") as file:
-            return file.read(1) == b"1"
+        return _read(f"{sysfs_root}/fs/selinux/enforce").startswith(b"1")
     except PermissionError:  # any process may read it, but a container's type where SELinux enforces
         return True
 
@@ -249,14 +249,7 @@ def _nodes_by_path(dev_root: str) -> frozenset[str]:
     return frozenset(f"/dev/dri/{os.path.basename(os.readlink(f'{folder}/{name}'))}" for name in names)
 
 
-def _read(path: str) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        return file.read(_MAX_BYTES)
-
-
 def _selinux_type(path: str) -> str | None:
     """Return the type in a process label, ``system_u:system_r:container_t:s0:c1,c2``; None if it has none."""
-    with open(path, "rb") as file:
-        label = _LABEL.match(file.read(_MAX_BYTES).decode(errors="replace"))
+    label = _LABEL.match(_read(path).decode(errors="replace"))
     return label[1] if label else None

@@ -6,10 +6,11 @@ file of version 3 is of 2.0 or newer; those read older files too.
 
 import glob
 import os
-import stat
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+from xilinx_fpga_dp.hostfiles import ordinary_file
 
 # Those of distributions come first: such a node may have another containerd, for docker.
 _PATHS = (
@@ -87,11 +88,4 @@ def _documents(host: str, path: str) -> Iterator[tuple[str, Mapping[str, object]
 
 
 def _load(path: str) -> Mapping[str, object]:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError(f"{path} is no file")
-        text = file.read(_MAX_BYTES + 1)
-    if len(text) > _MAX_BYTES:
-        raise ValueError(f"{path} is too long")
-    return tomllib.loads(text.decode())
+    return tomllib.loads(ordinary_file.read(path, _MAX_BYTES).decode())

@@ -9,9 +9,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
+from typing import Any
 
 from xilinx_fpga_dp.aio import descriptors, listen
-from xilinx_fpga_dp.aio.daemon_threads import DaemonExecutor
+from xilinx_fpga_dp.aio.blocking_reader import BlockingReader
 from xilinx_fpga_dp.observe.events import Event
 
 log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ class HttpServer:
         self._address = address
         self._host, _, port = address.rpartition(":")
         self._port = int(port)
-        self._resolver = DaemonExecutor(1)
+        self._resolver: BlockingReader[list[Any]] = BlockingReader()
         self._pages = pages
         self._connections: dict[asyncio.StreamWriter, None] = {}  # oldest first
 
@@ -105,8 +106,7 @@ class HttpServer:
             socket.getaddrinfo,
             self._host.strip("[]") or None, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE,
         )  # fmt: skip
-        async with asyncio.timeout(_NAME_LIMIT):
-            found = await asyncio.get_running_loop().run_in_executor(self._resolver, find)
+        found = await self._resolver.read(find, _NAME_LIMIT)
         return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -5,9 +5,9 @@ queue overflows, nor when another directory takes the place of the watched one; 
 watches left is only slower.
 
 The paths are resolved again for each wait, since inotify follows an inode, not a path. A directory that is
-missing is waited for in its parent. A mount over a directory is no inotify event; the kernel reports mounts
-of this namespace at /proc/self/mountinfo. inotify and that file are opened once, as later there may be no
-descriptor left.
+missing is waited for in the nearest one above it that exists. A mount over a directory is no inotify event;
+the kernel reports mounts of this namespace at /proc/self/mountinfo. inotify and that file are opened once, as
+later there may be no descriptor left.
 """
 
 import asyncio
@@ -36,23 +36,21 @@ _CHANGES = Mask.CREATE | Mask.DELETE | Mask.MOVE | Mask.CLOSE_WRITE | _GONE | Ma
 # After these a watch follows nothing, or another directory than the path leads to.
 _DEAD = _GONE | Mask.IGNORED | Mask.Q_OVERFLOW | Mask.UNMOUNT
 
-Place = tuple[str, int, int] | None
-"""A directory to watch with its device and inode; None if neither it nor its parent exists."""
+_Place = tuple[str, int, int]
+"""A directory to watch, with its device and inode."""
 
 
 class DirectoryWatcher:
     """Wakes for changes in directories.
 
-    Use it as a context manager, in a loop: ``arm()``, read the directories, ``wait()``. If a thread reads
-    them: ``clear()``; ``locate()`` and then the read in that thread; ``rewatch(places)``; read again if that
-    returned True; ``wait()``.
+    Use it as a context manager, in a loop: ``arm()``, read the directories, ``wait()``.
     """
 
     def __init__(self, *paths: str, fold: float = 0.002) -> None:
         self._paths = paths
         self._fold = fold  # seconds within which changes are one, such as those of writing a file
-        self._watched: list[Place] | None = None  # None if not everything is watched
-        self._locating: BlockingReader[list[Place]] = BlockingReader()
+        self._watched: list[_Place] | None = None  # None if not everything is watched
+        self._locating: BlockingReader[list[_Place]] = BlockingReader()
         self._inotify: Inotify | None = None
         self._opened = ExitStack()  # inotify and the list of mounts
         self._changed = asyncio.Event()
@@ -66,43 +64,22 @@ class DirectoryWatcher:
 
     async def arm(self) -> None:
         """Make every change from now on wake, also where a path leads elsewhere than before."""
-        self.clear()
+        self._changed.clear()
         for _ in range(_TRIES):
             try:
-                places = await self._locating.read(self.locate, _LIMIT)
-            except Exception:  # no answer in time, or the read failed
+                places = await self._locating.read(lambda: [_place(path) for path in self._paths], _LIMIT)
+                if places == self._watched:
+                    return
                 self._watched = None
-                return
-            if not self.rewatch(places):
+                inotify = self._inotify or self._open()
+                with suppress(FileNotFoundError, NotADirectoryError):  # it has gone meanwhile
+                    self._watch(places, inotify)
+                    self._watched = places
+            except Exception as error:  # no answer in time, or the limits of inotify are used up
+                self._watched = None
+                log.debug(Event.NO_INOTIFY, extra={"error": str(error) or repr(error)})
                 return
         self._changed.set()
-
-    def clear(self) -> None:
-        """Forget earlier changes: the caller is about to read the directories."""
-        self._changed.clear()
-
-    def locate(self) -> list[Place]:
-        """Return where the paths lead now. Blocks."""
-        return [_place(path) or _place(os.path.dirname(path)) for path in self._paths]
-
-    def rewatch(self, places: list[Place]) -> bool:
-        """Watch these places and no others.
-
-        Returns:
-            True if the caller has to read again: something may have changed before the watch was in place.
-        """
-        if self._watched == places:
-            return False
-        self._watched = None
-        try:
-            inotify = self._inotify or self._open()
-            with suppress(FileNotFoundError, NotADirectoryError):  # it has gone meanwhile
-                self._watch(places, inotify)
-                self._watched = places
-        except OSError as error:  # the limits of inotify are used up
-            log.debug(Event.NO_INOTIFY, extra={"error": str(error)})
-            return False
-        return True
 
     async def wait(self, limit: float) -> None:
         """Wait for a change, at most ``limit`` seconds; less where not everything can be watched."""
@@ -130,14 +107,14 @@ class DirectoryWatcher:
         self._inotify = inotify
         return inotify
 
-    def _watch(self, places: list[Place], inotify: Inotify) -> None:
+    def _watch(self, places: list[_Place], inotify: Inotify) -> None:
         """Replace the watches. Queued events are dropped, since the caller reads again."""
         _drain(inotify)  # the queue needs room for the events of the removals
         for watch in inotify.watches:
             with suppress(OSError):  # the kernel has removed it
                 inotify.rm_watch(watch)
         _drain(inotify)
-        for directory, *_ in filter(None, places):
+        for directory, *_ in places:
             inotify.add_watch(directory, _CHANGES)
 
     def _take(self, inotify: Inotify) -> None:
@@ -154,9 +131,10 @@ def _drain(inotify: Inotify) -> None:
         pass
 
 
-def _place(directory: str) -> Place:
-    try:
+def _place(directory: str) -> _Place:
+    """Return the place of a directory, or of the nearest one above it that exists. Blocks."""
+    with suppress(OSError):
         status = os.stat(directory)
-    except OSError:
-        return None
-    return (directory, status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
+        if stat.S_ISDIR(status.st_mode):
+            return directory, status.st_dev, status.st_ino
+    return _place(os.path.dirname(directory) or ".")

@@ -17,11 +17,12 @@ import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from xilinx_fpga_dp.aio.blocking_reader import BlockingReader
 from xilinx_fpga_dp.aio.coalesced import Coalesced
-from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher, Place
+from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher
 from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.aio.rate_limit import RateLimit
 from xilinx_fpga_dp.deviceplugin.instance_lock import InstanceLock
@@ -77,10 +78,8 @@ class SocketDirectory:
         self.state = Latest(DirectoryState())  # set by `refresh`
         self._kubelet: Identity | None = None  # the last one seen
         self._own: set[str] = set()  # names of this process's sockets
-        self._watcher = DirectoryWatcher(path, lock.folder, fold=0)  # a socket is complete once it exists
         self._reads: BlockingReader[Any] = BlockingReader()
         self._scans = Coalesced(self._refresh)
-        self._places: list[Place] | None = None  # to watch, as of the last scan; None: it did not answer
 
     def kubelet(self) -> Identity | None:
         """Return the identity of kubelet's socket now, which no scan may have shown yet."""
@@ -111,12 +110,12 @@ class SocketDirectory:
         """Keep ``state`` current, for ever; when cancelled, make way for an older instance."""
         limit = RateLimit(_BURST, _INTERVAL)
         try:
-            with self._watcher as watcher:
+            # A socket is complete once it exists.
+            with DirectoryWatcher(self.path, self.lock.folder, fold=0) as watcher:
                 while True:
-                    watcher.clear()
+                    await watcher.arm()
                     state = await self.refresh()
-                    if self._places is None or not watcher.rewatch(self._places):
-                        await watcher.wait(_SCAN_SOON if state.standby or state.problem else _SCAN_EVERY)
+                    await watcher.wait(_SCAN_SOON if state.standby or state.problem else _SCAN_EVERY)
                     await limit.wait()
         except asyncio.CancelledError:
             # Behind a scan under way, which would take the lock again
@@ -126,9 +125,8 @@ class SocketDirectory:
     async def _refresh(self) -> DirectoryState:
         last = self.state.value
         try:
-            state, self._places = await self._reads.read(self._scan_and_places, _SCAN_LIMIT)
+            state = await self._reads.read(partial(_scan, self.path, self.lock), _SCAN_LIMIT)
         except Exception as error:
-            self._places = None
             problem = f"no answer for {_SCAN_LIMIT:g} s" if isinstance(error, TimeoutError) else repr(error)
             state = replace(last, kubelet=None, sockets=frozenset(), problem=problem)
         if state.problem != last.problem:
@@ -143,11 +141,6 @@ class SocketDirectory:
             self._kubelet = state.kubelet
         self.state.set(state)
         return self.state.value
-
-    def _scan_and_places(self) -> tuple[DirectoryState, list[Place]]:
-        # The scan first: it makes the lock's folder. A change between the two changes the places, too, and
-        # then the watcher demands another scan.
-        return _scan(self.path, self.lock), self._watcher.locate()
 
 
 def _scan(path: str, lock: InstanceLock) -> DirectoryState:

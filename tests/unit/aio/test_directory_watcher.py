@@ -31,6 +31,16 @@ async def test_each_change_wakes(tmp_path: Path) -> None:
             await woken(wakeups, lambda: shutil.rmtree(directory))
 
 
+async def test_directory_and_those_above_it_are_waited_for(tmp_path: Path) -> None:
+    directory = tmp_path / "a" / "b" / "c"
+    with DirectoryWatcher(str(directory)) as wakeups:
+        for each in (directory.parent.parent, directory.parent, directory):
+            await woken(wakeups, each.mkdir)
+        await woken(wakeups, (directory / "d").touch)
+        await woken(wakeups, lambda: shutil.rmtree(tmp_path / "a"))
+        await woken(wakeups, (tmp_path / "a").mkdir)
+
+
 async def test_only_changes_since_the_scan_began_wake(tmp_path: Path) -> None:
     with DirectoryWatcher(str(tmp_path)) as wakeups:
         await wakeups.arm()

@@ -120,7 +120,7 @@ class DirectoryWatcher:
     def _take(self, inotify: Inotify) -> None:
         """Take the queued events. asyncinotify's ``get`` loses some when it is cancelled."""
         events = list(islice(inotify, _BATCH))
-        # After a full batch more may be buffered, for which the loop is not woken: `rewatch` drops them.
+        # After a full batch more may be buffered, for which the loop is not woken: `_watch` drops them.
         if len(events) == _BATCH or any(event.mask & _DEAD for event in events):
             self._watched = None
         self._changed.set()

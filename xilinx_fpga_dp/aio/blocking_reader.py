@@ -121,13 +121,13 @@ class BlockingReader(Generic[T]):
         stops = 0
         while reads and (began := loop.time()) < deadline:
             watching = bool(self._queue)
-            if watching and len(reads) == before and not Worker.send(partial(self._work, loop)):
-                for read in list(self._queue):  # not started, so not late
-                    read.since = began
-            before = len(reads)
-            self._watching += watching
             until = min(began + _STEP, deadline) if watching else deadline
+            self._watching += watching  # before a worker starts, which would wake the loop for each result
             try:
+                if watching and len(reads) == before and not Worker.send(partial(self._work, loop)):
+                    for read in list(self._queue):  # not started, so not late
+                        read.since = began
+                before = len(reads)
                 await asyncio.wait([read.result for read in reads], timeout=until - began)
             finally:
                 self._watching -= watching

@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 
+from xilinx_fpga_dp.aio import blocking_reader
 from xilinx_fpga_dp.aio.blocking_reader import BlockingReader, Pending
 from xilinx_fpga_dp.aio.daemon_threads import DaemonExecutor, Worker
 from xilinx_fpga_dp.observe.events import Event
@@ -93,7 +94,8 @@ async def test_answer_is_delivered_after_first_caller_is_cancelled() -> None:
     hanging.set()
 
 
-async def test_number_of_wake_ups_does_not_grow_with_devices() -> None:
+async def test_number_of_wake_ups_does_not_grow_with_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocking_reader, "_STEP", 5.0)  # all within one step, also on a busy machine
     woken = []
     loop = asyncio.get_running_loop()
     real = loop.call_soon_threadsafe
@@ -105,7 +107,7 @@ async def test_number_of_wake_ups_does_not_grow_with_devices() -> None:
     loop.call_soon_threadsafe = counted  # type: ignore[assignment,method-assign]
     calls = {str(n): partial(_answer, str(n)) for n in range(200)}
     assert await BlockingReader[str]().read_many(calls, 5) == {key: key for key in calls}
-    assert len(woken) <= 50, "for 200 devices"
+    assert len(woken) <= 2, "for 200 devices"
 
 
 async def test_reads_wait_without_delay_until_a_thread_can_start(

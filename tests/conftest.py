@@ -20,7 +20,7 @@ if os.access("/dev/shm", os.W_OK | os.X_OK):
     os.environ.setdefault("TMPDIR", "/dev/shm")
 
 _TIER_LIMITS = {"unit": 5, "service": 60}  # seconds a test
-_PROPERTY_LIMIT = 60  # seconds a property test of the full profile
+_PROPERTY_LIMIT = 60  # seconds a property test, which runs many examples
 
 for _profile, _examples in (("fast", 20), ("full", 100)):
     settings.register_profile(
@@ -30,8 +30,7 @@ for _profile, _examples in (("fast", 20), ("full", 100)):
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
         derandomize=True,
     )
-_PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "full")
-settings.load_profile(_PROFILE)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "full"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         tier = item.path.relative_to(Path(__file__).parent).parts[0]
         limit = _TIER_LIMITS.get(tier)
-        if _PROFILE == "full" and getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
             limit = _PROPERTY_LIMIT
         if limit and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(limit))

@@ -29,6 +29,7 @@ from xilinx_fpga_dp.hostfiles.managed_file import ManagedFile
 from xilinx_fpga_dp.kubelet.allocation_tracker import AllocationTracker
 from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.model import Device
+from xilinx_fpga_dp.observe import logs
 from xilinx_fpga_dp.observe.device_log import DeviceEventLog
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.observe.http_routes import HttpRoutes
@@ -45,6 +46,18 @@ log = logging.getLogger(__name__)
 _RESULT_DUE = 0.5
 _MIN_PAUSE = 0.05
 _HINT_AFTER = 1.0  # seconds without a kubelet
+
+
+def serve(settings: Settings) -> int:
+    """Run the service until SIGTERM or SIGINT; return the exit code."""
+
+    async def run() -> None:
+        await Service(settings).run()
+
+    process.become_service()
+    logs.set_up(settings.log_level, settings.log_format)
+    asyncio.run(run())
+    return 0
 
 
 class Service:
@@ -78,7 +91,7 @@ class Service:
         """Serve until SIGTERM or SIGINT. SIGHUP scans and registers again."""
         self._handle_signals()
         asyncio.get_running_loop().set_exception_handler(FdExhaustionHandler())
-        for name in unknown_variables(os.environ):
+        for name in unknown_variables(os.environ, vars(self._settings)):
             log.warning(Event.UNKNOWN_SETTING, extra={"variable": name})
         self._builder.log_migration()
         log.info(Event.STARTED, extra={"version": __version__, "socket_dir": self._settings.socket_dir})

@@ -1,221 +1,21 @@
-"""The settings: environment variables with one prefix, each a command-line flag too, each checked here.
+"""The settings for code that only uses their values; `settings_model` has the fields and checks them."""
 
-Only their form is checked. The state of the node (a missing directory, no kubelet) is never a bad setting.
-"""
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, TypeAlias
 
-import os
-import re
-import socket
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Annotated, Any, Literal, Self
+if TYPE_CHECKING:
+    from xilinx_fpga_dp import settings_model
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-
-from xilinx_fpga_dp.resources.naming import FIELDS, prefix_problem, template_problem
+    Settings: TypeAlias = settings_model.Settings
+else:
+    Settings = SimpleNamespace  # the values alone: the service runs without pydantic, see `process.in_child`
 
 PREFIX = "XILINX_FPGA_DP_"
-
-_MAX_PORT = 65535
-# Names of hosts as a lookup takes them; the empty one is for all interfaces.
-_HOST_NAME = re.compile(r"([A-Za-z0-9-]{1,63}\.)*([A-Za-z0-9-]{1,63})?")
-# A unix socket's path has at most 107 bytes, and our shortest name must fit: deviceplugin/socket_names.py
-_MAX_SOCKET_DIR = 107 - len("/0123456789ab-fpga.sock")
 
 
 class BadSettings(Exception):  # noqa: N818 - the user's, not ours
     """Settings that cannot be used: one line each, with the variable and what is wrong."""
-
-
-def _absolute(path: str, info: ValidationInfo) -> str:
-    if not path.startswith("/"):
-        field = Settings.model_fields[str(info.field_name)]
-        raise ValueError(f"must be an absolute path, like {(field.examples or [field.default])[0]}")
-    if "\0" in path:
-        raise ValueError("must not contain a zero byte")
-    return os.path.normpath(path)
-
-
-def _path_or_none(path: str, info: ValidationInfo) -> str:
-    return "" if path in ("", "none") else _absolute(path, info)
-
-
-def _socket_directory(path: str) -> str:
-    if len(os.fsencode(path)) > _MAX_SOCKET_DIR:
-        raise ValueError(
-            f"has {len(os.fsencode(path))} bytes, at most {_MAX_SOCKET_DIR} leave room for a socket's name"
-        )
-    return path
-
-
-def _without(problem_of: Callable[[str], str | None], text: str) -> str:
-    if problem := problem_of(text):
-        raise ValueError(problem)
-    return text
-
-
-def _http_address(address: str) -> str:
-    if not address or address == "none":
-        return ""
-    host, colon, port = address.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit():
-        raise ValueError("must be host:port, like 127.0.0.1:8080, or empty")
-    if int(port) > _MAX_PORT:
-        raise ValueError(f"the port must be between 0 and {_MAX_PORT}")
-    try:
-        if host.startswith("[") and host.endswith("]"):
-            socket.inet_pton(socket.AF_INET6, host[1:-1])
-        elif not _HOST_NAME.fullmatch(host):
-            raise ValueError(host)
-    except (OSError, ValueError):
-        problem = (
-            "the host must be a name, each part 1 to 63 characters, or an address, an IPv6 one in brackets"
-        )
-        raise ValueError(problem) from None
-    return address
-
-
-def _listed(value: Any) -> Any:
-    """Return the parts of a comma-separated text, without empty ones and the word none."""
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip() not in ("", "none"))
-    return value
-
-
-def _replicas(replicas: int, info: ValidationInfo) -> int:
-    if replicas > 1 and info.data.get("preferred_allocation") == "none":
-        raise ValueError(
-            "above 1 needs PREFERRED_ALLOCATION other than none: "
-            "kubelet alone would give one container two replicas of a device"
-        )
-    return replicas
-
-
-Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
-Directory = Annotated[str, AfterValidator(_absolute), Field(json_schema_extra={"format": "path"})]
-PathOrNone = Annotated[str, AfterValidator(_path_or_none), Field(json_schema_extra={"format": "path"})]
-
-
-class Settings(BaseSettings):
-    """All settings. The descriptions appear in --help and in the documentation."""
-
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", validate_default=False)
-
-    scan_interval: Seconds = Field(5.0, description="seconds between full scans; wake-ups come on top")
-    health_interval: Seconds = Field(1.0, description="seconds between health checks of known devices")
-    socket_dir: Annotated[Directory, AfterValidator(_socket_directory)] = Field(
-        "/var/lib/kubelet/device-plugins",
-        description="where kubelet.sock is and the plugin's sockets go",
-    )
-    resource_prefix: Annotated[str, AfterValidator(partial(_without, prefix_problem))] = Field(
-        "xilinx.com/fpga-", description="put before the name of a resource"
-    )
-    resource_name_template: Annotated[str, AfterValidator(partial(_without, template_problem))] = Field(
-        "{shell}-{timestamp}",
-        description=f"the name of a resource; fields: {', '.join(FIELDS)}",
-    )
-    compat: Annotated[Literal["none", "1.3.0"], BeforeValidator(lambda value: value or "none")] = Field(
-        "none", description="1.3.0: names, ids and units as that plugin, with the same environment"
-    )
-    resource_renames: PathOrNone = Field(
-        "",
-        description="a YAML or JSON file of rules that give resources other names; empty: none",
-        examples=["/etc/xilinx-fpga-dp/renames.yaml"],
-    )
-    u30_unit: Literal["card", "device"] = Field(
-        "card", description="what one id of a U30 stands for: the card with its two devices, or one device"
-    )
-    plugins_dir: Directory = Field(
-        "/var/lib/kubelet/plugins",
-        description="below it, `fpga.xilinx.com/`: the lock that tells two instances from each other",
-    )
-    sysfs_root: Directory = Field("/sys", description="where sysfs is")
-    dev_root: Directory = Field(
-        "/dev", description="where device nodes are looked for; pods get the path under /dev"
-    )
-    host_root: Directory = Field("/", description="where other host paths are looked for (EXTRA_MOUNTS)")
-    pod_resources_socket: Directory = Field(
-        "/var/lib/kubelet/pod-resources/kubelet.sock",
-        description="where kubelet tells which pod holds which device",
-    )
-    http_address: Annotated[str, AfterValidator(_http_address)] = Field(
-        "127.0.0.1:8080",
-        description="where probes and metrics are served; empty: nowhere",
-        json_schema_extra={"format": "host:port, or nothing"},
-    )
-    expose_mgmt: bool = Field(False, description="hand /dev/xclmgmt* to pods too")
-    device_strategy: Literal["device-specs", "cdi", "both"] = Field(
-        "device-specs", description="how containers get device nodes"
-    )
-    cdi_dir: Directory = Field("/var/run/cdi", description="where the CDI spec goes")
-    extra_mounts: Annotated[tuple[Directory, ...], NoDecode, BeforeValidator(_listed)] = Field(
-        (),
-        description="host paths every grant adds read-only as mounts, comma-separated",
-        examples=["/opt/xilinx/xrt"],
-    )
-    prestart_check: bool = Field(
-        False, description="check the granted devices again right before each container start"
-    )
-    preferred_allocation: Literal["numa", "packed", "spread", "none"] = Field(
-        "numa", description="which of the free devices a container is best given"
-    )
-    shared_replicas: Annotated[int, Field(ge=1, le=1000), AfterValidator(_replicas)] = Field(
-        1, description="how many containers may hold one device"
-    )
-    shared_grant: Literal["own", "all"] = Field(
-        "own", description="own: the device asked for; all: every device of the node, for XRM"
-    )
-    reset_grace: Annotated[float, Field(ge=0, le=86400, allow_inf_nan=False)] = Field(
-        900.0, description="seconds a device that is resetting keeps its place in the list, Unhealthy"
-    )
-    recovery_checks: Annotated[int, Field(ge=1, le=1000)] = Field(
-        3, description="good health checks in a row before a device is Healthy again"
-    )
-    request_timeout: Seconds = Field(5.0, description="seconds any request of the kubelet may take")
-    nfd_features_dir: PathOrNone = Field(
-        "",
-        description="where to write a node-feature-discovery feature file; empty: nowhere",
-        examples=["/etc/kubernetes/node-feature-discovery/features.d"],
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
-    log_format: Literal["auto", "json", "text"] = Field(
-        "auto", description="auto: text on a terminal, else json"
-    )
-
-    @classmethod
-    def load(cls, flags: Mapping[str, str]) -> Self:
-        """Read the environment; flags, by field name, come first.
-
-        Raises:
-            BadSettings: some cannot be used.
-        """
-        try:
-            settings = cls(**dict[str, Any](flags))
-        except ValidationError as error:
-            lines = {str(each["loc"][0]): _line(each) for each in reversed(error.errors())}
-            raise BadSettings("\n".join(lines[name] for name in cls.model_fields if name in lines)) from None
-        return settings if settings.compat == "none" else settings._as_1_3_0(os.environ)
-
-    def _as_1_3_0(self, environment: Mapping[str, str]) -> Self:
-        """Return the settings with the variables of plugin 1.3.0, where ours are not set."""
-        from xilinx_fpga_dp.resources.compat_1_3_0.names import Compat130Settings  # noqa: PLC0415
-
-        same = Compat130Settings.of(environment).settings()
-        settings = self.model_copy(
-            update={name: value for name, value in same.items() if name not in self.model_fields_set}
-        )
-        if settings.shared_replicas > 1 and settings.preferred_allocation == "none":
-            raise BadSettings(f"{variable('preferred_allocation')}: must not be none with VirtualDev=True")
-        return settings
-
-    def environment(self) -> dict[str, str]:
-        """Return the settings that differ from their defaults, as variables for another process."""
-        return {variable(name): _text(getattr(self, name)) for name in sorted(self.model_fields_set)}
-
-
-def _text(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def variable(field: str) -> str:
@@ -223,14 +23,14 @@ def variable(field: str) -> str:
     return PREFIX + field.upper()
 
 
-def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Return variables with our prefix that are no setting. Kubernetes sets some for a Service so named."""
-    known = {variable(name) for name in Settings.model_fields}
+def unknown_variables(environment: Iterable[str], fields: Iterable[str]) -> list[str]:
+    """Return variables with our prefix that are no setting. Kubernetes sets some for a Service so named.
+
+    Args:
+        environment: the names of all variables.
+        fields: the names of all settings.
+    """
+    known = set(map(variable, fields))
     return sorted(
         name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known
     )
-
-
-def _line(error: Any) -> str:
-    said = str(error["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    return f"{variable(str(error['loc'][0]))}: {said} (it is {error['input']!r})"

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xilinx_fpga_dp.settings import PREFIX, Settings, variable
+from xilinx_fpga_dp.settings import PREFIX, variable
+from xilinx_fpga_dp.settings_model import Settings
 
 PAGE = Path(__file__).parents[1] / "reference" / "settings.md"
 HEAD = f"""\

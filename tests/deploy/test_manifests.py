@@ -14,7 +14,8 @@ from tests.support.paths import PROJECT
 from tests.support.process import cli
 from tests.support.running import settings_for
 from xilinx_fpga_dp import __version__
-from xilinx_fpga_dp.settings import Settings, variable
+from xilinx_fpga_dp.settings import variable
+from xilinx_fpga_dp.settings_model import Settings
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 DAEMONSET = only("DaemonSet", STATIC.read_text())

@@ -39,7 +39,8 @@ from xilinx_fpga_dp.resources.naming import Naming
 from xilinx_fpga_dp.resources.offers import names_of, warnings_of
 from xilinx_fpga_dp.resources.rule_file import BadRuleFile
 from xilinx_fpga_dp.rpc.server import RpcServer
-from xilinx_fpga_dp.settings import BadSettings, Settings
+from xilinx_fpga_dp.settings import BadSettings
+from xilinx_fpga_dp.settings_model import Settings
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleCard, SampleNode
 from xilinx_fpga_dp.snapshot import Snapshot, SnapshotBuilder
 from xilinx_fpga_dp.wiring import build_allocator, build_scanner

@@ -11,8 +11,10 @@ import pytest
 
 from tests.support.process import COMMAND, cli
 from tests.support.running import settings_for
-from xilinx_fpga_dp.cli import COMMANDS, load
-from xilinx_fpga_dp.settings import Settings, variable
+from xilinx_fpga_dp.cli import COMMANDS
+from xilinx_fpga_dp.cli.program import load
+from xilinx_fpga_dp.settings import variable
+from xilinx_fpga_dp.settings_model import Settings
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 
@@ -143,9 +145,9 @@ def test_options_and_arguments_come_in_any_order(node: SampleNode, arguments: tu
 
 
 @pytest.mark.parametrize(
-    "arguments", ["version", "--help", "list --help", "diagnose --help", "run --scan-interval -1", "nope"]
+    "arguments", ["version", "--help", "run --help", "list --help", "diagnose --help", "list nope"]
 )
-def test_command_that_does_not_start_imports_no_grpc(arguments: str) -> None:
+def test_command_without_a_service_imports_no_grpc(arguments: str) -> None:
     code = (
         "import sys\nfrom contextlib import suppress\nfrom xilinx_fpga_dp.cli import main\n"
         f"with suppress(SystemExit):\n    main({arguments.split()!r})\n"

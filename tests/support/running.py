@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from xilinx_fpga_dp import service as service_module
-from xilinx_fpga_dp.settings import Settings
+from xilinx_fpga_dp.settings_model import Settings
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 

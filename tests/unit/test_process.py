@@ -1,11 +1,38 @@
-"""The replacement of the ssl module in the process of the service."""
+"""The replacement of modules, and a child process that cannot be started."""
 
-from xilinx_fpga_dp.process import ssl_by_name
+import errno
+import os
+import sys
+from unittest import mock
+
+import pytest
+
+from xilinx_fpga_dp import process
 
 
-def test_ssl_is_loaded_outside_the_service() -> None:
-    """If asyncio was imported first, the ssl module is not replaced."""
-    with ssl_by_name():
-        import ssl  # noqa: PLC0415
+def test_loaded_module_is_not_replaced() -> None:
+    import ssl  # noqa: PLC0415
 
-        assert ssl.OPENSSL_VERSION
+    with process.stand_ins("ssl"):
+        assert sys.modules["ssl"] is ssl
+    assert sys.modules["ssl"] is ssl
+
+
+def test_stand_in_is_dropped_after_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wsgiref.simple_server", None)
+    monkeypatch.delitem(sys.modules, "http.server", raising=False)
+    with process.stand_ins("http.server", "wsgiref.simple_server"):
+        from http.server import BaseHTTPRequestHandler  # noqa: PLC0415
+        from wsgiref.simple_server import WSGIServer  # noqa: PLC0415
+
+        assert {BaseHTTPRequestHandler, WSGIServer} == {object}
+    assert "http.server" not in sys.modules
+    assert sys.modules["wsgiref.simple_server"] is None, "as before"
+
+
+@pytest.mark.parametrize("function", ["pipe", "fork"])
+def test_no_child_means_no_answer(function: str) -> None:
+    descriptors = os.listdir("/proc/self/fd")
+    with mock.patch(f"os.{function}", side_effect=OSError(errno.EAGAIN, "Resource temporarily unavailable")):
+        assert process.in_child(dict, lambda: None) is None
+    assert os.listdir("/proc/self/fd") == descriptors

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.running import settings_for
-from xilinx_fpga_dp.cli import load
+from xilinx_fpga_dp.cli.program import load
 from xilinx_fpga_dp.observe import logs
-from xilinx_fpga_dp.settings import BadSettings, Settings, unknown_variables, variable
+from xilinx_fpga_dp.settings import BadSettings, unknown_variables, variable
+from xilinx_fpga_dp.settings_model import Settings
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 
@@ -127,7 +128,7 @@ def test_unknown_variables_are_listed() -> None:
         "XILINX_FPGA_DP_SCAN_INTERVAL": "5",
         "PATH": "/",
     }
-    assert unknown_variables(environment) == ["XILINX_FPGA_DP_SERVICE_HOST"]
+    assert unknown_variables(environment, Settings.model_fields) == ["XILINX_FPGA_DP_SERVICE_HOST"]
 
 
 @given(st.sampled_from(sorted(Settings.model_fields)), st.text(st.characters()))

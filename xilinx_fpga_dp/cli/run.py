@@ -1,24 +1,15 @@
 """``run``: the service, until SIGTERM or SIGINT."""
 
 import argparse
-import asyncio
 
-from xilinx_fpga_dp import process
 from xilinx_fpga_dp.cli.command import Command
-from xilinx_fpga_dp.settings import Settings
+from xilinx_fpga_dp.settings_model import Settings
 
 
 def run(settings: Settings, _options: argparse.Namespace) -> int:
-    from xilinx_fpga_dp.observe import logs
-    from xilinx_fpga_dp.service import Service
+    from xilinx_fpga_dp.service import serve
 
-    async def serve() -> None:
-        await Service(settings).run()
-
-    process.become_service()
-    logs.set_up(settings.log_level, settings.log_format)
-    asyncio.run(serve())
-    return 0
+    return serve(settings)
 
 
 COMMAND = Command(run, settings=frozenset(Settings.model_fields))

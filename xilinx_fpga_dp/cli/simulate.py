@@ -4,7 +4,7 @@ import argparse
 import asyncio
 
 from xilinx_fpga_dp.cli.command import FROM_OPTION, BadUse, Command
-from xilinx_fpga_dp.settings import Settings
+from xilinx_fpga_dp.settings_model import Settings
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:

@@ -8,10 +8,10 @@ from typing import Any, Final
 from xilinx_fpga_dp import __version__
 from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.model import Offers
-from xilinx_fpga_dp.process import ssl_by_name
+from xilinx_fpga_dp.process import stand_ins
 from xilinx_fpga_dp.snapshot import Snapshot
 
-with ssl_by_name():
+with stand_ins("ssl", "http.server", "urllib.error", "urllib.request", "wsgiref.simple_server"):
     from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
     from prometheus_client.core import GaugeMetricFamily, Metric
     from prometheus_client.registry import Collector

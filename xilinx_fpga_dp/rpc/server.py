@@ -46,6 +46,7 @@ _MAX_CLOSED_STREAMS = 1024  # of a connection, see `limit_closed_streams`
 # 23 bytes an id (`00000000:65:00.1::999` and its head) make 368,000.
 _MAX_REQUEST = 1 << 19
 _WINDOW = (1 << 16) - 1  # bytes: the least that HTTP/2 allows, which bounds what waits unread on a connection
+_BUFFER = 1 << 14  # bytes read at once; kubelet's calls have a few hundred
 _READ_BY_GRPCLIB = frozenset({":method", ":path", "content-type", "te", "grpc-timeout", "user-agent"})
 _MAX_TIMEOUT = 9  # characters of a time limit: eight digits and a unit, by PROTOCOL-HTTP2.md of grpc
 
@@ -152,8 +153,12 @@ async def _wait_while(busy: Callable[[], bool], limit: float) -> None:
         await asyncio.sleep(0.005)
 
 
-class _Connection(H2Protocol):
-    """One connection. An error that grpclib raises on its input closes it and is not logged as a fault."""
+class _Connection(H2Protocol, asyncio.BufferedProtocol):
+    """One connection. An error that grpclib raises on its input closes it and is not logged as a fault.
+
+    It has a buffer of its own. asyncio's are 256 KiB, a new one for each read, which malloc maps and unmaps
+    each time: two page faults and 20 us a call (asyncio/selector_events.py). It can go when those are reused.
+    """
 
     handler: "_Calls"
 
@@ -163,6 +168,7 @@ class _Connection(H2Protocol):
         super().__init__(calls, config, h2_config)
         self._server = server
         self._ping_answered: bool | None = None  # None: no ping was sent
+        self._buffer = memoryview(bytearray(_BUFFER))
 
     @property
     def closing(self) -> bool:
@@ -205,6 +211,13 @@ class _Connection(H2Protocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
         self._server.connection_lost(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        del sizehint
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(self._buffer[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         try:

@@ -28,7 +28,8 @@ from tests.deploy.manifests import (
 )
 from tests.deploy.rendered.schemas import complaint
 from tests.deploy.tools import KUBERNETES, helm, kustomize
-from xilinx_fpga_dp.settings import Settings, variable
+from xilinx_fpga_dp.settings import variable
+from xilinx_fpga_dp.settings_model import Settings
 
 NFD = "/etc/kubernetes/node-feature-discovery/features.d"
 

@@ -95,7 +95,7 @@ async def collect(settings: Settings) -> Findings:
         podresources=settings.pod_resources_socket,
         outputs={name: (path, output_problems[name]) for name, path in outputs.items()},
         mounts=mounts,
-        unknown_variables=tuple(unknown_variables(os.environ)),
+        unknown_variables=tuple(unknown_variables(os.environ, vars(settings))),
     )
 
 

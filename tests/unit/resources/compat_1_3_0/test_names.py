@@ -25,7 +25,8 @@ from xilinx_fpga_dp.resources.compat_1_3_0.names import (
 from xilinx_fpga_dp.resources.naming import Naming
 from xilinx_fpga_dp.resources.rename_rules import Renaming
 from xilinx_fpga_dp.resources.rename_rules import parse as parse_rules
-from xilinx_fpga_dp.settings import BadSettings, Settings
+from xilinx_fpga_dp.settings import BadSettings
+from xilinx_fpga_dp.settings_model import Settings
 from xilinx_fpga_dp.snapshot import SnapshotBuilder
 
 CASES: list[dict[str, Any]] = json.loads((DATA / "plugin-1.3.0.json").read_text())["cases"]

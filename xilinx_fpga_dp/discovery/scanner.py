@@ -206,7 +206,8 @@ class Scanner:
         probes = [probe for backend in BACKENDS for probe in backend.probes(bus)]
         taken = {slot_of(probe.key) for probe in probes if probe.device}
         lost = self._health.known - {each.address for each in bus.functions if each.driver in _WANTED.drivers}
-        return [*probes, *unsupported.probes(bus, taken, lost)]
+        reported = {probe.key for probe in probes}
+        return [*probes, *unsupported.probes(bus, taken, lost, reported)]
 
     def _track(self, probes: Iterable[Probe]) -> dict[str, _Tracked]:
         """Return what is tracked for these probes, by key."""

@@ -40,17 +40,24 @@ _UNKNOWN: Final = PciId("", Role.USER, (XOCL,))
 _OTHER_CLASSES: Final = ("01", "02", "0401", "0403", "06")
 
 
-def probes(bus: Bus, taken: Collection[str], lost: Collection[str]) -> Iterator[Probe]:
+def probes(
+    bus: Bus, taken: Collection[str], lost: Collection[str], reported: Collection[str]
+) -> Iterator[Probe]:
     """Yield a probe for each card without a driver that could offer it.
 
     A card of several functions is reported once for each driver that these have: as XRT's user function, if
-    that is among them. ``taken`` are slots of which a driver offers a device: their other functions are part
-    of it. ``lost`` are addresses of devices that no driver of ours has any more.
+    that is among them.
+
+    Args:
+        bus: the functions.
+        taken: slots of which a driver offers a device: their other functions are part of it.
+        lost: addresses of devices that no driver of ours has any more.
+        reported: addresses of functions of which a driver says itself why they are no devices.
     """
     slots: defaultdict[str, list[Function]] = defaultdict(list)
     lost_slots = {slot_of(address) for address in lost}
     for function in bus.functions:
-        if function.slot in taken:
+        if function.slot in taken or function.address in reported:
             continue
         if function.address in lost:
             pci_id = _id_of(function)
@@ -70,9 +77,13 @@ def _of_slot(root: str, functions: Sequence[Function]) -> Iterator[Probe]:
             yield Probe(idle[0].address, partial(_observe_unknown, idle), device=False)
     if all(pci_id.role in (Role.PART, Role.OTHER) for _, pci_id in known):
         return
+    # Which driver a further function needs depends on that of the first one.
+    first = [(function, pci_id) for function, pci_id in known if pci_id.role is not Role.PART]
+    if not any(function.driver in pci_id.drivers for function, pci_id in first):
+        known = first
     by_driver: defaultdict[str | None, list[tuple[Function, PciId]]] = defaultdict(list)
     for function, pci_id in known:
-        if pci_id.role is not Role.OTHER and function.driver not in (*_OURS, *pci_id.drivers):
+        if pci_id.role is not Role.OTHER and function.driver not in pci_id.drivers:
             by_driver[function.driver].append((function, pci_id))
     for alike in by_driver.values():
         yield _known(root, alike)
@@ -103,8 +114,8 @@ def _observe_known(root: str, function: Function, pci_id: PciId, drivers: Sequen
     elif function.driver in _FOR_MACHINES:
         why = f"bound to {function.driver}, for a virtual machine; bind it to {drivers[0]} to offer it here"
     elif function.driver:
-        maker = _PACKAGES[drivers[0]].maker
-        why = f"bound to {function.driver}, not {maker}; bind it to {drivers[0]} to offer it here"
+        other = "" if function.driver in _OURS else f", not {_PACKAGES[drivers[0]].maker}"
+        why = f"bound to {function.driver}{other}; bind it to {drivers[0]} to offer it here"
     else:
         why = f"no driver: {_without_driver(root, function, pci_id, drivers)}"
     return Observation(function.address, reason=Reason.NO_DRIVER, why=why)

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.scanning import only_reason, scanner_for, settled
+from tests.support.scanning import RULES, only_reason, scanner_for, settled
 from xilinx_fpga_dp.discovery.pci_ids import PCI_IDS, Role
-from xilinx_fpga_dp.discovery.sysfs import Bus, Function
+from xilinx_fpga_dp.discovery.scanner import Scanner
+from xilinx_fpga_dp.discovery.sysfs import Bus, Function, slot_of
 from xilinx_fpga_dp.discovery.unsupported import probes
 from xilinx_fpga_dp.simulate.sysfs.bus import Ids
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
@@ -81,6 +82,42 @@ class TestForeignDriver:
         for number, device in enumerate(("50b4", "50b5", "50b6")):
             plug(node, device, "vfio-pci", slot=f"0000:70:00.{number}")
         assert list(await lines(node)) == ["0000:70:00.0"]
+
+    async def test_v80_of_which_only_the_first_function_should_be_bound(self, node: SampleNode) -> None:
+        plug(node, "50b4", slot="0000:70:00.0")
+        plug(node, "50b5", "onic", slot="0000:70:00.1")
+        assert list(await lines(node)) == ["0000:70:00.0"]
+
+    async def test_user_function_with_the_management_driver(self, node: SampleNode) -> None:
+        plug(node, "5004", "xclmgmt", slot="0000:70:00.0")
+        plug(node, "5005", "xclmgmt", slot="0000:70:00.1")
+        assert await lines(node) == {"0000:70:00.1": "bound to xclmgmt; bind it to xocl to offer it here"}
+
+    @pytest.mark.parametrize("driver", ["xocl", "xocl_xdma", "xocl_qdma"])
+    async def test_right_driver_in_its_probe_is_not_called_foreign(
+        self, node: SampleNode, driver: str
+    ) -> None:
+        plug(node, "5005", driver)
+        assert (await only_reason(node)).startswith("no user_pf")
+
+
+class TestManagementFunctionWithoutUserFunction:
+    @pytest.mark.parametrize(
+        ("device", "driver"), [("5084", "xilinx_efct"), ("5084", None), ("9999", None), ("50b5", "qdma-pf")]
+    )
+    async def test_is_reported_beside_what_is_no_user_function(
+        self, node: SampleNode, device: str, driver: str | None
+    ) -> None:
+        plug(node, "50b4" if device == "50b5" else "5074", "xclmgmt", slot="0000:70:00.0")
+        plug(node, device, driver, slot="0000:70:00.1")
+        assert (await lines(node))["0000:70:00.0"].startswith("management function only")
+
+    async def test_has_no_line_beside_a_user_function_that_has_one(self, node: SampleNode) -> None:
+        plug(node, "50b4", "xclmgmt", slot="0000:70:00.0")
+        plug(node, "50b5", slot="0000:70:00.1")
+        found = await lines(node)
+        assert list(found) == ["0000:70:00.1"]
+        assert "install XRT's driver" in found["0000:70:00.1"]
 
 
 class TestWithoutDriver:
@@ -206,13 +243,27 @@ FUNCTIONS = st.builds(
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(FUNCTIONS, unique_by=lambda each: each.address))
+def test_every_card_on_any_bus_has_a_line_that_hides_no_other(functions: list[Function]) -> None:
+    bus = Bus("/nowhere", "/nowhere", tuple(functions))
+    found = Scanner(bus.root, bus.dev_root, RULES)._probes(bus)
+    keys = [probe.key for probe in found]
+    assert len(keys) == len(set(keys))
+    slots = {slot_of(key) for key in keys}
+    for each in functions:
+        known = PCI_IDS.get((each.vendor or "", each.device or ""))
+        if known and known.role not in (Role.OTHER, Role.PART):
+            assert each.slot in slots
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(FUNCTIONS, unique_by=lambda each: each.address), st.data())
 def test_any_bus_gives_each_function_one_line_at_most(functions: list[Function], data: st.DataObject) -> None:
     bus = Bus("/nowhere", "/nowhere", tuple(functions))
     slots = sorted({each.slot for each in functions})
     taken = data.draw(st.sets(st.sampled_from(slots))) if slots else set()
     lost = {each.address for each in functions if each.driver not in OURS and data.draw(st.booleans())}
-    found = list(probes(bus, taken, lost))
+    found = list(probes(bus, taken, lost, ()))
     addresses = [probe.key for probe in found]
     assert len(addresses) == len(set(addresses))
     by_address = {each.address: each for each in functions}

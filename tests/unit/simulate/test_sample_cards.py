@@ -422,11 +422,18 @@ class TestWholeCards:
         assert "user_pf" not in names(f"{node.sysfs_root}/bus/pci/devices/0000:66:00.1")
 
     @pytest.mark.parametrize(
-        ("name", "mgmt_id"), [("u2", "e987"), ("vck190-pcie", "e098"), ("advantech", "806c"), ("u50", "d020")]
+        ("name", "mgmt_ids"),
+        [
+            ("u2", ["e987"]),
+            ("vck190-pcie", ["e098"]),
+            ("advantech", ["806c"]),
+            ("u50", ["d020"]),
+            ("u30", ["d03c", "d03c"]),
+        ],
     )
-    def test_golden_images_have_separate_ids(self, node: SampleNode, name: str, mgmt_id: str) -> None:
+    def test_golden_images_have_separate_ids(self, node: SampleNode, name: str, mgmt_ids: list[str]) -> None:
         node.plug(f"{name}-golden")
-        assert [ids.split(":")[1] for ids, _ in bus(node).values()] == [mgmt_id]
+        assert [ids.split(":")[1] for ids, _ in bus(node).values()] == mgmt_ids
 
     @pytest.mark.parametrize("name", ["", "u1000", "v80-golden", "u250-broken", "golden"])
     def test_unknown_name_is_refused(self, node: SampleNode, name: str) -> None:

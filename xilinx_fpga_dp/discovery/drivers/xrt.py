@@ -64,7 +64,7 @@ def probes(bus: Bus) -> Iterator[Probe]:
     mgmt = {function.slot: function for function in bus.functions if _is_management(function)}
     # A function in one of these slots belongs to another one; that holds whatever becomes of a user function.
     users = {function.slot for function in bus.functions if _is_user(function)}
-    others = {function.slot for function in bus.functions if function.driver != MGMT_DRIVER}
+    reported = {function.slot for function in bus.functions if _should_be_user(function)}
     for function in bus.functions:
         if _is_user(function):
             beside = mgmt.get(function.slot)
@@ -80,7 +80,7 @@ def probes(bus: Bus) -> Iterator[Probe]:
                 },
                 withheld=partial(_withheld, beside) if beside and beside.driver == MGMT_DRIVER else None,
             )
-        elif function.driver == MGMT_DRIVER and function.slot not in others:
+        elif function.driver == MGMT_DRIVER and function.slot not in reported:
             yield Probe(
                 function.address,
                 partial(_observe_management, function, bus),
@@ -100,6 +100,13 @@ def _is_user(function: Function) -> bool:
     """Whether it is a user function: the only test that holds for all releases, boards and clouds."""
     has_file = function.driver in _USER_DRIVERS and "user_pf" in function.entries
     return has_file and not _is_f2_management(function)
+
+
+def _should_be_user(function: Function) -> bool:
+    """Whether it is a user function, or should be one and is reported for that, by its driver's name."""
+    known = pci_ids.find(function.vendor, function.device)
+    misplaced = known and known.role in (Role.PART, Role.USER) and function.driver not in known.drivers
+    return function.driver in _USER_DRIVERS or bool(misplaced)
 
 
 def _is_management(function: Function) -> bool:

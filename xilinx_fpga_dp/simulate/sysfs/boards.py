@@ -168,6 +168,7 @@ _U30 = XrtBoard(
     vbnv="xilinx_u30_gen3x4_base_1",
     user_id="513d",
     mgmt_id="513c",
+    golden_id="d03c",
     source=_VIDEO_SDK,
     logic_uuid="1b5feb2a91b6818da3e8d9867de17da0",
     interface_uuid="937ed70867cf3350bc06304053f4293c",

@@ -14,13 +14,14 @@ relative links that stay below their top, and bounds on everything. Links are ma
 written through one.
 """
 
+import gzip
 import io
 import json
 import os
 import re
 import tarfile
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Final
 
@@ -29,9 +30,12 @@ MAX_BYTES: Final = 16 << 20
 
 MAX_MEMBERS: Final = 50_000
 
+_MAX_HEADER: Final = 2048  # bytes that a member takes besides its content, on average
+_MAX_PATH: Final = 1024  # bytes
+_MAX_NAME: Final = 255  # bytes, as file systems have it
 _MANIFEST: Final = "manifest.json"
 _TOP: Final = "node"
-_NAME: Final = re.compile(r"(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f]{1,255}")
+_NAME: Final = re.compile(r"(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f\ud800-\udfff]+")
 _LINK: Final = re.compile(rf"(?:\.\./)*(?:\.\.?|{_NAME.pattern}(?:/{_NAME.pattern})*)")
 
 
@@ -74,7 +78,7 @@ def unpack(path: str, directory: str) -> dict[str, Any]:
         raise BadArchive(f"more than {MAX_BYTES >> 20} MiB")
     try:
         manifest, files, links = _members(data)
-    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError, RecursionError, ValueError) as error:
         raise BadArchive(f"no capture: {error}") from None
     for name in {*map(os.path.dirname, [*files, *links]), *manifest["errors"]}:
         os.makedirs(os.path.join(directory, name), exist_ok=True)
@@ -91,7 +95,12 @@ def _members(data: bytes) -> tuple[dict[str, Any], dict[str, bytes], dict[str, s
     files: dict[str, bytes] = {}
     links: dict[str, str] = {}
     left = MAX_BYTES
-    with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
+    most = MAX_BYTES + MAX_MEMBERS * _MAX_HEADER
+    with gzip.GzipFile(fileobj=io.BytesIO(data)) as packed:
+        unpacked = packed.read(most + 1)
+    if len(unpacked) > most:
+        raise ValueError(f"more than {MAX_BYTES >> 20} MiB unpacked")
+    with tarfile.open(fileobj=io.BytesIO(unpacked), mode="r:") as archive:
         for count, member in enumerate(archive):
             if count >= MAX_MEMBERS:
                 raise ValueError(f"more than {MAX_MEMBERS} members")
@@ -116,9 +125,17 @@ def _path(name: str) -> str:
     if name == _MANIFEST:
         return name
     top, *parts = name.split("/")
-    if top != _TOP or not parts or not all(map(_NAME.fullmatch, parts)):
+    if top != _TOP or parts[:1] not in (["sys"], ["dev"]) or not parts[1:] or not _is_path(parts):
         raise ValueError(f"{name[:100]!r} is no path of a captured file")
     return "/".join(parts)
+
+
+def _is_path(parts: Sequence[str]) -> bool:
+    """Whether these are names that every file system takes."""
+    if not all(map(_NAME.fullmatch, parts)):
+        return False
+    sizes = [len(part.encode()) for part in parts]
+    return max(sizes) <= _MAX_NAME and sum(sizes) + len(sizes) <= _MAX_PATH
 
 
 def _require_tree(leaves: Collection[str], links: Mapping[str, str]) -> None:
@@ -138,4 +155,6 @@ def _require_tree(leaves: Collection[str], links: Mapping[str, str]) -> None:
 def _stays_inside(path: str, target: str) -> bool:
     """Whether a link stays below its top directory, ``sys`` or ``dev``."""
     # The directories above a link are real ones, so `..` at the start of its target means what it says.
-    return bool(_LINK.fullmatch(target)) and target.split("/").count("..") < path.count("/")
+    parts = target.split("/")
+    ups = parts.count("..")
+    return bool(_LINK.fullmatch(target)) and ups < path.count("/") and _is_path(parts[ups:] or [path])

@@ -1,5 +1,6 @@
 """The archive of `capture`: what is packed comes back, and nothing else is unpacked."""
 
+import gzip
 import io
 import json
 import tarfile
@@ -23,11 +24,11 @@ def made(path: Path, *members: tuple[str, bytes, str | bytes], manifest: object 
         for name, kind, content in (("manifest.json", tarfile.REGTYPE, json.dumps(manifest)), *members):
             member = tarfile.TarInfo(name)
             member.type = kind
-            data = content.encode() if isinstance(content, str) else content
+            data = content.encode(errors="surrogateescape") if isinstance(content, str) else content
             if kind == tarfile.REGTYPE:
                 member.size = len(data)
             else:
-                member.linkname = data.decode()
+                member.linkname = data.decode(errors="surrogateescape")
             tar.addfile(member, io.BytesIO(data))
     return str(path)
 
@@ -35,7 +36,9 @@ def made(path: Path, *members: tuple[str, bytes, str | bytes], manifest: object 
 names = st.text(
     st.characters(exclude_characters="/", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=9
 )
-paths = st.lists(names.filter(lambda each: each not in (".", "..")), min_size=1, max_size=4).map("/".join)
+paths = st.lists(names.filter(lambda each: each not in (".", "..")), min_size=1, max_size=4).map(
+    lambda parts: "/".join(("sys", *parts))
+)
 
 
 @given(st.dictionaries(paths, st.binary(max_size=99), max_size=8))
@@ -80,6 +83,13 @@ FILE = tarfile.REGTYPE
         ([("node//x", FILE, "")], "no path of a captured file"),
         ([("node", FILE, "")], "no path of a captured file"),
         ([("other/x", FILE, "")], "no path of a captured file"),
+        ([("node/sys", FILE, "")], "no path of a captured file"),
+        ([("node/device-plugins/x", FILE, "")], "no path of a captured file"),
+        ([("node/sys/" + "ä" * 200, FILE, "")], "no path of a captured file"),
+        ([("node/sys/" + "a/" * 3000 + "x", FILE, "")], "no path of a captured file"),
+        ([("node/sys/\udcff", FILE, "")], "no path of a captured file"),
+        ([("node/sys/l", LINK, "a/" * 3000 + "x")], "leads out"),
+        ([("node/sys/l", LINK, "\udcff")], "leads out"),
         ([("node/sys/a\nb", FILE, "")], "no path of a captured file"),
         ([("node/sys/l", LINK, "/etc")], "leads out"),
         ([("node/sys/l", LINK, "../../etc")], "leads out"),
@@ -100,7 +110,16 @@ def test_other_members_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("manifest", [None, [], {}, {"errors": []}, {"errors": {"../x": "no"}}])
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        None,
+        [],
+        {},
+        {"errors": []},
+        *({"errors": {path: "no"}} for path in ("../x", "sys/" + "ä" * 200, "sys/\ud800", "plugins/x")),
+    ],
+)
 def test_other_manifests_are_refused(tmp_path: Path, manifest: object) -> None:
     with pytest.raises(BadArchive):
         unpack(made(tmp_path / "capture", manifest=manifest), str(tmp_path / "out"))
@@ -114,6 +133,28 @@ def test_size_and_number_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for path, why in ((many, "more than 5 members"), (large, "MiB unpacked")):
         with pytest.raises(BadArchive, match=why):
             unpack(path, str(tmp_path / "out"))
+
+
+def test_manifest_of_nested_lists_is_refused(tmp_path: Path) -> None:
+    nested = tmp_path / "capture"
+    with tarfile.open(nested, "w:gz") as tar:
+        member = tarfile.TarInfo("manifest.json")
+        member.size = 100_000
+        tar.addfile(member, io.BytesIO(b"[" * member.size))
+    with pytest.raises(BadArchive):
+        unpack(str(nested), str(tmp_path / "out"))
+
+
+def test_header_without_a_limit_is_not_unpacked(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, 1 << 28
+    bomb = tmp_path / "bomb"
+    with gzip.open(bomb, "wb", 1) as file:
+        file.write(header.tobuf())
+        for _ in range(header.size >> 20):
+            file.write(bytes(1 << 20))
+    with pytest.raises(BadArchive, match="MiB unpacked"):
+        unpack(str(bomb), str(tmp_path / "out"))
 
 
 @given(st.binary(max_size=300), st.integers(0, 400))

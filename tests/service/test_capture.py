@@ -86,6 +86,15 @@ def test_unreadable_attribute_stays_unreadable(node: SampleNode, tmp_path: Path)
     assert manifest["errors"] == {}  # a directory in place of an attribute is no file to read
 
 
+def test_module_without_a_version_counts_as_loaded(node: SampleNode, tmp_path: Path) -> None:
+    for card in node.plug("ma35d"):
+        card.unbind()
+    capture(node, tmp_path / "c.tar.gz")
+    left_out = played(tmp_path / "c.tar.gz")["left_out"]
+    assert left_out == listed(node)["left_out"]
+    assert "ama_transcoder is loaded" in left_out[0]["reason"]
+
+
 def test_other_vendors_and_this_machine_are_not_in_it(mixed: SampleNode, tmp_path: Path) -> None:
     capture(mixed, tmp_path / "c.tar.gz")
     with tarfile.open(tmp_path / "c.tar.gz") as archive:

@@ -162,6 +162,8 @@ def _list_sysfs(root: str, found: Capture) -> list[_Read]:
     for attribute in TABLE:
         if attribute.base is Base.SYSFS:
             lister.add_file(attribute.pattern, attribute.driver, [attribute])
+    for module in sorted({sysfs.module_of(attribute.driver) for attribute in TABLE}):
+        lister.add_file(f"module/{module}/initstate", module, ())  # some have no version
     return lister.reads
 
 

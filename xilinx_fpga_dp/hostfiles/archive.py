@@ -135,7 +135,7 @@ def _is_path(parts: Sequence[str]) -> bool:
     if not all(map(_NAME.fullmatch, parts)):
         return False
     sizes = [len(part.encode()) for part in parts]
-    return max(sizes) <= _MAX_NAME and sum(sizes) + len(sizes) <= _MAX_PATH
+    return max(sizes, default=0) <= _MAX_NAME and sum(sizes) + len(sizes) <= _MAX_PATH
 
 
 def _require_tree(leaves: Collection[str], links: Mapping[str, str]) -> None:
@@ -157,4 +157,4 @@ def _stays_inside(path: str, target: str) -> bool:
     # The directories above a link are real ones, so `..` at the start of its target means what it says.
     parts = target.split("/")
     ups = parts.count("..")
-    return bool(_LINK.fullmatch(target)) and ups < path.count("/") and _is_path(parts[ups:] or [path])
+    return bool(_LINK.fullmatch(target)) and ups < path.count("/") and _is_path(parts[ups:])

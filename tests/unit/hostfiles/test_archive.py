@@ -67,6 +67,7 @@ def test_links_and_errors_come_back(tmp_path: Path) -> None:
     assert unpack(str(tmp_path / "capture"), str(tmp_path / "out")) == manifest
     out = tmp_path / "out/sys"
     assert (out / "bus/x/b").read_bytes() == b"1"
+    assert (out / "a/up").readlink() == Path("..")
     with pytest.raises(IsADirectoryError):
         (out / "a/bad").read_bytes()
 

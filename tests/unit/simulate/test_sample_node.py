@@ -113,6 +113,13 @@ class TestReleases:
             assert read(f"{node.sysfs_root}/bus/pci/drivers/{name}/module/version") == "2.14.0\n"
             assert read(f"{node.sysfs_root}/module/{name}/version") == "2.14.0\n"
 
+    @pytest.mark.parametrize(
+        ("board", "module"), [("u200", "xocl"), ("ma35d", "ama_transcoder"), ("kv260", "zocl"), ("v80", "ami")]
+    )
+    def test_loaded_modules_are_live(self, node: SampleNode, board: str, module: str) -> None:
+        node.plug(board)
+        assert read(f"{node.sysfs_root}/module/{module}/initstate") == "live\n"
+
     def test_unknown_release_or_malformed_slot_is_refused(self, node: SampleNode) -> None:
         with pytest.raises(ValueError, match=r"2017\.4"):
             node.add_card("u200", release="2017.4")

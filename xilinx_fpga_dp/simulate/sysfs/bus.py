@@ -251,7 +251,8 @@ class BusDevice(ABC):
         os.makedirs(folder, exist_ok=True)
         if version or module:
             path = f"{self.node.sysfs_root}/module/{module or driver}"
-            self.node.files.put(path, {"version": version} if version else {})
+            # kernel/module/main.c show_initstate
+            self.node.files.put(path, {"initstate": "live"} | ({"version": version} if version else {}))
             self.node.files.put(f"{folder}/module", link(f"{folder}/module", path))
         self.node.files.put(f"{folder}/{self.name}", link(f"{folder}/{self.name}", self.path))
         self.write("driver", link(f"{self.path}/driver", folder))

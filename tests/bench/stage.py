@@ -43,15 +43,20 @@ def cpu_seconds(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | _CPUCLOCK_SCHED)
 
 
+def children_cpu_seconds(pid: int) -> float:
+    """Return the CPU time of the ended children of a process, in ticks of 10 ms (``cutime`` in proc(5))."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+
+
 def memory(pid: int) -> dict[str, float]:
-    """Return the resident memory in MB: ``Rss``, its maximum ``Peak`` and the proportional share ``Pss``."""
-    found: dict[str, float] = {}
-    names = {"VmRSS": "Rss", "VmHWM": "Peak", "Pss": "Pss"}
-    for file in ("status", "smaps_rollup"):
-        for line in Path(f"/proc/{pid}/{file}").read_text().splitlines():
-            name, _, rest = line.partition(":")
-            if name in names:
-                found[names[name]] = int(rest.split()[0]) * 1024 / _MEGABYTE
+    """Return the memory in MB: resident ``Rss``, the share ``Pss``, ``Uss`` that no other process maps."""
+    found = {"Rss": 0.0, "Pss": 0.0, "Uss": 0.0}
+    names = {"Rss": "Rss", "Pss": "Pss", "Private_Clean": "Uss", "Private_Dirty": "Uss"}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        if name in names:
+            found[names[name]] += int(rest.split()[0]) * 1024 / _MEGABYTE
     return found
 
 

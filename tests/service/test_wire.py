@@ -87,6 +87,13 @@ def test_too_long_request_is_refused_before_it_is_read(registered: KubeletDouble
             assert str(2 << 20) in (status.details() or "")
 
 
+def test_request_longer_than_a_read_is_read_whole(registered: KubeletDouble) -> None:
+    ids = [f"0000:11:00.{number}" for number in range(10, 20_000)]  # 350 KB
+    status = refused(registered.allocate, registered.registrations[0].resource, ids)
+    assert status.code() is grpc.StatusCode.NOT_FOUND
+    assert ids[0] in (status.details() or "")
+
+
 def _is_closed(peer: socket.socket) -> bool:
     peer.setblocking(False)
     try:

@@ -28,7 +28,10 @@ COMMANDS = {
 # Words without which the arguments start the service, if they are valid.
 _NOT_SERVICE = {"-h", "--help", *COMMANDS} - {"run"}
 # The service and `settings_model` both need these: loaded before the child starts, they are loaded once.
-_SHARED = ("asyncio", "importlib.metadata", "typing_extensions", "xilinx_fpga_dp.resources.naming")
+_SHARED = (
+    *("asyncio", "importlib.metadata", "json", "platform", "secrets", "typing_extensions"),
+    "xilinx_fpga_dp.resources.naming",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

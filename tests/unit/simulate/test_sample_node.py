@@ -114,7 +114,8 @@ class TestReleases:
             assert read(f"{node.sysfs_root}/module/{name}/version") == "2.14.0\n"
 
     @pytest.mark.parametrize(
-        ("board", "module"), [("u200", "xocl"), ("ma35d", "ama_transcoder"), ("kv260", "zocl"), ("v80", "ami")]
+        ("board", "module"),
+        [("u200", "xocl"), ("ma35d", "ama_transcoder"), ("kv260", "zocl"), ("v80", "ami")],
     )
     def test_loaded_modules_are_live(self, node: SampleNode, board: str, module: str) -> None:
         node.plug(board)

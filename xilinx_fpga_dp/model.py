@@ -40,7 +40,7 @@ class Device:
     address: str  # of its user function, ``0000:65:00.1``; its identity while the card stays in its slot
     shell: Shell
     board: str  # the type of the card, ``u200``
-    driver: str  # name of its kernel driver
+    driver: str  # name of its kernel driver; empty if a rule takes it without one
     experimental: bool = False  # this driver's back-end has never run on hardware
     device_id: str | None = None  # PCI device id, four hex digits
     serial: str | None = None  # of the card, shared by its devices; None if not read, yet or at all
@@ -52,6 +52,8 @@ class Device:
     nodes: tuple[str, ...] = ()
     mgmt_node: str | None = None  # that of its management function; None if there is none
     mounts: tuple[str, ...] = ()  # host paths that a container gets besides, mounted read-only
+    rule: str | None = None  # the name of the rule for other devices that took it; None: a built-in driver
+    rule_number: int | None = None  # the place of that rule in its file, from 1
     note: str | None = None  # what an operator should know of it beside its health, for people
     reason: Reason | None = None  # why it is Unhealthy; None if it is Healthy
     warning: str | None = None  # what is wrong with the card without being a fault, with the remedy

@@ -184,6 +184,7 @@ class Service:
 
     async def _scan(self, *, scan: bool, check: bool) -> None:
         began = asyncio.get_running_loop().time()
+        self._scanner.use_rules(self._builder.device_rules)
         try:
             found = await (self._scanner.scan(check=check) if scan else self._scanner.check())
         except ScanFailed as error:

@@ -119,6 +119,11 @@ class Settings(BaseSettings):
         description="a YAML or JSON file of rules that give resources other names; empty: none",
         examples=["/etc/xilinx-fpga-dp/renames.yaml"],
     )
+    device_rules: PathOrNone = Field(
+        "",
+        description="a YAML or JSON file of rules that offer devices of other drivers; empty: none",
+        examples=["/etc/xilinx-fpga-dp/device-rules.yaml"],
+    )
     u30_unit: Literal["card", "device"] = Field(
         "card", description="what one id of a U30 stands for: the card with its two devices, or one device"
     )

@@ -16,7 +16,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from xilinx_fpga_dp.hostfiles.watched_file import FileState, WatchedFile
 from xilinx_fpga_dp.kubelet.allocation_tracker import AllocationTracker
@@ -37,6 +37,9 @@ from xilinx_fpga_dp.resources.offers import (
     without_management,
 )
 from xilinx_fpga_dp.settings import Settings, variable
+
+if TYPE_CHECKING:
+    from xilinx_fpga_dp.resources.device_rules import DeviceRules
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +105,13 @@ class SnapshotBuilder:
             if settings.resource_renames
             else None
         )
+        self._device_rules = (
+            WatchedFile(
+                settings.device_rules, _parse_device_rules, rename_rules.MAX_BYTES, self._read_devices
+            )
+            if settings.device_rules
+            else None
+        )
         self._whole_cards = settings.u30_unit == "card"
         wait = _COMPAT_WAIT if self._compat else WAIT
         # Plugin 1.3.0 put devices together name by name, so that is done when they have their names.
@@ -110,26 +120,36 @@ class SnapshotBuilder:
         self._snapshot = Snapshot()
         self._inputs: tuple[object, ...] = ()
 
+    @property
+    def device_rules(self) -> "DeviceRules | None":
+        """The newest good rules for other devices; None if there are none."""
+        return self._device_rules.state.value if self._device_rules else None
+
+    @property
+    def device_rule_problems(self) -> tuple[str, ...]:
+        """What is wrong with the file of rules for other devices."""
+        state = self._device_rules.state if self._device_rules else FileState()
+        return (*state.problems, *(state.value.problems if state.value else ()))
+
     async def read_rules(self) -> None:
-        """Read the file of rules once, before anything is offered under other names."""
-        if self._file:
-            await self._file.read(_FIRST_READ)
+        """Read the files of rules once, before anything is offered otherwise."""
+        await asyncio.gather(*(file.read(_FIRST_READ) for file in (self._file, self._device_rules) if file))
 
     async def follow_rules(self) -> None:
-        """Follow the file of rules. Endless; ends at once if there is none."""
-        if self._file:
-            await self._file.run()
+        """Follow the files of rules. Endless; ends at once if there are none."""
+        await asyncio.gather(*(file.run() for file in (self._file, self._device_rules) if file))
 
     async def build(self, found: Inventory, tracker: AllocationTracker, hold: Hold) -> Snapshot:
         """Return the snapshot of an inventory: the last one if nothing it is made of has changed."""
         cards, rules = self._decide(found, asyncio.get_running_loop().time())
-        if self._inputs != (found, cards, rules, tracker.held, tracker.confirmed):
+        devices = self._device_rules.state if self._device_rules else None
+        if self._inputs != (found, cards, rules, devices, tracker.held, tracker.confirmed):
             offers = self._offers(found, cards, rules)
             confirmed = await tracker.confirm(names_of(offers), _CONFIRM_PATIENCE)
             elsewhere = self._held_elsewhere(offers, cards, tracker.held)
             tracker.held_elsewhere = bool(elsewhere)
             known = with_devices(offers, hold(elsewhere))
-            self._inputs = (found, cards, rules, tracker.held, tracker.confirmed)
+            self._inputs = (found, cards, rules, devices, tracker.held, tracker.confirmed)
             first = self._snapshot.offers is None
             self._snapshot = Snapshot(
                 offers=only(known, confirmed),
@@ -179,6 +199,9 @@ class SnapshotBuilder:
         if isinstance(names.base, compat.Compat130Names):
             offers = compat.apply(offers, names.base, cards.serials, cards=self._whole_cards)
         warnings = [*cards.warnings, *_problems(self._settings.resource_renames, rules), *names.warnings]
+        if self._device_rules:
+            path = self._settings.device_rules
+            warnings += _problems(path, self._device_rules.state, "; that rule is left out")
         if self._settings.expose_mgmt:
             warnings += without_management(offers)
         return replace(offers, warnings=(*warnings, *same_variables(offers)))
@@ -208,6 +231,11 @@ class SnapshotBuilder:
             return rename_rules.parse(text)
         return compat.parse(text)
 
+    def _read_devices(self) -> None:
+        if self._device_rules and not self._device_rules.state.problems:
+            log.info(Event.DEVICE_RULES_READ, extra={"path": self._device_rules.path})
+        self._rules_changed()
+
     def _rules_read(self) -> None:
         if self._file and not self._file.state.problems:
             log.info(Event.RENAME_RULES_READ, extra={"path": self._file.path})
@@ -219,12 +247,20 @@ class SnapshotBuilder:
         self._rules_changed()
 
 
-def _problems(path: str, rules: FileState[NameRules]) -> list[str]:
-    """Return what is wrong with the file of rules."""
+def _parse_device_rules(text: bytes) -> "DeviceRules":
+    from xilinx_fpga_dp.resources import device_rules  # noqa: PLC0415
+
+    return device_rules.parse(text)
+
+
+def _problems(
+    path: str, rules: "FileState[NameRules] | FileState[DeviceRules]", of_a_rule: str = ""
+) -> list[str]:
+    """Return what is wrong with a file of rules; the last argument ends what is said of one rule."""
     effect = "no rules count until it is mended" if rules.value is None else "what it said before counts"
-    left_out = rules.value.problems if isinstance(rules.value, compat.NameCustomize) else ()
+    left_out = () if rules.value is None or isinstance(rules.value, tuple) else rules.value.problems
     return [
         *(f"{path}: {problem}; {effect}" for problem in rules.problems),
-        *(f"{path}: {problem}" for problem in left_out),
+        *(f"{path}: {problem}{of_a_rule}" for problem in left_out),
         *([f"{path}: {_FIXED}"] if rules.fixed else ()),
     ]

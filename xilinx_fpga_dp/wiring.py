@@ -60,6 +60,9 @@ async def scan_once(settings: Settings, scanner: Scanner) -> tuple[Offers, Held]
     Raises:
         ScanFailed: the bus could not be listed.
     """
+    builder = SnapshotBuilder(settings, patient=False)
+    await builder.read_rules()
+    scanner.use_rules(builder.device_rules)
     deadline = time.monotonic() + _SCAN_LIMIT
     found = await scanner.scan()
     while not scanner.complete and time.monotonic() < deadline:
@@ -71,6 +74,4 @@ async def scan_once(settings: Settings, scanner: Scanner) -> tuple[Offers, Held]
     with suppress(TimeoutError):
         if await run_blocking(partial(os.path.exists, socket), _SCAN_LIMIT):
             held = await PodResources(socket).held() or {}
-    builder = SnapshotBuilder(settings, patient=False)
-    await builder.read_rules()
     return builder.build_once(found, held, scanner.hold, time.monotonic()), held

@@ -4,9 +4,10 @@
 """
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-from xilinx_fpga_dp.discovery.attributes import NEVER, TABLE, Attribute, Base, Schedule
+from xilinx_fpga_dp.discovery.attributes import NEVER, RULES, TABLE, Attribute, Base, Schedule
 
 PAGE = Path(__file__).parents[1] / "reference" / "attributes.md"
 
@@ -36,12 +37,22 @@ Never read: {", ".join(f"`{name}`" for name in NEVER)}. Nothing is ever written.
 | driver | attribute | answered by | read | source |
 | --- | --- | --- | --- | --- |
 """
+_RULES = """
+With `DEVICE_RULES` also, of the devices that [rules](rules.md) take:
+
+| driver | attribute | answered by | read | source |
+| --- | --- | --- | --- | --- |
+"""
 _PLACES = {Base.FUNCTION: "", Base.MISC: "misc device: ", Base.SYSFS: "/sys: "}
 
 
 def page() -> str:
     """Return the whole page."""
-    return _HEAD + "".join(f"{_row(each)}\n" for each in TABLE)
+    return _HEAD + _rows(TABLE) + _RULES + _rows(RULES)
+
+
+def _rows(table: Iterable[Attribute]) -> str:
+    return "".join(f"{_row(each)}\n" for each in table)
 
 
 def _row(attribute: Attribute) -> str:

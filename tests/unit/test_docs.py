@@ -28,7 +28,7 @@ def test_pages_with_commands_are_those_expected() -> None:
 
 
 def test_readme_lists_every_command_and_existing_targets_and_files() -> None:
-    rows = re.findall(r"^\| `(\w+)(?: ID\.\.\.)?` \|", README, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+)(?: ID\.\.\.| FILE)?` \|", README, re.MULTILINE)
     assert set(rows) == set(cli.COMMANDS)
     for path in re.findall(r"\bdeploy/[\w./-]*\w", README):
         assert (PROJECT / path).exists(), path

@@ -88,6 +88,7 @@ def test_settings_have_the_documented_defaults() -> None:
         "resource_name_template": "{shell}-{timestamp}",
         "compat": "none",
         "resource_renames": "",
+        "device_rules": "",
         "sysfs_root": "/sys",
         "dev_root": "/dev",
         "pod_resources_socket": "/var/lib/kubelet/pod-resources/kubelet.sock",

@@ -133,6 +133,27 @@ _ZOCL: Final = "zocl-drm"
 _PCI: Final = "pci"
 _RESOURCE: Final = "printed from the driver's structures without a lock: "
 
+RULES: Final = (
+    Attribute(
+        "subsystem_vendor", "pci", Source.MEMORY, When.NEW, "cached by the PCI core: drivers/pci/pci-sysfs.c"
+    ),
+    Attribute(
+        "subsystem_device", "pci", Source.MEMORY, When.NEW, "cached by the PCI core: drivers/pci/pci-sysfs.c"
+    ),
+    Attribute("class", "pci", Source.MEMORY, When.NEW, "cached by the PCI core: drivers/pci/pci-sysfs.c"),
+    Attribute("*/*/uevent", "any", Source.MEMORY, When.SCAN, "kept by the kernel: drivers/base/core.c"),
+    Attribute("*/*/dev", "any", Source.MEMORY, When.SCAN, "kept by the kernel: drivers/base/core.c"),
+    Attribute(
+        "*",
+        "any",
+        Source.LOCK,
+        When.CHECK,
+        "what the rule names as health, on the device's own thread; never one of those above, nor a file of "
+        "the PCI core that is no text: drivers/pci/pci-sysfs.c",
+    ),
+)
+"""What is read besides of the devices that rules take, and of functions that they may take."""
+
 TABLE: Final = (
     Attribute("vendor", _PCI, Source.MEMORY, When.NEW, "cached by the PCI core: drivers/pci/pci-sysfs.c"),
     Attribute("device", _PCI, Source.MEMORY, When.NEW, "cached by the PCI core: drivers/pci/pci-sysfs.c"),

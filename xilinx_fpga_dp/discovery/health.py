@@ -12,7 +12,7 @@ Every scan or check yields at most one `Observation` a device; `HealthTracker` f
 - A missing attribute is a feature that this release of the driver lacks, never a fault.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -216,6 +216,15 @@ class HealthTracker:
     def known(self) -> frozenset[str]:
         """The addresses of the devices that are there, or were and may come back."""
         return frozenset(self._states)
+
+    @property
+    def rules(self) -> dict[str, str]:
+        """The name of the rule that took each device of another driver, by address."""
+        return {address: state.device.rule for address, state in self._states.items() if state.device.rule}
+
+    def forget(self, addresses: Collection[str]) -> None:
+        """Forget devices that no rule takes any more: another card there is a new device."""
+        self._states = {address: state for address, state in self._states.items() if address not in addresses}
 
     @property
     def without_fault(self) -> frozenset[str]:

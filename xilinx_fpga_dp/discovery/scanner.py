@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from xilinx_fpga_dp.aio.blocking_reader import BlockingReader, Pending
 from xilinx_fpga_dp.discovery import pci_ids, unsupported
@@ -27,6 +27,10 @@ from xilinx_fpga_dp.discovery.management import pair
 from xilinx_fpga_dp.discovery.slow_attributes import SlowAttributes
 from xilinx_fpga_dp.discovery.sysfs import Bus, OutOfDescriptors, Wanted, read_bus, refresh_bus, slot_of
 from xilinx_fpga_dp.model import Device, Inventory, Reason
+
+if TYPE_CHECKING:
+    from xilinx_fpga_dp.discovery.drivers.rules import DeviceRuleBackend
+    from xilinx_fpga_dp.resources.device_rules import DeviceRules
 
 T = TypeVar("T")
 
@@ -88,6 +92,9 @@ class Scanner:
         self._health = HealthTracker(rules)
         self._slow = SlowAttributes(wake)
         self._bus = Bus(sysfs_root, dev_root)
+        self._rules: DeviceRuleBackend | None = None  # for other devices
+        self._rule_file: object = None  # what that was made of
+        self._addresses: frozenset[str] = frozenset()  # of all functions of the last scan, if there are rules
         self._tracked: dict[str, _Tracked] = {}  # of the last scan, by key
 
     @property
@@ -100,6 +107,23 @@ class Scanner:
         """Whether nothing is outstanding at all, serial numbers included."""
         return not self.unsettled and not self._slow.reading
 
+    def use_rules(self, found: "DeviceRules | None") -> None:
+        """Let these rules take devices from the next scan on, before the drivers' back-ends."""
+        if found is self._rule_file:
+            return
+        self._rule_file = found
+        self._rules = None
+        if found:
+            from xilinx_fpga_dp.discovery.drivers.rules import DeviceRuleBackend  # noqa: PLC0415
+
+            self._rules = DeviceRuleBackend(found.rules, _WANTED, xrt.MGMT_DRIVER)
+        # What is known of a function and what is passed over depend on what is wanted.
+        self._bus = Bus(self._bus.root, self._bus.dev_root)
+
+    @property
+    def _wanted(self) -> Wanted:
+        return self._rules.wanted if self._rules else _WANTED
+
     async def scan(self, *, check: bool = False) -> Inventory:
         """Scan the whole bus. With ``check`` the scan counts as a health check.
 
@@ -108,6 +132,8 @@ class Scanner:
         """
         self._tracked = await self._confirmed(self._scan_bus)
         self._slow.retain(self._tracked)
+        if by_rule := self._health.rules:
+            self._health.forget(by_rule.keys() - {each.address for each in self._tracked.values()})
         return self._step(check=check)
 
     async def check(self) -> Inventory:
@@ -149,7 +175,7 @@ class Scanner:
         """Observe a device now; None if it is gone. Blocks. An exception is no fault of the device."""
         if cheap_check and (last := cheap_check(True)).device:
             return last
-        now = refresh_bus(bus.near(address), _WANTED, {address})
+        now = refresh_bus(bus.near(address), self._wanted, {address})
         return next((probe.observe() for probe in self._probes(now) if probe.key == key), None)
 
     async def _confirmed(self, scan: Callable[[], Awaitable[dict[str, _Tracked]]]) -> dict[str, _Tracked]:
@@ -161,7 +187,9 @@ class Scanner:
 
     async def _scan_bus(self) -> dict[str, _Tracked]:
         """Read the whole bus and run all probes."""
-        self._bus = await self._read_bus(partial(read_bus, self._bus, _WANTED))
+        self._bus = await self._read_bus(partial(read_bus, self._bus, self._wanted))
+        if self._rules:
+            self._addresses = frozenset({*self._bus.others, *(each.address for each in self._bus.functions)})
         found = self._track(self._probes(self._bus))
         await self._read_withheld(found.values())
         await self._observe(found.values())
@@ -169,7 +197,7 @@ class Scanner:
 
     async def _probe_again(self, addresses: frozenset[str]) -> dict[str, _Tracked]:
         """Run the probes of some devices of the last scan, and new ones; return these and all others."""
-        bus = await self._read_bus(partial(refresh_bus, self._bus, _WANTED, addresses))
+        bus = await self._read_bus(partial(refresh_bus, self._bus, self._wanted, addresses))
         others = {key for key, each in self._tracked.items() if each.address not in addresses}
         found = self._track(probe for probe in self._probes(bus) if probe.key not in others)
         await self._observe(found.values())
@@ -203,9 +231,15 @@ class Scanner:
         raise ScanFailed(f"{self._bus.root}/bus/pci/devices: {why}")
 
     def _probes(self, bus: Bus) -> list[Probe]:
-        probes = [probe for backend in BACKENDS for probe in backend.probes(bus)]
+        probes: list[Probe] = []
+        known = self._health.known
+        by_rule = self._health.rules
+        known -= by_rule.keys()
+        if self._rules:
+            probes, bus = self._rules.probes(bus, by_rule, self._addresses)
+        probes += [probe for backend in BACKENDS for probe in backend.probes(bus)]
         taken = {slot_of(probe.key) for probe in probes if probe.device}
-        lost = self._health.known - {each.address for each in bus.functions if each.driver in _WANTED.drivers}
+        lost = known - {each.address for each in bus.functions if each.driver in _WANTED.drivers}
         reported = {probe.key for probe in probes}
         return [*probes, *unsupported.probes(bus, taken, lost, reported)]
 
@@ -268,7 +302,7 @@ class Scanner:
     def _is_alone(self, device: Device) -> bool:
         """Whether no management function is beside it in its slot."""
         managed = (each.slot for each in self._bus.functions if each.driver == xrt.MGMT_DRIVER)
-        return device.driver == xrt.USER_DRIVER and slot_of(device.address) not in managed
+        return not device.rule and device.driver == xrt.USER_DRIVER and slot_of(device.address) not in managed
 
 
 async def _read(

@@ -6,6 +6,7 @@ Plain os calls: pathlib costs five times the CPU, aiofiles fifty times.
 """
 
 import errno
+import fnmatch
 import os
 import re
 import stat
@@ -29,6 +30,7 @@ _MODULES = {
     "zocl-drm": "zocl",
     "transcoder": "ama_transcoder",
 }
+_ANY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,62}")  # of a class device that a rule may take
 _BLOCKING = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY
 # O_NONBLOCK changes nothing for sysfs; it keeps any other kind of file from holding up the bus.
 _AT_ONCE = _BLOCKING | os.O_NONBLOCK
@@ -59,6 +61,10 @@ class Function:
     entries: frozenset[str] = frozenset()  # the names in its directory; empty if they are not wanted
     sub_devices: tuple[str, ...] = ()  # those of them that are XRT sub-devices, sorted
     fault: str | None = None  # why its directory could not be listed
+    # Four hex digits each, and six; None also if they are not wanted
+    subsystem_vendor: str | None = None
+    subsystem_device: str | None = None
+    pci_class: str | None = None
 
     @property
     def slot(self) -> str:
@@ -90,9 +96,13 @@ class Bus:
     numa_nodes: tuple[int, ...] = ()  # those online
     classes: Mapping[str, tuple[ClassDevice, ...]] = field(default_factory=dict)  # the wanted ones
     others: Mapping[str, int] = field(default_factory=dict)  # inode numbers of other vendors' functions
+    # The addresses of functions and names of class devices that rules take from the drivers' back-ends
+    by_rule: frozenset[str] = frozenset()
 
     def near(self, address: str) -> "Bus":
-        """Return the bus with no functions but those in an address' slot."""
+        """Return the bus with no functions but those in an address' slot; a class device has no address."""
+        if not ADDRESS.fullmatch(address):
+            return self
         slot = slot_of(address)
         return replace(self, functions=tuple(f for f in self.functions if f.slot == slot))
 
@@ -117,6 +127,9 @@ class Wanted:
     listed: frozenset[str] = frozenset()  # those of them whose functions' directories are listed too
     vendors: frozenset[str] = frozenset()  # PCI functions of one of these, whatever driver they have
     classes: Mapping[str, re.Pattern[str]] = field(default_factory=dict)  # class devices with such names
+    # What rules want besides: PCI functions, by all but the driver, and classes with such names
+    takes: Callable[[Function], bool] | None = None
+    class_globs: tuple[str, ...] = ()
 
 
 def read_bus(before: Bus, wanted: Wanted) -> Bus:
@@ -131,13 +144,15 @@ def read_bus(before: Bus, wanted: Wanted) -> Bus:
         OutOfDescriptors: not all of it can be read now.
     """
     root = before.root
+    classes = _class_devices(root, wanted)
+    parents = {each.parent for found in classes.values() for each in found} if wanted.class_globs else set()
     known = {(function.address, function.identity): function for function in before.functions}
     # A driver's directory lists what it is bound to (dd.c driver_sysfs_add): one listing for all functions.
     bound = {name for driver in wanted.drivers for name in list_names(f"{root}/bus/pci/drivers/{driver}")}
     functions = []
     others = {}
     for address, inode in sorted(_pci_inodes(root).items()):
-        if address not in bound and before.others.get(address) == inode:
+        if address not in bound | parents and before.others.get(address) == inode:
             others[address] = inode
             continue
         path = f"{root}/bus/pci/devices/{address}"
@@ -145,23 +160,34 @@ def read_bus(before: Bus, wanted: Wanted) -> Bus:
         identity = _identity(path)
         function = known.get((address, identity))
         vendor = function.vendor if function else _hex_id(f"{path}/vendor")
-        if driver in wanted.drivers or vendor in wanted.vendors:
-            function = function or _function(address, path, vendor, identity)
+        ours = driver in wanted.drivers or vendor in wanted.vendors or address in parents
+        if ours or (vendor and wanted.takes):
+            function = function or _function(address, path, vendor, identity, more=bool(wanted.takes))
+            ours = ours or bool(wanted.takes and wanted.takes(function))
+        if ours and function:
             numa_node = _numa_node(f"{path}/numa_node")  # root may set it, where the firmware has none
             functions.append(relist(function, driver in wanted.listed, driver=driver, numa_node=numa_node))
         elif vendor:
             others[address] = inode
-    return Bus(
-        root, before.dev_root, tuple(functions), _online_nodes(root), _class_devices(root, wanted), others
-    )
+    return Bus(root, before.dev_root, tuple(functions), _online_nodes(root), classes, others)
 
 
-def _function(address: str, path: str, vendor: str | None, identity: tuple[int, int] | None) -> Function:
-    """Read what does not change while the function is there."""
+def _function(
+    address: str, path: str, vendor: str | None, identity: tuple[int, int] | None, *, more: bool
+) -> Function:
+    """Read what does not change while the function is there; with ``more``, what only rules ask for too."""
     device = _hex_id(f"{path}/device")
     pcie_path = _pcie_path(path)
     complete = vendor and device and pcie_path
-    return Function(address, path, vendor, device, pcie_path, identity if complete else None)
+    function = Function(address, path, vendor, device, pcie_path, identity if complete else None)
+    if not more:
+        return function
+    return replace(
+        function,
+        subsystem_vendor=_hex_id(f"{path}/subsystem_vendor"),
+        subsystem_device=_hex_id(f"{path}/subsystem_device"),
+        pci_class=_hex_id(f"{path}/class", 6),
+    )
 
 
 def _identity(path: str) -> tuple[int, int] | None:
@@ -207,9 +233,13 @@ def _pci_inodes(root: str) -> dict[str, int]:
 
 
 def _class_devices(root: str, wanted: Wanted) -> dict[str, tuple[ClassDevice, ...]]:
+    classes = dict(wanted.classes)
+    if wanted.class_globs:
+        names = list_names(f"{root}/class")
+        classes |= {name: _ANY_NAME for glob in wanted.class_globs for name in fnmatch.filter(names, glob)}
     return {
         name: tuple(_class_device(f"{root}/class/{name}/{each}") for each in found)
-        for name, pattern in wanted.classes.items()
+        for name, pattern in classes.items()
         if (found := sorted(filter(pattern.fullmatch, list_names(f"{root}/class/{name}"))))
     }
 
@@ -357,8 +387,8 @@ def core_text(path: str) -> str:
         return ""
 
 
-def _hex_id(path: str) -> str | None:
-    match = re.fullmatch(r"0x([0-9a-f]{4})", core_text(path))
+def _hex_id(path: str, digits: int = 4) -> str | None:
+    match = re.fullmatch(rf"0x([0-9a-f]{{{digits}}})", core_text(path))
     return match[1] if match else None
 
 

@@ -28,19 +28,21 @@ class HostPaths:
         self._reads: BlockingReader[None] = BlockingReader()
         self._missing: set[str] = set()  # logged as missing
 
-    async def existing(self, time_limit: float = _TIME_LIMIT) -> tuple[str, ...]:
-        """Return the paths that exist now. One that does not answer, on a mount that hangs, is left out."""
+    async def existing(self, time_limit: float = _TIME_LIMIT, more: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return the paths that exist now, of these and more.
+
+        One that does not answer, on a mount that hangs, is left out.
+        """
         limit = min(time_limit, _TIME_LIMIT)
-        checks = [
-            self._reads.read_fresh(path, partial(resolve, self._root, path), limit) for path in self._paths
-        ]
-        outcomes = dict(zip(self._paths, await asyncio.gather(*checks), strict=True))
+        paths = tuple(dict.fromkeys([*more, *self._paths]))
+        checks = [self._reads.read_fresh(path, partial(resolve, self._root, path), limit) for path in paths]
+        outcomes = dict(zip(paths, await asyncio.gather(*checks), strict=True))
         missing = {path for path, outcome in outcomes.items() if outcome is not None}
         for path in sorted(missing - self._missing):
             error = "no answer" if isinstance(outcomes[path], Pending) else "not on the host"
             log.warning(Event.EXTRA_MOUNT_LEFT_OUT, extra={"path": path, "error": error})
         self._missing = missing
-        return tuple(path for path in self._paths if path not in missing)
+        return tuple(path for path in paths if path not in missing)
 
 
 def resolve(root: str, path: str) -> None:

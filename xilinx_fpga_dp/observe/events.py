@@ -53,6 +53,7 @@ class Event(StrEnum):
 
     # Files and HTTP
     RENAME_RULES_READ = "rename rules read"
+    DEVICE_RULES_READ = "device rules read"
     FILE_NOT_WRITTEN = "cannot write file"
     FILE_WRITTEN_AGAIN = "file written again"
     EXTRA_MOUNT_LEFT_OUT = "extra mount left out"

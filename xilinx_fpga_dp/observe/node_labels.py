@@ -34,6 +34,6 @@ class NodeLabels:
 
     async def _write(self, known: Offers) -> bool:
         """Write the file. Return whether every driver's version could be read."""
-        versions = await self._versions.of({device.driver for device in known.devices})
+        versions = await self._versions.of({device.driver for device in known.devices if device.driver})
         await self.file.set(nfd.feature_file(known, versions))
         return self._versions.complete

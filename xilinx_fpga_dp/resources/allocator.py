@@ -66,8 +66,9 @@ class Allocator:
     strategy: Literal["device-specs", "cdi", "both"] = "device-specs"
     # Lists every device of the node, if a grant has them all (XRM); None: only those requested.
     everything: Callable[[], Sequence[Device]] | None = None
-    # Finds the host paths to mount that exist, within a number of seconds; None: there are none to mount.
-    mounts: Callable[[float], Awaitable[tuple[str, ...]]] | None = None
+    # Finds the host paths to mount that exist, these and those of the settings, within a number of seconds;
+    # None: there are none to mount.
+    mounts: Callable[[float, Sequence[str]], Awaitable[tuple[str, ...]]] | None = None
     # Writes the current state of these devices into the CDI spec, False if it could not; None: there is none.
     write_cdi_spec: Callable[[tuple[Device, ...]], Awaitable[bool]] | None = None
 
@@ -93,7 +94,7 @@ class Allocator:
                 "DEVICE_STRATEGY both or device-specs works without"
             )
         limit = max((deadline - now()) / 2, _MIN_MOUNTS_LIMIT)
-        mounts = await self.mounts(limit) if self.mounts else ()
+        mounts = await self.mounts(limit, _by_rule(devices)) if self.mounts else ()
         return Resolution(offer.resource, devices, mounts, in_cdi_spec)
 
     async def devices(self, offer: Offer, ids: Sequence[str]) -> tuple[Device, ...]:
@@ -144,10 +145,17 @@ class Allocator:
             envs={variable: ",".join(info), f"{variable}_INFO": json.dumps(info, separators=(",", ":"))},
             nodes=() if self.strategy == "cdi" else distinct,
             mounts=tuple(
-                dict.fromkeys([path for each in devices for path in each.mounts] + [*resolution.mounts])
+                dict.fromkeys(
+                    [path for each in devices if not each.rule for path in each.mounts] + [*resolution.mounts]
+                )
             ),
             cdi_devices=tuple(map(cdi.qualified, devices)) if resolution.in_cdi_spec else (),
         )
+
+
+def _by_rule(devices: Sequence[Device]) -> list[str]:
+    """Return the host paths of rules, which may be missing; a driver's back-end names only what is there."""
+    return [path for each in devices if each.rule for path in each.mounts]
 
 
 def variable_of(resource: str) -> str:
@@ -210,8 +218,9 @@ def _checked(offer: Offer, before: Device, now: Device | None) -> Device:
         raise _not_now(
             f"device {now.address} was reprogrammed to {now.shell.vbnv} and is leaving {offer.resource}"
         )
-    if now.reason or not now.nodes:
-        node = f" (device node {now.nodes[0]})" if now.nodes else ""
+    if now.reason or not (now.nodes or now.rule):
+        node = f" (device node {now.nodes[0]})" if now.nodes and not now.rule else ""
+        node = f" ({now.note})" if now.rule and now.note else node
         raise _not_now(f"device {now.address} is Unhealthy: {now.reason or 'no-node'}{node}")
     return now
 

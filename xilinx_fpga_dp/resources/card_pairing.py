@@ -72,7 +72,9 @@ class CardPairing:
         }
         waiting = {each.address for each in devices if each.address not in self._serials and by_serial(each)}
         if self._pair:
-            waiting |= self._pair_up([each for each in devices if each.board == BOARD_OF_TWO], now)
+            waiting |= self._pair_up(
+                [each for each in devices if each.board == BOARD_OF_TWO and not each.rule], now
+            )
         serials = {each.address: each.serial for each in devices if each.serial}
         cards = {
             address: card

@@ -21,6 +21,8 @@ SHARED = ".shared"
 """The suffix of resources whose devices several containers may hold, so that no pod shares one unawares."""
 
 FIELDS = ("shell", "timestamp", "board", "uuid", "device_id", "serial", "address")
+MAX_TEXT = 256
+"""Characters that a glob or a name in a file of rules may have."""
 _HASH_DIGITS = 8
 _MIN_ROOM = 20  # characters a prefix must leave: a shortened name has to stay readable
 
@@ -82,6 +84,23 @@ def fields_problem(template: str) -> str | None:
 def fields_of(template: str) -> frozenset[str]:
     """List the fields of a template that was checked."""
     return frozenset(field for _, field, _, _ in string.Formatter().parse(template) if field is not None)
+
+
+def name_in_rule_problem(template: object) -> str | None:
+    """Explain why this value of a rule's ``name`` can't make a name after the prefix; None if it can."""
+    if not isinstance(template, str) or not template:
+        return 'must be the text that stands after the prefix, like "u30-{timestamp}"'
+    if len(template) > MAX_TEXT:
+        return f"is too long: at most {MAX_TEXT} characters"
+    if problem := fields_problem(template):
+        return problem
+    for literal, *_ in string.Formatter().parse(template):
+        if odd := NOT_IN_A_NAME.search(literal):
+            return (
+                f"a resource name can't have {odd[0]!r}: letters, digits, '-', '_' or '.' "
+                "stand after the prefix, which is put before"
+            )
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,7 +132,11 @@ def held_elsewhere(offers: Offers, held: Held, singles: Collection[str] | None =
         resources = {holder.resource for address in missing for holder in held[address]}
         for resource in resources & offers.by_resource.keys():
             cards = {unit.devices for unit in offers.by_resource[resource].units}
-            alone = {card[0].address for card in cards if len(card) == 1 and card[0].board == BOARD_OF_TWO}
+            alone = {
+                card[0].address
+                for card in cards
+                if len(card) == 1 and card[0].board == BOARD_OF_TWO and not card[0].rule
+            }
             elsewhere |= alone - held.keys()
     return frozenset(elsewhere)
 
@@ -173,7 +177,7 @@ def without_management(offers: Offers) -> list[str]:
         f"{device.address}: EXPOSE_MGMT gives no management node, since no management function is known "
         "for it; a virtual machine has none unless it is passed through too, AWS has none at all"
         for device in offers.devices
-        if device.driver == "xocl" and device.mgmt_node is None
+        if device.driver == "xocl" and device.mgmt_node is None and not device.rule
     ]
 
 

@@ -2,7 +2,6 @@
 
 import fnmatch
 import re
-import string
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,6 @@ from xilinx_fpga_dp.resources.compat_1_3_0.names import Compat130Names
 MAX_BYTES: Final = 65536
 """A larger file is refused; the rules of a whole fleet are a tenth of it."""
 
-_MAX_TEXT = 256  # characters of a glob or a name
 _MAX_PROBLEMS = 10
 _KEYS = ("match", "name", "share")
 
@@ -59,7 +57,7 @@ class Renaming:
             ValueError: it gets no name, and why.
         """
         _, name = self._by_rule(device)
-        return name if name and name not in self.clashes else self.base.resource_name(device)
+        return name if name and name not in self.clashes else self._default(self.base, device)
 
     def among(self, devices: Sequence[Device]) -> Self:
         """Prepare the names for these devices, one of each card.
@@ -74,7 +72,7 @@ class Renaming:
         nameless: set[str] = set()
         for device in devices:
             try:
-                default = base.resource_name(device)
+                default = self._default(base, device)
             except ValueError:
                 default = device.address
             defaults.add(default)
@@ -94,6 +92,13 @@ class Renaming:
                 )
         warnings = (*clashes.values(), *sorted(nameless))
         return replace(self, base=base, clashes=frozenset(clashes), warnings=warnings)
+
+    @staticmethod
+    def _default(base: naming.Naming | Compat130Names, device: Device) -> str:
+        """Name a device by the rule for other devices that it has, or else by the base."""
+        if device.rule is not None:
+            return naming.full_name(base.prefix, device.shell.vbnv, base.suffix)
+        return base.resource_name(device)
 
     def _by_rule(self, device: Device) -> tuple[Rule | None, str]:
         """Find the rule for a device, None if no rule matches, and the name it gives, "" if it gives none."""
@@ -153,36 +158,20 @@ def _problems(document: object) -> Iterator[str]:
         yield "must be a mapping with match and name"
         return
     for key in document.keys() - set(_KEYS):
-        yield f"{str(key)[:_MAX_TEXT]!r}: unknown; a rule has {', '.join(_KEYS)}"
+        yield f"{str(key)[: naming.MAX_TEXT]!r}: unknown; a rule has {', '.join(_KEYS)}"
     globs = document.get("match")
     if not isinstance(globs, dict):
         yield f"match: must be a mapping of {', '.join(naming.FIELDS)} to globs; {{}} for every device"
         globs = {}
     for name, glob in globs.items():
         if name not in naming.FIELDS:
-            shown = naming.in_a_line(str(name)[:_MAX_TEXT])
+            shown = naming.in_a_line(str(name)[: naming.MAX_TEXT])
             yield f"match.{shown}: unknown field; known are {', '.join(naming.FIELDS)}"
         elif not isinstance(glob, str):
             yield f'match.{name}: must be a glob in quotes; "" is for devices without the field'
-        elif len(glob) > _MAX_TEXT:
-            yield f"match.{name}: is too long: at most {_MAX_TEXT} characters"
-    if problem := _name_problem(document.get("name")):
+        elif len(glob) > naming.MAX_TEXT:
+            yield f"match.{name}: is too long: at most {naming.MAX_TEXT} characters"
+    if problem := naming.name_in_rule_problem(document.get("name")):
         yield f"name: {problem}"
     if _share(document) not in ("true", "false"):
         yield "share: must be true or false"
-
-
-def _name_problem(template: object) -> str | None:
-    if not isinstance(template, str) or not template:
-        return 'must be the text that stands after the prefix, like "u30-{timestamp}"'
-    if len(template) > _MAX_TEXT:
-        return f"is too long: at most {_MAX_TEXT} characters"
-    if problem := naming.fields_problem(template):
-        return problem
-    for literal, *_ in string.Formatter().parse(template):
-        if odd := naming.NOT_IN_A_NAME.search(literal):
-            return (
-                f"a resource name can't have {odd[0]!r}: letters, digits, '-', '_' or '.' "
-                "stand after the prefix, which is put before"
-            )
-    return None

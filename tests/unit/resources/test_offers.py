@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -203,7 +204,7 @@ async def test_granted_devices_are_ordered_by_address() -> None:
 
 @pytest.mark.parametrize("strategy", ["device-specs", "cdi", "both"])
 async def test_mounts_of_devices_come_once_and_before_others(strategy: str) -> None:
-    async def extra(_limit: float) -> tuple[str, ...]:
+    async def extra(_limit: float, _more: Sequence[str]) -> tuple[str, ...]:
         return ("/opt/xilinx/xrt", "/dev/dri/by-path")
 
     async def written(_devices: tuple[Device, ...]) -> bool:

@@ -133,6 +133,11 @@ _REMEDIES_WITHOUT_XRT: Mapping[Reason, str] = {
     Reason.UNRESPONSIVE: "its firmware hangs: cold-boot the card",
     Reason.BAD_STATE: "its firmware failed or does not fit the driver: dmesg, on a V80 `ami_tool overview`",
 }
+# The remedy for a device of a rule, where it differs.
+_REMEDIES_BY_RULE: Mapping[Reason, str] = {
+    Reason.NO_NODE: "is its driver loaded, did udev make the node, does the rule name it (see `rules`)?",
+    Reason.BAD_STATE: "its driver's documentation says what the attribute means, dmesg why",
+}
 # XRT#6028 and video-sdk#8; docs/reference/aws.md
 _NO_RESET_ON_AWS = (
     "xbutil reset does not work on AWS: on F1 clear the slot (fpga-clear-local-image) and restart mpd, else "
@@ -237,6 +242,7 @@ def cards(findings: Findings) -> Lines:
         missing = device.reason is Reason.NO_NODE
         level = Level.FAIL if missing else Level.WARN
         node = f" ({device.nodes[0] if device.nodes else 'its driver shows none'})" if missing else ""
+        node = "" if device.rule else node
         remedy = "; ".join(filter(None, (_device_remedy(device, device.reason), device.note)))
         yield Line(level, device.address, f"{shown}, {device.reason}{node}; {remedy}")
     for device in findings.offers.devices:
@@ -259,6 +265,8 @@ def cards(findings: Findings) -> Lines:
 def _device_remedy(device: Device, reason: Reason) -> str:
     # The U30 cards of VT1 have their user functions at function 0.
     aws = device.board.startswith("aws") or (device.board == "u30" and device.address.endswith(".0"))
+    if device.rule:
+        return {**_REMEDIES, **_REMEDIES_WITHOUT_XRT, **_REMEDIES_BY_RULE}[reason]
     remedies = _REMEDIES if device.driver == "xocl" else {**_REMEDIES, **_REMEDIES_WITHOUT_XRT}
     return _NO_RESET_ON_AWS if aws and "xbutil reset" in remedies[reason] else remedies[reason]
 

@@ -84,7 +84,7 @@ async def collect(settings: Settings) -> Findings:
     )
     devices = () if isinstance(found["scan"], OSError) else found["scan"].devices
     nodes = {node for device in devices for node in nodes_of(device, expose_mgmt=settings.expose_mgmt)}
-    names = {*_DRIVERS, *(device.driver for device in devices)}
+    names = {*_DRIVERS, *(device.driver for device in devices if device.driver)}
     return Findings(
         **{name: each for name, each in found.items() if name in required or not isinstance(each, OSError)},
         drivers=await _result_of(_blocking(_driver_versions, sysfs, names)),

@@ -45,13 +45,15 @@ BACKEND: Final = Backend(
 )
 
 
-def _observe(device: ClassDevice, bus: Bus) -> Observation:
+def _observe(device: ClassDevice, bus: Bus) -> Observation | None:
     try:
         address = _address(device)
     except Unreadable as error:
         return unidentified(device.name, error)
     if not ADDRESS.fullmatch(address):
         return unidentified(device.name, f"its bus_id is no PCI address ({address[:40]!r})")
+    if address in bus.by_rule:
+        return None
     function = next((each for each in bus.functions if each.address == address), None)
     node = f"/dev/{device.name}"
     reason = _reason_of(device)

@@ -40,7 +40,7 @@ def probes(bus: Bus) -> Iterator[Probe]:
     for device in found:
         if device.parent and _PLATFORM_NAME.fullmatch(device.parent):
             yield Probe(device.parent, partial(_observe, device, device.parent, bus))
-    if not found:
+    if not found and not bus.by_rule:
         yield Probe("zocl", partial(_observe_board, bus), device=False)
 
 

@@ -164,7 +164,7 @@ class Compat130Names:
         """Prepare the names for these devices: one may contain a device's place among those of its driver."""
         places: dict[str, int] = {}
         before: Counter[str] = Counter()
-        for device in sorted(devices, key=_listing_order):
+        for device in sorted((each for each in devices if each.rule is None), key=_listing_order):
             places[device.address] = before[device.driver]
             before[device.driver] += 1
         return replace(self, places=places)
@@ -217,7 +217,7 @@ class Compat130Names:
 
 def is_u30(device: Device) -> bool:
     """Return whether that plugin took it for a device of a U30 (fpga.go VtShell, U30CommonShell)."""
-    return U30 in device.shell.vbnv or U30_COMMON in device.shell.vbnv
+    return device.rule is None and (U30 in device.shell.vbnv or U30_COMMON in device.shell.vbnv)
 
 
 def apply(offers: Offers, names: Compat130Names, serials: Mapping[str, str], *, cards: bool) -> Offers:
@@ -233,7 +233,7 @@ def apply(offers: Offers, names: Compat130Names, serials: Mapping[str, str], *, 
             name, unit_id, first = resource, unit.id, unit.devices[0]
             address, _, number = unit.id.partition("::")
             replica, serial = int(number or 0), serials.get(first.address)
-            if names.customize and names.customize.has("index", "DBDF"):
+            if names.customize and names.customize.has("index", "DBDF") and first.rule is None:
                 name = names.resource_name(replace(first, serial=serial), replica)
             if names.settings.virtual:
                 unit_id, number = names.unit_id(address, replica), ""

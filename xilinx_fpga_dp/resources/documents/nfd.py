@@ -33,7 +33,11 @@ def feature_file(offers: Offers, versions: Mapping[str, str]) -> str | None:
         "fpga.count": str(len(found)),
         **{_name("board", device.board): _YES for device in found},
         **{_name("shell", shell): fitting("_".join(sorted(its)), _ROOM) for shell, its in timestamps.items()},
-        **{_name("driver", device.driver): _version(versions.get(device.driver, "")) for device in found},
+        **{
+            _name("driver", device.driver): _version(versions.get(device.driver, ""))
+            for device in found
+            if device.driver
+        },
     }
     return "".join(f"{_DOMAIN}/{name}={value}\n" for name, value in sorted(labels.items()))
 

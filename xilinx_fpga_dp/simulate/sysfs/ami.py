@@ -10,6 +10,7 @@ https://github.com/Xilinx/amr, version 3.0.0; those that begin with slash to dri
 https://github.com/Xilinx/SLASH.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
 
@@ -175,7 +176,11 @@ class AmiCard(SampleCard):
             function.plug()
             if driver not in _SLASH_DEVICES:
                 function.bind(driver)
-                function.write("qdma", {"qmax": "0"})
+                function.write("qdma", {"qmax": str(self.board.queues)})
+                for minor, (name, node) in enumerate(self._queues(function)):
+                    self.node.add_class_device(
+                        driver, name, node, (_MAJOR - 1, minor), {}, parent=function.path
+                    )
                 continue
             function.bind(driver, module="slash")
             name, node, number = self._slash_device(function, driver)
@@ -191,8 +196,16 @@ class AmiCard(SampleCard):
         for function, driver in self._others:
             if driver in _SLASH_DEVICES:
                 self.node.remove_class_device("misc", *self._slash_device(function, driver)[:2])
+            else:
+                for name, node in self._queues(function):
+                    self.node.remove_class_device(driver, name, node)
             function.unbind()
             function.unplug()
+
+    def _queues(self, function: PciFunction) -> list[tuple[str, str]]:
+        """Return the names of its queues and their nodes: qdma_mod.c, bus, device and function in hex."""
+        start = "qdma" + re.sub("[:.]", "", function.address.partition(":")[2])
+        return [(f"{start}-MM-{queue}", f"/dev/{start}-MM-{queue}") for queue in range(self.board.queues)]
 
     def _slash_device(self, function: PciFunction, driver: str) -> tuple[str, str, int]:
         """Return the name of a misc device of SLASH, its node, which is named otherwise, and the minor."""

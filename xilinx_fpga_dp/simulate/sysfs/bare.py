@@ -4,12 +4,15 @@ The service must leave some of them out with a reason, as an AWS F2 slot without
 an NPU.
 """
 
+import re
 from collections.abc import Mapping
 
 from xilinx_fpga_dp.simulate.sysfs.boards import BareBoard
 from xilinx_fpga_dp.simulate.sysfs.bus import PciFunction, Tree
 from xilinx_fpga_dp.simulate.sysfs.files import Content
 from xilinx_fpga_dp.simulate.sysfs.sample_card import SampleCard
+
+_MAJOR = 509  # an example: the kernel assigns it
 
 
 class BareCard(SampleCard):
@@ -24,6 +27,7 @@ class BareCard(SampleCard):
             for number, ids in enumerate(board.functions)
         ]
         self.bus_device = self._functions[0]
+        self._number = node.card_numbers[board.driver or ""].take(0)
 
     @property
     def title(self) -> str:
@@ -32,8 +36,8 @@ class BareCard(SampleCard):
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """Empty: no pod can use it."""
-        return ()
+        """The nodes of its driver, which pods get by a rule only."""
+        return tuple(node for _, _, node in self._class_devices()) if self.bus_device.driver else ()
 
     def plug(self) -> None:
         """Add its functions to the bus and bind their driver, if any."""
@@ -52,16 +56,25 @@ class BareCard(SampleCard):
         if self.board.driver:
             for function in self._functions:
                 function.bind(self.board.driver)
-            for kind, name, node in self.board.class_devices:
-                self.node.add_class_device(kind, name, node, (509, 0), {}, parent=self.bus_device.path)
+            parent = None if self.board.orphans else self.bus_device.path
+            for minor, (kind, name, node) in enumerate(self._class_devices(), 16 * self._number):
+                self.node.add_class_device(kind, name, node, (_MAJOR, minor), {}, parent=parent)
 
     def unbind(self) -> None:
         """Unbind its driver, if any."""
         for function in self._functions:
             if function.driver:
                 function.unbind()
-        for kind, name, node in self.board.class_devices:
+        for kind, name, node in self._class_devices():
             self.node.remove_class_device(kind, name, node)
+
+    def _class_devices(self) -> list[tuple[str, str, str]]:
+        _, bus, device, function = re.split("[:.]", self.bus_device.name)
+        values = {"number": self._number, "bus": bus, "device": device, "function": function}
+        return [
+            (kind.format_map(values), name.format_map(values), node.format_map(values))
+            for kind, name, node in self.board.class_devices
+        ]
 
     def _attributes(self) -> Mapping[str, Content]:
         return {}

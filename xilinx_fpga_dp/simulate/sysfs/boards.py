@@ -83,6 +83,7 @@ class AmiBoard:
         ids: those of function 0, to which `ami` binds.
         others: ids and driver of its other functions.
         amr: whether the driver is that of AMR, the successor of AVED.
+        queues: the queues that an administrator has made for its data, each with a node.
     """
 
     product: str
@@ -92,6 +93,7 @@ class AmiBoard:
     logic_uuid: str
     source: str
     seen: bool = True
+    queues: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +133,8 @@ class ZoclBoard:
 class BareBoard:
     """PCI functions without the driver of an FPGA runtime: with another ``driver``, or with none.
 
-    ``class_devices`` are the class, name and node of each class device that this driver creates.
+    ``class_devices`` are the class, name and node of each class device that this driver creates; in braces
+    stand the card's number and the parts of its address. With ``orphans`` they have no parent.
     """
 
     functions: tuple[Ids, ...]
@@ -139,6 +142,7 @@ class BareBoard:
     seen: bool = True
     driver: str | None = None
     class_devices: tuple[tuple[str, str, str], ...] = ()
+    orphans: bool = False
     slots: tuple[str, ...] = ()
 
 
@@ -463,6 +467,8 @@ AMI_BOARDS: Mapping[str, AmiBoard] = {
         source="https://github.com/Xilinx/SLASH, driver/slash_config.h, slash_ctldev.c, slash_qdma.c",
         seen=False,
     ),
+    # libqdma_export.c qdma_queue_add, cdev.c: a node for each queue that `dma-ctl` makes
+    "v80-qdma": replace(_V80, queues=2, source="https://github.com/Xilinx/dma_ip_drivers, QDMA: cdev.c"),
     "v80-amr": replace(
         _V80,
         amr=True,
@@ -559,13 +565,53 @@ BARE_BOARDS: Mapping[str, BareBoard] = {
         source="https://github.com/Xilinx/dma_ip_drivers, XDMA",
         driver="xdma",
         class_devices=tuple(
-            ("xdma", f"xdma0_{name}", f"/dev/xdma0_{name}") for name in ("user", "control", "h2c_0", "c2h_0")
+            ("xdma", f"xdma{{number}}_{name}", f"/dev/xdma{{number}}_{name}")
+            for name in ("user", "control", "h2c_0", "c2h_0")
         ),
+    ),
+    "ul3524-xdma": BareBoard(
+        functions=(Ids("10ee", "5099", "070001", ("10ee", "0007")),),
+        source="https://github.com/Xilinx/Alveo-Cards, with the driver of dma_ip_drivers, XDMA",
+        seen=False,
+        driver="xdma",
+        class_devices=tuple(
+            ("xdma", f"xdma{{number}}_{name}", f"/dev/xdma{{number}}_{name}")
+            for name in ("user", "control", "h2c_0", "c2h_0")
+        ),
+    ),
+    "opennic": BareBoard(
+        functions=(Ids("10ee", "903f", "020000", ("10ee", "0007")), Ids("10ee", "913f", "020000")),
+        source="https://github.com/Xilinx/open-nic-driver, onic_main.c",
+        driver="onic",
+    ),
+    # coyote_setup.c setup_vfpga_devices, setup_reconfig_device: device_create without a parent
+    "coyote": BareBoard(
+        functions=(Ids("10ee", "903f", "070001", ("10ee", "0007")),),
+        source="https://github.com/fpgasystems/Coyote, driver/src/coyote_setup.c",
+        seen=False,
+        driver="coyote_driver",
+        class_devices=tuple(
+            (
+                f"coyote_fpga_{{number}}{kind}",
+                f"coyote_fpga_{{number}}{name}",
+                f"/dev/coyote_fpga_{{number}}{name}",
+            )
+            for kind, name in (("", "_v0"), ("", "_v1"), ("_reconfig", "_reconfig"))
+        ),
+        orphans=True,
     ),
     "qdma": BareBoard(
         functions=(Ids("10ee", "903f", "058000", ("10ee", "0007")),),
         source="https://github.com/Xilinx/dma_ip_drivers, QDMA",
         driver="qdma-pf",
+        class_devices=tuple(
+            (
+                "qdma-pf",
+                f"qdma{{bus}}{{device}}{{function}}-MM-{queue}",
+                f"/dev/qdma{{bus}}{{device}}{{function}}-MM-{queue}",
+            )
+            for queue in (0, 1)
+        ),
     ),
     "npu": BareBoard(
         functions=(Ids("1022", "17f0", "118000", ("1022", "17f0")),),
@@ -576,6 +622,6 @@ BARE_BOARDS: Mapping[str, BareBoard] = {
 }
 """Boards that the service leaves out with a reason, or ignores."""
 
-ALIASES: Mapping[str, str] = {"vt1": "u30-vt1"}
+ALIASES: Mapping[str, str] = {"vt1": "u30-vt1", "aws-f2-slot": "f2-hdk", "accel": "vek385"}
 
 ALL_BOARDS: Mapping[str, Board] = {**XRT_BOARDS, **AMI_BOARDS, **MA35D_BOARDS, **ZOCL_BOARDS, **BARE_BOARDS}

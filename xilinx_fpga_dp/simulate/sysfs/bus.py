@@ -12,6 +12,7 @@ Source files in comments are relative to drivers/ of Linux: base/ (core.c, dd.c,
 import itertools
 import os
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -96,6 +97,7 @@ class Tree:
         self.drm_cards, self.drm_renders = Numbers(), Numbers()
         self.subdevices = {"u": Numbers(), "m": Numbers()}  # each driver has numbers of its own
         self.hwmons = Numbers()
+        self.card_numbers: defaultdict[str, Numbers] = defaultdict(Numbers)  # by driver
         self.sensors = sensors
         self._device_nodes = device_nodes
 

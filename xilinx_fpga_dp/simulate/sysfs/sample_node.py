@@ -46,10 +46,10 @@ __all__ = [
     "XrtCard",
 ]
 
-AmiName: TypeAlias = Literal["v80", "v80-slash", "v80-amr", "rave-amr"]
+AmiName: TypeAlias = Literal["v80", "v80-slash", "v80-qdma", "v80-amr", "rave-amr"]
 Ma35dName: TypeAlias = Literal["ma35d", "ma35d-vf"]
 ZoclName: TypeAlias = Literal["zcu102", "zcu104", "kv260", "kr260", "k26", "vck190", "vek385"]
-BareName: TypeAlias = Literal["f2-hdk", "xdma", "qdma", "npu"]
+BareName: TypeAlias = Literal["f2-hdk", "xdma", "qdma", "npu", "ul3524-xdma", "opennic", "coyote"]
 
 STATES = ("golden", "recovery", "backup", "waiting", "vfio", "no-driver")
 """States of a card of XRT other than ready; a name for `SampleNode.plug` may end in one."""

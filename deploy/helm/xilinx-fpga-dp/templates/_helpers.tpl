@@ -63,6 +63,9 @@ labels:
 {{- if .Values.resourceRenames -}}
 {{- $_ := set $own "RESOURCE_RENAMES" "/etc/xilinx-fpga-dp/renames.yaml" -}}
 {{- end -}}
+{{- if .Values.deviceRules -}}
+{{- $_ := set $own "DEVICE_RULES" "/etc/xilinx-fpga-dp-devices/device-rules.yaml" -}}
+{{- end -}}
 {{- range $name, $value := .Values.settings -}}
 {{- if kindIs "slice" $value -}}
 {{- $_ := set $own $name (join "," $value) -}}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
 from tests.deploy.manifests import CHART, DEPLOY, STATIC, documents, faults, only
 from tests.support.paths import PROJECT
@@ -19,6 +20,8 @@ from xilinx_fpga_dp.settings_model import Settings
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 DAEMONSET = only("DaemonSet", STATIC.read_text())
+# The chart writes these files from resourceRenames and deviceRules.
+RULE_FILES = {"RESOURCE_RENAMES", "DEVICE_RULES"}
 EXAMPLES = sorted((DEPLOY / "examples").glob("*.yaml"))
 
 
@@ -81,15 +84,14 @@ def test_all_files_have_one_version() -> None:
 
 def test_chart_has_every_setting() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
-    # The chart writes that file from resourceRenames.
-    known = {*schema["properties"]["settings"]["properties"], "RESOURCE_RENAMES"}
+    known = {*schema["properties"]["settings"]["properties"], *RULE_FILES}
     assert known == {name.upper() for name in Settings.model_fields}
 
 
 def test_values_show_the_defaults_of_settings() -> None:
     text = (CHART / "values.yaml").read_text()
     shown = dict(re.findall(r"^  (?:# )?([A-Z][A-Z0-9_]+): (.+?)(?: +#.*)?$", text, re.MULTILINE))
-    assert {name.upper() for name in Settings.model_fields} - {"RESOURCE_RENAMES"} == shown.keys()
+    assert {name.upper() for name in Settings.model_fields} - RULE_FILES == shown.keys()
     # The chart sets these; the others have the defaults of the program, as text for the environment.
     chosen = {"HTTP_ADDRESS", "SYSFS_ROOT", "DEV_ROOT", "HOST_ROOT"}
     for name, value in shown.items():
@@ -123,6 +125,22 @@ def test_example_requests_a_resource_of_a_sample_node(example: Any, node: Sample
     assert requested
     assert requested <= json.loads(found.stdout)["resources"].keys()
     assert "privileged" not in str(container.get("securityContext"))
+
+
+def test_each_shipped_rule_has_an_example() -> None:
+    rules = yaml.safe_load((DEPLOY / "device-rules.yaml").read_text())
+    found = {}
+    for file in (DEPLOY / "examples" / "rules").glob("*.yaml"):
+        [pod] = documents(file.read_text())
+        [container] = pod["spec"]["containers"]
+        [found[file.stem]] = container["resources"]["limits"]
+    names = [rule["name"] for rule in rules]
+    assert found == {f"dp-pod-{name}": f"xilinx.com/fpga-{name}" for name in names}
+
+
+def test_chart_takes_the_shipped_rules() -> None:
+    schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["deviceRules"]
+    Draft202012Validator(schema).validate(yaml.safe_load((DEPLOY / "device-rules.yaml").read_text()))
 
 
 def test_examples_are_those_of_the_documentation() -> None:

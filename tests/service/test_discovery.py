@@ -227,6 +227,7 @@ class TestList:
                     "logic_uuid": None,
                     "numa_node": 0,
                     "driver": "xocl",
+                    "rule": None,
                     "health": "Healthy",
                     "reason": None,
                     "since": None,

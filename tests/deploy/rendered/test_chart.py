@@ -195,6 +195,26 @@ def test_renames_are_mounted_as_a_directory(tmp_path: Path) -> None:
     assert environment(daemonset)["XILINX_FPGA_DP_RESOURCE_RENAMES"] == "/etc/xilinx-fpga-dp/renames.yaml"
 
 
+def test_device_rules_are_mounted_beside_the_renames(tmp_path: Path) -> None:
+    rules = yaml.safe_load((DEPLOY / "device-rules.yaml").read_text())
+    text = render(tmp_path, {"deviceRules": rules, "resourceRenames": RULES})
+    valid(text)
+    configs = [each for each in documents(text) if each["kind"] == "ConfigMap"]
+    [config] = [each for each in configs if "device-rules.yaml" in each["data"]]
+    assert yaml.safe_load(config["data"]["device-rules.yaml"]) == rules
+    daemonset = only("DaemonSet", text)
+    [mount] = [each for each in container(daemonset)["volumeMounts"] if each["name"] == "device-rules"]
+    path = environment(daemonset)["XILINX_FPGA_DP_DEVICE_RULES"]
+    assert (path, mount["readOnly"]) == (f"{mount['mountPath']}/device-rules.yaml", True)
+    assert "XILINX_FPGA_DP_HOST_ROOT" not in environment(daemonset)
+
+
+def test_mounts_of_device_rules_are_looked_for_on_the_host(tmp_path: Path) -> None:
+    rule = {"name": "x", "match": {"driver": "x"}, "nodes": [], "mounts": ["/run/vrtd.sock"]}
+    daemonset = only("DaemonSet", render(tmp_path, {"deviceRules": [rule]}))
+    assert environment(daemonset)["XILINX_FPGA_DP_HOST_ROOT"] == "/host/root"
+
+
 @pytest.mark.parametrize(
     ("settings", "more"),
     [

@@ -63,6 +63,11 @@ labels:
 {{- if .Values.resourceRenames -}}
 {{- $_ := set $own "RESOURCE_RENAMES" "/etc/xilinx-fpga-dp/renames.yaml" -}}
 {{- end -}}
+{{- range .Values.deviceRules -}}
+{{- if .mounts -}}
+{{- $_ := set $own "HOST_ROOT" "/host/root" -}}
+{{- end -}}
+{{- end -}}
 {{- if .Values.deviceRules -}}
 {{- $_ := set $own "DEVICE_RULES" "/etc/xilinx-fpga-dp-devices/device-rules.yaml" -}}
 {{- end -}}

@@ -45,7 +45,8 @@ def test_card_shows_only_files_of_the_documented_tree(tmp_path: Path) -> None:
         for folder, directories, files in os.walk(f"{above}/{function}")
         for name in directories + files
     }
-    assert shown <= set(documented_tree())
+    newer = {name for name in shown if "/aer_dev_" in name}  # than its kernel: Linux 4.19
+    assert shown - newer <= set(documented_tree())
 
 
 class TestReleases:

@@ -6,7 +6,7 @@ render node; `remove_drm`, `unbind` and `unplug` undo them. Numbers of nodes are
 can change from one bind to the next, as on a real node. A `PciFunction` lies below its bridges; the tree
 creates missing bridges. What a driver adds is in the module of its cards.
 Source files in comments are relative to drivers/ of Linux: base/ (core.c, dd.c, devtmpfs.c), gpu/drm/
-(drm_drv.c), pci/ (pci-driver.c).
+(drm_drv.c), pci/ (pci-driver.c, pci-sysfs.c, pcie/aer.c).
 """
 
 import itertools
@@ -30,6 +30,24 @@ class Ids(NamedTuple):
     pci_class: str
     subsystem: tuple[str, str] = ("0000", "0000")
 
+
+# pci-sysfs.c current_link_speed_show; an example
+_LINK = {
+    "current_link_speed": "8.0 GT/s PCIe",
+    "current_link_width": "16",
+    "max_link_speed": "8.0 GT/s PCIe",
+    "max_link_width": "16",
+}
+# pcie/aer.c aer_correctable_error_string, aer_uncorrectable_error_string
+_CORRECTABLE = (
+    *("RxErr", "BadTLP", "BadDLLP", "Rollover"),
+    *("Timeout", "NonFatalErr", "CorrIntErr", "HeaderOF"),
+)
+_UNCORRECTABLE = (
+    *("Undefined", "DLP", "SDES", "TLP", "FCP", "CmpltTO", "CmpltAbrt", "UnxCmplt", "RxOF"),
+    *("MalfTLP", "ECRC", "UnsupReq", "ACSViol", "UncorrIntErr", "BlockedTLP"),
+    *("AtomicOpBlocked", "TLPBlockedErr", "PoisonTLPBlocked"),
+)
 
 _ROOT_PORT = Ids("8086", "2030", "060400")
 
@@ -380,11 +398,21 @@ class PciFunction(BusDevice):
             "enable": "1",
             "irq": "0",
             "driver_override": "(null)",
+            **_LINK,
+            **{f"aer_dev_{each}": aer_text(each) for each in ("correctable", "nonfatal", "fatal")},
             "config": bytes.fromhex(vendor)[::-1] + bytes.fromhex(device_id)[::-1] + bytes(60),
             "resource": "",
             "subsystem": link(f"{self.path}/subsystem", f"{self.node.sysfs_root}/bus/pci"),
             "uevent": self.uevent(),
         }
+
+
+def aer_text(severity: str, count: int = 0) -> str:
+    """Return the text of `aer_dev_*` with so many errors of the first type (aer.c aer_stats_dev_attr)."""
+    types = _CORRECTABLE if severity == "correctable" else _UNCORRECTABLE
+    total = {"correctable": "COR", "nonfatal": "NONFATAL", "fatal": "FATAL"}[severity]
+    counts = {**dict.fromkeys(types, 0), types[0]: count, f"TOTAL_ERR_{total}": count}
+    return "".join(f"{name} {number}\n" for name, number in counts.items())
 
 
 def device_files(major: int, minor: int, node: str) -> dict[str, Content]:

@@ -144,9 +144,25 @@ class Service:
             )
             files.append(labels.file)
             tasks |= {"node-labels": labels.run, "label-file": labels.file.run}
+        if settings.telemetry != "none":
+            tasks |= self._telemetry_tasks(routes)
         if settings.http_address:
             tasks["http"] = HttpServer(settings.http_address, routes.by_path()).run
         return tasks
+
+    def _telemetry_tasks(self, routes: HttpRoutes) -> dict[str, Callable[[], Awaitable[None]]]:
+        """Return the tasks of telemetry, and let the pages show what it finds."""
+        from xilinx_fpga_dp.observe.card_metrics import CardMetrics  # noqa: PLC0415 - costs memory
+
+        cards = CardMetrics(
+            self.snapshots,
+            self._settings.sysfs_root,
+            everything=self._settings.telemetry == "all",
+            interval=self._settings.telemetry_interval,
+            held=self._tracker.current,
+        )
+        routes.card_metrics = cards.text
+        return {"telemetry": cards.sample, "card-holders": cards.follow_holders}
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -145,6 +145,13 @@ class Settings(BaseSettings):
         description="where probes and metrics are served; empty: nowhere",
         json_schema_extra={"format": "host:port, or nothing"},
     )
+    telemetry: Literal["safe", "all", "none"] = Field(
+        "safe",
+        description="which sensors of the cards are read: those that cost nothing, all of them, none",
+    )
+    telemetry_interval: Annotated[float, Field(ge=1, le=86400, allow_inf_nan=False)] = Field(
+        15.0, description="seconds between two samples of a card"
+    )
     expose_mgmt: bool = Field(False, description="hand /dev/xclmgmt* to pods too")
     device_strategy: Literal["device-specs", "cdi", "both"] = Field(
         "device-specs", description="how containers get device nodes"

@@ -54,8 +54,13 @@ def build_allocator(
     )
 
 
-async def scan_once(settings: Settings, scanner: Scanner) -> tuple[Offers, Held]:
+async def scan_once(settings: Settings, scanner: Scanner, *, check: bool = False) -> tuple[Offers, Held]:
     """Scan the node once. Return what would be offered, and who holds what.
+
+    Args:
+        settings: the settings.
+        scanner: scans the node; it may have done so before.
+        check: the scan counts as a health check.
 
     Raises:
         ScanFailed: the bus could not be listed.
@@ -64,7 +69,7 @@ async def scan_once(settings: Settings, scanner: Scanner) -> tuple[Offers, Held]
     await builder.read_rules()
     scanner.use_rules(builder.device_rules)
     deadline = time.monotonic() + _SCAN_LIMIT
-    found = await scanner.scan()
+    found = await scanner.scan(check=check)
     while not scanner.complete and time.monotonic() < deadline:
         await asyncio.sleep(0.02)
         found = await scanner.scan()

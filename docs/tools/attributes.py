@@ -7,7 +7,15 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from xilinx_fpga_dp.discovery.attributes import NEVER, RULES, TABLE, Attribute, Base, Schedule
+from xilinx_fpga_dp.discovery.attributes import (
+    NEVER,
+    RULES,
+    TABLE,
+    TELEMETRY,
+    Attribute,
+    Base,
+    Schedule,
+)
 
 PAGE = Path(__file__).parents[1] / "reference" / "attributes.md"
 
@@ -43,12 +51,32 @@ With `DEVICE_RULES` also, of the devices that [rules](rules.md) take:
 | driver | attribute | answered by | read | source |
 | --- | --- | --- | --- | --- |
 """
+_TELEMETRY = """
+## Telemetry
+
+What `TELEMETRY` reads of a card for [its metrics](metrics.md#cards), on a thread of its own that
+neither scans, nor health checks, nor scrapes wait for. `safe` reads the rows of its level, `all`
+reads every row, `none` reads nothing. A test fails if another file is opened.
+
+Nothing is read of a card that is offline, in a reset or does not answer, but `xocl_errors` of one
+that is offline. `all` costs something: applications wait while the driver answers, the host's
+kernel log gets lines, and a V80's sensor is dangerous at its critical value. *each sample* is
+every `TELEMETRY_INTERVAL`.
+
+Not read at either level: `power1_average` (it is the maximum, subdev/xmc.c), `link_status` (a
+virtual function asks its device, AMA SDK pcie.c), `ddrbw_*` (a line in the kernel's log, AMA SDK
+hw_monitor.c), `clock_freqs` (mailbox, subdev/icap.c), `*_sensors_raw`, and the sensors of F1, F2
+and `zocl`.
+
+| level | driver | attribute | answered by | read | source |
+| --- | --- | --- | --- | --- | --- |
+"""
 _PLACES = {Base.FUNCTION: "", Base.MISC: "misc device: ", Base.SYSFS: "/sys: "}
 
 
 def page() -> str:
     """Return the whole page."""
-    return _HEAD + _rows(TABLE) + _RULES + _rows(RULES)
+    return _HEAD + _rows(TABLE) + _RULES + _rows(RULES) + _TELEMETRY + _rows(TELEMETRY)
 
 
 def _rows(table: Iterable[Attribute]) -> str:
@@ -58,6 +86,7 @@ def _rows(table: Iterable[Attribute]) -> str:
 def _row(attribute: Attribute) -> str:
     when = attribute.when
     cells = (
+        *([f"`{attribute.level}`"] if attribute.level else ()),
         f"`{attribute.driver}`{_versions(attribute)}",
         f"{_PLACES[attribute.base]}`{attribute.pattern}`",
         str(attribute.source),

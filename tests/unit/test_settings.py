@@ -93,6 +93,8 @@ def test_settings_have_the_documented_defaults() -> None:
         "dev_root": "/dev",
         "pod_resources_socket": "/var/lib/kubelet/pod-resources/kubelet.sock",
         "http_address": "127.0.0.1:8080",
+        "telemetry": "safe",
+        "telemetry_interval": 15.0,
         "host_root": "/",
         "device_strategy": "device-specs",
         "cdi_dir": "/var/run/cdi",
@@ -165,6 +167,6 @@ def test_command_declares_the_settings_that_it_reads(
     values = {"device_strategy": "cdi", "http_address": ""} | settings_for(node)
     settings = Recorder.load({field.lower(): value for field, value in values.items()})
     command = load(name)
-    command.run(settings, argparse.Namespace(output="json", ids=["0000:11:00.1"], archive=None))
+    command.run(settings, argparse.Namespace(output="json", ids=["0000:11:00.1"], archive=None, watch=False))
     # The first scan does not use these two.
     assert read - {"recovery_checks", "reset_grace"} == command.settings

@@ -2,16 +2,25 @@
 
 import argparse
 import asyncio
+import json
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
 
-from xilinx_fpga_dp.cli.command import FROM_OPTION, SCAN_SETTINGS, Command, output_option, print_result
-from xilinx_fpga_dp.model import Offers
+from xilinx_fpga_dp.cli.command import FROM_OPTION, SCAN_SETTINGS, Command, output_option
+from xilinx_fpga_dp.discovery.sensor_texts import Value
+from xilinx_fpga_dp.model import Held, Offers
 from xilinx_fpga_dp.observe import logs, state
 from xilinx_fpga_dp.observe.table import columns, printable
 from xilinx_fpga_dp.resources.offers import warnings_of
 from xilinx_fpga_dp.settings import Settings
+
+_WATCH: Final = 1.0  # seconds between two tables
+_SAMPLE_LIMIT: Final = 2.0  # seconds a table waits for sensors
+_SAMPLE_INTERVAL: Final = 10.0  # seconds between two reads of a card's sensors
+_REDRAW: Final = "\x1b[H\x1b[J"  # cursor home, erase below
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
@@ -25,22 +34,131 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _list(settings: Settings, options: argparse.Namespace) -> int:
-    from xilinx_fpga_dp.discovery.scanner import ScanFailed
-    from xilinx_fpga_dp.wiring import build_scanner, scan_once
-
     logs.set_up("error", settings.log_format)
-    try:
-        offers, held = asyncio.run(scan_once(settings, build_scanner(settings)))
-    except ScanFailed as error:
-        print(f"nothing found: {error}", file=sys.stderr)
-        offers, held = Offers({}), {}
-    document = state.document(offers, expose_mgmt=settings.expose_mgmt, held=held)
-    print_result(options, document, table(document, warnings_of(offers)))
+    listing = _Listing(settings, options.output)
+    with suppress(KeyboardInterrupt):
+        asyncio.run(listing.watch() if options.watch else listing.show())
     return 0
 
 
-def table(document: Mapping[str, Any], warnings: Sequence[str]) -> str:
-    """Render the JSON document as text for a terminal: devices, functions left out, warnings."""
+class Sensors(NamedTuple):
+    """What the sensors of a unit show, as text; ``-`` for what is not known."""
+
+    power: str
+    temperature: str
+    link: str
+
+
+class _Listing:
+    """Scans the node and prints it, once or again and again."""
+
+    def __init__(self, settings: Settings, output: str) -> None:
+        from xilinx_fpga_dp.wiring import build_scanner
+
+        self._settings = settings
+        self._output = output
+        self._scanner = build_scanner(settings)
+        self._offers = Offers({})
+        self._telemetry = None
+        if settings.telemetry != "none" and output == "wide":
+            from xilinx_fpga_dp.discovery.telemetry import Telemetry
+
+            # Only what disturbs no application, whatever the service reads.
+            self._telemetry = Telemetry(
+                settings.sysfs_root,
+                lambda: self._offers.devices,
+                everything=False,
+                interval=_SAMPLE_INTERVAL,
+            )
+
+    async def show(self) -> None:
+        """Print the node as it is now."""
+        print(await self._text())
+
+    async def watch(self) -> None:
+        """Print the node every second: on a terminal in place, else where it has changed. Endless."""
+        last = None
+        while True:
+            began = time.monotonic()
+            text = await self._text(check=True)
+            if sys.stdout.isatty():
+                print(_REDRAW + text, flush=True)
+            elif text != last:
+                print(text, end="\n" if self._output == "json" else "\n\n", flush=True)
+            last = text
+            await asyncio.sleep(max(0.0, began + _WATCH - time.monotonic()))
+
+    async def _text(self, *, check: bool = False) -> str:
+        from xilinx_fpga_dp.discovery.scanner import ScanFailed
+        from xilinx_fpga_dp.wiring import scan_once
+
+        held: Held = {}
+        try:
+            self._offers, held = await scan_once(self._settings, self._scanner, check=check)
+        except ScanFailed as error:
+            print(f"nothing found: {error}", file=sys.stderr)
+            self._offers = Offers({})
+        document = state.document(self._offers, expose_mgmt=self._settings.expose_mgmt, held=held)
+        if self._output == "json":
+            return json.dumps(document, indent=2)
+        warnings = warnings_of(self._offers)
+        return table(document, warnings, await self._sensors() if self._output == "wide" else None)
+
+    async def _sensors(self) -> Mapping[str, Sensors]:
+        """Return what the sensors of each unit show, by its id."""
+        if self._telemetry:
+            await self._telemetry.once(_SAMPLE_LIMIT)
+        cards = self._telemetry.cards if self._telemetry else {}
+        shown = {}
+        for offer in self._offers.by_resource.values():
+            for unit in offer.units:
+                each = [
+                    _sensors_of(cards[device.address].values() if device.address in cards else ())
+                    for device in unit.devices
+                ]
+                shown[unit.id] = Sensors(*(" + ".join(texts) for texts in zip(*each, strict=True)))
+        return shown
+
+
+def _sensors_of(values: Iterable[Value]) -> Sensors:
+    found: dict[str, float] = {}
+    temperatures: dict[str, float] = {}
+    for metric, labels, value in values:
+        if metric == "temperature_celsius":
+            temperatures[labels[0][1]] = value
+        elif not labels:
+            found[metric] = value
+    # The chip's own, if the driver names it so; else the hottest
+    hottest = temperatures.get("fpga", max(temperatures.values(), default=None))
+    return Sensors(
+        f"{found['power_watts']:.1f} W" if "power_watts" in found else "-",
+        "-" if hottest is None else f"{hottest:.0f} C",
+        _link(found),
+    )
+
+
+def _link(found: Mapping[str, float]) -> str:
+    """Return speed and width of a link, with those it is capable of if they are higher."""
+    names = ("pcie_link_transfers_per_second", "pcie_link_lanes")
+    speed, lanes = (found.get(name) for name in names)
+    if speed is None or lanes is None:
+        return "-"
+    best_speed, best_lanes = (found.get(f"{name}_max", 0.0) for name in names)
+    text = f"{speed / 1e9:g} GT/s x{lanes:g}"
+    return (
+        text
+        if speed >= best_speed and lanes >= best_lanes
+        else f"{text} of {best_speed / 1e9:g} x{best_lanes:g}"
+    )
+
+
+def table(
+    document: Mapping[str, Any], warnings: Sequence[str], sensors: Mapping[str, Sensors] | None = None
+) -> str:
+    """Render the JSON document as text for a terminal: devices, functions left out, warnings.
+
+    With ``sensors``, by the id of the unit, also what these show.
+    """
     rows = [
         (
             row["id"],
@@ -49,11 +167,13 @@ def table(document: Mapping[str, Any], warnings: Sequence[str]) -> str:
             "-" if row["numa_node"] is None else str(row["numa_node"]),
             row["serial"] or "-",
             " ".join(row["nodes"]) or "-",
+            *(() if sensors is None else sensors[row["id"]]),
             row["resource"],
         )
         for row in document["devices"]
     ]
-    head = ("DEVICE", "BOARD", "HEALTH", "NUMA", "SERIAL", "NODES", "RESOURCE")
+    more = () if sensors is None else ("POWER", "TEMP", "LINK")
+    head = ("DEVICE", "BOARD", "HEALTH", "NUMA", "SERIAL", "NODES", *more, "RESOURCE")
     lines = columns(head, rows) if rows else ["no device to offer"]
     if document["left_out"]:
         lines += ["", "left out:"]
@@ -63,4 +183,11 @@ def table(document: Mapping[str, Any], warnings: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-COMMAND = Command(run, settings=SCAN_SETTINGS, options=output_option("table", "json") | FROM_OPTION)
+_WATCH_OPTION: Final[dict[str, Mapping[str, Any]]] = {
+    "--watch": {"action": "store_true", "help": "again every second; piped, when something has changed"}
+}
+COMMAND = Command(
+    run,
+    settings=SCAN_SETTINGS | {"telemetry"},
+    options=output_option("table", "wide", "json") | _WATCH_OPTION | FROM_OPTION,
+)

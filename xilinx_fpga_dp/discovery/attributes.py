@@ -7,7 +7,7 @@ written.
 Source files of XRT are relative to src/runtime_src/core/pcie/driver/linux/xocl.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -45,6 +45,7 @@ class When(StrEnum):
     SCAN = "each scan"  # every SCAN_INTERVAL, at wake-ups, and at checks of a device with a fault
     NEW = "when the function appears"
     LEFT_OUT = "each scan of a function that is left out"
+    SAMPLE = "each sample"  # every TELEMETRY_INTERVAL, while the device answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,14 @@ BOOT: Final = Schedule("once, and after a fault", pause=60.0, tries=1)
 DEVICE_INFO: Final = Schedule(
     "once, while the function answers", pause=2.0, growth=2.0, longest=300.0, tries=1, until_known=True
 )
+RARELY: Final = Schedule("each sample, every 60 s at most", pause=60.0)
+
+
+class Level(StrEnum):
+    """The settings of TELEMETRY with which a row is read."""
+
+    SAFE = "safe"  # costs nothing, and disturbs no application
+    ALL = "all"  # waits for the management function, for firmware or for a lock that others need
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +99,7 @@ class Attribute:
         binary: its content is no text.
         guarded: to be read only while `ma35d.answers`.
         size: how many bytes are read of it; None: all.
+        level: from which setting of TELEMETRY on it is read; None: whatever TELEMETRY says.
     """
 
     pattern: str
@@ -103,6 +113,7 @@ class Attribute:
     binary: bool = False
     guarded: bool = False
     size: int | None = None
+    level: Level | None = None
 
     @property
     def slow(self) -> bool:
@@ -362,8 +373,156 @@ TABLE: Final = (
 """All attributes that are read."""
 
 
-def rows_of(base: Base, path: str, version: tuple[int, int] | None = None) -> Iterator[Attribute]:
+_SENSORS: Final = "a register of the card, under a mutex of the driver: subdev/xmc.c"
+_STATIC: Final = "printed from the driver's structures: "
+_KDS: Final = "waits while an image is loaded, 50 s and more: "
+_ZSP: Final = "a read of BAR4; only while the function answers: AMA SDK hw_monitor.c"
+_AMC: Final = (
+    "a command to the controller; a value at or above its critical one sends SIGBUS to every application of "
+    "the driver, so a sensor that came near to it is left alone for 10 minutes: AVED, AMR "
+    "sw/AMI/driver/ami_hwmon.c"
+)
+
+TELEMETRY: Final = (
+    *(
+        Attribute(
+            f"{which}_link_{what}",
+            _PCI,
+            Source.CARD,
+            When.SAMPLE,
+            "a read of the config space: drivers/pci/pci-sysfs.c",
+            level=Level.SAFE,
+        )
+        for which in ("current", "max")
+        for what in ("speed", "width")
+    ),
+    *(
+        Attribute(
+            f"aer_dev_{severity}",
+            _PCI,
+            Source.MEMORY,
+            When.SAMPLE,
+            "counted by the kernel: drivers/pci/pcie/aer.c",
+            level=Level.SAFE,
+        )
+        for severity in ("correctable", "nonfatal", "fatal")
+    ),
+    Attribute(
+        "xocl_errors",
+        _XOCL,
+        Source.MEMORY,
+        When.SAMPLE,
+        "copied from memory, also while the card is offline: userpf/xocl_sysfs.c, core/include/xclerr_int.h",
+        binary=True,
+        level=Level.SAFE,
+    ),
+    Attribute(
+        "hwmon/hwmon*/name",
+        _MGMT,
+        Source.MEMORY,
+        When.SAMPLE,
+        f"{_STATIC}subdev/xmc.c; it tells which of these rows hold",
+        level=Level.SAFE,
+    ),
+    Attribute(
+        "hwmon/hwmon*/*_label", _MGMT, Source.MEMORY, When.NEW, f"{_STATIC}subdev/xmc.c", level=Level.SAFE
+    ),
+    *(
+        Attribute(
+            f"hwmon/hwmon*/{sensor}*_input",
+            _MGMT,
+            Source.CARD,
+            When.SAMPLE,
+            f"{_SENSORS}; not where hwmon_sdm asks the firmware",
+            level=Level.SAFE,
+        )
+        for sensor in ("power1", "temp", "in", "curr", "fan")
+    ),
+    *(
+        Attribute(
+            f"hwmon/hwmon*/{sensor}",
+            driver,
+            Source.COMMAND if sensor.endswith(("_input", "_crit")) else Source.MEMORY,
+            RARELY,
+            why,
+            level=Level.ALL,
+        )
+        for driver, why, sensors in (
+            (
+                _MGMT,
+                "hwmon_sdm asks the firmware for each sensor, 30 s at most: subdev/hwmon_sdm.c",
+                ("*_label", "*_unitm", "temp*_input", "power1_input"),
+            ),
+            (_AMI, _AMC, ("name", "*_label", "temp*_crit", "power1_crit", "temp*_input", "power1_input")),
+        )
+        for sensor in sensors
+    ),
+    *(
+        Attribute(
+            f"hwmon/hwmon*/{sensor}",
+            _XOCL,
+            Source.MAILBOX if sensor.endswith("_input") else Source.MEMORY,
+            RARELY,
+            "one request in a second, 4 lines in the kernel's log, zeros if the management function does not "
+            "answer: subdev/xmc.c, subdev/hwmon_sdm.c; only where no management function is beside it",
+            level=Level.ALL,
+        )
+        for sensor in ("name", "*_label", "*_unitm", "power1_input", "temp*_input", "in*_input",
+                       "curr*_input", "fan*_input")
+    ),
+    Attribute(
+        "dev_offline",
+        _XOCL,
+        Source.LOCK,
+        RARELY,
+        "a mutex that is held for microseconds; where it is 1, the rows of `all` are not read: "
+        "userpf/xocl_sysfs.c",
+        level=Level.ALL,
+    ),
+    *(
+        Attribute(name, _XOCL, Source.LOCK, RARELY, f"{_KDS}{source}", binary=binary, level=Level.ALL)
+        for name, source, binary in (
+            ("kdsstat", "userpf/xocl_sysfs.c, xocl_kds.c", False),
+            ("kds_custat_raw", "userpf/xocl_sysfs.c, xocl_kds.c", True),
+            ("memstat_raw", "userpf/xocl_sysfs.c xocl_mm_stat", False),
+            ("xclbinuuid", "userpf/xocl_sysfs.c, subdev/icap.c", False),
+        )
+    ),
+    *(
+        Attribute(
+            name, _MA35D, Source.CARD, When.SAMPLE, _ZSP, base=Base.MISC, guarded=True, level=Level.SAFE
+        )
+        for name in (
+            "board_power",
+            "board_temp",
+            "board_vc",
+            "pvt_temperature",
+            "pvt_voltage",
+            "ddr_error_information",
+            "axi_sram_error_information",
+        )
+    ),
+    Attribute(
+        "bus_id", _MA35D, Source.MEMORY, When.SAMPLE, "AMA SDK pcie.c", base=Base.MISC, level=Level.SAFE
+    ),
+    Attribute(
+        "config",
+        _MA35D,
+        Source.CARD,
+        When.SAMPLE,
+        "its first four bytes, all ones if the link is down: drivers/pci/pci-sysfs.c",
+        binary=True,
+        size=4,
+        level=Level.SAFE,
+    ),
+)  # fmt: skip
+"""What TELEMETRY reads of a card, on a thread of its own that neither scans nor scrapes wait for."""
+
+
+def rows_of(
+    base: Base, path: str, version: tuple[int, int] | None = None, table: Sequence[Attribute] = TABLE
+) -> Iterator[Attribute]:
     """Yield the rows of the attribute with this path below its base, for one version of the module."""
-    for attribute in TABLE:
+    for attribute in table:
         if attribute.base is base and attribute.has(path) and attribute.holds_for(version):
             yield attribute

@@ -5,7 +5,7 @@ XRT 2025.1, one more number. XRT 2021.1 shows nothing there; a driver without me
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +19,12 @@ SIZE: Final = max(_FORMATS)
 """Bytes of the longest content."""
 
 _NUMBER_MASK: Final = 0xFFFF
-_FIREWALL_TRIP: Final = 1  # xrt_error_code.h XRT_ERROR_NUM_FIRWWALL_TRIP
+# xrt_error_code.h xrtErrorNum, from 1 on; `kds_cu` is a compute unit that does not end, `kds_exec` a command
+_KINDS: Final = (
+    *("firewall", "temperature", "aie_saturation", "aie_fp", "aie_stream", "aie_access", "aie_bus"),
+    *("aie_instruction", "aie_ecc", "aie_lock", "aie_dma", "aie_mem_parity", "cu_timeout", "exec_timeout"),
+)
+_FIREWALL_TRIP: Final = 1  # XRT_ERROR_NUM_FIRWWALL_TRIP
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +43,12 @@ class ErrorRecord:
     def is_firewall_trip(self) -> bool:
         return self.code & _NUMBER_MASK == _FIREWALL_TRIP
 
+    @property
+    def kind(self) -> str:
+        """Its number as a word: ``firewall``, ``cu_timeout``; ``other`` if the number is not known."""
+        number = self.code & _NUMBER_MASK
+        return _KINDS[number - 1] if 1 <= number <= len(_KINDS) else "other"
+
 
 def parse(data: bytes) -> tuple[ErrorRecord, ...] | None:
     """Return the errors, the oldest first; None if it is no such record."""
@@ -49,6 +60,18 @@ def parse(data: bytes) -> tuple[ErrorRecord, ...] | None:
         return None
     found = (record.unpack_from(data, _HEADER.size + number * record.size) for number in range(count))
     return tuple(ErrorRecord(code, time) for code, time, *_ in found)
+
+
+def added(before: Sequence[ErrorRecord], now: Sequence[ErrorRecord]) -> Sequence[ErrorRecord]:
+    """Return the errors that a record got since an earlier read of it; the oldest may have left it.
+
+    A driver that was loaded again begins with an empty one.
+    """
+    for gone in range(len(before)):
+        kept = len(before) - gone
+        if tuple(now[:kept]) == tuple(before[gone:]):
+            return now[kept:]
+    return now
 
 
 def last_trip(data: bytes) -> str | None:

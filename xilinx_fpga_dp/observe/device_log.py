@@ -7,12 +7,15 @@ been gone for a minute.
 
 import asyncio
 import logging
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from xilinx_fpga_dp.aio.latest import Latest
-from xilinx_fpga_dp.model import Device, Offers, Reason
+from xilinx_fpga_dp.discovery.xocl_errors import ErrorRecord
+from xilinx_fpga_dp.model import Device, Holder, Offers, Reason
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.resources.offers import warnings_of
 from xilinx_fpga_dp.snapshot import Snapshot
@@ -118,3 +121,38 @@ def _log(address: str, device_log: _DeviceLog) -> None:
         log.warning(Event.DEVICE_UNHEALTHY, extra={**fields, "reason": device.reason, **note, **suppressed})
     else:
         log.info(Event.DEVICE_HEALTHY, extra={**fields, **suppressed})
+
+
+def log_card_errors(
+    address: str, errors: Iterable[ErrorRecord], holders_at: Callable[[float], Iterable[Holder]]
+) -> None:
+    """Log errors that the driver of a card has recorded, each once; equal ones share a line.
+
+    Args:
+        address: of the device.
+        errors: the new ones, the oldest first.
+        holders_at: returns the containers that held the device at a time, in seconds since 1970; 0: now.
+    """
+    alike = Counter((error.kind, tuple(sorted(_pods(holders_at(error.time))))) for error in errors)
+    last = {error.kind: error.time for error in errors}
+    for (kind, pods), count in alike.items():
+        fields: dict[str, object] = {"device": address, "kind": kind}
+        if last[kind]:
+            fields["time"] = _moment(last[kind])
+        if pods:
+            fields["held_by"] = ", ".join(pods)
+        if count > 1:
+            fields["count"] = count
+        log.warning(Event.CARD_ERROR, extra=fields)
+
+
+def _pods(holders: Iterable[Holder]) -> set[str]:
+    return {f"{holder.namespace}/{holder.pod}" for holder in holders}
+
+
+def _moment(seconds: int) -> str:
+    """Return a time as text; the number itself if it is out of range."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)

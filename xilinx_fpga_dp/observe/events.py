@@ -26,6 +26,7 @@ class Event(StrEnum):
     DEVICE_GONE = "device gone"
     DEVICE_UNHEALTHY = "device unhealthy"
     DEVICE_HEALTHY = "device healthy"
+    CARD_ERROR = "card error"
     LEFT_OUT = "left out"
     CONFIGURATION_WARNING = "configuration warning"
     SCAN_FAILED = "scan failed"

@@ -25,6 +25,7 @@ class HttpRoutes:
     held: Callable[[], Awaitable[Held]]  # asks which container holds which device
     expose_mgmt: bool  # whether pods get management nodes
     errors: Callable[[], Mapping[str, str]] = dict  # how the last attempt to register failed
+    card_metrics: Callable[[], bytes] = bytes  # returns the series of the cards
     _last_beat: float = field(init=False, default_factory=lambda: asyncio.get_running_loop().time())
 
     def by_path(self) -> Mapping[str, Page]:
@@ -59,7 +60,8 @@ class HttpRoutes:
         return text(f"not registered: {', '.join(missing)}", 503) if missing else text("ok")
 
     async def _metrics_text(self) -> Response:
-        return Response(self.metrics.text(), content_type="text/plain; version=0.0.4; charset=utf-8")
+        body = self.metrics.text() + self.card_metrics()
+        return Response(body, content_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _state(self) -> Response:
         return as_json(

@@ -8,7 +8,18 @@ import pytest
 
 from tests.support.opened import Opening, Openings
 from tests.support.scanning import scanner_for, settled
-from xilinx_fpga_dp.discovery.attributes import NEVER, TABLE, Attribute, Base, Schedule, rows_of
+from xilinx_fpga_dp.discovery.attributes import (
+    NEVER,
+    TABLE,
+    TELEMETRY,
+    Attribute,
+    Base,
+    Level,
+    Schedule,
+    Source,
+    rows_of,
+)
+from xilinx_fpga_dp.discovery.telemetry import Telemetry
 from xilinx_fpga_dp.simulate.sysfs.boards import AMI_BOARDS, MA35D_BOARDS, XRT_BOARDS, ZOCL_BOARDS
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard
 from xilinx_fpga_dp.simulate.sysfs.xrt_releases import DRIVER_VERSIONS
@@ -94,7 +105,62 @@ class TestWhatIsRead:
         assert_as_in_table(await opened_by_scans(node, faults=False), None)
 
 
+async def opened_by_telemetry(node: SampleNode, *, everything: bool) -> Openings:
+    """Record two samples of all cards."""
+    found = await settled(scanner_for(node))
+    telemetry = Telemetry(node.sysfs_root, lambda: found.devices, everything=everything, interval=1)
+    opened = Openings(node.root)
+    with opened:
+        for _ in range(2):
+            for card in telemetry.cards.values():
+                for state in card.sources.values():
+                    state.due = 0.0
+            await telemetry.once(5)
+    return opened
+
+
+class TestWhatTelemetryReads:
+    @pytest.mark.parametrize("level", list(Level))
+    @pytest.mark.parametrize("release", ["2018.3", "2019.2", "2021.2", "2022.2", "2025.1"])
+    async def test_rows_of_its_level(self, node: SampleNode, release: str, level: Level) -> None:
+        node.sensors = True
+        for board in ("u200", "v70"):
+            node.add_card(board, release=release)
+            node.add_card(board, release=release, mgmt=False)
+        for board in ("v80", "ma35d", "zcu102"):
+            node.plug(board)
+        opened = await opened_by_telemetry(node, everything=level is Level.ALL)
+        assert opened
+        unknown = {each.path for each in opened if not self.allowed(each.path, level)}
+        assert unknown == set(), "not in the table of telemetry in discovery/attributes.py"
+        assert not any(each.writing for each in opened)
+        assert {each.thread for each in opened} == {"worker"}
+
+    @staticmethod
+    def allowed(path: str, level: Level) -> bool:
+        levels = (Level.SAFE,) if level is Level.SAFE else tuple(Level)
+        return any(
+            row.level in levels
+            for base, pattern in BELOW.items()
+            if (match := pattern.fullmatch(path))
+            for row in rows_of(base, match[1], table=TELEMETRY)
+        )
+
+
 class TestTable:
+    def test_safe_rows_wait_for_nothing(self) -> None:
+        for row in TELEMETRY:
+            assert row.level
+            if row.level is Level.SAFE:
+                assert row.source in (Source.MEMORY, Source.CARD), row.pattern
+            elif row.slow or row.source is Source.LOCK:
+                assert isinstance(row.when, Schedule)
+                assert row.when.pause >= 60
+
+    def test_what_is_never_read_is_in_no_row_of_telemetry(self) -> None:
+        never = (*NEVER, "vmr_status", "link_status", "ddrbw_s1_axi_r_MBps", "power1_average")
+        assert not [row for row in TELEMETRY for name in never if row.pattern.rpartition("/")[2] == name]
+
     def test_what_is_never_read_is_not_in_it(self) -> None:
         assert not [row for row in TABLE if row.pattern.rpartition("/")[2] in NEVER]
 
@@ -117,4 +183,4 @@ class TestTable:
         assert list(rows_of(Base.FUNCTION, path)) == []
 
     def test_every_row_tells_its_source(self) -> None:
-        assert not [row.pattern for row in TABLE if not re.search(r"\w+\.c\b", row.why)]
+        assert not [row.pattern for row in (*TABLE, *TELEMETRY) if not re.search(r"\w+\.c\b", row.why)]

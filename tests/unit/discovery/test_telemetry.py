@@ -1,0 +1,355 @@
+"""The sampler: what is read of a card and what is not, and that one fault costs one source."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.support.opened import Openings
+from tests.support.scanning import scanner_for, settled
+from xilinx_fpga_dp.discovery.attributes import NEVER
+from xilinx_fpga_dp.discovery.telemetry import CardState, Telemetry
+from xilinx_fpga_dp.discovery.xocl_errors import ErrorRecord
+from xilinx_fpga_dp.model import Device, Reason
+from xilinx_fpga_dp.simulate.sysfs import xrt_releases
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
+
+STOPPED = (Reason.OFFLINE, Reason.FIREWALL, Reason.RESETTING, Reason.SHUTDOWN, Reason.UNRESPONSIVE)
+
+
+@pytest.fixture
+def node(node: SampleNode) -> SampleNode:
+    node.sensors = True
+    return node
+
+
+class Sampled:
+    """The telemetry of the cards of a node, sampled when a test says so."""
+
+    def __init__(self, node: SampleNode, devices: Sequence[Device], **options: Any) -> None:
+        self.devices = list(devices)
+        self.errors: list[tuple[str, Sequence[ErrorRecord]]] = []
+        self.opened = Openings(node.root)
+        self.telemetry = Telemetry(
+            node.sysfs_root,
+            lambda: self.devices,
+            **{"everything": False, "interval": 15.0, **options},
+            on_errors=lambda address, errors: self.errors.append((address, errors)),
+        )
+
+    @property
+    def card(self) -> CardState:
+        """The only card."""
+        [card] = self.telemetry.cards.values()
+        return card
+
+    async def sample(self) -> dict[tuple[str, ...], float]:
+        """Sample all sources, due or not, and return the values of the only card, if there is one."""
+        for card in self.telemetry.cards.values():
+            for state in card.sources.values():
+                state.due = 0.0
+        with self.opened:
+            await self.telemetry.once(0.5)
+        if len(self.telemetry.cards) != 1:
+            return {}
+        return {
+            (each.metric, *(label for _, label in each.labels)): each.value for each in self.card.values()
+        }
+
+    def become(self, reason: Reason | None) -> None:
+        self.devices = [replace(device, reason=reason) for device in self.devices]
+
+    def read(self) -> set[str]:
+        """Return the names of the files opened since the last call."""
+        names = {each.path.rpartition("/")[2] for each in self.opened}
+        self.opened.clear()
+        return names
+
+    def paths(self) -> set[str]:
+        return {each.path for each in self.opened}
+
+
+async def sampled(node: SampleNode, **options: Any) -> Sampled:
+    return Sampled(node, (await settled(scanner_for(node))).devices, **options)
+
+
+class TestSources:
+    async def test_card_with_its_management_function(self, node: SampleNode) -> None:
+        node.add_card("u200")
+        found = await (await sampled(node)).sample()
+        assert found[("power_watts",)] == 28.011
+        assert found[("temperature_celsius", "fpga")] == 41
+        assert found[("voltage_volts", "12v_pex")] == 12.173
+        assert found[("current_amperes", "12v_pex")] == 1.24
+        assert found[("fan_rpm", "fan")] == 1108
+        assert found[("pcie_link_transfers_per_second",)] == 8e9
+        assert found[("pcie_link_lanes_max",)] == 16
+        assert found[("pcie_errors_total", "fatal")] == 0
+        assert ("temperature_celsius", "hbm") not in found, "a sensor that a card lacks prints 0"
+        assert ("voltage_volts", "cs_target") not in found
+
+    async def test_ma35d(self, node: SampleNode) -> None:
+        node.plug("ma35d")
+        test = await sampled(node)
+        test.devices = test.devices[:1]
+        found = await test.sample()
+        assert found[("power_watts",)] == 15.691
+        assert found[("memory_errors_total", "ddr0", "correctable")] == 0
+        assert not {"link_status", "ddrbw_s1_axi_r_MBps", "err_code"} & test.read()
+
+    async def test_values_follow_the_sensor(self, node: SampleNode) -> None:
+        card = node.add_card("u200")
+        test = await sampled(node)
+        await test.sample()
+        card.write("mgmt/hwmon/temp4_input", "95000")
+        card.write("mgmt/hwmon/fan1_input", "0")
+        card.write("current_link_width", "8")
+        found = await test.sample()
+        assert found[("temperature_celsius", "fpga")] == 95
+        assert found[("fan_rpm", "fan")] == 0, "it has turned before"
+        assert found[("pcie_link_lanes",)] == 8
+
+    @pytest.mark.parametrize("text", ["4294967295", "-999999", "x", "", None])
+    async def test_invalid_sensor_has_no_value(self, node: SampleNode, text: str | None) -> None:
+        card = node.add_card("u200")
+        card.write("mgmt/hwmon/temp4_input", text)
+        found = await (await sampled(node)).sample()
+        assert ("temperature_celsius", "fpga") not in found
+        assert ("power_watts",) in found
+
+    async def test_link_of_a_card_that_answers_all_ones_is_dropped(self, node: SampleNode) -> None:
+        card = node.add_card("u200")
+        card.write("current_link_speed", "Unknown")
+        card.write("current_link_width", "63")
+        test = await sampled(node)
+        assert ("pcie_link_lanes",) not in await test.sample()
+        assert test.card.sources["pcie"].success is False
+
+    async def test_node_without_aer_has_no_such_source(self, node: SampleNode) -> None:
+        card = node.add_card("u200")
+        for severity in ("correctable", "nonfatal", "fatal"):
+            node.files.drop(card.path(f"aer_dev_{severity}"))
+        test = await sampled(node)
+        await test.sample()
+        assert test.card.sources["aer"].success is None
+
+    async def test_sensors_are_found_again_after_a_reset(self, node: SampleNode) -> None:
+        card = node.add_card("u200")
+        test = await sampled(node)
+        await test.sample()
+        card.reset_begin()
+        test.become(Reason.RESETTING)
+        await test.sample()
+        card.reset_end()
+        test.become(None)
+        assert (await test.sample())[("power_watts",)] == 28.011
+
+
+class TestDangers:
+    @pytest.mark.parametrize("level", [False, True])
+    @pytest.mark.parametrize("reason", STOPPED)
+    async def test_nothing_is_read_while_a_card_cannot_answer(
+        self, node: SampleNode, reason: Reason, level: bool
+    ) -> None:
+        for board in ("u200", "v80", "ma35d"):
+            node.plug(board)
+        test = await sampled(node, everything=level)
+        test.become(reason)
+        await test.sample()
+        assert test.read() <= ({"xocl_errors"} if reason in (Reason.OFFLINE, Reason.FIREWALL) else set())
+        assert not [value for card in test.telemetry.cards.values() for value in card.values()]
+
+    async def test_values_end_with_the_health_of_a_card(self, node: SampleNode) -> None:
+        node.add_card("u200")
+        test = await sampled(node)
+        assert await test.sample()
+        test.become(Reason.RESETTING)
+        assert await test.sample() == {}
+        assert {state.success for state in test.card.sources.values()} <= {False, None}
+
+    async def test_offline_card_is_not_asked_before_its_health_is_known(self, node: SampleNode) -> None:
+        card = node.add_card("u200", mgmt=False)
+        test = await sampled(node, everything=True)
+        card.write("dev_offline", "1")
+        await test.sample()
+        assert not {"kdsstat", "memstat_raw", "kds_custat_raw", "xclbinuuid"} & test.read()
+        assert test.card.sources["mailbox"].success is False
+
+    @pytest.mark.parametrize(
+        ("board", "mgmt"), [("u200", False), ("v70", True), ("v70", False), ("v80", True)]
+    )
+    async def test_safe_reads_no_sensor_that_waits(self, node: SampleNode, board: str, mgmt: bool) -> None:
+        if mgmt:
+            node.plug(board)
+        else:
+            node.add_card(board, mgmt=False)
+        test = await sampled(node)
+        await test.sample()
+        assert not [name for name in test.read() if name.endswith(("_input", "_crit", "_raw"))]
+
+    async def test_user_function_is_not_asked_beside_a_management_function(self, node: SampleNode) -> None:
+        card = node.add_card("u200")
+        test = await sampled(node, everything=True)
+        await test.sample()
+        own = f"{card.address}/hwmon"
+        assert not [path for path in test.paths() if own in path]
+
+    async def test_rows_that_wait_are_read_each_minute_at_most(self, node: SampleNode) -> None:
+        node.add_card("u200", mgmt=False)
+        test = await sampled(node, everything=True, interval=1.0)
+        await test.sample()
+        now = asyncio.get_running_loop().time()
+        for name, state in test.card.sources.items():
+            if name in ("mailbox", "contexts", "memory", "compute_units", "xclbin"):
+                assert state.source.pause >= 60
+        assert test.card.sources["pcie"].due < now + 2
+
+    async def test_sample_of_zeros_is_dropped(self, node: SampleNode) -> None:
+        card = node.add_card("u200", mgmt=False)
+        test = await sampled(node, everything=True)
+        assert (await test.sample())[("power_watts",)] == 28.011
+        card.mailbox_silent()
+        found = await test.sample()
+        assert not [key for key in found if key[0] in ("power_watts", "temperature_celsius", "fan_rpm")]
+        assert test.card.sources["mailbox"].success is False
+        assert test.card.sources["pcie"].success
+
+    async def test_v80_near_its_critical_temperature_is_left_alone(self, node: SampleNode) -> None:
+        [card] = node.plug("v80")
+        test = await sampled(node, everything=True)
+        assert (await test.sample())[("temperature_celsius", "device")] == 45
+        hwmon = f"{card.path('hwmon')}"
+        [number] = node.hwmons._taken
+        node.files.put(f"{hwmon}/hwmon{number}/temp2_input", "80000")
+        await test.sample()
+        test.read()
+        for _ in range(3):
+            found = await test.sample()
+        assert "temp2_input" not in test.read()
+        assert ("temperature_celsius", "device") not in found
+        assert found[("temperature_celsius", "board")] == 34
+        assert found[("temperature_critical_celsius", "device")] == 97
+
+    async def test_v80_sensor_without_a_limit_is_not_read(self, node: SampleNode) -> None:
+        [card] = node.plug("v80")
+        [number] = node.hwmons._taken
+        node.files.drop(f"{card.path('hwmon')}/hwmon{number}/temp2_crit")
+        test = await sampled(node, everything=True)
+        await test.sample()
+        assert "temp2_input" not in test.read()
+
+    async def test_ma35d_with_a_lost_link_is_not_read(self, node: SampleNode) -> None:
+        node.plug("ma35d")
+        test = await sampled(node)
+        for device in test.devices:
+            node.files.put(f"{node.sysfs_root}/bus/pci/devices/{device.address}/config", b"\xff" * 64)
+        await test.sample()
+        assert "board_power" not in test.read()
+
+    @pytest.mark.parametrize("board", ["u200", "v70", "v80", "ma35d"])
+    async def test_what_is_never_to_be_read_is_not(self, node: SampleNode, board: str) -> None:
+        node.plug(board)
+        test = await sampled(node, everything=True)
+        await test.sample()
+        assert test.opened
+        assert not any(each.writing for each in test.opened)
+        assert not {*NEVER, "vmr_status", "link_status", "clock_freqs", "power1_average"} & test.read()
+
+
+class TestHang:
+    async def test_hung_sensor_costs_its_own_source(self, node: SampleNode) -> None:
+        card = node.add_card("u200")
+        test = await sampled(node)
+        await test.sample()
+        card.hang("mgmt/hwmon/temp4_input")
+        await test.sample()
+        assert test.card.job is not None
+        test.card.job.since -= 10
+        card.write("current_link_width", "4")
+        await test.sample()  # takes what was read before the hang
+        found = await test.sample()
+        assert found[("pcie_link_lanes",)] == 4
+        assert ("power_watts",) not in found
+        assert test.card.sources["hwmon"].success is False
+        for _ in range(5):
+            await test.sample()
+        assert len(test.card.hanging) == 1, "it is not read again"
+        card.unhang("mgmt/hwmon/temp4_input")
+        while test.card.hanging:
+            await asyncio.sleep(0.01)
+        assert (await test.sample())[("power_watts",)] == 28.011
+
+    async def test_hung_card_delays_no_other(self, node: SampleNode) -> None:
+        cards = [node.add_card("u200") for _ in range(4)]
+        test = await sampled(node)
+        for card in cards[:2]:
+            card.hang("mgmt/hwmon/power1_input")
+        await test.sample()
+        good = [card for card in test.telemetry.cards.values() if card.sources["hwmon"].success]
+        for card in cards[:2]:
+            card.unhang("mgmt/hwmon/power1_input")
+        assert len(good) == 2
+
+    async def test_card_that_goes_takes_its_series_along(self, node: SampleNode) -> None:
+        card = node.add_card("u200")
+        test = await sampled(node)
+        card.hang("mgmt/hwmon/temp4_input")
+        await test.sample()
+        assert test.card.job is not None
+        test.card.job.since -= 10
+        gone, test.devices = test.devices, []
+        await test.sample()
+        assert test.telemetry.cards == {}
+        test.devices = gone
+        await test.sample()
+        assert test.telemetry.cards == {}, "not while a read of the one before hangs"
+        card.unhang("mgmt/hwmon/temp4_input")
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+        test.devices = []
+        await test.sample()
+        assert test.telemetry._cards == {}
+
+
+class TestErrors:
+    async def test_record_at_the_start_is_counted_and_not_new(self, node: SampleNode) -> None:
+        card = node.add_card("u200", release="2022.2")
+        card.record_error(xrt_releases.ErrorRecord(xrt_releases.FIREWALL_CODE, 1000))
+        test = await sampled(node)
+        found = await test.sample()
+        assert found[("errors_total", "firewall")] == 1
+        assert found[("last_error_timestamp_seconds", "firewall")] == 1000
+        assert test.errors == []
+
+    async def test_new_error_is_told_once(self, node: SampleNode) -> None:
+        card = node.add_card("u200", release="2022.2")
+        test = await sampled(node)
+        await test.sample()
+        card.record_error(xrt_releases.ErrorRecord(13, 2000))
+        for _ in range(3):
+            found = await test.sample()
+        [(address, [record])] = test.errors
+        assert (address, record.kind, record.time) == (card.address, "cu_timeout", 2000)
+        assert found[("errors_total", "cu_timeout")] == 1
+
+    async def test_error_that_takes_a_card_offline_is_told(self, node: SampleNode) -> None:
+        card = node.add_card("u200", release="2022.2")
+        test = await sampled(node)
+        await test.sample()
+        card.firewall_trip()
+        test.become(Reason.FIREWALL)
+        await test.sample()
+        assert [record.kind for _, errors in test.errors for record in errors] == ["firewall"]
+
+    async def test_count_goes_on_beyond_the_length_of_the_record(self, node: SampleNode) -> None:
+        card = node.add_card("u200", release="2022.2")
+        test = await sampled(node)
+        await test.sample()
+        for number in range(40):
+            card.record_error(xrt_releases.ErrorRecord(13, 2000 + number))
+            if number % 10 == 9:
+                found = await test.sample()
+        assert found[("errors_total", "cu_timeout")] == 40
+        assert sum(len(errors) for _, errors in test.errors) == 40

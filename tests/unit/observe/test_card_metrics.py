@@ -1,0 +1,149 @@
+"""The series of the cards: format, labels, the pods that hold them, and the log of errors."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.factories import NAMING
+from tests.support.scanning import scanner_for, settled
+from xilinx_fpga_dp.aio.latest import Latest
+from xilinx_fpga_dp.discovery.xocl_errors import ErrorRecord
+from xilinx_fpga_dp.model import Held, Holder, Inventory
+from xilinx_fpga_dp.observe.card_metrics import CardMetrics, _escaped
+from xilinx_fpga_dp.observe.device_log import log_card_errors
+from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.resources.offers import offers_of
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
+from xilinx_fpga_dp.snapshot import Snapshot
+
+POD = Holder("lab", "trainer", "main", "xilinx.com/fpga-x", "0000:65:00.1")
+OTHER = Holder("lab", "other", "main", "xilinx.com/fpga-x", "0000:65:00.1")
+
+
+async def held_by_none() -> Held:
+    return {}
+
+
+def metrics_for(node: SampleNode, found: Inventory, **options: Any) -> CardMetrics:
+    offers = offers_of(found, NAMING)
+    snapshots = Latest(Snapshot(offers, offers))
+    plain = {"everything": False, "interval": 15.0, "held": held_by_none}
+    return CardMetrics(snapshots, node.sysfs_root, **{**plain, **options})
+
+
+def samples(metrics: CardMetrics) -> Iterator[tuple[str, Mapping[str, str], float]]:
+    for family in text_string_to_metric_families(metrics.text().decode()):
+        assert family.documentation
+        for sample in family.samples:
+            yield sample.name, sample.labels, sample.value
+
+
+@pytest.fixture
+async def metrics(node: SampleNode) -> CardMetrics:
+    node.sensors = True
+    node.add_card("u200")
+    metrics = metrics_for(node, await settled(scanner_for(node)))
+    await metrics._telemetry.once(0.5)
+    return metrics
+
+
+class TestSeries:
+    async def test_names_labels_and_units(self, metrics: CardMetrics) -> None:
+        found = {(name, *labels.values()): value for name, labels, value in samples(metrics)}
+        device = "0000:65:00.1"
+        assert found[("xilinx_fpga_power_watts", device)] == 28.011
+        assert found[("xilinx_fpga_temperature_celsius", device, "fpga")] == 41
+        assert found[("xilinx_fpga_pcie_link_transfers_per_second", device)] == 8e9
+        assert found[("xilinx_fpga_pcie_link_lanes_max", device)] == 16
+        assert found[("xilinx_fpga_pcie_errors_total", device, "correctable")] == 0
+        assert found[("xilinx_fpga_telemetry_success", device, "hwmon")] == 1
+        assert found[("xilinx_fpga_telemetry_age_seconds", device, "pcie")] < 60
+
+    async def test_info_has_what_joins_a_card(self, metrics: CardMetrics) -> None:
+        [labels] = [labels for name, labels, _ in samples(metrics) if name == "xilinx_fpga_card_info"]
+        assert labels == {
+            "device": "0000:65:00.1",
+            "board": "u200",
+            "shell": "xilinx_u200_xdma_201830_2",
+            "serial": "XFL100006501",
+            "driver": "xocl",
+            "driver_version": "",
+            "resource": "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320",
+            "numa_node": "0",
+        }
+
+    async def test_no_series_appears_twice(self, metrics: CardMetrics) -> None:
+        lines = [line.rpartition(" ")[0] for line in metrics.text().decode().splitlines() if line[0] != "#"]
+        assert len(lines) == len(set(lines)) > 40
+
+    async def test_series_go_with_the_card(self, metrics: CardMetrics) -> None:
+        metrics._remember({"0000:65:00.1": (POD,)}, 1.0)
+        metrics._snapshots.set(Snapshot())
+        await metrics._telemetry.once(0.5)
+        metrics._remember({}, 2.0)
+        assert metrics.text() == b""
+        assert not metrics._holders
+
+    @given(st.text(max_size=30))
+    def test_any_text_is_the_value_of_a_label(self, text: str) -> None:
+        line = f'x{{a="{_escaped(text)}"}} 1\n'
+        [family] = text_string_to_metric_families(line)
+        shown = "".join(char if char.isprintable() else "?" for char in text)
+        assert family.samples[0].labels == {"a": shown}
+
+
+class TestHolders:
+    async def test_container_that_holds_a_card(self, metrics: CardMetrics) -> None:
+        metrics._remember({"0000:65:00.1": (POD, POD)}, 1.0)
+        [labels] = [labels for name, labels, _ in samples(metrics) if name == "xilinx_fpga_allocated"]
+        assert labels == {
+            "device": "0000:65:00.1", "namespace": "lab", "pod": "trainer", "container": "main",
+        }  # fmt: skip
+        metrics._remember({}, 2.0)
+        assert not [name for name, *_ in samples(metrics) if name == "xilinx_fpga_allocated"]
+
+    async def test_holder_at_a_time_is_remembered(self, metrics: CardMetrics) -> None:
+        at, device = metrics._asked, "0000:65:00.1"
+        metrics._remember({device: (POD,)}, at + 15)
+        metrics._remember({}, at + 30)
+        metrics._remember({device: (OTHER,)}, at + 45)
+        times = ((at - 1, ()), (at + 5, (POD,)), (at + 29, (POD,)), (at + 31, (OTHER,)), (0, (OTHER,)))
+        for moment, holders in times:
+            assert metrics.holders_at(device, moment) == holders, moment - at
+
+    async def test_history_is_bounded(self, metrics: CardMetrics) -> None:
+        for second in range(100):
+            metrics._remember({"0000:65:00.1": (POD,) if second % 2 else ()}, second)
+        assert len(metrics._holders["0000:65:00.1"]) <= 8
+
+
+class TestLogOfErrors:
+    def test_error_is_logged_with_time_kind_and_pod(self, caplog: pytest.LogCaptureFixture) -> None:
+        log_card_errors("0000:65:00.1", [ErrorRecord(1, 1_735_689_600)], lambda _: (POD,))
+        [record] = caplog.records
+        assert (record.message, record.levelno) == (Event.CARD_ERROR, logging.WARNING)
+        fields = {name: record.__dict__[name] for name in ("device", "kind", "time", "held_by")}
+        assert fields == {
+            "device": "0000:65:00.1",
+            "kind": "firewall",
+            "time": "2025-01-01T00:00:00Z",
+            "held_by": "lab/trainer",
+        }
+
+    def test_equal_errors_share_a_line(self, caplog: pytest.LogCaptureFixture) -> None:
+        errors = [ErrorRecord(13, 5), ErrorRecord(13, 6), ErrorRecord(1, 0)]
+        log_card_errors("0000:65:00.1", errors, lambda _: ())
+        assert [(each.__dict__["kind"], each.__dict__.get("count")) for each in caplog.records] == [
+            ("cu_timeout", 2),
+            ("firewall", None),
+        ]
+        assert "time" not in caplog.records[1].__dict__, "before XRT 2022.2 a trip has none"
+
+    @given(st.integers(0, 2**64 - 1))
+    def test_any_time_is_logged(self, moment: int) -> None:
+        log_card_errors("0000:65:00.1", [ErrorRecord(1, moment)], lambda _: ())

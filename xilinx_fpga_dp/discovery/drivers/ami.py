@@ -97,10 +97,12 @@ def _node(function: Function, bus: Bus) -> str | None:
     if not (text := minors.get(_tail(function))):
         return None
     minor, shown = int(text), f"{bus.root}/class/{DRIVER}"
-    for name in filter(_NODE.fullmatch, sorted(sysfs.list_names(shown))):
+    names = sorted(filter(_NODE.fullmatch, sysfs.list_names(shown)))
+    for name in names:
         if sysfs.read_optional(f"{shown}/{name}/dev").partition(":")[2] == str(minor):
             return f"/dev/{name}"
-    return f"/dev/ami{minor}"
+    usual = f"ami{minor}"
+    return None if usual in names else f"/dev/{usual}"  # one in the class has another minor
 
 
 def _read_serial(function: Function) -> str | None:

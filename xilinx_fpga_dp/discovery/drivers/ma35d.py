@@ -7,9 +7,9 @@ later. Its virtual functions have misc devices of their own.
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from typing import Final
 
 from xilinx_fpga_dp.discovery import sysfs
@@ -29,15 +29,15 @@ _SERIAL = re.compile(r"^\s*product serial number\s*=[ \t]*(.*?)\s*$", re.IGNOREC
 
 
 def probes(bus: Bus) -> Iterator[Probe]:
-    """Yield a probe for each misc device, and for each function if one of them may have none."""
+    """Yield a probe for each misc device, and for each function, which may have none."""
     devices = bus.classes.get("misc", ())
     functions = [function for function in bus.functions if function.driver == DRIVER]
     for device in devices:
         serial = SlowRead(DEVICE_INFO, partial(_read_serial, device, bus))
         yield Probe(device.name, partial(_observe, device, bus), slow={"serial": serial})
-    if len(devices) < len(functions):
-        for function in functions:
-            yield Probe(function.address, partial(_without_device, function, devices), device=False)
+    shown = cache(lambda: frozenset(map(_address, devices)))  # read once for all functions
+    for function in functions:
+        yield Probe(function.address, partial(_without_device, function, shown), device=False)
 
 
 BACKEND: Final = Backend(
@@ -46,10 +46,13 @@ BACKEND: Final = Backend(
 
 
 def _observe(device: ClassDevice, bus: Bus) -> Observation | None:
+    """Observe a misc device; None if a rule has its function, or without `bus_id`: that is reported then."""
     try:
         address = _address(device)
     except Unreadable as error:
         return unidentified(device.name, error)
+    if not address:
+        return None
     if not ADDRESS.fullmatch(address):
         return unidentified(device.name, f"its bus_id is no PCI address ({address[:40]!r})")
     if address in bus.by_rule:
@@ -59,7 +62,7 @@ def _observe(device: ClassDevice, bus: Bus) -> Observation | None:
     reason = _reason_of(device)
     if reason is not Reason.NOT_READY and (count := _virtual_functions(address, bus)):
         why = (
-            f"its codecs belong to its {count} virtual functions, which are offered where the driver has "
+            f"its codecs belong to its virtual functions ({count}), which are offered where the driver has "
             "them; to offer it as a whole write 0 to its sriov_numvfs"
         )
         return Observation(address, reason=Reason.SHELL_UNKNOWN, why=why)
@@ -104,10 +107,10 @@ def _address(device: ClassDevice) -> str:
     return (sysfs.read_attribute(f"{device.path}/bus_id") or "").lower()
 
 
-def _without_device(function: Function, devices: Iterable[ClassDevice]) -> Observation | None:
+def _without_device(function: Function, shown: Callable[[], Collection[str]]) -> Observation | None:
     """Report a function without a misc device; None if it has one, or may have one that can't be read."""
     with suppress(Unreadable):
-        if function.address not in map(_address, devices):
+        if function.address not in shown():
             why = (
                 "its driver shows no ama_transcoder device: "
                 "still probing, or its firmware does not run (dmesg)"

@@ -152,6 +152,15 @@ class TestAmr:
         node.add_card("v80")
         assert "/dev/ami1 also permits to write the card's flash" in ((await only_device(node)).note or "")
 
+    async def test_node_that_the_class_gives_another_card_is_not_taken(self, node: SampleNode) -> None:
+        first, second = node.plug("v80-amr")[0], node.plug("v80-amr")[0]
+        node.files.drop(f"{node.sysfs_root}/class/ami")
+        node.add_class_device("ami", "ami1", "/dev/ami1", (509, 2), {})
+        found = {
+            each.address: (each.nodes, each.reason) for each in (await settled(scanner_for(node))).devices
+        }
+        assert found == {first.address: ((), Reason.NO_NODE), second.address: (("/dev/ami1",), None)}
+
 
 class TestNamesOfOldReleases:
     @pytest.mark.parametrize("driver", ["xocl_xdma", "xocl_qdma"])
@@ -326,7 +335,7 @@ class TestMa35d:
         found = await settled(scanner_for(node))
         assert card.address not in {device.address for device in found.devices}
         [why] = [entry.reason for entry in found.left_out if entry.function == card.address]
-        assert "belong to its 2 virtual functions" in why
+        assert "belong to its virtual functions (2)" in why
         node.files.put(f"{path}/sriov_numvfs", "0")
         assert (await self._device(node, card.address)).healthy
 
@@ -368,6 +377,28 @@ class TestMa35d:
         found = await settled(scanner_for(node))
         assert card.address not in {device.address for device in found.devices}
         assert any("no PCI address" in entry.reason for entry in found.left_out)
+
+    @pytest.mark.parametrize("bus_id", [None, "", "no address"])
+    async def test_a_device_whose_bus_id_is_gone_keeps_its_place(
+        self, node: SampleNode, bus_id: str | None
+    ) -> None:
+        card, other = node.plug("ma35d")
+        watched = scanner_for(node)
+        await settled(watched)
+        if bus_id is None:
+            node.files.drop(card.path("bus_id"))
+        else:
+            card.write("bus_id", bus_id)
+        for found in (await watched.check(), await settled(watched)):
+            reasons = {device.address: device.reason for device in found.devices}
+            assert reasons == {card.address: Reason.RESETTING, other.address: None}
+
+    async def test_a_device_without_a_bus_id_yet_has_one_line(self, node: SampleNode) -> None:
+        card, _ = node.plug("ma35d")
+        node.files.drop(card.path("bus_id"))
+        [entry] = (await settled(scanner_for(node))).left_out
+        assert entry.function == card.address
+        assert "still probing" in entry.reason
 
     async def test_a_driver_without_devices_is_reported(self, node: SampleNode) -> None:
         card = node.add_card("ma35d")

@@ -82,8 +82,8 @@ def test_unreadable_attribute_stays_unreadable(node: SampleNode, tmp_path: Path)
     path.unlink()
     path.mkdir()
     manifest = capture(node, tmp_path / "c.tar.gz")
-    assert played(tmp_path / "c.tar.gz")["devices"] == listed(node)["devices"]
-    assert manifest["errors"] == {}  # a directory in place of an attribute is no file to read
+    assert played(tmp_path / "c.tar.gz") == listed(node)
+    assert manifest["errors"][f"{os.path.realpath(path).removeprefix(f'{node.root}/')}"] == "Is a directory"
 
 
 def test_module_without_a_version_counts_as_loaded(node: SampleNode, tmp_path: Path) -> None:
@@ -93,6 +93,26 @@ def test_module_without_a_version_counts_as_loaded(node: SampleNode, tmp_path: P
     left_out = played(tmp_path / "c.tar.gz")["left_out"]
     assert left_out == listed(node)["left_out"]
     assert "ama_transcoder is loaded" in left_out[0]["reason"]
+
+
+def test_hanging_attribute_costs_its_device_only(node: SampleNode, tmp_path: Path) -> None:
+    card, other = node.plug("u200")[0], node.plug("u50")[0]
+    card.hang("rom/VBNV")
+    manifest = capture(node, tmp_path / "c.tar.gz")
+    card.unhang("rom/VBNV")
+    [path] = [path for path, why in manifest["unread"].items() if why == "no answer for 3 s"]
+    assert path.endswith("/VBNV")
+    assert [row["id"] for row in played(tmp_path / "c.tar.gz")["devices"]] == [other.address]
+
+
+def test_entries_beyond_the_limit_are_named(node: SampleNode, tmp_path: Path) -> None:
+    [card] = node.plug("u200")
+    for number in range(20_000):
+        (Path(card.user) / f"entry{number}").touch()
+    manifest = capture(node, tmp_path / "c.tar.gz")
+    assert [path for path, why in manifest["unread"].items() if why.startswith("more than")] == [
+        os.path.realpath(card.user).removeprefix(f"{node.root}/")
+    ]
 
 
 def test_other_vendors_and_this_machine_are_not_in_it(mixed: SampleNode, tmp_path: Path) -> None:

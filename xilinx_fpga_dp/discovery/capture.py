@@ -7,6 +7,7 @@ what is not read is named with the reason: a device whose driver hangs costs its
 """
 
 import asyncio
+import errno
 import os
 import re
 import stat
@@ -31,6 +32,7 @@ _TOTAL: Final = 60.0
 _TOTAL_SLOW: Final = 600.0
 
 _MAX_ENTRIES: Final = 20_000  # of the whole node
+_MAX_OF_DIRECTORY: Final = 4096
 _DEPTH: Final = 4  # directories below a device's: `<sub-device>/xrt_user/<node>/dev` is the deepest of use
 _IN_THE_CORE: Final = re.compile(
     r"class|revision|subsystem_vendor|subsystem_device|(.+/)?(uevent|dev)|hwmon/hwmon\d+/name"
@@ -227,7 +229,11 @@ class _Lister:
             status = os.lstat(f"{self._root}/{path}")
         except OSError:
             return
-        if stat.S_ISREG(status.st_mode) and f"sys/{path}" not in self._found.files:
+        # A pipe is a sample node's attribute that hangs.
+        if (
+            stat.S_IFMT(status.st_mode) in (stat.S_IFREG, stat.S_IFIFO)
+            and f"sys/{path}" not in self._found.files
+        ):
             self._found.files[f"sys/{path}"] = b""
             self._found.status[f"sys/{path}"] = {"mode": _mode(status), "size": status.st_size}
             if rows is not None:
@@ -255,12 +261,22 @@ class _Lister:
                 found = sorted(entries, key=lambda each: each.name)
         except OSError:  # it has gone away
             return
-        for entry in found:
+        # Files that are not read come last, so that a limit omits them first.
+        found.sort(key=lambda each: not each.is_dir() and device.rows(f"{below}{each.name}") is None)
+        for number, entry in enumerate(found):
             name = f"{below}{entry.name}"
-            if len(self._found.status) >= _MAX_ENTRIES or not entry.name.isprintable():
+            if number >= _MAX_OF_DIRECTORY or len(self._found.status) >= _MAX_ENTRIES:
+                why = (
+                    f"more than {_MAX_OF_DIRECTORY} entries, or {_MAX_ENTRIES} of the node: some are omitted"
+                )
+                self._found.unread[f"sys/{top}/{below}".rstrip("/")] = why
+                break
+            if not entry.name.isprintable():
                 continue
             if entry.is_symlink():
                 self._add_link(f"{top}/{name}")
+            elif entry.is_dir() and device.rows(name):  # a sample node's attribute that answers an error
+                self._found.errors[f"sys/{top}/{name}"] = os.strerror(errno.EISDIR)
             elif entry.is_dir():
                 omitted = entry.name in _OMITTED or ADDRESS.fullmatch(entry.name)
                 if not omitted and name.count("/") < _DEPTH:

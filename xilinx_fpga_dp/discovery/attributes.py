@@ -153,7 +153,6 @@ RULES: Final = (
     ),
     Attribute("class", "pci", Source.MEMORY, When.NEW, "cached by the PCI core: drivers/pci/pci-sysfs.c"),
     Attribute("*/*/uevent", "any", Source.MEMORY, When.SCAN, "kept by the kernel: drivers/base/core.c"),
-    Attribute("*/*/dev", "any", Source.MEMORY, When.SCAN, "kept by the kernel: drivers/base/core.c"),
     Attribute(
         "*",
         "any",

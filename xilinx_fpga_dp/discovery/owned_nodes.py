@@ -2,8 +2,8 @@
 
 A rule's glob only chooses among these nodes; it never gives a device what is not its own:
 
-- a node whose class device lies below the device's directory in sysfs: its ``uevent`` has the name, its
-  ``dev`` the number (drivers/base/core.c dev_uevent);
+- a node whose class device lies below the device's directory in sysfs: its ``uevent`` has the name and the
+  number (drivers/base/core.c dev_uevent);
 - a node in /dev whose number, by ``/sys/dev/char/MAJOR:MINOR``, or whose name, by the class device of that
   name, leads there;
 - a node that no function owns and whose name carries the function's whole address.
@@ -19,6 +19,7 @@ import stat
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -35,6 +36,7 @@ _MAX_CANDIDATES: Final = 256  # names in /dev examined for one glob
 _OMITTED: Final = frozenset({"power", "msi_irqs", "iommu", "iommu_group", "block", "net"})
 _NODE_NAME: Final = re.compile(r"[\w.:+@=,-]+(/[\w.:+@=,-]+){0,6}", re.ASCII)
 _NULL: Final = os.makedev(1, 3)  # what the nodes of a sample tree are
+_DIGITS: Final = re.compile(r"[0-9]{1,7}")
 _GLOB: Final = re.compile(r"[*?\[]")
 
 
@@ -79,9 +81,9 @@ class Nodes:
         """Return the path of a node below /dev; None if it is no character device, or has another number."""
         path = f"{self._real_root}/{name}"
         try:
-            if os.path.realpath(path) != path:
+            if "/" in name and os.path.realpath(path) != path:
                 return None
-            status = os.stat(path)
+            status = os.lstat(path)
         except OSError:
             return None
         if stat.S_ISCHR(status.st_mode):
@@ -97,26 +99,29 @@ class Nodes:
         real = path.removeprefix(f"{self._real_root}/")
         if not _NODE_NAME.fullmatch(real) or not (node := self._checked(real, None)):
             return None
-        owner, parent = self._owner(path, real)
-        if owner and any(_lies_below(owner, place) or parent == place for place in places):
+        shown = self._class_device(path, real)
+        if shown is None:
+            return node if carries and real == name else None
+        owner, parent = os.path.realpath(shown), _parent(shown)
+        if any(_lies_below(owner, place) or parent == place for place in places):
             return node
-        others = owner and (parent or any(map(ADDRESS.fullmatch, owner.split("/"))))
+        others = parent or any(map(ADDRESS.fullmatch, owner.split("/"))) or _node(shown, real) is None
         return node if carries and not others and real == name else None
 
-    def _owner(self, path: str, name: str) -> tuple[str | None, str | None]:
-        """Return the directory of the class device of a node, and that of its parent; None if unknown."""
+    def _class_device(self, path: str, name: str) -> str | None:
+        """Return the class device of a node by its number, or else by its name; None if there is none."""
         try:
             number = os.stat(path).st_rdev
         except OSError:
-            return None, None
+            return None
         shown = f"{self.root}/dev/char/{os.major(number)}:{os.minor(number)}"
         if number != _NULL and os.path.lexists(shown):
-            return os.path.realpath(shown), _parent(shown)
+            return shown
         for each in self._list(f"{self.root}/class"):
             shown = f"{self.root}/class/{each}/{os.path.basename(name)}"
-            if each != "block" and os.path.lexists(shown) and _devname(shown) == name:
-                return os.path.realpath(shown), _parent(shown)
-        return None, None
+            if os.path.lexists(shown) and (found := _node(shown, name)):
+                return shown if number in (0, _NULL) or found[1] in (None, number) else None
+        return None
 
     def is_unique(self, address: str) -> bool:
         """Whether no function of another domain has the same bus, device and function."""
@@ -181,8 +186,8 @@ def _below(path: str) -> Iterator[tuple[str, int | None]]:
         except OSError:
             continue
         names = {each.name for each in found}
-        if "dev" in names and "uevent" in names and (name := _devname(folder)):
-            yield name, _number(sysfs.core_text(f"{folder}/dev"))
+        if "uevent" in names and ("dev" in names or depth > 1) and (node := _node(folder)):
+            yield node
         if depth < _DEPTH:
             todo += [
                 (each.path, depth + 1)
@@ -193,18 +198,27 @@ def _below(path: str) -> Iterator[tuple[str, int | None]]:
             ]
 
 
-def _devname(path: str) -> str | None:
-    """Return the name below /dev of a class device's node; None if it has none, or that of a disk."""
-    if os.path.basename(os.path.realpath(f"{path}/subsystem")) == "block":
+def _node(path: str, wanted: str | None = None) -> tuple[str, int | None] | None:
+    """Return the name below /dev and the number of a class device's node; None if it has none, or a disk's.
+
+    The number is None if it is not known. With a name that is wanted, None also if it has another one.
+    """
+    with suppress(OSError):
+        if os.readlink(f"{path}/subsystem").endswith("/block"):
+            return None
+    values = dict(
+        re.findall(r"^(DEVNAME|MAJOR|MINOR)=(.+)$", sysfs.core_text(f"{path}/uevent"), re.MULTILINE)
+    )
+    name = values.get("DEVNAME", "").removeprefix("/dev/")
+    if (
+        wanted not in (None, name)
+        or not _NODE_NAME.fullmatch(name)
+        or not {".", ".."}.isdisjoint(name.split("/"))
+    ):
         return None
-    match = re.search(r"^DEVNAME=(.+)$", sysfs.core_text(f"{path}/uevent"), re.MULTILINE)
-    name = match[1].removeprefix("/dev/") if match else ""
-    return name if _NODE_NAME.fullmatch(name) and not {".", ".."} & set(name.split("/")) else None
-
-
-def _number(text: str) -> int | None:
-    match = re.fullmatch(r"(\d{1,7}):(\d{1,7})", text)
-    return os.makedev(int(match[1]), int(match[2])) if match else None
+    major, minor = values.get("MAJOR", ""), values.get("MINOR", "")
+    known = _DIGITS.fullmatch(major) and _DIGITS.fullmatch(minor)
+    return name, os.makedev(int(major), int(minor)) if known else None
 
 
 def _parent(path: str) -> str | None:

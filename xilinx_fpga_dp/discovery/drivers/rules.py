@@ -214,8 +214,10 @@ def _probe(taken: _Taken, nodes: Nodes) -> Probe:
 def _observe(taken: _Taken, nodes: Nodes) -> Observation:
     found: dict[str, None] = {}
     missing = []
+    own_place = [os.path.realpath(taken.path)]
+    shared = [os.path.realpath(path) for path in taken.shared]
     for spec in taken.rule.nodes:
-        own = _find(taken, spec, nodes)
+        own = _find(taken, spec, nodes, [*own_place, *(shared if spec.slot else ())])
         found |= dict.fromkeys(own)
         if not own and not spec.optional:
             missing.append(spec.glob)
@@ -256,12 +258,10 @@ def _driver(taken: _Taken) -> str | None:
     return taken.class_device.driver if taken.class_device else None
 
 
-def _find(taken: _Taken, spec: NodeGlob, nodes: Nodes) -> tuple[str, ...]:
+def _find(taken: _Taken, spec: NodeGlob, nodes: Nodes, places: list[str]) -> tuple[str, ...]:
     address = taken.function.address if taken.function else taken.id
     if (glob := spec.for_address(address)) is None:
         return ()
-    shared = taken.shared if spec.slot else ()
-    places = [os.path.realpath(path) for path in (taken.path, *shared)]
     unique = spec.has_domain or nodes.is_unique(address)
     carries = spec.carries_address and taken.class_device is None and unique
     return nodes.find(glob, places, carries=carries)

@@ -318,6 +318,20 @@ class TestNodes:
         os.mknod(f"{node.dev_root}/other", stat.S_IFCHR, os.makedev(240, 8))
         assert await nodes_of(node, own_rule("/dev/*")) == {function.address: ("/dev/renamed",)}
 
+    @pytest.mark.skipif(os.geteuid() != 0, reason="creates device nodes")
+    async def test_name_with_the_address_on_the_number_of_another_device(self, tmp_path: Path) -> None:
+        node = SampleNode(tmp_path / "node")
+        function = own_function(node)
+        os.makedirs(f"{node.sysfs_root}/dev/char")
+        for number, name in enumerate(("mem", "own65000-q1")):
+            path = node.add_class_device("mem", name, f"/dev/{name}", (240, number), {})
+            os.symlink(path, f"{node.sysfs_root}/dev/char/240:{number}")
+            node.remove_node(f"/dev/{name}")
+            os.mknod(f"{node.dev_root}/own65000-q{number}", stat.S_IFCHR, os.makedev(240, number))
+        os.mknod(f"{node.dev_root}/own65000-q2", stat.S_IFCHR, os.makedev(240, 2))  # no class device
+        found = await nodes_of(node, own_rule("/dev/own{bus}{device}{function}-*"))
+        assert found == {function.address: ("/dev/own65000-q1", "/dev/own65000-q2")}
+
 
 parts = st.sampled_from(
     [
@@ -417,6 +431,21 @@ class TestHealth:
         with Openings(node.root) as opened:
             await scanner.check()
         assert [os.path.basename(each.path) for each in opened] == ["state"]
+
+    async def test_attribute_that_hangs_costs_its_own_device_only(
+        self, node: SampleNode, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        bad, good = node.plug("xdma")[0], node.plug("xdma")[0]
+        for card in (bad, good):
+            card.write("state", "READY")
+        scanner = scanner_with(node, {**XDMA, "health": [{"attribute": "state", "healthy": ["READY"]}]})
+        assert [each.healthy for each in (await settled(scanner)).devices] == [True, True]
+        monkeypatch.setattr("xilinx_fpga_dp.discovery.scanner._PATIENCE", 0.03)
+        monkeypatch.setattr("xilinx_fpga_dp.discovery.scanner._LATE", 0.0)
+        bad.hang("state")
+        reasons = {each.address: each.reason for each in (await scanner.scan()).devices}
+        assert reasons == {bad.address: Reason.UNRESPONSIVE, good.address: None}
+        bad.unhang("state")
 
     async def test_scan_reads_what_the_table_names(self, node: SampleNode) -> None:
         for board in BOARDS:

@@ -87,7 +87,9 @@ class Allocator:
             devices = await self._with_others(offer, devices, self.everything(), limit)
         in_cdi_spec = False
         if self.write_cdi_spec and self.strategy != "device-specs":
-            in_cdi_spec = await self.write_cdi_spec(devices)
+            # The spec has no device without nodes, nor does it need one.
+            with_nodes = tuple(each for each in devices if nodes_of(each, expose_mgmt=self.expose_mgmt))
+            in_cdi_spec = not with_nodes or await self.write_cdi_spec(with_nodes)
         if self.strategy == "cdi" and not in_cdi_spec:
             raise _not_now(
                 f"the CDI spec for {_names(devices)} could not be written; "
@@ -149,7 +151,9 @@ class Allocator:
                     [path for each in devices if not each.rule for path in each.mounts] + [*resolution.mounts]
                 )
             ),
-            cdi_devices=tuple(map(cdi.qualified, devices)) if resolution.in_cdi_spec else (),
+            cdi_devices=tuple(cdi.qualified(each) for each in devices if info[each.address]["nodes"])
+            if resolution.in_cdi_spec
+            else (),
         )
 
 

@@ -222,6 +222,25 @@ async def test_mounts_of_devices_come_once_and_before_others(strategy: str) -> N
     assert grant.mounts == ("/dev/dri/by-path", "/opt/xilinx/xrt")
 
 
+async def test_device_without_nodes_needs_no_cdi_device() -> None:
+    asked: list[tuple[Device, ...]] = []
+
+    async def written(devices: tuple[Device, ...]) -> bool:
+        asked.append(devices)
+        return True
+
+    counted = device(nodes=(), rule="f2-slot")
+    allocator = Allocator(refresh=unchanged, time_limit=1, strategy="cdi", write_cdi_spec=written)
+    grant = allocator.grant(await allocator.resolve(offer(counted), [counted.address]))
+    assert (grant.cdi_devices, grant.nodes, asked) == ((), (), [])
+    assert counted.address in grant.envs.values()
+
+
+async def test_device_without_nodes_is_refused_unless_a_rule_counts_it() -> None:
+    with pytest.raises(Refusal):
+        await PLAIN.resolve(offer(device(nodes=())), ["0000:65:00.1"])
+
+
 async def test_management_node_needs_expose_mgmt() -> None:
     held = offer(
         device(nodes=("/dev/dri/renderD128", "/dev/xfpga/dma.qdma.u25857.0"), mgmt_node="/dev/xclmgmt25856")

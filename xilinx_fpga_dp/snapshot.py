@@ -203,7 +203,7 @@ class SnapshotBuilder:
             path = self._settings.device_rules
             warnings += _problems(path, self._device_rules.state, "; that rule is left out")
         if self._settings.expose_mgmt:
-            warnings += without_management(offers)
+            warnings += without_management(offers.devices)
         return replace(offers, warnings=(*warnings, *same_variables(offers)))
 
     def _held_elsewhere(self, offers: Offers, cards: CardAssignment, held: Held) -> frozenset[str]:

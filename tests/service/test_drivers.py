@@ -159,6 +159,8 @@ class TestGuest:
         lines = cli("diagnose", settings=settings).stdout.splitlines()
         warnings = [line for line in lines if "EXPOSE_MGMT gives no management node" in line]
         assert len(warnings) == 2
+        explained = cli("explain", self.USER, settings=settings)
+        assert f"warning: {self.USER}: EXPOSE_MGMT gives no management node" in explained.stdout
         assert not any("program a shell" in line for line in lines)
 
 

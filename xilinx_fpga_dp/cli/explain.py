@@ -9,6 +9,7 @@ from xilinx_fpga_dp.cli.command import SCAN_SETTINGS, BadUse, Command, output_op
 from xilinx_fpga_dp.model import Device, Grant, Offer, Offers
 from xilinx_fpga_dp.observe import logs
 from xilinx_fpga_dp.resources.allocator import Refusal, Resolution
+from xilinx_fpga_dp.resources.offers import without_management
 from xilinx_fpga_dp.settings import Settings
 
 
@@ -22,7 +23,7 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         document = {"refused": {"code": refusal.code, "message": refusal.message}}
         print_result(options, document, f"refused, {refusal.code}: {refusal.message}")
         return 1
-    print_result(options, _as_document(grant), _as_text(answer, grant))
+    print_result(options, _as_document(grant), _as_text(answer, grant, expose_mgmt=settings.expose_mgmt))
     return 0
 
 
@@ -64,7 +65,7 @@ def _as_document(grant: Grant) -> dict[str, Any]:
     return {"answer": answer}
 
 
-def _as_text(answer: Resolution, grant: Grant) -> str:
+def _as_text(answer: Resolution, grant: Grant, *, expose_mgmt: bool) -> str:
     lines = [f"A container that asks for this gets, as {answer.resource}:"]
     for device in answer.devices:
         serial = f", serial {device.serial}" if device.serial else ""
@@ -75,6 +76,8 @@ def _as_text(answer: Resolution, grant: Grant) -> str:
     lines += [f"  CDI device {name}" for name in grant.cdi_devices]
     lines += [f"  mount {path} (read-only)" for path in grant.mounts]
     lines += [f"  {name}={value}" for name, value in sorted(grant.envs.items())]
+    if expose_mgmt:
+        lines += [f"  warning: {warning}" for warning in without_management(answer.devices)]
     return "\n".join(lines)
 
 

@@ -171,12 +171,12 @@ def same_variables(offers: Offers) -> list[str]:
     ]
 
 
-def without_management(offers: Offers) -> list[str]:
+def without_management(devices: Iterable[Device]) -> list[str]:
     """Warn of XRT's devices of which EXPOSE_MGMT gives no management node; others never have one."""
     return [
         f"{device.address}: EXPOSE_MGMT gives no management node, since no management function is known "
         "for it; a virtual machine has none unless it is passed through too, AWS has none at all"
-        for device in offers.devices
+        for device in devices
         if device.driver == "xocl" and device.mgmt_node is None and not device.rule
     ]
 

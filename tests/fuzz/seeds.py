@@ -53,6 +53,13 @@ SEEDS: Mapping[str, list[bytes]] = {
         b'[{"match": {"serial": "?*"}, "name": "{serial}-{timestamp}"}]',
         b"[]",
     ],
+    "device_rules": [
+        b'- {name: x, match: {vendor: "10ee"}, nodes: [{glob: "/dev/x{bus}{device}{function}-*", of: slot}]}',
+        (
+            b'[{"name": "a", "match": {"subsystem": "accel"}, "nodes": [], "mounts": ["/run/x"],'
+            b' "health": [{"attribute": "dev_state", "healthy": ["READY"]}]}]'
+        ),
+    ],
     "old_rules": [
         b'{"u200-xilinx_u200_xdma_201830_2-0": "\'fpga\'+DeviceName+ShellVer"}',
         b'{"a-b": "x", "a-b-c": 1}',

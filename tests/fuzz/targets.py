@@ -33,6 +33,7 @@ from xilinx_fpga_dp.observe import state
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.observe.http_server import HttpServer, text
 from xilinx_fpga_dp.observe.metrics import Metrics
+from xilinx_fpga_dp.resources import device_rules as others
 from xilinx_fpga_dp.resources import rename_rules as renames
 from xilinx_fpga_dp.resources.compat_1_3_0 import names as compat
 from xilinx_fpga_dp.resources.naming import Naming
@@ -311,6 +312,22 @@ def rules(data: bytes) -> None:
         assert is_extended_resource_name(names.resource_name(device)), device.address
 
 
+def device_rules(data: bytes) -> None:
+    """Parse rules for other devices: refused, or each rule has one-line problems or only globs below /dev."""
+    try:
+        found = others.parse(data)
+    except BadRuleFile as bad:
+        assert all("\n" not in each for each in bad.args), bad.args
+        return
+    assert all("\n" not in each for each in found.problems), found.problems
+    for rule in found.rules:
+        for node in rule.nodes:
+            glob = node.for_address("0000:65:00.1")
+            assert glob, node
+            assert glob.startswith("/dev/"), node
+            assert ".." not in glob.split("/"), node
+
+
 def old_rules(data: bytes) -> None:
     """Parse a NameCustomize.json of plugin 1.3.0: it is refused, or has one-line problems."""
     with suppress(ValueError):
@@ -319,5 +336,5 @@ def old_rules(data: bytes) -> None:
 
 
 TARGETS: Mapping[str, Target] = {
-    each.__name__: each for each in (connection, sysfs, event, settings, http, rules, old_rules)
+    each.__name__: each for each in (connection, sysfs, event, settings, http, rules, device_rules, old_rules)
 }

@@ -145,14 +145,17 @@ def read_bus(before: Bus, wanted: Wanted) -> Bus:
     """
     root = before.root
     classes = _class_devices(root, wanted)
-    parents = {each.parent for found in classes.values() for each in found} if wanted.class_globs else set()
+    parents: set[str] = set()
+    if wanted.class_globs:
+        parents = {each.parent for found in classes.values() for each in found if each.parent}
     known = {(function.address, function.identity): function for function in before.functions}
     # A driver's directory lists what it is bound to (dd.c driver_sysfs_add): one listing for all functions.
     bound = {name for driver in wanted.drivers for name in list_names(f"{root}/bus/pci/drivers/{driver}")}
+    bound |= parents
     functions = []
     others = {}
     for address, inode in sorted(_pci_inodes(root).items()):
-        if address not in bound | parents and before.others.get(address) == inode:
+        if address not in bound and before.others.get(address) == inode:
             others[address] = inode
             continue
         path = f"{root}/bus/pci/devices/{address}"

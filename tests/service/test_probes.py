@@ -217,7 +217,7 @@ def test_number_of_series_is_bounded(node: SampleNode, kubelet: KubeletDouble) -
     """Only existing resources have series, after any number of shells and requests of pods."""
     card = node.add_card("u200", "0000:11:00", release="2023.2")
     node.add_card("u250", "0000:21:00", release="2023.2")
-    pages = Probed(node)
+    pages = Probed(node, TELEMETRY="none")  # the cards stay
     with Service(pages.settings):
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 1 and kubelet.allocatable(U250) == 1)

@@ -46,20 +46,21 @@ _AER_TOTAL = re.compile(r"^TOTAL_ERR_(?:COR|NONFATAL|FATAL) (\d{1,19})$", re.MUL
 _WORD = re.compile(r"[a-z0-9]+")
 # Words of a label that only say what the metric says
 _KIND_WORDS: Final = frozenset({"temp", "temperature", "voltage", "current", "speed", "sensor"})
-_BOARD_POWER = re.compile(r"Board Power = (\d{1,7}) mW")
-_BOARD_TEMPERATURE = re.compile(r"^\s*([\w ]{1,40}) Temperature = (-?\d{1,3})\s*$", re.MULTILINE)
-_BOARD_LINE = re.compile(r"^\s*([\w ]{1,40}?)\s*= (\d{1,7}) (mV|mA)\s*$", re.MULTILINE)
-_PVT_TEMPERATURE = re.compile(r"\bsensor(\d{1,2})=(-?\d{1,3});")
-_PVT_VOLTAGE = re.compile(r"\bsensor(\d{1,2})\([\d.]{1,8}v\)=(\d{1,6}) mV;")
-_DDR = re.compile(
+# Compiled where they are used, since most nodes have no such card
+_BOARD_POWER: Final = r"Board Power = (\d{1,7}) mW"
+_BOARD_TEMPERATURE: Final = r"(?m)^\s*([\w ]{1,40}) Temperature = (-?\d{1,3})\s*$"
+_BOARD_LINE: Final = r"(?m)^\s*([\w ]{1,40}?)\s*= (\d{1,7}) (mV|mA)\s*$"
+_PVT_TEMPERATURE: Final = r"\bsensor(\d{1,2})=(-?\d{1,3});"
+_PVT_VOLTAGE: Final = r"\bsensor(\d{1,2})\([\d.]{1,8}v\)=(\d{1,6}) mV;"
+_DDR: Final = (
     r"ddr channel (\d{1,2}) :error uncorrectable counter =(\d{1,10}) error correctable counter =(\d{1,10})"
 )
-_SRAM = re.compile(
+_SRAM: Final = (
     r"THS (\d{1,2}) axi sram :error uncorrectable counter =(\d{1,10}), error correctable counter =(\d{1,10})"
 )
-_CONTEXTS = re.compile(r"^contexts?:\s*(\d{1,9})\s*$", re.MULTILINE)
-_BANK = re.compile(r"(\d{1,20}) \d{1,10}(?: \d{1,10})?")
-_UUID = re.compile(r"^(?:(\d{1,3})[ ,:]\s*)?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$", re.MULTILINE)
+_CONTEXTS: Final = r"(?m)^contexts?:\s*(\d{1,9})\s*$"
+_BANK: Final = r"(\d{1,20}) \d{1,10}(?: \d{1,10})?"
+_UUID: Final = r"(?m)^(?:(\d{1,3})[ ,:]\s*)?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$"
 
 
 def link(speed: str, width: str) -> tuple[float, int] | None:
@@ -97,39 +98,39 @@ def sensor_name(label: str, attribute: str) -> str:
 
 def board_power(text: str) -> Iterator[Value]:
     """Parse `board_power` of an MA35D: AMA SDK hw_monitor.c, like all below until `contexts`."""
-    if match := _BOARD_POWER.search(text):
+    if match := re.search(_BOARD_POWER, text):
         yield Value("power_watts", (), int(match[1]) / 1e3)
 
 
 def board_temperatures(text: str) -> Iterator[Value]:
     """Parse `board_temp`."""
-    for label, value in _BOARD_TEMPERATURE.findall(text)[:_MOST_ROWS]:
+    for label, value in re.findall(_BOARD_TEMPERATURE, text)[:_MOST_ROWS]:
         yield Value("temperature_celsius", _sensor(sensor_name(label, "board")), float(value))
 
 
 def board_supplies(text: str) -> Iterator[Value]:
     """Parse `board_vc`: voltages and currents."""
-    for label, value, unit in _BOARD_LINE.findall(text)[:_MOST_ROWS]:
+    for label, value, unit in re.findall(_BOARD_LINE, text)[:_MOST_ROWS]:
         metric = "voltage_volts" if unit == "mV" else "current_amperes"
         yield Value(metric, _sensor(sensor_name(label, "board")), int(value) / 1e3)
 
 
 def chip_temperatures(text: str) -> Iterator[Value]:
     """Parse `pvt_temperature`."""
-    for number, value in _PVT_TEMPERATURE.findall(text)[:_MOST_ROWS]:
+    for number, value in re.findall(_PVT_TEMPERATURE, text)[:_MOST_ROWS]:
         yield Value("temperature_celsius", _sensor(f"chip{number}"), float(value))
 
 
 def chip_voltages(text: str) -> Iterator[Value]:
     """Parse `pvt_voltage`."""
-    for number, value in _PVT_VOLTAGE.findall(text)[:_MOST_ROWS]:
+    for number, value in re.findall(_PVT_VOLTAGE, text)[:_MOST_ROWS]:
         yield Value("voltage_volts", _sensor(f"chip{number}"), int(value) / 1e3)
 
 
 def memory_errors(text: str) -> Iterator[Value]:
     """Parse `ddr_error_information` or `axi_sram_error_information`. Counters of 16 bits, which wrap."""
     for pattern, memory in ((_DDR, "ddr"), (_SRAM, "sram")):
-        for number, *counts in pattern.findall(text)[:_MOST_ROWS]:
+        for number, *counts in re.findall(pattern, text)[:_MOST_ROWS]:
             for kind, count in zip(("uncorrectable", "correctable"), counts, strict=True):
                 labels = (("memory", f"{memory}{number}"), ("kind", kind))
                 yield Value("memory_errors_total", labels, float(count))
@@ -137,14 +138,14 @@ def memory_errors(text: str) -> Iterator[Value]:
 
 def contexts(text: str) -> Iterator[Value]:
     """Parse `kdsstat` of XRT: how many clients have the card open."""
-    if match := _CONTEXTS.search(text):
+    if match := re.search(_CONTEXTS, text):
         yield Value("contexts", (), float(match[1]))
 
 
 def memory_used(text: str) -> Iterator[Value]:
     """Parse `memstat_raw` of XRT: a line a bank, ``bytes buffers [flag]``; other lines end them."""
     for bank, line in enumerate(text.splitlines()[:_MOST_ROWS]):
-        if not (match := _BANK.fullmatch(line.strip())):
+        if not (match := re.fullmatch(_BANK, line.strip())):
             return
         yield Value("memory_used_bytes", (("bank", str(bank)),), float(match[1]))
 
@@ -163,7 +164,7 @@ def compute_units(text: str) -> Iterator[Value]:
 
 def xclbins(text: str) -> Iterator[Value]:
     """Parse `xclbinuuid` of XRT: a line a slot; zeros where none is loaded."""
-    for line, (slot, uuid) in enumerate(_UUID.findall(text.lower())[:_MOST_ROWS]):
+    for line, (slot, uuid) in enumerate(re.findall(_UUID, text.lower())[:_MOST_ROWS]):
         if uuid.strip("0-"):
             yield Value("xclbin_info", (("uuid", uuid), ("slot", slot or str(line))), 1.0)
 

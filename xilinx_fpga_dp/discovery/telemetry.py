@@ -93,6 +93,7 @@ class CardState:
     sources: dict[str, SourceState]
     phase: float  # the part of an interval after the first sample at which the second one is due
     present: bool = True
+    due: float = 0.0  # the time.monotonic() before which none of its sources is due
     job: _Job | None = None
     hanging: list[_Job] = field(default_factory=list)
 
@@ -180,8 +181,11 @@ class Telemetry:
         return CardState(device, {each.name: SourceState(each) for each in sources}, phase)
 
     def _sample(self, card: CardState, now: float) -> None:
-        self._give_up(card, now)
         reason = card.device.reason
+        if now < card.due and card.job is None and reason in _READABLE:
+            return
+        self._give_up(card, now)
+        card.due = 0.0
         readable = [
             state
             for state in card.sources.values()
@@ -191,7 +195,11 @@ class Telemetry:
             if state not in readable:
                 state.fail()
         due = [state.source for state in readable if state.due <= now and not state.hanging]
-        if not due or card.job is not None:
+        if card.job is not None:
+            return
+        if not due:
+            if reason in _READABLE:
+                card.due = min((state.due for state in readable if not state.hanging), default=now + _TICK)
             return
         loop = asyncio.get_running_loop()
         job = card.job = _Job(due, lambda: card.device.reason not in _READABLE or not card.present)
@@ -223,6 +231,7 @@ class Telemetry:
         if job in card.hanging:
             card.hanging.remove(job)
             card.sources[job.hanging].hanging = False
+            card.due = 0.0
         if card.job is job:
             card.job = None
         self._store(card, job)

@@ -113,6 +113,7 @@ async def opened_by_telemetry(node: SampleNode, *, everything: bool) -> Openings
     with opened:
         for _ in range(2):
             for card in telemetry.cards.values():
+                card.due = 0.0
                 for state in card.sources.values():
                     state.due = 0.0
             await telemetry.once(5)

@@ -48,6 +48,7 @@ class Sampled:
     async def sample(self) -> dict[tuple[str, ...], float]:
         """Sample all sources, due or not, and return the values of the only card, if there is one."""
         for card in self.telemetry.cards.values():
+            card.due = 0.0
             for state in card.sources.values():
                 state.due = 0.0
         with self.opened:
@@ -110,6 +111,14 @@ class TestSources:
         assert found[("temperature_celsius", "fpga")] == 95
         assert found[("fan_rpm", "fan")] == 0, "it has turned before"
         assert found[("pcie_link_lanes",)] == 8
+
+    async def test_sensor_that_appears_late_is_found(self, node: SampleNode) -> None:
+        card = node.add_card("u200")
+        test = await sampled(node)
+        await test.sample()
+        card.write("mgmt/hwmon/temp10_input", "50000")
+        found = [await test.sample() for _ in range(16)]
+        assert found[-1][("temperature_celsius", "hbm")] == 50
 
     @pytest.mark.parametrize("text", ["4294967295", "-999999", "x", "", None])
     async def test_invalid_sensor_has_no_value(self, node: SampleNode, text: str | None) -> None:

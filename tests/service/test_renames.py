@@ -12,6 +12,7 @@ from tests.support.double import KubeletDouble
 from tests.support.process import COMMAND, Service, clean_environment, cli
 from tests.support.rule_files import followed
 from tests.support.running import settings_for
+from xilinx_fpga_dp.hostfiles import ordinary_file
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
@@ -28,7 +29,7 @@ async def test_hanging_file_keeps_the_rules_read_before(
     good = file.state.value
 
     over = threading.Event()
-    monkeypatch.setattr("xilinx_fpga_dp.hostfiles.watched_file._contents", lambda *_: over.wait(30) and b"[]")
+    monkeypatch.setattr(ordinary_file, "read", lambda *_: over.wait(30) and b"[]")
     began = time.monotonic()
     await file.read()
     assert time.monotonic() - began < 20

@@ -42,6 +42,9 @@ _WANTED: Final = Wanted(
     classes={name: pattern for backend in BACKENDS for name, pattern in backend.wanted.classes.items()},
 )
 
+# The functions that program a card, and the node to do it by
+_MANAGEMENT: Final = {xrt.MGMT_DRIVER: xrt.management_node, ami.DRIVER: ami.management_node}
+
 _PATIENCE = 0.25  # seconds a scan waits for drivers before it goes ahead without the late ones
 _LATE = 2.0  # seconds a driver may take to answer before its device counts as unresponsive
 _BUS_PATIENCE = 5.0  # seconds the PCI core may take; it never blocks, but a machine can be busy
@@ -116,7 +119,7 @@ class Scanner:
         if found:
             from xilinx_fpga_dp.discovery.drivers.rules import DeviceRuleBackend  # noqa: PLC0415
 
-            self._rules = DeviceRuleBackend(found.rules, _WANTED, xrt.MGMT_DRIVER)
+            self._rules = DeviceRuleBackend(found.rules, _WANTED, _MANAGEMENT)
         # What is known of a function and what is passed over depend on what is wanted.
         self._bus = Bus(self._bus.root, self._bus.dev_root)
 

@@ -5,6 +5,7 @@ Not tested on hardware. Derived from sw/AMI/driver of both: ami_top.c, ami_sysfs
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Final
 
@@ -86,6 +87,15 @@ def _observe(function: Function, bus: Bus) -> Observation:
     if reason is None and not bus.has_node(node):
         reason = Reason.NO_NODE
     return Observation(function.address, device, reason)
+
+
+def management_node(function: Function, bus: Bus) -> str | None:
+    """Find the node that manages a card of which another function is the device; None if it has none."""
+    if [_tail(each) for each in bus.functions if each.driver == DRIVER].count(_tail(function)) != 1:
+        return None
+    with suppress(Unreadable):
+        return next(filter(bus.has_node, [_node(function, bus)]), None)
+    return None
 
 
 def _node(function: Function, bus: Bus) -> str | None:

@@ -5,7 +5,7 @@ drivers' back-ends. A device keeps its rule if its driver is unbound: it is Unhe
 """
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -22,6 +22,8 @@ from xilinx_fpga_dp.resources.naming import render
 
 _SEPARATORS: Final = "-_."
 
+FindNode = Callable[[Function, Bus], str | None]
+
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
@@ -33,6 +35,7 @@ class _Taken:
     function: Function | None  # itself, or the parent of a class device
     class_device: ClassDevice | None = None
     shared: tuple[str, ...] = ()  # directories of functions of its slot whose nodes may be its too
+    manager: Function | None = None  # the management function of its slot
 
 
 class DeviceRuleBackend:
@@ -41,10 +44,12 @@ class DeviceRuleBackend:
     Args:
         rules: the rules, in their order.
         builtin: what the drivers' back-ends want of the bus.
-        management: the driver of XRT's management functions.
+        management: for each driver of management functions, what finds a function's node; blocks.
     """
 
-    def __init__(self, rules: tuple[DeviceRule, ...], builtin: Wanted, management: str) -> None:
+    def __init__(
+        self, rules: tuple[DeviceRule, ...], builtin: Wanted, management: Mapping[str, FindNode]
+    ) -> None:
         self._rules = rules
         self._builtin = builtin
         self._management = management
@@ -69,7 +74,14 @@ class DeviceRuleBackend:
         taken = self._take(bus)
         rest = self._rest(bus, taken)
         nodes = Nodes(bus.root, bus.dev_root, addresses)
-        found = [_probe(each, nodes) for each in self._with_slots(bus, rest, taken, addresses)]
+        found = [
+            Probe(
+                each.id,
+                partial(_observe, each, nodes, partial(self._mgmt_node, each, bus)),
+                unchanged=partial(_is_unchanged, each, nodes.dev_root),
+            )
+            for each in self._with_slots(bus, rest, taken, addresses)
+        ]
         ids = {each.id for each in taken}
         for function in rest.functions:
             rule = self._remembered(function, remembered.get(function.address))
@@ -138,14 +150,14 @@ class DeviceRuleBackend:
             function.slot
             for function in bus.functions
             if function.driver in self._builtin.drivers
-            and function.driver != self._management
+            and function.driver not in self._management
             and function.address not in hidden
         }
         functions = tuple(
             function
             for function in bus.functions
             if function.address not in hidden
-            and not (function.driver == self._management and function.slot in slots - users)
+            and not (function.driver in self._management and function.slot in slots - users)
         )
         classes = {
             kind: left
@@ -174,13 +186,19 @@ class DeviceRuleBackend:
                     slots.setdefault(slot_of(address), []).append(address)
         first = sorted(wants, key=lambda each: (each.rule.number, each.id))
         heirs = {each.function.slot: each.id for each in reversed(first) if each.function}
+        managers = {each.slot: each for each in bus.functions if each.driver in self._management}
         for each in taken:
             slot = each.function.slot if each.function else ""
-            if heirs.get(slot) == each.id:
-                paths = [f"{bus.root}/bus/pci/devices/{address}" for address in slots.get(slot, ())]
-                yield replace(each, shared=tuple(paths))
-            else:
-                yield each
+            shared = slots.get(slot, ()) if heirs.get(slot) == each.id else ()
+            paths = tuple(f"{bus.root}/bus/pci/devices/{address}" for address in shared)
+            yield replace(each, shared=paths, manager=managers.get(slot))
+
+    def _mgmt_node(self, taken: _Taken, bus: Bus) -> str | None:
+        """Find the node that EXPOSE_MGMT grants; None if there is none. Blocks."""
+        manager = taken.manager
+        if manager is None or manager.address == taken.id:
+            return None
+        return self._management[manager.driver or ""](manager, bus)
 
 
 def _values(function: Function) -> dict[str, str | None]:
@@ -200,18 +218,10 @@ def _last_part(driver: str | None) -> str | None:
     return driver.rpartition(".")[2] if driver else None
 
 
-def _probe(taken: _Taken, nodes: Nodes) -> Probe:
-    return Probe(
-        taken.id,
-        partial(_observe, taken, nodes),
-        unchanged=partial(_is_unchanged, taken, nodes.dev_root),
-    )
-
-
 # All functions below block.
 
 
-def _observe(taken: _Taken, nodes: Nodes) -> Observation:
+def _observe(taken: _Taken, nodes: Nodes, mgmt_node: Callable[[], str | None]) -> Observation:
     found: dict[str, None] = {}
     missing = []
     own_place = [os.path.realpath(taken.path)]
@@ -236,6 +246,7 @@ def _observe(taken: _Taken, nodes: Nodes) -> Observation:
         numa_node=function.numa_node if function else None,
         pcie_path=function.pcie_path if function else (),
         nodes=tuple(found)[:MAX_NODES],
+        mgmt_node=mgmt_node(),
         mounts=taken.rule.mounts,
         rule=taken.rule.name,
         rule_number=taken.rule.number,

@@ -170,7 +170,7 @@ def _observe(function: Function, mgmt: Function | None, bus: Bus) -> Observation
             numa_node=function.numa_node,
             pcie_path=function.pcie_path,
             nodes=(node, *qdma) if node else (),
-            mgmt_node=next(filter(bus.has_node, _mgmt_nodes(mgmt)), None),
+            mgmt_node=management_node(mgmt, bus) if mgmt else None,
             note=_why_no_name(mgmt) if waits_for_mgmt else None,
         ),
         reason,
@@ -320,8 +320,7 @@ def _observe_management(function: Function, bus: Bus) -> Observation:
     """Observe a management function that is alone in its slot. Reads attributes of its driver."""
     management = None
     if isinstance(shell := _read_shell(sysfs.relist(function)), Shell):
-        node = next(filter(bus.has_node, _mgmt_nodes(function)), None)
-        management = Management(function.address, shell, node=node)
+        management = Management(function.address, shell, node=management_node(function, bus))
     why = _why_left_out(function)
     return Observation(function.address, reason=Reason.NO_DRIVER, why=why, management=management)
 
@@ -449,8 +448,13 @@ def _render_node(function: Function) -> str | None:
     return f"/dev/dri/{names[0]}" if names else None
 
 
-def _mgmt_nodes(mgmt: Function | None) -> Iterable[str]:
-    if mgmt is None or mgmt.driver != MGMT_DRIVER:
+def management_node(function: Function, bus: Bus) -> str | None:
+    """Find the node of a management function; None if it has none."""
+    return next(filter(bus.has_node, _mgmt_nodes(function)), None)
+
+
+def _mgmt_nodes(mgmt: Function) -> Iterable[str]:
+    if mgmt.driver != MGMT_DRIVER:
         return
     for name in sysfs.list_names(f"{mgmt.path}/xrt_mgmt"):
         if _MGMT_NODE.fullmatch(name):

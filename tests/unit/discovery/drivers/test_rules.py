@@ -207,6 +207,21 @@ class TestNodes:
         assert found[f"{slot}.2"] == ("/dev/slash_ctl0",)
         assert found[f"{slot}.1"] == ("/dev/slash_qdma_ctl0",)
 
+    @pytest.mark.parametrize(("board", "rule"), [("v80-slash", "v80-slash"), ("v80-qdma", "v80-qdma")])
+    async def test_node_that_flashes_the_card_manages_it(
+        self, node: SampleNode, board: str, rule: str
+    ) -> None:
+        """One card is one device: the rule's, and AMI's node needs EXPOSE_MGMT."""
+        node.plug(board)
+        scanner = scanner_for(node)
+        scanner.use_rules(parse(SHIPPED))
+        found = await settled(scanner)
+        assert found.left_out == ()
+        [device] = found.devices
+        assert (device.board, device.reason, device.mgmt_node) == (rule, None, "/dev/ami1")
+        assert device.nodes
+        assert not any("ami" in each for each in device.nodes)
+
     async def test_optional_nodes_may_be_missing(self, node: SampleNode) -> None:
         own_function(node)
         optional = await scanned(node, own_rule({"glob": "/dev/x*", "optional": True}))

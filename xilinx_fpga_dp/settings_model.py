@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from xilinx_fpga_dp.resources.naming import FIELDS, prefix_problem, template_problem
+from xilinx_fpga_dp.resources.naming import DEFAULT_TEMPLATE, FIELDS, prefix_problem, template_problem
 from xilinx_fpga_dp.settings import PREFIX, BadSettings, variable
 
 _MAX_PORT = 65535
@@ -108,7 +108,7 @@ class Settings(BaseSettings):
         "xilinx.com/fpga-", description="put before the name of a resource"
     )
     resource_name_template: Annotated[str, AfterValidator(partial(_without, template_problem))] = Field(
-        "{shell}-{timestamp}",
+        DEFAULT_TEMPLATE,
         description=f"the name of a resource; fields: {', '.join(FIELDS)}",
     )
     compat: Annotated[Literal["none", "1.3.0"], BeforeValidator(lambda value: value or "none")] = Field(

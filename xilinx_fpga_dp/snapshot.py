@@ -25,7 +25,7 @@ from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.resources import rename_rules
 from xilinx_fpga_dp.resources.card_pairing import WAIT, CardAssignment, CardPairing
 from xilinx_fpga_dp.resources.compat_1_3_0 import names as compat
-from xilinx_fpga_dp.resources.naming import SHARED, Naming
+from xilinx_fpga_dp.resources.naming import DEFAULT_TEMPLATE, SHARED, Naming
 from xilinx_fpga_dp.resources.offers import (
     held_elsewhere,
     names_of,
@@ -179,7 +179,7 @@ class SnapshotBuilder:
 
         for was, write in advice(self._compat, os.environ, own_prefix=own_prefix):
             log.info(Event.COMPAT_ADVICE, extra={"was": was, "write": write})
-        if "resource_name_template" in self._settings.model_fields_set:
+        if self._settings.resource_name_template != DEFAULT_TEMPLATE:
             extra = {"variable": variable("resource_name_template")}
             log.warning(Event.COMPAT_TEMPLATE_IGNORED, extra=extra)
 

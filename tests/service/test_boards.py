@@ -18,7 +18,7 @@ from xilinx_fpga_dp.simulate.sysfs.boards import (
 from xilinx_fpga_dp.simulate.sysfs.sample_node import Ids, SampleNode, is_known
 
 _LEFT_OUT = re.compile(r"\| `(\w[\w.-]+)`(?: \([^|]*\))? \| ([^|]+) \|")
-_EXPERIMENTAL = {*AMI_BOARDS, *MA35D_BOARDS, *ZOCL_BOARDS}
+_EXPERIMENTAL = {*AMI_BOARDS, *MA35D_BOARDS, *ZOCL_BOARDS, "accel"}
 
 
 def test_page_has_the_generated_tables() -> None:
@@ -47,10 +47,14 @@ def test_service_leaves_out_the_board_with_the_documented_reason(
 
 
 @pytest.mark.parametrize("name", sorted(set(BARE_BOARDS) - {"f2-hdk"}))
-def test_service_ignores_functions_of_other_drivers(node: SampleNode, name: str) -> None:
+def test_service_offers_no_function_of_another_driver(node: SampleNode, name: str) -> None:
+    """One with an id of a card is left out, naming the driver."""
     node.plug(name)
     found = listed(node)
-    assert (found["devices"], found["left_out"]) == ([], [])
+    assert found["devices"] == []
+    assert [entry["reason"].partition(",")[0] for entry in found["left_out"]] == (
+        ["bound to xdma"] if name == "ul3524-xdma" else []
+    )
 
 
 def test_boards_of_all_drivers_are_independent(node: SampleNode) -> None:

@@ -40,7 +40,7 @@ def test_each_bad_setting_has_a_line_and_exit_code_is_2() -> None:
         (("list", "extra"), "'extra': list takes no such argument"),
         (("explain",), "explain: which device ids?"),
         (("explain", "x", "--output", "table"), "--output: must be one of text, json"),
-        (("list", "--output", "xml"), "--output: must be one of table, json"),
+        (("list", "--output", "xml"), "--output: must be one of table, wide, json"),
         (("run", "--output", "json"), "--output: only with list"),
         (("--scan-int", "5"), "--scan-int: no such option"),
         (("simulate", "--once=yes"), "--once: takes no value"),

@@ -21,6 +21,7 @@ SHARED = ".shared"
 """The suffix of resources whose devices several containers may hold, so that no pod shares one unawares."""
 
 FIELDS = ("shell", "timestamp", "board", "uuid", "device_id", "serial", "address")
+DEFAULT_TEMPLATE = "{shell}-{timestamp}"
 MAX_TEXT = 256
 """Characters that a glob or a name in a file of rules may have."""
 _HASH_DIGITS = 8

@@ -124,8 +124,9 @@ def _is_f2_management(function: Function) -> bool:
 def _observe(function: Function, mgmt: Function | None, bus: Bus) -> Observation:
     """Observe a user function. Blocks; may never return."""
     node = _render_node(function)
-    asks = _ready_asks(bus)
-    errors = _read_errors(function)  # before dev_offline, which the driver sets after it
+    asks = _ready_asks(function, bus)
+    # Before dev_offline, which the driver sets after it
+    errors = b"" if _has_record(function) else _read_errors(function)
     names = _HEALTH_BY_PEER if asks else _HEALTH
     health: dict[str, str | None] = {name: sysfs.read_optional(f"{function.path}/{name}") for name in names}
     peer = _peer_state(health) if asks else None
@@ -146,7 +147,7 @@ def _observe(function: Function, mgmt: Function | None, bus: Bus) -> Observation
         return Observation(function.address, reason=reason, why=why)
     board = board_of(shell.vbnv)
     firewall = bool(function.subdirectories(_FIREWALL))
-    latched = firewall and _latches_trips(function)
+    latched = _has_record(function)
     # XRT >= 2021.2 lists firewall trips among other errors: userpf/xocl_drv.c
     listed = not latched and xocl_errors.parse(errors) is not None
     slow = _ALWAYS
@@ -156,7 +157,7 @@ def _observe(function: Function, mgmt: Function | None, bus: Bus) -> Observation
         slow |= {"trip"}
     if asks and sysfs.number(health["ready"]) != 0:
         slow |= {"ready"}
-    trip = read_trip(function) if latched else xocl_errors.last_trip(errors)
+    trip, silent = _read_firewall(function) if latched else (xocl_errors.last_trip(errors), False)
     qdma = list(filter(bus.has_node, _qdma_nodes(function)))[:1]
     waits_for_mgmt = reason is Reason.NOT_READY and mgmt is not None and mgmt.driver != MGMT_DRIVER
     return Observation(
@@ -177,7 +178,7 @@ def _observe(function: Function, mgmt: Function | None, bus: Bus) -> Observation
         trip=trip,
         latched=latched or listed,
         names_offline=listed,
-        silent=latched and trip is None and _is_silent(function),
+        silent=silent,
         slow=slow,
         unready=peer == _PEER_READY,
         in_reset=node is None and drm_gone,
@@ -185,8 +186,10 @@ def _observe(function: Function, mgmt: Function | None, bus: Bus) -> Observation
     )
 
 
-def _ready_asks(bus: Bus) -> bool:
+def _ready_asks(function: Function, bus: Bus) -> bool:
     """Whether this version of the driver asks the card for its board's data when `ready` is read."""
+    if "nodma" in function.entries:  # since XRT 2020.2, 2.8
+        return False
     if version := _VERSION.match(sysfs.module_version(bus.root, USER_DRIVER) or ""):
         return READY_ASKS[0] <= (int(version[1]), int(version[2])) < READY_ASKS[1]
     return False
@@ -391,6 +394,11 @@ def _latches_trips(function: Function) -> bool:
     return "vmr_status" in function.entries or "versal" in function.entries
 
 
+def _has_record(function: Function) -> bool:
+    """Whether it has a firewall of a driver that latches trips."""
+    return _latches_trips(function) and bool(function.subdirectories(_FIREWALL))
+
+
 def _last_listed_trip(function: Function) -> str | None:
     return xocl_errors.last_trip(_read_errors(function))
 
@@ -407,9 +415,27 @@ def read_trip(function: Function) -> str | None:
     """Read its firewall trip; None if there is none, or no firewall to read (V70, XRT <= 2019.1)."""
     for path in function.subdirectories(_FIREWALL):
         if sysfs.number(status := sysfs.read_optional(f"{path}/status")):
-            level, time = (sysfs.read_optional(f"{path}/{name}") for name in ("level", "detected_time"))
-            return f"{level_of(level)}/{status}/{time}"
+            return _trip(path, status)
     return None
+
+
+def _trip(path: str, status: str) -> str:
+    level, time = (sysfs.read_optional(f"{path}/{name}") for name in ("level", "detected_time"))
+    return f"{level_of(level)}/{status}/{time}"
+
+
+def _read_firewall(function: Function) -> tuple[str | None, bool]:
+    """Read its firewall trip, and whether a firewall without one does not show that there is none.
+
+    Its level is -1 then, and all of it zero if the management function gave no answer.
+    """
+    silent = False
+    for path in function.subdirectories(_FIREWALL):
+        status = sysfs.read_optional(f"{path}/status")
+        if number := sysfs.number(status):
+            return _trip(path, status), False
+        silent |= number is None or sysfs.number(sysfs.read_optional(f"{path}/level")) == 0
+    return None, silent
 
 
 def _read_trip_now(function: Function) -> str | None:
@@ -425,18 +451,6 @@ def level_of(text: str) -> int | None:
     """
     level = sysfs.number(text)
     return None if level is None else (level & 0xFFFF_FFFF ^ 0x8000_0000) - 0x8000_0000
-
-
-def _is_silent(function: Function) -> bool:
-    """Whether a firewall that shows no trip does not show that there is none.
-
-    Its level is -1 then, and all of it zero if the management function gave no answer.
-    """
-    for path in function.subdirectories(_FIREWALL):
-        status, level = (sysfs.number(sysfs.read_optional(f"{path}/{name}")) for name in ("status", "level"))
-        if status is None or level == 0:
-            return True
-    return False
 
 
 def _render_node(function: Function) -> str | None:

@@ -72,7 +72,7 @@ def test_two_pods_share_one_card(empty_stage: Stage) -> None:
     stage.add_cards()
     stage.start_service(SHARED_REPLICAS="2")
     stage.node.wait_allocatable(U250 + SHARED, 2)
-    assert stage.counts(U200 + SHARED) == (4, 4)
+    stage.wait_counts(U200 + SHARED, 4, 4)
     seen = [stage.run_pod({U250 + SHARED: 1})[1] for _ in range(2)]
     assert [each.cards for each in seen] == [{stage.cards[2].render_node}] * 2
     assert stage.rejected({U250 + SHARED: 1}).reason == "UnexpectedAdmissionError"

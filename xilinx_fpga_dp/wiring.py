@@ -54,18 +54,21 @@ def build_allocator(
     )
 
 
-async def scan_once(settings: Settings, scanner: Scanner, *, check: bool = False) -> tuple[Offers, Held]:
+async def scan_once(
+    settings: Settings, scanner: Scanner, *, check: bool = False, builder: SnapshotBuilder | None = None
+) -> tuple[Offers, Held]:
     """Scan the node once. Return what would be offered, and who holds what.
 
     Args:
         settings: the settings.
         scanner: scans the node; it may have done so before.
         check: the scan counts as a health check.
+        builder: reads the files of rules and makes the offers; None: one of its own.
 
     Raises:
         ScanFailed: the bus could not be listed.
     """
-    builder = SnapshotBuilder(settings, patient=False)
+    builder = builder or SnapshotBuilder(settings, patient=False)
     await builder.read_rules()
     scanner.use_rules(builder.device_rules)
     deadline = time.monotonic() + _SCAN_LIMIT

@@ -29,15 +29,15 @@ async def _check(settings: Settings, path: str) -> dict[str, Any]:
     from xilinx_fpga_dp.wiring import build_scanner, scan_once
 
     builder = SnapshotBuilder(settings, patient=False)
-    await builder.read_rules()
-    problems = list(builder.device_rule_problems)
     found: Sequence[Device] = ()
+    failed = []
     try:
-        offers, _ = await scan_once(settings, build_scanner(settings))
+        offers, _ = await scan_once(settings, build_scanner(settings), builder=builder)
         found = [device for device in offers.devices if device.rule is not None]
         names = {device.address: name for name, each in offers.by_resource.items() for device in each.devices}
     except ScanFailed as error:
-        problems.append(f"the node can't be scanned, so no rule takes a device: {error}")
+        failed = [f"the node can't be scanned, so no rule takes a device: {error}"]
+    problems = [*builder.device_rule_problems, *failed]
     problems += [f"{each.address}: {each.note}" for each in found if each.reason is Reason.NO_NODE]
     rules = builder.device_rules.rules if builder.device_rules else ()
     return {

@@ -107,7 +107,7 @@ class SnapshotBuilder:
         )
         self._device_rules = (
             WatchedFile(
-                settings.device_rules, _parse_device_rules, rename_rules.MAX_BYTES, self._read_devices
+                settings.device_rules, _parse_device_rules, rename_rules.MAX_BYTES, self._device_rules_read
             )
             if settings.device_rules
             else None
@@ -137,7 +137,10 @@ class SnapshotBuilder:
 
     async def follow_rules(self) -> None:
         """Follow the files of rules. Endless; ends at once if there are none."""
-        await asyncio.gather(*(file.run() for file in (self._file, self._device_rules) if file))
+        async with asyncio.TaskGroup() as group:
+            for file in (self._file, self._device_rules):
+                if file:
+                    group.create_task(file.run())
 
     async def build(self, found: Inventory, tracker: AllocationTracker, hold: Hold) -> Snapshot:
         """Return the snapshot of an inventory: the last one if nothing it is made of has changed."""
@@ -231,7 +234,7 @@ class SnapshotBuilder:
             return rename_rules.parse(text)
         return compat.parse(text)
 
-    def _read_devices(self) -> None:
+    def _device_rules_read(self) -> None:
         if self._device_rules and not self._device_rules.state.problems:
             log.info(Event.DEVICE_RULES_READ, extra={"path": self._device_rules.path})
         self._rules_changed()

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 from grpclib.protocol import H2Protocol
 
@@ -46,6 +46,7 @@ from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleCard, SampleNode
 from xilinx_fpga_dp.snapshot import Snapshot, SnapshotBuilder
 from xilinx_fpga_dp.wiring import build_allocator, build_scanner
 
+T = TypeVar("T")
 Target = Callable[[bytes], None]
 
 _DEVICES = (
@@ -299,12 +300,18 @@ def http(data: bytes) -> None:
     assert HTTPStatus(answer.status), method
 
 
-def rules(data: bytes) -> None:
-    """Parse rename rules: they are refused with one-line problems, or each device has a valid name."""
+def _parsed(parse: Callable[[bytes], T], data: bytes) -> T | None:
+    """Return the content of a file of rules; None if it is refused, with one-line problems."""
     try:
-        taken = renames.parse(data)
+        return parse(data)
     except BadRuleFile as bad:
         assert all("\n" not in each for each in bad.args), bad.args
+        return None
+
+
+def rules(data: bytes) -> None:
+    """Parse rename rules: they are refused with one-line problems, or each device has a valid name."""
+    if (taken := _parsed(renames.parse, data)) is None:
         return
     base = Naming("xilinx.com/fpga-", "{shell}-{timestamp}")
     names = renames.Renaming(base, taken).among(_DEVICES)
@@ -314,10 +321,7 @@ def rules(data: bytes) -> None:
 
 def device_rules(data: bytes) -> None:
     """Parse rules for other devices: refused, or each rule has one-line problems or only globs below /dev."""
-    try:
-        found = others.parse(data)
-    except BadRuleFile as bad:
-        assert all("\n" not in each for each in bad.args), bad.args
+    if (found := _parsed(others.parse, data)) is None:
         return
     assert all("\n" not in each for each in found.problems), found.problems
     for rule in found.rules:

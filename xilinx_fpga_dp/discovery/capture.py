@@ -20,7 +20,7 @@ from typing import Final
 from xilinx_fpga_dp.aio.blocking_reader import run_blocking
 from xilinx_fpga_dp.discovery import sysfs
 from xilinx_fpga_dp.discovery.attributes import TABLE, Attribute, Base, rows_of
-from xilinx_fpga_dp.discovery.drivers import ma35d
+from xilinx_fpga_dp.discovery.drivers import ma35d, zocl
 from xilinx_fpga_dp.discovery.pci_ids import XILINX, find
 from xilinx_fpga_dp.discovery.sysfs import ADDRESS, OutOfDescriptors, Unreadable
 
@@ -40,10 +40,9 @@ _IN_THE_CORE: Final = re.compile(
 _OMITTED: Final = frozenset({"power", "msi_irqs", "iommu", "iommu_group"})
 # Class devices of drivers of ours. Of another driver's, as a GPU's, the links alone are taken.
 _CLASSES: Final[Mapping[str, re.Pattern[str]]] = {
-    "drm": re.compile(r"renderD\d{1,7}"),
-    "misc": re.compile(r"ama_transcoder\d{1,4}"),
+    **zocl.BACKEND.wanted.classes,
+    **ma35d.BACKEND.wanted.classes,
     "ami": re.compile(r"ami.{0,40}"),
-    "accel": re.compile(r"accel\d{1,7}"),
 }
 _NODES: Final = re.compile(
     r"dri/(renderD|card)\d+|dri/by-path/[\w.:-]+|xclmgmt\d+|xfpga/[\w.-]+|ami[\w.:-]*|ama_transcoder\d+"
@@ -252,8 +251,7 @@ class _Lister:
         return resolved
 
     def _device(self, key: str, base: Base, driver: str | None) -> "_Device":
-        version = sysfs.module_version(self._root, driver) if driver else None
-        return _Device(key, base, driver, _release(version))
+        return _Device(key, base, driver, sysfs.module_release(self._root, driver) if driver else None)
 
     def _walk(self, top: str, below: str, device: "_Device") -> None:
         try:
@@ -288,12 +286,6 @@ class _Lister:
 def _are_one(driver: str, other: str) -> bool:
     """Whether two drivers are of one module, as `xocl` and `xocl_xdma`."""
     return sysfs.module_of(driver) == sysfs.module_of(other)
-
-
-def _release(version: str | None) -> tuple[int, int] | None:
-    """Return the first two numbers of a module's version; None if it has none."""
-    match = re.match(r"(\d{1,4})\.(\d{1,4})", version or "")
-    return (int(match[1]), int(match[2])) if match else None
 
 
 def _mode(status: os.stat_result) -> str:

@@ -213,6 +213,7 @@ class _Hwmon:
     def __init__(self, root: str, address: str, side: str) -> None:
         self._root = root
         self._address = address
+        self._own = f"{root}/bus/pci/devices/{address}"
         self._side = side
         self._known: dict[str, _Monitor] = {}  # by path
 
@@ -221,7 +222,7 @@ class _Hwmon:
         monitor = directory and self._monitor(f"{directory}/hwmon")
         if not monitor:
             return None
-        if self._side in ("mailbox", "firmware") and self._is_offline():
+        if self._side in ("mailbox", "firmware") and _is_offline(self._own):
             raise Unreadable("the card is offline")
         values: list[Value] = []
         numbers = set()
@@ -247,9 +248,8 @@ class _Hwmon:
     def _directory(self) -> str | None:
         """Return the directory of the function whose sensors are read; None if there is none to read."""
         devices = f"{self._root}/bus/pci/devices"
-        own = f"{devices}/{self._address}"
         if self._side == "ami":
-            return own
+            return self._own
         slot = slot_of(self._address)
         beside = (f"{slot}.{number}" for number in range(8))
         managed = next(
@@ -261,12 +261,8 @@ class _Hwmon:
             None,
         )
         if self._side == "mailbox":
-            return None if managed else own
+            return None if managed else self._own
         return managed
-
-    def _is_offline(self) -> bool:
-        path = f"{self._root}/bus/pci/devices/{self._address}/dev_offline"
-        return sysfs.number(sysfs.read_optional(path)) not in (None, 0)
 
     def _monitor(self, directory: str) -> _Monitor | None:
         """Return the hwmon device with the sensors of this side; None if there is none."""
@@ -350,6 +346,11 @@ def _integer(path: str) -> int | None:
         return None
 
 
+def _is_offline(path: str) -> bool:
+    """Whether XRT's driver says so of a user function, given by its directory."""
+    return sysfs.number(sysfs.read_optional(f"{path}/dev_offline")) not in (None, 0)
+
+
 def _side_of(name: str) -> str:
     """Return what answers for the sensors of a hwmon device: subdev/xmc.c, hwmon_sdm.c, AVED ami_hwmon.c."""
     if name == "Alveo":
@@ -369,7 +370,7 @@ def _of_kds(
     """Return how to read an attribute of XRT's scheduler. It waits while an image is loaded."""
 
     def read(stop: Stop) -> Sample | None:
-        if stop() or sysfs.number(sysfs.read_optional(f"{path}/dev_offline")) not in (None, 0):
+        if stop() or _is_offline(path):
             raise Unreadable("the card is offline")
         try:
             text = sysfs.read_bytes(f"{path}/{attribute}", size=_LONGEST).decode("ascii", "replace")

@@ -44,15 +44,18 @@ def pair(found: Inventory, managements: Iterable[Management], alone: Collection[
     certain = [(each, device) for each, device in fitting if each.serial and each.serial == device.serial]
     nodes: dict[str, str | None] = {}  # by address of the device
     reasons: dict[str, str] = {}  # by address of the management function; empty for a paired one
+
+    def pairs_of(side: int, one: Management | Device) -> list[tuple[Management, Device]]:
+        """Return the pairs that one may be in, those of equal serial numbers alone if there are any."""
+        own = [each for each in certain if each[side] is one]
+        return own or [each for each in fitting if each[side] is one]
+
     for each in managements:
-        own = [pair for pair in certain if pair[0] is each] or [pair for pair in fitting if pair[0] is each]
+        own = pairs_of(0, each)
         if not own:
             continue
         device = own[0][1]
-        rivals = [pair for pair in certain if pair[1] is device] or [
-            pair for pair in fitting if pair[1] is device
-        ]
-        if own == rivals:
+        if own == pairs_of(1, device):
             nodes[device.address], reasons[each.address] = each.node, ""
         else:
             which = ", ".join(device.address for _, device in own)

@@ -23,6 +23,7 @@ _ROOT_BUS = re.compile(r"pci[0-9a-f]{4,8}:[0-9a-f]{2}")
 # The kernel hands out at most a page for an attribute (fs/sysfs/file.c); more is not an attribute.
 _MAX_ATTRIBUTE = 4096
 _MAX_SERIAL = 64
+_RELEASE = re.compile(r"(\d{1,4})\.(\d{1,4})\b")
 # Of the drivers that are not called like their modules: XRT 2018.3 userpf/common.h, edge zocl_drv.c; AMA SDK
 _MODULES = {
     "xocl_xdma": "xocl",
@@ -288,6 +289,12 @@ def driver_of(path: str) -> str | None:
 def module_version(root: str, driver: str) -> str | None:
     """Read the version of a driver's module; None if it is not loaded or shows none. It never blocks."""
     return core_text(f"{root}/module/{module_of(driver)}/version") or None
+
+
+def module_release(root: str, driver: str) -> tuple[int, int] | None:
+    """Return the first two numbers of the version of a driver's module; None if it is not known."""
+    match = _RELEASE.match(module_version(root, driver) or "")
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def module_of(driver: str) -> str:

@@ -4,7 +4,6 @@ A rule says which PCI functions or class devices are devices, by what name, and 
 nothing by itself: `discovery/drivers/rules.py` decides which nodes belong to a device.
 """
 
-import fnmatch
 import re
 import string
 from collections.abc import Iterator, Mapping
@@ -167,12 +166,10 @@ def _rule(number: int, document: Mapping[str, Any]) -> DeviceRule:
     """Make the rule of a document without problems."""
     globs = dict(document["match"])
     subsystem = globs.pop("subsystem", None)
-    for name in _HEX & globs.keys():
-        globs[name] = re.sub("^0[xX]", "", globs[name])  # as sysfs writes it
     return DeviceRule(
         number,
         document["name"],
-        {name: re.compile(fnmatch.translate(glob), re.IGNORECASE) for name, glob in globs.items()},
+        naming.compile_globs(globs, _HEX),
         subsystem,
         tuple(_node(each) for each in document["nodes"]),
         tuple(document.get("mounts", ())),

@@ -1,9 +1,10 @@
 """Resource names: from what is programmed on a device to a name that kubelet accepts. Pure."""
 
+import fnmatch
 import hashlib
 import re
 import string
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -85,6 +86,19 @@ def fields_problem(template: str) -> str | None:
 def fields_of(template: str) -> frozenset[str]:
     """List the fields of a template that was checked."""
     return frozenset(field for _, field, _, _ in string.Formatter().parse(template) if field is not None)
+
+
+def compile_globs(globs: Mapping[str, str], hexadecimal: Collection[str]) -> dict[str, re.Pattern[str]]:
+    """Compile what a rule of a file matches, by field; case matters not.
+
+    Fields that are ``hexadecimal`` may begin with ``0x``, as sysfs writes them.
+    """
+    return {
+        name: re.compile(
+            fnmatch.translate(re.sub("^0[xX]", "", glob) if name in hexadecimal else glob), re.IGNORECASE
+        )
+        for name, glob in globs.items()
+    }
 
 
 def name_in_rule_problem(template: object) -> str | None:

@@ -1,6 +1,5 @@
 """Rename rules: from the text of their file to the names they give. Pure. See docs/reference/names.md."""
 
-import fnmatch
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -141,10 +140,7 @@ def parse(text: bytes) -> tuple[Rule, ...]:
 
 def _rule(number: int, document: Mapping[str, Any]) -> Rule:
     """Make the rule of a document without problems."""
-    globs = dict(document["match"])
-    if "device_id" in globs:
-        globs["device_id"] = re.sub("^0[xX]", "", globs["device_id"])  # as sysfs writes it
-    match = {name: re.compile(fnmatch.translate(glob), re.IGNORECASE) for name, glob in globs.items()}
+    match = naming.compile_globs(document["match"], {"device_id"})
     return Rule(number, match, document["name"], _share(document) == "true")
 
 

@@ -52,7 +52,6 @@ _HEALTH = ("shutdown", "dev_offline", "ready", "device_bad_state")
 _PEER = "mailbox_connect_state"
 _HEALTH_BY_PEER = tuple(_PEER if name == "ready" else name for name in _HEALTH)
 _PEER_READY, _SAME_DOMAIN = 1, 2  # mailbox_proto.h XCL_MB_PEER_READY, XCL_MB_PEER_SAME_DOMAIN
-_VERSION = re.compile(r"(\d{1,4})\.(\d{1,4})\b")
 
 # What the slow attributes are read for: always, and if the device is offline for a reason not known
 _ALWAYS = frozenset({"serial", "warning"})
@@ -190,9 +189,8 @@ def _ready_asks(function: Function, bus: Bus) -> bool:
     """Whether this version of the driver asks the card for its board's data when `ready` is read."""
     if "nodma" in function.entries:  # since XRT 2020.2, 2.8
         return False
-    if version := _VERSION.match(sysfs.module_version(bus.root, USER_DRIVER) or ""):
-        return READY_ASKS[0] <= (int(version[1]), int(version[2])) < READY_ASKS[1]
-    return False
+    release = sysfs.module_release(bus.root, USER_DRIVER)
+    return release is not None and READY_ASKS[0] <= release < READY_ASKS[1]
 
 
 def _peer_state(health: dict[str, str | None]) -> int | None:

@@ -554,6 +554,12 @@ ZOCL_BOARDS: Mapping[str, ZoclBoard] = {
 }
 """Boards of the driver `zocl-drm`."""
 
+# Made by the XDMA driver of dma_ip_drivers
+_XDMA_NODES = tuple(
+    ("xdma", f"xdma{{number}}_{name}", f"/dev/xdma{{number}}_{name}")
+    for name in ("user", "control", "h2c_0", "c2h_0")
+)
+
 BARE_BOARDS: Mapping[str, BareBoard] = {
     "f2-hdk": BareBoard(
         functions=_F2_FUNCTIONS,
@@ -564,20 +570,14 @@ BARE_BOARDS: Mapping[str, BareBoard] = {
         functions=(Ids("10ee", "903f", "070001", ("10ee", "0007")),),
         source="https://github.com/Xilinx/dma_ip_drivers, XDMA",
         driver="xdma",
-        class_devices=tuple(
-            ("xdma", f"xdma{{number}}_{name}", f"/dev/xdma{{number}}_{name}")
-            for name in ("user", "control", "h2c_0", "c2h_0")
-        ),
+        class_devices=_XDMA_NODES,
     ),
     "ul3524-xdma": BareBoard(
         functions=(Ids("10ee", "5099", "070001", ("10ee", "0007")),),
         source="https://github.com/Xilinx/Alveo-Cards, with the driver of dma_ip_drivers, XDMA",
         seen=False,
         driver="xdma",
-        class_devices=tuple(
-            ("xdma", f"xdma{{number}}_{name}", f"/dev/xdma{{number}}_{name}")
-            for name in ("user", "control", "h2c_0", "c2h_0")
-        ),
+        class_devices=_XDMA_NODES,
     ),
     "opennic": BareBoard(
         functions=(Ids("10ee", "903f", "020000", ("10ee", "0007")), Ids("10ee", "913f", "020000")),

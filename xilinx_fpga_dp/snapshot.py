@@ -129,7 +129,7 @@ class SnapshotBuilder:
     def device_rule_problems(self) -> tuple[str, ...]:
         """What is wrong with the file of rules for other devices."""
         state = self._device_rules.state if self._device_rules else FileState()
-        return (*state.problems, *(state.value.problems if state.value else ()))
+        return (*state.problems, *(() if state.value is None else state.value.problems))
 
     async def read_rules(self) -> None:
         """Read the files of rules once, before anything is offered otherwise."""

@@ -45,6 +45,14 @@ def test_problem_of_a_rule_or_a_missing_node_is_exit_code_1(node: SampleNode, tm
     assert cli("rules", settings=settings_for(node)).returncode == 2
 
 
+def test_file_without_a_good_rule_is_exit_code_1(node: SampleNode, tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text("- {name: bad, match: {}, nodes: []}")
+    done = cli("rules", str(file), settings=settings_for(node))
+    assert done.returncode == 1
+    assert done.stdout.startswith(f"{file}:\nproblem: rule 1 (bad): match: ")
+
+
 def test_changed_rules_take_effect_and_a_broken_file_changes_nothing(
     node: SampleNode, kubelet: KubeletDouble, tmp_path: Path
 ) -> None:

@@ -83,7 +83,7 @@ def _as_text(document: Mapping[str, Any]) -> str:
             lines += [f"    mount {path}" for path in device["mounts"]]
             lines += [f"    {device['note']}"] if device["note"] else []
     lines += [f"problem: {problem}" for problem in document["problems"]]
-    return "\n".join(map(printable, lines)) or "no rule"
+    return "\n".join(map(printable, [f"{document['file']}:", *(lines or ["no rule"])]))
 
 
 COMMAND = Command(

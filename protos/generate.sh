@@ -2,7 +2,7 @@
 # Generates the modules of xilinx_fpga_dp/rpc/api, one for each file below, or checks that they are up to date:
 # generate.sh PYTHON write|check
 set -eu
-apis="deviceplugin_v1beta1 podresources_v1"
+apis="deviceplugin_v1beta1 dra_health_v1 dra_health_v1alpha1 dra_v1 pluginregistration_v1 podresources_v1"
 python=$1
 mode=$2
 # protoc looks for the plugin protoc-gen-python_betterproto2 beside this interpreter.

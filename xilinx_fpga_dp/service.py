@@ -19,12 +19,12 @@ from xilinx_fpga_dp.aio.listen import FdExhaustionHandler
 from xilinx_fpga_dp.aio.supervise import end, supervise
 from xilinx_fpga_dp.deviceplugin.cdi_spec import CdiSpec
 from xilinx_fpga_dp.deviceplugin.fleet import Fleet
-from xilinx_fpga_dp.deviceplugin.instance_lock import InstanceLock
 from xilinx_fpga_dp.deviceplugin.plugin import PluginConfig
 from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory
 from xilinx_fpga_dp.discovery import uevents
 from xilinx_fpga_dp.discovery.driver_versions import DriverVersions
 from xilinx_fpga_dp.discovery.scanner import ScanFailed
+from xilinx_fpga_dp.hostfiles.instance_lock import InstanceLock, lock_folder
 from xilinx_fpga_dp.hostfiles.managed_file import ManagedFile
 from xilinx_fpga_dp.kubelet.allocation_tracker import AllocationTracker
 from xilinx_fpga_dp.kubelet.podresources import PodResources
@@ -71,7 +71,7 @@ class Service:
         self._scanner = build_scanner(settings, self._wake.set)
         self._builder = SnapshotBuilder(settings, rules_changed=self._wake.set)
         self._metrics = Metrics(self.snapshots, lambda: self._fleet.registered())  # noqa: PLW0108 - made below
-        lock = InstanceLock(settings.plugins_dir)
+        lock = InstanceLock(lock_folder(settings.plugins_dir))
         self._directory = SocketDirectory(settings.socket_dir, lock, self._metrics.kubelet_restart)
         self._tracker = AllocationTracker(
             PodResources(settings.pod_resources_socket), self._wake.set, lambda: bool(self._directory.others)

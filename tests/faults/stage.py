@@ -28,7 +28,7 @@ from tests.support.double import KubeletDouble, NoEndpoint
 from tests.support.process import Service
 from tests.support.running import settings_for
 from tests.support.waiting import wait_for
-from xilinx_fpga_dp.deviceplugin.instance_lock import lock_folder
+from xilinx_fpga_dp.hostfiles.instance_lock import lock_folder
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard
 

@@ -22,7 +22,7 @@ from tests.support.process import COMMAND, Service, clean_environment, cli
 from tests.support.resource_names import U200
 from tests.support.running import settings_for
 from tests.support.waiting import wait_for
-from xilinx_fpga_dp.deviceplugin.instance_lock import lock_folder
+from xilinx_fpga_dp.hostfiles.instance_lock import lock_folder
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.bus import Ids
 from xilinx_fpga_dp.simulate.sysfs.sample_node import DAMAGES, Damage, SampleNode

@@ -274,9 +274,7 @@ async def test_failed_removal_of_a_dead_instances_socket_is_retried_soon(tmp_pat
     directory = socket_directory(tmp_path)
     await directory.refresh()
     read_only = OSError(errno.EROFS, os.strerror(errno.EROFS))
-    with mock.patch(
-        "xilinx_fpga_dp.deviceplugin.socket_names.os.unlink", side_effect=[read_only, read_only]
-    ) as tries:
+    with mock.patch("xilinx_fpga_dp.rpc.sockets.os.unlink", side_effect=[read_only, read_only]) as tries:
         sweeping = asyncio.create_task(Fleet(directory, PluginConfig(PLAIN, 5), NoMetrics()).sweep())
         async with asyncio.timeout(10):
             while tries.call_count < 2:

@@ -16,7 +16,7 @@ from tests.support.refused import refused
 from tests.support.resource_names import U200, U250
 from tests.support.running import settings_for
 from tests.support.waiting import wait_for
-from xilinx_fpga_dp.deviceplugin.instance_lock import lock_folder
+from xilinx_fpga_dp.hostfiles.instance_lock import lock_folder
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 

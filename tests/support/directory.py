@@ -4,14 +4,14 @@ import os
 import socket
 from pathlib import Path
 
-from xilinx_fpga_dp.deviceplugin.instance_lock import InstanceLock
 from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory
+from xilinx_fpga_dp.hostfiles.instance_lock import InstanceLock, lock_folder
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 
 def instance(path: Path) -> InstanceLock:
     """Return another instance on the node whose socket directory is ``path``; it holds no lock yet."""
-    return InstanceLock(str(path / "plugins"))
+    return InstanceLock(lock_folder(str(path / "plugins")))
 
 
 def socket_directory(path: Path) -> SocketDirectory:

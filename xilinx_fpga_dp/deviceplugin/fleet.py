@@ -9,8 +9,8 @@ from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.deviceplugin.endpoint import Endpoint
 from xilinx_fpga_dp.deviceplugin.plugin import PluginConfig, PluginMetrics
 from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory
-from xilinx_fpga_dp.deviceplugin.socket_names import sweep
 from xilinx_fpga_dp.model import Offers
+from xilinx_fpga_dp.rpc.sockets import sweep
 from xilinx_fpga_dp.snapshot import Snapshot
 
 _SWEEP_EVERY = 30.0  # seconds

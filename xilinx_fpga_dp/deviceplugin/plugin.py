@@ -4,17 +4,16 @@ It answers from values; it knows no sysfs, no socket and no registration. ``stre
 reads the list.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache, partial
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from grpclib.const import Cardinality, Handler, Status
-from grpclib.exceptions import GRPCError, StreamTerminatedError
+from grpclib.exceptions import GRPCError
 from grpclib.server import Stream
 
 from xilinx_fpga_dp.aio.latest import Closed, Latest
@@ -24,6 +23,7 @@ from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.resources.allocator import Allocator, Refusal, Resolution
 from xilinx_fpga_dp.resources.placement import preferred
 from xilinx_fpga_dp.rpc.api import deviceplugin_v1beta1 as v1beta1
+from xilinx_fpga_dp.rpc.calls import Calls, current_call, received
 
 log = logging.getLogger(__name__)
 
@@ -90,8 +90,7 @@ class Plugin:
         self._lists = Latest(self._encoded[1])
         self._answer = lru_cache(_KEPT_ANSWERS)(self._encoded_answer)
         self.stream = Latest(ListStream.AWAITED)  # set here only
-        self._calls: set[asyncio.Task[Any]] = set()  # unary calls under way
-        self._refusing = False
+        self._calls = Calls()
 
     @property
     def up_to_date(self) -> bool:
@@ -126,13 +125,10 @@ class Plugin:
 
     @property
     def busy(self) -> bool:
-        return bool(self._calls)
+        return self._calls.busy
 
     def refuse_new(self) -> None:
-        """Refuse the unary calls that are under way, and all that come later: the plugin ends."""
-        self._refusing = True
-        for call in self._calls:
-            call.cancel()
+        self._calls.refuse_new()
 
     def end_streams(self) -> None:
         """Let every stream send the last list published, then end: kubelet sees a clean end."""
@@ -159,36 +155,19 @@ class Plugin:
         """Turn every outcome into an answer or a status: without either, kubelet would wait for ever."""
         what = f"{method} of {self._resource}"
         extra = {"resource": self._resource, "method": method}
-        ending = GRPCError(Status.UNAVAILABLE, f"{what}: the plugin is ending")
-        call = cast("asyncio.Task[Any]", asyncio.current_task())  # grpclib makes one of each call
-        self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
-        if self._refusing:
-            raise ending
-        limit = self._config.time_limit
-        try:
-            async with asyncio.timeout(limit):
-                return await answer(await _received(method, stream))
-        except (GRPCError, StreamTerminatedError):
-            raise
-        except Refusal as refusal:
-            log.warning(Event.REFUSED, extra=extra | {"why": refusal.message})
-            raise GRPCError(Status[refusal.code], refusal.message) from None
-        except TimeoutError:
-            raise GRPCError(Status.DEADLINE_EXCEEDED, f"{what} took more than {limit:g} s") from None
-        except asyncio.CancelledError:
-            if self._refusing:
-                call.uncancel()
-                raise ending from None
-            if call.cancelling():
-                raise  # the stream or the connection ends
-            raise GRPCError(Status.INTERNAL, f"{what} was interrupted") from None
-        except Exception as error:
-            log.exception(Event.CALL_FAILED, extra=extra)
-            raise GRPCError(Status.INTERNAL, f"{what} failed: {error!r}") from None
+
+        async def refusing(request: Any) -> bytes:
+            try:
+                return await answer(request)
+            except Refusal as refusal:
+                log.warning(Event.REFUSED, extra=extra | {"why": refusal.message})
+                raise GRPCError(Status[refusal.code], refusal.message) from None
+
+        encoded: bytes = await self._calls.answer(what, refusing, stream, self._config.time_limit, extra)
+        return encoded
 
     async def _list_and_watch(self, stream: Stream[v1beta1.Empty, Any]) -> None:
-        await _received("ListAndWatch", stream)
+        await received("ListAndWatch", stream)
         is_kubelets = self.stream.value in (ListStream.AWAITED, ListStream.DISCONNECTED)
         if is_kubelets:
             self.stream.set(ListStream.OPEN)
@@ -240,18 +219,4 @@ class Plugin:
 
 def _after_call(act: Callable[[], object]) -> None:
     """Run ``act`` when the answer of the call under way has been sent: kubelet need not wait for it."""
-    call = cast("asyncio.Task[Any]", asyncio.current_task())
-    call.add_done_callback(lambda call: None if call.cancelled() or call.exception() else act())
-
-
-async def _received(method: str, stream: Stream[Any, Any]) -> Any:
-    """Return the request of a call, or raise GRPCError if it is missing, too long, or can't be parsed."""
-    try:
-        request = await stream.recv_message()
-    except (GRPCError, StreamTerminatedError, TimeoutError):
-        raise
-    except Exception as error:  # betterproto2 raises errors of many kinds
-        raise GRPCError(Status.INVALID_ARGUMENT, f"{method}: no such request: {error}") from None
-    if request is None:
-        raise GRPCError(Status.INVALID_ARGUMENT, f"{method}: the request is missing")
-    return request
+    current_call().add_done_callback(lambda call: None if call.cancelled() or call.exception() else act())

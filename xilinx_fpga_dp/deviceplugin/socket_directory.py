@@ -25,10 +25,11 @@ from xilinx_fpga_dp.aio.coalesced import Coalesced
 from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher
 from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.aio.rate_limit import RateLimit
-from xilinx_fpga_dp.deviceplugin.instance_lock import InstanceLock
-from xilinx_fpga_dp.deviceplugin.socket_names import SUFFIX, is_socket, new_name
+from xilinx_fpga_dp.deviceplugin.socket_names import SUFFIX, new_name
+from xilinx_fpga_dp.hostfiles.instance_lock import InstanceLock
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.rpc.server import Servicer, serving
+from xilinx_fpga_dp.rpc.sockets import is_socket
 
 log = logging.getLogger(__name__)
 

@@ -115,7 +115,7 @@ class Allocator:
                 "DEADLINE_EXCEEDED",
                 f"{_names(wanted)} did not answer within {self.time_limit:g} s: a read of its driver hangs",
             ) from None
-        found = [_checked(offer, before, now) for before, now in zip(wanted, fresh, strict=True)]
+        found = [checked(offer.resource, before, now) for before, now in zip(wanted, fresh, strict=True)]
         return tuple(sorted(found, key=lambda device: device.address))
 
     async def _with_others(
@@ -126,7 +126,7 @@ class Allocator:
         async def grantable(device: Device) -> Device | None:
             with suppress(TimeoutError, Refusal):
                 async with asyncio.timeout(limit):
-                    return _checked(offer, device, await self.refresh(device))
+                    return checked(offer.resource, device, await self.refresh(device))
             return None
 
         own = {device.address for device in devices}
@@ -137,21 +137,17 @@ class Allocator:
     def grant(self, resolution: Resolution) -> Grant:
         """Make the grant of a resolution. Pure: equal resolutions give equal grants."""
         devices = resolution.devices
-        variable = variable_of(resolution.resource)
-        info = {
-            each.address: {**details_of(each), "nodes": nodes_of(each, expose_mgmt=self.expose_mgmt)}
-            for each in devices
-        }
-        distinct = tuple(dict.fromkeys(node for details in info.values() for node in details["nodes"]))
+        nodes = {each.address: nodes_of(each, expose_mgmt=self.expose_mgmt) for each in devices}
+        distinct = tuple(dict.fromkeys(node for each in nodes.values() for node in each))
         return Grant(
-            envs={variable: ",".join(info), f"{variable}_INFO": json.dumps(info, separators=(",", ":"))},
+            envs=environment_of(resolution.resource, devices, expose_mgmt=self.expose_mgmt),
             nodes=() if self.strategy == "cdi" else distinct,
             mounts=tuple(
                 dict.fromkeys(
                     [path for each in devices if not each.rule for path in each.mounts] + [*resolution.mounts]
                 )
             ),
-            cdi_devices=tuple(cdi.qualified(each) for each in devices if info[each.address]["nodes"])
+            cdi_devices=tuple(cdi.qualified(each) for each in devices if nodes[each.address])
             if resolution.in_cdi_spec
             else (),
         )
@@ -165,6 +161,16 @@ def _by_rule(devices: Sequence[Device]) -> list[str]:
 def variable_of(resource: str) -> str:
     """Name the environment variable that lists a container's devices of a resource."""
     return "PCIDEVICE_" + re.sub(r"[^A-Z0-9]", "_", resource.upper())
+
+
+def environment_of(resource: str, devices: Sequence[Device], *, expose_mgmt: bool) -> dict[str, str]:
+    """Return the variables that describe a container's devices of a resource, ordered by address."""
+    variable = variable_of(resource)
+    info = {
+        each.address: {**details_of(each), "nodes": nodes_of(each, expose_mgmt=expose_mgmt)}
+        for each in devices
+    }
+    return {variable: ",".join(info), f"{variable}_INFO": json.dumps(info, separators=(",", ":"))}
 
 
 def nodes_of(device: Device, *, expose_mgmt: bool) -> tuple[str, ...]:
@@ -214,15 +220,20 @@ def _some(ids: Sequence[str]) -> str:
     return (", ".join(ids[:_MAX_LISTED]) or "which has none") + (f" and {more} more" if more > 0 else "")
 
 
-def _checked(offer: Offer, before: Device, now: Device | None) -> Device:
-    """Return the device as it is now; refuse it if it is gone, reprogrammed or Unhealthy."""
+def checked(resource: str, before: Device, now: Device | None, *, faulty: bool = False) -> Device:
+    """Return the device as it is now; refuse it if it is gone, reprogrammed or Unhealthy.
+
+    Args:
+        resource: the resource that it was requested of.
+        before: the device as the snapshot has it.
+        now: the device as it is now, None if it is gone.
+        faulty: accept one that is Unhealthy, as long as it has its nodes.
+    """
     if now is None:
         raise _not_found(f"device {before.address} has vanished from the node")
     if now.shell != before.shell:
-        raise _not_now(
-            f"device {now.address} was reprogrammed to {now.shell.vbnv} and is leaving {offer.resource}"
-        )
-    if now.reason or not (now.nodes or now.rule):
+        raise _not_now(f"device {now.address} was reprogrammed to {now.shell.vbnv} and is leaving {resource}")
+    if (now.reason and not faulty) or not (now.nodes or now.rule):
         node = f" (device node {now.nodes[0]})" if now.nodes and not now.rule else ""
         node = f" ({now.note})" if now.rule and now.note else node
         raise _not_now(f"device {now.address} is Unhealthy: {now.reason or 'no-node'}{node}")

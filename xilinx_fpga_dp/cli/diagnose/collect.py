@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 from xilinx_fpga_dp.aio.blocking_reader import run_blocking
 from xilinx_fpga_dp.cli.diagnose.checks import KUBELET_ROOTS, SWITCHES, Findings, Running
 from xilinx_fpga_dp.cli.diagnose.containerd import read as read_containerd
-from xilinx_fpga_dp.deviceplugin.instance_lock import count_instances
 from xilinx_fpga_dp.deviceplugin.registration import greet
 from xilinx_fpga_dp.deviceplugin.socket_directory import KUBELET_SOCKET, require_writable
 from xilinx_fpga_dp.deviceplugin.socket_names import foreign_sockets
@@ -28,6 +27,7 @@ from xilinx_fpga_dp.discovery import pci_ids
 from xilinx_fpga_dp.discovery.sysfs import module_version, read_optional
 from xilinx_fpga_dp.hostfiles import ordinary_file
 from xilinx_fpga_dp.hostfiles.host_paths import resolve
+from xilinx_fpga_dp.hostfiles.instance_lock import count_instances
 from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.model import Offers
 from xilinx_fpga_dp.observe.http_server import NAME

@@ -31,8 +31,8 @@ _UNLOCKED = ".new"  # the end of a file's name until its lock is held
 _ABANDONED = 1.0  # seconds after which the process of such a file is dead
 
 
-def lock_folder(plugins_dir: str) -> str:
-    return os.path.join(plugins_dir, "fpga.xilinx.com", "instances")
+def lock_folder(plugins_dir: str, name: str = "instances") -> str:
+    return os.path.join(plugins_dir, "fpga.xilinx.com", name)
 
 
 def count_instances(plugins_dir: str) -> int:
@@ -47,8 +47,8 @@ def count_instances(plugins_dir: str) -> int:
 class InstanceLock:
     """This instance's lock. Methods block; all but ``superseded`` are called from one thread at a time."""
 
-    def __init__(self, plugins_dir: str) -> None:
-        self.folder = lock_folder(plugins_dir)
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
         self.newest = ""  # file name of the newest newer instance so far, dead or alive
         self._name = ""  # of this instance's file; given once
         self._lock: int | None = None  # the file, open

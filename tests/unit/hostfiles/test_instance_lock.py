@@ -11,8 +11,8 @@ import pytest
 
 from tests.support.descriptors import descriptors
 from tests.support.directory import instance, socket_directory
-from xilinx_fpga_dp.deviceplugin.instance_lock import InstanceLock
 from xilinx_fpga_dp.deviceplugin.socket_directory import DirectoryState
+from xilinx_fpga_dp.hostfiles.instance_lock import InstanceLock
 
 _WARNING = "no instance lock, working as if alone on the node"
 

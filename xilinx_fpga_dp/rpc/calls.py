@@ -1,0 +1,95 @@
+"""The unary calls of a servicer: each has a time limit and ends with an answer or a status with a sentence.
+
+Without either, kubelet would wait for ever: it sets no deadline on most calls.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, cast
+
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+from grpclib.server import Stream
+
+from xilinx_fpga_dp.observe.events import Event
+
+log = logging.getLogger(__name__)
+
+
+class Calls:
+    """The calls under way of one servicer, which can be refused at its end."""
+
+    def __init__(self) -> None:
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._refusing = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call is under way."""
+        return bool(self._calls)
+
+    def refuse_new(self) -> None:
+        """Refuse the calls that are under way, and all that come later."""
+        self._refusing = True
+        for call in self._calls:
+            call.cancel()
+
+    async def answer(
+        self,
+        what: str,
+        answer: Callable[[Any], Awaitable[Any]],
+        stream: Stream[Any, Any],
+        limit: float,
+        extra: Mapping[str, object],
+    ) -> Any:
+        """Return the answer to a call, or raise the GRPCError that it ends with.
+
+        Args:
+            what: names the call in a status.
+            answer: makes the answer from the request.
+            stream: the call.
+            limit: seconds.
+            extra: fields of the log line about a fault.
+        """
+        ending = GRPCError(Status.UNAVAILABLE, f"{what}: the plugin is ending")
+        call = current_call()
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        if self._refusing:
+            raise ending
+        try:
+            async with asyncio.timeout(limit):
+                return await answer(await received(what, stream))
+        except (GRPCError, StreamTerminatedError):
+            raise
+        except TimeoutError:
+            raise GRPCError(Status.DEADLINE_EXCEEDED, f"{what} took more than {limit:g} s") from None
+        except asyncio.CancelledError:
+            if self._refusing:
+                call.uncancel()
+                raise ending from None
+            if call.cancelling():
+                raise  # the stream or the connection ends
+            raise GRPCError(Status.INTERNAL, f"{what} was interrupted") from None
+        except Exception as error:
+            log.exception(Event.CALL_FAILED, extra=dict(extra))
+            raise GRPCError(Status.INTERNAL, f"{what} failed: {error!r}") from None
+
+
+def current_call() -> "asyncio.Task[Any]":
+    """Return the task of the call under way: grpclib makes one of each call."""
+    return cast("asyncio.Task[Any]", asyncio.current_task())
+
+
+async def received(what: str, stream: Stream[Any, Any]) -> Any:
+    """Return the request of a call, or raise GRPCError if it is missing, too long, or can't be parsed."""
+    try:
+        request = await stream.recv_message()
+    except (GRPCError, StreamTerminatedError, TimeoutError):
+        raise
+    except Exception as error:  # betterproto2 raises errors of many kinds
+        raise GRPCError(Status.INVALID_ARGUMENT, f"{what}: no such request: {error}") from None
+    if request is None:
+        raise GRPCError(Status.INVALID_ARGUMENT, f"{what}: the request is missing")
+    return request

@@ -10,11 +10,16 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Final, NoReturn, cast
+
+# The settings and commands for which the process calls the API server, and the values that do not.
+_TLS_SETTINGS: Final = ("MODE", "EVENTS", "NODE_CONDITION", "STARTUP_TAINT")
+_TLS_COMMANDS: Final = frozenset({"cluster", "classes"})
+_OFF: Final = frozenset({"", "0", "false", "f", "no", "n", "off", "none", "device-plugin"})
 
 SERVICE_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """The signals that the service handles."""
@@ -36,7 +41,8 @@ def prepare() -> None:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # A signal that arrives while the service starts is delivered once the service handles it.
     signal.pthread_sigmask(signal.SIG_BLOCK, SERVICE_SIGNALS)
-    _leave_out_openssl()
+    if not asks_for_tls(os.environ, sys.argv[1:]):
+        _leave_out_openssl()
 
 
 def become_service() -> None:
@@ -56,11 +62,29 @@ def deliver_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SERVICE_SIGNALS)
 
 
+def asks_for_tls(environment: Mapping[str, str], words: Sequence[str]) -> bool:
+    """Return whether the process may call the API server, by its variables and its command line.
+
+    It is decided before the settings are read, since asyncio looks for ``ssl`` when it is imported. A wrong
+    value counts as one that asks.
+    """
+    given = {name.upper(): value for name, value in environment.items()}
+    for setting in _TLS_SETTINGS:
+        if given.get(f"XILINX_FPGA_DP_{setting}", "").lower() not in _OFF:
+            return True
+        flag = f"--{setting.lower().replace('_', '-')}"
+        if any(
+            word == flag or (word.startswith(f"{flag}=") and word[len(flag) + 1 :].lower() not in _OFF)
+            for word in words
+        ):
+            return True
+    return not _TLS_COMMANDS.isdisjoint(words)
+
+
 def _leave_out_openssl() -> None:
     """Import neither ``ssl`` nor ``_hashlib``: saves 4.4 MB, a tenth of the service's memory.
 
-    asyncio, grpclib, hashlib and urllib run without them, as on a Python built without OpenSSL. It can go
-    where the process needs TLS.
+    asyncio, grpclib, hashlib and urllib run without them, as on a Python built without OpenSSL.
     """
     if "_ssl" not in sys.modules and all(map(find_spec, _HASHES)):
         sys.modules["ssl"] = sys.modules["_hashlib"] = None  # type: ignore[assignment]

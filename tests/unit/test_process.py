@@ -36,3 +36,34 @@ def test_no_child_means_no_answer(function: str) -> None:
     with mock.patch(f"os.{function}", side_effect=OSError(errno.EAGAIN, "Resource temporarily unavailable")):
         assert process.in_child(dict, lambda: None) is None
     assert os.listdir("/proc/self/fd") == descriptors
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"XILINX_FPGA_DP_EVENTS": "true"}, []),
+        ({"xilinx_fpga_dp_node_condition": "1"}, []),
+        ({"XILINX_FPGA_DP_STARTUP_TAINT": "fpga.xilinx.com/starting"}, []),
+        ({"XILINX_FPGA_DP_MODE": "dra"}, []),
+        ({"XILINX_FPGA_DP_EVENTS": "wrong"}, []),
+        ({}, ["run", "--events"]),
+        ({}, ["--events", "false"]),
+        ({}, ["--mode=dra"]),
+        ({}, ["cluster", "--output", "json"]),
+    ],
+)
+def test_process_with_the_api_server_keeps_openssl(environment: dict[str, str], words: list[str]) -> None:
+    assert process.asks_for_tls(environment, words)
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({}, []),
+        ({"XILINX_FPGA_DP_EVENTS": "False", "XILINX_FPGA_DP_STARTUP_TAINT": ""}, ["run"]),
+        ({"XILINX_FPGA_DP_MODE": "device-plugin", "EVENTS": "true"}, ["list", "--output", "wide"]),
+        ({}, ["--events=false", "--mode=device-plugin", "--events-of-mine"]),
+    ],
+)
+def test_process_without_the_api_server_leaves_it_out(environment: dict[str, str], words: list[str]) -> None:
+    assert not process.asks_for_tls(environment, words)

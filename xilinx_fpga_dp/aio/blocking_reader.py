@@ -14,11 +14,11 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from xilinx_fpga_dp.aio.daemon_threads import Worker
 
@@ -38,11 +38,29 @@ class Pending:
 
 
 @dataclass(slots=True, eq=False)
+class _Wait:  # used on the loop only
+    """A wait for several reads. Waiting for a future a read would cost more than most reads."""
+
+    missing: int  # reads that have not returned
+    ended: asyncio.Future[None]  # when all have, or at the end of a step
+
+    def returned(self) -> None:
+        self.missing -= 1
+        if not self.missing:
+            self.end()
+
+    def end(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
+@dataclass(slots=True, eq=False)
 class _Read(Generic[T]):  # used on the loop only, but for the call
     call: Callable[[], T]
-    result: asyncio.Future[T | Exception]
     since: float
     waiters: int = 0
+    waits: list[_Wait] = field(default_factory=list)  # of the waiters; none between two steps
+    outcome: T | Exception | None = None  # once it has returned
     returned: float = math.inf  # the time.monotonic() of its end
 
 
@@ -77,13 +95,13 @@ class BlockingReader(Generic[T]):
         reads: dict[str, _Read[T]] = {}
         for key, call in calls.items():
             if (read := self._outstanding.get(key)) is None or now - read.returned > _STALE:
-                read = _Read(call, asyncio.get_running_loop().create_future(), now)
+                read = _Read(call, now)
                 self._outstanding[key] = read
                 self._queue.append(read)
             read.waiters += 1
             reads[key] = read
         try:
-            await self._wait(list(reads.values()), patience)
+            await self._wait(reads.values(), patience)
         finally:
             for read in reads.values():
                 read.waiters -= 1
@@ -113,10 +131,11 @@ class BlockingReader(Generic[T]):
             raise outcome
         return outcome
 
-    async def _wait(self, reads: list[_Read[T]], patience: float) -> None:
+    async def _wait(self, reads: Iterable[_Read[T]], patience: float) -> None:
         """Wait for the results, with as many workers on the queue as hanging reads make necessary."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
+        reads = _outstanding(reads)
         before = len(reads)
         stops = 0
         while reads and (began := loop.time()) < deadline:
@@ -128,17 +147,31 @@ class BlockingReader(Generic[T]):
                     for read in list(self._queue):  # not started, so not late
                         read.since = began
                 before = len(reads)
-                await asyncio.wait([read.result for read in reads], timeout=until - began)
+                await self._step(reads, until)
             finally:
                 self._watching -= watching
                 self._deliver()
-            reads = [read for read in reads if not read.result.done()]
+            reads = _outstanding(reads)
             # A stopped process does not read either, so that time does not count.
             if (now := loop.time()) - until > _STOPPED and stops < _MAX_STOPS:
                 stops += 1
                 deadline += now - began
                 for read in reads:  # another wait for the same read may have moved it already
                     read.since = min(read.since + now - began, now)
+
+    async def _step(self, reads: list[_Read[T]], until: float) -> None:
+        """Wait for these reads, and until a time of the loop at most."""
+        loop = asyncio.get_running_loop()
+        wait = _Wait(len(reads), loop.create_future())
+        for read in reads:
+            read.waits.append(wait)
+        timer = loop.call_at(until, wait.end)
+        try:
+            await wait.ended
+        finally:
+            timer.cancel()
+            for read in reads:
+                read.waits.remove(wait)
 
     def _work(self, loop: asyncio.AbstractEventLoop) -> None:
         """Make one call after another, on a worker.
@@ -167,15 +200,20 @@ class BlockingReader(Generic[T]):
         unclaimed = False
         while self._returned:
             read, outcome, ended = self._returned.popleft()
-            read.returned = ended
-            read.result.set_result(outcome)
+            read.outcome, read.returned = outcome, ended
+            for wait in read.waits:
+                wait.returned()
             unclaimed |= not read.waiters
         if unclaimed:
             self._wake()
 
     def _take(self, key: str, read: _Read[T]) -> T | Exception | Pending:
-        if not read.result.done():
+        if read.returned == math.inf:
             return Pending(read.since)
         if self._outstanding.get(key) is read:
             del self._outstanding[key]
-        return read.result.result()
+        return cast("T | Exception", read.outcome)
+
+
+def _outstanding(reads: Iterable[_Read[T]]) -> list[_Read[T]]:
+    return [read for read in reads if read.returned == math.inf]

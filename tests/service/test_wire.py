@@ -19,6 +19,18 @@ from tests.support.waiting import wait_for
 from tests.support.wire import pb
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
+_DATA, _HEADERS = 0, 1  # types of frames: RFC 9113, 6
+
+
+def _frames_of_call(received: bytes) -> list[int]:
+    """Return the types of the frames of stream 1, of data that begins with a frame."""
+    types = []
+    while received:
+        length, kind, stream = int.from_bytes(received[:3]), received[3], int.from_bytes(received[5:9])
+        types += [kind] if stream == 1 else []
+        received = received[9 + length :]
+    return types
+
 
 @pytest.mark.parametrize("method", ["allocate_raw", "preferred_raw", "options_raw", "pre_start_raw"])
 def test_answers_have_the_encoding_of_google_protobuf(registered: KubeletDouble, method: str) -> None:
@@ -73,6 +85,16 @@ def test_malformed_header_causes_no_error_of_the_service(
             answer += some
     registered.options(registered.registrations[0].resource)
     assert not [each for each in service.events if each["level"] == "error"]
+
+
+def test_unary_answer_is_sent_in_one_piece(registered: KubeletDouble) -> None:
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.settimeout(5)
+        peer.connect(f"{registered.directory}/{registered.registrations[0].endpoint}")
+        peer.sendall(request("GetDevicePluginOptions", message(b"")))
+        while not (frames := _frames_of_call(peer.recv(1 << 16))):
+            pass
+    assert frames == [_HEADERS, _DATA, _HEADERS]
 
 
 def test_too_long_request_is_refused_before_it_is_read(registered: KubeletDouble) -> None:

@@ -14,7 +14,6 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from typing import Any, Protocol, cast
 
 import grpclib.const
@@ -29,7 +28,7 @@ from h2.events import PingAckReceived
 
 from xilinx_fpga_dp.aio import listen
 from xilinx_fpga_dp.observe.events import Event
-from xilinx_fpga_dp.process import limit_closed_streams
+from xilinx_fpga_dp.process import leave_frames_unprinted, limit_closed_streams
 from xilinx_fpga_dp.rpc.codec import Codec
 
 log = logging.getLogger(__name__)
@@ -107,6 +106,7 @@ class RpcServer(Server):
 
     def __init__(self, servicer: Servicer) -> None:
         limit_closed_streams(_MAX_CLOSED_STREAMS)
+        leave_frames_unprinted()
         window = Configuration(http2_connection_window_size=_WINDOW, http2_stream_window_size=_WINDOW)
         super().__init__([servicer], codec=Codec(), config=window)
         self._servicer = servicer
@@ -241,7 +241,7 @@ class _Calls(Handler):
             release_stream()
             self.transport.flush()
 
-        stream.buffer = _Request(partial(stream.connection.ack, cast(int, stream.id)))
+        stream.buffer.__class__ = _Request  # made by grpclib; to make another takes longer than its whole use
         super().accept(stream, _filtered(headers), ended)
 
     def close(self) -> None:

@@ -168,9 +168,10 @@ class Scanner:
         if observation is None or observation.address != device.address:
             return None
         now = observation.device or device
-        if self._is_alone(device):
+        if now.mgmt_node != device.mgmt_node and self._is_alone(device):
             now = replace(now, mgmt_node=device.mgmt_node)  # what it was paired with
-        return replace(now, reason=self._health.fault_of(observation))
+        fault = self._health.fault_of(observation)
+        return now if now.reason == fault else replace(now, reason=fault)
 
     def _probe_fresh(
         self, bus: Bus, address: str, key: str, cheap_check: Callable[[bool], Observation] | None

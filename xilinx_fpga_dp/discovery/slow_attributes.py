@@ -76,7 +76,8 @@ class SlowAttributes:
 
     def get(self, key: str) -> SlowReadings:
         """Return the last readings of a device; empty ones if it was never read."""
-        return self._entries.get(key, _Entry()).readings
+        entry = self._entries.get(key)
+        return entry.readings if entry else SlowReadings()
 
     def refresh(self, key: str, wanted: Mapping[str, SlowRead], *, well: bool) -> None:
         """Start the reads that are due, on one thread.

@@ -35,6 +35,8 @@ class HostPaths:
         """
         limit = min(time_limit, _TIME_LIMIT)
         paths = tuple(dict.fromkeys([*more, *self._paths]))
+        if not paths and not self._missing:
+            return ()
         checks = [self._reads.read_fresh(path, partial(resolve, self._root, path), limit) for path in paths]
         outcomes = dict(zip(paths, await asyncio.gather(*checks), strict=True))
         missing = {path for path, outcome in outcomes.items() if outcome is not None}

@@ -211,6 +211,8 @@ def _requested(offer: Offer, ids: Sequence[str]) -> list[Device]:
 
 
 def _repeated(texts: Sequence[str]) -> list[str]:
+    if len(set(texts)) == len(texts):
+        return []
     return [each for each, count in Counter(texts).items() if count > 1]
 
 

@@ -1,5 +1,8 @@
 """The service: builds the parts and runs them in one TaskGroup. The only module that knows them all.
 
+What tells Kubernetes of the devices is the front end, by MODE: the device plugin or the DRA driver. Only the
+one that is wanted is imported.
+
 The scan loop is the heart: it scans the bus, checks the health of known devices in between, and publishes a
 snapshot. Everything else subscribes to the snapshots. A wake-up (uevent, SIGHUP, a late driver, an answer of
 podresources, a changed file) only makes the next scan come sooner.
@@ -9,26 +12,21 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from typing import Protocol
 
 from xilinx_fpga_dp import __version__, process
 from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.aio.listen import FdExhaustionHandler
 from xilinx_fpga_dp.aio.supervise import end, supervise
-from xilinx_fpga_dp.deviceplugin.cdi_spec import CdiSpec
-from xilinx_fpga_dp.deviceplugin.fleet import Fleet
-from xilinx_fpga_dp.deviceplugin.plugin import PluginConfig
-from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory
 from xilinx_fpga_dp.discovery import uevents
 from xilinx_fpga_dp.discovery.driver_versions import DriverVersions
 from xilinx_fpga_dp.discovery.scanner import ScanFailed
-from xilinx_fpga_dp.hostfiles.instance_lock import InstanceLock, lock_folder
 from xilinx_fpga_dp.hostfiles.managed_file import ManagedFile
 from xilinx_fpga_dp.kubelet.allocation_tracker import AllocationTracker
 from xilinx_fpga_dp.kubelet.podresources import PodResources
-from xilinx_fpga_dp.model import Device
 from xilinx_fpga_dp.observe import logs
 from xilinx_fpga_dp.observe.device_log import DeviceEventLog
 from xilinx_fpga_dp.observe.events import Event
@@ -38,14 +36,13 @@ from xilinx_fpga_dp.observe.metrics import Metrics
 from xilinx_fpga_dp.observe.node_labels import NodeLabels
 from xilinx_fpga_dp.settings import Settings, unknown_variables
 from xilinx_fpga_dp.snapshot import Snapshot, SnapshotBuilder
-from xilinx_fpga_dp.wiring import build_allocator, build_scanner
+from xilinx_fpga_dp.wiring import build_scanner
 
 log = logging.getLogger(__name__)
 
 # Seconds until the next scan while a result is outstanding, and at least between two scans.
 _RESULT_DUE = 0.5
 _MIN_PAUSE = 0.05
-_HINT_AFTER = 1.0  # seconds without a kubelet
 
 
 def serve(settings: Settings) -> int:
@@ -60,6 +57,32 @@ def serve(settings: Settings) -> int:
     return 0
 
 
+class FrontEnd(Protocol):
+    """What tells Kubernetes of the devices."""
+
+    last_task: str  # the task that ends last
+    registered: Callable[[], Mapping[str, bool]]  # whether each resource can be allocated
+    errors: Callable[[], Mapping[str, str]]  # why a resource can't be, by its name
+    scanned: Callable[[float], None]  # called with the time at which a scan of the whole bus began
+    register_again: Callable[[], None]  # called at SIGHUP
+
+    @property
+    def files(self) -> list[ManagedFile]:
+        """The files of the host that the newest instance manages."""
+
+    def tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """Return the endless tasks by name."""
+
+    def other_instances(self) -> bool:
+        """Whether another instance may allocate devices."""
+
+    def not_ready(self) -> str | None:
+        """Return why it can't serve pods as a whole; None if it can."""
+
+    def standby(self) -> AsyncIterator[bool]:
+        """Yield whether a newer instance lives, at each change."""
+
+
 class Service:
     """One node's device plugin, from start to SIGTERM."""
 
@@ -70,22 +93,20 @@ class Service:
         self.snapshots: Latest[Snapshot] = Latest(Snapshot())
         self._scanner = build_scanner(settings, self._wake.set)
         self._builder = SnapshotBuilder(settings, rules_changed=self._wake.set)
-        self._metrics = Metrics(self.snapshots, lambda: self._fleet.registered())  # noqa: PLW0108 - made below
-        lock = InstanceLock(lock_folder(settings.plugins_dir))
-        self._directory = SocketDirectory(settings.socket_dir, lock, self._metrics.kubelet_restart)
+        self._metrics = Metrics(self.snapshots, lambda: self._front_end.registered())  # noqa: PLW0108 - made below
         self._tracker = AllocationTracker(
-            PodResources(settings.pod_resources_socket), self._wake.set, lambda: bool(self._directory.others)
+            PodResources(settings.pod_resources_socket),
+            self._wake.set,
+            lambda: self._front_end.other_instances(),  # noqa: PLW0108
         )
-        self._cdi_spec = CdiSpec(settings.cdi_dir, self.snapshots, expose_mgmt=settings.expose_mgmt)
-        allocator = build_allocator(settings, self._scanner, self._all_devices, self._cdi_spec.include)
-        config = PluginConfig(
-            allocator, settings.request_timeout, settings.preferred_allocation, settings.prestart_check
-        )
-        self._fleet = Fleet(self._directory, config, self._metrics)
+        self._front_end = self._build_front_end()
 
-    def _all_devices(self) -> tuple[Device, ...]:
-        offers = self.snapshots.value.offers
-        return offers.devices if offers else ()
+    def _build_front_end(self) -> FrontEnd:
+        from xilinx_fpga_dp.deviceplugin.front_end import PluginFrontEnd  # noqa: PLC0415
+
+        return PluginFrontEnd(
+            self._settings, self.snapshots, self._scanner, self._metrics, self._metrics.kubelet_restart
+        )
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. SIGHUP scans and registers again."""
@@ -102,10 +123,9 @@ class Service:
             }
             await self._stop.wait()
             log.info(Event.SHUTTING_DOWN)
-            directory = tasks.pop("socket-directory")
+            last = tasks.pop(self._front_end.last_task)
             await end(tasks.values())
-            # Last, since then an older instance registers: kubelets up to 1.36 want our streams ended before.
-            await end([directory])
+            await end([last])
         for number in process.SERVICE_SIGNALS:  # one more changes nothing
             signal.signal(number, signal.SIG_IGN)
         log.info(Event.STOPPED)
@@ -116,28 +136,23 @@ class Service:
         routes = HttpRoutes(
             self._metrics,
             self.snapshots,
-            self._fleet.registered,
+            self._front_end.registered,
             self._tracker.current,
-            errors=self._fleet.last_errors,
+            errors=self._front_end.errors,
+            not_ready=self._front_end.not_ready,
             expose_mgmt=settings.expose_mgmt,
         )
-        files: list[ManagedFile] = []
+        files = self._front_end.files
         tasks: dict[str, Callable[[], Awaitable[None]]] = {
             "scan": self.scan,
             "uevents": lambda: uevents.listen(self._wake.set),
             "allocation-tracker": self._tracker.run,
-            "socket-directory": self._directory.run,
-            "fleet": lambda: self._fleet.run(self.snapshots),
-            "sweep": self._fleet.sweep,
+            **self._front_end.tasks(),
             "device-log": lambda: DeviceEventLog().run(self.snapshots),
-            "startup-hint": self._startup_hint,
             "heartbeat": routes.heartbeat,
             "rename-rules": self._builder.follow_rules,
             "file-ownership": lambda: self._share(files),
         }
-        if settings.device_strategy != "device-specs":
-            files.append(self._cdi_spec.file)
-            tasks |= {"cdi-spec": self._cdi_spec.run, "cdi-file": self._cdi_spec.file.run}
         if settings.nfd_features_dir:
             labels = NodeLabels(
                 settings.nfd_features_dir, self.snapshots, DriverVersions(settings.sysfs_root)
@@ -179,7 +194,7 @@ class Service:
     def _register_again(self) -> None:
         log.info(Event.HANGUP)
         self._wake.set()
-        self._fleet.register_again()
+        self._front_end.register_again()
 
     async def scan(self) -> None:
         """Scan the whole bus and, in between, check known devices; publish snapshots. Endless."""
@@ -212,7 +227,7 @@ class Service:
             return
         if scan:
             self._metrics.scanned(asyncio.get_running_loop().time() - began)
-            self._cdi_spec.scanned(began)
+            self._front_end.scanned(began)
         self.snapshots.set(await self._builder.build(found, self._tracker, self._scanner.hold))
 
     async def _wait(self, due: float) -> None:
@@ -227,14 +242,6 @@ class Service:
 
     async def _share(self, files: list[ManagedFile]) -> None:
         """Leave the files to a newer instance, which may have other settings, while one lives. Endless."""
-        async for standby in self._directory.state.changes(lambda state: state.standby):
+        async for standby in self._front_end.standby():
             for file in files:
                 await file.share(released=standby)
-
-    async def _startup_hint(self) -> None:
-        """Log once how to try this without a kubelet, where there is none."""
-        await asyncio.sleep(_HINT_AFTER)
-        directory = self._directory.state.value
-        if directory.kubelet is None:
-            problem = {"problem": directory.problem} if directory.problem else {}
-            log.info(Event.NO_KUBELET, extra={"path": self._directory.kubelet_socket, **problem})

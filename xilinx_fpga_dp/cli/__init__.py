@@ -58,6 +58,7 @@ def _serve(words: Sequence[str]) -> int:
 def _import_service() -> None:
     with process.without_pydantic():
         import_module("xilinx_fpga_dp.service")
+        import_module("xilinx_fpga_dp.deviceplugin.front_end")
 
 
 def _settings(words: Sequence[str]) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 A container that restarts is started from the spec, with the CDI device names that it was given once. So the
 spec has every known device, confirmed or not. A device that Allocate has refreshed is written as it is now
-before the call is answered, and stays so until a scan of the whole bus that began later has seen it: a health
-check may still show its old node.
+before the call is answered.
 """
 
 import asyncio
@@ -13,6 +12,7 @@ from xilinx_fpga_dp.hostfiles.managed_file import ManagedFile
 from xilinx_fpga_dp.model import Device
 from xilinx_fpga_dp.resources.allocator import nodes_of
 from xilinx_fpga_dp.resources.documents import cdi
+from xilinx_fpga_dp.resources.fresh_devices import FreshDevices
 from xilinx_fpga_dp.snapshot import Snapshot
 
 
@@ -23,7 +23,7 @@ class CdiSpec:
         self.file = ManagedFile(f"{directory}/{cdi.FILE}")
         self._snapshots = snapshots
         self._expose_mgmt = expose_mgmt
-        self._refreshed: dict[str, tuple[Device, float]] = {}  # by address, with the time
+        self._fresh = FreshDevices()
 
     async def run(self) -> None:
         """Follow the snapshots. Endless."""
@@ -32,19 +32,16 @@ class CdiSpec:
 
     async def include(self, devices: tuple[Device, ...]) -> bool:
         """Write these devices as they are now, beside all others. Return whether the file has them."""
-        now = asyncio.get_running_loop().time()
-        self._refreshed |= {device.address: (device, now) for device in devices}
+        self._fresh.note(devices, asyncio.get_running_loop().time())
         return await self._write()
 
     def scanned(self, began: float) -> None:
         """Trust the snapshots again for what was refreshed before a scan began."""
-        newer = [refreshed for refreshed in self._refreshed.values() if refreshed[1] > began]
-        self._refreshed = {refreshed[0].address: refreshed for refreshed in newer}
+        self._fresh.scanned(began)
 
     async def _write(self) -> bool:
         known = self._snapshots.value.known
-        refreshed = [device for device, _ in self._refreshed.values()]
-        devices = {device.address: device for device in (*(known.devices if known else ()), *refreshed)}
+        devices = self._fresh.over(known.devices if known else ()).values()
         return await self.file.set(
-            cdi.spec((device, nodes_of(device, expose_mgmt=self._expose_mgmt)) for device in devices.values())
+            cdi.spec((device, nodes_of(device, expose_mgmt=self._expose_mgmt)) for device in devices)
         )

@@ -25,6 +25,7 @@ class HttpRoutes:
     held: Callable[[], Awaitable[Held]]  # asks which container holds which device
     expose_mgmt: bool  # whether pods get management nodes
     errors: Callable[[], Mapping[str, str]] = dict  # how the last attempt to register failed
+    not_ready: Callable[[], str | None] = lambda: None  # why no resource at all can be allocated
     card_metrics: Callable[[], bytes] = bytes  # returns the series of the cards
     _last_beat: float = field(init=False, default_factory=lambda: asyncio.get_running_loop().time())
 
@@ -49,7 +50,7 @@ class HttpRoutes:
 
     async def _readyz(self) -> Response:
         snapshot = self.snapshots.value
-        if reason := snapshot.not_ready:
+        if reason := snapshot.not_ready or self.not_ready():
             return text(reason, 503)
         registered, errors = self.registered(), self.errors()
         missing = [

@@ -24,7 +24,7 @@ from xilinx_fpga_dp.discovery.backend import REMEDY, Probe, unidentified
 from xilinx_fpga_dp.discovery.drivers import ami, ma35d, xrt, zocl
 from xilinx_fpga_dp.discovery.health import WAITING, HealthRules, HealthTracker, Observation
 from xilinx_fpga_dp.discovery.management import pair
-from xilinx_fpga_dp.discovery.slow_attributes import SlowAttributes
+from xilinx_fpga_dp.discovery.slow_attributes import SlowAttributes, SlowReadings
 from xilinx_fpga_dp.discovery.sysfs import Bus, OutOfDescriptors, Wanted, read_bus, refresh_bus, slot_of
 from xilinx_fpga_dp.model import Device, Inventory, Reason
 
@@ -65,6 +65,9 @@ class _Tracked:
     last: Observation | None = None  # the last observation; None if there is nothing to report
     pending: bool = False  # another probe soon may show more
     withheld: str | None = None  # why the device cannot be offered yet
+    # The last answer with the slow attributes, and the observation made of both: the same one while both are
+    seen: tuple[Observation, SlowReadings] | None = None
+    complete: Observation | None = None
 
     @property
     def cheap_check(self) -> Callable[[bool], Observation] | None:
@@ -277,8 +280,8 @@ class Scanner:
         if tracked.pending and not probe.device and probe.key not in self._health.known:
             return  # what is left out stays so until its driver has answered
         if isinstance(answer, Observation) and probe.slow:
-            wanted = {name: read for name, read in probe.slow.items() if name in answer.slow}
-            self._slow.refresh(probe.key, wanted, well=observation is not None and not observation.reason)
+            well = observation is not None and not observation.reason
+            self._slow.refresh(probe.key, probe.slow, answer.slow, well=well)
         tracked.last = observation
 
     def _complete(self, tracked: _Tracked, answer: _Answer) -> Observation | None:
@@ -290,7 +293,10 @@ class Scanner:
         tracked.address = answer.address
         if tracked.withheld:
             return Observation(answer.address, reason=Reason.SHELL_UNKNOWN, why=tracked.withheld)
-        return answer.with_slow(self._slow.get(tracked.probe.key))
+        seen = answer, self._slow.get(tracked.probe.key)
+        if tracked.seen != seen or tracked.complete is None:
+            tracked.seen, tracked.complete = seen, answer.with_slow(seen[1])
+        return tracked.complete
 
     def _step(self, *, check: bool) -> Inventory:
         observations = _observations(self._tracked)

@@ -14,8 +14,10 @@ newest readings there are.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from xilinx_fpga_dp.aio.daemon_threads import start_thread
 from xilinx_fpga_dp.discovery.attributes import Schedule
@@ -34,6 +36,9 @@ class SlowReadings:
     trip: str | None = None  # the firewall trip; None also if there is none
     ready: str | None = None  # "0" if it is not ready, another number if it is
     warning: str | None = None  # what is wrong with the card without being a fault, with the remedy
+
+
+_UNREAD: Final = SlowReadings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +61,12 @@ class _Progress:
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    readings: SlowReadings = SlowReadings()
+    readings: SlowReadings = _UNREAD
     reading: bool = False
     well: bool = False  # as last observed
     progress: dict[str, _Progress] = field(default_factory=dict)  # by attribute
+    asked: frozenset[str] = frozenset()  # the attributes last asked for
+    quiet_until: float = 0.0  # loop time before which none of these is due, if nothing else changes
 
 
 class SlowAttributes:
@@ -77,32 +84,30 @@ class SlowAttributes:
     def get(self, key: str) -> SlowReadings:
         """Return the last readings of a device; empty ones if it was never read."""
         entry = self._entries.get(key)
-        return entry.readings if entry else SlowReadings()
+        return entry.readings if entry else _UNREAD
 
-    def refresh(self, key: str, wanted: Mapping[str, SlowRead], *, well: bool) -> None:
+    def refresh(self, key: str, reads: Mapping[str, SlowRead], asked: frozenset[str], *, well: bool) -> None:
         """Start the reads that are due, on one thread.
 
         Args:
             key: of the device.
-            wanted: what to read of it, by the name in `SlowReadings`.
+            reads: how to read its attributes, by the name in `SlowReadings`.
+            asked: the names of those to read.
             well: the device has no fault.
         """
         loop = asyncio.get_running_loop()
         now = loop.time()
-        entry = self._entries.setdefault(key, _Entry())
-        if well and not entry.well:
-            for progress in entry.progress.values():
-                if progress.ended is not None:
-                    again = max(now, progress.ended + _AGAIN)
-                    progress.tries, progress.pause, progress.due, progress.ended = 0, 0.0, again, None
-        entry.well = well
-        for name in entry.progress.keys() - wanted.keys():
-            entry.progress[name].tries, entry.progress[name].ended = 0, None
-            entry.readings = replace(entry.readings, **{name: None})
+        if (entry := self._entries.get(key)) is None:
+            entry = self._entries[key] = _Entry()
+        if now < entry.quiet_until and (well, asked) == (entry.well, entry.asked):
+            return
+        _update(entry, asked, now, well=well)
         if entry.reading:
             return
-        due = {name: each for name, each in wanted.items() if _is_due(entry, name, each.schedule, now)}
+        times = {name: _due(entry, name, read.schedule) for name, read in reads.items() if name in asked}
+        due = {name: reads[name] for name, time in times.items() if time <= now}
         if not due:
+            entry.quiet_until = min(times.values(), default=math.inf)
             return
         entry.reading = True
 
@@ -125,7 +130,7 @@ class SlowAttributes:
     def _store(
         self, entry: _Entry, due: Mapping[str, SlowRead], results: Mapping[str, str | Exception | None]
     ) -> None:
-        entry.reading = False
+        entry.reading, entry.quiet_until = False, 0.0
         now = asyncio.get_running_loop().time()
         readings = entry.readings
         for name, result in results.items():
@@ -145,11 +150,26 @@ class SlowAttributes:
             self._wake()
 
 
-def _is_due(entry: _Entry, name: str, schedule: Schedule, now: float) -> bool:
+def _update(entry: _Entry, asked: frozenset[str], now: float, *, well: bool) -> None:
+    """Try again what was given up, if the device has recovered, and forget what is not asked for any more."""
+    if well and not entry.well:
+        for progress in entry.progress.values():
+            if progress.ended is not None:
+                again = max(now, progress.ended + _AGAIN)
+                progress.tries, progress.pause, progress.due, progress.ended = 0, 0.0, again, None
+    for name in entry.progress.keys() - asked:
+        entry.progress[name].tries, entry.progress[name].ended = 0, None
+        entry.readings = replace(entry.readings, **{name: None})
+    entry.well, entry.asked = well, asked
+
+
+def _due(entry: _Entry, name: str, schedule: Schedule) -> float:
+    """Return the loop time from which it is to be read; infinite if not again."""
     progress = entry.progress.setdefault(name, _Progress())
-    if schedule.until_known and getattr(entry.readings, name) is not None:
-        return False
-    return progress.due <= now and (schedule.tries is None or progress.tries < schedule.tries)
+    known = schedule.until_known and getattr(entry.readings, name) is not None
+    if known or (schedule.tries is not None and progress.tries >= schedule.tries):
+        return math.inf
+    return progress.due
 
 
 def _result_of(read: Callable[[], str | None]) -> str | Exception | None:

@@ -12,7 +12,8 @@ import re
 import stat
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from functools import lru_cache
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -58,7 +59,6 @@ class Function:
     # Differs for one that took its place; None if one of the above is missing
     identity: tuple[int, int] | None
     driver: str | None = None
-    numa_node: int | None = None
     entries: frozenset[str] = frozenset()  # the names in its directory; empty if they are not wanted
     sub_devices: tuple[str, ...] = ()  # those of them that are XRT sub-devices, sorted
     fault: str | None = None  # why its directory could not be listed
@@ -74,7 +74,12 @@ class Function:
 
     def subdirectories(self, pattern: re.Pattern[str]) -> list[str]:
         """Return the paths of its sub-devices with such a name."""
-        return [f"{self.path}/{name}" for name in self.sub_devices if pattern.fullmatch(name)]
+        return [f"{self.path}/{name}" for name in _matching(self.sub_devices, pattern)]
+
+
+@lru_cache(maxsize=1024)  # the same few names and patterns at every check
+def _matching(names: tuple[str, ...], pattern: re.Pattern[str]) -> tuple[str, ...]:
+    return tuple(filter(pattern.fullmatch, names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +174,7 @@ def read_bus(before: Bus, wanted: Wanted) -> Bus:
             function = function or _function(address, path, vendor, identity, more=bool(wanted.takes))
             ours = ours or bool(wanted.takes and wanted.takes(function))
         if ours and function:
-            numa_node = _numa_node(f"{path}/numa_node")  # root may set it, where the firmware has none
-            functions.append(relist(function, driver in wanted.listed, driver=driver, numa_node=numa_node))
+            functions.append(_renew(function, driver, listed=driver in wanted.listed))
         elif vendor:
             others[address] = inode
     return Bus(root, before.dev_root, tuple(functions), _online_nodes(root), classes, others)
@@ -220,7 +224,7 @@ def refresh_bus(bus: Bus, wanted: Wanted, addresses: Collection[str]) -> Bus:
         # If the whole bus is away, even for a moment, listing it fails.
         elif os.path.lexists(function.path) or function.address in _pci_inodes(bus.root):
             driver = driver_of(function.path)
-            functions.append(relist(function, driver in wanted.listed, driver=driver))
+            functions.append(_renew(function, driver, listed=driver in wanted.listed))
     return replace(bus, functions=tuple(functions), classes=_class_devices(bus.root, wanted))
 
 
@@ -254,25 +258,35 @@ def _class_device(path: str) -> ClassDevice:
     return ClassDevice(os.path.basename(path), path, parent, driver)
 
 
-def relist(function: Function, wanted: bool = True, **changes: Any) -> Function:
-    """Return the function with the names that are in its directory now, if wanted, and with other changes."""
+def relist(function: Function) -> Function:
+    """Return the function with the names that are in its directory now."""
+    return _renew(function, function.driver, listed=True)
+
+
+def _renew(function: Function, driver: str | None, *, listed: bool) -> Function:
+    """Return the function with this driver and, if listed, its directory's names; itself if unchanged."""
     names: list[str] = []
     fault = None
-    if wanted:
+    if listed:
         try:
-            names = _open(os.listdir, function.path)[:_MAX_ENTRIES]
+            names = os.listdir(function.path)[:_MAX_ENTRIES]
         except OSError as error:
+            _raise_if_out_of_descriptors(error)
             fault = f"its directory cannot be listed: {error.strerror}"
+    entries = frozenset(names)
+    if (entries, driver, fault) == (function.entries, function.driver, function.fault):
+        return function
     # xocl_subdev.c: those of a user and those of a management function
     sub_devices = tuple(sorted([name for name in names if ".u." in name or ".m." in name]))
-    return replace(function, entries=frozenset(names), sub_devices=sub_devices, fault=fault, **changes)
+    return replace(function, driver=driver, entries=entries, sub_devices=sub_devices, fault=fault)
 
 
 def list_names(path: str) -> list[str]:
     """Return the names in a directory; empty if it is missing or cannot be listed."""
     try:
-        return _open(os.listdir, path)[:_MAX_ENTRIES]
-    except OSError:
+        return os.listdir(path)[:_MAX_ENTRIES]
+    except OSError as error:
+        _raise_if_out_of_descriptors(error)
         return []
 
 
@@ -372,21 +386,20 @@ def read_bytes(path: str, flags: int = _BLOCKING, size: int = _MAX_ATTRIBUTE + 1
     Raises:
         OSError: it is missing or answers an error.
     """
-    descriptor = _open(os.open, path, flags)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        _raise_if_out_of_descriptors(error)
+        raise
     try:
         return os.read(descriptor, size)
     finally:
         os.close(descriptor)
 
 
-def _open(call: Callable[..., T], path: str, *arguments: int) -> T:
-    """Make a call that needs a file descriptor."""
-    try:
-        return call(path, *arguments)
-    except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise OutOfDescriptors(f"{error.filename}: {error.strerror}") from None
-        raise
+def _raise_if_out_of_descriptors(error: OSError) -> None:
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        raise OutOfDescriptors(f"{error.filename}: {error.strerror}") from None
 
 
 def core_text(path: str) -> str:
@@ -402,9 +415,10 @@ def _hex_id(path: str, digits: int = 4) -> str | None:
     return match[1] if match else None
 
 
-def _numa_node(path: str) -> int | None:
-    text = core_text(path)
-    # The kernel has at most 1024 nodes; -1 means that the firmware has none for it.
+def numa_node_of(function: Function) -> int | None:
+    """Read its NUMA node, which root may set at any time; None where the firmware has none for it."""
+    text = core_text(f"{function.path}/numa_node")
+    # The kernel has at most 1024 nodes; -1: none.
     return int(text) if re.fullmatch(r"[0-9]{1,4}", text) else None
 
 

@@ -740,7 +740,7 @@ class TestWithoutDescriptors:
         with mock.patch("xilinx_fpga_dp.discovery.slow_attributes._SOON", 0):
             async with asyncio.timeout(10):  # the pauses after answers without it are 30 s together
                 while slow.get("card") != SlowReadings("XFL1"):
-                    slow.refresh("card", {"serial": SlowRead(SERIAL, read)}, well=True)
+                    slow.refresh("card", {"serial": SlowRead(SERIAL, read)}, frozenset({"serial"}), well=True)
                     await asyncio.sleep(0.001)
         assert asked == [None] * 5
 

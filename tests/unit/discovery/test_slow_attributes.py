@@ -33,7 +33,7 @@ class Card:
         """Ask for these attributes at a time."""
         self.now = now
         wanted = {name: SlowRead(schedule, self._read(name)) for name, schedule in schedules.items()}
-        self.slow.refresh("card", wanted, well=well)
+        self.slow.refresh("card", wanted, frozenset(wanted), well=well)
 
     def each_second(self, begin: int, end: int, *, well: bool = True, **schedules: Schedule) -> None:
         for now in range(begin, end):

@@ -74,7 +74,7 @@ def _observe(function: Function, bus: Bus) -> Observation:
         driver=DRIVER,
         experimental=True,
         device_id=function.device,
-        numa_node=function.numa_node,
+        numa_node=sysfs.numa_node_of(function),
         pcie_path=function.pcie_path,
         nodes=(node,) if node else (),
         # The node is all that the driver has, and it asks no right of its holder: ami_cdev.c

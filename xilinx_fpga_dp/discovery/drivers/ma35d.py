@@ -75,7 +75,7 @@ def _observe(device: ClassDevice, bus: Bus) -> Observation | None:
             driver=DRIVER,
             experimental=True,
             device_id=function.device if function else None,
-            numa_node=function.numa_node if function else None,
+            numa_node=sysfs.numa_node_of(function) if function else None,
             pcie_path=function.pcie_path if function else (),
             nodes=(node,),
         ),

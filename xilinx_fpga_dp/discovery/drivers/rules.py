@@ -243,7 +243,7 @@ def _observe(taken: _Taken, nodes: Nodes, mgmt_node: Callable[[], str | None]) -
         board=taken.rule.name,
         driver=_driver(taken) or "",
         device_id=function.device if function else None,
-        numa_node=function.numa_node if function else None,
+        numa_node=sysfs.numa_node_of(function) if function else None,
         pcie_path=function.pcie_path if function else (),
         nodes=tuple(found)[:MAX_NODES],
         mgmt_node=mgmt_node(),

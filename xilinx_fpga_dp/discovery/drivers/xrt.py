@@ -9,7 +9,7 @@ import errno
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
 
 from xilinx_fpga_dp.discovery import pci_ids, sysfs, xocl_errors
@@ -62,21 +62,17 @@ def probes(bus: Bus) -> Iterator[Probe]:
     # A virtual machine has no management functions, nor has AWS.
     mgmt = {function.slot: function for function in bus.functions if _is_management(function)}
     # A function in one of these slots belongs to another one; that holds whatever becomes of a user function.
-    users = {function.slot for function in bus.functions if _is_user(function)}
+    users = {function.address: function.slot for function in bus.functions if _is_user(function)}
+    user_slots = set(users.values())
     reported = {function.slot for function in bus.functions if _should_be_user(function)}
     for function in bus.functions:
-        if _is_user(function):
+        if function.address in users:
             beside = mgmt.get(function.slot)
             yield Probe(
                 function.address,
                 observe=partial(_observe, function, beside, bus),
                 unchanged=partial(_is_unchanged, function, bus),
-                slow={
-                    "trip": SlowRead(TRIP, partial(_read_trip_now, function)),
-                    "ready": SlowRead(READY, partial(_read_ready, function)),
-                    "serial": SlowRead(SERIAL, partial(_read_serial, function)),
-                    "warning": SlowRead(BOOT, partial(_read_boot_warning, function)),
-                },
+                slow=_slow_reads(function),
                 withheld=partial(_withheld, beside) if beside and beside.driver == MGMT_DRIVER else None,
             )
         elif function.driver == MGMT_DRIVER and function.slot not in reported:
@@ -86,8 +82,20 @@ def probes(bus: Bus) -> Iterator[Probe]:
                 slow={"serial": SlowRead(SERIAL, partial(_read_serial_of_management, function))},
                 device=False,
             )
-        elif function.driver in _USER_DRIVERS and (_is_f2_management(function) or function.slot not in users):
+        elif function.driver in _USER_DRIVERS and (
+            _is_f2_management(function) or function.slot not in user_slots
+        ):
             yield Probe(function.address, partial(_observe_left_out, function), device=False)
+
+
+@lru_cache(maxsize=256)  # a function that has not changed is the same object at every scan
+def _slow_reads(function: Function) -> Mapping[str, SlowRead]:
+    return {
+        "trip": SlowRead(TRIP, partial(_read_trip_now, function)),
+        "ready": SlowRead(READY, partial(_read_ready, function)),
+        "serial": SlowRead(SERIAL, partial(_read_serial, function)),
+        "warning": SlowRead(BOOT, partial(_read_boot_warning, function)),
+    }
 
 
 BACKEND: Final = Backend(
@@ -103,15 +111,18 @@ def _is_user(function: Function) -> bool:
 
 def _should_be_user(function: Function) -> bool:
     """Whether it is a user function, or should be one and is reported for that, by its driver's name."""
+    if function.driver in _USER_DRIVERS:
+        return True
     known = pci_ids.find(function.vendor, function.device)
-    misplaced = known and known.role in (Role.PART, Role.USER) and function.driver not in known.drivers
-    return function.driver in _USER_DRIVERS or bool(misplaced)
+    return bool(known and known.role in (Role.PART, Role.USER) and function.driver not in known.drivers)
 
 
 def _is_management(function: Function) -> bool:
     """Whether it is a management function, bound to its driver or not."""
+    if function.driver == MGMT_DRIVER:
+        return True
     known = pci_ids.find(function.vendor, function.device)
-    return function.driver == MGMT_DRIVER or (known is not None and known.role is Role.MANAGEMENT)
+    return known is not None and known.role is Role.MANAGEMENT
 
 
 def _is_f2_management(function: Function) -> bool:
@@ -167,7 +178,7 @@ def _observe(function: Function, mgmt: Function | None, bus: Bus) -> Observation
             board=board,
             driver=USER_DRIVER,
             device_id=function.device,
-            numa_node=function.numa_node,
+            numa_node=sysfs.numa_node_of(function),
             pcie_path=function.pcie_path,
             nodes=(node, *qdma) if node else (),
             mgmt_node=management_node(mgmt, bus) if mgmt else None,

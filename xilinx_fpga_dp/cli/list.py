@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 from xilinx_fpga_dp.cli.command import FROM_OPTION, SCAN_SETTINGS, Command, output_option
+from xilinx_fpga_dp.cli.screen import Screen, is_terminal
 from xilinx_fpga_dp.discovery.sensor_texts import Value
 from xilinx_fpga_dp.model import Held, Offers
 from xilinx_fpga_dp.observe import logs, state
@@ -20,7 +22,6 @@ from xilinx_fpga_dp.settings import Settings
 _WATCH: Final = 1.0  # seconds between two tables
 _SAMPLE_LIMIT: Final = 2.0  # seconds a table waits for sensors
 _SAMPLE_INTERVAL: Final = 10.0  # seconds between two reads of a card's sensors
-_REDRAW: Final = "\x1b[H\x1b[J"  # cursor home, erase below
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
@@ -37,8 +38,20 @@ def _list(settings: Settings, options: argparse.Namespace) -> int:
     logs.set_up("error", settings.log_format)
     listing = _Listing(settings, options.output)
     with suppress(KeyboardInterrupt):
-        asyncio.run(listing.watch() if options.watch else listing.show())
+        asyncio.run(_watch(listing) if options.watch else listing.show())
     return 0
+
+
+async def _watch(listing: "_Listing") -> None:
+    """Watch until SIGINT or SIGTERM."""
+    loop = asyncio.get_running_loop()
+    watching = asyncio.ensure_future(listing.watch())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, watching.cancel)
+    loop.add_signal_handler(signal.SIGWINCH, listing.resized)
+    with suppress(asyncio.CancelledError):
+        await watching
+    listing.end()
 
 
 class Sensors(NamedTuple):
@@ -59,6 +72,9 @@ class _Listing:
         self._output = output
         self._scanner = build_scanner(settings)
         self._offers = Offers({})
+        self._problem = ""  # why nothing is found
+        self._screen = Screen(sys.stdout) if is_terminal(sys.stdout) else None
+        self._last: str | None = None  # the text as last shown
         self._telemetry = None
         if settings.telemetry != "none" and output == "wide":
             from xilinx_fpga_dp.discovery.telemetry import Telemetry
@@ -77,31 +93,44 @@ class _Listing:
 
     async def watch(self) -> None:
         """Print the node every second: on a terminal in place, else where it has changed. Endless."""
-        last = None
         while True:
             began = time.monotonic()
             text = await self._text(check=True)
-            if sys.stdout.isatty():
-                print(_REDRAW + text, flush=True)
-            elif text != last:
+            if self._screen:
+                self._screen.draw(text)
+            elif text != self._last:
                 print(text, end="\n" if self._output == "json" else "\n\n", flush=True)
-            last = text
+            self._last = text
             await asyncio.sleep(max(0.0, began + _WATCH - time.monotonic()))
+
+    def resized(self) -> None:
+        """Draw again: the terminal has another size."""
+        if self._screen and self._last is not None:
+            self._screen.draw(self._last)
+
+    def end(self) -> None:
+        """Leave the terminal to the next program."""
+        if self._screen:
+            self._screen.leave()
 
     async def _text(self, *, check: bool = False) -> str:
         from xilinx_fpga_dp.discovery.scanner import ScanFailed
         from xilinx_fpga_dp.wiring import scan_once
 
         held: Held = {}
+        problem = ""
         try:
             self._offers, held = await scan_once(self._settings, self._scanner, check=check)
         except ScanFailed as error:
-            print(f"nothing found: {error}", file=sys.stderr)
+            problem = f"nothing found: {error}"
             self._offers = Offers({})
+        if problem != self._problem and not self._screen:
+            print(problem or "found again", file=sys.stderr)
+        self._problem = problem
         document = state.document(self._offers, expose_mgmt=self._settings.expose_mgmt, held=held)
         if self._output == "json":
             return json.dumps(document, indent=2)
-        warnings = warnings_of(self._offers)
+        warnings = [*([problem] if problem and self._screen else []), *warnings_of(self._offers)]
         return table(document, warnings, await self._sensors() if self._output == "wide" else None)
 
     async def _sensors(self) -> Mapping[str, Sensors]:

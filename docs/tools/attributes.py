@@ -12,6 +12,7 @@ from xilinx_fpga_dp.discovery.attributes import (
     RULES,
     TABLE,
     TELEMETRY,
+    UNREAD,
     Attribute,
     Base,
     Schedule,
@@ -63,20 +64,27 @@ that is offline. `all` costs something: applications wait while the driver answe
 kernel log gets lines, and a V80's sensor is dangerous at its critical value. *each sample* is
 every `TELEMETRY_INTERVAL`.
 
-Not read at either level: `power1_average` (it is the maximum, subdev/xmc.c), `link_status` (a
-virtual function asks its device, AMA SDK pcie.c), `ddrbw_*` (a line in the kernel's log, AMA SDK
-hw_monitor.c), `clock_freqs` (mailbox, subdev/icap.c), `*_sensors_raw`, and the sensors of F1, F2
-and `zocl`.
-
 | level | driver | attribute | answered by | read | source |
 | --- | --- | --- | --- | --- | --- |
 """
-_PLACES = {Base.FUNCTION: "", Base.MISC: "misc device: ", Base.SYSFS: "/sys: "}
+_UNREAD = """
+Read at no level:
+
+| driver | source | why |
+| --- | --- | --- |
+"""
+_PLACES = {Base.FUNCTION: "", Base.RENDER: "render node: ", Base.MISC: "misc device: ", Base.SYSFS: "/sys: "}
 
 
 def page() -> str:
     """Return the whole page."""
-    return _HEAD + _rows(TABLE) + _RULES + _rows(RULES) + _TELEMETRY + _rows(TELEMETRY)
+    unread = "".join(f"| `{driver}` | {_names(names)} | {why} |\n" for driver, names, why in UNREAD)
+    return _HEAD + _rows(TABLE) + _RULES + _rows(RULES) + _TELEMETRY + _rows(TELEMETRY) + _UNREAD + unread
+
+
+def _names(names: str) -> str:
+    """Mark attributes as code, and leave words as they are."""
+    return ", ".join(name if " " in name else f"`{name}`" for name in names.split(", "))
 
 
 def _rows(table: Iterable[Attribute]) -> str:

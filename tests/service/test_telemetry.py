@@ -92,11 +92,26 @@ def test_scrape_answers_at_once_while_a_sensor_hangs(pages: Probed, card: XrtCar
         found = series(pages)
         assert time.monotonic() - began < 0.5
         assert f"xilinx_fpga_pcie_link_lanes{{{device}}}" in found
-        assert f"xilinx_fpga_power_watts{{{device}}}" not in found
+        assert f"xilinx_fpga_power_watts{{{device}}}" in found
+        assert f'xilinx_fpga_temperature_celsius{{{device},sensor="fpga"}}' not in found
         assert pages.get("livez")[0] == 200
         service.process.send_signal(signal.SIGTERM)
         assert service.process.wait(10) == 0
     card.unhang("mgmt/hwmon/temp4_input")
+
+
+def test_card_with_two_devices_has_the_id_that_kubelet_counts(node: SampleNode) -> None:
+    node.sensors = True
+    node.plug("u30")
+    pages = Probed(node, TELEMETRY_INTERVAL="1")
+    with Service(pages.settings) as service:
+        service.logged(Event.SERVING_HTTP)
+        first = node.cards[0].address
+        second = f'xilinx_fpga_temperature_celsius{{device="{first}",sensor="fpga_2"}}'
+        wait_for(lambda: second in series(pages), "the sensors of its second device")
+        [unit] = json.loads(pages.get("state")[1])["devices"]
+        assert unit["id"] == first
+        assert {re.findall(r'device="(.*?)"', name)[0] for name in series(pages)} == {first}
 
 
 def test_none_has_no_series(node: SampleNode, card: XrtCard) -> None:

@@ -25,6 +25,7 @@ class Base(StrEnum):
 
     FUNCTION = "bus/pci/devices/*"
     MISC = "class/misc/ama_transcoder*"
+    RENDER = "class/drm/renderD*/device"
     SYSFS = ""
 
 
@@ -375,6 +376,7 @@ TABLE: Final = (
 _SENSORS: Final = "a register of the card, under a mutex of the driver: subdev/xmc.c"
 _STATIC: Final = "printed from the driver's structures: "
 _KDS: Final = "waits while an image is loaded, 50 s and more: "
+_ZOCL_MEMORY: Final = "from memory, under a lock that no access to the card holds: "
 _ZSP: Final = "a read of BAR4; only while the function answers: AMA SDK hw_monitor.c"
 _AMC: Final = (
     "a command to the controller; a value at or above its critical one sends SIGBUS to every application of "
@@ -432,7 +434,8 @@ TELEMETRY: Final = (
             _MGMT,
             Source.CARD,
             When.SAMPLE,
-            f"{_SENSORS}; not where hwmon_sdm asks the firmware",
+            f"{_SENSORS}; or a system monitor, where `xmc` shows currents only: subdev/sysmon.c; not where "
+            "hwmon_sdm asks the firmware",
             level=Level.SAFE,
         )
         for sensor in ("power1", "temp", "in", "curr", "fan")
@@ -469,6 +472,23 @@ TELEMETRY: Final = (
         for sensor in ("name", "*_label", "*_unitm", "power1_input", "temp*_input", "in*_input",
                        "curr*_input", "fan*_input")
     ),
+    *(
+        Attribute(
+            f"hwmon_sdm.{side}.*/{kind}_sensors_raw",
+            driver,
+            source,
+            RARELY,
+            f"{why}, for all sensors of the kind; in place of hwmon, but for the power: "
+            "subdev/hwmon_sdm.c show_sensors_raw",
+            since=(2, 14),
+            level=Level.ALL,
+        )
+        for driver, side, source, why in (
+            (_MGMT, "m", Source.COMMAND, "one command to the firmware"),
+            (_XOCL, "u", Source.MAILBOX, "one request; only where no management function is beside it"),
+        )
+        for kind in ("temp", "voltage", "current")
+    ),
     Attribute(
         "dev_offline",
         _XOCL,
@@ -489,6 +509,23 @@ TELEMETRY: Final = (
     ),
     *(
         Attribute(
+            name,
+            _ZOCL,
+            Source.LOCK,
+            RARELY,
+            why,
+            base=Base.RENDER,
+            binary=name == "kds_custat_raw",
+            level=Level.ALL,
+        )
+        for name, why in (
+            ("memstat_raw", f"{_ZOCL_MEMORY}edge/drm/zocl/common/zocl_sysfs.c"),
+            ("xclbinid", f"{_ZOCL_MEMORY}edge/drm/zocl/common/zocl_sysfs.c"),
+            ("kds_custat_raw", "a mutex of the scheduler: common/drv/kds_core.c show_kds_custat_raw"),
+        )
+    ),
+    *(
+        Attribute(
             name, _MA35D, Source.CARD, When.SAMPLE, _ZSP, base=Base.MISC, guarded=True, level=Level.SAFE
         )
         for name in (
@@ -499,6 +536,7 @@ TELEMETRY: Final = (
             "pvt_voltage",
             "ddr_error_information",
             "axi_sram_error_information",
+            "pcie_error_information",
         )
     ),
     Attribute(
@@ -516,6 +554,41 @@ TELEMETRY: Final = (
     ),
 )  # fmt: skip
 """What TELEMETRY reads of a card, on a thread of its own that neither scans nor scrapes wait for."""
+
+UNREAD: Final[Sequence[tuple[str, str, str]]] = (
+    (_MGMT, "hwmon/hwmon*/power1_average", "it is the maximum: subdev/xmc.c"),
+    (_MGMT, "hwmon/hwmon*/power2_*, temp15_*", "limits of the clock scaling, and writable: subdev/xmc.c"),
+    (_MGMT, "icap.*/clock_freqs, data_retention", "the mailbox answers: subdev/icap.c"),
+    (_MGMT, "firewall.m.*/*", "`xocl_errors` has the trips: userpf/xocl_drv.c"),
+    (
+        _XOCL,
+        "firewall.u.*/*",
+        "the health checks read it, `xocl_errors` has the trips: subdev/firewall.c, userpf/xocl_drv.c",
+    ),
+    (_XOCL, "link_speed, link_width", "as they were when the driver was bound: userpf/xocl_drv.c"),
+    (_XOCL, "host_mem_size", "a setting, no use of it: userpf/xocl_sysfs.c"),
+    (
+        _AMI,
+        "hwmon/hwmon*/in*_input, curr*_input",
+        "a command each, and SIGBUS to every application at the critical value: ami_hwmon.c",
+    ),
+    (
+        _MA35D,
+        "link_status",
+        "a virtual function asks its device, with an interrupt there: AMA SDK pcie.c",
+    ),
+    (_MA35D, "ddrbw_*", "a line in the kernel's log where a counter is 0: AMA SDK hw_monitor.c"),
+    (_MA35D, "uptime_s, err_code", "no series has it; `hw_err` counts for the health: AMA SDK hw_monitor.c"),
+    (_ZOCL, "errors", "one record a class, which a newer one replaces, so none is counted: zocl_error.c"),
+    (_ZOCL, "graph_status", "waits for another process to answer: zocl_sysfs.c"),
+    (
+        _ZOCL,
+        "ams, iio, hwmon of the chip",
+        "of the board, not of the device; node-exporter reads hwmon: zocl_sysfs.c has no sensor",
+    ),
+    (_XOCL, "sensors of AWS F1 and F2", "there are none: core/pcie/tools/cloud-daemon/aws/aws_dev.cpp"),
+)
+"""Other sources of telemetry, by driver, and why none of them is read."""
 
 
 def rows_of(

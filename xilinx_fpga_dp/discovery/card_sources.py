@@ -4,17 +4,18 @@
 source is read by one thread at a time and remembers what does not change.
 """
 
+import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
 from xilinx_fpga_dp.discovery import sensor_texts, sysfs, xocl_errors
 from xilinx_fpga_dp.discovery.attributes import RARELY
-from xilinx_fpga_dp.discovery.drivers import ami, ma35d, xrt
+from xilinx_fpga_dp.discovery.drivers import ami, ma35d, xrt, zocl
 from xilinx_fpga_dp.discovery.sensor_texts import KINDS, Value
 from xilinx_fpga_dp.discovery.sysfs import Unreadable, slot_of
 from xilinx_fpga_dp.discovery.xocl_errors import ErrorRecord
@@ -31,10 +32,23 @@ _MOST_SENSORS: Final = 128  # taken of one card
 _TARGETS: Final = frozenset({"temp15", "power2"})
 _ABSENT_EVERY: Final = 16  # samples between two reads of a sensor that the card seems to lack
 _FEW: Final = frozenset({"temp", "power"})  # the kinds worth a command or a request each
+_POWER: Final = frozenset({"power"})
+# All sensors of a kind in one command or request, from XRT 2022.2 on; not the power: subdev/hwmon_sdm.c
+_RAW: Final = {"temp": "temp_sensors_raw", "in": "voltage_sensors_raw", "curr": "current_sensors_raw"}
+_SDM = re.compile(r"hwmon_sdm\.[um]\.\d{1,10}")
+# The sensors of a system monitor, which have no label: subdev/sysmon.c. It prints whole degrees.
+_SYSMON_LABELS: Final = {"temp1": "fpga", "in0": "vcc_int", "in1": "vcc_aux", "in2": "vcc_bram"}
 # Of a V80: the share of its critical value below which a sensor is far from it, and how long one that is not
 # so is left alone, in seconds
 _FAR: Final = 0.8
 _LEFT_ALONE: Final = 600.0
+# Which hwmon devices are read for a side, see `_Hwmon` and `_side_of`
+_SIDES: Final[Mapping[str, Sequence[str]]] = {
+    "registers": ("registers", "sysmon"),
+    "firmware": ("firmware",),
+    "mailbox": ("user_firmware", "user"),
+    "ami": ("ami",),
+}
 # The content of a binary attribute may be longer than a page: fs/sysfs/file.c
 _LONGEST: Final = 1 << 16
 
@@ -62,6 +76,7 @@ class CardSource:
         pause: seconds between two reads, at least.
         late: seconds after which a read counts as hanging.
         offline: it may also be read while the card is offline.
+        apart: it has several files, and passes over one that another thread is still reading.
     """
 
     name: str
@@ -69,6 +84,21 @@ class CardSource:
     pause: float = 0.0
     late: float = 2.0
     offline: bool = False
+    apart: bool = False
+
+
+_Use = tuple[str, str, Callable[[str], Iterable[Value]]]
+"""A source that shows how a device is used: its name, the attribute and its parser."""
+_COMMON_USE: Final[Sequence[_Use]] = (
+    ("memory", "memstat_raw", sensor_texts.memory_used),
+    ("compute_units", "kds_custat_raw", sensor_texts.compute_units),
+)
+_XRT_USE: Final[Sequence[_Use]] = (
+    ("contexts", "kdsstat", sensor_texts.contexts),
+    *_COMMON_USE,
+    ("xclbin", "xclbinuuid", sensor_texts.xclbins),
+)
+_ZOCL_USE: Final[Sequence[_Use]] = (*_COMMON_USE, ("xclbin", "xclbinid", sensor_texts.xclbins))
 
 
 def sources_of(root: str, device: Device, *, everything: bool) -> tuple[CardSource, ...]:
@@ -84,7 +114,6 @@ def sources_of(root: str, device: Device, *, everything: bool) -> tuple[CardSour
 
 def _sources(root: str, device: Device, everything: bool) -> Iterator[CardSource]:
     path = f"{root}/bus/pci/devices/{device.address}"
-    rarely = RARELY.pause
     if sysfs.ADDRESS.fullmatch(device.address):
         yield CardSource("pcie", lambda _: _pcie(path))
         yield CardSource("aer", lambda _: _aer(path))
@@ -92,22 +121,36 @@ def _sources(root: str, device: Device, everything: bool) -> Iterator[CardSource
         return  # what its driver's attributes are is not known
     if device.driver == xrt.USER_DRIVER:
         yield CardSource("events", _Errors(path).read, offline=True)
-        yield CardSource("hwmon", _Hwmon(root, device.address, "registers").read)
+        yield _sensors("hwmon", root, device, "registers")
         if everything:
-            for side in ("firmware", "mailbox"):
-                yield CardSource(side, _Hwmon(root, device.address, side).read, rarely, late=rarely)
-            for name, attribute, parse in (
-                ("contexts", "kdsstat", sensor_texts.contexts),
-                ("memory", "memstat_raw", sensor_texts.memory_used),
-                ("compute_units", "kds_custat_raw", sensor_texts.compute_units),
-                ("xclbin", "xclbinuuid", sensor_texts.xclbins),
-            ):
-                yield CardSource(name, _of_kds(path, attribute, parse), rarely, late=rarely)
+            yield _sensors("firmware", root, device, "firmware")
+            yield _sensors("mailbox", root, device, "mailbox")
+            yield from _use(path, _XRT_USE, offline=True)
     elif device.driver == ami.DRIVER and everything:
-        yield CardSource("firmware", _Hwmon(root, device.address, "ami").read, rarely, late=rarely)
+        yield _sensors("firmware", root, device, "ami")
+    elif device.driver == zocl.DRIVER and everything and device.nodes:
+        yield from _use(f"{root}/class/drm/{_node_name(device)}/device", _ZOCL_USE, offline=False)
     elif device.driver == ma35d.DRIVER and device.nodes:
-        misc = f"{root}/class/misc/{device.nodes[0].rpartition('/')[2]}"
-        yield CardSource("board", lambda stop: _board(root, device.address, misc, stop))
+        board = _Board(root, device.address, f"{root}/class/misc/{_node_name(device)}")
+        yield CardSource("board", board.read, apart=True)
+
+
+def _sensors(name: str, root: str, device: Device, side: str) -> CardSource:
+    read = _Hwmon(root, device.address, side).read
+    if side == "registers":
+        return CardSource(name, read, apart=True)
+    return CardSource(name, read, RARELY.pause, late=RARELY.pause, apart=True)
+
+
+def _use(path: str, uses: Iterable[_Use], *, offline: bool) -> Iterator[CardSource]:
+    """Yield the sources that show how a device is used; see `_of_kds`."""
+    for name, attribute, parse in uses:
+        read = _of_kds(path, attribute, parse, offline=offline)
+        yield CardSource(name, read, RARELY.pause, late=RARELY.pause)
+
+
+def _node_name(device: Device) -> str:
+    return device.nodes[0].rpartition("/")[2]
 
 
 def _pcie(path: str) -> Sample | None:
@@ -197,6 +240,7 @@ class _Monitor:
     name: str
     sensors: list[_Sensor] = field(default_factory=list)
     samples: int = 0  # that were complete
+    raw: bool = False  # most of its sensors are read by kind, without hwmon
 
 
 class _Hwmon:
@@ -216,14 +260,27 @@ class _Hwmon:
         self._own = f"{root}/bus/pci/devices/{address}"
         self._side = side
         self._known: dict[str, _Monitor] = {}  # by path
+        self._busy: set[str] = set()  # the paths that are being read; of a thread that hangs, its last one
 
     def read(self, stop: Stop) -> Sample | None:
-        directory = self._directory()
-        monitor = directory and self._monitor(f"{directory}/hwmon")
-        if not monitor:
+        function = self._function()
+        monitors = self._monitors(function) if function else ()
+        if not function or not monitors:
             return None
         if self._side in ("mailbox", "firmware") and _is_offline(self._own):
             raise Unreadable("the card is offline")
+        values = list(self._raw(function, stop)) if monitors[0].raw else []
+        for monitor in monitors:
+            values += self._sensed(monitor, stop)
+        return Sample(values)
+
+    def _sensed(self, monitor: _Monitor, stop: Stop) -> Iterator[Value]:
+        """Read the sensors of a hwmon device.
+
+        Raises:
+            Unreadable: the card went offline, or all sensors print 0: no measurement, but a management
+                function or firmware that gives no answer.
+        """
         values: list[Value] = []
         numbers = set()
         absent = monitor.samples % _ABSENT_EVERY == 0
@@ -240,12 +297,37 @@ class _Hwmon:
             sensor.seen = sensor.seen or number != 0
             if sensor.seen and sensor.least <= number / sensor.divisor <= sensor.most:
                 values.append(Value(sensor.metric, sensor.labels, number / sensor.divisor))
-        if numbers == {0}:  # no measurement, but a management function or firmware that gives no answer
+        if numbers == {0} and not monitor.raw:
             raise Unreadable(f"{monitor.name}: all sensors print 0")
         monitor.samples += 1
-        return Sample([*values, *(sensor.limit for sensor in monitor.sensors if sensor.limit)])
+        yield from values
+        yield from (sensor.limit for sensor in monitor.sensors if sensor.limit)
 
-    def _directory(self) -> str | None:
+    def _raw(self, function: str, stop: Stop) -> Iterator[Value]:
+        """Read all sensors of each kind in one command or request.
+
+        Raises:
+            Unreadable: the firmware or the management function does not answer.
+        """
+        directory = _raw_directory(function)
+        values: list[Value] = []
+        for kind, name in _RAW.items():
+            if stop():
+                raise Unreadable("the card went offline")
+            path = f"{directory}/{name}"
+            if path in self._busy:
+                continue
+            self._busy.add(path)
+            try:
+                text = sysfs.read_attribute(path) or ""
+            finally:
+                self._busy.discard(path)
+            values += sensor_texts.firmware_sensors(text, kind)
+        if values and not any(value.value for value in values):
+            raise Unreadable("all sensors print 0")
+        yield from values
+
+    def _function(self) -> str | None:
         """Return the directory of the function whose sensors are read; None if there is none to read."""
         devices = f"{self._root}/bus/pci/devices"
         if self._side == "ami":
@@ -264,8 +346,9 @@ class _Hwmon:
             return None if managed else self._own
         return managed
 
-    def _monitor(self, directory: str) -> _Monitor | None:
-        """Return the hwmon device with the sensors of this side; None if there is none."""
+    def _monitors(self, function: str) -> Sequence[_Monitor]:
+        """Return the hwmon devices with the sensors of this side."""
+        directory = f"{function}/hwmon"
         paths = [
             f"{directory}/{name}" for name in sorted(filter(_HWMON.fullmatch, sysfs.list_names(directory)))
         ]
@@ -276,34 +359,41 @@ class _Hwmon:
             name = sysfs.core_text(f"{path}/name")
             if path not in self._known or self._known[path].name != name:
                 self._known[path] = _Monitor(path, name)
-        sides = {path: _side_of(monitor.name) for path, monitor in self._known.items()}
-        if self._side == "firmware" and "registers" in sides.values():
-            return None  # the same card, read without the firmware
-        wanted = "user" if self._side == "mailbox" else self._side
-        for path in paths:
-            if sides[path].startswith(wanted):
-                monitor = self._known[path]
-                monitor.sensors = monitor.sensors or list(self._sensors(path, sides[path]))
-                return monitor
-        return None
+        by_side = {_side_of(monitor.name): monitor for monitor in self._known.values()}
+        if self._side == "firmware" and "registers" in by_side:
+            return []  # the same card, read without the firmware
+        found = [by_side[side] for side in _SIDES[self._side] if side in by_side]
+        for monitor in found:
+            if not monitor.sensors:
+                monitor.raw = "_hwmon_sdm_" in monitor.name and bool(_raw_directory(function))
+                monitor.sensors = list(self._sensors(monitor, _side_of(monitor.name)))
+        # A system monitor adds nothing to an `xmc`, but before XRT 2019.2, which shows only currents
+        only_currents = all(each.metric == KINDS["curr"].metric for one in found[:1] for each in one.sensors)
+        return found if only_currents else found[:1]
 
-    def _sensors(self, path: str, side: str) -> Iterator[_Sensor]:
+    def _sensors(self, monitor: _Monitor, side: str) -> Iterator[_Sensor]:
+        path = monitor.path
         taken = set()
+        few: Container[str] = KINDS
+        if side in ("firmware", "user_firmware", "ami"):
+            few = _POWER if monitor.raw else _FEW
         for name in sorted(sysfs.list_names(path))[:1024]:
             match = _INPUT.fullmatch(name)
-            if not match or (each := f"{match[1]}{match[2]}") in _TARGETS:
-                continue
-            if side in ("firmware", "user_firmware", "ami") and match[1] not in _FEW:
+            if not match or (each := f"{match[1]}{match[2]}") in _TARGETS or match[1] not in few:
                 continue
             if match[1] == "power" and match[2] != "1":
                 continue
             kind = KINDS[match[1]]
-            label = sensor_texts.sensor_name(sysfs.core_text(f"{path}/{each}_label"), each)
+            divisor = kind.divisor
+            if side == "sysmon":
+                label = _SYSMON_LABELS.get(each, each)
+                divisor = 1.0 if match[1] == "temp" else divisor
+            else:
+                label = sensor_texts.sensor_name(sysfs.core_text(f"{path}/{each}_label"), each)
             label = each if (kind.metric, label) in taken else label
             taken.add((kind.metric, label))
             labels = () if match[1] == "power" else _labels(label)
             # hwmon_sdm prints in the units of the firmware, with a power of ten: subdev/hwmon_sdm.c
-            divisor = kind.divisor
             if side.endswith("firmware"):
                 power = sysfs.number(sysfs.core_text(f"{path}/{each}_unitm")) or 0
                 divisor = 10.0 ** max(-12, min(-power, 12))
@@ -318,16 +408,17 @@ class _Hwmon:
             if len(taken) == _MOST_SENSORS:
                 return
 
-    @staticmethod
-    def _number(path: str, sensor: _Sensor) -> int | None:
+    def _number(self, path: str, sensor: _Sensor) -> int | None:
         """Read a sensor; None if there is nothing to read now."""
-        if sensor.limit is None:
-            return _integer(path)
-        now = time.monotonic()
-        if now < sensor.due:
+        now = time.monotonic() if sensor.limit else 0.0
+        if now < sensor.due or path in self._busy:
             return None
-        number = _integer(path)
-        if number is None or number / sensor.divisor >= _FAR * sensor.limit.value:
+        self._busy.add(path)
+        try:
+            number = _integer(path)
+        finally:
+            self._busy.discard(path)
+        if sensor.limit and (number is None or number / sensor.divisor >= _FAR * sensor.limit.value):
             sensor.due = now + _LEFT_ALONE
         return number
 
@@ -351,10 +442,21 @@ def _is_offline(path: str) -> bool:
     return sysfs.number(sysfs.read_optional(f"{path}/dev_offline")) not in (None, 0)
 
 
+def _raw_directory(function: str) -> str | None:
+    """Return the directory of a function's `hwmon_sdm`; None if it shows no sensors by kind."""
+    found = (f"{function}/{name}" for name in sysfs.list_names(function) if _SDM.fullmatch(name))
+    return next((each for each in found if os.path.exists(f"{each}/{_RAW['temp']}")), None)
+
+
 def _side_of(name: str) -> str:
-    """Return what answers for the sensors of a hwmon device: subdev/xmc.c, hwmon_sdm.c, AVED ami_hwmon.c."""
+    """Return what answers for the sensors of a hwmon device, by its name; empty for any other.
+
+    Source: subdev/xmc.c, sysmon.c, hwmon_sdm.c; AVED ami_hwmon.c.
+    """
     if name == "Alveo":
         return "ami"
+    if name == "xclmgmt_sysmon":
+        return "sysmon"
     if name.endswith("_hwmon_sdm_mgmt"):
         return "firmware"
     if name.endswith("_hwmon_sdm_user"):
@@ -365,12 +467,19 @@ def _side_of(name: str) -> str:
 
 
 def _of_kds(
-    path: str, attribute: str, parse: Callable[[str], Iterable[Value]]
+    path: str, attribute: str, parse: Callable[[str], Iterable[Value]], *, offline: bool = False
 ) -> Callable[[Stop], Sample | None]:
-    """Return how to read an attribute of XRT's scheduler. It waits while an image is loaded."""
+    """Return how to read an attribute of XRT's scheduler. It waits while an image is loaded.
+
+    Args:
+        path: the directory of the device.
+        attribute: its name.
+        parse: the parser of its text.
+        offline: whether the driver tells that the device is offline.
+    """
 
     def read(stop: Stop) -> Sample | None:
-        if stop() or _is_offline(path):
+        if stop() or (offline and _is_offline(path)):
             raise Unreadable("the card is offline")
         try:
             text = sysfs.read_bytes(f"{path}/{attribute}", size=_LONGEST).decode("ascii", "replace")
@@ -391,17 +500,40 @@ _BOARD: Final = (
     ("pvt_voltage", sensor_texts.chip_voltages),
     ("ddr_error_information", sensor_texts.memory_errors),
     ("axi_sram_error_information", sensor_texts.memory_errors),
+    ("pcie_error_information", sensor_texts.link_errors),
 )
 
 
-def _board(root: str, address: str, misc: str, stop: Stop) -> Sample | None:
-    """Read an MA35D, from the card's memory: only while its function answers."""
-    if sysfs.read_optional(f"{misc}/bus_id").lower() != address:
-        raise Unreadable("bus_id: the device belongs to another function")
-    values: dict[tuple[str, sensor_texts.Labels], Value] = {}
-    for name, parse in _BOARD:
-        if stop() or not ma35d.answers(root, misc):
-            raise Unreadable("config: the link is down")
-        for value in parse(sysfs.read_optional(f"{misc}/{name}")):
-            values.setdefault((value.metric, value.labels), value)
-    return Sample(list(values.values())) if values else None
+class _Board:
+    """The sensors and counters of an MA35D.
+
+    Args:
+        root: where sysfs is.
+        address: of its function.
+        misc: the directory of its misc device.
+    """
+
+    def __init__(self, root: str, address: str, misc: str) -> None:
+        self._root = root
+        self._address = address
+        self._misc = misc
+        self._busy: set[str] = set()  # the names that are being read; of a thread that hangs, its last one
+
+    def read(self, stop: Stop) -> Sample | None:
+        """Read from the card's memory: only while its function answers."""
+        if sysfs.read_optional(f"{self._misc}/bus_id").lower() != self._address:
+            raise Unreadable("bus_id: the device belongs to another function")
+        values: dict[tuple[str, sensor_texts.Labels], Value] = {}
+        for name, parse in _BOARD:
+            if name in self._busy:
+                continue
+            if stop() or not ma35d.answers(self._root, self._misc):
+                raise Unreadable("config: the link is down")
+            self._busy.add(name)
+            try:
+                text = sysfs.read_optional(f"{self._misc}/{name}")
+            finally:
+                self._busy.discard(name)
+            for value in parse(text):
+                values.setdefault((value.metric, value.labels), value)
+        return Sample(list(values.values())) if values else None

@@ -43,6 +43,8 @@ _MOST_ROWS: Final = 128  # banks or units taken of one attribute
 
 _SPEED = re.compile(r"(\d{1,3}(?:\.\d)?) GT/s\b")
 _AER_TOTAL = re.compile(r"^TOTAL_ERR_(?:COR|NONFATAL|FATAL) (\d{1,19})$", re.MULTILINE)
+_INTEGER = re.compile(r"-?\d{1,10}", re.ASCII)
+_PRESENT: Final = "1"  # the status of a sensor with a valid value: subdev/hwmon_sdm.c SD_PRESENT
 _WORD = re.compile(r"[a-z0-9]+")
 # Words of a label that only say what the metric says
 _KIND_WORDS: Final = frozenset({"temp", "temperature", "voltage", "current", "speed", "sensor"})
@@ -58,8 +60,9 @@ _DDR: Final = (
 _SRAM: Final = (
     r"THS (\d{1,2}) axi sram :error uncorrectable counter =(\d{1,10}), error correctable counter =(\d{1,10})"
 )
+_LINK_ERRORS: Final = r"pcie uncorrected error counter =(\d{1,10}) corrected error counter =(\d{1,10})"
 _CONTEXTS: Final = r"(?m)^contexts?:\s*(\d{1,9})\s*$"
-_BANK: Final = r"(\d{1,20}) \d{1,10}(?: \d{1,10})?"
+_BANK: Final = r"(\d{1,20}) \d{1,10}(?: \d{1,20})?"
 _UUID: Final = r"(?m)^(?:(\d{1,3})[ ,:]\s*)?([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})$"
 
 
@@ -134,6 +137,36 @@ def memory_errors(text: str) -> Iterator[Value]:
             for kind, count in zip(("uncorrectable", "correctable"), counts, strict=True):
                 labels = (("memory", f"{memory}{number}"), ("kind", kind))
                 yield Value("memory_errors_total", labels, float(count))
+
+
+def link_errors(text: str) -> Iterator[Value]:
+    """Parse `pcie_error_information`: what the card's firmware counts of its link. Counters of 8 bits."""
+    if match := re.search(_LINK_ERRORS, text):
+        for kind, count in zip(("pcie_uncorrected", "pcie_corrected"), match.groups(), strict=True):
+            yield Value("errors_total", (("kind", kind),), float(count))
+
+
+def firmware_sensors(text: str, kind: str) -> Iterator[Value]:
+    """Parse `*_sensors_raw` of XRT, a line a sensor: ``label,value,average,most,status,power of ten``.
+
+    A fan is among the temperatures. Source: subdev/hwmon_sdm.c parse_inst_sensors_info, parse_sdr_info.
+
+    Args:
+        text: the content.
+        kind: of its sensors, a key of `KINDS`.
+    """
+    taken = set()
+    for number, line in enumerate(text.splitlines()[:_MOST_ROWS], 1):
+        label, *fields = line.strip().rsplit(",", 5)
+        if len(fields) != 5 or not all(map(_INTEGER.fullmatch, fields)) or fields[3] != _PRESENT:  # noqa: PLR2004
+            continue
+        each = "fan" if kind == "temp" and "fan" in label else kind
+        name = sensor_name(label, f"{each}{number}")
+        name = f"{each}{number}" if (each, name) in taken else name
+        taken.add((each, name))
+        value = int(fields[0]) / 10.0 ** max(-12, min(-int(fields[4]), 12))
+        if KINDS[each].least <= value <= KINDS[each].most:
+            yield Value(KINDS[each].metric, _sensor(name), value)
 
 
 def contexts(text: str) -> Iterator[Value]:

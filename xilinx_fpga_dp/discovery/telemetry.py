@@ -3,8 +3,9 @@
 Neither a scan, nor a health check, nor a scrape waits for it. Once in an interval one thread reads the
 sources of a card that are due, one after the other, and the loop takes the results when it ends.
 
-- A read that hangs keeps its thread until it returns. Its source has no values meanwhile and is not read
-  again; the card's other sources go on with a thread of their own.
+- A read that hangs keeps its thread until it returns. Its sensor has no value meanwhile and is not read
+  again; the card's others go on with a thread of their own. If one more of the same source hangs, the driver
+  does, and none of that source is read.
 - Nothing is read of a card that is offline, in a reset or does not answer: a read that hangs delays a reset,
   since an attribute is removed when its last reader has left (fs/kernfs/dir.c kernfs_drain). Only the record
   of errors is, which the driver copies from memory: it tells why the card is offline.
@@ -28,6 +29,8 @@ from xilinx_fpga_dp.model import Device, Reason
 
 _TICK: Final = 1.0  # seconds between two looks at what is due, at most
 _PHASES: Final = 16  # into which the second samples of the cards are spread, so that they do not coincide
+# Reads of a source whose files may hang one by one: after two it is the driver that hangs
+_MOST_HANGING: Final = 2
 _READABLE: Final = frozenset({None, Reason.HELD, Reason.NO_NODE})
 _OFFLINE: Final = frozenset({Reason.OFFLINE, Reason.FIREWALL})
 
@@ -52,7 +55,17 @@ class SourceState:
     good_at: float | None = None
     seconds: float = 0.0
     due: float = 0.0
-    hanging: bool = False
+    hanging: int = 0  # reads of it
+
+    @property
+    def pending(self) -> bool:
+        """Whether it has never been read."""
+        return self.success is None and not self.due
+
+    @property
+    def readable(self) -> bool:
+        """Whether it can be read in spite of reads that hang."""
+        return self.hanging < (_MOST_HANGING if self.source.apart else 1)
 
     def fail(self) -> None:
         """Drop the values. A source that has never been there is not missed."""
@@ -194,15 +207,18 @@ class Telemetry:
         for state in card.sources.values():
             if state not in readable:
                 state.fail()
-        due = [state.source for state in readable if state.due <= now and not state.hanging]
+        due = [state.source for state in readable if state.due <= now and state.readable]
         if card.job is not None:
             return
         if not due:
             if reason in _READABLE:
-                card.due = min((state.due for state in readable if not state.hanging), default=now + _TICK)
+                card.due = min((state.due for state in readable if state.readable), default=now + _TICK)
             return
         loop = asyncio.get_running_loop()
-        job = card.job = _Job(due, lambda: card.device.reason not in _READABLE or not card.present)
+        job = card.job = _Job(
+            due,
+            lambda: bool(job.hanging) or card.device.reason not in _READABLE or not card.present,
+        )
 
         def body() -> None:
             job.run()
@@ -222,7 +238,8 @@ class Telemetry:
         state = card.sources.get(job.reading)
         if state and now - job.since >= state.source.late:
             job.hanging = state.source.name
-            state.hanging, state.success, state.values = True, False, ()
+            state.hanging += 1
+            state.success, state.values = False, ()
             card.hanging.append(job)
             card.job = None
 
@@ -230,8 +247,9 @@ class Telemetry:
         """Take the results of a job that has ended."""
         if job in card.hanging:
             card.hanging.remove(job)
-            card.sources[job.hanging].hanging = False
-            card.due = 0.0
+            card.sources[job.hanging].hanging -= 1
+            card.due = card.sources[job.hanging].due = 0.0
+            job.results.clear()  # a newer sample may be there
         if card.job is job:
             card.job = None
         self._store(card, job)
@@ -251,7 +269,8 @@ class Telemetry:
             elif outcome is None:
                 state.values, state.success = (), None
             else:
-                state.values, state.success, state.good_at = outcome.values, True, time.monotonic()
+                state.values, state.success = outcome.values, not state.hanging
+                state.good_at = time.monotonic()
                 if outcome.errors:
                     self._on_errors(card.device.address, outcome.errors)
             if card.device.reason not in _READABLE and not state.source.offline:

@@ -3,6 +3,12 @@
 A scrape renders what is there and waits for nothing. It writes the text itself: there are a hundred values a
 card, and prometheus-client takes 10 µs for each. All series of a card go with it, so the labels are bounded
 by the cards that exist, their sensors and the containers that hold them.
+
+The label `device` is the id of the device at kubelet, without the number of a replica: its address, of a U30
+card the lower one of its two. So a card with two devices has each series once. What names a part of it (a
+sensor, a bank, a source) also names which device: ``fpga``, ``fpga_2``. All else is of the card: errors and
+contexts are sums, the link is the slower one. Both devices compute the power from the supplies of the slot,
+which they share (XRT subdev/xmc.c xmc_get_power), so it is counted once.
 """
 
 import asyncio
@@ -16,7 +22,7 @@ from typing import Final, NamedTuple
 from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.discovery.driver_versions import DriverVersions
 from xilinx_fpga_dp.discovery.sensor_texts import Labels
-from xilinx_fpga_dp.discovery.telemetry import Telemetry
+from xilinx_fpga_dp.discovery.telemetry import CardState, SourceState, Telemetry
 from xilinx_fpga_dp.discovery.xocl_errors import ErrorRecord
 from xilinx_fpga_dp.model import Device, Held, Holder, Offers
 from xilinx_fpga_dp.observe.device_log import log_card_errors
@@ -52,8 +58,13 @@ _HELP: Final = {
 """The metrics in their order, without prefix."""
 
 _HISTORY: Final = 8  # changes of the holders of a device that are remembered
+# The labels that name a part of a device
+_PARTS: Final = frozenset({"sensor", "memory", "bank", "unit", "slot"})
+_OF_SLOT: Final = frozenset({"power_watts", "power_limit_watts"})
 
 _Line = tuple[Labels, float]
+_Series = tuple[str, Labels, float]
+"""The metric without prefix, the labels and the value."""
 
 
 class _Since(NamedTuple):
@@ -94,7 +105,7 @@ class CardMetrics:
         self._errors: deque[tuple[str, Sequence[ErrorRecord]]] = deque(maxlen=1000)
         self._wake = asyncio.Event()
         self._asked = time.time()  # when the holders were last asked for
-        self._holders: dict[str, deque[_Since]] = {}  # by address; the newest last
+        self._holders: dict[str, deque[_Since]] = {}  # by the label `device`; the newest last
 
     async def sample(self) -> None:
         """Sample the cards. Endless."""
@@ -115,7 +126,9 @@ class CardMetrics:
 
     def holders_at(self, address: str, moment: float) -> tuple[Holder, ...]:
         """Return the containers that held a device at a time; 0: now. Empty also if that is not known."""
-        known = self._holders.get(address, ())
+        cards = self._cards().items()
+        card = next((name for name, devices in cards if any(each.address == address for each in devices)), "")
+        known = self._holders.get(card, ())
         past = [each for each in known if not moment or each.time <= moment]
         return past[-1].holders if past else ()
 
@@ -137,28 +150,31 @@ class CardMetrics:
         offers = self._snapshots.value.known
         return offers.devices if offers else ()
 
-    def _values(self) -> Iterator[tuple[str, Labels, float]]:
-        now = time.monotonic()
+    def _cards(self) -> dict[str, tuple[Device, ...]]:
+        """Return the devices that have one id, by the value of the label `device`."""
+        offers = self._snapshots.value.known or Offers({})
+        units = (unit for offer in offers.by_resource.values() for unit in offer.units)
+        return {unit.devices[0].address: unit.devices for unit in units}
+
+    def _values(self) -> Iterator[_Series]:
         offers = self._snapshots.value.known or Offers({})
         for resource, offer in offers.by_resource.items():
-            for device in offer.devices:
+            for device in dict.fromkeys(unit.devices[0] for unit in offer.units):
                 yield "card_info", self._info(device, resource), 1.0
-                history = self._holders.get(device.address)
-                holders = {_holder_labels(holder) for holder in (history[-1].holders if history else ())}
-                for labels in sorted(holders):
-                    yield "allocated", (("device", device.address), *labels), 1.0
-        for address, card in self._telemetry.cards.items():
-            label = ("device", address)
-            for name, labels, value in card.values():
+        sampled = self._telemetry.cards
+        now = time.monotonic()
+        for card, devices in self._cards().items():
+            label = ("device", card)
+            history = self._holders.get(card)
+            for labels in sorted({_holder_labels(each) for each in (history[-1].holders if history else ())}):
+                yield "allocated", (label, *labels), 1.0
+            states = [sampled[each.address] for each in devices if each.address in sampled]
+            values = _of_one(states[0]) if len(devices) == len(states) == 1 else _of_several(states, devices)
+            for name, labels, value in values:
                 yield name, (label, *labels), value
-            for source, state in card.sources.items():
-                if state.success is None:
-                    continue
-                labels = (label, ("source", source))
-                yield "telemetry_success", labels, float(state.success)
-                yield "telemetry_duration_seconds", labels, state.seconds
-                if state.good_at is not None:
-                    yield "telemetry_age_seconds", labels, now - state.good_at
+            for number, state in enumerate(states):
+                for source in state.sources.values():
+                    yield from _of_source(label, number, source, now)
 
     def _info(self, device: Device, resource: str) -> Labels:
         return (
@@ -182,15 +198,68 @@ class CardMetrics:
         A container got its device at some time since the holders were last asked for; one that is gone may
         have had it until now.
         """
-        devices = {device.address for device in self._devices()}
-        for address in self._holders.keys() - devices:
-            del self._holders[address]
-        for address in devices:
-            holders = held.get(address, ())
-            history = self._holders.setdefault(address, deque([_Since(0.0, ())], maxlen=_HISTORY))
+        cards = self._cards()
+        for card in self._holders.keys() - cards:
+            del self._holders[card]
+        for card, devices in cards.items():
+            holders = tuple(holder for device in devices for holder in held.get(device.address, ()))
+            history = self._holders.setdefault(card, deque([_Since(0.0, ())], maxlen=_HISTORY))
             if holders != history[-1].holders:
                 history.append(_Since(self._asked if holders else now, holders))
         self._asked = now
+
+
+def _of_one(state: CardState) -> Iterator[_Series]:
+    """Yield what the sources of a device show."""
+    for source in state.sources.values():
+        yield from source.values
+
+
+def _of_several(states: Sequence[CardState], devices: Sequence[Device]) -> Iterator[_Series]:
+    """Yield what the devices of a card show.
+
+    A sum is there only while each device shows its share: with fewer it would be wrong, and look like a
+    counter that starts again.
+    """
+    together: dict[tuple[str, Labels], list[float]] = {}
+    for source in dict.fromkeys(name for state in states for name in state.sources):
+        each = [state.sources[source] for state in states if source in state.sources]
+        whole = len(states) == len(devices) and not any(one.success is False or one.pending for one in each)
+        for number, one in enumerate(each):
+            for name, labels, value in one.values:
+                if any(key in _PARTS for key, _ in labels):
+                    yield name, _of_part(labels, number), value
+                elif whole or name in _OF_SLOT:
+                    together.setdefault((name, labels), []).append(value)
+    for (name, labels), values in together.items():
+        yield name, labels, _combined(name)(values)
+
+
+def _combined(metric: str) -> Callable[[Iterable[float]], float]:
+    """Return how the values of the devices of a card are one."""
+    if metric.startswith("pcie_link_"):
+        return min
+    return max if metric in _OF_SLOT or metric == "last_error_timestamp_seconds" else sum
+
+
+def _of_part(labels: Labels, number: int) -> Labels:
+    return tuple((key, _numbered(text, number) if key in _PARTS else text) for key, text in labels)
+
+
+def _of_source(label: tuple[str, str], number: int, source: SourceState, now: float) -> Iterator[_Series]:
+    """Yield how the reads of a source go; nothing for one that its device does not have."""
+    if source.success is None:
+        return
+    labels = (label, ("source", _numbered(source.source.name, number)))
+    yield "telemetry_success", labels, float(source.success)
+    yield "telemetry_duration_seconds", labels, source.seconds
+    if source.good_at is not None:
+        yield "telemetry_age_seconds", labels, now - source.good_at
+
+
+def _numbered(part: str, number: int) -> str:
+    """Return the name of a part with that of its device: ``fpga`` of the first, ``fpga_2`` of the second."""
+    return f"{part}_{number + 1}" if number else part
 
 
 def _holder_labels(holder: Holder) -> Labels:

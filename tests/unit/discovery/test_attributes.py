@@ -12,6 +12,7 @@ from xilinx_fpga_dp.discovery.attributes import (
     NEVER,
     TABLE,
     TELEMETRY,
+    UNREAD,
     Attribute,
     Base,
     Level,
@@ -27,6 +28,7 @@ from xilinx_fpga_dp.simulate.sysfs.xrt_releases import DRIVER_VERSIONS
 BELOW = {
     Base.FUNCTION: re.compile(r"sys/bus/pci/devices/[^/]+/(.+)"),
     Base.MISC: re.compile(r"sys/class/misc/ama_transcoder\d+/(.+)"),
+    Base.RENDER: re.compile(r"sys/class/drm/renderD\d+/device/(.+)"),
     Base.SYSFS: re.compile(r"sys/(?!bus/pci/devices/|class/misc/)(.+)"),
 }
 # The last one before a change of what is read, and the first one with it
@@ -184,4 +186,5 @@ class TestTable:
         assert list(rows_of(Base.FUNCTION, path)) == []
 
     def test_every_row_tells_its_source(self) -> None:
-        assert not [row.pattern for row in (*TABLE, *TELEMETRY) if not re.search(r"\w+\.c\b", row.why)]
+        reasons = [*(row.why for row in (*TABLE, *TELEMETRY)), *(why for *_, why in UNREAD)]
+        assert not [why for why in reasons if not re.search(r"\w+\.(c|cpp)\b", why)]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,9 @@ PARSERS: tuple[Callable[[str], Iterable[Value]], ...] = (
     sensor_texts.chip_temperatures,
     sensor_texts.chip_voltages,
     sensor_texts.memory_errors,
+    sensor_texts.link_errors,
+    partial(sensor_texts.firmware_sensors, kind="temp"),
+    partial(sensor_texts.firmware_sensors, kind="curr"),
     sensor_texts.contexts,
     sensor_texts.memory_used,
     sensor_texts.compute_units,
@@ -42,6 +46,9 @@ EXAMPLES = (
     "0,vadd:vadd_1,0x1800000,0x4,17\n1,vadd:vadd_2,0x1810000,0x4,3\n",
     "0,0,vadd:vadd_1,0x1800000,0x4,17\n1,0,vadd:vadd_1,0x1810000,0x4,3\n",
     "0b095b81-fa2b-e6bd-4524-72b1c1474f18\n",
+    "pcie uncorrected error counter =3 corrected error counter =250\n",
+    "Temp PCB,35,34,41,1,0\nTemp, of FPGA,44,43,50,1,0\nfpga_fan_1,1200,1190,1300,1,0\n",
+    "12V PEX Current,1730,1650,1900,1,-3\nVCC INT Current,8200,8100,9000,0,-3\n",
 )
 TEXTS = st.one_of(
     st.text(max_size=300),
@@ -162,6 +169,24 @@ def test_use_of_an_xrt_card() -> None:
     assert values(sensor_texts.compute_units, EXAMPLES[10]) == {
         ("compute_unit_starts_total", "vadd:vadd_1"): 20
     }, "the same unit in two slots"
+
+
+def test_sensors_of_a_firmware() -> None:
+    assert values(partial(sensor_texts.firmware_sensors, kind="temp"), EXAMPLES[13]) == {
+        ("temperature_celsius", "board"): 35,
+        ("temperature_celsius", "of_fpga"): 44,
+        ("fan_rpm", "fpga_fan_1"): 1200,
+    }
+    assert values(partial(sensor_texts.firmware_sensors, kind="curr"), EXAMPLES[14]) == {
+        ("current_amperes", "12v_pex"): 1.73
+    }, "the second one is not present"
+
+
+def test_link_errors_of_an_ma35d() -> None:
+    assert values(sensor_texts.link_errors, EXAMPLES[12]) == {
+        ("errors_total", "pcie_uncorrected"): 3,
+        ("errors_total", "pcie_corrected"): 250,
+    }
 
 
 @pytest.mark.parametrize("text", ["", "00000000-0000-0000-0000-000000000000\n", "(null)\n"])

@@ -98,7 +98,60 @@ class TestSources:
         found = await test.sample()
         assert found[("power_watts",)] == 15.691
         assert found[("memory_errors_total", "ddr0", "correctable")] == 0
+        assert found[("errors_total", "pcie_corrected")] == 0
         assert not {"link_status", "ddrbw_s1_axi_r_MBps", "err_code"} & test.read()
+
+    @pytest.mark.parametrize("mgmt", [True, False])
+    async def test_v70_shows_all_sensors_of_its_firmware(self, node: SampleNode, mgmt: bool) -> None:
+        card = node.add_card("v70", mgmt=mgmt)
+        test = await sampled(node, everything=True)
+        assert await test.sample() != {}
+        opened = test.read()
+        found = await test.sample()
+        assert found[("temperature_celsius", "fpga")] == 44
+        assert found[("voltage_volts", "12v_pex")] == 12.15
+        assert found[("current_amperes", "vcc_int")] == 8.2
+        assert found[("power_watts",)] == 21
+        assert {name for name in opened if name.endswith(("_raw", "_input"))} == {
+            *(f"{kind}_sensors_raw" for kind in ("temp", "voltage", "current")), "power1_input",
+            *({"kds_custat_raw", "memstat_raw"}),
+        }, "one request a kind"  # fmt: skip
+        card.work(1)
+        assert (await test.sample())[("temperature_celsius", "fpga")] == 66
+
+    async def test_v70_before_2022_2_is_read_sensor_by_sensor(self, node: SampleNode) -> None:
+        node.add_card("v70", release="2022.1")
+        found = await (await sampled(node, everything=True)).sample()
+        assert found[("temperature_celsius", "fpga")] == 44
+        assert not [key for key in found if key[0] == "voltage_volts"], "a command for each is too much"
+
+    async def test_system_monitor_serves_where_xmc_shows_only_currents(self, node: SampleNode) -> None:
+        node.add_card("u200", release="2018.3")
+        found = await (await sampled(node)).sample()
+        assert found[("temperature_celsius", "fpga")] == 41
+        assert found[("voltage_volts", "vcc_int")] == 0.851
+        assert found[("current_amperes", "curr1")] == 1.24
+
+    async def test_system_monitor_is_not_read_beside_xmc(self, node: SampleNode) -> None:
+        node.add_card("u200")
+        test = await sampled(node)
+        await test.sample()
+        monitors = {path.rpartition("/")[0] for path in test.paths() if path.endswith("temp1_input")}
+        assert len(monitors) == 1
+
+    async def test_board_with_zocl(self, node: SampleNode) -> None:
+        [card] = node.plug("zcu102")
+        card.write("memstat_raw", "4096 1 0\n0 0 0\n")
+        card.write("kds_custat_raw", "0,0,vadd:vadd_1,0x80000000,0x4,17\n")
+        card.write("xclbinid", "0 0b095b81-fa2b-e6bd-4524-72b1c1474f18\n")
+        found = await (await sampled(node, everything=True)).sample()
+        assert found == {
+            ("memory_used_bytes", "0"): 4096,
+            ("memory_used_bytes", "1"): 0,
+            ("compute_unit_starts_total", "vadd:vadd_1"): 17,
+            ("xclbin_info", "0b095b81-fa2b-e6bd-4524-72b1c1474f18", "0"): 1,
+        }
+        assert await (await sampled(node)).sample() == {}, "nothing is safe"
 
     async def test_values_follow_the_sensor(self, node: SampleNode) -> None:
         card = node.add_card("u200")
@@ -225,6 +278,15 @@ class TestDangers:
         assert test.card.sources["mailbox"].success is False
         assert test.card.sources["pcie"].success
 
+    async def test_silent_firmware_of_a_v70_has_no_values(self, node: SampleNode) -> None:
+        card = node.add_card("v70", mgmt=False)
+        test = await sampled(node, everything=True)
+        await test.sample()
+        card.write("hwmon_sdm/voltage_sensors_raw", None)
+        found = await test.sample()
+        assert not [key for key in found if key[0] in ("power_watts", "temperature_celsius")]
+        assert test.card.sources["mailbox"].success is False
+
     async def test_v80_near_its_critical_temperature_is_left_alone(self, node: SampleNode) -> None:
         [card] = node.plug("v80")
         test = await sampled(node, everything=True)
@@ -268,27 +330,63 @@ class TestDangers:
 
 
 class TestHang:
-    async def test_hung_sensor_costs_its_own_source(self, node: SampleNode) -> None:
-        card = node.add_card("u200")
-        test = await sampled(node)
-        await test.sample()
-        card.hang("mgmt/hwmon/temp4_input")
+    @staticmethod
+    async def give_up(test: Sampled) -> dict[tuple[str, ...], float]:
+        """Let the read that hangs count as hanging; return what is known then and a sample later."""
         await test.sample()
         assert test.card.job is not None
-        test.card.job.since -= 10
+        test.card.job.since -= 100
+        await test.sample()
+        return await test.sample()
+
+    async def test_hung_sensor_costs_its_own_series(self, node: SampleNode) -> None:
+        card = node.add_card("u200")
+        test = await sampled(node)
+        before = await test.sample()
+        card.hang("mgmt/hwmon/temp4_input")
         card.write("current_link_width", "4")
-        await test.sample()  # takes what was read before the hang
-        found = await test.sample()
+        found = await self.give_up(test)
+        assert before.keys() - found.keys() == {("temperature_celsius", "fpga")}
         assert found[("pcie_link_lanes",)] == 4
-        assert ("power_watts",) not in found
         assert test.card.sources["hwmon"].success is False
+        card.write("mgmt/hwmon/power1_input", "30000000")
         for _ in range(5):
-            await test.sample()
+            found = await test.sample()
+        assert found[("power_watts",)] == 30
         assert len(test.card.hanging) == 1, "it is not read again"
         card.unhang("mgmt/hwmon/temp4_input")
         while test.card.hanging:
             await asyncio.sleep(0.01)
+        assert (await test.sample()).keys() == before.keys()
+        assert test.card.sources["hwmon"].success
+
+    async def test_second_hung_sensor_costs_the_source(self, node: SampleNode) -> None:
+        card = node.add_card("u200")
+        test = await sampled(node)
+        await test.sample()
+        for sensor in ("temp4", "power1"):
+            card.hang(f"mgmt/hwmon/{sensor}_input")
+        await self.give_up(test)
+        found = await self.give_up(test)
+        assert {key[0] for key in found if not key[0].startswith("pcie_")} == set()
+        for _ in range(5):
+            await test.sample()
+        assert len(test.card.hanging) == 2, "not one more thread"
+        for sensor in ("temp4", "power1"):
+            card.unhang(f"mgmt/hwmon/{sensor}_input")
+        while test.card.hanging:
+            await asyncio.sleep(0.01)
         assert (await test.sample())[("power_watts",)] == 28.011
+
+    async def test_hung_counter_of_an_ma35d_costs_its_own_series(self, node: SampleNode) -> None:
+        card, _ = node.plug("ma35d")
+        test = await sampled(node)
+        test.devices = test.devices[:1]
+        before = await test.sample()
+        card.hang("board_power")
+        found = await self.give_up(test)
+        assert before.keys() - found.keys() == {("power_watts",)}
+        card.unhang("board_power")
 
     async def test_hung_card_delays_no_other(self, node: SampleNode) -> None:
         cards = [node.add_card("u200") for _ in range(4)]

@@ -17,11 +17,14 @@ from xilinx_fpga_dp.model import Held, Holder, Inventory
 from xilinx_fpga_dp.observe.card_metrics import CardMetrics, _escaped
 from xilinx_fpga_dp.observe.device_log import log_card_errors
 from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.resources.card_pairing import CardAssignment
 from xilinx_fpga_dp.resources.offers import offers_of
-from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
+from xilinx_fpga_dp.simulate.sysfs import xrt_releases
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard
 from xilinx_fpga_dp.snapshot import Snapshot
 
 POD = Holder("lab", "trainer", "main", "xilinx.com/fpga-x", "0000:65:00.1")
+FIREWALL = xrt_releases.ErrorRecord(xrt_releases.FIREWALL_CODE, 1_735_689_600)
 OTHER = Holder("lab", "other", "main", "xilinx.com/fpga-x", "0000:65:00.1")
 
 
@@ -29,8 +32,10 @@ async def held_by_none() -> Held:
     return {}
 
 
-def metrics_for(node: SampleNode, found: Inventory, **options: Any) -> CardMetrics:
-    offers = offers_of(found, NAMING)
+def metrics_for(
+    node: SampleNode, found: Inventory, pairs: CardAssignment | None = None, replicas: int = 1, **options: Any
+) -> CardMetrics:
+    offers = offers_of(found, NAMING, replicas, pairs or CardAssignment())
     snapshots = Latest(Snapshot(offers, offers))
     plain = {"everything": False, "interval": 15.0, "held": held_by_none}
     return CardMetrics(snapshots, node.sysfs_root, **{**plain, **options})
@@ -95,6 +100,104 @@ class TestSeries:
         [family] = text_string_to_metric_families(line)
         shown = "".join(char if char.isprintable() else "?" for char in text)
         assert family.samples[0].labels == {"a": shown}
+
+
+class TestCardWithTwoDevices:
+    """A U30 that is counted as one unit: the series of both devices under one id."""
+
+    FIRST, SECOND = "0000:67:00.1", "0000:68:00.1"
+
+    @pytest.fixture
+    async def card(self, node: SampleNode) -> list[XrtCard]:
+        node.sensors = True
+        node.plug("u30")
+        return node.cards
+
+    @pytest.fixture
+    async def metrics(self, node: SampleNode, card: list[XrtCard]) -> CardMetrics:
+        found = await settled(scanner_for(node))
+        assert [each.address for each in found.devices] == [self.FIRST, self.SECOND]
+        pair = CardAssignment(dict.fromkeys((self.FIRST, self.SECOND), (self.FIRST, self.SECOND)))
+        metrics = metrics_for(node, found, pair)
+        await metrics._telemetry.once(0.5)
+        return metrics
+
+    @staticmethod
+    async def again(metrics: CardMetrics) -> dict[tuple[str, ...], float]:
+        """Sample all sources, due or not."""
+        for state in metrics._telemetry.cards.values():
+            state.due = 0.0
+            for source in state.sources.values():
+                source.due = 0.0
+        await metrics._telemetry.once(0.5)
+        return {
+            (name.removeprefix("xilinx_fpga_"), *list(labels.values())[1:]): value
+            for name, labels, value in samples(metrics)
+        }
+
+    async def test_every_series_has_the_id_of_the_card(self, metrics: CardMetrics) -> None:
+        assert {labels["device"] for _, labels, _ in samples(metrics)} == {self.FIRST}
+        lines = [line.rpartition(" ")[0] for line in metrics.text().decode().splitlines() if line[0] != "#"]
+        assert len(lines) == len(set(lines))
+
+    async def test_its_sensors_tell_the_devices_apart(
+        self, metrics: CardMetrics, card: list[XrtCard]
+    ) -> None:
+        card[1].write("mgmt/hwmon/temp4_input", "70000")
+        found = await self.again(metrics)
+        assert found["temperature_celsius", "fpga"] == 41
+        assert found["temperature_celsius", "fpga_2"] == 70
+        assert found["telemetry_success", "hwmon"] == found["telemetry_success", "hwmon_2"] == 1
+
+    async def test_what_has_no_part_is_of_the_card(self, metrics: CardMetrics, card: list[XrtCard]) -> None:
+        card[1].write("mgmt/hwmon/power1_input", "28500000")
+        card[1].train_link(8)
+        for each in card:
+            each.record_error(FIREWALL)
+        found = await self.again(metrics)
+        assert found["power_watts",] == 28.5, "both devices read the same supplies"
+        assert found["pcie_link_lanes",] == 8
+        assert found["pcie_link_lanes_max",] == 16
+        assert found["errors_total", "firewall"] == 2
+        assert found["last_error_timestamp_seconds", "firewall"] == FIREWALL.time
+
+    async def test_sum_is_missing_while_a_device_does_not_show_its_share(
+        self, metrics: CardMetrics, card: list[XrtCard]
+    ) -> None:
+        for each in card:
+            each.record_error(FIREWALL)
+        assert (await self.again(metrics))["errors_total", "firewall"] == 2
+        card[1].write("xocl_errors", None)
+        found = await self.again(metrics)
+        assert not [key for key in found if key[0] == "errors_total"]
+        assert found["telemetry_success", "events_2"] == 0
+        assert ("power_watts",) in found
+
+    async def test_pod_holds_both(self, metrics: CardMetrics) -> None:
+        metrics._remember({self.FIRST: (POD,)}, metrics._asked + 15)
+        [labels] = [labels for name, labels, _ in samples(metrics) if name == "xilinx_fpga_allocated"]
+        assert labels["device"] == self.FIRST
+        assert metrics.holders_at(self.SECOND, 0) == (POD,)
+
+    async def test_each_device_alone_has_its_own_series(self, node: SampleNode, card: list[XrtCard]) -> None:
+        metrics = metrics_for(node, await settled(scanner_for(node)))
+        await metrics._telemetry.once(0.5)
+        devices = {labels["device"] for name, labels, _ in samples(metrics) if "power" in name}
+        assert devices == {self.FIRST, self.SECOND}
+
+
+class TestSharedDevice:
+    async def test_its_replicas_have_one_set_of_series(self, node: SampleNode) -> None:
+        node.sensors = True
+        node.add_card("u200")
+        metrics = metrics_for(node, await settled(scanner_for(node)), replicas=3)
+        await metrics._telemetry.once(0.5)
+        metrics._remember({"0000:65:00.1": (POD, OTHER)}, 1.0)
+        found = list(samples(metrics))
+        assert {labels["device"] for _, labels, _ in found} == {"0000:65:00.1"}
+        assert len([name for name, *_ in found if name == "xilinx_fpga_power_watts"]) == 1
+        pods = [labels["pod"] for name, labels, _ in found if name == "xilinx_fpga_allocated"]
+        assert sorted(pods) == ["other", "trainer"]
 
 
 class TestHolders:

@@ -10,6 +10,7 @@ https://github.com/Xilinx/amr, version 3.0.0; those that begin with slash to dri
 https://github.com/Xilinx/SLASH.
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias
@@ -39,6 +40,8 @@ _SENSORS = {
     "curr1": ("1V2_VCC_HBM", 970, 30000),
     "power1": ("Total_Power", 24030000, 300000000),
 }
+# How much more a sensor shows under full load
+_LOAD = {"temp1": 8000, "temp2": 20_000, "power1": 60_000_000}
 _HWMON: Mapping[str, str] = {
     "name": "Alveo",
     "update_interval": "1000",
@@ -230,6 +233,14 @@ class AmiCard(SampleCard):
         self.bus_device.remove_hwmon(self._hwmon)
         self.bus_device.drop(*self._attributes())
         self.bus_device.unbind()
+
+    def work(self, load: float) -> None:
+        """Let its sensors show a load, short of the critical values."""
+        for sensor, more in _LOAD.items():
+            path = self.path(f"hwmon/hwmon{self._hwmon}/{sensor}_input")
+            if os.path.isfile(path):
+                _, value, limit = _SENSORS[sensor]
+                self.node.files.put(path, str(min(value + round(more * load), limit - limit // 10)))
 
     def enter(self, state: State) -> None:
         """Set its state (ami_top.h); `NO_AMC`: the management controller does not respond."""

@@ -369,6 +369,10 @@ class PciFunction(BusDevice):
         self.node.files.drop(f"{self.node.sysfs_root}/bus/pci/devices/{self.address}")
         self.node.files.drop(self.path)
 
+    def train_link(self, lanes: int | None = None) -> None:
+        """Let its link have so many lanes; None: all that it is capable of."""
+        self.write("current_link_width", str(lanes or _LINK["max_link_width"]))
+
     @property
     def root_port(self) -> str:
         """The directory of the root port above it; its own directory if it is on a root bus."""

@@ -8,6 +8,7 @@ Source files in comments are those of the SDK's kernel module (kmod.tar.gz), whi
 numbers of sensors are examples.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 
 from xilinx_fpga_dp.simulate.sysfs.boards import Ma35dBoard
@@ -98,6 +99,7 @@ class Ma35dCard(SampleCard):
         self.virtual_functions: list[Ma35dCard] = []
         self._numa_node, self._behind = numa_node, behind
         self._virtual = virtual  # the number of the function in the slot; 0: it is the device itself
+        self._load = 0.0
         self._numbers = numbers
         self._number: int | None = None
         self._plugged = False
@@ -172,6 +174,13 @@ class Ma35dCard(SampleCard):
         if self._number is not None:
             super().mend()
 
+    def work(self, load: float) -> None:
+        """Let its sensors show a load, if it has a misc device with them."""
+        self._load = load
+        for name in ("board_power", "board_temp", "board_vc", "pvt_temperature"):
+            if self._number is not None and os.path.isfile(self.path(name)):
+                self.write(name, self._firmware_attributes()[name])
+
     def hw_error(self, code: int = 0xDEADDEAD) -> None:
         """Set the sticky error of the chip; codecs refuse work then (transcoder.c hw_err_show)."""
         self.write("hw_err", f"0x{code:x}")
@@ -230,7 +239,9 @@ class Ma35dCard(SampleCard):
     def _firmware_attributes(self) -> dict[str, Content]:
         """Return the attributes of the running firmware (hw_monitor.c sn_zsp_sysfs_entries)."""
         ids = self.board.ids
-        power = 12160 * 1190 // 1000 + 3305 * 310 // 1000 + 3291 * 60 // 1000
+        amperes, degrees = round(1900 * self._load), round(20 * self._load)
+        board = {**_BOARD, "12V PEX Current": f"{1190 + amperes} mA"}
+        power = 12160 * (1190 + amperes) // 1000 + 3305 * 310 // 1000 + 3291 * 60 // 1000
         bandwidths = {
             f"ddrbw_s{half}_{bus}_{way}_MBps": "0 0 0 0"
             for half in (1, 2)
@@ -250,14 +261,15 @@ class Ma35dCard(SampleCard):
             "axi_sram_error_information": sram.format(1) + sram.format(2),
             "pvt_voltage": "<<<Voltage>>>\n sensor0(0.75v)=751 mV;\n sensor1(0.75v)=752 mV;\n "
             "sensor2(0.85v)=853 mV;\n sensor3(0.75v)=751 mV;",
-            "pvt_temperature": "<<<Temperature>>>\n sensor0=43;\n sensor1=44;\n sensor2=42;",
+            "pvt_temperature": "<<<Temperature>>>\n"
+            + "\n".join(f" sensor{number}={each + degrees};" for number, each in enumerate((43, 44, 42))),
             "uptime_s": "86400",
             **bandwidths,
-            "board_temp": "<<<Board temperature>>> \n \tBoard Temperature = 37\n"
-            "\t VRM Temperature = 41\n\t VRM Max Temperature = 46",
+            "board_temp": f"<<<Board temperature>>> \n \tBoard Temperature = {37 + degrees // 3}\n"
+            f"\t VRM Temperature = {41 + degrees}\n\t VRM Max Temperature = {46 + degrees}",
             "board_power": f" <<<Board power>>> \n Board Power = {power} mW ",
             "board_vc": "<<<Board Voltage, Current>>>\n"
-            + "".join(f"\t {name} = {value}\n" for name, value in _BOARD.items()),
+            + "".join(f"\t {name} = {value}\n" for name, value in board.items()),
             "device_info": "<<<Device Info>>>\n"
             f" Product name = {self.board.product}\n"
             " Product revision = A\n"

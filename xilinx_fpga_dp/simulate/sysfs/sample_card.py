@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Literal, TypeAlias, get_args
 
-from xilinx_fpga_dp.simulate.sysfs.bus import BusDevice, Tree
+from xilinx_fpga_dp.simulate.sysfs.bus import BusDevice, PciFunction, Tree
 from xilinx_fpga_dp.simulate.sysfs.files import Content, Link
 
 Damage: TypeAlias = Literal["missing", "empty", "blank", "binary", "huge", "refused", "loop"]
@@ -76,6 +76,14 @@ class SampleCard(ABC):
         """Set every attribute to the value of a healthy card."""
         for name, content in self._attributes().items():
             self.write(name, content)
+
+    def work(self, load: float) -> None:  # noqa: B027 - a card may have no sensors
+        """Let its sensors, if it has any, show a load: 0 none, 1 full; at 2.5 it runs hot."""
+
+    def train_link(self, lanes: int | None = None) -> None:
+        """Let its PCIe link have so many lanes, None: all; and the sensors of the PCI core show it."""
+        if isinstance(self.bus_device, PciFunction):
+            self.bus_device.train_link(lanes)
 
     def path(self, attribute: str) -> str:
         """Return the path of an attribute."""

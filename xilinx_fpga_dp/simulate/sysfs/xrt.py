@@ -76,6 +76,20 @@ class _XrtFunction(PciFunction):
         names = [name for name in self._hwmons if name != "sysmon"]
         return f"hwmon/hwmon{self._hwmons[names[-1]]}" if names else None
 
+    def rewrite_sensors(self, before: Mapping[str, Mapping[str, str]]) -> dict[str, Mapping[str, str]]:
+        """Set the sensors to the load of the card; return their files. ``before`` are those of last time."""
+        now: dict[str, Mapping[str, str]] = {}
+        for name, number in self._hwmons.items():
+            now[f"hwmon/hwmon{number}"] = self._card.hwmon_files(name, self._side) or {}
+        for name in self._numbers.keys() & {"hwmon_sdm"}:
+            now[f"{self.subdevice(name)}"] = self._files_of(name)
+        for directory, files in now.items():
+            known = before.get(directory, {})
+            for file, text in files.items():
+                if text != known.get(file) and os.path.isfile(f"{self.path}/{directory}/{file}"):
+                    self.write(f"{directory}/{file}", text)
+        return now
+
     def destroy_subdevices(self) -> None:
         """Unregister all sub-devices and free their numbers (xocl_subdev.c __xocl_subdev_destroy)."""
         self.remove_subdevices(self._numbers)
@@ -99,7 +113,7 @@ class _XrtFunction(PciFunction):
 
     def _files_of(self, name: str) -> Mapping[str, str]:
         card = self._card
-        files = releases.subdevice_files(card.board, card.release, name, card.serial)
+        files = releases.subdevice_files(card.board, card.release, name, card.serial, card.load)
         if name == "firewall":
             return files | card.firewall_files(self._side)
         return files | ({"VBNV": card.vbnv} if name == "rom" else {})
@@ -131,6 +145,7 @@ class XrtCard(SampleCard):
     Attributes:
         upper: the upper 32 bits of the user function's firewall ``level`` before 2022.2, which its driver
             does not clear.
+        load: what its sensors show, see `work`.
     """
 
     def __init__(
@@ -153,6 +168,8 @@ class XrtCard(SampleCard):
         self._boot: releases.BootImage = "default"
         self._silent = False  # whether requests of the user function through the mailbox get no answer
         self._named = False  # whether the shell has its final name
+        self.load = 0.0
+        self._sensors: dict[str, dict[str, Mapping[str, str]]] = {}  # the files of each function, as last set
         self.board = board
         self.slot = slot
         self.numa_node = numa_node
@@ -422,6 +439,19 @@ class XrtCard(SampleCard):
         self._errors.append(error)
         self._change("xocl_errors", self._errors_file)
 
+    def work(self, load: float) -> None:
+        """Let its sensors show a load."""
+        self.load = load
+        for function in filter(None, (self._user, self._mgmt)):
+            self._sensors[function.address] = function.rewrite_sensors(
+                self._sensors.get(function.address, {})
+            )
+
+    def train_link(self, lanes: int | None = None) -> None:
+        """Let its PCIe link, which its functions share, have so many lanes."""
+        for function in filter(None, (self._user, self._mgmt)):
+            function.train_link(lanes)
+
     def mailbox_silent(self) -> None:
         """Let the management function leave requests unanswered, which a user function shows as zeros.
 
@@ -462,7 +492,7 @@ class XrtCard(SampleCard):
         """Return the files of the hwmon device of a sub-device; None if it has none."""
         if not self.node.sensors:
             return None
-        files = sensors.hwmon_files(subdevice, side, self.release, self.vbnv)
+        files = sensors.hwmon_files(subdevice, side, self.release, self.vbnv, self.load)
         if files and self._silent and side == "u" and subdevice != "hwmon_sdm":  # which keeps the last values
             files |= dict.fromkeys(filter(sensors.is_measured, files), "0")
         return files

@@ -282,8 +282,10 @@ def first_number(subdevice: str, release: str) -> int | None:
     return ids[kind] << _MINORBITS
 
 
-def subdevice_files(board: XrtBoard, release: str, subdevice: str, serial: str) -> dict[str, str]:
-    """Return the relevant attributes of a sub-device on a healthy card."""
+def subdevice_files(
+    board: XrtBoard, release: str, subdevice: str, serial: str, load: float = 0.0
+) -> dict[str, str]:
+    """Return the relevant attributes of a sub-device on a healthy card with this load."""
     modern = release >= "2019.2"
     match subdevice:
         case "rom":
@@ -300,7 +302,7 @@ def subdevice_files(board: XrtBoard, release: str, subdevice: str, serial: str) 
         case "icap":
             return {"idcode": "0x14b37093"}
         case "hwmon_sdm":
-            return {"serial_num": serial or "\n"} | sensors.raw_files(release)
+            return {"serial_num": serial or "\n"} | sensors.raw_files(release, load)
         case _ if subdevice in board.monitors and modern:  # older: no serial number, subdev/xmc.c
             # With hwmon_sdm the management function has no xmc that could answer (mgmt-core.c XCL_BDINFO)
             silent = "hwmon_sdm" in user_subdevices(board, release)

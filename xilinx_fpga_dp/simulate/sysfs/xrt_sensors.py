@@ -1,9 +1,9 @@
 """The hwmon devices of cards of XRT: their names, attributes, labels and units.
 
-`xmc` and `sysmon` have the units of the kernel's hwmon interface: mV, mA, m°C, µW. `hwmon_sdm` prints
-numbers as the firmware counts them, with the unit and a power of ten in attributes of their own.
-The numbers are examples. Source files in comments are relative to
-src/runtime_src/core/pcie/driver/linux/xocl in XRT.
+`xmc` and `sysmon` have the units of the kernel's hwmon interface: mV, mA, m°C, µW; but the temperature of
+`sysmon` is in °C. `hwmon_sdm` prints numbers as the firmware counts them, with the unit and a power of ten in
+attributes of their own. The numbers are examples, and grow with the load of the card.
+Source files in comments are relative to src/runtime_src/core/pcie/driver/linux/xocl in XRT.
 """
 
 from collections.abc import Iterator, Mapping
@@ -69,8 +69,8 @@ _NEWER = {"curr6": "2020.1_PU1"}  # the first release of a sensor, if later than
 # subdev/xmc.c before 2019.2: six currents and no labels
 _OLD_CURRENTS = (1240, 1060, 0, 0, 0, 9800)
 _OLD_NAME = "xclmgmt_microblaze"
-# subdev/sysmon.c
-_SYSMON = {"temp1": 41000, "in0": 851, "in1": 1803, "in2": 851}
+# subdev/sysmon.c; SYSMON_TO_MILLDEGREE and its use tell the units
+_SYSMON = {"temp1": 41, "in0": 851, "in1": 1803, "in2": 851}
 _SYSMON_NAME = "xclmgmt_sysmon"
 
 
@@ -95,7 +95,24 @@ _SDM_SENSORS: Mapping[str, _SdmSensor] = {
 _RAW = {"temp_sensors_raw": "temp", "voltage_sensors_raw": "in", "current_sensors_raw": "curr"}
 
 
-def hwmon_files(subdevice: str, side: str, release: str, vbnv: str) -> dict[str, str] | None:
+# How much more a sensor shows under full load
+_LOAD = {
+    "power1": 62_000_000,
+    "temp1": 7000,
+    "temp2": 6000,
+    "temp3": 9000,
+    "temp4": 22_000,
+    "curr1": 5200,
+    "curr3": 31_000,
+    "fan1": 640,
+}
+_SYSMON_LOAD = {"temp1": 22}
+_SDM_LOAD = {"power1": 34, "temp1": 8, "temp2": 22, "curr1": 2800, "curr2": 26_000}
+
+
+def hwmon_files(
+    subdevice: str, side: str, release: str, vbnv: str, load: float = 0.0
+) -> dict[str, str] | None:
     """Return the files of the hwmon device that a sub-device adds below its function; None if it adds none.
 
     Args:
@@ -103,33 +120,33 @@ def hwmon_files(subdevice: str, side: str, release: str, vbnv: str) -> dict[str,
         side: `u` for the user, `m` for the management function.
         release: of XRT.
         vbnv: the name of the shell, which begins the name of the device (subdev/xmc.c show_hwmon_name).
+        load: of the card, 1 at full load; a card at more runs hot.
     """
     suffix = "user" if side == "u" else "mgmt"
     match subdevice:
         case "xmc" | "xmc.u2" if release < "2019.2":
             return {"name": _OLD_NAME, **dict(_old_currents())}
         case "xmc" | "xmc.u2":
-            return {"name": f"{vbnv}_{suffix}", **dict(_xmc_values(release))}
+            return {"name": f"{vbnv}_{suffix}", **dict(_xmc_values(release, load))}
         case "sysmon":
-            values = {f"{sensor}_{each}": str(value) for sensor, value in _SYSMON.items()
-                      for each in ("input", "highest", "lowest")}  # fmt: skip
-            return {"name": _SYSMON_NAME, **values}
+            return {"name": _SYSMON_NAME, **dict(_sysmon_values(load))}
         case "hwmon_sdm":
-            return {"name": f"{vbnv}_hwmon_sdm_{suffix}", **dict(_sdm_values(release))}
+            return {"name": f"{vbnv}_hwmon_sdm_{suffix}", **dict(_sdm_values(release, load))}
     return None
 
 
-def raw_files(release: str) -> dict[str, str]:
+def raw_files(release: str, load: float = 0.0) -> dict[str, str]:
     """Return the attributes of `hwmon_sdm` with a line a sensor (parse_inst_sensors_info)."""
     if release < "2022.2":
         return {}
     files = {}
     for name, kind in _RAW.items():
-        of_kind = [sensor for each, sensor in _SDM_SENSORS.items() if each.startswith(kind)]
-        files[name] = "\n".join(
-            f"{sensor.label},{sensor.value},{sensor.value},{sensor.value},1,{sensor.power_of_ten}"
-            for sensor in of_kind
-        )
+        rows = []
+        for each, sensor in _SDM_SENSORS.items():
+            if each.startswith(kind):
+                value = sensor.value + round(_SDM_LOAD.get(each, 0) * load)
+                rows.append(f"{sensor.label},{value},{value},{value},1,{sensor.power_of_ten}")
+        files[name] = "\n".join(rows)
     return files
 
 
@@ -139,12 +156,13 @@ def is_measured(attribute: str) -> bool:
     return kind in ("input", "average", "highest", "max", "lowest") and sensor not in _TARGETS
 
 
-def _xmc_values(release: str) -> Iterator[tuple[str, str]]:
+def _xmc_values(release: str, load: float) -> Iterator[tuple[str, str]]:
     for sensor, (label, value) in _XMC_SENSORS.items():
         if release < _NEWER.get(sensor, "2019.2"):
             continue
         values = ("max", "input") if sensor in _TARGETS else _XMC_VALUES[sensor.rstrip("0123456789")]
-        yield from ((f"{sensor}_{each}", str(value)) for each in values)
+        number = value + round(_LOAD.get(sensor, 0) * load)
+        yield from ((f"{sensor}_{each}", str(number)) for each in values)
         yield f"{sensor}_label", label
 
 
@@ -153,10 +171,19 @@ def _old_currents() -> Iterator[tuple[str, str]]:
         yield from ((f"curr{number}_{each}", str(value)) for each in ("highest", "average", "input"))
 
 
-def _sdm_values(release: str) -> Iterator[tuple[str, str]]:
+def _sysmon_values(load: float) -> Iterator[tuple[str, str]]:
+    for sensor, value in _SYSMON.items():
+        number = value + round(_SYSMON_LOAD.get(sensor, 0) * load)
+        extreme = number * 1000 if sensor in _SYSMON_LOAD else number
+        yield f"{sensor}_input", str(number)
+        yield from ((f"{sensor}_{each}", str(extreme)) for each in ("highest", "lowest"))
+
+
+def _sdm_values(release: str, load: float) -> Iterator[tuple[str, str]]:
     """Yield the attributes of each sensor (subdev/hwmon_sdm.c parse_sdr_info)."""
     for name, sensor in _SDM_SENSORS.items():
-        yield from ((f"{name}_{each}", str(sensor.value)) for each in ("input", "max", "average"))
+        value = sensor.value + round(_SDM_LOAD.get(name, 0) * load)
+        yield from ((f"{name}_{each}", str(value)) for each in ("input", "max", "average"))
         yield f"{name}_label", sensor.label
         if release >= "2022.2":
             yield f"{name}_status", "Sensor Present and Valid"

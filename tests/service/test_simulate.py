@@ -25,7 +25,7 @@ def test_once_plays_all_steps_and_ends() -> None:
         "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0     1         1            0",
         "PCIDEVICE_XILINX_COM_FPGA_XILINX_U200_XDMA_201830_2_1561465320=0000:65:00.1",
         "device /dev/dri/renderD129 (rw)",
-        "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0     1         0            0",
+        "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320  2         1            1",
         "kubelet restarts",
         "mypod still holds 0000:65:00.1",
         "It ended with 0 and left no socket.",
@@ -33,6 +33,42 @@ def test_once_plays_all_steps_and_ends() -> None:
         assert text in output
     assert output.count("registered resource=") >= 3  # the demo may end before the second log line arrives
     assert done.stderr == ""
+
+
+def test_once_shows_what_happens_to_the_card_of_the_pod() -> None:
+    """Sensors that move, a hot card, a link that trains down, a trip: on /metrics and in the log."""
+    done = cli("simulate", "--once", "--board", "u200", limit=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    steps = dict(re.findall(r"=== (.+)\n((?:(?!===).*\n)*)", done.stdout))
+    device = 'device="0000:65:00.1"'
+    moving = steps["The sensors of the xilinx_u200_xdma_201830_2 at 0000:65:00.1, which mypod has (/metrics)"]
+    powers = re.findall(rf"xilinx_fpga_power_watts{{{device}}} (\S+)", moving)
+    assert len(set(powers)) == 2
+    assert f'allocated{{{device},namespace="default",pod="mypod",container="mypod"}} 1' in moving
+    [hot] = re.findall(r"temperature_celsius\S+ (\d+)", steps["It runs hot"])
+    assert int(hot) >= 90
+    link = steps["Its PCIe link trains down to half of its lanes"]
+    assert f"pcie_link_lanes{{{device}}} 8\n" in link
+    assert f"pcie_link_lanes_max{{{device}}} 16\n" in link
+    trip = steps["The xilinx_u200_xdma_201830_2 at 0000:65:00.1 becomes Unhealthy: firewall"]
+    assert f'errors_total{{{device},kind="firewall"}} 1\n' in trip
+    [line] = [line for line in done.stdout.splitlines() if " card error " in line]
+    assert re.search(r"device=0000:65:00.1 kind=firewall time=20\S+Z held_by=default/mypod", line)
+
+
+@pytest.mark.parametrize("flags", [("--telemetry", "none"), ("--http-address", "")])
+def test_once_without_metrics_shows_no_sensors(flags: tuple[str, str]) -> None:
+    done = cli("simulate", "--once", "--board", "u50", *flags, limit=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "xilinx_fpga_" not in done.stdout
+    assert "becomes Unhealthy: firewall" in done.stdout
+
+
+def test_once_waits_for_no_sensor_that_is_read_once_a_minute() -> None:
+    done = cli("simulate", "--once", "--board", "v70", "--telemetry", "all", limit=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "It runs hot" not in done.stdout
+    assert "Its PCIe link trains down" in done.stdout
 
 
 def test_options_choose_boards_and_settings() -> None:

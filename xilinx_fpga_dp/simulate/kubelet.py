@@ -4,8 +4,9 @@ At start it removes every socket in its directory and loads the allocations from
 Register on kubelet.sock. Inside Register it dials the plugin and reads its options; after that it follows
 ListAndWatch of the plugin and never dials again. Several plugins may list one resource: the last list
 counts, and the plugin that registered last gets the calls, as in kubelet >= 1.37. When the last stream of a
-resource ends, its devices stay in the capacity for a grace period, but none is allocatable. `Kubelet.stop`
-ends every stream and leaves the socket file. Each restart is a new `Kubelet` on the same directory.
+resource ends, its devices stay in the capacity for a grace period, but none is allocatable. Its podresources
+API tells which pod holds which device. `Kubelet.stop` ends every stream and leaves the socket file. Each
+restart is a new `Kubelet` on the same directory.
 Source files in comments are relative to pkg/kubelet/cm/devicemanager of k8s.io/kubernetes.
 """
 
@@ -29,6 +30,7 @@ from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.deviceplugin.messages import API_VERSION, HEALTHY
 from xilinx_fpga_dp.resources.naming import name_problem
 from xilinx_fpga_dp.rpc.api import deviceplugin_v1beta1 as v1beta1
+from xilinx_fpga_dp.rpc.api import podresources_v1
 
 CHECKPOINT = "kubelet_internal_checkpoint"
 _DIAL_LIMIT = 10.0  # seconds: plugin/v1beta1/client.go
@@ -85,12 +87,18 @@ class Allocation:
 class Kubelet(v1beta1.RegistrationBase):
     """A kubelet's device manager on a socket directory.
 
+    Args:
+        directory: for the sockets of plugins and its own.
+        pod_resources: the socket of the podresources API; None: there is none.
+
     Attributes:
         changes: the number of changes to resources, to wait on.
     """
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, pod_resources: str | None = None) -> None:
         self.directory = directory
+        self._pod_resources = pod_resources
+        self._lister: Server | None = None
         self.changes = Latest(0)
         self._resources: dict[str, ResourceState] = {}
         self._allocations: dict[tuple[str, str], Allocation] = {}  # by pod and resource
@@ -106,6 +114,10 @@ class Kubelet(v1beta1.RegistrationBase):
         await self._load()
         self._server = Server([self])
         await self._server.start(path=os.path.join(self.directory, "kubelet.sock"))
+        if self._pod_resources:
+            os.makedirs(os.path.dirname(self._pod_resources), exist_ok=True)
+            self._lister = Server([_Lister(self)])
+            await self._lister.start(path=self._pod_resources)
 
     async def stop(self) -> None:
         """Stop as kubelet does: end every stream and leave the file kubelet.sock."""
@@ -122,6 +134,9 @@ class Kubelet(v1beta1.RegistrationBase):
         self._resources.clear()
         self._server.close()
         self._server = None
+        if self._lister:
+            self._lister.close()
+            self._lister = None
         await asyncio.gather(*self._streams, return_exceptions=True)
         os.replace(kept, path)
 
@@ -169,6 +184,13 @@ class Kubelet(v1beta1.RegistrationBase):
         for (_, resource), allocation in self._allocations.items():
             counts[resource] += len(allocation.ids)
         return counts
+
+    def holdings(self) -> dict[str, dict[str, tuple[str, ...]]]:
+        """Return the ids that each pod holds, by resource."""
+        found: dict[str, dict[str, tuple[str, ...]]] = {}
+        for (pod, resource), allocation in self._allocations.items():
+            found.setdefault(pod, {})[resource] = allocation.ids
+        return found
 
     async def admit(self, pod: str, requests: Mapping[str, int]) -> dict[str, Allocation]:
         """Allocate devices to the only container of a pod; a known pod keeps its allocations.
@@ -287,6 +309,33 @@ class Kubelet(v1beta1.RegistrationBase):
             self._resources = {
                 name: ResourceState(stopped=time.monotonic()) for name in entries["registered"]
             }
+
+
+class _Lister(podresources_v1.PodResourcesListerBase):
+    """The podresources API: pods in the namespace `default`, each with a container of its name."""
+
+    def __init__(self, kubelet: Kubelet) -> None:
+        self._kubelet = kubelet
+
+    async def list(
+        self, message: podresources_v1.ListPodResourcesRequest
+    ) -> podresources_v1.ListPodResourcesResponse:
+        del message
+        pods = [
+            podresources_v1.PodResources(
+                name=pod, namespace="default", containers=[_container(pod, resources)]
+            )
+            for pod, resources in self._kubelet.holdings().items()
+        ]
+        return podresources_v1.ListPodResourcesResponse(pod_resources=pods)
+
+
+def _container(pod: str, resources: Mapping[str, tuple[str, ...]]) -> podresources_v1.ContainerResources:
+    devices = [
+        podresources_v1.ContainerDevices(resource_name=resource, device_ids=list(ids))
+        for resource, ids in resources.items()
+    ]
+    return podresources_v1.ContainerResources(name=pod, devices=devices)
 
 
 def _as_go(error: Exception) -> str:

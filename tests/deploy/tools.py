@@ -62,13 +62,22 @@ def kubernetes_schemas(version: str) -> Mapping[str, Any]:
         folder = Go.find().module_folder(KUBERNETES_MODULE, version)
         return (folder / "api" / "openapi-spec" / "swagger.json").read_text()
 
-    definitions: Mapping[str, Any] = json.loads(_kept(f"openapi-{version}.json", read))["definitions"]
+    file = _kept(f"openapi-{version}.json", read)
+    definitions: Mapping[str, Any] = json.loads(file.read_text())["definitions"]
     return definitions
 
 
 @cache
 def operator_schema(plural: str) -> Mapping[str, Any]:
     """Return the schema of a kind of the Prometheus operator, from its custom resource definition."""
+    definition = yaml.safe_load(operator_definition(plural).read_text())
+    [version] = definition["spec"]["versions"]
+    schema: Mapping[str, Any] = version["schema"]["openAPIV3Schema"]
+    return schema
+
+
+def operator_definition(plural: str) -> Path:
+    """Return the file of the custom resource definition of a kind of the Prometheus operator."""
 
     def read() -> str:
         module = "github.com/prometheus-operator/prometheus-operator"
@@ -76,13 +85,10 @@ def operator_schema(plural: str) -> Mapping[str, Any]:
         file = folder / "example" / "prometheus-operator-crd" / f"monitoring.coreos.com_{plural}.yaml"
         return file.read_text()
 
-    definition = yaml.safe_load(_kept(f"operator-{PROMETHEUS_OPERATOR}-{plural}.yaml", read))
-    [version] = definition["spec"]["versions"]
-    schema: Mapping[str, Any] = version["schema"]["openAPIV3Schema"]
-    return schema
+    return _kept(f"operator-{PROMETHEUS_OPERATOR}-{plural}.yaml", read)
 
 
-def _kept(name: str, read: Callable[[], str]) -> str:
+def _kept(name: str, read: Callable[[], str]) -> Path:
     file = cache_dir() / "schemas" / name
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -90,7 +96,7 @@ def _kept(name: str, read: Callable[[], str]) -> str:
             partial = Path(scratch) / name
             partial.write_text(read())
             partial.rename(file)
-    return file.read_text()
+    return file
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
-"""The binaries of a node: kubelet, containerd and a pause program, built once and cached by version.
+"""The binaries of a node and of a control plane, built once and cached by version.
 
-`python -m tests.e2e.build [--kubernetes 1.Y]` builds them ahead of the tests.
+`python -m tests.e2e.build [--kubernetes 1.Y] [--cluster]` builds them ahead of the tests; `--cluster` adds
+the control plane.
 """
 
 import argparse
@@ -27,6 +28,10 @@ KUBERNETES_MODULE = "k8s.io/kubernetes"
 CONTAINERD_MODULE = "github.com/containerd/containerd/v2"
 CONTAINERD_VERSION = "2.4.2"
 CONTAINERD_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr")
+CONTROL_PLANE_PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
+# Debian's 3.4 is too old for the watch cache of the API server.
+ETCD_MODULE = "go.etcd.io/etcd/server/v3"
+ETCD_VERSION = "3.7.3"
 
 # The proxy serves some versions that its list leaves out: the last patches of minors that have ended
 # are named here, so that KUBERNETES=1.28 finds one.
@@ -37,7 +42,7 @@ OLDEST_GO = (1, 21)
 
 # Go commands keep to the leftovers of a machine that others work on, and to these seconds.
 NICE = ("nice", "-n", "10")
-BUILD_LIMIT = 1500.0
+BUILD_LIMIT = 2400.0
 LOOKUP_LIMIT = 120.0
 FAILURE_KEPT = 86400.0
 
@@ -79,6 +84,14 @@ class Binaries:
     busybox: Path
 
 
+@dataclass(frozen=True)
+class ControlPlane:
+    """The programs of a control plane."""
+
+    programs: Path  # the folder of the API server, the controller manager, the scheduler and kubectl
+    etcd: Path
+
+
 def cache_dir() -> Path:
     """Return the directory of binaries, which outlives a run; it is outside any checkout."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -102,6 +115,15 @@ def binaries(kubernetes: str = "") -> Binaries:
         pause=build_pause(go, bin_dir),
         busybox=_which("busybox"),
     )
+
+
+def control_plane(version: Version) -> ControlPlane:
+    """Build what is missing in the cache; raises BuildError. Takes minutes the first time."""
+    go = Go.find()
+    bin_dir = cache_dir() / "bin"
+    bin_dir.mkdir(parents=True, exist_ok=True)
+    programs = _build_kubernetes(go, bin_dir / f"control-plane-{version}", version, CONTROL_PLANE_PROGRAMS)
+    return ControlPlane(programs, build_etcd(go, bin_dir))
 
 
 def install_packages(packages: Mapping[str, str] = DEBIAN_PACKAGES) -> None:
@@ -241,30 +263,34 @@ def _known_versions(go: Go, bin_dir: Path) -> set[Version]:
 
 def build_kubelet(go: Go, bin_dir: Path, version: Version) -> Path:
     """Build, or find in the cache, the kubelet of a release."""
-    kubelet = bin_dir / f"kubelet-{version}"
-    if kubelet.exists():
-        return kubelet
+    return _build_kubernetes(go, bin_dir / f"kubelet-{version}", version, ["kubelet"])
+
+
+def _build_kubernetes(go: Go, target: Path, version: Version, programs: Sequence[str]) -> Path:
+    """Build programs of a release into `target`, or find it in the cache: a file for one, else a folder."""
+    if target.exists():
+        return target
     # A failed build fails again, since the proxy lacks modules of some patches: try once a day.
-    failed = bin_dir / f"failed-kubelet-{version}"
+    failed = target.with_name(f"failed-{target.name}")
     if failed.exists() and time.time() - failed.stat().st_mtime < FAILURE_KEPT:
         raise BuildError(f"{failed}: {failed.read_text()}")
     module_file = go.module_file(KUBERNETES_MODULE, str(version)).read_text()
     folder = _module(
-        "kubelet",
+        "kubernetes",
         KUBERNETES_MODULE,
         str(version),
         go=_go_line(module_file),
         replace=_staging(module_file, version),
     )
-    # Kubelet parses its own version and won't start with the one a plain build gives it
+    # Each program parses its own version and won't start with the one a plain build gives it
     # (k8s.io/component-base/version/base.go).
     stamp = f"-ldflags=-s -w -X k8s.io/component-base/version.gitVersion=v{version}"
     try:
-        _build(go, folder, kubelet, [f"{KUBERNETES_MODULE}/cmd/kubelet"], stamp)
+        _build(go, folder, target, [f"{KUBERNETES_MODULE}/cmd/{program}" for program in programs], stamp)
     except BuildError as error:
         failed.write_text(str(error)[-2000:])
         raise
-    return kubelet
+    return target
 
 
 def _go_line(module_file: str) -> str:
@@ -298,15 +324,31 @@ def build_containerd(go: Go, bin_dir: Path, version: str = CONTAINERD_VERSION) -
     return folder
 
 
-def build_program(name: str, module: str, version: str, package: str = "") -> Path:
-    """Build, or find in the cache, a program that a module has in `package`, by default at its top."""
+def build_etcd(go: Go, bin_dir: Path, version: str = ETCD_VERSION) -> Path:
+    """Build, or find in the cache, etcd."""
+    etcd = bin_dir / f"etcd-{version}"
+    if not etcd.exists():
+        module_file = go.module_file(ETCD_MODULE, version).read_text()
+        work = _module("etcd", ETCD_MODULE, version, go=_go_line(module_file), replace=[])
+        shutil.copy(HERE / "etcd" / "main.go", work)
+        _build(go, work, etcd, ["."], "-ldflags=-s -w")
+    return etcd
+
+
+def build_program(
+    name: str, module: str, version: str, package: str = "", replace: Sequence[str] = ()
+) -> Path:
+    """Build, or find in the cache, a program that a module has in `package`, by default at its top.
+
+    `replace` has replace lines for modules that this one replaces by its directories.
+    """
     bin_dir = cache_dir() / "bin"
     bin_dir.mkdir(parents=True, exist_ok=True)
     program = bin_dir / f"{name}-{version}"
     if not program.exists():
         go = Go.find()
         module_file = go.module_file(module, version).read_text()
-        work = _module(name, module, version, go=_go_line(module_file), replace=[])
+        work = _module(name, module, version, go=_go_line(module_file), replace=replace)
         _build(go, work, program, [f"{module}/{package}".rstrip("/")], "-ldflags=-s -w")
     return program
 
@@ -391,9 +433,14 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kubernetes", default=os.environ.get("KUBERNETES", ""), metavar="1.Y")
-    built = binaries(parser.parse_args().kubernetes)
+    parser.add_argument("--cluster", action="store_true", help="the control plane too")
+    options = parser.parse_args()
+    built = binaries(options.kubernetes)
     sys.stdout.write(f"kubernetes {built.kubernetes}\nkubelet {built.kubelet}\n")
     sys.stdout.write(f"containerd {built.containerd}\n")
+    if options.cluster:
+        plane = control_plane(built.kubernetes)
+        sys.stdout.write(f"control plane {plane.programs}\netcd {plane.etcd}\n")
 
 
 if __name__ == "__main__":

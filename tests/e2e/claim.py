@@ -8,13 +8,15 @@ import fcntl
 import json
 import logging
 import os
+import shlex
 import shutil
 import signal
 import stat
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -41,7 +43,7 @@ SYSCTLS = (
 )
 
 # Paths over which the namespace mounts its own directories; created if missing.
-MOUNT_POINTS = (Path("/var/lib/kubelet"), Path("/var/lib/cni"))
+MOUNT_POINTS = (Path("/var/lib/kubelet"), Path("/var/lib/cni"), Path("/etc/kubernetes"))
 
 END_LIMIT = 10.0
 
@@ -78,16 +80,24 @@ class Claim:
         self._lock: IO[str] | None = None
         self.folder = Path()
 
-    def acquire(self, limit: float = 300.0) -> None:
-        """Wait for the machine, undo the changes of a killed run, and record the state for `release`."""
+    def acquire(self, limit: float = 3600.0) -> None:
+        """Wait for the machine, undo the changes of a killed run, and record the state for `release`.
+
+        The log says which process holds the machine. Raises BusyError at the limit, in seconds.
+        """
         STATE.mkdir(exist_ok=True)
-        self._lock = (STATE / "lock").open("w")
+        self._lock = (STATE / "lock").open("a+")
         deadline = time.monotonic() + limit
+        holder = ""
         while not _try_lock(self._lock):
+            if (now := _holder(self._lock)) != holder:
+                log.warning("waiting for the machine: %s", now)
+                holder = now
             if time.monotonic() > deadline:
                 self._lock.close()
-                raise BusyError(f"another run has held {STATE / 'lock'} for {limit:.0f} s")
+                raise BusyError(f"in use for longer than {limit:.0f} s: {holder}")
             time.sleep(0.5)
+        _sign(self._lock)
         _clean()
         self.folder = Path(tempfile.gettempdir()) / f"e2e-xilinx-fpga-dp-{os.getpid()}"
         missing = [str(path) for path in MOUNT_POINTS if not path.exists()]
@@ -118,12 +128,25 @@ def _try_lock(file: IO[str]) -> bool:
     return True
 
 
+def _sign(file: IO[str]) -> None:
+    """Write into the lock's file which process holds it."""
+    command = shlex.join(sys.orig_argv)[:200]
+    file.truncate(0)
+    file.write(f"pid {os.getpid()} has it since {time.strftime('%H:%M:%S UTC', time.gmtime())}: {command}")
+    file.flush()
+
+
+def _holder(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read() or "a run that has just begun"
+
+
 def _sysctl(name: str) -> Path:
     return Path("/proc/sys") / name
 
 
 def _clean() -> None:
-    _end_processes()
+    _end(lambda: _marked() | _in_cgroups())
     _remove_cgroups()
     note = STATE / "state.json"
     if not note.exists():
@@ -141,10 +164,10 @@ def _clean() -> None:
     note.unlink()
 
 
-def _end_processes() -> None:
-    """Kill the processes with the mark or in the cgroup until none is left."""
+def _end(processes: Callable[[], set[int]]) -> None:
+    """Kill processes until none is left."""
     deadline = time.monotonic() + END_LIMIT
-    while pids := _marked() | _in_cgroups():
+    while pids := processes():
         if time.monotonic() > deadline:
             log.warning("still running after SIGKILL: %s", sorted(pids))
             return
@@ -169,6 +192,18 @@ def _marked() -> set[int]:
         if any(variable.startswith(needle) for variable in environment.split(b"\0")):
             found.add(int(entry.name))
     return found
+
+
+def end_pods(shim: Path) -> None:
+    """Kill the shims of containerd and all processes of pods until none is left."""
+    _end(lambda: {pid for pid in _marked() if _runs(pid, shim)} | _in_cgroups())
+
+
+def _runs(pid: int, program: Path) -> bool:
+    try:
+        return Path(f"/proc/{pid}/exe").readlink() == program
+    except OSError:
+        return False  # it has ended
 
 
 def _cgroup_roots() -> Iterator[Path]:

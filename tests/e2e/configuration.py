@@ -55,21 +55,22 @@ def feature_gates(version: Version) -> dict[str, bool]:
 
 @dataclass(frozen=True)
 class Ports:
-    """Where kubelet listens on 127.0.0.1."""
+    """Where kubelet listens."""
 
     secure: int
     read_only: int
     health: int
 
 
-def kubelet_configuration(version: Version, folder: Path, ports: Ports, extra: Config) -> str:
+def kubelet_configuration(version: Version, folder: Path, address: str, ports: Ports, extra: Config) -> str:
     """A KubeletConfiguration for a node without an API server; `extra` is laid over it, deep."""
     base: dict[str, Any] = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
-        "address": "127.0.0.1",
+        "address": address,
         "port": ports.secure,
         "readOnlyPort": ports.read_only,
+        "healthzBindAddress": address,
         "healthzPort": ports.health,
         "authentication": {"anonymous": {"enabled": True}, "webhook": {"enabled": False}},
         "authorization": {"mode": "AlwaysAllow"},
@@ -132,11 +133,14 @@ snapshotter = "overlayfs"
 [plugins.'io.containerd.cri.v1.images'.pinned_images]
 sandbox = "{PAUSE}"
 
+[plugins.'io.containerd.cri.v1.images'.registry]
+config_path = "{folder}/registries"
+
 [plugins.'io.containerd.cri.v1.runtime']
 # Without it containers start with a lower OOM score than kubelet, which may be forbidden.
 restrict_oom_score_adj = true
 enable_cdi = true
-cdi_spec_dirs = ["{folder}/cdi"]
+cdi_spec_dirs = ["{folder}/cdi", "/var/run/cdi"]
 
 [plugins.'io.containerd.cri.v1.runtime'.cni]
 bin_dirs = ["{folder}/cni"]

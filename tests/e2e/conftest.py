@@ -10,9 +10,10 @@ import pytest
 from .build import binaries
 from .claim import why_not_here
 from .configuration import why_not
+from .live_sample import LiveSample
 from .node import Node
 from .report import FAILED, NOT_APPLICABLE, PASSED, Report
-from .stage import LiveSample, Stage
+from .stage import Stage
 
 _HERE = Path(__file__).parent
 _REPORT = pytest.StashKey[Report]()

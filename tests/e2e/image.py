@@ -7,13 +7,13 @@ import json
 import logging
 import os
 import re
-import shlex
 import shutil
 import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,51 +44,53 @@ class Image:
 
 def build_image(name: str, folder: Path) -> Image:
     """Build the image with a name and write its archive to a directory; raises BuildError."""
+    archive = folder / "image.tar"
+    with builder(folder) as environment:
+        env = {**os.environ, **environment}
+        call(["make", "image", f"IMAGE={name}"], cwd=PROJECT, env=env, limit=BUILD_LIMIT)
+        push = ["buildah", "push", "--quiet", name, f"docker-archive:{archive}:{name}"]
+        call(push, env=env, limit=BUILD_LIMIT)
+    return _read(name, archive)
+
+
+@contextmanager
+def builder(folder: Path) -> Iterator[dict[str, str]]:
+    """Yield the environment in which `make image` and buildah work as the documentation has them.
+
+    No registry and no package index is reachable: BASE and IMAGE_ARGS, which the documentation describes,
+    name a base image made here and a directory of wheels. buildah's store is a directory in `folder`, which
+    needs neither overlayfs nor a configuration. Raises BuildError.
+    """
     base = _base()
     python = re.fullmatch(r"base-\w+-python([\d.]+)\.tar", base.name)
     if python is None:
         raise BuildError(f"{base} names no version of Python")
     wheels = download_wheels(cache_dir() / "image" / "wheels", python[1])
-    started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        buildah = _buildah(Path(scratch))
-        _import_base(buildah, base, Path(scratch))
-        arguments = [
-            "--quiet --isolation chroot",
-            f"--volume {wheels}:/wheels:ro --build-arg PIP_NO_INDEX=1 --build-arg PIP_FIND_LINKS=/wheels",
-        ]
-        call(
-            ["make", "image", f"BUILDER={shlex.join(buildah)}", f"IMAGE={name}", f"BASE={BASE}",
-             f"IMAGE_ARGS={' '.join(arguments)}"],
-            cwd=PROJECT, limit=BUILD_LIMIT,
-        )  # fmt: skip
-        archive = folder / "image.tar"
-        call([*buildah, "push", "--quiet", name, f"docker-archive:{archive}:{name}"], limit=BUILD_LIMIT)
-    log.info("built the image in %.0f s", time.monotonic() - started)
-    return _read(name, archive)
+        store = Path(scratch) / "storage.conf"
+        store.write_text(
+            f'[storage]\ndriver = "vfs"\ngraphroot = "{scratch}/root"\nrunroot = "{scratch}/run"\n'
+        )
+        environment = {
+            "CONTAINERS_STORAGE_CONF": str(store),
+            "BUILDAH_ISOLATION": "chroot",
+            "BASE": BASE,
+            "IMAGE_ARGS": f"--quiet --volume {wheels}:/wheels:ro"
+            " --build-arg PIP_NO_INDEX=1 --build-arg PIP_FIND_LINKS=/wheels",
+        }
+        _import_base(environment, base, Path(scratch))
+        yield environment
 
 
-def _buildah(scratch: Path) -> list[str]:
-    """Return the command with a separate store, which needs no overlayfs and no configuration."""
-    return [
-        "buildah",
-        "--storage-driver",
-        "vfs",
-        "--root",
-        str(scratch / "root"),
-        "--runroot",
-        str(scratch / "run"),
-    ]
-
-
-def _import_base(buildah: list[str], base: Path, scratch: Path) -> None:
+def _import_base(environment: Mapping[str, str], base: Path, scratch: Path) -> None:
     context = scratch / "base"
     context.mkdir()
     os.link(base, context / "base.tar") if _same_device(base, scratch) else shutil.copy(
         base, context / "base.tar"
     )
     (context / "Containerfile").write_text("FROM scratch\nADD base.tar /\n")
-    call([*buildah, "build", "--quiet", "--tag", BASE, str(context)], limit=BUILD_LIMIT)
+    build = ["buildah", "build", "--quiet", "--tag", BASE, str(context)]
+    call(build, env={**os.environ, **environment}, limit=BUILD_LIMIT)
 
 
 def _same_device(one: Path, other: Path) -> bool:

@@ -6,7 +6,7 @@ import json
 import platform
 import subprocess
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .build import Binaries
@@ -23,6 +23,15 @@ def write_images(binaries: Binaries, folder: Path) -> list[Path]:
     layer = _layer({"bin/busybox": binaries.busybox}, links=_applets(binaries.busybox))
     _write_archive(busybox, BUSYBOX, layer, ["/bin/sh"])
     return [pause, busybox]
+
+
+def write_program_image(
+    target: Path, programs: Mapping[str, Path], entrypoint: Sequence[str], user: str = "0"
+) -> None:
+    """Write the archive of an image of static programs in /bin, with all of busybox if it is one of them."""
+    links = _applets(programs["busybox"]) if "busybox" in programs else []
+    layer = _layer({f"bin/{name}": source for name, source in programs.items()}, links)
+    _write_archive(target, "localhost/program:1", layer, entrypoint, user)
 
 
 def _applets(busybox: Path) -> list[str]:
@@ -46,13 +55,13 @@ def _layer(programs: dict[str, Path], links: Sequence[str]) -> bytes:
     return packed.getvalue()
 
 
-def _write_archive(target: Path, name: str, layer: bytes, entrypoint: Sequence[str]) -> None:
+def _write_archive(target: Path, name: str, layer: bytes, entrypoint: Sequence[str], user: str = "0") -> None:
     """Write the layout of `docker save`: the layer, its config and a manifest.json with both names."""
     config = json.dumps(
         {
             "architecture": {"aarch64": "arm64"}.get(platform.machine(), "amd64"),
             "os": "linux",
-            "config": {"Entrypoint": entrypoint, "Env": ["PATH=/bin"]},
+            "config": {"Entrypoint": entrypoint, "Env": ["PATH=/bin"], "User": user},
             "rootfs": {
                 "type": "layers",
                 "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"],

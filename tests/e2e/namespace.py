@@ -1,4 +1,7 @@
-"""A mount namespace with its own /var/lib/{kubelet,cni}, /var/log, /run and /dev, and processes in it."""
+"""A mount namespace with its own directories of a node, /run and /dev, and processes in it.
+
+It may have a network of its own too.
+"""
 
 import os
 import signal
@@ -15,11 +18,12 @@ from .claim import MARK
 # namespace, so nothing is unmounted. kubelet needs a shared mount of its directory for mount propagation.
 _SETUP = """
 set -eu
-mkdir -p "$1/kubelet" "$1/log" "$1/dev" "$1/cni-state"
+mkdir -p "$1/kubelet" "$1/log" "$1/dev" "$1/cni-state" "$1/etc"
 mount --bind "$1/kubelet" /var/lib/kubelet
 mount --make-rshared /var/lib/kubelet
 mount --bind "$1/log" /var/log
 mount --bind "$1/cni-state" /var/lib/cni
+mount --bind "$1/etc" /etc/kubernetes
 mount -t tmpfs -o mode=755 tmpfs "$1/dev"
 for node in null zero full random urandom tty kmsg; do cp -a "/dev/$node" "$1/dev/"; done
 mkdir "$1/dev/pts" "$1/dev/shm" "$1/dev/dri"
@@ -129,9 +133,16 @@ class Namespace:
         self._holder: Process | None = None
         self._started: list[Process] = []  # in the order of start, the first process first
 
-    def open(self) -> None:
-        """Create the namespace and wait for its mounts."""
-        command = ["unshare", "--mount", "--propagation", "private", "--"]
+    def open(self, *, own_network: bool = False) -> None:
+        """Create the namespace and wait for its mounts; a network of its own has no interface that is up."""
+        command = [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "private",
+            *(["--net"] if own_network else []),
+            "--",
+        ]
         command += ["sh", "-c", _SETUP, "sh", str(self._folder)]
         holder = self._popen("namespace", command, {})
         self._holder = holder
@@ -145,24 +156,29 @@ class Namespace:
         for process in self._started:
             process.wait()
 
+    @property
+    def pid(self) -> int:
+        """The process that holds the namespace open; raises NodeError before `open`."""
+        if self._holder is None:
+            raise NodeError("the mount namespace isn't open")
+        return self._holder.pid
+
     def path(self, inside: str | Path) -> Path:
         """Return the path of a file of the namespace, as seen from outside."""
-        return Path(f"/proc/{self._pid()}/root") / str(inside).lstrip("/")
+        return Path(f"/proc/{self.pid}/root") / str(inside).lstrip("/")
 
     def spawn(
         self, name: str, command: Sequence[str | Path], env: Mapping[str, str] | None = None
     ) -> Process:
         """Start a process inside, in `/`; its output is appended to `<name>.log`."""
         # nsenter executes the command in its own process, so the pid is that of the command.
-        enter = ["nsenter", f"--mount=/proc/{self._pid()}/ns/mnt", "--"]
-        return self._popen(name, [*enter, *map(str, command)], env or {})
+        return self._popen(name, [*self._enter(), *map(str, command)], env or {})
 
     def run(self, command: Sequence[str | Path], limit: float = 30.0) -> str:
         """Run a command inside; return its output. Raises NodeError if it fails."""
-        enter = ["nsenter", f"--mount=/proc/{self._pid()}/ns/mnt", "--"]
         try:
             done = subprocess.run(
-                [*enter, *map(str, command)],
+                [*self._enter(), *map(str, command)],
                 env=_environment({}),
                 capture_output=True,
                 text=True,
@@ -185,10 +201,9 @@ class Namespace:
         os.mknod(target, stat.S_IFCHR, fakes[number])
         target.chmod(0o666)  # regardless of the umask
 
-    def _pid(self) -> int:
-        if self._holder is None:
-            raise NodeError("the mount namespace isn't open")
-        return self._holder.pid
+    def _enter(self) -> list[str]:
+        namespaces = f"/proc/{self.pid}/ns"
+        return ["nsenter", f"--mount={namespaces}/mnt", f"--net={namespaces}/net", "--"]
 
     def _popen(self, name: str, command: Sequence[str], env: Mapping[str, str]) -> Process:
         log = self._log_dir / f"{name}.log"
@@ -209,7 +224,9 @@ class Namespace:
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
-    return {**os.environ, **extra, MARK: str(os.getpid())}
+    # Kubernetes' programs would take a proxy to each other.
+    own = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    return {**own, **extra, MARK: str(os.getpid())}
 
 
 def fake_devices() -> list[int]:

@@ -9,40 +9,12 @@ with Node(binaries("1.37")) as node:
 """
 
 import json
-import os
 import re
-import shutil
-import signal
-import socket
-import time
-import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any
 
-from .build import Binaries
-from .claim import Claim, why_not_here
-from .configuration import (
-    CONTAINERD_SOCKET,
-    Config,
-    Ports,
-    containerd_configuration,
-    kubelet_configuration,
-    network_configuration,
-)
-from .images import write_images
-from .namespace import Namespace, NodeError, Process, SilentError, wait_for
-from .podresources import Allocatable, PodResources
-from .timeline import Timeline
-
-T = TypeVar("T")
-
-HOSTNAME = "e2e"
-
-# kubelet starts within a second; a busy machine takes longer.
-START_LIMIT = 60.0
+from .host import HOSTNAME, Host, get
 
 
 @dataclass(frozen=True)
@@ -77,202 +49,10 @@ class NodeStatus:
     allocatable: int
 
 
-class Node:
+class Node(Host):
     """A node; a machine has one at a time. The end of the `with` block undoes all its changes."""
 
-    def __init__(
-        self, binaries: Binaries, *, config: Config | None = None, log_dir: Path | None = None
-    ) -> None:
-        """Prepare; `config` overrides the KubeletConfiguration. Logs stay in `log_dir`, if given.
-
-        The earlier content of that directory is removed.
-        """
-        self.binaries = binaries
-        self.config: Config = config or {}
-        self._claim = Claim()
-        self._log_dir = log_dir
-        self._namespace: Namespace | None = None
-        self._kubelet: Process | None = None
-        self._ports = Ports(0, 0, 0)
-        self._sigterm: Any = None
-
-    # the node as a whole
-
-    def __enter__(self) -> Self:
-        if lacking := why_not_here():
-            raise NodeError(lacking)
-        self._claim.acquire()
-        # Only the main thread may set a handler; elsewhere the next run cleans up after a SIGTERM.
-        try:
-            # A SIGTERM unwinds the `with` as Ctrl-C does; pytest would take a SystemExit for a failed case.
-            self._sigterm = signal.signal(signal.SIGTERM, signal.default_int_handler)
-        except ValueError:
-            self._sigterm = None
-        try:
-            self._start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End all processes and restore the state of the machine."""
-        try:
-            self._claim.release()
-            if self._namespace is not None:
-                self._namespace.close()
-        finally:
-            if self._sigterm is not None:
-                signal.signal(signal.SIGTERM, self._sigterm)
-                self._sigterm = None
-
-    def _start(self) -> None:
-        for name in ("manifests", "logs", "cni", "volume-plugins"):
-            (self.folder / name).mkdir()
-        self._log_dir = self._log_dir or self.folder / "logs"
-        # Only after the claim: until then another run may write there.
-        shutil.rmtree(self._log_dir, ignore_errors=True)
-        self._log_dir.mkdir(parents=True)
-        self._ports = Ports(*_free_ports(3))
-        self._namespace = Namespace(self.folder, self._log_dir)
-        self._namespace.open()
-        self._start_containerd()
-        self.start_kubelet()
-
-    def _start_containerd(self) -> None:
-        config = self.folder / "containerd.toml"
-        config.write_text(containerd_configuration(self.folder, _program("runc")))
-        bin_dir = self.binaries.containerd
-        path = f"{bin_dir}:{os.environ['PATH']}"  # containerd searches its shim there
-        containerd = self.spawn("containerd", [bin_dir / "containerd", "--config", config], {"PATH": path})
-        listening = self.namespace.path(CONTAINERD_SOCKET)
-        self._wait(lambda: listening.exists() or _ended(containerd), "containerd", containerd)
-        for image in write_images(self.binaries, self.folder):
-            self.ctr("images", "import", image)
-
-    def add_network(self, plugins: Path) -> None:
-        """From now on pods may do without the host's network; `plugins` is the folder of CNI's programs."""
-        for name in ("loopback", "ptp", "host-local"):
-            shutil.copy(plugins / name, self.folder / "cni")
-        # Written in place: containerd watches the folder for writes, not for files that appear
-        # (internal/cri/server/cni_conf_syncer.go).
-        (self.folder / "cni" / "e2e.conflist").write_text(network_configuration())
-
-    # where things are
-
-    @property
-    def folder(self) -> Path:
-        """The directory of the node, removed at the end."""
-        return self._claim.folder
-
-    @property
-    def namespace(self) -> Namespace:
-        """The mount namespace of all processes of the node."""
-        if self._namespace is None:
-            raise NodeError("the node isn't up")
-        return self._namespace
-
-    @property
-    def kubelet_dir(self) -> Path:
-        """The path of /var/lib/kubelet of the node, as seen from outside."""
-        return self.folder / "kubelet"
-
-    @property
-    def cdi_dir(self) -> Path:
-        """The directory of CDI specs for containerd."""
-        return self.folder / "cdi"
-
-    @property
-    def plugin_dir(self) -> Path:
-        """The directory of kubelet.sock and the sockets of plugins, as seen from outside."""
-        return self.kubelet_dir / "device-plugins"
-
-    # kubelet
-
-    @property
-    def kubelet(self) -> Process:
-        """The last started kubelet."""
-        if self._kubelet is None:
-            raise NodeError("kubelet was never started")
-        return self._kubelet
-
-    def start_kubelet(self, config: Config | None = None) -> float:
-        """Start kubelet and wait until it serves; return the seconds of the start.
-
-        `config` replaces that of the constructor from now on.
-        """
-        if config is not None:
-            self.config = config
-        file = self.folder / "kubelet.json"
-        file.write_text(
-            kubelet_configuration(self.binaries.kubernetes, self.folder, self._ports, self.config)
-        )
-        started = time.monotonic()
-        # Level 2 logs each list, see device_updates.
-        options = [f"--hostname-override={HOSTNAME}", "--v=2"]
-        kubelet = self.spawn("kubelet", [self.binaries.kubelet, "--config", file, *options])
-        self._kubelet = kubelet
-        self._wait(lambda: self._serves() or _ended(kubelet), "kubelet serving", kubelet)
-        return time.monotonic() - started
-
-    def stop_kubelet(self) -> None:
-        """Send SIGTERM and wait for the exit."""
-        self.kubelet.terminate()
-
-    def kill_kubelet(self) -> None:
-        """Send SIGKILL: kubelet.sock and the sockets of plugins stay, containers continue."""
-        self.kubelet.kill()
-
-    def _serves(self) -> bool:
-        """Return whether kubelet accepts registrations and pods and podresources responds."""
-        try:
-            with socket.socket(socket.AF_UNIX) as client:
-                client.connect(str(self.plugin_dir / "kubelet.sock"))
-        except OSError:
-            return False
-        _get(f"http://127.0.0.1:{self._ports.health}/healthz", 2)
-        PodResources(self._pod_resources, limit=1).allocatable()
-        return True
-
-    @property
-    def _pod_resources(self) -> Path:
-        return self.kubelet_dir / "pod-resources" / "kubelet.sock"
-
     # state of kubelet
-
-    @property
-    def resources(self) -> PodResources:
-        """The podresources API."""
-        return PodResources(self._pod_resources)
-
-    def timeline(self, resource: str, period: float = 0.02) -> Timeline:
-        """Return a `Timeline` of the healthy devices of a resource, for a `with` block."""
-        return Timeline(self.resources, resource, period)
-
-    def allocatable(self, resource: str) -> frozenset[str]:
-        """Return the ids of the healthy devices of a resource."""
-        return frozenset(self.resources.allocatable().get(resource, ()))
-
-    def wait_allocatable(self, resource: str, count: int, limit: float = 10.0) -> Allocatable:
-        """Wait until a resource has ``count`` healthy devices.
-
-        This must come before the first pod: a static pod with a resource that kubelet does not know starts
-        without devices.
-        """
-
-        def ask() -> Allocatable | None:
-            answer = self.resources.allocatable()
-            return answer if len(answer.get(resource, ())) == count else None
-
-        return self._wait(ask, f"{count} allocatable of {resource}", self.kubelet, limit)
 
     def device_updates(self, resource: str) -> list[DeviceUpdate]:
         """Return the updates of a resource from the logs of kubelet, oldest first.
@@ -289,14 +69,14 @@ class Node:
         writes its content to the log (pkg/kubelet/nodestatus/setters.go).
         """
         before = self.kubelet.log.stat().st_size
-        _get(f"http://127.0.0.1:{self._ports.read_only}/stats/summary", 10)
+        get(f"http://{self._address}:{self._ports.read_only}/stats/summary", 10)
         with self.kubelet.log.open(errors="replace") as log:
             log.seek(before)
             return _node_status(log.read(), resource)
 
     def working_set(self, name: str, container: str = "main") -> int:
         """Return the working set of a container in bytes, which counts for its limit."""
-        summary = json.loads(_get(f"http://127.0.0.1:{self._ports.read_only}/stats/summary", 10))
+        summary = json.loads(get(f"http://{self._address}:{self._ports.read_only}/stats/summary", 10))
         [found] = [
             each
             for pod in summary["pods"]
@@ -304,12 +84,6 @@ class Node:
             if pod["podRef"]["name"] == f"{name}-{HOSTNAME}" and each["name"] == container
         ]
         return int(found["memory"]["workingSetBytes"])
-
-    def metrics(self) -> dict[str, float]:
-        """Return the metrics of kubelet by name and labels in the text format."""
-        text = _get(f"http://127.0.0.1:{self._ports.read_only}/metrics", 10)
-        samples = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
-        return {name: float(value) for name, _, value in samples if name}
 
     # pods
 
@@ -345,7 +119,7 @@ class Node:
 
     def pod(self, name: str) -> PodStatus | None:
         """Return the status of a pod; None if kubelet does not list it."""
-        text = _get(f"http://127.0.0.1:{self._ports.read_only}/pods", 10)
+        text = get(f"http://{self._address}:{self._ports.read_only}/pods", 10)
         for raw in json.loads(text).get("items") or ():
             if raw["metadata"]["name"] == f"{name}-{HOSTNAME}":
                 status = raw.get("status", {})
@@ -392,38 +166,6 @@ class Node:
         identity = str(status["containerID"]).removeprefix("containerd://")
         self.ctr("tasks", "kill", "--signal", "SIGKILL", identity)
 
-    def ctr(self, *args: str | Path) -> str:
-        """Run ctr in the containerd namespace of kubelet; unpacking an image may take minutes."""
-        ctr = self.binaries.containerd / "ctr"
-        command = [ctr, "--address", CONTAINERD_SOCKET, "--namespace", "k8s.io", *args]
-        return self.namespace.run(command, limit=300.0)
-
-    # devices and processes
-
-    def make_device(self, inside: str, number: int) -> None:
-        """Make a device node, e.g. /dev/dri/renderD128, from the `number`-th of `fake_devices`."""
-        self.namespace.make_node(inside, number)
-
-    def path(self, inside: str | Path) -> Path:
-        """Return the path of a file of the node, e.g. a device node, as seen from outside."""
-        return self.namespace.path(inside)
-
-    def spawn(
-        self, name: str, command: Sequence[str | Path], env: Mapping[str, str] | None = None
-    ) -> Process:
-        """Start a process on the node, such as the service under test."""
-        return self.namespace.spawn(name, command, env)
-
-    def _wait(
-        self, ask: Callable[[], T | None], what: str, process: Process, limit: float = START_LIMIT
-    ) -> T:
-        """Wait; on a failure, add the end of the log of a process to the error."""
-        try:
-            return wait_for(ask, what, limit)
-        except NodeError as error:
-            tail = "\n".join(process.output().splitlines()[-15:])
-            raise NodeError(f"{error}\n{process.log.name} ends:\n{tail}") from error
-
 
 _UPDATE = re.compile(
     r"^\w\d{4} (\d\d):(\d\d):(\d\d\.\d+) .*"
@@ -462,35 +204,3 @@ def _node_status(log: str, resource: str) -> NodeStatus | None:
         elif found is not None:
             found = NodeStatus(found.capacity, int(count))
     return found
-
-
-def _ended(process: Process) -> bool:
-    if process.running:
-        return False
-    raise NodeError(f"{process.name} ended with {process.returncode}")
-
-
-def _program(name: str) -> Path:
-    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
-    if found is None:
-        raise NodeError(f"{name} is not installed")
-    return Path(found)
-
-
-def _free_ports(count: int) -> list[int]:
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(listener.getsockname()[1]) for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
-
-
-def _get(url: str, limit: float) -> str:
-    """Send an HTTP request to kubelet, without a proxy of the environment."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(url, timeout=limit) as answer:
-            text: str = answer.read().decode()
-            return text
-    except OSError as error:  # HTTPError and URLError among them
-        raise SilentError(f"{url}: {error}") from error

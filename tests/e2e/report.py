@@ -26,6 +26,7 @@ class Report:
     """The results of a run."""
 
     kubernetes: str = ""
+    kind: str = ""  # of the run, where it is not that of a node alone
     cases: dict[str, tuple[str, str]] = field(default_factory=dict)  # the outcome, and why it was skipped
     times: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     notes: list[str] = field(default_factory=list)
@@ -35,7 +36,7 @@ class Report:
     @property
     def folder(self) -> Path:
         """The directory of the page and of the logs of the run; it is outside the checkout."""
-        return _FOLDER / self.kubernetes
+        return _FOLDER / self.kind / self.kubernetes
 
     def time(self, what: str, seconds: float) -> None:
         """Record a duration."""
@@ -49,6 +50,10 @@ class Report:
         """Record the outcome of a case; a failure is never overwritten."""
         if self.cases.get(name, ("", ""))[0] != FAILED:
             self.cases[name] = (outcome, why)
+
+    @property
+    def _timed(self) -> str:
+        return "time, as a user sees it" if self.kind else "time, as kubelet saw it"
 
     def save(self) -> Path:
         """Write the page and a JSON file with the same content; return the path of the page."""
@@ -84,7 +89,7 @@ class Report:
             lines.append(f"{outcome:4}  {name}" + (f" ({why})" if why else ""))
         if self.times:
             width = max(map(len, self.times))
-            lines += ["", f"{'time, as kubelet saw it':{width}}  {'median':>9}  {'worst':>9}  times"]
+            lines += ["", f"{self._timed:{width}}  {'median':>9}  {'worst':>9}  times"]
         for what, taken in self.times.items():
             median, worst = _median_and_worst(taken)
             lines.append(f"{what:{width}}  {median:>9}  {worst:>9}  {len(taken):>5}")

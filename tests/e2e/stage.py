@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard
+from xilinx_fpga_dp.simulate.sysfs.sample_node import XrtCard
 
-from .namespace import NodeError, Process, fake_devices, wait_for
+from .live_sample import LiveSample
+from .namespace import NodeError, Process, wait_for
 from .node import DeviceUpdate, Node, PodStatus
 from .pods import STAY, open_each, open_number, pod
 from .report import Report
@@ -32,44 +33,6 @@ SETTINGS = {"SCAN_INTERVAL": "0.5", "HEALTH_INTERVAL": "0.2", "RECOVERY_CHECKS":
 
 _SERVICE = (sys.executable, "-m", "xilinx_fpga_dp", "run")
 _DAY = 86400.0
-
-
-class LiveSample(SampleNode):
-    """A sample node with a distinct device for each render node, in the /dev of kubelet and pods."""
-
-    def __init__(self, root: Path, node: Node, *, twin: bool = False) -> None:
-        """Create it; a twin has a separate /sys and creates no device nodes."""
-        self._node = node
-        self._twin = twin
-        self._fakes: dict[str, int] = {}  # by render node: the index of its device in `fake_devices`
-        super().__init__(root)
-
-    def environment(self) -> dict[str, str]:
-        """Return the settings to run the service against this node, inside the namespace."""
-        return {"XILINX_FPGA_DP_SYSFS_ROOT": self.sysfs_root}
-
-    def add_node(self, node: str, mode: int = 0o666) -> None:
-        """Create a device node, if a case opens nodes of its kind."""
-        if "/renderD" in node and not self._twin:
-            number = next(n for n in itertools.count() if n not in self._fakes.values())
-            self._node.make_device(node, number)
-            self._fakes[node] = number
-
-    def remove_node(self, node: str) -> None:
-        """Remove a device node."""
-        if node in self._fakes:
-            self._node.path(node).unlink()
-            del self._fakes[node]
-
-    def clear(self) -> None:
-        """Remove all device nodes."""
-        for node in list(self._fakes):
-            self.remove_node(node)
-
-    def devices(self) -> dict[str, int]:
-        """Return the device number of each render node."""
-        fakes = fake_devices()
-        return {node: fakes[number] for node, number in self._fakes.items()}
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,19 @@ def text(page: str) -> str:
     return (PROJECT / page).read_text()
 
 
-def blocks(page: str, kind: str) -> list[str]:
-    """Return the fenced blocks of a language."""
-    return re.findall(rf"^```{kind}\n(.*?)^```", text(page), re.MULTILINE | re.DOTALL)
+def blocks(page: str, kind: str, under: str = "") -> list[str]:
+    """Return the fenced blocks of a language, also indented ones; with `under`, those of one section."""
+    found = re.findall(rf"^( *)```{kind}\n(.*?)^ *```", section(page, under), re.MULTILINE | re.DOTALL)
+    return [re.sub(f"^{indent}", "", block, flags=re.MULTILINE) for indent, block in found]
+
+
+def section(page: str, heading: str) -> str:
+    """Return the text below a heading, with its subsections; without one, the whole page."""
+    if not heading:
+        return text(page)
+    level, _, rest = text(page).partition(f" {heading}\n")
+    level = level.rpartition("\n")[2]
+    return re.split(rf"^#{{1,{len(level)}}} ", rest, maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def commands(page: str) -> list[str]:

@@ -1,0 +1,47 @@
+"""A sample node whose render nodes are devices in the /dev of kubelet and pods."""
+
+import itertools
+from pathlib import Path
+
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
+
+from .host import Host
+from .namespace import fake_devices
+
+
+class LiveSample(SampleNode):
+    """A sample node with a distinct device for each render node, in the /dev of kubelet and pods."""
+
+    def __init__(self, root: Path, host: Host, *, twin: bool = False) -> None:
+        """Create it; a twin has a separate /sys and creates no device nodes."""
+        self._host = host
+        self._twin = twin
+        self._fakes: dict[str, int] = {}  # by render node: the index of its device in `fake_devices`
+        super().__init__(root)
+
+    def environment(self) -> dict[str, str]:
+        """Return the settings to run the service against this node, inside the namespace."""
+        return {"XILINX_FPGA_DP_SYSFS_ROOT": self.sysfs_root}
+
+    def add_node(self, node: str, mode: int = 0o666) -> None:
+        """Create a device node, if a case opens nodes of its kind."""
+        if "/renderD" in node and not self._twin:
+            number = next(n for n in itertools.count() if n not in self._fakes.values())
+            self._host.make_device(node, number)
+            self._fakes[node] = number
+
+    def remove_node(self, node: str) -> None:
+        """Remove a device node."""
+        if node in self._fakes:
+            self._host.path(node).unlink()
+            del self._fakes[node]
+
+    def clear(self) -> None:
+        """Remove all device nodes."""
+        for node in list(self._fakes):
+            self.remove_node(node)
+
+    def devices(self) -> dict[str, int]:
+        """Return the device number of each render node."""
+        fakes = fake_devices()
+        return {node: fakes[number] for node, number in self._fakes.items()}

@@ -21,7 +21,7 @@ from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 _LEFT_OUT = {
     *("pydantic", "pydantic_core", "pydantic_settings", "argparse", "tarfile", "yaml"),
     *("ssl", "_hashlib", "http.server", "http.client", "html.entities"),
-    *("urllib.request", "urllib.error", "wsgiref.simple_server"),
+    *("urllib.request", "urllib.error", "wsgiref.simple_server", "importlib.metadata", "email"),
     *("httpx2", "httpcore2", "anyio", "xilinx_fpga_dp.apiserver.client", "xilinx_fpga_dp.apiserver.access"),
 }
 

@@ -30,6 +30,20 @@ def test_stand_in_is_dropped_after_use(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sys.modules["wsgiref.simple_server"] is None, "as before"
 
 
+def test_version_of_messages_is_compared_where_its_module_is_loaded() -> None:
+    import betterproto2  # noqa: PLC0415
+
+    with process.without_version_check(), pytest.raises(ImportError):
+        betterproto2.check_compiler_version("0.0.1")
+    with mock.patch.dict(sys.modules):
+        del sys.modules["betterproto2._version"]
+        with process.without_version_check():
+            from betterproto2._version import check_compiler_version  # noqa: PLC0415
+
+            check_compiler_version("0.0.1")
+        assert "betterproto2._version" not in sys.modules
+
+
 @pytest.mark.parametrize("function", ["pipe", "fork"])
 def test_no_child_means_no_answer(function: str) -> None:
     descriptors = os.listdir("/proc/self/fd")

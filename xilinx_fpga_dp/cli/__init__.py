@@ -30,7 +30,8 @@ COMMANDS = {
 _NOT_SERVICE = {"-h", "--help", *COMMANDS} - {"run"}
 # The service and `settings_model` both need these: loaded before the child starts, they are loaded once.
 _SHARED = (
-    *("asyncio", "importlib.metadata", "json", "platform", "secrets", "typing_extensions"),
+    *("asyncio", "datetime", "gzip", "ipaddress", "json", "platform", "secrets", "tempfile"),
+    *("typing_extensions", "urllib.parse"),
     "xilinx_fpga_dp.resources.naming",
 )
 
@@ -56,13 +57,14 @@ def _serve(words: Sequence[str]) -> int:
 
 
 def _import_service() -> None:
-    with process.without_pydantic():
+    with process.without_pydantic(), process.without_version_check():
         import_module("xilinx_fpga_dp.service")
         import_module("xilinx_fpga_dp.deviceplugin.front_end")
 
 
 def _settings(words: Sequence[str]) -> dict[str, Any]:
-    from xilinx_fpga_dp.cli import program
+    with process.stand_ins("dotenv", "importlib.metadata"):
+        from xilinx_fpga_dp.cli import program
 
     return dict(program.parse(words).settings)
 

@@ -43,6 +43,7 @@ def prepare() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, SERVICE_SIGNALS)
     if not asks_for_tls(os.environ, sys.argv[1:]):
         _leave_out_openssl()
+    _leave_data_classes_undescribed()
 
 
 def become_service() -> None:
@@ -88,6 +89,21 @@ def _leave_out_openssl() -> None:
     """
     if "_ssl" not in sys.modules and all(map(find_spec, _HASHES)):
         sys.modules["ssl"] = sys.modules["_hashlib"] = None  # type: ignore[assignment]
+
+
+def _leave_data_classes_undescribed() -> None:
+    """Let a data class without docstring have an empty one, not its signature.
+
+    Without docstrings (``PYTHONOPTIMIZE=2``) that is all of them, and making the signatures takes 3 % of a
+    start. It can go when `dataclasses` makes the text only where it is read.
+    """
+    if sys.flags.optimize > 1:
+        import dataclasses  # noqa: PLC0415 - not needed otherwise
+        import inspect  # noqa: PLC0415
+
+        undescribed = ModuleType("inspect")
+        undescribed.__dict__.update(vars(inspect), signature=lambda *_, **__: "")
+        dataclasses.inspect = undescribed  # type: ignore[attr-defined]
 
 
 class _AnyName(ModuleType):

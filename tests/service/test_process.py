@@ -156,6 +156,24 @@ def test_signal_while_the_child_runs_ends_the_service(
     assert service.returncode == 0
 
 
+@pytest.mark.parametrize(("optimize", "described"), [("1", "A(x: int)"), ("2", "A")])
+def test_data_classes_are_described_unless_docstrings_are_left_out(optimize: str, described: str) -> None:
+    code = """from xilinx_fpga_dp import process
+process.prepare()
+import dataclasses, inspect
+A = dataclasses.make_dataclass("A", [("x", int)], frozen=True, slots=True)
+print(A.__doc__, inspect.signature(A), A(1), sep=";")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONOPTIMIZE": optimize},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == (f"{described};(x: int) -> None;A(x=1)\n", "")
+
+
 @pytest.mark.parametrize("before", ["", "import ssl; "])
 def test_modules_that_name_ssl_can_be_imported(before: str) -> None:
     """If OpenSSL was loaded before, it stays complete."""

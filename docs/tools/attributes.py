@@ -15,8 +15,8 @@ from xilinx_fpga_dp.discovery.attributes import (
     UNREAD,
     Attribute,
     Base,
-    Schedule,
 )
+from xilinx_fpga_dp.discovery.schedules import Schedule
 
 PAGE = Path(__file__).parents[1] / "reference" / "attributes.md"
 

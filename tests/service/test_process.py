@@ -22,6 +22,7 @@ _LEFT_OUT = {
     *("pydantic", "pydantic_core", "pydantic_settings", "argparse", "tarfile", "yaml"),
     *("ssl", "_hashlib", "http.server", "http.client", "html.entities"),
     *("urllib.request", "urllib.error", "wsgiref.simple_server", "importlib.metadata", "email"),
+    "xilinx_fpga_dp.discovery.attributes",
     *("httpx2", "httpcore2", "anyio", "xilinx_fpga_dp.apiserver.client", "xilinx_fpga_dp.apiserver.access"),
 }
 

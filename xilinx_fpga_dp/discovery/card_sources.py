@@ -14,8 +14,8 @@ from functools import lru_cache
 from typing import Final
 
 from xilinx_fpga_dp.discovery import sensor_texts, sysfs, xocl_errors
-from xilinx_fpga_dp.discovery.attributes import RARELY
 from xilinx_fpga_dp.discovery.drivers import ami, ma35d, xrt, zocl
+from xilinx_fpga_dp.discovery.schedules import RARELY
 from xilinx_fpga_dp.discovery.sensor_texts import KINDS, Value
 from xilinx_fpga_dp.discovery.sysfs import Unreadable, slot_of
 from xilinx_fpga_dp.discovery.xocl_errors import ErrorRecord

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from xilinx_fpga_dp.aio.daemon_threads import start_thread
-from xilinx_fpga_dp.discovery.attributes import Schedule
+from xilinx_fpga_dp.discovery.schedules import Schedule
 from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors, Unreadable
 
 # Seconds

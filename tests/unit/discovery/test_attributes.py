@@ -16,10 +16,10 @@ from xilinx_fpga_dp.discovery.attributes import (
     Attribute,
     Base,
     Level,
-    Schedule,
     Source,
     rows_of,
 )
+from xilinx_fpga_dp.discovery.schedules import Schedule
 from xilinx_fpga_dp.discovery.telemetry import Telemetry
 from xilinx_fpga_dp.simulate.sysfs.boards import AMI_BOARDS, MA35D_BOARDS, XRT_BOARDS, ZOCL_BOARDS
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard

@@ -25,8 +25,8 @@ from tests.support.observed_boards import allocatable_rows, board_of, documented
 from tests.support.opened import Openings
 from tests.support.scanning import RULES, only_device, only_reason, scanned_card, scanner_for, settled
 from xilinx_fpga_dp.discovery import sysfs
-from xilinx_fpga_dp.discovery.attributes import SERIAL
 from xilinx_fpga_dp.discovery.scanner import ScanFailed, Scanner
+from xilinx_fpga_dp.discovery.schedules import SERIAL
 from xilinx_fpga_dp.discovery.slow_attributes import SlowAttributes, SlowRead, SlowReadings
 from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors
 from xilinx_fpga_dp.model import Device, Inventory, Reason, Shell

@@ -5,7 +5,7 @@ from unittest import mock
 
 import pytest
 
-from xilinx_fpga_dp.discovery.attributes import BOOT, DEVICE_INFO, READY, SERIAL, TRIP, Schedule
+from xilinx_fpga_dp.discovery.schedules import BOOT, DEVICE_INFO, READY, SERIAL, TRIP, Schedule
 from xilinx_fpga_dp.discovery.slow_attributes import SlowAttributes, SlowRead
 from xilinx_fpga_dp.discovery.sysfs import Unreadable
 

@@ -10,9 +10,9 @@ from functools import partial
 from typing import Final
 
 from xilinx_fpga_dp.discovery import pci_ids, sysfs
-from xilinx_fpga_dp.discovery.attributes import SERIAL
 from xilinx_fpga_dp.discovery.backend import Backend, Probe, unidentified
 from xilinx_fpga_dp.discovery.health import Observation
+from xilinx_fpga_dp.discovery.schedules import SERIAL
 from xilinx_fpga_dp.discovery.slow_attributes import SlowRead
 from xilinx_fpga_dp.discovery.sysfs import Bus, Function, Unreadable, Wanted
 from xilinx_fpga_dp.model import Device, Reason, Shell

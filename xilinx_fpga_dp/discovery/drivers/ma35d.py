@@ -13,9 +13,9 @@ from functools import cache, partial
 from typing import Final
 
 from xilinx_fpga_dp.discovery import sysfs
-from xilinx_fpga_dp.discovery.attributes import DEVICE_INFO
 from xilinx_fpga_dp.discovery.backend import Backend, Probe, unidentified
 from xilinx_fpga_dp.discovery.health import Observation
+from xilinx_fpga_dp.discovery.schedules import DEVICE_INFO
 from xilinx_fpga_dp.discovery.slow_attributes import SlowRead
 from xilinx_fpga_dp.discovery.sysfs import ADDRESS, Bus, ClassDevice, Function, Unreadable, Wanted
 from xilinx_fpga_dp.model import Device, Reason, Shell

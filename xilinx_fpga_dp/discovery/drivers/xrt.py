@@ -13,11 +13,11 @@ from functools import lru_cache, partial
 from typing import Final
 
 from xilinx_fpga_dp.discovery import pci_ids, sysfs, xocl_errors
-from xilinx_fpga_dp.discovery.attributes import BOOT, READY, READY_ASKS, SERIAL, TRIP
 from xilinx_fpga_dp.discovery.backend import REMEDY, Backend, Probe
 from xilinx_fpga_dp.discovery.health import Observation
 from xilinx_fpga_dp.discovery.management import Management
 from xilinx_fpga_dp.discovery.pci_ids import Role
+from xilinx_fpga_dp.discovery.schedules import BOOT, READY, READY_ASKS, SERIAL, TRIP
 from xilinx_fpga_dp.discovery.slow_attributes import SlowRead
 from xilinx_fpga_dp.discovery.sysfs import Bus, Function, Unreadable, Wanted
 from xilinx_fpga_dp.model import Device, Reason, Shell

@@ -6,12 +6,14 @@ import signal
 import subprocess
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.process import COMMAND, clean_environment, cli
+from tests.support.waiting import wait_for
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 
@@ -206,6 +208,35 @@ def test_demo_runs_until_interrupted(temporary: str, flags: tuple[str, ...], end
         rest = process.stdout.read()
         assert process.wait(10) == 0
         assert ending in rest
+    assert os.listdir(temporary) == []
+
+
+def test_cards_of_the_demo_go_on_until_it_is_interrupted(temporary: str) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "simulate", "--board", "u200"],
+        env=clean_environment({}) | {"TMPDIR": temporary},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, "")
+        [page] = next(found for line in lines if (found := re.findall(r"curl -s (http\S+/metrics)", line)))
+
+        def scraped(series: str) -> float:
+            with urllib.request.urlopen(page, timeout=5) as answer:  # noqa: S310 - the page of the demo
+                lines = answer.read().decode().splitlines()
+            [line] = [line for line in lines if line.startswith(f"xilinx_fpga_{series} ")]
+            return float(line.rpartition(" ")[2])
+
+        power = 'power_watts{device="0000:65:00.1"}'
+        before = scraped(power)
+        wait_for(lambda: scraped(power) != before, "sensors that move")
+        next(line for line in lines if line == "=== The card at 0000:65:00.1 runs hot\n")
+        fpga = 'temperature_celsius{device="0000:65:00.1",sensor="fpga"}'
+        wait_for(lambda: scraped(fpga) >= 90, "a hot card")
+        process.send_signal(signal.SIGINT)
+        assert "It ended with 0" in process.stdout.read()
+        assert process.wait(10) == 0
     assert os.listdir(temporary) == []
 
 

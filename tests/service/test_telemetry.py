@@ -149,6 +149,13 @@ class TestList:
         assert "41 C" in line
         assert "8 GT/s x8 of 8 x16" in line
 
+    def test_wide_shows_both_devices_of_a_card_and_its_power_once(self, node: SampleNode) -> None:
+        node.sensors = True
+        node.plug("u30")
+        done = cli("list", "--output", "wide", settings=settings_for(node))
+        [line] = [line for line in done.stdout.splitlines() if line.startswith(node.cards[0].address)]
+        assert " 28.0 W  41 C + 41 C  8 GT/s x16 + 8 GT/s x16  " in line
+
     def test_wide_without_telemetry_shows_dashes(self, node: SampleNode, card: XrtCard) -> None:
         done = cli("list", "--output", "wide", settings=settings_for(node, TELEMETRY="none"))
         [line] = [line for line in done.stdout.splitlines() if line.startswith(card.address)]

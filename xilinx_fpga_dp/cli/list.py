@@ -145,11 +145,17 @@ class _Listing:
                     _sensors_of(cards[device.address].values() if device.address in cards else ())
                     for device in unit.devices
                 ]
-                shown[unit.id] = Sensors(*(" + ".join(texts) for texts in zip(*each, strict=True)))
+                powers = [power for power, _, _ in each if power is not None]
+                shown[unit.id] = Sensors(
+                    f"{max(powers):.1f} W" if powers else "-",  # the devices of a card share its supplies
+                    " + ".join(temperature for _, temperature, _ in each),
+                    " + ".join(link for _, _, link in each),
+                )
         return shown
 
 
-def _sensors_of(values: Iterable[Value]) -> Sensors:
+def _sensors_of(values: Iterable[Value]) -> tuple[float | None, str, str]:
+    """Return the power in watts, None if it is not known; and the temperature and the link as text."""
     found: dict[str, float] = {}
     temperatures: dict[str, float] = {}
     for metric, labels, value in values:
@@ -159,11 +165,7 @@ def _sensors_of(values: Iterable[Value]) -> Sensors:
             found[metric] = value
     # The chip's own, if the driver names it so; else the hottest
     hottest = temperatures.get("fpga", max(temperatures.values(), default=None))
-    return Sensors(
-        f"{found['power_watts']:.1f} W" if "power_watts" in found else "-",
-        "-" if hottest is None else f"{hottest:.0f} C",
-        _link(found),
-    )
+    return found.get("power_watts"), "-" if hottest is None else f"{hottest:.0f} C", _link(found)
 
 
 def _link(found: Mapping[str, float]) -> str:

@@ -1,7 +1,7 @@
 """The sources of a card's telemetry: which files each one reads, and when it does not.
 
 `attributes.TELEMETRY` has what a read of each file costs. All reads here block and may never return; each
-source is read by one thread at a time and remembers what does not change.
+source is read by one thread at a time, but for one that hangs, and remembers what does not change.
 """
 
 import os
@@ -121,13 +121,13 @@ def _sources(root: str, device: Device, everything: bool) -> Iterator[CardSource
         return  # what its driver's attributes are is not known
     if device.driver == xrt.USER_DRIVER:
         yield CardSource("events", _Errors(path).read, offline=True)
-        yield _sensors("hwmon", root, device, "registers")
+        yield _hwmon("hwmon", root, device, "registers")
         if everything:
-            yield _sensors("firmware", root, device, "firmware")
-            yield _sensors("mailbox", root, device, "mailbox")
+            yield _hwmon("firmware", root, device, "firmware")
+            yield _hwmon("mailbox", root, device, "mailbox")
             yield from _use(path, _XRT_USE, offline=True)
     elif device.driver == ami.DRIVER and everything:
-        yield _sensors("firmware", root, device, "ami")
+        yield _hwmon("firmware", root, device, "ami")
     elif device.driver == zocl.DRIVER and everything and device.nodes:
         yield from _use(f"{root}/class/drm/{_node_name(device)}/device", _ZOCL_USE, offline=False)
     elif device.driver == ma35d.DRIVER and device.nodes:
@@ -135,7 +135,7 @@ def _sources(root: str, device: Device, everything: bool) -> Iterator[CardSource
         yield CardSource("board", board.read, apart=True)
 
 
-def _sensors(name: str, root: str, device: Device, side: str) -> CardSource:
+def _hwmon(name: str, root: str, device: Device, side: str) -> CardSource:
     read = _Hwmon(root, device.address, side).read
     if side == "registers":
         return CardSource(name, read, apart=True)
@@ -310,6 +310,8 @@ class _Hwmon:
             Unreadable: the firmware or the management function does not answer.
         """
         directory = _raw_directory(function)
+        if directory is None:
+            raise Unreadable("hwmon_sdm: it is gone")
         values: list[Value] = []
         for kind, name in _RAW.items():
             if stop():

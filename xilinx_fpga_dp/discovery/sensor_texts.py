@@ -140,10 +140,13 @@ def memory_errors(text: str) -> Iterator[Value]:
 
 
 def link_errors(text: str) -> Iterator[Value]:
-    """Parse `pcie_error_information`: what the card's firmware counts of its link. Counters of 8 bits."""
+    """Parse `pcie_error_information`, which the firmware counts beside those. Counters of 8 bits.
+
+    They are no series of their own: the kernel's AER counts a link's errors, in other numbers.
+    """
     if match := re.search(_LINK_ERRORS, text):
-        for kind, count in zip(("pcie_uncorrected", "pcie_corrected"), match.groups(), strict=True):
-            yield Value("errors_total", (("kind", kind),), float(count))
+        for kind, count in zip(("uncorrectable", "correctable"), match.groups(), strict=True):
+            yield Value("memory_errors_total", (("memory", "pcie"), ("kind", kind)), float(count))
 
 
 def firmware_sensors(text: str, kind: str) -> Iterator[Value]:

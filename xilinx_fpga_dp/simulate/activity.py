@@ -57,8 +57,9 @@ class Activity:
         )
         for number in itertools.count():
             await asyncio.sleep(_PAUSE - _LASTS)
-            card = self._cards[(number + number // len(kinds)) % len(self._cards)]
-            text, incident = kinds[number % len(kinds)]
+            turn, kind = divmod(number, len(kinds))
+            card = self._cards[(turn + kind) % len(self._cards)]  # each card has each kind in the end
+            text, incident = kinds[kind]
             tell(f"The card at {card.address} {text}")
             await incident(card)
 

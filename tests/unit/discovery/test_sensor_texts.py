@@ -184,8 +184,8 @@ def test_sensors_of_a_firmware() -> None:
 
 def test_link_errors_of_an_ma35d() -> None:
     assert values(sensor_texts.link_errors, EXAMPLES[12]) == {
-        ("errors_total", "pcie_uncorrected"): 3,
-        ("errors_total", "pcie_corrected"): 250,
+        ("memory_errors_total", "pcie", "uncorrectable"): 3,
+        ("memory_errors_total", "pcie", "correctable"): 250,
     }
 
 

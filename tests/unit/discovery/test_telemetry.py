@@ -98,7 +98,7 @@ class TestSources:
         found = await test.sample()
         assert found[("power_watts",)] == 15.691
         assert found[("memory_errors_total", "ddr0", "correctable")] == 0
-        assert found[("errors_total", "pcie_corrected")] == 0
+        assert found[("memory_errors_total", "pcie", "correctable")] == 0
         assert not {"link_status", "ddrbw_s1_axi_r_MBps", "err_code"} & test.read()
 
     @pytest.mark.parametrize("mgmt", [True, False])

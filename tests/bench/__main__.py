@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import scans, size, speed
+from tests.bench import scans, size, speed, telemetry
 from tests.bench.figures import Figure, table
 from tests.bench.stage import place
 
@@ -20,7 +20,7 @@ _ROWS: dict[str, Callable[[bool], Iterator[Figure]]] = {
     "fault": speed.fault,
     "scan": scans.scan,
     "memory": size.resident,
-    "idle": size.idle,
+    "idle": telemetry.idle,
     "scale": size.scale,
 }
 

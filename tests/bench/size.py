@@ -1,4 +1,4 @@
-"""Rows of memory, of the idle CPU and of many resources."""
+"""Rows of memory and of many resources."""
 
 import statistics
 import time
@@ -41,18 +41,6 @@ def resident(quick: bool) -> Iterator[Figure]:
         start["Rss"], "the same service at start",
     )  # fmt: skip
     yield Figure("- after the calls", "MB", [after_calls["Rss"] - start["Rss"]])
-
-
-def idle(quick: bool) -> Iterator[Figure]:
-    """Measure the idle CPU with 16 cards, no calls and default intervals."""
-    with Stage(cards(16, shells=4), functions=200) as stage:
-        service = stage.running(_SETTLE)
-        shares = []
-        for _ in range(2 if quick else 6):
-            before = cpu_seconds(service.pid)
-            time.sleep(10)
-            shares.append((cpu_seconds(service.pid) - before) / 10 * 100)
-    yield Figure("idle CPU of a core, 16 cards, 200 functions, windows of 10 s", "%", shares, 0.5)
 
 
 def scale(quick: bool) -> Iterator[Figure]:

@@ -3,10 +3,12 @@
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -101,7 +103,7 @@ class Stage:
 
     def __init__(self, boards: list[XrtBoard], *, functions: int = 0, **settings: str) -> None:
         self._directory = tempfile.mkdtemp(prefix="fpga-", dir=place())
-        self.node = SampleNode(self._directory)
+        self.node = SampleNode(self._directory, sensors=True)
         self.node.add_ordinary_devices()
         for number, board in enumerate(boards):
             domain, rest = divmod(number, 8 * 15)
@@ -112,7 +114,9 @@ class Stage:
         holders = f"{self._directory}/pods.sock"
         self._holders = _podresources(holders)
         own = {name.removeprefix("XILINX_FPGA_DP_"): text for name, text in self.node.environment().items()}
-        self.settings = own | {"POD_RESOURCES_SOCKET": holders, "HTTP_ADDRESS": "127.0.0.1:0"} | settings
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.settings = own | {"POD_RESOURCES_SOCKET": holders, "HTTP_ADDRESS": self.address} | settings
         self._log = Path(self._directory, "log").open("wb")  # noqa: SIM115 - closed at the end
         self.started: list[Process] = []
 
@@ -148,6 +152,11 @@ class Stage:
         self.listed_since(process.began)
         time.sleep(settle)
         return process
+
+    def scrape(self) -> int:
+        """Return the length of the service's metrics."""
+        with urllib.request.urlopen(f"http://{self.address}/metrics", timeout=_LIMIT) as answer:
+            return len(answer.read())
 
     def path(self, name: str) -> str:
         """Return a path for another socket of the benchmark."""

@@ -1,13 +1,7 @@
-"""Every query in alerts and dashboard, against the metrics that a running service exposes."""
+"""Every query in alerts and dashboards, against the metrics that a running service exposes."""
 
-import contextlib
-import json
 import re
-import socket
-import tempfile
-import urllib.request
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,24 +9,18 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.deploy.dashboards import DASHBOARDS, Dashboard, queries, resolved
+from tests.deploy.full_service import full_service
 from tests.deploy.manifests import DEPLOY
 from tests.deploy.queries import Selector, grouping, selectors
-from tests.support.double import KubeletDouble
 from tests.support.paths import PROJECT
-from tests.support.podresources import Hold, PodResourcesDouble
-from tests.support.process import Service
-from tests.support.resource_names import U200
-from tests.support.running import settings_for
 from tests.support.waiting import wait_for
 from xilinx_fpga_dp.model import Reason
 from xilinx_fpga_dp.observe import card_metrics
-from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
-from xilinx_fpga_dp.simulate.sysfs.xrt_releases import ErrorRecord
 
 RULES: list[dict[str, Any]] = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())["groups"][
     0
 ]["rules"]
-DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "prometheus" / "dashboard.json").read_text())
 
 
 # The labels that Prometheus adds to each series that it scrapes by the PodMonitor.
@@ -53,62 +41,23 @@ VALUES = {
 
 
 CARD_METRICS = {f"xilinx_fpga_{name}" for name in card_metrics._HELP}
-# What a card shows while an application runs on it
-LOADED = {
-    "kdsstat": "contexts:\t\t1\n",
-    "memstat_raw": "4096 1\n",
-    "kds_custat_raw": "0,0,vadd:vadd_1,0x1800000,0x4,17\n",
-    "xclbinuuid": "0b095b81-fa2b-e6bd-4524-72b1c1474f18",
-}
 
 QUERIES = {rule["alert"]: str(rule["expr"]) for rule in RULES} | {
-    f"{panel['title']} {target['refId']}": str(target["expr"])
-    for panel in DASHBOARD["panels"]
-    for target in panel["targets"]
+    f"{name} {title}": resolved(dashboard, query)
+    for name, dashboard in DASHBOARDS.items()
+    for title, query in queries(dashboard).items()
 }
 
 
 @pytest.fixture(scope="module")
 def exposed() -> Mapping[str, set[str]]:
-    """The labels of each sample of a service with registrations, allocations and a fault, by name.
-
-    Its cards have everything that telemetry reads.
-    """
-    with tempfile.TemporaryDirectory(prefix="fpga-") as folder:
-        node = SampleNode(folder, sensors=True)
-        cards = [node.add_card("u200", release="2023.2") for _ in range(2)]
-        for board in ("v80", "ma35d"):
-            node.plug(board)
-        cards[0].record_error(ErrorRecord(13, 1000))
-        for name, content in LOADED.items():
-            cards[0].write(name, content)
-        pods = PodResourcesDouble(f"{node.root}/pods.sock")
-        pods.holds = [Hold(U200, cards[0].address)]
-        pods.start()
-        telemetry = {"TELEMETRY": "all", "TELEMETRY_INTERVAL": "1", "POD_RESOURCES_SOCKET": pods.path}
-        kubelet = KubeletDouble(Path(node.socket_dir))
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            address = f"127.0.0.1:{free.getsockname()[1]}"
-        with Service(settings_for(node, HTTP_ADDRESS=address, **telemetry)), kubelet:
-            kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
-            kubelet.allocate(U200, [cards[0].address])
-            cards[1].offline()
-            wait_for(lambda: 'reason="offline"' in _scrape(address), "an unhealthy device")
-            wait_for(
-                lambda: set(re.findall(r"^\w+", _scrape(address), re.MULTILINE)) >= CARD_METRICS, "telemetry"
-            )
-            families = list(text_string_to_metric_families(_scrape(address)))
-        pods.stop()
+    """The labels of each sample of a service whose cards have everything that telemetry reads, by name."""
+    with full_service() as service:
+        wait_for(
+            lambda: set(re.findall(r"^\w+", service.scrape(), re.MULTILINE)) >= CARD_METRICS, "telemetry"
+        )
+        families = list(text_string_to_metric_families(service.scrape()))
     return {sample.name: set(sample.labels) for family in families for sample in family.samples}
-
-
-def _scrape(address: str) -> str:
-    with (
-        contextlib.suppress(OSError),
-        urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as answer,
-    ):
-        return str(answer.read().decode())
-    return ""
 
 
 def wrong(query: str, exposed: Mapping[str, set[str]]) -> list[str]:
@@ -171,6 +120,28 @@ def test_each_metric_is_used_in_a_query(exposed: Mapping[str, set[str]]) -> None
     assert unused == set()
 
 
+def test_reference_has_each_metric_with_its_labels(exposed: Mapping[str, set[str]]) -> None:
+    assert documented() == {
+        re.sub("_(bucket|count|sum)$", "", name): labels - {"le"}
+        for name, labels in exposed.items()
+        if not name.endswith("_created")
+    }
+
+
+def documented() -> dict[str, set[str]]:
+    """Return the labels of each metric in the tables of the reference."""
+    found: dict[str, set[str]] = {}
+    text = (PROJECT / "docs" / "reference" / "metrics.md").read_text()
+    for row in re.findall(r"^\| (`xilinx_fpga_.*)$", text, re.MULTILINE):
+        names, _, labels, *_ = re.split(r"\s*\|\s*", row)
+        for name, own in re.findall(r"`(xilinx_fpga_\w+)(?:\{(.*?)\})?`", names):
+            if name.startswith("xilinx_fpga_dp_"):
+                found[name] = set(re.findall(r"\w+", own))
+            else:
+                found[name] = {"device", *re.findall(r"`(\w+)`", labels.partition(":")[0])}
+    return found
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
 def test_alert_has_a_remedy(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in ("critical", "warning", "info")
@@ -183,12 +154,22 @@ def test_alert_has_a_remedy(rule: dict[str, Any]) -> None:
     assert used <= set(grouping(rule["expr"]))
 
 
-def test_panels_of_the_dashboard_are_distinct_and_do_not_overlap() -> None:
-    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+@pytest.mark.parametrize("dashboard", DASHBOARDS.values(), ids=list(DASHBOARDS))
+def test_panels_are_distinct_and_do_not_overlap(dashboard: Dashboard) -> None:
+    panels = dashboard["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    assert len({panel["title"] for panel in panels}) == len(panels)
     taken: set[tuple[int, int]] = set()
-    for panel in DASHBOARD["panels"]:
+    for panel in panels:
         at = panel["gridPos"]
         cells = {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
         assert not cells & taken, panel["title"]
         assert all(x < 24 for x, _ in cells)
         taken |= cells
+
+
+def test_dashboards_are_distinct_and_linked() -> None:
+    assert len({dashboard["uid"] for dashboard in DASHBOARDS.values()}) == len(DASHBOARDS) == 2
+    for dashboard in DASHBOARDS.values():
+        [link] = dashboard["links"]
+        assert set(link["tags"]) <= set(dashboard["tags"])

@@ -15,10 +15,11 @@ from typing import Any
 
 import yaml
 
-from tests.e2e.build import KUBERNETES_MODULE, Go, build_program, cache_dir, call
+from tests.e2e.build import KUBERNETES_MODULE, Go, build_program, build_source, cache_dir, call
 
 KUBERNETES = ("1.37.2", "1.28.15")  # the newest, and the oldest that the chart supports
 PROMETHEUS_OPERATOR = "0.85.0"
+GRAFANA_SDK = "0.0.22"
 
 
 def helm() -> Path:
@@ -37,10 +38,18 @@ def syft() -> Path:
 
 
 def promtool() -> Path:
-    """Return the path of promtool: the installed one, else that of Debian, unpacked without installation."""
-    if own := shutil.which("promtool"):
+    """Return the path of promtool."""
+    return prometheus("promtool")
+
+
+def prometheus(program: str) -> Path:
+    """Return the path of `prometheus` or `promtool`: the installed one, else that of Debian's package.
+
+    The package is unpacked without installation.
+    """
+    if own := shutil.which(program):
         return Path(own)
-    kept = cache_dir() / "bin" / "promtool"
+    kept = cache_dir() / "bin" / program
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
@@ -50,8 +59,17 @@ def promtool() -> Path:
             call(["apt-get", "download", "-q", "prometheus"], cwd=folder, limit=300)
             [package] = folder.glob("prometheus_*.deb")
             call(["dpkg-deb", "--extract", str(package), str(folder)])
-            (folder / "usr" / "bin" / "promtool").rename(kept)
+            for name in ("prometheus", "promtool"):
+                (folder / "usr" / "bin" / name).rename(kept.with_name(name))
     return kept
+
+
+def dashboard_checker() -> Path:
+    """Return the path of the program in grafana/, built with Grafana's own types of a dashboard."""
+    source = Path(__file__).parent / "grafana" / "main.go"
+    return build_source(
+        "dashboard-checker", source, "github.com/grafana/grafana-foundation-sdk/go", GRAFANA_SDK
+    )
 
 
 @cache
@@ -102,7 +120,13 @@ def _kept(name: str, read: Callable[[], str]) -> Path:
 def main() -> None:
     """Print the path of a tool; fetch it first if it is missing."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    tools = {"helm": helm, "kustomize": kustomize, "syft": syft, "promtool": promtool}
+    tools = {
+        "helm": helm,
+        "kustomize": kustomize,
+        "syft": syft,
+        "promtool": promtool,
+        "dashboard-checker": dashboard_checker,
+    }
     sys.stdout.write(f"{tools[sys.argv[1]]()}\n")
 
 

@@ -6,6 +6,7 @@ the control plane.
 
 import argparse
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -350,6 +351,21 @@ def build_program(
         module_file = go.module_file(module, version).read_text()
         work = _module(name, module, version, go=_go_line(module_file), replace=replace)
         _build(go, work, program, [f"{module}/{package}".rstrip("/")], "-ldflags=-s -w")
+    return program
+
+
+def build_source(name: str, source: Path, module: str, version: str) -> Path:
+    """Build, or find in the cache, a program from one file that needs a module."""
+    bin_dir = cache_dir() / "bin"
+    bin_dir.mkdir(parents=True, exist_ok=True)
+    text = source.read_bytes()
+    program = bin_dir / f"{name}-{version}-{hashlib.sha256(text).hexdigest()[:12]}"
+    if not program.exists():
+        go = Go.find()
+        module_file = go.module_file(module, version).read_text()
+        work = _module(name, module, version, go=_go_line(module_file), replace=[])
+        (work / source.name).write_bytes(text)
+        _build(go, work, program, ["."], "-ldflags=-s -w")
     return program
 
 

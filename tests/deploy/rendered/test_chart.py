@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.deploy.dashboards import DASHBOARDS
 from tests.deploy.manifests import (
     ALWAYS,
     CDI,
@@ -390,10 +391,12 @@ def test_selinux_type_can_be_changed_or_omitted(
     assert faults(daemonset) == ["SELinux"]
 
 
-def test_dashboard_is_rendered_unchanged(tmp_path: Path) -> None:
+def test_dashboards_are_rendered_unchanged(tmp_path: Path) -> None:
     found = only("ConfigMap", render(tmp_path, {"dashboard": {"enabled": True}}))
-    [text] = found["data"].values()
-    assert json.loads(text) == json.loads((DEPLOY / "prometheus" / "dashboard.json").read_text())
+    files = {"xilinx-fpga-dp.json": "dashboard", "xilinx-fpga-cards.json": "dashboard-cards"}
+    assert {name: json.loads(text) for name, text in found["data"].items()} == {
+        name: DASHBOARDS[file] for name, file in files.items()
+    }
 
 
 @pytest.mark.parametrize(

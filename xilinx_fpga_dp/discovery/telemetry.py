@@ -1,11 +1,12 @@
 """Telemetry: what the sensors and counters of each card show, read on a clock of its own.
 
 Neither a scan, nor a health check, nor a scrape waits for it. Once in an interval one thread reads the
-sources of a card that are due, one after the other, and the loop takes the results when it ends.
+sources that are due, one card after the other, and the loop takes the results at the end: to wake a thread
+and the loop for each card would cost more than the reads.
 
 - A read that hangs keeps its thread until it returns. Its sensor has no value meanwhile and is not read
-  again; the card's others go on with a thread of their own. If one more of the same source hangs, the driver
-  does, and none of that source is read.
+  again; the card's others and the other cards go on with another thread. If one more of the same source
+  hangs, the driver does, and none of that source is read.
 - Nothing is read of a card that is offline, in a reset or does not answer: a read that hangs delays a reset,
   since an attribute is removed when its last reader has left (fs/kernfs/dir.c kernfs_drain). Only the record
   of errors is, which the driver copies from memory: it tells why the card is offline.
@@ -17,7 +18,9 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from xilinx_fpga_dp.aio.daemon_threads import Worker
@@ -27,8 +30,12 @@ from xilinx_fpga_dp.discovery.sysfs import OutOfDescriptors
 from xilinx_fpga_dp.discovery.xocl_errors import ErrorRecord
 from xilinx_fpga_dp.model import Device, Reason
 
+_STEP: Final = 0.02  # seconds without a card read after which `once` sends another worker
 _TICK: Final = 1.0  # seconds between two looks at what is due, at most
-_PHASES: Final = 16  # into which the second samples of the cards are spread, so that they do not coincide
+# The second samples of the cards are spread into so many parts of an interval, with so many cards in each
+# before the next is used: 16 cards are read in 4 ms
+_PHASES: Final = 16
+_TOGETHER: Final = 16
 # Reads of a source whose files may hang one by one: after two it is the driver that hangs
 _MOST_HANGING: Final = 2
 _READABLE: Final = frozenset({None, Reason.HELD, Reason.NO_NODE})
@@ -143,6 +150,9 @@ class Telemetry:
         self._on_errors = on_errors
         self._cards: dict[str, CardState] = {}  # by address
         self._count = 0
+        # Shared by the loop and the workers: append and popleft are atomic
+        self._queue: deque[tuple[CardState, _Job]] = deque()
+        self._done: deque[tuple[CardState, _Job]] = deque()
 
     @property
     def cards(self) -> Mapping[str, CardState]:
@@ -159,8 +169,11 @@ class Telemetry:
         """Sample once what is due, and wait at most ``limit`` seconds for it."""
         deadline = time.monotonic() + limit
         self.sample()
-        while any(card.job for card in self._cards.values()) and time.monotonic() < deadline:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        while any(card.job for card in self._cards.values()) and time.monotonic() < deadline:
+            queued = len(self._queue)
+            await asyncio.sleep(_STEP)
+            if queued and len(self._queue) == queued:
+                self._send_worker()
         for card in self._cards.values():
             self._give_up(card, time.monotonic())
 
@@ -186,11 +199,13 @@ class Telemetry:
             if found.present:
                 found.device = device
                 self._sample(found, now)
+        if self._queue:  # with jobs of an earlier time in it, another worker takes them: a read takes long
+            self._send_worker()
 
     def _new(self, device: Device) -> CardState:
         sources = sources_of(self._root, device, everything=self._everything)
+        phase = (self._count // _TOGETHER % _PHASES + 1) / _PHASES
         self._count += 1
-        phase = (self._count % _PHASES + 1) / _PHASES
         return CardState(device, {each.name: SourceState(each) for each in sources}, phase)
 
     def _sample(self, card: CardState, now: float) -> None:
@@ -214,21 +229,29 @@ class Telemetry:
             if reason in _READABLE:
                 card.due = min((state.due for state in readable if state.readable), default=now + _TICK)
             return
-        loop = asyncio.get_running_loop()
         job = card.job = _Job(
             due,
             lambda: bool(job.hanging) or card.device.reason not in _READABLE or not card.present,
         )
+        self._queue.append((card, job))
 
-        def body() -> None:
-            job.run()
-            try:
-                loop.call_soon_threadsafe(self._ended, card, job)
-            except RuntimeError:  # the loop is closed: the process is ending
-                return
+    def _send_worker(self) -> None:
+        Worker.send(partial(self._work, asyncio.get_running_loop()))
 
-        if not Worker.send(body):
-            card.job = None
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Run one job after another, on a worker."""
+        # Ends when the queue is empty, or when the loop is closed as the process ends
+        with suppress(IndexError, RuntimeError):
+            while True:
+                card, job = self._queue.popleft()
+                job.run()
+                self._done.append((card, job))
+                if not self._queue or job.hanging:
+                    loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        while self._done:
+            self._ended(*self._done.popleft())
 
     def _give_up(self, card: CardState, now: float) -> None:
         """Take what a job has read so far, and leave it alone if its read hangs."""

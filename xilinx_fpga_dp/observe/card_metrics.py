@@ -62,7 +62,6 @@ _HISTORY: Final = 8  # changes of the holders of a device that are remembered
 _PARTS: Final = frozenset({"sensor", "memory", "bank", "unit", "slot"})
 _OF_SLOT: Final = frozenset({"power_watts", "power_limit_watts"})
 
-_Line = tuple[Labels, float]
 _Series = tuple[str, Labels, float]
 """The metric without prefix, the labels and the value."""
 
@@ -134,17 +133,11 @@ class CardMetrics:
 
     def text(self) -> bytes:
         """Return all series as a part of a scrape."""
-        series: dict[str, list[_Line]] = {name: [] for name in _HELP}
+        # As bytes at once: a list of all lines would stay part of the process's memory
+        series = {name: bytearray() for name in _HELP}
         for name, labels, value in self._values():
-            series[name].append((labels, value))
-        lines: list[str] = []
-        for name, found in series.items():
-            if found:
-                kind = "counter" if name.endswith("_total") else "gauge"
-                full = f"{_PREFIX}{name}"
-                lines += (f"# HELP {full} {_HELP[name]}", f"# TYPE {full} {kind}")
-                lines += [f"{full}{{{_labels(labels)}}} {value!r}" for labels, value in found]
-        return "".join(f"{line}\n" for line in lines).encode()
+            series[name] += f"{_PREFIX}{name}{{{_labels(labels)}}} {value!r}\n".encode()
+        return b"".join(part for name, lines in series.items() if lines for part in (_head(name), lines))
 
     def _devices(self) -> tuple[Device, ...]:
         offers = self._snapshots.value.known
@@ -207,6 +200,11 @@ class CardMetrics:
             if holders != history[-1].holders:
                 history.append(_Since(self._asked if holders else now, holders))
         self._asked = now
+
+
+def _head(name: str) -> bytes:
+    kind = "counter" if name.endswith("_total") else "gauge"
+    return f"# HELP {_PREFIX}{name} {_HELP[name]}\n# TYPE {_PREFIX}{name} {kind}\n".encode()
 
 
 def _of_one(state: CardState) -> Iterator[_Series]:

@@ -69,6 +69,7 @@ class LeftOut:
 
     function: str
     reason: str
+    lost: Reason | None = None  # the fault of a device that was offered and lost its place; None: no such one
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,6 +161,8 @@ class Service:
             tasks |= {"node-labels": labels.run, "label-file": labels.file.run}
         if settings.telemetry != "none":
             tasks |= self._telemetry_tasks(routes)
+        if settings.events or settings.node_condition or settings.startup_taint:
+            tasks |= self._report_tasks()
         if settings.http_address:
             tasks["http"] = HttpServer(settings.http_address, routes.by_path()).run
         return tasks
@@ -178,6 +180,35 @@ class Service:
         )
         routes.card_metrics = cards.text
         return {"telemetry": cards.sample, "card-holders": cards.follow_holders}
+
+    def _report_tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """Return the tasks that call the API server."""
+        from xilinx_fpga_dp.apiserver import access  # noqa: PLC0415 - with ssl, these cost memory
+        from xilinx_fpga_dp.apiserver.client import ApiServer  # noqa: PLC0415
+        from xilinx_fpga_dp.observe.node_reports import NodeReports  # noqa: PLC0415
+
+        settings = self._settings
+        standby = Latest(False)
+        api = ApiServer(access.find(os.environ))
+        reports = NodeReports(api, settings.node_name, self.snapshots, standby)
+
+        async def follow_standby() -> None:
+            async for newer_lives in self._front_end.standby():
+                standby.set(newer_lives)
+
+        tasks: dict[str, Callable[[], Awaitable[None]]] = {"report-standby": follow_standby}
+        if settings.events:
+            tasks |= reports.events()
+        if settings.node_condition:
+            tasks |= reports.condition()
+        if settings.startup_taint:
+            tasks |= reports.startup_taint(
+                settings.startup_taint,
+                self._front_end.registered,
+                self._front_end.not_ready,
+                lambda: self._scanner.unsettled,
+            )
+        return tasks
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -20,6 +20,11 @@ from xilinx_fpga_dp.settings import PREFIX, BadSettings, variable
 _MAX_PORT = 65535
 # Names of hosts as a lookup takes them; the empty one is for all interfaces.
 _HOST_NAME = re.compile(r"([A-Za-z0-9-]{1,63}\.)*([A-Za-z0-9-]{1,63})?")
+# Names of nodes and the prefixes of keys, and what stands after such a prefix:
+# k8s.io/apimachinery pkg/util/validation/validation.go
+_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_MAX_NODE_NAME = 253
+_LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 # A unix socket's path has at most 107 bytes, and our shortest name must fit: deviceplugin/socket_names.py
 _MAX_SOCKET_DIR = 107 - len("/0123456789ab-fpga.sock")
 
@@ -76,6 +81,26 @@ def _listed(value: Any) -> Any:
     """Return the parts of a comma-separated text, without empty ones and the word none."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip() not in ("", "none"))
+    return value
+
+
+def _node_name(name: str) -> str:
+    if name and (len(name) > _MAX_NODE_NAME or not _SUBDOMAIN.fullmatch(name)):
+        raise ValueError("must be the name of a Node: lower-case letters, digits, '-' and '.'")
+    return name
+
+
+def _taint_key(key: str) -> str:
+    prefix, slash, name = key.rpartition("/")
+    if key and not (_LABEL_NAME.fullmatch(name) and (not slash or _SUBDOMAIN.fullmatch(prefix))):
+        raise ValueError("must be the key of a taint, like fpga.xilinx.com/starting")
+    return key
+
+
+def _of_the_node(value: Any, info: ValidationInfo) -> Any:
+    """Check that a setting that calls the API server has the name of the node."""
+    if value and info.data.get("node_name") == "":
+        raise ValueError("needs NODE_NAME, in a pod from the field spec.nodeName")
     return value
 
 
@@ -185,6 +210,22 @@ class Settings(BaseSettings):
         "",
         description="where to write a node-feature-discovery feature file; empty: nowhere",
         examples=["/etc/kubernetes/node-feature-discovery/features.d"],
+    )
+    node_name: Annotated[str, AfterValidator(_node_name)] = Field(
+        "",
+        description="the name of the Node, for the settings that call the API server",
+        examples=["node-1"],
+    )
+    events: Annotated[bool, AfterValidator(_of_the_node)] = Field(
+        False, description="tell of cards that break and recover as Events of the Node"
+    )
+    node_condition: Annotated[bool, AfterValidator(_of_the_node)] = Field(
+        False, description="keep the condition `FPGAHealthy` of the Node"
+    )
+    startup_taint: Annotated[str, AfterValidator(_taint_key), AfterValidator(_of_the_node)] = Field(
+        "",
+        description="the key of a taint of the Node that is removed once all cards are offered; empty: none",
+        examples=["fpga.xilinx.com/starting"],
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
     log_format: Literal["auto", "json", "text"] = Field(

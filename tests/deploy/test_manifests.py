@@ -22,6 +22,8 @@ from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 DAEMONSET = only("DaemonSet", STATIC.read_text())
 # The chart writes these files from resourceRenames and deviceRules.
 RULE_FILES = {"RESOURCE_RENAMES", "DEVICE_RULES"}
+# Values of the chart set these, with the rights that they need.
+REPORTS = {"NODE_NAME", "EVENTS", "NODE_CONDITION", "STARTUP_TAINT"}
 EXAMPLES = sorted((DEPLOY / "examples").glob("*.yaml"))
 
 
@@ -84,14 +86,14 @@ def test_all_files_have_one_version() -> None:
 
 def test_chart_has_every_setting() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
-    known = {*schema["properties"]["settings"]["properties"], *RULE_FILES}
+    known = {*schema["properties"]["settings"]["properties"], *RULE_FILES, *REPORTS}
     assert known == {name.upper() for name in Settings.model_fields}
 
 
 def test_values_show_the_defaults_of_settings() -> None:
     text = (CHART / "values.yaml").read_text()
     shown = dict(re.findall(r"^  (?:# )?([A-Z][A-Z0-9_]+): (.+?)(?: +#.*)?$", text, re.MULTILINE))
-    assert {name.upper() for name in Settings.model_fields} - RULE_FILES == shown.keys()
+    assert {name.upper() for name in Settings.model_fields} - RULE_FILES - REPORTS == shown.keys()
     # The chart sets these; the others have the defaults of the program, as text for the environment.
     chosen = {"HTTP_ADDRESS", "SYSFS_ROOT", "DEV_ROOT", "HOST_ROOT"}
     for name, value in shown.items():

@@ -305,7 +305,7 @@ class TestAccess:
 
     def test_no_access_at_all(self, tmp_path: Path) -> None:
         with pytest.raises(NoAccess, match="KUBECONFIG names no file"):
-            access.find({}, home=str(tmp_path))
+            access.find({}, home=str(tmp_path)).current()
 
     async def test_authority_without_key_usage_and_identifiers(self, server: RunningApiServer) -> None:
         """As EKS and MicroK8s make them; Python 3.13 refuses it by default."""

@@ -107,6 +107,10 @@ def test_settings_have_the_documented_defaults() -> None:
         "expose_mgmt": False,
         "request_timeout": 5.0,
         "nfd_features_dir": "",
+        "node_name": "",
+        "events": False,
+        "node_condition": False,
+        "startup_taint": "",
         "log_level": "info",
         "log_format": "auto",
     }

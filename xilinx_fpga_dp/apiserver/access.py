@@ -63,7 +63,7 @@ class Access:
     """
 
     def __init__(self, read: Callable[[], tuple[Credentials, tuple[str, ...]]]) -> None:
-        self._read = read
+        self.read = read
         self._credentials: Credentials | None = None
         self._files: tuple[str, ...] = ()
         self._seen: tuple[object, ...] = ()  # the state of the files when they were read
@@ -80,7 +80,7 @@ class Access:
         if self._credentials and not again and seen == self._seen and now - self._read_at < _REREAD:
             return self._credentials
         try:
-            credentials, files = self._read()
+            credentials, files = self.read()
         except NoAccess:
             if self._credentials is None:
                 raise
@@ -94,13 +94,16 @@ class Access:
 def find(environment: Mapping[str, str], *, home: str | None = None) -> Access:
     """Return the access of this process: KUBECONFIG, else the service account, else ``~/.kube/config``.
 
+    Where there is none of them each use raises NoAccess.
+
     Args:
         environment: the variables of the process.
         home: the home directory of the user of a command; None for a service, which has none.
-
-    Raises:
-        NoAccess: there is none of them.
     """
+    return Access(lambda: _find(environment, home).read())
+
+
+def _find(environment: Mapping[str, str], home: str | None) -> "Access":
     if paths := [path for path in environment.get("KUBECONFIG", "").split(":") if path]:
         return kubeconfig(paths)
     if environment.get("KUBERNETES_SERVICE_HOST") and os.path.exists(f"{SERVICE_ACCOUNT}/token"):

@@ -27,6 +27,7 @@ Objects are plain dictionaries. Every failure is an `ApiServerError`: `NoAnswer`
 """
 
 import asyncio
+import base64
 import json
 import random
 import ssl
@@ -143,6 +144,21 @@ class ApiServer:
         """Close all connections. Calls in progress end with `NoAnswer`."""
         await self._calls.close()
         await self._watches.close()
+
+    async def bound_node_uid(self, node: str) -> str | None:
+        """Return the uid of the node that the token is bound to; None if it is bound to no such node.
+
+        A pod's token names its node (kubernetes.io/docs/reference/access-authn-authz/service-accounts-admin,
+        "Schema for service account private claims"), so no right to read nodes is needed.
+        """
+        token = (await self._credentials()).token or ""
+        try:
+            payload = token.split(".")[1]
+            claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+            found = claims["kubernetes.io"]["node"]
+            return str(found["uid"]) if found["name"] == node else None
+        except (IndexError, KeyError, TypeError, ValueError):
+            return None
 
     async def get(self, path: str, **query: str) -> Json:
         """Return an object."""

@@ -249,7 +249,8 @@ class HealthTracker:
             if state is not None:
                 states[address] = state
                 if state.expired:
-                    left_out.append(LeftOut(address, self._why_expired(state, observation)))
+                    why = self._why_expired(state, observation)
+                    left_out.append(LeftOut(address, why, lost=state.device.reason))
             elif observation is not None:
                 left_out.append(LeftOut(address, observation.why))
         self._states = states

@@ -1,6 +1,6 @@
 """The names of all log events. Imports nothing, so that every room can use it.
 
-Kubernetes Events and tests use the same members.
+`NodeEvent` has those of Kubernetes Events.
 """
 
 from enum import StrEnum
@@ -52,6 +52,11 @@ class Event(StrEnum):
     )
     PODRESOURCES_AVAILABLE = "podresources answers again"
 
+    # The API server
+    API_CALL_FAILED = "API server: call failed, retrying"
+    API_CALL_SUCCEEDED = "API server: calls succeed again"
+    STARTUP_TAINT_REMOVED = "startup taint removed"
+
     # Files and HTTP
     RENAME_RULES_READ = "rename rules read"
     DEVICE_RULES_READ = "device rules read"
@@ -68,3 +73,12 @@ class Event(StrEnum):
     COMPAT_ADVICE = "COMPAT: what to write now"
     COMPAT_TEMPLATE_IGNORED = "ignored: names are those of plugin 1.3.0 with COMPAT"
     COMPAT_RULES = "COMPAT: NameCustomize.json as rules"
+
+
+class NodeEvent(StrEnum):
+    """The reason of a Kubernetes Event of the node."""
+
+    UNHEALTHY = "FPGAUnhealthy"
+    RECOVERED = "FPGARecovered"
+    REMOVED = "FPGARemoved"
+    REPROGRAMMED = "FPGAReprogrammed"

@@ -223,14 +223,15 @@ def test_cards_of_the_demo_go_on_until_it_is_interrupted(temporary: str) -> None
         [page] = next(found for line in lines if (found := re.findall(r"curl -s (http\S+/metrics)", line)))
 
         def scraped(series: str) -> float:
+            """Return the value of a series; 0 while it is not on the page."""
             with urllib.request.urlopen(page, timeout=5) as answer:  # noqa: S310 - the page of the demo
                 lines = answer.read().decode().splitlines()
-            [line] = [line for line in lines if line.startswith(f"xilinx_fpga_{series} ")]
-            return float(line.rpartition(" ")[2])
+            found = [line for line in lines if line.startswith(f"xilinx_fpga_{series} ")]
+            return float(found[0].rpartition(" ")[2]) if found else 0.0
 
         power = 'power_watts{device="0000:65:00.1"}'
-        before = scraped(power)
-        wait_for(lambda: scraped(power) != before, "sensors that move")
+        before = wait_for(lambda: scraped(power), "the power of the card")
+        wait_for(lambda: scraped(power) not in (before, 0.0), "sensors that move")
         next(line for line in lines if line == "=== The card at 0000:65:00.1 runs hot\n")
         fpga = 'temperature_celsius{device="0000:65:00.1",sensor="fpga"}'
         wait_for(lambda: scraped(fpga) >= 90, "a hot card")

@@ -36,7 +36,7 @@ def test_alerts_fire_as_expected() -> None:
         ("for: 1h", "for: 10m"),
         ("_lanes < xilinx_fpga_pcie_link_lanes_max", "_lanes <= xilinx_fpga_pcie_link_lanes_max"),
         ("_per_second < xilinx_fpga_pcie", "_per_second > xilinx_fpga_pcie"),
-        ('{sensor=~"fpga|hbm|device|chip.*"}) >= 90', ") >= 90"),
+        ('{sensor=~"(fpga|hbm|device|chip.*)(_2)?"}) >= 90', ") >= 90"),
         (">= 90", ">= 95"),
         ("(max_over_time(xilinx_fpga_temperature_celsius[15m]))", "(xilinx_fpga_temperature_celsius)"),
         (">= 0.8 *", ">= 0.7 *"),

@@ -30,7 +30,7 @@ COMMANDS = {
 _NOT_SERVICE = {"-h", "--help", *COMMANDS} - {"run"}
 # The service and `settings_model` both need these: loaded before the child starts, they are loaded once.
 _SHARED = (
-    *("asyncio", "datetime", "gzip", "ipaddress", "json", "platform", "secrets", "tempfile"),
+    *("asyncio", "datetime", "ipaddress", "json", "pathlib", "platform", "secrets", "tempfile"),
     *("typing_extensions", "urllib.parse"),
     "xilinx_fpga_dp.resources.naming",
 )

@@ -12,7 +12,7 @@ from xilinx_fpga_dp import process
 from xilinx_fpga_dp.cli import COMMANDS
 from xilinx_fpga_dp.cli.command import BadUse, Command
 from xilinx_fpga_dp.cli.errors import exit_code
-from xilinx_fpga_dp.hostfiles.archive import BadArchive
+from xilinx_fpga_dp.hostfiles.bad_archive import BadArchive
 from xilinx_fpga_dp.settings import BadSettings, variable
 from xilinx_fpga_dp.settings_model import Settings
 

@@ -25,6 +25,8 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Final
 
+from xilinx_fpga_dp.hostfiles.bad_archive import BadArchive
+
 MAX_BYTES: Final = 16 << 20
 """Bytes of all files of an archive together, and of the archive itself."""
 
@@ -37,10 +39,6 @@ _MANIFEST: Final = "manifest.json"
 _TOP: Final = "node"
 _NAME: Final = re.compile(r"(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f\ud800-\udfff]+")
 _LINK: Final = re.compile(rf"(?:\.\./)*(?:\.\.?|{_NAME.pattern}(?:/{_NAME.pattern})*)")
-
-
-class BadArchive(Exception):  # noqa: N818 - a mistake of the user
-    """A file that is no capture. Carries why."""
 
 
 def pack(manifest: Mapping[str, Any], files: Mapping[str, bytes], links: Mapping[str, str]) -> bytes:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from xilinx_fpga_dp.hostfiles.archive import BadArchive, unpack
+from xilinx_fpga_dp.hostfiles.archive import unpack
+from xilinx_fpga_dp.hostfiles.bad_archive import BadArchive
 from xilinx_fpga_dp.settings import variable
 
 

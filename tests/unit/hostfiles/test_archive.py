@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xilinx_fpga_dp.hostfiles import archive
-from xilinx_fpga_dp.hostfiles.archive import BadArchive, pack, unpack
+from xilinx_fpga_dp.hostfiles.archive import pack, unpack
+from xilinx_fpga_dp.hostfiles.bad_archive import BadArchive
 
 MANIFEST: dict[str, dict[str, str]] = {"errors": {}}
 

@@ -267,7 +267,7 @@ def _is_unchanged(function: Function, bus: Bus, last: Observation, exact: bool) 
         same_shell
         and reason_of(health, renders=True, node=bus.has_node(device.nodes[0])) is None
         and (not last.latched or _trip_on_record(function, last.names_offline) == last.trip)
-        and (not exact or all(map(bus.has_node, device.nodes)))
+        and (not exact or all(map(bus.has_node, device.nodes[1:])))
         and (not exact or device.mgmt_node is None or bus.has_node(device.mgmt_node))
     )
 

@@ -55,9 +55,18 @@ _watching: list[Openings] = []
 def _add_hook() -> None:
     """Add the audit hook once; the interpreter cannot remove a hook."""
 
+    directory = (
+        threading.local()
+    )  # the last one that a thread opened to read in it; openat(2) is relative to it
+
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         if _watching and event == "open":
             path, _, flags = arguments
+            if isinstance(flags, int) and flags & os.O_PATH:  # it reads nothing
+                directory.path = path
+                return
+            if isinstance(path, str) and not path.startswith("/") and hasattr(directory, "path"):
+                path = f"{directory.path}/{path}"
             for each in _watching:
                 each.record(path, flags)
 

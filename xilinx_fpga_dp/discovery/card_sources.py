@@ -284,19 +284,20 @@ class _Hwmon:
         values: list[Value] = []
         numbers = set()
         absent = monitor.samples % _ABSENT_EVERY == 0
-        for sensor in monitor.sensors:
-            if not sensor.seen and not absent:
-                continue
-            if stop():
-                raise Unreadable("the card went offline")
-            number = self._number(f"{monitor.path}/{sensor.name}", sensor)
-            if number is None:
-                continue
-            numbers.add(number)
-            # One that the card lacks prints 0: subdev/xmc.c
-            sensor.seen = sensor.seen or number != 0
-            if sensor.seen and sensor.least <= number / sensor.divisor <= sensor.most:
-                values.append(Value(sensor.metric, sensor.labels, number / sensor.divisor))
+        with sysfs.opened(monitor.path) as directory:
+            for sensor in monitor.sensors:
+                if not sensor.seen and not absent:
+                    continue
+                if stop():
+                    raise Unreadable("the card went offline")
+                number = self._number(directory, monitor, sensor)
+                if number is None:
+                    continue
+                numbers.add(number)
+                # One that the card lacks prints 0: subdev/xmc.c
+                sensor.seen = sensor.seen or number != 0
+                if sensor.seen and sensor.least <= number / sensor.divisor <= sensor.most:
+                    values.append(Value(sensor.metric, sensor.labels, number / sensor.divisor))
         if numbers == {0} and not monitor.raw:
             raise Unreadable(f"{monitor.name}: all sensors print 0")
         monitor.samples += 1
@@ -410,14 +411,15 @@ class _Hwmon:
             if len(taken) == _MOST_SENSORS:
                 return
 
-    def _number(self, path: str, sensor: _Sensor) -> int | None:
+    def _number(self, directory: int, monitor: _Monitor, sensor: _Sensor) -> int | None:
         """Read a sensor; None if there is nothing to read now."""
+        path = f"{monitor.path}/{sensor.name}"
         now = time.monotonic() if sensor.limit else 0.0
         if now < sensor.due or path in self._busy:
             return None
         self._busy.add(path)
         try:
-            number = _integer(path)
+            number = sysfs.read_integer(directory, sensor.name)
         finally:
             self._busy.discard(path)
         if sensor.limit and (number is None or number / sensor.divisor >= _FAR * sensor.limit.value):
@@ -429,14 +431,6 @@ class _Hwmon:
 def _labels(sensor: str) -> sensor_texts.Labels:
     """Return the labels of a sensor, the same object for all cards."""
     return (("sensor", sensor),)
-
-
-def _integer(path: str) -> int | None:
-    """Read a number as hwmon prints it; None if there is none. Half the time of `sysfs.read_attribute`."""
-    try:
-        return int(sysfs.read_bytes(path, size=32))
-    except (OSError, ValueError):
-        return None
 
 
 def _is_offline(path: str) -> bool:

@@ -55,9 +55,7 @@ _watching: list[Openings] = []
 def _add_hook() -> None:
     """Add the audit hook once; the interpreter cannot remove a hook."""
 
-    directory = (
-        threading.local()
-    )  # the last one that a thread opened to read in it; openat(2) is relative to it
+    directory = threading.local()  # the last one that a thread opened for openat(2)
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
         if _watching and event == "open":

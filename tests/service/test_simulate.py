@@ -16,6 +16,8 @@ from tests.support.process import COMMAND, clean_environment, cli
 from tests.support.waiting import wait_for
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
+NO_SENSORS = ("--telemetry", "none")  # which leaves the steps with the sensors out
+
 
 def test_once_plays_all_steps_and_ends() -> None:
     done = cli("simulate", "--once", limit=60)
@@ -74,7 +76,7 @@ def test_once_waits_for_no_sensor_that_is_read_once_a_minute() -> None:
 
 
 def test_options_choose_boards_and_settings() -> None:
-    done = cli("simulate", "--once", "--board", "u50", "--resource-prefix", "amd.com/", limit=60)
+    done = cli("simulate", "--once", "--board", "u50", "--resource-prefix", "amd.com/", *NO_SENSORS, limit=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "amd.com/xilinx_u50_gen3x16_xdma_201920_3-0" in done.stdout
 
@@ -89,7 +91,7 @@ def test_options_choose_boards_and_settings() -> None:
 )
 def test_all_parts_of_a_grant_are_shown(flags: tuple[str, str], text: str) -> None:
     written = [path for path in ("/var/run/cdi", "/run/cdi") if os.path.exists(path)]
-    done = cli("simulate", "--once", "--board", "u200", *flags, limit=60)
+    done = cli("simulate", "--once", "--board", "u200", *flags, *NO_SENSORS, limit=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert text in done.stdout
     assert written == [path for path in ("/var/run/cdi", "/run/cdi") if os.path.exists(path)], (
@@ -113,7 +115,7 @@ def test_two_boards_with_a_device_tree_are_refused(tmp_path: Path) -> None:
 
 
 def test_demo_lists_left_out_cards_and_plays_the_others() -> None:
-    done = cli("simulate", "--once", "--board", "u50", "--board", "u250-golden", limit=60)
+    done = cli("simulate", "--once", "--board", "u50", "--board", "u250-golden", *NO_SENSORS, limit=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0000:66:00.0  golden image" in done.stdout
     assert "The xilinx_u50_gen3x16_xdma_201920_3 at 0000:65:00.1 becomes Unhealthy: firewall" in done.stdout
@@ -123,7 +125,7 @@ def test_demo_lists_left_out_cards_and_plays_the_others() -> None:
 @pytest.mark.parametrize("board", ["u200", "v70", "u200-2018.3", "arista", "f1-2019", "v80", "ma35d", "u30"])
 def test_headline_of_the_fault_says_what_the_log_says(board: str) -> None:
     """With boards that show the same fault in different ways; ``arista`` asks through the mailbox."""
-    done = cli("simulate", "--once", "--board", board, limit=60)
+    done = cli("simulate", "--once", "--board", board, *NO_SENSORS, limit=60)
     assert done.returncode == 0, done.stdout + done.stderr
     [step] = re.findall(r"=== The .+ at (\S+) becomes Unhealthy: (.+)\n((?:(?!===).*\n)*)", done.stdout)
     address, reasons, log = step
@@ -138,7 +140,7 @@ def test_headline_has_the_reason_of_a_log_in_json() -> None:
 
 
 def test_headline_without_a_log_gives_no_reason() -> None:
-    done = cli("simulate", "--once", "--board", "u50", "--log-level", "error", limit=60)
+    done = cli("simulate", "--once", "--board", "u50", "--log-level", "error", *NO_SENSORS, limit=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "at 0000:65:00.1 becomes Unhealthy\n" in done.stdout
 

@@ -34,7 +34,7 @@ from xilinx_fpga_dp.observe.http_routes import HttpRoutes
 from xilinx_fpga_dp.observe.http_server import HttpServer
 from xilinx_fpga_dp.observe.metrics import Metrics
 from xilinx_fpga_dp.observe.node_labels import NodeLabels
-from xilinx_fpga_dp.settings import Settings, unknown_variables
+from xilinx_fpga_dp.settings import Settings, unknown_variables, variable
 from xilinx_fpga_dp.snapshot import Snapshot, SnapshotBuilder
 from xilinx_fpga_dp.wiring import build_scanner
 
@@ -43,6 +43,8 @@ log = logging.getLogger(__name__)
 # Seconds until the next scan while a result is outstanding, and at least between two scans.
 _RESULT_DUE = 0.5
 _MIN_PAUSE = 0.05
+_OF_THE_PLUGIN = ("device_strategy", "preferred_allocation", "prestart_check", "shared_grant", "socket_dir")
+"""The settings that mean nothing to the DRA driver."""
 
 
 def serve(settings: Settings) -> int:
@@ -61,10 +63,18 @@ class FrontEnd(Protocol):
     """What tells Kubernetes of the devices."""
 
     last_task: str  # the task that ends last
-    registered: Callable[[], Mapping[str, bool]]  # whether each resource can be allocated
-    errors: Callable[[], Mapping[str, str]]  # why a resource can't be, by its name
-    scanned: Callable[[float], None]  # called with the time at which a scan of the whole bus began
-    register_again: Callable[[], None]  # called at SIGHUP
+
+    def registered(self) -> Mapping[str, bool]:
+        """Return whether each resource can be allocated."""
+
+    def errors(self) -> Mapping[str, str]:
+        """Return why resources can't be, by their names."""
+
+    def scanned(self, began: float) -> None:
+        """Note that a scan of the whole bus has ended, which began at this time."""
+
+    def register_again(self) -> None:
+        """Register all devices again, as far as that makes sense."""
 
     @property
     def files(self) -> list[ManagedFile]:
@@ -95,18 +105,33 @@ class Service:
         self._builder = SnapshotBuilder(settings, rules_changed=self._wake.set)
         self._metrics = Metrics(self.snapshots, lambda: self._front_end.registered())  # noqa: PLW0108 - made below
         self._tracker = AllocationTracker(
-            PodResources(settings.pod_resources_socket),
+            PodResources(settings.pod_resources_socket, settings.dra_driver_name),
             self._wake.set,
             lambda: self._front_end.other_instances(),  # noqa: PLW0108
         )
         self._front_end = self._build_front_end()
 
     def _build_front_end(self) -> FrontEnd:
+        if self._settings.mode == "dra":
+            return self._build_driver()
         from xilinx_fpga_dp.deviceplugin.front_end import PluginFrontEnd  # noqa: PLC0415
 
         return PluginFrontEnd(
             self._settings, self.snapshots, self._scanner, self._metrics, self._metrics.kubelet_restart
         )
+
+    def _build_driver(self) -> FrontEnd:
+        from xilinx_fpga_dp.apiserver import access  # noqa: PLC0415 - with ssl, these cost memory
+        from xilinx_fpga_dp.apiserver.client import ApiServer  # noqa: PLC0415
+        from xilinx_fpga_dp.dra.front_end import DraFrontEnd  # noqa: PLC0415
+        from xilinx_fpga_dp.observe.claim_metrics import ClaimMetrics  # noqa: PLC0415
+
+        for name in _OF_THE_PLUGIN:
+            if variable(name) in os.environ:
+                log.warning(Event.SETTING_OF_OTHER_MODE, extra={"variable": variable(name), "mode": "dra"})
+        metrics = ClaimMetrics(self._metrics)
+        api = ApiServer(access.find(os.environ))
+        return DraFrontEnd(self._settings, self.snapshots, self._scanner, self._tracker, metrics, api=api)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. SIGHUP scans and registers again."""

@@ -25,6 +25,8 @@ _HOST_NAME = re.compile(r"([A-Za-z0-9-]{1,63}\.)*([A-Za-z0-9-]{1,63})?")
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _MAX_NODE_NAME = 253
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_MAX_DRIVER_NAME = 63  # DriverNameMaxLength, k8s.io/api resource/v1/types.go
+_POD_UID = re.compile(r"[A-Za-z0-9-]{1,64}")
 # A unix socket's path has at most 107 bytes, and our shortest name must fit: deviceplugin/socket_names.py
 _MAX_SOCKET_DIR = 107 - len("/0123456789ab-fpga.sock")
 
@@ -99,9 +101,21 @@ def _taint_key(key: str) -> str:
 
 def _of_the_node(value: Any, info: ValidationInfo) -> Any:
     """Check that a setting that calls the API server has the name of the node."""
-    if value and info.data.get("node_name") == "":
+    if value not in (False, "", "device-plugin") and info.data.get("node_name") == "":
         raise ValueError("needs NODE_NAME, in a pod from the field spec.nodeName")
     return value
+
+
+def _driver_name(name: str) -> str:
+    if len(name) > _MAX_DRIVER_NAME or not _SUBDOMAIN.fullmatch(name):
+        raise ValueError(f"must be a lower-case DNS name of at most {_MAX_DRIVER_NAME} characters")
+    return name
+
+
+def _pod_uid(uid: str) -> str:
+    if uid and not _POD_UID.fullmatch(uid):
+        raise ValueError("must be the uid of a pod, from its field metadata.uid")
+    return uid
 
 
 def _replicas(replicas: int, info: ValidationInfo) -> int:
@@ -113,6 +127,7 @@ def _replicas(replicas: int, info: ValidationInfo) -> int:
     return replicas
 
 
+EvictReason = Literal["offline", "firewall", "shutdown", "unresponsive"]
 Seconds = Annotated[float, Field(gt=0, le=86400, allow_inf_nan=False)]
 Directory = Annotated[str, AfterValidator(_absolute), Field(json_schema_extra={"format": "path"})]
 PathOrNone = Annotated[str, AfterValidator(_path_or_none), Field(json_schema_extra={"format": "path"})]
@@ -227,6 +242,27 @@ class Settings(BaseSettings):
         description="the key of a taint of the Node that is removed once all cards are offered; empty: none",
         examples=["fpga.xilinx.com/starting"],
     )
+    mode: Annotated[Literal["device-plugin", "dra"], AfterValidator(_of_the_node)] = Field(
+        "device-plugin", description="what offers the devices: the device plugin, or the DRA driver"
+    )
+    pod_uid: Annotated[str, AfterValidator(_pod_uid)] = Field(
+        "",
+        description="MODE=dra: the uid of the own pod, so that two instances can overlap; empty: one alone",
+        examples=["9ae4d2b4-1e2b-4c7f-8a70-5ad1a5b4d0d1"],
+    )
+    plugins_registry_dir: Directory = Field(
+        "/var/lib/kubelet/plugins_registry",
+        description="MODE=dra: where kubelet finds the driver; the same path as kubelet's",
+    )
+    dra_driver_name: Annotated[str, AfterValidator(_driver_name)] = Field(
+        "fpga.xilinx.com", description="the name of the DRA driver"
+    )
+    dra_evict_on: Annotated[tuple[EvictReason, ...], NoDecode, BeforeValidator(_listed)] = Field(
+        (),
+        description="MODE=dra: reasons that evict pods after 30 s, comma-separated",
+        examples=["offline"],
+    )
+    dra_metadata: bool = Field(True, description="MODE=dra: mount the file with the devices' attributes")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="what is logged")
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="auto: text on a terminal, else json"
@@ -244,6 +280,8 @@ class Settings(BaseSettings):
         except ValidationError as error:
             lines = {str(each["loc"][0]): _line(each) for each in reversed(error.errors())}
             raise BadSettings("\n".join(lines[name] for name in cls.model_fields if name in lines)) from None
+        if settings.mode == "dra":
+            _require_access(os.environ)
         return settings if settings.compat == "none" else settings._as_1_3_0(os.environ)
 
     def _as_1_3_0(self, environment: Mapping[str, str]) -> Self:
@@ -261,6 +299,15 @@ class Settings(BaseSettings):
     def environment(self) -> dict[str, str]:
         """Return the settings that differ from their defaults, as variables for another process."""
         return {variable(name): _text(getattr(self, name)) for name in sorted(self.model_fields_set)}
+
+
+def _require_access(environment: Mapping[str, str]) -> None:
+    """Check that something says how to reach the API server; whether it answers is the state of the node."""
+    if not environment.get("KUBECONFIG") and not environment.get("KUBERNETES_SERVICE_HOST"):
+        raise BadSettings(
+            f"{variable('mode')}: dra needs access to the API server, by the service account of a pod or by "
+            "the file that KUBECONFIG names"
+        )
 
 
 def _text(value: object) -> str:

@@ -27,6 +27,7 @@ from xilinx_fpga_dp.resources.card_pairing import WAIT, CardAssignment, CardPair
 from xilinx_fpga_dp.resources.compat_1_3_0 import names as compat
 from xilinx_fpga_dp.resources.naming import DEFAULT_TEMPLATE, SHARED, Naming
 from xilinx_fpga_dp.resources.offers import (
+    claim_names,
     held_elsewhere,
     names_of,
     offers_of,
@@ -211,7 +212,10 @@ class SnapshotBuilder:
 
     def _held_elsewhere(self, offers: Offers, cards: CardAssignment, held: Held) -> frozenset[str]:
         """Return the devices that a container holds under a name or id that they do not have."""
-        return held_elsewhere(offers, held, cards.singles if self._whole_cards else None)
+        singles = cards.singles if self._whole_cards else None
+        claims = self._settings.mode == "dra"
+        known = claim_names(offers, self._settings.dra_driver_name) if claims else names_of(offers)
+        return held_elsewhere(offers, held, known, singles)
 
     def _names(
         self, found: Inventory, rules: FileState[NameRules], cards: CardAssignment | None = None

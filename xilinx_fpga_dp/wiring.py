@@ -79,7 +79,8 @@ async def scan_once(
     held: Held = {}
     # A node without kubelet has no such socket, which is no fault.
     socket = settings.pod_resources_socket
+    pods = PodResources(socket, settings.dra_driver_name)
     with suppress(TimeoutError):
         if await run_blocking(partial(os.path.exists, socket), _SCAN_LIMIT):
-            held = await PodResources(socket).held() or {}
+            held = await pods.held() or {}
     return builder.build_once(found, held, scanner.hold, time.monotonic()), held

@@ -69,7 +69,8 @@ def _takes(schema: Mapping[str, Any]) -> str:
         )
         return f"{'a whole number' if kind == 'integer' else 'a number'}, {least} {schema['maximum']}"
     if kind == "array":
-        return "absolute paths, comma-separated"
+        one = _takes(schema["items"]) if "enum" in schema["items"] else "absolute paths"
+        return f"{one}, comma-separated"
     if schema.get("format") == "path":
         return "an absolute path" + (", or nothing" if schema.get("default") == "" else "")
     return str(schema.get("format", "text"))

@@ -24,6 +24,7 @@ DAEMONSET = only("DaemonSet", STATIC.read_text())
 RULE_FILES = {"RESOURCE_RENAMES", "DEVICE_RULES"}
 # Values of the chart set these, with the rights that they need.
 REPORTS = {"NODE_NAME", "EVENTS", "NODE_CONDITION", "STARTUP_TAINT"}
+REPORTS |= {"MODE", "POD_UID", "PLUGINS_REGISTRY_DIR", "DRA_DRIVER_NAME", "DRA_EVICT_ON", "DRA_METADATA"}
 EXAMPLES = sorted((DEPLOY / "examples").glob("*.yaml"))
 
 

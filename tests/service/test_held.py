@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from tests.support.double import KubeletDouble
-from tests.support.podresources import Hold, PodResourcesDouble
+from tests.support.podresources import ClaimHold, Hold, PodResourcesDouble
 from tests.support.process import Service, cli
 from tests.support.resource_names import U55C, U250
 from tests.support.running import settings_for
@@ -258,3 +258,15 @@ def test_list_shows_holders(node: SampleNode, pods: PodResourcesDouble) -> None:
     holder = {"namespace": "default", "pod": "mypod", "container": "mine"}
     assert (by_id[A]["health"], by_id[A]["held_by"]) == ("Healthy", [holder])
     assert (by_id[B]["reason"], by_id[B]["held_by"]) == ("held", [holder])
+
+
+def test_device_that_a_pod_has_by_a_claim_is_held(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
+) -> None:
+    pods.claims = [ClaimHold("fpga.xilinx.com", "pci-0000-11-00-1"), ClaimHold("gpu.example.com", "gpu-1")]
+    pods.start()
+    with Service(querying(node, pods)):
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.resources().get(U55C) == {A: "Unhealthy", B: "Healthy"})
+        pods.claims = []
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)

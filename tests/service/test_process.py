@@ -24,6 +24,7 @@ _LEFT_OUT = {
     *("urllib.request", "urllib.error", "wsgiref.simple_server", "importlib.metadata", "email"),
     "xilinx_fpga_dp.discovery.attributes",
     *("httpx2", "httpcore2", "anyio", "xilinx_fpga_dp.apiserver.client", "xilinx_fpga_dp.apiserver.access"),
+    *("xilinx_fpga_dp.dra", "xilinx_fpga_dp.dra.front_end", "xilinx_fpga_dp.observe.claim_metrics"),
 }
 
 _TELLS_MODULES = """

@@ -14,11 +14,17 @@ class Hold(NamedTuple):
     id: str
 
 
+class ClaimHold(NamedTuple):
+    driver: str
+    device: str
+
+
 class PodResourcesDouble(pods_grpc.PodResourcesListerServicer):  # type: ignore[misc]
     """The podresources socket of kubelet; tests set the devices that pods hold.
 
     Attributes:
         holds: the devices of pods.
+        claims: the devices that pods have by claims.
         questions: the number of List calls.
         hangs: clear it to make List hang.
     """
@@ -26,6 +32,7 @@ class PodResourcesDouble(pods_grpc.PodResourcesListerServicer):  # type: ignore[
     def __init__(self, path: str) -> None:
         self.path = path
         self.holds: list[Hold] = []
+        self.claims: list[ClaimHold] = []
         self.questions = 0
         self.hangs = threading.Event()
         self.hangs.set()
@@ -51,6 +58,23 @@ class PodResourcesDouble(pods_grpc.PodResourcesListerServicer):  # type: ignore[
                 devices=[pods_pb.ContainerDevices(resource_name=hold.resource, device_ids=[hold.id])],
             )
             for hold in self.holds
+        ]
+        containers += [
+            pods_pb.ContainerResources(
+                name="claiming",
+                dynamic_resources=[
+                    pods_pb.DynamicResource(
+                        claim_name="mine",
+                        claim_namespace="default",
+                        claim_resources=[
+                            pods_pb.ClaimResource(
+                                driver_name=claim.driver, pool_name="n1", device_name=claim.device
+                            )
+                        ],
+                    )
+                ],
+            )
+            for claim in self.claims
         ]
         pod = pods_pb.PodResources(name="mypod", namespace="default", containers=containers)
         return pods_pb.ListPodResourcesResponse(pod_resources=[pod])

@@ -39,3 +39,15 @@ pb, pb_grpc = _compiled(_PROTO)
 pods_pb: Any
 pods_grpc: Any
 pods_pb, pods_grpc = _compiled(_PROTO.with_name("podresources_v1.proto"))
+dra_pb: Any
+dra_grpc: Any
+dra_pb, dra_grpc = _compiled(_PROTO.with_name("dra_v1.proto"))
+dra_health_pb: Any
+dra_health_grpc: Any
+dra_health_pb, dra_health_grpc = _compiled(_PROTO.with_name("dra_health_v1.proto"))
+dra_old_health_pb: Any
+dra_old_health_grpc: Any
+dra_old_health_pb, dra_old_health_grpc = _compiled(_PROTO.with_name("dra_health_v1alpha1.proto"))
+registration_pb: Any
+registration_grpc: Any
+registration_pb, registration_grpc = _compiled(_PROTO.with_name("pluginregistration_v1.proto"))

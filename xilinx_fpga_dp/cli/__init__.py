@@ -19,6 +19,7 @@ COMMANDS = {
     "list": "scan once; show every device, and every function left out with the reason",
     "diagnose": "check this node; each line that is not ok ends with the remedy",
     "explain": "show what Allocate would answer for these device ids, or why it would refuse",
+    "classes": "print the DeviceClasses for the devices of this node, for the DRA driver",
     "rules": "check a file of rules for other devices against this node",
     "capture": "pack what may safely be read of this node into an archive for a bug report",
     "simulate": "run the whole job on this machine, with a sample node and an embedded kubelet",

@@ -11,7 +11,7 @@ from xilinx_fpga_dp.settings import Settings
 SCAN_SETTINGS = (
     frozenset({"sysfs_root", "dev_root", "expose_mgmt", "pod_resources_socket", "log_format"})
     | {"resource_prefix", "resource_name_template", "resource_renames", "device_rules", "compat"}
-    | {"u30_unit", "shared_replicas"}
+    | {"u30_unit", "shared_replicas", "mode", "dra_driver_name"}
 )
 """The settings that a single scan uses."""
 

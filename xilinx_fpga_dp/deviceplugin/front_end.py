@@ -55,10 +55,22 @@ class PluginFrontEnd:
             allocator, settings.request_timeout, settings.preferred_allocation, settings.prestart_check
         )
         self._fleet = Fleet(self._directory, config, metrics)
-        self.registered: Callable[[], Mapping[str, bool]] = self._fleet.registered
-        self.errors: Callable[[], Mapping[str, str]] = self._fleet.last_errors
-        self.scanned: Callable[[float], None] = self._cdi_spec.scanned
-        self.register_again: Callable[[], None] = self._fleet.register_again
+
+    def registered(self) -> Mapping[str, bool]:
+        """Return whether each resource is registered and has a live stream."""
+        return self._fleet.registered()
+
+    def errors(self) -> Mapping[str, str]:
+        """Return how the last attempt to register each resource failed."""
+        return self._fleet.last_errors()
+
+    def scanned(self, began: float) -> None:
+        """Trust the snapshots again for what was read again before a scan began."""
+        self._cdi_spec.scanned(began)
+
+    def register_again(self) -> None:
+        """Register every resource on a new socket."""
+        self._fleet.register_again()
 
     @property
     def files(self) -> list[ManagedFile]:

@@ -37,11 +37,13 @@ class AllocationTracker:
         self.confirmed: UnitKeys = frozenset()
         self.held_elsewhere = False  # a device is held under another name; set by the snapshot builder
         self._answered = True
+        self.has_answered = asyncio.Event()  # kubelet has answered at least once
         self._repeat = False  # the newest answer may be outdated soon
         self._new: UnitKeys = frozenset()
         self._wanted = asyncio.Event()
         self._asked = asyncio.Event()
         self.current = Coalesced(self._read).run
+        self.fresh = Coalesced(self._ask).run
         self._last_read: tuple[Held, float] | None = None  # with its time
 
     async def confirm(self, units: UnitKeys, patience: float) -> UnitKeys:
@@ -70,6 +72,11 @@ class AllocationTracker:
             self._last_read = (self.held if held is None else held), now()
         return self._last_read[0]
 
+    async def _ask(self) -> Held:
+        """Return the holders as kubelet knows them now; the newest known answer if it does not answer."""
+        held = await self._api.held(insist=True)
+        return self.held if held is None else held
+
     async def run(self) -> None:
         """Ask whenever it is needed. Endless."""
         while True:
@@ -84,6 +91,8 @@ class AllocationTracker:
             self._repeat = bool(new) or self._other_instances()
             held = await self._api.held(insist=bool(new))
             self._answered = held is not None
+            if self._answered:
+                self.has_answered.set()
             changed = bool(new) or held not in (None, self.held)
             self.held = self.held if held is None else held
             self.confirmed |= new

@@ -10,6 +10,7 @@ from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from xilinx_fpga_dp.model import Held, Holder
 from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.resources.pool_names import address_of
 from xilinx_fpga_dp.rpc.api import podresources_v1
 from xilinx_fpga_dp.rpc.client import connected
 
@@ -26,10 +27,16 @@ _ADDRESS = re.compile(
 
 
 class PodResources:
-    """The podresources API at a socket."""
+    """The podresources API at a socket.
 
-    def __init__(self, path: str) -> None:
+    Args:
+        path: of the socket.
+        driver: the name of the DRA driver, whose devices count as held, too.
+    """
+
+    def __init__(self, path: str, driver: str) -> None:
         self._path = path
+        self._driver = driver
         self._failing = False  # the last call has failed
 
     async def held(self, *, insist: bool = False) -> Held | None:
@@ -57,7 +64,7 @@ class PodResources:
         if self._failing:
             log.info(Event.PODRESOURCES_AVAILABLE, extra={"path": self._path})
         self._failing = False
-        return _by_address(answer.pod_resources)
+        return _by_address(answer.pod_resources, self._driver)
 
 
 def _may_pass(error: Exception) -> bool:
@@ -66,8 +73,20 @@ def _may_pass(error: Exception) -> bool:
     return isinstance(error, ConnectionError | StreamTerminatedError)
 
 
-def _by_address(pods: Iterable[podresources_v1.PodResources]) -> Held:
+def _by_address(pods: Iterable[podresources_v1.PodResources], driver: str) -> Held:
+    """Return the holders by address; by its name a device of the DRA driver that is no PCI function."""
     held: dict[str, tuple[Holder, ...]] = {}
+    by_claims = (
+        Holder(pod.namespace, pod.name, container.name, driver, device.device_name)
+        for pod in pods
+        for container in pod.containers
+        for claim in container.dynamic_resources
+        for device in claim.claim_resources
+        if device.driver_name == driver
+    )
+    for holder in by_claims:
+        key = address_of(holder.id) or holder.id
+        held[key] = (*held.get(key, ()), holder)
     holders = (
         Holder(pod.namespace, pod.name, container.name, devices.resource_name, device)
         for pod in pods

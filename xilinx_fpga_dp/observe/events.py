@@ -15,6 +15,7 @@ class Event(StrEnum):
     STOPPED = "stopped"
     HANGUP = "SIGHUP: scanning and registering again"
     UNKNOWN_SETTING = "unknown setting ignored"
+    SETTING_OF_OTHER_MODE = "setting without effect in this mode"
     TASK_FAILED = "task failed, restarting it"
     NO_DESCRIPTOR = "no file descriptor for a connection"
     NO_THREAD = "cannot start a thread: see the limit of tasks (pids)"
@@ -41,6 +42,7 @@ class Event(StrEnum):
     LEAVING_ENDPOINT = "leaving endpoint"
     ENDPOINT_FAILED = "endpoint failed"
     SUPERSEDED = "superseded by a newer instance"
+    ACTIVE = "active: no newer instance lives"
     DEAD_SOCKET_REMOVED = "removed a dead instance's socket"
     NO_INSTANCE_LOCK = "no instance lock, working as if alone on the node"
     ALLOCATED = "allocated"
@@ -56,6 +58,16 @@ class Event(StrEnum):
     API_CALL_FAILED = "API server: call failed, retrying"
     API_CALL_SUCCEEDED = "API server: calls succeed again"
     STARTUP_TAINT_REMOVED = "startup taint removed"
+
+    # Claims and slices
+    CLAIM_PREPARED = "claim prepared"
+    CLAIM_UNPREPARED = "claim unprepared"
+    CLAIM_REFUSED = "claim refused"
+    CLAIM_LEFT_OVER = "claim is gone, undoing it"
+    CHECKPOINT_SET_ASIDE = "checkpoint unreadable, set aside"
+    SLICE_WRITTEN = "slice written"
+    SLICE_NOT_WRITTEN = "slice not written"
+    FIELDS_DROPPED = "API server drops fields"
 
     # Files and HTTP
     RENAME_RULES_READ = "rename rules read"

@@ -16,7 +16,7 @@ with stand_ins("ssl", "http.server", "urllib.error", "urllib.request", "wsgiref.
     from prometheus_client.core import GaugeMetricFamily, Metric
     from prometheus_client.registry import Collector
 
-_PREFIX = "xilinx_fpga_dp"
+PREFIX: Final = "xilinx_fpga_dp"
 _ALLOCATE_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 _SCAN_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 
@@ -30,12 +30,12 @@ class Metrics(Collector):
     """
 
     def __init__(self, snapshots: Latest[Snapshot], registered: Callable[[], Mapping[str, bool]]) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
         self._snapshots = snapshots
         self._registered = registered
-        counter = partial(Counter, namespace=_PREFIX, registry=self._registry)
-        histogram = partial(Histogram, namespace=_PREFIX, registry=self._registry)
+        counter = partial(Counter, namespace=PREFIX, registry=self.registry)
+        histogram = partial(Histogram, namespace=PREFIX, registry=self.registry)
         self._registrations = counter("registrations", "Attempts to register.", ["resource", "result"])
         self._list_updates = counter("list_updates", "Device lists sent.", ["resource"])
         self._allocations = counter("allocations", "Allocate calls answered.", ["resource", "code"])
@@ -63,7 +63,7 @@ class Metrics(Collector):
 
     def text(self) -> bytes:
         """Return all metrics as one scrape."""
-        return generate_latest(self._registry)
+        return generate_latest(self.registry)
 
     def scanned(self, seconds: float) -> None:
         """Count a scan of the whole bus that took so many seconds."""
@@ -94,7 +94,7 @@ class Metrics(Collector):
 
 
 def _gauge(name: str, text: str, labels: Sequence[str], values: Mapping[Any, float]) -> Metric:
-    gauge = GaugeMetricFamily(f"{_PREFIX}_{name}", text, labels=labels)
+    gauge = GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=labels)
     for each, value in values.items():
         gauge.add_metric(each, value)
     return gauge

@@ -12,6 +12,7 @@ from xilinx_fpga_dp.model import Device, Held, Inventory, LeftOut, Offer, Offers
 from xilinx_fpga_dp.resources.allocator import variable_of
 from xilinx_fpga_dp.resources.card_pairing import BOARD_OF_TWO, CardAssignment
 from xilinx_fpga_dp.resources.naming import Naming, name_problem
+from xilinx_fpga_dp.resources.pool_names import device_name, with_hash
 from xilinx_fpga_dp.resources.rename_rules import Renaming
 
 _EACH_ALONE = CardAssignment()  # every device is a card, none waits, and no serial number counts
@@ -111,14 +112,25 @@ def _units(cards: Iterable[_Card], online: tuple[int, ...], replicas: int) -> tu
     )
 
 
-def held_elsewhere(offers: Offers, held: Held, singles: Collection[str] | None = None) -> frozenset[str]:
+def held_elsewhere(
+    offers: Offers,
+    held: Held,
+    known: Collection[tuple[str, str]],
+    singles: Collection[str] | None = None,
+) -> frozenset[str]:
     """Find the devices that a pod holds under a resource name or id that they do not have (any more).
 
-    kubelet counts by resource name and id, and would allocate them a second time. `singles` are addresses of
-    devices that are no part of a card with several; None: no card is granted whole.
+    kubelet counts by resource name and id, and would allocate them a second time.
+
+    Args:
+        offers: what is offered.
+        held: the holders by address, or by the name of a device in the DRA driver's pool.
+        known: the pairs of resource name and id by which the devices are allocated.
+        singles: addresses of devices that are no part of a card with several; None: no card is granted whole.
     """
-    known = names_of(offers)
     offered = {device.address for device in offers.devices}
+    addresses = {device_name(address): address for address in offered}
+    held = {addresses.get(key, key): holders for key, holders in held.items()}
     elsewhere = {
         address
         for address in offered & held.keys()
@@ -153,6 +165,14 @@ def only(offers: Offers, names: Collection[tuple[str, str]]) -> Offers:
 def names_of(offers: Offers) -> frozenset[tuple[str, str]]:
     """List all pairs of resource name and device id."""
     return frozenset((name, unit.id) for name, offer in offers.by_resource.items() for unit in offer.units)
+
+
+def claim_names(offers: Offers, driver: str) -> frozenset[tuple[str, str]]:
+    """List the pairs of DRA driver and device by which podresources shows devices of the pool."""
+    addresses = {unit.devices[0].address for offer in offers.by_resource.values() for unit in offer.units}
+    plain = {address: device_name(address) for address in addresses}
+    hashed = {with_hash(name, address) for address, name in plain.items()}
+    return frozenset((driver, name) for name in {*plain.values(), *hashed})
 
 
 def same_variables(offers: Offers) -> list[str]:

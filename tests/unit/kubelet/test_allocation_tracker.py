@@ -16,14 +16,14 @@ A = "0000:11:00.1"
 async def test_refused_query_does_not_delay_its_caller() -> None:
     denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     with mock.patch("xilinx_fpga_dp.kubelet.podresources.connected", side_effect=denied) as questions:
-        assert await PodResources("/nowhere").held(insist=True) is None
+        assert await PodResources("/nowhere", "").held(insist=True) is None
     assert questions.call_count == 1
 
 
 async def test_frequent_page_requests_cause_few_queries(pods: PodResourcesDouble) -> None:
     pods.holds = [Hold(U55C, A)]
     pods.start()
-    holders = AllocationTracker(PodResources(pods.path), lambda: None, lambda: False)
+    holders = AllocationTracker(PodResources(pods.path, ""), lambda: None, lambda: False)
     answers = await asyncio.gather(*(holders.current() for _ in range(100)))
     assert all(A in each for each in answers)
     assert pods.questions == 1

@@ -27,6 +27,7 @@ from xilinx_fpga_dp.resources.naming import Naming
 from xilinx_fpga_dp.resources.offers import (
     held_elsewhere,
     mixed_builds_warning,
+    names_of,
     offers_of,
     representatives,
     same_variables,
@@ -42,7 +43,9 @@ def test_device_held_as_it_is_offered_is_not_held_elsewhere() -> None:
     offers = Offers({one.resource: one, two.resource: two})
 
     def held(resource: str, unit_id: str) -> bool:
-        return bool(held_elsewhere(offers, {own.address: (Holder("", "", "", resource, unit_id),)}))
+        return bool(
+            held_elsewhere(offers, {own.address: (Holder("", "", "", resource, unit_id),)}, names_of(offers))
+        )
 
     assert not held(one.resource, one.units[0].id)
     assert not held(two.resource, two.units[0].id)
@@ -66,8 +69,8 @@ def test_second_device_of_a_u30_may_be_held(missing: bool, singles: list[str] | 
     offers = offers_of(Inventory(devices), NAMING)
     name = offer(alone).resource
     holders = {other.address: (Holder("", "", "", name, other.address),)}
-    assert (alone.address in held_elsewhere(offers, holders, singles)) is held
-    assert plain.address not in held_elsewhere(offers, holders, singles)
+    assert (alone.address in held_elsewhere(offers, holders, names_of(offers), singles)) is held
+    assert plain.address not in held_elsewhere(offers, holders, names_of(offers), singles)
 
 
 def test_one_resource_per_shell() -> None:

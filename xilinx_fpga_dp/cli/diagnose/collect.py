@@ -106,7 +106,7 @@ async def _scan(settings: Settings) -> Offers:
 
 async def _request_podresources(path: str) -> None:
     await _blocking(os.stat, path)
-    if await PodResources(path).held() is None:
+    if await PodResources(path, "").held() is None:
         raise OSError(errno.EIO, "kubelet does not answer there")
 
 

@@ -1,0 +1,459 @@
+"""Prepares and unprepares claims, and keeps their documents as they have to be.
+
+A claim is prepared in two parts. The first reads what may take long: the claim from the API server, the
+devices from their drivers, the holders from podresources. The second is one blocking step with the lock of
+the checkpoint held: compare with the claims that are prepared, write the checkpoint, the metadata, the CDI
+specs. A call that is cancelled during the first part writes nothing; the second part is never cut off by it.
+
+The documents are computed from the checkpoint and the devices as they are now, whenever one of them or the
+directory changes: a container that restarts finds its device also after a reset has renumbered the nodes.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import re
+import threading
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from xilinx_fpga_dp.aio.coalesced import Coalesced
+from xilinx_fpga_dp.aio.daemon_threads import DaemonExecutor
+from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher
+from xilinx_fpga_dp.aio.latest import Latest
+from xilinx_fpga_dp.aio.race import race
+from xilinx_fpga_dp.dra.allocation import Allocated, Refused, Result, allocated, checked_uid
+from xilinx_fpga_dp.dra.checkpoint import Checkpoint
+from xilinx_fpga_dp.dra.devices import PoolDevice, attributes, taint_key
+from xilinx_fpga_dp.dra.documents import ENTRY, Granted, Layout, PreparedClaim, PreparedResult, of_entry
+from xilinx_fpga_dp.hostfiles.whole_file import put, remove
+from xilinx_fpga_dp.model import Device, Held, Reason
+from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.resources.allocator import Refresh, Refusal, checked
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_PREPARE_LIMIT: Final = 20.0  # seconds for a claim; kubelet waits for 45
+_FETCHES: Final = 8  # claims that are read at the same time
+_MOUNTS_LIMIT: Final = 2.0  # seconds to find the host paths
+_THREADS: Final = 4  # steps in progress; more than one only where one hangs
+_CHECK_EVERY: Final = 10.0  # seconds between looks at the documents that nothing woke
+_RETRY: Final = 0.5  # the same while one can't be written
+_FOLD: Final = 0.2  # seconds within which changes are one: a prepared claim has several files
+_MAX_SPEC: Final = 1 << 20
+_SWEEP_EVERY: Final = 600.0  # seconds; also the age of an entry before it can be left over
+
+Fetch = Callable[[str, str], Awaitable[Mapping[str, Any] | None]]
+"""Reads a ResourceClaim by namespace and name; None if there is none. Raises Refused with a sentence."""
+
+Effect = Callable[[PoolDevice, Reason], str]
+"""Returns the effect of a device's taint."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimReference:
+    """A claim as kubelet names it."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedDevice:
+    """What kubelet is told of one result."""
+
+    request: str
+    pool: str
+    device: str
+    share_id: str | None
+    cdi_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """What the claims have to know of the node."""
+
+    name: str
+    pool: Callable[[], Mapping[str, PoolDevice]]  # the devices, also those not confirmed yet, by name
+    versions: Callable[[], Mapping[str, str]]  # of the kernel drivers
+    refresh: Refresh
+    refresh_limit: float  # seconds
+    held: Callable[[], Awaitable[Held]]  # who holds which device, by podresources
+    mounts: Callable[[float, Sequence[str]], Awaitable[tuple[str, ...]]]  # as the allocator's
+    extra_mounts: tuple[str, ...]
+    effect: Effect
+    refreshed: Callable[[Sequence[Device]], None]  # told of devices that were read again
+
+
+class Claims:
+    """The claims of this node.
+
+    Args:
+        layout: where their documents go.
+        node: its devices.
+        fetch: reads a claim.
+    """
+
+    def __init__(self, layout: Layout, node: Node, fetch: Fetch) -> None:
+        self._layout = layout
+        self._node = node
+        self._fetch = fetch
+        self._checkpoint = Checkpoint(layout.data_dir, self._claims_of_specs)
+        self._fetching = asyncio.Semaphore(_FETCHES)
+        self._threads = DaemonExecutor(_THREADS)
+        self._turn = asyncio.Lock()  # of this process's steps; the file's lock is between processes
+        self._texts: dict[str, dict[str, str]] = {}  # the documents as last computed, by uid and path
+        self._mended = Coalesced(self._mend)
+        self._error: Latest[str | None] = Latest(None)  # why a document is not as it has to be
+        self.prepared: Latest[Mapping[str, PreparedClaim]] = Latest({})  # by uid, as last read
+        self.changed = asyncio.Event()  # set to have the documents computed again
+
+    # What kubelet asks for
+
+    async def prepare(self, reference: ClaimReference) -> list[PreparedDevice]:
+        """Prepare a claim, also one that is prepared already.
+
+        Raises:
+            Refused: it can't be prepared now.
+        """
+        try:
+            async with asyncio.timeout(_PREPARE_LIMIT):
+                return await self._prepare(reference)
+        except TimeoutError as error:
+            raise Refused(str(error) or f"it took more than {_PREPARE_LIMIT:g} s") from None
+        except OSError as error:
+            raise Refused(_sentence(error)) from None
+
+    async def unprepare(self, reference: ClaimReference) -> None:
+        """Remove everything of a claim, also of an unknown one.
+
+        Raises:
+            Refused: a file can't be removed.
+        """
+        try:
+            uid = checked_uid(reference.uid)
+        except Refused:
+            return  # no claim of ours has such a uid
+        try:
+            self.prepared.set(await self._step(partial(self._unprepare, uid)))
+        except OSError as error:
+            raise Refused(_sentence(error)) from None
+
+    async def _prepare(self, reference: ClaimReference) -> list[PreparedDevice]:
+        async with self._fetching:
+            found = await self._fetch(reference.namespace, reference.name)
+        if found is None:
+            raise Refused(f"the ResourceClaim {reference.namespace}/{reference.name} does not exist")
+        layout = self._layout
+        claim = allocated(found, reference.uid, driver=layout.driver, pool=self._node.name)
+        if not claim.results:
+            return []
+        devices = [await self._now(result) for result in claim.results]
+        await self._refuse_held(claim, devices)
+        granted = await self._granted(devices)
+        entry = PreparedClaim(
+            claim.uid,
+            claim.namespace,
+            claim.name,
+            claim.pod_claim_name,
+            tuple(
+                PreparedResult(
+                    result.request,
+                    self._node.name,
+                    result.device,
+                    device.address,
+                    device.resource,
+                    result.share_id,
+                    result.admin_access,
+                )
+                for result, device in zip(claim.results, devices, strict=True)
+            ),
+        )
+        ids, claims = await self._step(partial(self._write, entry, devices, granted))
+        self.prepared.set(claims)
+        return [
+            PreparedDevice(each.base_request, each.pool, each.device, each.share_id, own)
+            for each, own in zip(entry.results, ids, strict=True)
+        ]
+
+    async def _now(self, result: Result) -> PoolDevice:
+        """Return a device as it is now, or refuse it."""
+        device = self._node.pool().get(result.device)
+        if device is None:
+            raise Refused(f"there is no device {result.device} on this node")
+        try:
+            async with asyncio.timeout(self._node.refresh_limit):
+                fresh = [(each, await self._node.refresh(each)) for each in device.devices]
+        except TimeoutError:
+            raise Refused(
+                f"device {device.address} did not answer within {self._node.refresh_limit:g} s: "
+                "a read of its driver hangs"
+            ) from None
+        try:
+            now = tuple(
+                checked(device.resource, before, each, faulty=self._accepts(result, device, each))
+                for before, each in fresh
+            )
+        except Refusal as refusal:
+            raise Refused(refusal.message) from None
+        if now != device.devices:
+            self._node.refreshed(now)
+        return replace(device, devices=now)
+
+    def _accepts(self, result: Result, device: PoolDevice, now: Device | None) -> bool:
+        """Whether a claim accepts a device with the fault that it has now."""
+        if result.admin_access or now is None or now.reason is None:
+            return True
+        key, effect = taint_key(self._layout.driver, now.reason), self._node.effect(device, now.reason)
+        return any(each.covers(key, effect) for each in result.tolerations)
+
+    async def _refuse_held(self, claim: Allocated, devices: Sequence[PoolDevice]) -> None:
+        """Refuse a device that a pod has from a device plugin, under any resource name."""
+        held = await self._node.held()
+        for result, device in zip(claim.results, devices, strict=True):
+            if result.admin_access:
+                continue
+            for holder in (each for own in device.devices for each in held.get(own.address, ())):
+                if holder.resource != self._layout.driver:
+                    raise Refused(
+                        f"device {device.address} is held by the pod {holder.namespace}/{holder.pod}, "
+                        f"which has it as {holder.resource}"
+                    )
+
+    async def _granted(self, devices: Sequence[PoolDevice]) -> list[Granted]:
+        by_rule = [path for each in devices for own in each.devices if own.rule for path in own.mounts]
+        existing = await self._node.mounts(_MOUNTS_LIMIT, by_rule)
+        versions = self._node.versions()
+
+        def mounts(device: PoolDevice) -> tuple[str, ...]:
+            own = [(each, path) for each in device.devices for path in each.mounts]
+            paths = [path for each, path in own if not each.rule or path in existing]
+            return tuple(
+                dict.fromkeys([*paths, *(path for path in self._node.extra_mounts if path in existing)])
+            )
+
+        return [
+            Granted(each.devices, mounts(each), attributes(each, versions, shared=each.slots > 1))
+            for each in devices
+        ]
+
+    # The steps, each on a thread
+
+    async def _step(self, call: Callable[[Callable[[], bool]], T]) -> T:
+        """Run a blocking step that a cancellation does not cut; one that has not begun never does."""
+        cancelled = threading.Event()
+        async with self._turn:
+            work = asyncio.wrap_future(self._threads.submit(call, cancelled.is_set))
+            try:
+                return await asyncio.shield(work)
+            except asyncio.CancelledError:
+                cancelled.set()
+                with suppress(Exception):
+                    work.add_done_callback(_forget)
+                raise
+
+    def _write(
+        self,
+        entry: PreparedClaim,
+        devices: Sequence[PoolDevice],
+        granted: Sequence[Granted],
+        cancelled: Callable[[], bool],
+    ) -> tuple[tuple[tuple[str, ...], ...], Mapping[str, PreparedClaim]]:
+        """Write a claim, unless a card of it is another claim's.
+
+        Return the CDI ids of its results, and all claims.
+        """
+        with self._checkpoint.locked(cancelled):
+            state = self._checkpoint.read()
+            _refuse_prepared(entry, devices, state.claims)
+            documents = self._layout.documents(entry, granted)
+            claims = self._checkpoint.write(state, {**state.claims, entry.uid: entry}).claims
+            self._texts[entry.uid] = {**documents.metadata, **documents.specs}
+            for path, text in self._texts[entry.uid].items():  # the metadata first, which the specs name
+                put(path, text)
+            return documents.cdi_ids, claims
+
+    def _unprepare(self, uid: str, cancelled: Callable[[], bool]) -> Mapping[str, PreparedClaim]:
+        """Remove specs, metadata and entry of a claim, in this order; return the claims that are left."""
+        with self._checkpoint.locked(cancelled):
+            state = self._checkpoint.read()
+            self._texts.pop(uid, None)
+            for path in self._specs_of({uid}):
+                remove(path)
+            claim = state.claims.get(uid)
+            if claim is None:
+                return state.claims
+            others = {each.uid: each for each in state.claims.values() if each.uid != uid}
+            # A claim that was made again under the same name has its metadata at the same path.
+            if not any(
+                (each.namespace, each.name) == (claim.namespace, claim.name) for each in others.values()
+            ):
+                self._remove_metadata(claim)
+            return self._checkpoint.write(state, others).claims
+
+    def _remove_metadata(self, claim: PreparedClaim) -> None:
+        _, files = self._layout.paths(claim)
+        for path in files:
+            remove(path)
+            with suppress(OSError):
+                os.rmdir(os.path.dirname(path))
+        with suppress(OSError):
+            os.rmdir(self._layout.metadata_folder(claim))
+
+    # The documents
+
+    async def run(self) -> None:
+        """Keep the documents as they have to be. Endless."""
+        with DirectoryWatcher(self._layout.cdi_dir, self._layout.data_dir, fold=_FOLD) as watcher:
+            while True:
+                await watcher.arm()
+                self.changed.clear()
+                await self.mend()
+                limit = _RETRY if self._error.value else _CHECK_EVERY
+                await race(watcher.wait(limit), _wait(self.changed))
+
+    async def mend(self) -> None:
+        """Compute all documents again and write those that differ; remove those of no claim."""
+        await self._mended.run()
+
+    async def _mend(self) -> None:
+        error = None
+        try:
+            pool = dict(self._node.pool())
+            names = list(pool)
+            granted = dict(zip(names, await self._granted([pool[name] for name in names]), strict=True))
+            claims = await self._step(partial(self._reconcile, granted))
+            self.prepared.set(claims)
+        except OSError as failure:
+            error = _sentence(failure)
+        if error and error != self._error.value:
+            log.warning(Event.FILE_NOT_WRITTEN, extra={"path": self._layout.data_dir, "error": error})
+        self._error.set(error)
+
+    def _reconcile(
+        self, granted: Mapping[str, Granted], cancelled: Callable[[], bool]
+    ) -> Mapping[str, PreparedClaim]:
+        with self._checkpoint.locked(cancelled):
+            state = self._checkpoint.read()
+            self._checkpoint.write(state, state.claims)  # in another boot, its id
+            by_address = {each.devices[0].address: each for each in granted.values()}
+            for uid in self._texts.keys() - state.claims.keys():
+                del self._texts[uid]
+            for uid, claim in state.claims.items():
+                now = [by_address.get(each.address) for each in claim.results]
+                if all(now):
+                    documents = self._layout.documents(claim, [each for each in now if each])
+                    self._texts[uid] = {**documents.metadata, **documents.specs}
+                # While a device is away, its documents stay.
+                for path, text in self._texts.get(uid, {}).items():
+                    put(path, text)
+            for path in self._specs_of(None, but=state.claims.keys()):
+                remove(path)
+            return state.claims
+
+    def _specs_of(self, uids: set[str] | None, but: Container[str] = ()) -> list[str]:
+        """Return the paths of the CDI specs of these claims, of all but some if None."""
+        layout = self._layout
+        prefixes = (layout.spec_prefix, layout.metadata_spec_prefix)
+        pattern = re.compile(
+            f"(?:{'|'.join(map(re.escape, prefixes))})([A-Za-z0-9-]+)(?:_[-a-z0-9]+)?\\.json"
+        )
+        found = []
+        try:
+            names = os.listdir(layout.cdi_dir)
+        except FileNotFoundError:
+            return []
+        for name in names:
+            match = pattern.fullmatch(name)
+            if match and (match[1] in uids if uids is not None else match[1] not in but):
+                found.append(f"{layout.cdi_dir}/{name}")
+        return found
+
+    def _claims_of_specs(self) -> dict[str, PreparedClaim]:
+        """Return the claims of the CDI specs, for a checkpoint that can't be read."""
+        found: dict[str, PreparedClaim] = {}
+        for path in self._specs_of(None):
+            with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, Refused):
+                with open(path, encoding="utf-8") as file:
+                    spec = json.loads(file.read(_MAX_SPEC))
+                entries = json.loads(spec["annotations"][f"{self._layout.driver}/{ENTRY}"])
+                found |= {uid: of_entry(uid, entry) for uid, entry in entries.items()}
+        return found
+
+    # Claims that are gone
+
+    async def sweep(self) -> None:
+        """Unprepare claims that are gone from the API server and from kubelet. Endless.
+
+        kubelet unprepares every claim that it knows of; one that it has forgotten, as after its own state was
+        removed, would keep its card for good.
+        """
+        before: set[str] = set()
+        while True:
+            await asyncio.sleep(_SWEEP_EVERY)
+            claims = dict(self.prepared.value)
+            for uid in before & claims.keys():
+                if await self._is_gone(claims[uid]):
+                    log.warning(Event.CLAIM_LEFT_OVER, extra={"claim": _shown(claims[uid]), "uid": uid})
+                    with suppress(Refused):
+                        await self.unprepare(ClaimReference(claims[uid].namespace, claims[uid].name, uid))
+            before = set(claims)
+
+    async def _is_gone(self, claim: PreparedClaim) -> bool:
+        try:
+            found = await self._fetch(claim.namespace, claim.name)
+            held = await self._node.held()
+        except Refused:
+            return False
+        if found is not None and found.get("metadata", {}).get("uid") == claim.uid:
+            return False
+        return not any(
+            holder.resource == self._layout.driver
+            for each in claim.results
+            for holder in held.get(each.address, ())
+        )
+
+
+def _refuse_prepared(
+    entry: PreparedClaim, devices: Sequence[PoolDevice], claims: Mapping[str, PreparedClaim]
+) -> None:
+    """Refuse a claim of which a card is prepared for another one."""
+    wanted = {
+        own.address: device
+        for result, device in zip(entry.results, devices, strict=True)
+        if not result.admin_access and device.slots == 1
+        for own in device.devices
+    }
+    for other in claims.values():
+        for each in other.results:
+            if other.uid != entry.uid and not each.admin_access and each.address in wanted:
+                raise Refused(
+                    f"device {wanted[each.address].address} is still prepared for the ResourceClaim "
+                    f"{_shown(other)} ({other.uid}), which kubelet has not unprepared yet"
+                )
+
+
+def _shown(claim: PreparedClaim) -> str:
+    return f"{claim.namespace}/{claim.name}"
+
+
+def _sentence(error: OSError) -> str:
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error or 'no answer in time'}"
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+def _forget(work: asyncio.Future[Any]) -> None:
+    """Take the outcome of a step that no caller waits for, so that asyncio does not report it."""
+    if not work.cancelled():
+        work.exception()

@@ -1,0 +1,345 @@
+"""The DRA driver of one node: builds its parts and runs them.
+
+The order at a start: the first snapshot, the documents of all prepared claims, the sockets, kubelet's word
+that the driver is registered, the slices. A pod that is bound before kubelet knows the driver fails once and
+waits for seconds, so nothing is published before.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+from xilinx_fpga_dp.aio.blocking_reader import BlockingReader
+from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher
+from xilinx_fpga_dp.aio.latest import Latest
+from xilinx_fpga_dp.aio.race import race
+from xilinx_fpga_dp.apiserver.client import ApiServer, path
+from xilinx_fpga_dp.apiserver.errors import ApiServerError, Forbidden, NotFound
+from xilinx_fpga_dp.discovery.driver_versions import DriverVersions
+from xilinx_fpga_dp.discovery.scanner import Scanner
+from xilinx_fpga_dp.dra.allocation import Refused
+from xilinx_fpga_dp.dra.claims import Claims, Node
+from xilinx_fpga_dp.dra.devices import PoolDevice, Stored, pool_devices, published
+from xilinx_fpga_dp.dra.documents import Layout
+from xilinx_fpga_dp.dra.driver import SERVICES, DriverMetrics, DriverService
+from xilinx_fpga_dp.dra.health import HealthReport, health_of
+from xilinx_fpga_dp.dra.pool import API, Json
+from xilinx_fpga_dp.dra.registrar import Registrar, sockets_of
+from xilinx_fpga_dp.dra.slices import SlicePublisher
+from xilinx_fpga_dp.hostfiles.host_paths import HostPaths
+from xilinx_fpga_dp.hostfiles.instance_lock import InstanceLock, lock_folder
+from xilinx_fpga_dp.hostfiles.managed_file import ManagedFile
+from xilinx_fpga_dp.kubelet.allocation_tracker import AllocationTracker
+from xilinx_fpga_dp.model import Device, Offers, Reason, Shell
+from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.resources.fresh_devices import FreshDevices
+from xilinx_fpga_dp.settings import Settings
+from xilinx_fpga_dp.snapshot import Snapshot
+
+log = logging.getLogger(__name__)
+
+_LOCKS: Final = "dra-instances"
+_INSTANCES_EVERY: Final = 2.0  # seconds between two looks at the other instances
+_INSTANCES_SOON: Final = 0.5  # the same while a newer one lives
+_INSTANCES_LIMIT: Final = 5.0
+_VERSIONS_RETRY: Final = 0.5  # seconds until a driver's version that could not be read is read again
+_EVICT_AFTER: Final = 30.0  # seconds of the same reason until its taint evicts pods
+_RELEASE_LIMIT: Final = 0.3
+
+_NO_SCHEDULE: Final = "NoSchedule"
+_NO_EXECUTE: Final = "NoExecute"
+
+
+class DraFrontEnd:
+    """The driver.
+
+    Args:
+        settings: the settings.
+        snapshots: what the node offers.
+        scanner: reads a device again before it is granted.
+        tracker: knows who holds what.
+        metrics: counts claims.
+        api: the API server.
+    """
+
+    last_task = "instances"  # when it ends an older instance publishes
+
+    def __init__(
+        self,
+        settings: Settings,
+        snapshots: Latest[Snapshot],
+        scanner: Scanner,
+        tracker: AllocationTracker,
+        metrics: DriverMetrics,
+        *,
+        api: ApiServer,
+    ) -> None:
+        self._settings = settings
+        self._snapshots = snapshots
+        self._tracker = tracker
+        self._api = api
+        self._fresh = FreshDevices()
+        self._versions: Mapping[str, str] = {}
+        self._driver_versions = DriverVersions(settings.sysfs_root)
+        self._node_uid: str | None = None
+        self._standby = Latest(False)  # a newer instance lives
+        self._lock = InstanceLock(lock_folder(settings.plugins_dir, _LOCKS))
+        self._reads: BlockingReader[bool] = BlockingReader()
+        driver = settings.dra_driver_name
+        layout = Layout(
+            driver,
+            settings.cdi_dir,
+            f"{settings.plugins_dir}/{driver}",
+            expose_mgmt=settings.expose_mgmt,
+            metadata=settings.dra_metadata,
+        )
+        node = Node(
+            name=settings.node_name,
+            pool=self._pool,
+            versions=lambda: self._versions,
+            refresh=scanner.refresh,
+            refresh_limit=settings.request_timeout,
+            held=tracker.fresh,
+            mounts=HostPaths(settings.host_root, settings.extra_mounts).existing,
+            extra_mounts=settings.extra_mounts,
+            effect=self._effect,
+            refreshed=self._refreshed,
+        )
+        self.claims = Claims(layout, node, self._fetch)
+        self._health = HealthReport(settings.node_name)
+        self.registrar = Registrar(
+            sockets_of(settings.plugins_dir, settings.plugins_registry_dir, driver, settings.pod_uid),
+            driver,
+            SERVICES,
+            lambda: DriverService(self.claims, self._health, metrics),
+        )
+        self.publisher = SlicePublisher(
+            api,
+            driver,
+            settings.node_name,
+            self._uid_of_node,
+            describe=self._describe,
+            example=_example(driver),
+        )
+
+    def register_again(self) -> None:
+        """Compare what is published; kubelet keeps the registration as long as the sockets live."""
+        self._changed()
+
+    @property
+    def files(self) -> list[ManagedFile]:
+        """None: the documents of claims are kept by both instances."""
+        return []
+
+    def tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """Return the endless tasks by name."""
+        return {
+            "instances": self._follow_instances,
+            "driver-versions": self._read_versions,
+            "pool": self._follow_snapshots,
+            "evictions": self._watch_evictions,
+            "claims": self.claims.run,
+            "claim-sweep": self.claims.sweep,
+            "registrar": self._serve,
+            "registrations": self._follow_registrations,
+            "slices": self._publish,
+        }
+
+    def scanned(self, began: float) -> None:
+        """Trust the snapshots again for what was read again before a scan began."""
+        self._fresh.scanned(began)
+
+    def registered(self) -> Mapping[str, bool]:
+        """Whether the devices of each resource can be allocated: driver registered, slices as wanted."""
+        offers = self._snapshots.value.offers
+        ready = self.not_ready() is None
+        return dict.fromkeys(offers.by_resource if offers else (), ready)
+
+    def errors(self) -> Mapping[str, str]:
+        """Return why the devices of each resource can't be allocated."""
+        problem = self.not_ready()
+        offers = self._snapshots.value.offers
+        return dict.fromkeys(offers.by_resource if offers else (), problem) if problem else {}
+
+    def other_instances(self) -> bool:
+        """Ask podresources again and again: a device plugin may allocate a card at any time."""
+        return True
+
+    def standby(self) -> AsyncIterator[bool]:
+        """Yield whether a newer instance lives, at each change."""
+        return self._standby.changes(lambda standby: standby)
+
+    def not_ready(self) -> str | None:
+        """Return why pods can't get devices of this node by claims; None if they can."""
+        if not self.registrar.registered.value:
+            error = self.registrar.last_error
+            return "kubelet has not registered the driver yet" + (f": {error}" if error else "")
+        if self._standby.value:
+            return None  # the newer instance publishes
+        if not self._tracker.has_answered.is_set():
+            return "podresources has not answered yet: a pod of a device plugin may hold a card"
+        standing = self.publisher.standing.value
+        return standing.problem
+
+    # The pool
+
+    def _pool(self) -> Mapping[str, PoolDevice]:
+        """Return the devices as they are now, also those that are not confirmed yet."""
+        return self._named(self._snapshots.value.known)
+
+    def _named(self, offers: Offers | None) -> dict[str, PoolDevice]:
+        if offers is None:
+            return {}
+        now = self._fresh.over(offers.devices)
+        return {
+            each.name: replace(each, devices=tuple(now[own.address] for own in each.devices))
+            for each in pool_devices(offers)
+        }
+
+    def _describe(self, stored: Stored) -> list[Json]:
+        entries = (
+            published(each, self._settings.dra_driver_name, self._versions, self._effect, stored)
+            for each in self._named(self._snapshots.value.offers).values()
+        )
+        return [each for each in entries if each is not None]
+
+    def _effect(self, device: PoolDevice, reason: Reason) -> str:
+        """Return the effect of a taint: by DRA_EVICT_ON it evicts, once the reason has lasted."""
+        if reason not in self._settings.dra_evict_on:
+            return _NO_SCHEDULE
+        age = asyncio.get_running_loop().time() - self._since(device)
+        return _NO_EXECUTE if age >= _EVICT_AFTER else _NO_SCHEDULE
+
+    def _since(self, device: PoolDevice) -> float:
+        known = self._snapshots.value.known
+        histories = known.histories if known else {}
+        times = [
+            histories[each.address].since
+            for each in device.devices
+            if each.reason and each.address in histories
+        ]
+        return min(times, default=asyncio.get_running_loop().time())
+
+    def _refreshed(self, devices: Sequence[Device]) -> None:
+        self._fresh.note(devices, asyncio.get_running_loop().time())
+
+    # The tasks
+
+    async def _follow_snapshots(self) -> None:
+        async for _ in self._snapshots.changes(lambda snapshot: (snapshot.known, snapshot.offers)):
+            if self._snapshots.value.known is not None:
+                self._changed()
+
+    def _changed(self) -> None:
+        self._health.set(health_of(self._pool()))
+        self.claims.changed.set()
+        self.publisher.wake()
+
+    async def _read_versions(self) -> None:
+        async for drivers in self._snapshots.changes(
+            lambda snapshot: (
+                frozenset(each.driver for each in snapshot.known.devices if each.driver)
+                if snapshot.known
+                else None
+            )
+        ):
+            while True:
+                self._versions = await self._driver_versions.of(drivers)
+                self._changed()
+                if self._driver_versions.complete:
+                    break
+                await asyncio.sleep(_VERSIONS_RETRY)
+
+    async def _watch_evictions(self) -> None:
+        """Wake the publisher when a reason has lasted so long that its taint evicts."""
+        if not self._settings.dra_evict_on:
+            return
+        while True:
+            await asyncio.sleep(1.0)
+            if any(each.reason in self._settings.dra_evict_on for each in self._pool().values()):
+                self.publisher.wake()
+
+    async def _serve(self) -> None:
+        """Mend the documents, then register."""
+        await self._snapshots.until(lambda snapshot: snapshot.known is not None)
+        await self.claims.mend()
+        await self.registrar.run()
+
+    async def _follow_registrations(self) -> None:
+        async for _ in self.registrar.registered.changes(lambda count: count or None):
+            self.publisher.wake()  # a kubelet that starts removes the slices
+
+    async def _publish(self) -> None:
+        """Publish while this instance is registered and the newest."""
+        while True:
+            await self.registrar.registered.until(bool)
+            await self._standby.until(lambda standby: not standby)
+            await self._tracker.has_answered.wait()
+            await race(self.publisher.run(), self._inactive())
+
+    async def _inactive(self) -> None:
+        await race(
+            _until(self.registrar.registered.until(lambda count: not count)),
+            _until(self._standby.until(bool)),
+        )
+
+    async def _follow_instances(self) -> None:
+        """Know whether a newer instance lives; when cancelled, make way for an older one."""
+        try:
+            with DirectoryWatcher(self._lock.folder, fold=0) as watcher:
+                while True:
+                    await watcher.arm()
+                    with suppress(TimeoutError):
+                        standby = await self._reads.read(self._lock.has_newer_instance, _INSTANCES_LIMIT)
+                        if standby != self._standby.value:
+                            log.info(Event.SUPERSEDED if standby else Event.ACTIVE)
+                            # kubelet forgets all health of a driver when one of its streams ends.
+                            self._health.repeat()
+                        self._standby.set(standby)
+                    await watcher.wait(_INSTANCES_SOON if self._standby.value else _INSTANCES_EVERY)
+        finally:
+            await self._reads.read_fresh("", partial(_true, self._lock.release), _RELEASE_LIMIT)
+
+    # The API server
+
+    async def _fetch(self, namespace: str, name: str) -> Mapping[str, Any] | None:
+        try:
+            return await self._api.get(path(f"apis/{API}", "namespaces", namespace, "resourceclaims", name))
+        except NotFound:
+            return None
+        except ValueError as error:
+            raise Refused(str(error)) from None
+        except Forbidden as error:
+            raise Refused(f"the driver lacks the right to get resourceclaims: {error}") from None
+        except ApiServerError as error:
+            raise Refused(f"API server: {error}") from None
+
+    async def _uid_of_node(self) -> str:
+        """Return the uid of the Node object, from the token of the pod; else the API server is asked."""
+        if self._node_uid is None:
+            self._node_uid = await self._api.bound_node_uid(self._settings.node_name)
+        if self._node_uid is None:
+            node = await self._api.get(path("api/v1", "nodes", self._settings.node_name))
+            self._node_uid = str(node["metadata"]["uid"])
+        return self._node_uid
+
+
+def _example(driver: str) -> Json:
+    """Return a device with every optional field, for the dry run."""
+    device = Device("0000:00:00.0", Shell("example", None, None), "u55c", "", reason=Reason.OFFLINE)
+    example = PoolDevice("example", "xilinx.com/fpga-example", (device,), slots=2)
+    entry = published(example, driver, {}, lambda _device, _reason: _NO_SCHEDULE)
+    return entry or {}
+
+
+async def _until(wait: Awaitable[object]) -> None:
+    await wait
+
+
+def _true(call: Callable[[], object]) -> bool:
+    call()
+    return True

@@ -1,0 +1,245 @@
+"""Makes what the node wants to publish so on the API server, and keeps it so.
+
+One loop: list the driver's slices of this node, compare, write what differs. It runs when the wish changes,
+when the watch tells of a change by others, when kubelet registers the driver again (a kubelet that starts
+removes the slices of all drivers), and once a minute. Nothing but wake-ups comes of the watch. Before the
+first write to a server, and when its version changes, a dry run finds out which fields it would drop: a
+server without taints would store an Unhealthy device as a good one.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass, replace
+from typing import Final
+
+from xilinx_fpga_dp.aio.latest import Latest
+from xilinx_fpga_dp.aio.rate_limit import RateLimit
+from xilinx_fpga_dp.apiserver.backoff import Backoff
+from xilinx_fpga_dp.apiserver.client import ApiServer, Kind, path
+from xilinx_fpga_dp.apiserver.errors import ApiServerError, Conflict, Invalid, NotFound
+from xilinx_fpga_dp.dra.devices import Stored
+from xilinx_fpga_dp.dra.pool import API, Json, Pool, Writes, lacking, writes
+from xilinx_fpga_dp.observe.events import Event
+
+log = logging.getLogger(__name__)
+
+_SLICES: Final = f"/apis/{API}/resourceslices"
+_LOOK_EVERY: Final = 60.0  # seconds between two looks that nothing woke
+_SOON: Final = 0.02  # seconds within which changes are one
+_BETWEEN_WRITES: Final = 1.0  # seconds
+# Restorations of what others changed, in how many seconds, before the next one waits
+_PATIENCE: Final = 3
+_SPAN: Final = 60.0
+_LONGEST_TRUCE: Final = 30.0
+_TRIES: Final = 5  # writes in a row that conflict
+
+Describe = Callable[[Stored], Sequence[Json]]
+"""Returns the entries of all devices, for a server that stores these fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How the slices stand."""
+
+    as_wanted: bool = False
+    problem: str | None = "nothing has been published yet"
+    stored: Stored | None = None  # what the server stores; None: not found out
+    written: int = 0  # writes so far
+    generation: int | None = None
+
+
+class SlicePublisher:
+    """Publishes the devices of the node.
+
+    Args:
+        api: the API server.
+        driver: the name of the driver.
+        node: the name of the node.
+        node_uid: returns the uid of the Node object.
+        describe: describes the devices.
+        example: a device with every optional field, for the dry run.
+    """
+
+    def __init__(
+        self,
+        api: ApiServer,
+        driver: str,
+        node: str,
+        node_uid: Callable[[], Awaitable[str]],
+        *,
+        describe: Describe,
+        example: Json,
+    ) -> None:
+        self._api = api
+        self._driver = driver
+        self._node = node
+        self._node_uid = node_uid
+        self._describe = describe
+        self._example = example
+        self._wake = asyncio.Event()
+        self._back = asyncio.Event()  # the server answers the watch again
+        self._limit = RateLimit(1, _BETWEEN_WRITES)
+        self._backoff = Backoff()
+        self._restored: deque[float] = deque(maxlen=64)
+        self._wish: Sequence[Json] | None = None  # that was written last
+        self._refused: Sequence[Json] | None = None  # that the server refused as invalid
+        self._server = ""  # the version of the server that `Standing.stored` is of
+        self._own: set[str] = set()  # resourceVersions of the last own writes
+        self.standing: Latest[Standing] = Latest(Standing())
+
+    def wake(self) -> None:
+        """Compare soon: the wish may have changed, or the slices may be gone."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Publish, for ever."""
+        async with asyncio.TaskGroup() as group:
+            watch = group.create_task(self._watch())
+            try:
+                while True:
+                    self._wake.clear()
+                    self._back.clear()
+                    delay = await self._step()
+                    await self._wait(delay)
+            finally:
+                watch.cancel()
+
+    async def _wait(self, delay: float | None) -> None:
+        """Wait for a wake-up; after a failure so many seconds, less only if the server is back."""
+        event = self._wake if delay is None else self._back
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_EVERY if delay is None else delay):
+                await event.wait()
+                await asyncio.sleep(_SOON)
+
+    async def _step(self) -> float | None:
+        """Compare and write. Return the seconds to wait after a failure; None if all is as wanted."""
+        try:
+            await self._reconcile()
+        except Conflict:
+            return 0.0
+        except ApiServerError as error:
+            self._failed(str(error))
+            return self._backoff.after(error)
+        self._backoff.reset()
+        return None
+
+    async def _reconcile(self) -> None:
+        stored = await self._stored()
+        wish = self._describe(stored)
+        listing = await self._api.list(_SLICES, fields=self._fields)
+        pool = Pool(self._driver, self._node, await self._node_uid())
+        found = [each for each in listing.objects if each["spec"]["pool"]["name"] == self._node]
+        todo = writes(pool, wish, found)
+        if not todo:
+            self._stands(stored, wish, found)
+            return
+        if wish == self._refused:
+            return
+        await self._truce(restoring=wish == self._wish)
+        await self._limit.wait()
+        try:
+            answers = await self._write(todo)
+        except Invalid as error:
+            self._refused = wish
+            self._failed(str(error))
+            return
+        dropped = frozenset().union(
+            *(
+                lacking(answer, sent)
+                for answer, sent in zip(answers, (*todo.replace, *todo.create), strict=True)
+            )
+        )
+        if dropped:
+            self._drops(stored, dropped)
+            raise Conflict("write of slices", 409, f"the server has dropped {', '.join(sorted(dropped))}")
+        self._wish, self._refused = wish, None
+        log.info(Event.SLICE_WRITTEN, extra={"devices": len(wish), "slices": len(answers)})
+        current = replace(self.standing.value, written=self.standing.value.written + 1)
+        self.standing.set(current)
+        self._stands(self.standing.value.stored or stored, wish, answers)
+
+    async def _write(self, todo: Writes) -> list[Json]:
+        for each in todo.delete:
+            with suppress(NotFound):
+                await self._api.delete(path(_SLICES[1:], each["metadata"]["name"]))
+        answers = []
+        for each in todo.replace:
+            try:
+                answers.append(await self._api.replace(path(_SLICES[1:], each["metadata"]["name"]), each))
+            except NotFound as error:  # removed meanwhile
+                raise Conflict(_SLICES, 409, str(error)) from None
+        answers.extend([await self._api.create(_SLICES, each) for each in todo.create])
+        self._own = {each["metadata"]["resourceVersion"] for each in answers}
+        return answers
+
+    async def _stored(self) -> Stored:
+        """Return which optional fields the server stores, by a dry run where that is not known."""
+        known = self.standing.value.stored
+        if known is not None and self._server:
+            return known
+        version = str((await self._api.get("/version")).get("gitVersion", "unknown"))
+        if known is None or version != self._server:
+            pool = Pool(self._driver, self._node, await self._node_uid())
+            [sent] = pool.slices([self._example])
+            sent["metadata"]["name"] += "-dry-run"
+            answer = await self._api.create(_SLICES, sent, dry_run=True)
+            known = Stored()
+            self.standing.set(replace(self.standing.value, stored=known))
+            if dropped := lacking(answer, sent):
+                known = self._drops(known, dropped)
+        self._server = version
+        return known
+
+    def _drops(self, stored: Stored, dropped: frozenset[str]) -> Stored:
+        stored = Stored(
+            taints=stored.taints and "taints" not in dropped,
+            sharing=stored.sharing and "allowMultipleAllocations" not in dropped,
+        )
+        self.standing.set(replace(self.standing.value, stored=stored))
+        log.warning(Event.FIELDS_DROPPED, extra={"fields": ", ".join(sorted(dropped))})
+        return stored
+
+    async def _truce(self, *, restoring: bool) -> None:
+        """Wait if others change the slices again and again."""
+        if not restoring:
+            return
+        now = asyncio.get_running_loop().time()
+        recent = [each for each in self._restored if now - each < _SPAN]
+        self._restored.append(now)
+        if len(recent) >= _PATIENCE:
+            await asyncio.sleep(min(_LONGEST_TRUCE, 2.0 ** (len(recent) - _PATIENCE)))
+
+    async def _watch(self) -> None:
+        """Wake the loop for each change of others, and when the server is back."""
+        async with aclosing(self._api.watch(_SLICES, fields=self._fields)) as changes:
+            async for change in changes:
+                if change.kind is Kind.LISTED:
+                    self._server = ""  # it may be another one
+                    self._back.set()
+                elif change.kind is Kind.LOST or (
+                    change.objects[0]["metadata"]["resourceVersion"] in self._own
+                    and change.kind != Kind.DELETED
+                ):
+                    continue
+                self._wake.set()
+
+    @property
+    def _fields(self) -> str:
+        return f"spec.driver={self._driver},spec.nodeName={self._node}"
+
+    def _stands(self, stored: Stored, wish: Sequence[Json], found: Sequence[Json]) -> None:
+        self._wish = wish
+        generation = found[0]["spec"]["pool"].get("generation") if found else None
+        current = self.standing.value
+        self.standing.set(
+            replace(current, as_wanted=True, problem=None, stored=stored, generation=generation)
+        )
+
+    def _failed(self, problem: str) -> None:
+        if problem != self.standing.value.problem:
+            log.warning(Event.SLICE_NOT_WRITTEN, extra={"error": problem})
+        self.standing.set(replace(self.standing.value, as_wanted=False, problem=problem))

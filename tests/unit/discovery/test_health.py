@@ -85,7 +85,7 @@ class TestReadings:
     def test_only_lower_half_of_a_level_counts(self, level: str, shown: int | None) -> None:
         assert xrt.level_of(level) == shown
 
-    def test_a_trip_differs_from_the_next(self, node: SampleNode) -> None:
+    def test_each_firewall_trip_has_its_own_text(self, node: SampleNode) -> None:
         card = node.add_card("u55c", release="2022.2")
         [user] = (
             function
@@ -134,7 +134,7 @@ class TestSteps:
             assert state is not None
             assert state.device.reason is reason
 
-    def test_a_fault_counts_at_once_even_after_a_wake_up(self) -> None:
+    def test_fault_counts_at_once_even_after_a_wake_up(self) -> None:
         state = first(seen(), 0)
         assert state is not None
         state = step(state, seen(Reason.BAD_STATE), 1, RULES, check=False)
@@ -179,7 +179,7 @@ class TestSteps:
         assert state is not None
         assert state.device.reason is Reason.RESETTING
 
-    def test_a_card_that_is_not_removable_is_lost_when_it_goes(self) -> None:
+    def test_fixed_card_that_goes_is_resetting_until_the_grace_ends(self) -> None:
         state = first(seen(removable=False), 0)
         assert state is not None
         state = step(state, None, 1, RULES, check=True)
@@ -212,7 +212,7 @@ class TestSteps:
         tracker.step([seen()], 104, check=True)
         assert tracker.step([seen()], 105, check=True).devices[0].healthy
 
-    def test_a_trip_ends_with_the_reset_after_it(self) -> None:
+    def test_trip_ends_with_the_reset_after_it(self) -> None:
         trip: dict[str, Any] = {"trip": "2/1/77", "latched": True}
         state = first(seen(), 0)
         for observation, reason in [
@@ -236,12 +236,12 @@ class TestSteps:
             assert state is not None
             assert state.device.reason is expected
 
-    def test_a_trip_of_a_driver_that_keeps_no_record_is_a_trip_now(self) -> None:
+    def test_trip_of_a_driver_without_record_counts_now(self) -> None:
         state = first(seen(trip="2/1/77"), 0)
         assert state is not None
         assert state.device.reason is Reason.FIREWALL
 
-    def test_a_fault_of_its_own_comes_before_held(self) -> None:
+    def test_fault_of_the_device_comes_before_held(self) -> None:
         state = first(seen(), 0)
         assert state is not None
         state = hold(state, True, 1)
@@ -383,7 +383,7 @@ class TestEvents:
     async def test_others_do_not(self, event: bytes) -> None:
         assert await self.listen([event]) == 0
 
-    async def test_a_burst_is_folded(self) -> None:
+    async def test_burst_of_events_causes_one_or_two_scans(self) -> None:
         assert 1 <= await self.listen([b"add@/x\0SUBSYSTEM=pci\0"] * 8) <= 2
 
     async def test_lost_events_cause_a_scan(self) -> None:

@@ -69,7 +69,7 @@ def documented_node(root: Path) -> Path:
 class TestRecipes:
     """The trees of field and driver evidence."""
 
-    async def test_the_whole_tree_that_xrt_documents(self, tmp_path: Path) -> None:
+    async def test_tree_of_xrts_documentation_is_one_device(self, tmp_path: Path) -> None:
         root = documented_node(tmp_path)
         found = await settled(Scanner(f"{root}/sys", f"{root}/dev", RULES))
         assert found.left_out == ()
@@ -112,31 +112,31 @@ class TestRecipes:
         assert NAMING.resource_name(device) == "xilinx.com/fpga-xilinx_u55c_gen3x16_xdma_base_3-0"
         assert device.healthy
 
-    async def test_a_shell_not_loaded_yet(self, node: SampleNode) -> None:
+    async def test_card_without_loaded_shell_is_left_out(self, node: SampleNode) -> None:
         node.add_card("u55c").shell_unknown()
         assert "shell not loaded yet" in await only_reason(node)
 
-    async def test_a_card_first_seen_in_its_reset(self, node: SampleNode) -> None:
+    async def test_card_first_seen_in_its_reset_is_left_out(self, node: SampleNode) -> None:
         node.add_card("u55c").reset_begin()
         assert "reset" in await only_reason(node)
 
-    async def test_a_firewall_trip(self, node: SampleNode) -> None:
+    async def test_firewall_trip_is_the_reason(self, node: SampleNode) -> None:
         node.add_card("u55c").firewall_trip()
         assert (await only_device(node)).reason is Reason.FIREWALL
 
-    async def test_a_golden_image(self, node: SampleNode) -> None:
+    async def test_golden_image_is_left_out_with_remedy(self, node: SampleNode) -> None:
         node.add_card("u250", image="golden")
         assert (await only_reason(node)).startswith("golden image: management function only, program a shell")
 
-    async def test_a_recovery_image(self, node: SampleNode) -> None:
+    async def test_recovery_image_is_left_out(self, node: SampleNode) -> None:
         node.add_card("u55n", image="recovery")
         assert "recovery image" in await only_reason(node)
 
-    async def test_a_card_bound_to_vfio(self, node: SampleNode) -> None:
+    async def test_card_bound_to_vfio_is_left_out(self, node: SampleNode) -> None:
         node.add_card("u250").vfio()
         assert "vfio-pci" in await only_reason(node)
 
-    async def test_a_domain_of_five_digits(self, node: SampleNode) -> None:
+    async def test_domain_of_five_digits_is_kept_in_the_address(self, node: SampleNode) -> None:
         node.add_card("u55c", "10000:e1:00")
         device = await only_device(node)
         assert device.address == "10000:e1:00.1"
@@ -148,7 +148,7 @@ class TestFinding:
         node.add_ordinary_devices()
         assert await settled(scanner_for(node)) == Inventory(numa_nodes=(0, 1))
 
-    async def test_the_gpus_render_node_is_not_taken_for_a_cards(self, node: SampleNode) -> None:
+    async def test_render_node_of_a_gpu_is_not_taken_for_a_cards(self, node: SampleNode) -> None:
         node.add_ordinary_devices()
         card = node.add_card("u50")
         assert (await only_device(node)).nodes == (card.render_node,) == ("/dev/dri/renderD129",)
@@ -161,7 +161,7 @@ class TestFinding:
         card.write("class", "0x020000")
         assert (await only_device(node)).healthy
 
-    async def test_a_management_function_is_optional(self, node: SampleNode) -> None:
+    async def test_card_without_management_function_is_healthy(self, node: SampleNode) -> None:
         node.add_card("u250", mgmt=False)
         device = await only_device(node)
         assert device.mgmt_node is None
@@ -172,7 +172,7 @@ class TestFinding:
         node.add_card(board, serial="XFL1SERIAL")
         assert (await only_device(node)).serial == "XFL1SERIAL"
 
-    async def test_a_serial_that_never_comes_delays_nothing(self, node: SampleNode) -> None:
+    async def test_serial_that_never_comes_delays_no_scan(self, node: SampleNode) -> None:
         card = node.add_card("u55c")
         card.hang("xmc/serial_num")
         began = time.monotonic()
@@ -191,7 +191,7 @@ class TestFinding:
         node.add_card("u55c", "0000:65:00")
         assert (await only_device(node)).pcie_path == ("pci0000:60", "0000:60:05.0")
 
-    async def test_a_qdma_node_only_where_it_exists(self, node: SampleNode) -> None:
+    async def test_qdma_node_is_granted_only_where_it_exists(self, node: SampleNode) -> None:
         card = node.add_card("v70")
         assert any(name.startswith("dma.qdma") for name in os.listdir(card.user))
         assert (await only_device(node)).nodes == (card.render_node,)
@@ -208,12 +208,12 @@ class TestFinding:
             ("2022.1", "xfpga/dma.qdma.u25857.0"),
         ],
     )
-    async def test_the_qdma_node_of_each_era(self, node: SampleNode, release: str, queues: str) -> None:
+    async def test_qdma_node_of_each_release(self, node: SampleNode, release: str, queues: str) -> None:
         node.add_card("v70", "0000:65:00", release=release)
         assert (await only_device(node)).nodes[1:] == (f"/dev/{queues}",)
 
     @pytest.mark.parametrize("shown", [True, False])
-    async def test_the_qdma_node_of_the_queues_that_came_with_2020_2(
+    async def test_qdma4_node_has_the_kernels_or_the_computed_name(
         self, node: SampleNode, shown: bool
     ) -> None:
         """The kernel's name for it counts; where it shows none, the one that is worked out."""
@@ -240,14 +240,14 @@ class TestFinding:
         node.files.drop(f"{node.sysfs_root}/module")
         assert (await only_reason(node)).startswith("no driver: install XRT")
 
-    async def test_a_card_without_drivers_is_reported_once(self, node: SampleNode) -> None:
+    async def test_card_without_drivers_is_reported_once(self, node: SampleNode) -> None:
         card = node.add_card("u50")
         card.unbind()
         card.unbind_mgmt()
         [entry] = (await settled(scanner_for(node))).left_out
         assert entry.function == card.address
 
-    async def test_a_card_that_lost_its_drivers_is_a_device_and_nothing_left_out(
+    async def test_card_that_lost_its_drivers_is_an_unhealthy_device(
         self, node: SampleNode
     ) -> None:
         card = node.add_card("u50")
@@ -272,14 +272,14 @@ class TestFinding:
         said = f"bound to vfio-pci, for a virtual machine; bind it to {driver} to offer it here"
         assert await only_reason(node) == said
 
-    async def test_a_v80_without_drivers_is_reported_once(self, node: SampleNode) -> None:
+    async def test_v80_without_drivers_is_reported_once(self, node: SampleNode) -> None:
         card = node.add_card("v80")
         card.unbind()
         card.others[0].unbind()
         [entry] = (await settled(scanner_for(node))).left_out
         assert (entry.function, "ami is loaded and" in entry.reason) == (card.address, True)
 
-    async def test_a_card_in_the_place_of_another_makers(self, node: SampleNode) -> None:
+    async def test_card_in_the_place_of_another_makers_is_reported(self, node: SampleNode) -> None:
         for address, vendor in (("0000:70:00.0", "8086"), ("0000:71:00.0", "10ee")):
             node.add_function(address, Ids(vendor, "5005", "120000"))
         scanner = scanner_for(node)
@@ -288,7 +288,7 @@ class TestFinding:
         os.replace(f"{links}/0000:71:00.0", f"{links}/0000:70:00.0")
         assert [entry.function for entry in (await settled(scanner)).left_out] == ["0000:70:00.0"]
 
-    async def test_a_card_in_the_place_of_another(self, node: SampleNode) -> None:
+    async def test_card_in_the_place_of_another_is_a_new_device(self, node: SampleNode) -> None:
         first, second = node.add_card("u200"), node.add_card("u55c")
         scanner = scanner_for(node)
         before = {device.address: device for device in (await settled(scanner)).devices}
@@ -299,7 +299,7 @@ class TestFinding:
         assert (after.device_id, after.pcie_path, after.board) == (other.device_id, other.pcie_path, "u55c")
         assert after.device_id != before[first.address].device_id
 
-    async def test_an_id_that_can_be_read_later(self, node: SampleNode) -> None:
+    async def test_device_id_that_can_be_read_later_is_taken(self, node: SampleNode) -> None:
         card = node.add_card("u200")
         text = Path(card.path("device")).read_text()
         card.corrupt("device", "empty")
@@ -313,7 +313,7 @@ class TestFinding:
         node.add_function("0000:71:00.0", Ids("10ee", "50b5", "120000"), driver="qdma-pf")
         assert (await settled(scanner_for(node))).left_out == ()
 
-    async def test_a_card_is_left_out_once_not_twice(self, node: SampleNode) -> None:
+    async def test_card_is_left_out_once(self, node: SampleNode) -> None:
         node.add_card("u55c").shell_unknown()
         assert len((await settled(scanner_for(node))).left_out) == 1
 
@@ -334,7 +334,7 @@ class TestDefectsOfTheOriginal:
     """What the Go plugin broke on, in the order of its code."""
 
     @pytest.mark.parametrize("vbnv", ["emb-plus", "xilinx", "_", "xilinx_u2", "x" * 100])
-    async def test_a_vbnv_without_the_usual_fields(self, node: SampleNode, vbnv: str) -> None:
+    async def test_vbnv_without_the_usual_fields_gives_a_valid_name(self, node: SampleNode, vbnv: str) -> None:
         node.add_card("u55c").write("rom/VBNV", vbnv)
         device = await only_device(node)
         assert device.shell.vbnv == vbnv
@@ -345,7 +345,7 @@ class TestDefectsOfTheOriginal:
         node.add_card("u55c").write("logic_uuids", content)
         assert (await only_device(node)).shell.logic_uuid is None
 
-    async def test_the_shells_uuid_is_the_last_line(self, node: SampleNode) -> None:
+    async def test_uuid_of_the_shell_is_the_last_line(self, node: SampleNode) -> None:
         node.add_card("u55c").write("logic_uuids", "a" * 32 + "\n" + "b" * 32)
         assert (await only_device(node)).shell.logic_uuid == "b" * 32
 
@@ -358,13 +358,13 @@ class TestDefectsOfTheOriginal:
         assert by_address[card.address].reason is Reason.OFFLINE
         assert by_address[card.address].nodes == ()
 
-    async def test_a_missing_attribute_is_no_fault(self, node: SampleNode) -> None:
+    async def test_missing_attribute_is_no_fault(self, node: SampleNode) -> None:
         card = node.add_card("u55c")
         for name in ("ready", "shutdown", "device_bad_state", "logic_uuids", "board_name", "firewall/level"):
             card.corrupt(name, "missing")
         assert (await only_device(node)).healthy
 
-    async def test_an_empty_vbnv_is_not_waited_for(self, node: SampleNode) -> None:
+    async def test_empty_vbnv_is_not_waited_for(self, node: SampleNode) -> None:
         node.add_card("u50").write("rom/VBNV", "")
         began = time.monotonic()
         assert "not loaded" in await only_reason(node)
@@ -438,7 +438,7 @@ class TestOneBadCard:
             card.mend()
             assert (await scanner.scan(check=True)).devices[0].healthy
 
-    async def test_a_granted_device_is_read_again_while_a_check_is_late(self, node: SampleNode) -> None:
+    async def test_granted_device_is_read_again_while_a_check_is_late(self, node: SampleNode) -> None:
         card, scanner, device = await scanned_card(node)
         card.hang("shutdown")
         assert (await scanner.check()).devices[0] == device
@@ -468,7 +468,7 @@ class TestOneBadCard:
             with contextlib.suppress(ScanFailed):
                 assert (await checking).devices[0].healthy
 
-    async def test_a_grant_sees_a_new_trip_and_not_an_old_one(self, node: SampleNode) -> None:
+    async def test_refresh_sees_a_new_trip_and_not_an_old_one(self, node: SampleNode) -> None:
         card = node.add_card("u55c", release="2022.2")
         card.firewall_trip()
         card.reset_begin()
@@ -485,7 +485,7 @@ class TestOneBadCard:
         assert found.reason is Reason.FIREWALL
 
     @pytest.mark.parametrize("attribute", ["vendor", "device", "numa_node", "class"])
-    async def test_a_pipe_where_the_pci_core_answers_holds_up_no_scan(
+    async def test_pipe_in_place_of_a_pci_attribute_delays_no_scan(
         self, node: SampleNode, attribute: str
     ) -> None:
         node.add_card("u200")
@@ -494,7 +494,7 @@ class TestOneBadCard:
         assert len((await settled(scanner_for(node))).devices) == 2
         bad.unhang(attribute)
 
-    async def test_an_empty_file_is_not_late(self, node: SampleNode) -> None:
+    async def test_empty_file_is_not_late(self, node: SampleNode) -> None:
         node.add_card("u55c").write("rom/VBNV", b"")
         scanner = scanner_for(node)
         [entry] = (await scanner.scan()).left_out
@@ -744,7 +744,7 @@ class TestWithoutDescriptors:
                     await asyncio.sleep(0.001)
         assert asked == [None] * 5
 
-    async def test_a_base_without_its_shell_stays_withheld(self, node: SampleNode) -> None:
+    async def test_base_without_its_shell_stays_withheld(self, node: SampleNode) -> None:
         card = node.add_card("u50")
         card.write("mgmt/rp_program", "1")
         scanner = scanner_for(node)
@@ -761,14 +761,14 @@ class TestWithoutDescriptors:
 
 
 class TestTheBus:
-    async def test_a_bus_that_cannot_be_listed_is_an_error_with_its_path(self, node: SampleNode) -> None:
+    async def test_bus_that_cannot_be_listed_is_an_error_with_its_path(self, node: SampleNode) -> None:
         os.rename(f"{node.sysfs_root}/bus", f"{node.sysfs_root}/sub")
         with pytest.raises(ScanFailed, match=r"bus/pci/devices: No such file"):
             await scanner_for(node).scan()
 
     @pytest.mark.parametrize("reads", range(14))
     @pytest.mark.parametrize("call", ["scan", "check"])
-    async def test_a_bus_that_goes_in_the_middle_of_a_scan_is_no_fault_of_the_cards(
+    async def test_bus_that_goes_during_a_scan_is_no_fault_of_the_cards(
         self, node: SampleNode, call: str, reads: int
     ) -> None:
         node.add_card("u50")
@@ -797,7 +797,7 @@ class TestTheBus:
     @pytest.mark.parametrize("goes", range(16))
     @pytest.mark.parametrize("call", ["scan", "check"])
     @pytest.mark.parametrize("board", ["u50", "v80"])
-    async def test_a_bus_that_is_away_for_a_moment_of_a_scan_takes_no_card(
+    async def test_bus_away_for_a_moment_of_a_scan_takes_no_card(
         self, node: SampleNode, board: str, call: str, goes: int
     ) -> None:
         node.add_card(board)

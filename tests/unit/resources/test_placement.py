@@ -243,7 +243,7 @@ def test_must_include_is_included(question: Question, policy: str) -> None:
 
 
 @given(questions, policies)
-def test_a_device_is_chosen_once(question: Question, policy: str) -> None:
+def test_device_is_chosen_once(question: Question, policy: str) -> None:
     held, available, must, size = question
     units = {unit.id: unit for unit in held.units}
     answer = preferred(held, available, must, size, policy)
@@ -389,7 +389,7 @@ def test_numa_node_before_bus_before_port_before_card() -> None:
         assert preferred(held, ids(held.units), ids(near), 2) == ids(near, better)
 
 
-def test_the_smallest_group_that_suffices() -> None:
+def test_smallest_group_that_suffices_is_chosen() -> None:
     five = [unit for slot in range(1, 6) for unit in card(slot, 0, 0, slot)]
     three = [unit for slot in range(6, 9) for unit in card(slot, 1, 1, slot)]
     two = [unit for slot in range(9, 11) for unit in card(slot, 2, 2, slot)]
@@ -403,7 +403,7 @@ def test_half_of_a_card_before_a_whole_one() -> None:
     assert preferred(offer(*one, *other), ids(one, other[1:]), [], 1) == ids(other[1:])
 
 
-def test_a_card_in_two_slots_is_known_by_its_serial() -> None:
+def test_card_in_two_slots_is_known_by_its_serial() -> None:
     ports = [("pci0000:00", f"0000:00:0{port}.0") for port in range(1, 5)]
     serials = ["A", "B", "B", "A"]
     held = offer(
@@ -454,7 +454,7 @@ def test_use_of_shared_devices_by_policy(policy: str, size: int, slots: str) -> 
     assert "".join(each[6] for each in answer) == slots
 
 
-def test_an_unhealthy_device_is_not_one_in_use() -> None:
+def test_unhealthy_device_is_not_one_in_use() -> None:
     ill = Unit("0000:01:00.1", (device("0000:01:00.1", reason=Reason.OFFLINE),), ())
     beside = Unit("0000:01:00.2", (device("0000:01:00.2"),), ())
     taken = Unit("0000:02:00.1", (device("0000:02:00.1"),), ())

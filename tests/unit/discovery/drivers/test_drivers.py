@@ -26,7 +26,7 @@ def mixed(node: SampleNode) -> Mixed:
 
 
 class TestAmi:
-    async def test_a_v80(self, node: SampleNode) -> None:
+    async def test_v80_is_a_device(self, node: SampleNode) -> None:
         card = node.add_card("v80", serial="XFL1V80")
         device = await only_device(node)
         assert (device.shell.vbnv, device.shell.timestamp, device.board) == ("xilinx_v80", None, "v80")
@@ -82,7 +82,7 @@ class TestAmi:
         assert "still probing" in await only_reason(node)
 
     @pytest.mark.parametrize("lines", ["", "1\n", "x\n", "1\n65:00.0\n", "1\n65:00.0 ../../etc 1\n"])
-    async def test_an_odd_map_of_nodes_is_no_path(self, node: SampleNode, lines: str) -> None:
+    async def test_odd_map_of_nodes_gives_no_node(self, node: SampleNode, lines: str) -> None:
         node.add_card("v80")
         node.files.put(f"{node.sysfs_root}/bus/pci/drivers/ami/devices", lines)
         device = await only_device(node)
@@ -232,7 +232,7 @@ class TestAmazon:
         card.mend()
         assert [each.address for each in (await settled(watched)).devices] == [card.address]
 
-    async def test_a_device_that_mpd_leaves_keeps_its_name(self, node: SampleNode) -> None:
+    async def test_device_that_mpd_leaves_keeps_its_name(self, node: SampleNode) -> None:
         card = node.add_card("f1")
         watched = scanner_for(node)
         before = (await settled(watched)).devices[0]
@@ -240,7 +240,7 @@ class TestAmazon:
         [after] = (await watched.scan()).devices
         assert (after.shell, after.reason) == (before.shell, Reason.NOT_READY)
 
-    async def test_an_image_load_changes_the_device_id_at_the_same_address(self, node: SampleNode) -> None:
+    async def test_image_load_changes_the_device_id_at_the_same_address(self, node: SampleNode) -> None:
         card = node.add_card("f1-nodma")
         watched = scanner_for(node)
         before = (await settled(watched)).devices[0]
@@ -297,7 +297,7 @@ class TestOtherClouds:
 
 
 class TestMa35d:
-    async def test_a_device(self, node: SampleNode) -> None:
+    async def test_ma35d_is_a_device(self, node: SampleNode) -> None:
         card = node.add_card("ma35d", serial="XFL1MA35")
         device = next(d for d in (await settled(scanner_for(node))).devices if d.address == card.address)
         assert (device.shell.vbnv, device.shell.timestamp, device.driver) == ("MA35", None, "transcoder")
@@ -371,7 +371,7 @@ class TestMa35d:
         found = (await settled(scanner_for(node))).devices
         return next(device for device in found if device.address == address)
 
-    async def test_a_bus_id_that_is_no_address(self, node: SampleNode) -> None:
+    async def test_bus_id_that_is_no_address_is_left_out(self, node: SampleNode) -> None:
         card = node.add_card("ma35d")
         card.write("bus_id", "../../0000:65:00.0")
         found = await settled(scanner_for(node))
@@ -379,7 +379,7 @@ class TestMa35d:
         assert any("no PCI address" in entry.reason for entry in found.left_out)
 
     @pytest.mark.parametrize("bus_id", [None, "", "no address"])
-    async def test_a_device_whose_bus_id_is_gone_keeps_its_place(
+    async def test_device_whose_bus_id_is_gone_keeps_its_place(
         self, node: SampleNode, bus_id: str | None
     ) -> None:
         card, other = node.plug("ma35d")
@@ -393,14 +393,14 @@ class TestMa35d:
             reasons = {device.address: device.reason for device in found.devices}
             assert reasons == {card.address: Reason.RESETTING, other.address: None}
 
-    async def test_a_device_without_a_bus_id_yet_has_one_line(self, node: SampleNode) -> None:
+    async def test_device_without_a_bus_id_yet_has_one_line(self, node: SampleNode) -> None:
         card, _ = node.plug("ma35d")
         node.files.drop(card.path("bus_id"))
         [entry] = (await settled(scanner_for(node))).left_out
         assert entry.function == card.address
         assert "still probing" in entry.reason
 
-    async def test_a_driver_without_devices_is_reported(self, node: SampleNode) -> None:
+    async def test_driver_without_devices_is_reported(self, node: SampleNode) -> None:
         card = node.add_card("ma35d")
         for path in card.nodes:
             node.remove_class_device("misc", os.path.basename(path), path)
@@ -417,7 +417,7 @@ class TestMa35d:
         assert entry.function == dead.address
         assert "shows no ama_transcoder device" in entry.reason
 
-    async def test_a_device_that_loses_its_own_is_resetting(self, node: SampleNode) -> None:
+    async def test_device_that_loses_its_misc_device_is_resetting(self, node: SampleNode) -> None:
         dead, well = node.plug("ma35d")
         watched = scanner_for(node)
         await settled(watched)
@@ -431,7 +431,7 @@ class TestMa35d:
         assert reasons[well.address] is None
         well.unhang("bus_id")
 
-    async def test_a_device_that_comes_back_under_another_number(self, node: SampleNode) -> None:
+    async def test_device_that_returns_with_another_number_is_found(self, node: SampleNode) -> None:
         dead, well = node.plug("ma35d")
         watched = scanner_for(node)
         await settled(watched)
@@ -443,7 +443,7 @@ class TestMa35d:
         assert {dead.address, well.address} <= {device.address for device in found.devices}
         assert not found.left_out
 
-    async def test_a_number_that_another_device_got(self, node: SampleNode) -> None:
+    async def test_exchanged_numbers_leave_each_device_its_nodes(self, node: SampleNode) -> None:
         """Only the bus_id of a misc device identifies its card, not its number."""
         first, second = node.add_card("ma35d", "0000:65:00"), node.add_card("ma35d", "0000:75:00")
         both = scanner_for(node)
@@ -473,7 +473,7 @@ class TestZocl:
             ("", "", ""),
         ],
     )
-    def test_the_rule(self, model: str, shell: str, board: str) -> None:
+    def test_shell_and_board_follow_from_the_model(self, model: str, shell: str, board: str) -> None:
         assert (shell_of(model), board_of(shell)) == (shell, board)
 
     @given(st.text(max_size=200))
@@ -483,7 +483,7 @@ class TestZocl:
             device = Device("axi:zyxclmm_drm", Shell(shell, None, None), board_of(shell), "zocl-drm")
             assert name_problem(naming.resource_name(device)) is None
 
-    async def test_the_reason_for_a_board_without_its_application_has_the_remedy(
+    async def test_board_without_its_application_is_left_out_with_remedy(
         self, node: SampleNode
     ) -> None:
         node.add_card("kv260").remove()
@@ -528,7 +528,7 @@ class TestZocl:
         card = node.add_card("vck190")
         assert (await only_device(node)).nodes == card.nodes
 
-    async def test_a_machine_without_pci(self, node: SampleNode) -> None:
+    async def test_board_on_a_machine_without_pci_is_found(self, node: SampleNode) -> None:
         node.add_card("zcu102")
         os.rename(f"{node.sysfs_root}/bus/pci", f"{node.root}/gone")
         assert (await only_device(node)).healthy

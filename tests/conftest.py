@@ -3,7 +3,8 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,11 @@ from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 # A sample node has thousands of small files: on a disk they take half of the time of the tests.
 if os.access("/dev/shm", os.W_OK | os.X_OK):
     os.environ.setdefault("TMPDIR", "/dev/shm")
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", os.environ["TMPDIR"])  # of tmp_path
+    tempfile.tempdir = None  # pytest has asked before
 
 _TIER_LIMITS = {"unit": 5, "service": 60}  # seconds a test
+_LONGEST = {"test_simulate", "test_capture", "test_docs", "test_held", "test_registration", "test_health"}
 _PROPERTY_LIMIT = 60  # seconds a property test, which runs many examples
 
 for _profile, _examples in (("fast", 20), ("full", 100)):
@@ -34,14 +38,31 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "full"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test the time limit of its tier, which is its folder."""
+    """Give each test the time limit of its tier, which is its folder, and put the long ones first."""
     for item in items:
-        tier = item.path.relative_to(Path(__file__).parent).parts[0]
-        limit = _TIER_LIMITS.get(tier)
+        limit = _TIER_LIMITS.get(_tier(item))
         if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
             limit = _PROPERTY_LIMIT
         if limit and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(limit))
+    items[:] = _dealt(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+def _tier(item: pytest.Item) -> str:
+    return item.path.relative_to(Path(__file__).parent).parts[0]
+
+
+def _dealt(items: Sequence[pytest.Item], workers: int) -> list[pytest.Item]:
+    """Begin the part of each worker with its share of the tests that wait.
+
+    ``--dist=worksteal`` gives each worker a part of the list, and moves tests from the end of a part.
+    """
+    waiting = [item for item in items if _tier(item) == "service"]
+    waiting.sort(key=lambda item: item.path.stem not in _LONGEST)
+    others = [item for item in items if _tier(item) != "service"]
+    ends = [len(others) * number // workers for number in range(workers + 1)]
+    parts = [others[first:last] for first, last in pairwise(ends)]
+    return [item for number in range(workers) for item in (*waiting[number::workers], *parts[number])]
 
 
 @pytest.fixture

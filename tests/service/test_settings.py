@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.process import COMMAND, cli
+from tests.support.process import COMMAND, cli, started
 from tests.support.running import settings_for
 from xilinx_fpga_dp.cli import COMMANDS
 from xilinx_fpga_dp.cli.program import load
@@ -19,7 +19,7 @@ from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 
 def test_each_bad_setting_has_a_line_and_exit_code_is_2() -> None:
-    done = cli("run", settings={"SCAN_INTERVAL": "-1", "SOCKET_DIR": "x", "RESOURCE_PREFIX": "A"})
+    done = started("run", settings={"SCAN_INTERVAL": "-1", "SOCKET_DIR": "x", "RESOURCE_PREFIX": "A"})
     assert done.returncode == 2
     lines = done.stderr.splitlines()
     assert [line.split(":")[0] for line in lines] == [
@@ -82,14 +82,14 @@ def test_missing_directory_is_not_a_bad_setting(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["version", "list", "diagnose"])
 def test_failed_output_prints_one_line(node: SampleNode, command: str) -> None:
     with open("/dev/full", "w") as full:
-        done = cli(command, settings=settings_for(node), stdout=full)
+        done = started(command, settings=settings_for(node), stdout=full)
     assert (done.returncode, done.stderr) == (1, f"{command}: No space left on device\n")
 
 
 def test_closed_pipe_is_no_error(node: SampleNode) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    done = cli("list", settings=settings_for(node), stdout=writer)
+    done = started("list", settings=settings_for(node), stdout=writer)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
 

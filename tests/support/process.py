@@ -1,19 +1,24 @@
-"""The real program in its own process, as an operator starts it."""
+"""The real program in its own process."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from functools import cache
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
 from tests.support.waiting import wait_for
+from xilinx_fpga_dp.cli import main
 
 PREFIX = "XILINX_FPGA_DP_"
 COMMAND = (sys.executable, "-m", "xilinx_fpga_dp")
@@ -27,12 +32,60 @@ def clean_environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def cli(
+    *arguments: str, settings: Mapping[str, str] | None = None, limit: float = 30
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, in a new process of an interpreter that has imported the program.
+
+    The imports take most of the time of a short command. `started` starts the interpreter too.
+    """
+    if "COVERAGE_PROCESS_CONFIG" in os.environ:  # which a fork does not report to
+        return started(*arguments, settings=settings, limit=limit)
+    with tempfile.TemporaryDirectory(prefix="cli-") as folder:
+        out, errors = Path(folder, "out"), Path(folder, "errors")
+        outputs = (str(out), str(errors))
+        given = (arguments, clean_environment(settings or {}), outputs)
+        process = _importer().Process(target=_command, args=given)
+        process.start()
+        process.join(limit)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise subprocess.TimeoutExpired(arguments, limit, out.read_text(), errors.read_text())
+        code = process.exitcode
+        process.close()
+        return subprocess.CompletedProcess(arguments, code, out.read_text(), errors.read_text())
+
+
+@cache
+def _importer() -> ForkServerContext:
+    """Return the start of processes as forks of one that has imported the program."""
+    context = multiprocessing.get_context("forkserver")
+    parts = [
+        f"xilinx_fpga_dp.{name}"
+        for name in ("cli.program", "cli.list", "cli.diagnose", "cli.explain", "wiring")
+    ]
+    context.set_forkserver_preload(["xilinx_fpga_dp.__main__", *parts, __name__])
+    return context
+
+
+def _command(arguments: tuple[str, ...], environment: dict[str, str], outputs: tuple[str, str]) -> None:
+    """Be the command: take its environment, its outputs and its exit code."""
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, path in enumerate(outputs, start=1):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    raise SystemExit(main(arguments))
+
+
+def started(
     *arguments: str,
     settings: Mapping[str, str] | None = None,
     limit: float = 30,
     stdout: int | IO[str] = subprocess.PIPE,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end."""
+    """Run a command to its end as an operator starts it."""
     return subprocess.run(
         [*COMMAND, *arguments],
         env=clean_environment(settings or {}),

@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.descriptors import CountedOpens
@@ -247,9 +247,7 @@ class TestFinding:
         [entry] = (await settled(scanner_for(node))).left_out
         assert entry.function == card.address
 
-    async def test_card_that_lost_its_drivers_is_an_unhealthy_device(
-        self, node: SampleNode
-    ) -> None:
+    async def test_card_that_lost_its_drivers_is_an_unhealthy_device(self, node: SampleNode) -> None:
         card = node.add_card("u50")
         watched = scanner_for(node)
         await settled(watched)
@@ -334,7 +332,9 @@ class TestDefectsOfTheOriginal:
     """What the Go plugin broke on, in the order of its code."""
 
     @pytest.mark.parametrize("vbnv", ["emb-plus", "xilinx", "_", "xilinx_u2", "x" * 100])
-    async def test_vbnv_without_the_usual_fields_gives_a_valid_name(self, node: SampleNode, vbnv: str) -> None:
+    async def test_vbnv_without_the_usual_fields_gives_a_valid_name(
+        self, node: SampleNode, vbnv: str
+    ) -> None:
         node.add_card("u55c").write("rom/VBNV", vbnv)
         device = await only_device(node)
         assert device.shell.vbnv == vbnv
@@ -393,6 +393,7 @@ class TestOneBadCard:
         assert [d for d in found.devices if d.address == good.address and d.healthy]
         assert {d.address for d in found.devices} | {e.function for e in found.left_out} >= {bad.address}
 
+    @settings(max_examples=min(40, settings().max_examples))  # each is several scans
     @given(
         st.fixed_dictionaries({}, optional={
             "rom/VBNV": st.text(max_size=80) | st.from_regex(r"[a-z0-9.:_ -]{1,70}\n?", fullmatch=True),

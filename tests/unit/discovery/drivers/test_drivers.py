@@ -483,9 +483,7 @@ class TestZocl:
             device = Device("axi:zyxclmm_drm", Shell(shell, None, None), board_of(shell), "zocl-drm")
             assert name_problem(naming.resource_name(device)) is None
 
-    async def test_board_without_its_application_is_left_out_with_remedy(
-        self, node: SampleNode
-    ) -> None:
+    async def test_board_without_its_application_is_left_out_with_remedy(self, node: SampleNode) -> None:
         node.add_card("kv260").remove()
         assert "xmutil loadapp" in await only_reason(node)
 

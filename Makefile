@@ -14,7 +14,7 @@ DIST ?= dist
 WORKERS ?= 6
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=worksteal
 
-.PHONY: run test test-fast test-service coverage picture e2e test-deploy check format bench faults faults-all soak fuzz protos docs lock image image-name version release dist manifests clean
+.PHONY: run test test-fast test-service coverage picture e2e cluster test-deploy check format bench faults faults-all soak fuzz protos docs lock image image-name version release dist manifests clean
 
 run: $(VENV)/.run
 	$(BIN)/python -m xilinx_fpga_dp simulate $(ARGS)
@@ -39,7 +39,14 @@ coverage: $(VENV)/.dev
 
 # With a real kubelet, built on first use: KUBERNETES=1.Y for another than the newest. Needs root.
 e2e: $(VENV)/.dev
-	KUBERNETES=$(KUBERNETES) $(BIN)/python -m pytest tests/e2e --log-cli-level=INFO $(ARGS)
+	KUBERNETES=$(KUBERNETES) $(BIN)/python -m pytest tests/e2e --ignore=tests/e2e/cluster \
+	    --log-cli-level=INFO $(ARGS)
+
+# A whole cluster of one node, built on first use; EMULATED_VERSION=1.Y for an older stage of its API. With ARGS=--hold
+# no test runs: the cluster stays, with a kubeconfig, until Ctrl-C. Needs root.
+cluster: $(VENV)/.dev
+	KUBERNETES=$(KUBERNETES) EMULATED_VERSION=$(EMULATED_VERSION) $(BIN)/python -m \
+	    $(if $(findstring --hold,$(ARGS)),tests.e2e.cluster,pytest tests/e2e/cluster --log-cli-level=INFO) $(ARGS)
 
 # The chart, kustomize and the alert rules through their own tools, built on first use.
 test-deploy: $(VENV)/.dev

@@ -165,7 +165,11 @@ def network_configuration() -> str:
                 {
                     "type": "ptp",
                     # RFC 2544, for benchmarks: not a real network.
-                    "ipam": {"type": "host-local", "ranges": [[{"subnet": "198.18.77.0/24"}]]},
+                    "ipam": {
+                        "type": "host-local",
+                        "ranges": [[{"subnet": "198.18.77.0/24"}]],
+                        "routes": [{"dst": "0.0.0.0/0"}],
+                    },
                 }
             ],
         }

@@ -1,0 +1,1 @@
+"""A whole cluster on this machine, and the tests that run in it."""

@@ -15,6 +15,7 @@ from tests.support.paths import PROJECT
 from tests.support.process import cli
 from tests.support.running import settings_for
 from xilinx_fpga_dp import __version__
+from xilinx_fpga_dp.cli import program
 from xilinx_fpga_dp.settings import variable
 from xilinx_fpga_dp.settings_model import Settings
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
@@ -31,6 +32,13 @@ EXAMPLES = sorted((DEPLOY / "examples").glob("*.yaml"))
 def test_static_manifest_has_the_required_fields() -> None:
     assert len(documents(STATIC.read_text())) == 1
     assert faults(DAEMONSET) == []
+
+
+def test_pods_have_the_label_by_which_the_cluster_command_finds_them() -> None:
+    name, _, value = program.load("cluster").options["--selector"]["default"].partition("=")
+    for path in (STATIC, DEPLOY / "kustomize" / "base" / "daemonset.yaml"):
+        daemonset = only("DaemonSet", path.read_text())
+        assert daemonset["spec"]["template"]["metadata"]["labels"][name] == value
 
 
 def _spec(daemonset: dict[str, Any]) -> Any:

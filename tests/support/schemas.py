@@ -6,7 +6,7 @@ from typing import Any
 
 from jsonschema import Draft202012Validator
 
-SCHEMAS = ("state", "diagnose", "explain", "capture", "rules", "device-rules")
+SCHEMAS = ("state", "cluster", "diagnose", "explain", "capture", "rules", "device-rules")
 
 
 def schema(name: str) -> dict[str, Any]:

@@ -44,6 +44,8 @@ def test_examples_in_the_documentation_conform() -> None:
     examples = [
         json.loads(text) for text in re.findall(r"^```json\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     ]
-    assert len(examples) == 5
-    for name, example in zip(("state", "diagnose", "explain", "explain", "rules"), examples, strict=True):
+    assert len(examples) == 6
+    for name, example in zip(
+        ("state", "cluster", "diagnose", "explain", "explain", "rules"), examples, strict=True
+    ):
         conforms(name, example)

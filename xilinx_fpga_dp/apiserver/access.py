@@ -91,7 +91,7 @@ class Access:
         return credentials
 
 
-def find(environment: Mapping[str, str], *, home: str | None = None) -> Access:
+def find(environment: Mapping[str, str], *, home: str | None = None, context: str | None = None) -> Access:
     """Return the access of this process: KUBECONFIG, else the service account, else ``~/.kube/config``.
 
     Where there is none of them each use raises NoAccess.
@@ -99,17 +99,22 @@ def find(environment: Mapping[str, str], *, home: str | None = None) -> Access:
     Args:
         environment: the variables of the process.
         home: the home directory of the user of a command; None for a service, which has none.
+        context: of a kubeconfig, which only counts then; None: its current one.
     """
-    return Access(lambda: _find(environment, home).read())
+    return Access(lambda: _find(environment, home, context).read())
 
 
-def _find(environment: Mapping[str, str], home: str | None) -> "Access":
+def _find(environment: Mapping[str, str], home: str | None, context: str | None) -> "Access":
     if paths := [path for path in environment.get("KUBECONFIG", "").split(":") if path]:
-        return kubeconfig(paths)
-    if environment.get("KUBERNETES_SERVICE_HOST") and os.path.exists(f"{SERVICE_ACCOUNT}/token"):
+        return kubeconfig(paths, context)
+    if (
+        not context
+        and environment.get("KUBERNETES_SERVICE_HOST")
+        and os.path.exists(f"{SERVICE_ACCOUNT}/token")
+    ):
         return service_account(environment)
     if home and os.path.exists(path := f"{home}/.kube/config"):
-        return kubeconfig([path])
+        return kubeconfig([path], context)
     ways = "KUBECONFIG names no file" + (f", {home}/.kube/config is not there," if home else "")
     raise NoAccess(
         f"no access to the API server: {ways} and no service account is mounted at {SERVICE_ACCOUNT}"
@@ -130,16 +135,17 @@ def service_account(environment: Mapping[str, str], folder: str = SERVICE_ACCOUN
     return Access(read)
 
 
-def kubeconfig(paths: list[str]) -> Access:
-    """Return the access by the current context of kubeconfig files. The first file that has a name counts.
+def kubeconfig(paths: list[str], context: str | None = None) -> Access:
+    """Return the access by a context of kubeconfig files. The first file that has a name counts.
 
     Args:
         paths: the files; one that does not exist is left out, as kubectl does.
+        context: its name; None: the current one.
     """
-    return Access(lambda: _kubeconfig(paths))
+    return Access(lambda: _kubeconfig(paths, context))
 
 
-def _kubeconfig(paths: list[str]) -> tuple[Credentials, tuple[str, ...]]:
+def _kubeconfig(paths: list[str], context: str | None) -> tuple[Credentials, tuple[str, ...]]:
     import yaml  # noqa: PLC0415 - the service needs it only here
 
     documents: list[tuple[str, Any]] = []
@@ -153,7 +159,7 @@ def _kubeconfig(paths: list[str]) -> tuple[Credentials, tuple[str, ...]]:
                 raise
     config = _Kubeconfig([(path, each) for path, each in documents if isinstance(each, dict)])
     try:
-        credentials = config.credentials()
+        credentials = config.credentials(context)
     except (AttributeError, KeyError, TypeError, ValueError):
         raise NoAccess(f"{', '.join(paths)}: this is no kubeconfig") from None
     return credentials, (*(path for path, _ in documents), *config.files)
@@ -167,8 +173,8 @@ class _Kubeconfig:
         self._name = ", ".join(path for path, _ in documents) or "KUBECONFIG"
         self.files: tuple[str, ...] = ()
 
-    def credentials(self) -> Credentials:
-        current = next(
+    def credentials(self, chosen: str | None) -> Credentials:
+        current = chosen or next(
             (each["current-context"] for _, each in self._documents if each.get("current-context")), ""
         )
         if not current:

@@ -37,6 +37,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final, Self
 from urllib.parse import quote
 
@@ -208,6 +209,7 @@ class ApiServer:
         content_type: str = "application/json",
         repeat: bool = True,
         limit: float | None = None,
+        largest: int = _MAX_ANSWER,
     ) -> bytes:
         """Make a call and return the body of its answer.
 
@@ -219,11 +221,12 @@ class ApiServer:
             content_type: of the body.
             repeat: the call may be sent twice.
             limit: seconds that it may take; None: that of this object.
+            largest: bytes that the answer may have.
 
         Raises:
             ApiServerError: it failed.
         """
-        request = _Request(method, path, query or {}, body, content_type)
+        request = _Request(method, path, query or {}, body, content_type, largest)
         credentials = await self._credentials()
         try:
             async with asyncio.timeout(limit or self._call_limit):
@@ -257,8 +260,10 @@ class ApiServer:
                             body = bytearray()
                             async for part in answer.aiter_raw():
                                 body += part
-                                if len(body) > _MAX_ANSWER:
-                                    raise NoAnswer(f"{request}: an answer of over {_MAX_ANSWER >> 20} MiB")
+                                if len(body) > request.largest:
+                                    raise NoAnswer(
+                                        f"{request}: an answer of over {request.largest >> 20} MiB"
+                                    )
                             client.proven = True
                             return answer.status_code, bytes(body), answer.headers.get("retry-after")
                 except NoAnswer:
@@ -341,6 +346,7 @@ class _Request:
     query: Mapping[str, str]
     body: object = None
     content_type: str = "application/json"
+    largest: int = _MAX_ANSWER  # bytes of the answer
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -354,7 +360,11 @@ class _Client:
         self.users = 0
         self.proven = False  # an answer has come: connections may have been kept
         self.left = False  # nothing more is sent with it
-        self._http = httpx2.AsyncClient(verify=_context(connection), trust_env=False, limits=limits)
+        # No cookies: what a pod answers through the proxy would set them for calls of others.
+        cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
+        self._http = httpx2.AsyncClient(
+            verify=_context(connection), trust_env=False, limits=limits, cookies=cookies
+        )
 
     @asynccontextmanager
     async def stream(

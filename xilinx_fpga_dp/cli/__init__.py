@@ -22,6 +22,7 @@ COMMANDS = {
     "classes": "print the DeviceClasses for the devices of this node, for the DRA driver",
     "rules": "check a file of rules for other devices against this node",
     "capture": "pack what may safely be read of this node into an archive for a bug report",
+    "cluster": "show every card of the cluster in one table, read from the pods of the service",
     "simulate": "run the whole job on this machine, with a sample node and an embedded kubelet",
     "version": "show name and version",
 }

@@ -3,15 +3,15 @@
 import argparse
 import asyncio
 import json
-import signal
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from xilinx_fpga_dp.cli.command import FROM_OPTION, SCAN_SETTINGS, Command, output_option
-from xilinx_fpga_dp.cli.screen import Screen, is_terminal
+from xilinx_fpga_dp.cli.screen import is_terminal
+from xilinx_fpga_dp.cli.watch import watch
 from xilinx_fpga_dp.discovery.sensor_texts import Value
 from xilinx_fpga_dp.model import Held, Offers
 from xilinx_fpga_dp.observe import logs, state
@@ -38,20 +38,8 @@ def _list(settings: Settings, options: argparse.Namespace) -> int:
     logs.set_up("error", settings.log_format)
     listing = _Listing(settings, options.output)
     with suppress(KeyboardInterrupt):
-        asyncio.run(_watch(listing) if options.watch else listing.show())
+        asyncio.run(listing.watch() if options.watch else listing.show())
     return 0
-
-
-async def _watch(listing: "_Listing") -> None:
-    """Watch until SIGINT or SIGTERM."""
-    loop = asyncio.get_running_loop()
-    watching = asyncio.ensure_future(listing.watch())
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, watching.cancel)
-    loop.add_signal_handler(signal.SIGWINCH, listing.resized)
-    with suppress(asyncio.CancelledError):
-        await watching
-    listing.end()
 
 
 class Sensors(NamedTuple):
@@ -73,8 +61,7 @@ class _Listing:
         self._scanner = build_scanner(settings)
         self._offers = Offers({})
         self._problem = ""  # why nothing is found
-        self._screen = Screen(sys.stdout) if is_terminal(sys.stdout) else None
-        self._last: str | None = None  # the text as last shown
+        self._on_terminal = is_terminal(sys.stdout)
         self._telemetry = None
         if settings.telemetry != "none" and output == "wide":
             from xilinx_fpga_dp.discovery.telemetry import Telemetry
@@ -92,26 +79,8 @@ class _Listing:
         print(await self._text())
 
     async def watch(self) -> None:
-        """Print the node every second: on a terminal in place, else where it has changed. Endless."""
-        while True:
-            began = time.monotonic()
-            text = await self._text(check=True)
-            if self._screen:
-                self._screen.draw(text)
-            elif text != self._last:
-                print(text, end="\n" if self._output == "json" else "\n\n", flush=True)
-            self._last = text
-            await asyncio.sleep(max(0.0, began + _WATCH - time.monotonic()))
-
-    def resized(self) -> None:
-        """Draw again: the terminal has another size."""
-        if self._screen and self._last is not None:
-            self._screen.draw(self._last)
-
-    def end(self) -> None:
-        """Leave the terminal to the next program."""
-        if self._screen:
-            self._screen.leave()
+        """Print the node every second: on a terminal in place, else where it has changed."""
+        await watch(partial(self._text, check=True), _WATCH, end="\n" if self._output == "json" else "\n\n")
 
     async def _text(self, *, check: bool = False) -> str:
         from xilinx_fpga_dp.discovery.scanner import ScanFailed
@@ -124,13 +93,13 @@ class _Listing:
         except ScanFailed as error:
             problem = f"nothing found: {error}"
             self._offers = Offers({})
-        if problem != self._problem and not self._screen:
+        if problem != self._problem and not self._on_terminal:
             print(problem or "found again", file=sys.stderr)
         self._problem = problem
         document = state.document(self._offers, expose_mgmt=self._settings.expose_mgmt, held=held)
         if self._output == "json":
             return json.dumps(document, indent=2)
-        warnings = [*([problem] if problem and self._screen else []), *warnings_of(self._offers)]
+        warnings = [*([problem] if problem and self._on_terminal else []), *warnings_of(self._offers)]
         return table(document, warnings, await self._sensors() if self._output == "wide" else None)
 
     async def _sensors(self) -> Mapping[str, Sensors]:

@@ -93,6 +93,7 @@ class Request:
     body: Any
     code: int  # of the answer; 0 if there was none
     token: str
+    cookie: str = ""
 
     @property
     def writes(self) -> bool:
@@ -144,7 +145,8 @@ class ApiServer:
         denied: what is answered with 403, as ``(verb, resource)`` with ``patch``, ``nodes/status``.
         dropped: fields that the server does not know and drops, as paths like ``spec.devices.*.taints``.
         kept_behind: whether a watch may begin at any version that is remembered; False: each is too old.
-        proxy: answers calls through the proxy of a pod, by namespace, ``pod:port`` and path.
+        proxy: answers calls through the proxy of a pod, by namespace, ``pod:port`` and path; with a status,
+            a body and headers.
         requests: what was asked, the oldest first.
         version: the answer of ``/version``.
     """
@@ -154,7 +156,7 @@ class ApiServer:
     denied: set[tuple[str, str]] = field(default_factory=set)
     dropped: list[str] = field(default_factory=list)
     kept_behind: bool = True
-    proxy: Callable[[str, str, str], Awaitable[tuple[int, bytes]]] | None = None
+    proxy: Callable[[str, str, str], Awaitable[tuple[int, bytes, Mapping[str, str]]]] | None = None
     requests: deque[Request] = field(default_factory=lambda: deque(maxlen=_REQUESTS))
     version: Json = field(default_factory=lambda: {"major": "1", "minor": "37", "gitVersion": "v1.37.2"})
     connections: int = 0  # that were made
@@ -218,13 +220,15 @@ class ApiServer:
         path, query = url.path, dict(parse_qsl(url.query, keep_blank_values=True))
         token = headers.get("authorization", "").removeprefix("Bearer ")
         trouble = self._trouble(f"{method} {target}")
-        log = partial(Request, method, path, query, _json(body), token=token)
+        log = partial(
+            Request, method, path, query, _json(body), token=token, cookie=headers.get("cookie", "")
+        )
         if trouble and trouble.delay:
             await asyncio.sleep(trouble.delay)
         if trouble and trouble.cut == "before":
             self.requests.append(log(code=0))
             return False
-        extra = {}
+        extra: dict[str, str] = {}
         try:
             if trouble and trouble.code:
                 if trouble.retry_after is not None:
@@ -236,7 +240,8 @@ class ApiServer:
                 await self._watch(path, query, reader, writer)
                 return True
             if (match := _PROXY.fullmatch(path)) and self.proxy:
-                code, content = await self.proxy(match["namespace"], match["pod"], match["path"] or "/")
+                code, content, more = await self.proxy(match["namespace"], match["pod"], match["path"] or "/")
+                extra |= more
             else:
                 code, answer = self._answer(method, path, query, headers.get("content-type", ""), _json(body))
                 content = json.dumps(answer).encode()

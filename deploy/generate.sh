@@ -17,12 +17,15 @@ render() { # TEMPLATE [VALUE...]
     template=$1
     shift
     "$helm" template xilinx-fpga-dp $chart --kube-version 1.37.0 --show-only "templates/$template.yaml" "$@" >"$out/raw"
-    sed -e '/^---$/d' -e "s|^# Source: .*|# Made from deploy/$chart by 'make manifests'.|" -e 's/ *$//' "$out/raw" \
-        >"$out/$template.yaml"
+    sed -e '1{/^---$/d;}' -e '3,${/^# Source: /d;}' -e "s|^# Source: .*|# Made from deploy/$chart by 'make manifests'.|" \
+        -e 's/ *$//' "$out/raw" >"$out/$template.yaml"
 }
 render daemonset
 render podmonitor --set podMonitor.enabled=true
 render prometheusrule --set prometheusRule.enabled=true
+for template in serviceaccount rights admissionpolicies; do
+    render $template --set events=true,nodeCondition=true,startupTaint=fpga.xilinx.com/starting
+done
 
 while read -r made target; do
     if [ "$mode" = write ]; then
@@ -37,4 +40,7 @@ daemonset.yaml fpga-device-plugin.yml
 daemonset.yaml kustomize/base/daemonset.yaml
 podmonitor.yaml kustomize/overlays/prometheus-operator/podmonitor.yaml
 prometheusrule.yaml kustomize/overlays/prometheus-operator/prometheusrule.yaml
+serviceaccount.yaml kustomize/components/node-reports/serviceaccount.yaml
+rights.yaml kustomize/components/node-reports/rights.yaml
+admissionpolicies.yaml kustomize/components/node-reports/admissionpolicies.yaml
 END

@@ -232,6 +232,7 @@ class Service:
                 self._front_end.registered,
                 self._front_end.not_ready,
                 lambda: self._scanner.unsettled,
+                in_capacity=settings.mode == "device-plugin",
             )
         return tasks
 

@@ -53,7 +53,7 @@ def container(daemonset: Mapping[str, Any]) -> dict[str, Any]:
 
 def environment(daemonset: Mapping[str, Any]) -> dict[str, str]:
     """Return the environment variables of its container."""
-    return {each["name"]: each["value"] for each in container(daemonset)["env"]}
+    return {each["name"]: each["value"] for each in container(daemonset)["env"] if "value" in each}
 
 
 def mounts(daemonset: Mapping[str, Any]) -> dict[str, tuple[str, str, bool]]:

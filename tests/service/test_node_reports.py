@@ -3,15 +3,17 @@
 import base64
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+import yaml
 
 from tests.support.api_server import RunningApiServer
 from tests.support.double import KubeletDouble
-from tests.support.process import Service, cli
+from tests.support.process import COMMAND, Service, clean_environment, cli
 from tests.support.resource_names import U200, U250
 from tests.support.running import settings_for
 from tests.support.waiting import wait_for
@@ -133,9 +135,8 @@ class TestEvents:
             server.wait_for(lambda: len(_events(server)) == 1, "the fault is told")
             service.logged(Event.API_CALL_SUCCEEDED, purpose="Events")
             service.logged(Event.API_CALL_SUCCEEDED, purpose="node condition")
-        failures = [each for each in service.events if each["event"] == Event.API_CALL_FAILED]
-        assert len(failures) == 2
-        assert len([each for each in _writes(server) if each[0] == "POST"]) == 1
+        [found] = server.api.all(EVENTS)
+        assert "series" not in found
 
     def test_answer_that_is_lost_tells_nothing_twice(
         self, card: XrtCard, node: SampleNode, server: RunningApiServer
@@ -279,6 +280,56 @@ class TestStartupTaint:
         with _service(node, server, STARTUP_TAINT=TAINT) as service:
             service.logged(Event.STARTUP_TAINT_REMOVED)
         assert (server.api.get(NODE) or {})["spec"]["taints"] == [OTHER_TAINT]
+
+
+class TestDiagnose:
+    ALL: ClassVar = {"NODE_NAME": "n1", "EVENTS": "true", "NODE_CONDITION": "true", "STARTUP_TAINT": TAINT}
+
+    def _lines(self, node: SampleNode, server: RunningApiServer, **settings: str) -> tuple[int, str]:
+        environment = clean_environment(settings_for(node, **settings)) | server.environment
+        done = subprocess.run(
+            [*COMMAND, "diagnose"], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.stderr == ""
+        lines, _, manifest = done.stdout.partition("\n\n")
+        return done.returncode, "\n".join(
+            each for each in lines.splitlines() if "API server" in each
+        ) + manifest
+
+    def test_no_setting_asks_nothing(self, card: XrtCard, node: SampleNode, server: RunningApiServer) -> None:
+        assert self._lines(node, server)[1] == ""
+        assert not server.api.requests
+
+    def test_rights_that_are_there(self, card: XrtCard, node: SampleNode, server: RunningApiServer) -> None:
+        assert self._lines(node, server, **self.ALL)[1] == (
+            "ok    API server: it answers system:serviceaccount:kube-system:xilinx-fpga-dp and gives the "
+            "rights that EVENTS, NODE_CONDITION, STARTUP_TAINT need"
+        )
+        assert not [each for each in server.api.requests if each.writes]
+
+    def test_missing_rights_come_with_a_manifest(
+        self, card: XrtCard, node: SampleNode, server: RunningApiServer
+    ) -> None:
+        server.api.denied = {("patch", "events"), ("patch", "nodes/status")}
+        code, text = self._lines(node, server, **self.ALL)
+        assert code == 1
+        assert "fail  API server: NODE_CONDITION needs to patch nodes/status, which system:" in text
+        role, binding, cluster_role, cluster_binding = yaml.safe_load_all(text[text.index("apiVersion") :])
+        assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == "default"
+        assert role["rules"] == [
+            {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["patch"]}
+        ]
+        assert cluster_role["rules"] == [
+            {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]}
+        ]
+        subject = {"kind": "ServiceAccount", "namespace": "kube-system", "name": "xilinx-fpga-dp"}
+        assert binding["subjects"] == cluster_binding["subjects"] == [subject]
+        assert cluster_binding["roleRef"]["name"] == cluster_role["metadata"]["name"]
+
+    def test_server_that_is_away(self, card: XrtCard, node: SampleNode, server: RunningApiServer) -> None:
+        server.stop()
+        code, text = self._lines(node, server, **self.ALL)
+        assert (code, text.startswith("fail  API server: POST /apis/")) == (1, True)
 
 
 @pytest.mark.parametrize("setting", ["EVENTS", "NODE_CONDITION"])

@@ -63,7 +63,7 @@ class Unauthorized(Refused):
 
 
 class Forbidden(Refused):
-    """403: a right is missing, or an admission policy denied the call."""
+    """403: a right is missing."""
 
 
 class NotFound(Refused):
@@ -79,7 +79,7 @@ class Gone(Refused):
 
 
 class Invalid(Refused):
-    """422: a field is invalid, or the test of a JSON patch failed."""
+    """422: a field is invalid, an admission policy denied the call, or the test of a JSON patch failed."""
 
 
 _BY_CODE: Mapping[int, type[Refused]] = {

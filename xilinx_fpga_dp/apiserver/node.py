@@ -16,7 +16,7 @@ from xilinx_fpga_dp.aio.rate_limit import RateLimit
 from xilinx_fpga_dp.apiserver.backoff import Backoff
 from xilinx_fpga_dp.apiserver.call_log import CallLog
 from xilinx_fpga_dp.apiserver.client import JSON_PATCH, STRATEGIC, ApiServer, Json, path
-from xilinx_fpga_dp.apiserver.errors import ApiServerError, Conflict, Invalid
+from xilinx_fpga_dp.apiserver.errors import ApiServerError
 from xilinx_fpga_dp.observe.events import Event
 
 log = logging.getLogger(__name__)
@@ -142,9 +142,7 @@ async def remove_startup_taint(
             calls.succeeded()
             backoff.reset()
             await asyncio.sleep(_LOOK)
-        except (Conflict, Invalid):  # the taints have changed meanwhile
-            await asyncio.sleep(backoff.after())
-        except ApiServerError as error:
+        except ApiServerError as error:  # Invalid, too, where the taints have changed meanwhile
             calls.failed(error)
             await asyncio.sleep(backoff.after(error))
 

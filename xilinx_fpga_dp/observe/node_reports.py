@@ -134,6 +134,8 @@ class NodeReports:
         registered: Callable[[], Mapping[str, bool]],
         not_ready: Callable[[], str | None],
         unsettled: Callable[[], bool],
+        *,
+        in_capacity: bool,
     ) -> Mapping[str, Task]:
         """Return the task that removes the startup taint once all cards are offered.
 
@@ -142,6 +144,7 @@ class NodeReports:
             registered: returns whether kubelet knows each resource.
             not_ready: returns why the front end can't serve pods; None if it can.
             unsettled: returns whether a driver has not answered the first scan yet.
+            in_capacity: whether kubelet shows the devices in the node's capacity.
         """
 
         async def remove() -> None:
@@ -156,7 +159,7 @@ class NodeReports:
                 return all(known.get(name) for name in (snapshot.offers or Offers({})).by_resource)
 
             def ready(node: Json) -> bool:
-                return counted(self._snapshots.value.offers or Offers({}), node)
+                return not in_capacity or counted(self._snapshots.value.offers or Offers({}), node)
 
             await remove_startup_taint(self._api, self._node, key, ready, wanted)
 

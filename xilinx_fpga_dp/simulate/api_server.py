@@ -38,6 +38,8 @@ _MERGE_KEYS = {  # +patchMergeKey in k8s.io/api core/v1 types.go
     "ownerReferences": "uid",
 }
 _REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+_USER_REVIEWS = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+_NOT_STORED = (_REVIEWS, _USER_REVIEWS)
 _PROXY = re.compile(r"/api/v1/namespaces/(?P<namespace>[^/]+)/pods/(?P<pod>[^/]+)/proxy(?P<path>/.*)?")
 _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _PHRASES = {200: "OK", 201: "Created"}
@@ -98,7 +100,7 @@ class Request:
     @property
     def writes(self) -> bool:
         """Whether it may have changed something."""
-        return self.method != "GET" and self.path != _REVIEWS and "dryRun" not in self.query
+        return self.method != "GET" and self.path not in _NOT_STORED and "dryRun" not in self.query
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,7 @@ class ApiServer:
         proxy: answers calls through the proxy of a pod, by namespace, ``pod:port`` and path; with a status,
             a body and headers.
         requests: what was asked, the oldest first.
+        user: the name of every client.
         version: the answer of ``/version``.
     """
 
@@ -158,6 +161,7 @@ class ApiServer:
     kept_behind: bool = True
     proxy: Callable[[str, str, str], Awaitable[tuple[int, bytes, Mapping[str, str]]]] | None = None
     requests: deque[Request] = field(default_factory=lambda: deque(maxlen=_REQUESTS))
+    user: str = "system:serviceaccount:kube-system:xilinx-fpga-dp"
     version: Json = field(default_factory=lambda: {"major": "1", "minor": "37", "gitVersion": "v1.37.2"})
     connections: int = 0  # that were made
 
@@ -266,7 +270,7 @@ class ApiServer:
     def _authorize(self, method: str, path: str, query: Mapping[str, str], token: str) -> None:
         if self.tokens and token not in self.tokens:
             raise Refusal(401, "Unauthorized", "Unauthorized")
-        if not self.denied or path == _REVIEWS or not path.startswith(("/api/", "/apis/")):
+        if not self.denied or path in _NOT_STORED or not path.startswith(("/api/", "/apis/")):
             return
         place = _place(path)
         verb = _VERBS.get(method) or ("watch" if "watch" in query else "get" if place.name else "list")
@@ -276,8 +280,8 @@ class ApiServer:
             raise Refusal(
                 403,
                 "Forbidden",
-                f'{place.resource} "{place.name}" is forbidden: User "system:serviceaccount:kube-system:'
-                f'xilinx-fpga-dp" cannot {verb} resource "{resource}" in API group "{place.group}" {scope}',
+                f'{place.resource} "{place.name}" is forbidden: User "{self.user}" cannot {verb} '
+                f'resource "{resource}" in API group "{place.group}" {scope}',
             )
 
     # Storage
@@ -342,6 +346,8 @@ class ApiServer:
             return 200, self.version
         if path == _REVIEWS and method == "POST":
             return 201, self._review(body)
+        if path == _USER_REVIEWS and method == "POST":
+            return 201, {**body, "status": {"userInfo": {"username": self.user}}}
         place = _place(path)
         if method == "GET":
             return 200, self._read(place, query)

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -64,6 +65,7 @@ SETTINGS: dict[str, Any] = {
     "LOG_LEVEL": "debug",
     "LOG_FORMAT": "text",
 }
+REPORTS = ("EVENTS", "NODE_CONDITION", "STARTUP_TAINT")
 RULES = [
     {"match": {"shell": "xilinx_u30_*"}, "name": "u30-{timestamp}"},
     {"match": {}, "name": "fpga", "share": True},
@@ -78,6 +80,9 @@ EVERYTHING: dict[str, Any] = {
     "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
         {"matchExpressions": [{"key": "fpga", "operator": "Exists"}]}]}}},
     "serviceAccountName": "fpga",
+    "events": True,
+    "nodeCondition": True,
+    "startupTaint": "fpga.xilinx.com/starting",
     "namespace": "fpga",
     "openshift": {"enabled": True},
     "podSecurity": {"createNamespace": True},
@@ -111,12 +116,12 @@ def overlay(name: str) -> str:
     return run(kustomize(), "build", DEPLOY / "kustomize" / "overlays" / name)
 
 
-def valid(text: str) -> list[dict[str, Any]]:
+def valid(text: str, releases: tuple[str, ...] = KUBERNETES) -> list[dict[str, Any]]:
     """Return the documents of a text, each valid for the oldest and the newest Kubernetes."""
     found = documents(text)
     assert found
     for document in found:
-        assert [complaint(document, release) for release in KUBERNETES] == [None] * len(KUBERNETES)
+        assert [complaint(document, release) for release in releases] == [None] * len(releases)
     return found
 
 
@@ -134,25 +139,39 @@ def test_default_values_are_rendered(tmp_path: Path) -> None:
 
 
 def test_all_options_together_are_rendered(tmp_path: Path) -> None:
-    found = valid(render(tmp_path, EVERYTHING))
-    assert sorted(each["kind"] for each in found) == [
-        "ConfigMap",
-        "ConfigMap",
-        "DaemonSet",
-        "Namespace",
-        "NodeFeatureRule",
-        "PodMonitor",
-        "PrometheusRule",
-        "SecurityContextConstraints",
-    ]
-    of_the_cluster = {"Namespace", "NodeFeatureRule", "SecurityContextConstraints"}
+    found = valid(render(tmp_path, EVERYTHING), KUBERNETES[:1])
+    assert Counter(each["kind"] for each in found) == {
+        **dict.fromkeys(
+            (
+                *("DaemonSet", "Namespace", "NodeFeatureRule", "PodMonitor", "PrometheusRule", "Role"),
+                *("RoleBinding", "ClusterRole", "ClusterRoleBinding", "SecurityContextConstraints"),
+            ),
+            1,
+        ),
+        "ConfigMap": 2,
+        "ValidatingAdmissionPolicy": 3,
+        "ValidatingAdmissionPolicyBinding": 3,
+    }
     namespaces = {each["kind"]: each["metadata"].get("namespace") for each in found}
-    assert {kind for kind, namespace in namespaces.items() if namespace is None} == of_the_cluster
-    assert set(namespaces.values()) == {None, "fpga"}
+    assert {kind for kind, namespace in namespaces.items() if namespace is None} == {
+        *("Namespace", "NodeFeatureRule", "SecurityContextConstraints", "ClusterRole", "ClusterRoleBinding"),
+        *("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"),
+    }
+    assert {kind for kind, namespace in namespaces.items() if namespace == "default"} == {
+        "Role",
+        "RoleBinding",
+    }
+    assert set(namespaces.values()) == {None, "fpga", "default"}
     [daemonset] = [each for each in found if each["kind"] == "DaemonSet"]
     variables = environment(daemonset)
     assert variables.pop("XILINX_FPGA_DP_RESOURCE_RENAMES") == "/etc/xilinx-fpga-dp/renames.yaml"
     assert variables.pop("VirtualNum") == "4"
+    reports = {name: variables.pop(f"XILINX_FPGA_DP_{name}") for name in REPORTS}
+    assert reports == {
+        "EVENTS": "true",
+        "NODE_CONDITION": "true",
+        "STARTUP_TAINT": "fpga.xilinx.com/starting",
+    }
     assert variables.keys() == {f"XILINX_FPGA_DP_{name}" for name in SETTINGS}
     # The values survive the forms that YAML and helm give to numbers and lists.
     rendered = Settings.load(
@@ -335,6 +354,59 @@ def test_existing_account_is_bound_to_the_constraints(tmp_path: Path) -> None:
     assert only("DaemonSet", text)["spec"]["template"]["spec"]["serviceAccountName"] == "own"
 
 
+@pytest.mark.parametrize(
+    ("values", "role", "rules"),
+    [
+        (
+            {"events": True},
+            "Role",
+            [{"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]}],
+        ),
+        (
+            {"nodeCondition": True},
+            "ClusterRole",
+            [{"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]}],
+        ),
+        (
+            {"startupTaint": "a/b"},
+            "ClusterRole",
+            [{"apiGroups": [""], "resources": ["nodes"], "verbs": ["patch"]}],
+        ),
+    ],
+)
+def test_each_report_has_its_right_its_policy_and_a_token(
+    values: dict[str, Any], role: str, rules: list[Any], tmp_path: Path
+) -> None:
+    text = render(tmp_path, values)
+    assert {each["kind"] for each in valid(text, KUBERNETES[:1])} == {
+        *(role, f"{role}Binding", "DaemonSet", "ServiceAccount"),
+        *("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"),
+    }
+    assert only(role, text)["rules"] == rules
+    account = {"kind": "ServiceAccount", "name": "xilinx-fpga-dp", "namespace": "kube-system"}
+    assert only(f"{role}Binding", text)["subjects"] == [account]
+    policy = only("ValidatingAdmissionPolicy", text)
+    [condition] = policy["spec"]["matchConditions"]
+    assert condition["expression"].endswith('== "system:serviceaccount:kube-system:xilinx-fpga-dp"')
+    assert only("ValidatingAdmissionPolicyBinding", text)["spec"] == {
+        "policyName": policy["metadata"]["name"],
+        "validationActions": ["Deny"],
+    }
+    daemonset = only("DaemonSet", text)
+    pod = daemonset["spec"]["template"]["spec"]
+    assert (pod["automountServiceAccountToken"], pod["serviceAccountName"]) == (True, "xilinx-fpga-dp")
+    assert faults(daemonset) == ["API token"]
+    assert {
+        "name": "XILINX_FPGA_DP_NODE_NAME",
+        "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}},
+    } in container(daemonset)["env"]
+
+
+def test_policies_can_be_left_out(tmp_path: Path) -> None:
+    kinds = {each["kind"] for each in valid(render(tmp_path, {"events": True, "admissionPolicy": False}))}
+    assert kinds == {"DaemonSet", "ServiceAccount", "Role", "RoleBinding"}
+
+
 @pytest.mark.parametrize("namespace", ["kube-system", "default", ""])
 def test_existing_namespace_is_not_created(namespace: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"the namespace (default|kube-system) exists"):
@@ -421,6 +493,9 @@ def test_dashboards_are_rendered_unchanged(tmp_path: Path) -> None:
         {"resources": {"limits": {"cpu": "much"}}},
         {"openshift": {"enable": True}},
         {"podSecurity": {"createNamespace": "yes"}},
+        {"events": "yes"},
+        {"startupTaint": "a/b/c"},
+        {"settings": {"EVENTS": True}},
     ],
 )
 def test_invalid_values_are_refused(values: dict[str, Any], tmp_path: Path) -> None:
@@ -454,6 +529,26 @@ def test_component_renders(name: str, options: dict[str, str] | None, on: str, t
     assert faults(daemonset, CDI if on == "cdi" else {}) == ["SELinux"]
 
 
+def test_component_of_the_reports_renders(tmp_path: Path) -> None:
+    shutil.copytree(DEPLOY / "kustomize", tmp_path / "kustomize")
+    site = tmp_path / "kustomize" / "overlays" / "site"
+    site.mkdir()
+    content = {"resources": ["../plain"], "components": ["../../components/node-reports"]}
+    (site / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    text = run(kustomize(), "build", site)
+    by_chart = render(
+        tmp_path, {"events": True, "nodeCondition": True, "startupTaint": "fpga.xilinx.com/starting"}
+    )
+    of_both = [
+        {(each["kind"], each["metadata"]["name"]): each for each in valid(manifests, KUBERNETES[:1])}
+        for manifests in (text, by_chart)
+    ]
+    for found in of_both:
+        pod = found["DaemonSet", "xilinx-fpga-dp"]["spec"]["template"]["spec"]
+        pod["containers"][0]["env"].sort(key=lambda each: each["name"])
+    assert of_both[0] == of_both[1]
+
+
 def test_operator_gets_the_tested_rules() -> None:
     rule = only("PrometheusRule", overlay("prometheus-operator"))
     assert rule["spec"] == yaml.safe_load((DEPLOY / "prometheus" / "alerts.yaml").read_text())
@@ -463,6 +558,7 @@ def test_each_overlay_and_component_has_a_test() -> None:
     folders = {each.name for each in (DEPLOY / "kustomize" / "overlays").iterdir()}
     assert folders == {"plain", "cdi", "prometheus-operator"}
     assert {each.name for each in (DEPLOY / "kustomize" / "components").iterdir()} == {
+        "node-reports",
         "selinux-none",
         "selinux-spc",
     }

@@ -10,14 +10,19 @@ from xilinx_fpga_dp.settings import Settings
 
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
-    from xilinx_fpga_dp.cli.diagnose import checks
+    from xilinx_fpga_dp.cli.diagnose import checks, rights
     from xilinx_fpga_dp.cli.diagnose.collect import collect
 
     logs.set_up("error", settings.log_format)
-    lines = checks.check(asyncio.run(collect(settings)))
+    findings = asyncio.run(collect(settings))
+    lines = checks.check(findings)
     worst = checks.worst(lines)
     document = {"result": worst, "lines": [asdict(line) for line in lines]}
-    print_result(options, document, checks.as_text(lines))
+    text = checks.as_text(lines)
+    if findings.rights and (manifest := rights.manifest(findings.rights)):
+        document["missing_rights"] = manifest
+        text += f"\n\n# The missing rights, for `kubectl apply -f -`\n{manifest.rstrip()}"
+    print_result(options, document, text)
     return 1 if worst is checks.Level.FAIL else 0
 
 
@@ -25,6 +30,6 @@ COMMAND = Command(
     run,
     settings=SCAN_SETTINGS
     | {"socket_dir", "plugins_dir", "http_address", "device_strategy", "cdi_dir", "nfd_features_dir"}
-    | {"host_root", "extra_mounts"},
+    | {"host_root", "extra_mounts", "mode", "events", "node_condition", "startup_taint"},
     options=output_option("text", "json"),
 )

@@ -13,6 +13,7 @@ from enum import StrEnum
 from functools import partial
 
 from xilinx_fpga_dp.cli.diagnose.containerd import Containerd
+from xilinx_fpga_dp.cli.diagnose.rights import Rights
 from xilinx_fpga_dp.model import Device, Offers, Reason
 from xilinx_fpga_dp.observe.table import printable
 from xilinx_fpga_dp.resources.naming import MAX_NAME, NOT_IN_A_NAME, SHARED
@@ -48,6 +49,7 @@ class Findings:
     hugepages: int | None = None  # of 2 MB; None if unknown
     by_path: frozenset[str] | None = None  # the nodes that XRT's edge library finds; None if unknown
     unknown_variables: tuple[str, ...] = ()  # with our prefix, and no setting
+    rights: Rights | None = None  # at the API server; None if no setting calls it
 
     @property
     def offers(self) -> Offers:
@@ -503,6 +505,24 @@ def _policy_remedy(findings: Findings) -> str:
     return f"allow it by a policy module (audit2allow -M), or {remedy}"
 
 
+def api_server(findings: Findings) -> Lines:
+    """Check that the API server answers and gives the rights that the settings need."""
+    if (found := findings.rights) is None:
+        return
+    names = ", ".join(found.settings)
+    if found.problem:
+        remedy = f"is it reachable from here, is a token mounted? ({names} need it)"
+        yield _fail("API server", f"{found.problem}; {remedy}")
+        return
+    lacking = {right.setting for right in found.missing}
+    for right in found.missing:
+        where = f" in namespace {right.namespace}" if right.namespace else ""
+        what = f"{right.setting} needs to {right.verb} {right.resource}{where}, which {found.user} may not"
+        yield _fail("API server", f"{what}; the manifest below gives that right")
+    if rest := [name for name in found.settings if name not in lacking]:
+        yield _ok("API server", f"it answers {found.user} and gives the rights that {', '.join(rest)} need")
+
+
 CHECKS: tuple[Callable[[Findings], Lines], ...] = (
     settings,
     sysfs,
@@ -520,5 +540,6 @@ CHECKS: tuple[Callable[[Findings], Lines], ...] = (
     files,
     containerd,
     selinux,
+    api_server,
 )
 """All checks, in the order of their lines."""

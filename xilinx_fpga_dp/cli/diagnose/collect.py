@@ -18,6 +18,7 @@ from http.client import HTTPConnection
 from typing import Any, TypeVar
 
 from xilinx_fpga_dp.aio.blocking_reader import run_blocking
+from xilinx_fpga_dp.cli.diagnose import rights
 from xilinx_fpga_dp.cli.diagnose.checks import KUBELET_ROOTS, SWITCHES, Findings, Running
 from xilinx_fpga_dp.cli.diagnose.containerd import read as read_containerd
 from xilinx_fpga_dp.deviceplugin.registration import greet
@@ -74,6 +75,7 @@ async def collect(settings: Settings) -> Findings:
         "secure_boot": _blocking(_secure_boot, sysfs),
         "hugepages": _blocking(_hugepages, sysfs),
         "by_path": _blocking(_nodes_by_path, settings.dev_root),
+        "rights": rights.ask(settings),
     }
     if settings.device_strategy != "device-specs":
         optional["containerd"] = _blocking(read_containerd, host)

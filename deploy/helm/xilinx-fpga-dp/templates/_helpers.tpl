@@ -16,9 +16,24 @@
 {{ default .Release.Namespace .Values.namespace }}
 {{- end }}
 
+{{/* Not empty if the pod calls the API server. */}}
+{{- define "fpga.callsApi" -}}
+{{- if or .Values.events .Values.nodeCondition .Values.startupTaint }}true{{ end -}}
+{{- end }}
+
+{{/* Not empty if the chart makes a service account. */}}
+{{- define "fpga.makesServiceAccount" -}}
+{{- if and (not .Values.serviceAccountName) (or .Values.openshift.enabled (include "fpga.callsApi" .)) }}true{{ end -}}
+{{- end }}
+
 {{/* Empty: the namespace's default account. */}}
 {{- define "fpga.serviceAccountName" -}}
-{{ default (ternary (include "fpga.fullname" .) "" .Values.openshift.enabled) .Values.serviceAccountName }}
+{{ default (ternary (include "fpga.fullname" .) "" (include "fpga.makesServiceAccount" . | eq "true")) .Values.serviceAccountName }}
+{{- end }}
+
+{{/* The account as the API server names it. */}}
+{{- define "fpga.user" -}}
+system:serviceaccount:{{ include "fpga.namespace" . }}:{{ include "fpga.serviceAccountName" . }}
 {{- end }}
 
 {{- define "fpga.selector" -}}
@@ -67,6 +82,15 @@ labels:
 {{- if .mounts -}}
 {{- $_ := set $own "HOST_ROOT" "/host/root" -}}
 {{- end -}}
+{{- end -}}
+{{- if .Values.events -}}
+{{- $_ := set $own "EVENTS" "true" -}}
+{{- end -}}
+{{- if .Values.nodeCondition -}}
+{{- $_ := set $own "NODE_CONDITION" "true" -}}
+{{- end -}}
+{{- if .Values.startupTaint -}}
+{{- $_ := set $own "STARTUP_TAINT" .Values.startupTaint -}}
 {{- end -}}
 {{- if .Values.deviceRules -}}
 {{- $_ := set $own "DEVICE_RULES" "/etc/xilinx-fpga-dp-devices/device-rules.yaml" -}}

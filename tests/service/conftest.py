@@ -1,10 +1,18 @@
-"""Fixtures: three cards on the node, and the service registered with kubelet."""
+"""Fixtures: three cards on the node, the service registered with kubelet, and the same as a DRA driver."""
+
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.support.api_server import RunningApiServer
 from tests.support.double import KubeletDouble
+from tests.support.dra_kubelet import NODE, DraKubelet
+from tests.support.dra_stage import registry
+from tests.support.podresources import PodResourcesDouble
 from tests.support.process import Service
 from tests.support.resource_names import U200, U250
+from tests.support.running import settings_for
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 
@@ -23,3 +31,42 @@ def registered(cards: SampleNode, kubelet: KubeletDouble, service: Service) -> K
     kubelet.start()
     kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2 and kubelet.allocatable(U250) == 1)
     return kubelet
+
+
+@pytest.fixture
+def node_api(tmp_path: Path) -> Iterator[RunningApiServer]:
+    with RunningApiServer(tmp_path, tls=False) as server:
+        server.put(f"/api/v1/nodes/{NODE}", {"metadata": {"name": NODE, "uid": "node-uid"}})
+        yield server
+
+
+@pytest.fixture
+def answering(pods: PodResourcesDouble) -> PodResourcesDouble:
+    pods.start()
+    return pods
+
+
+@pytest.fixture
+def dra_settings(cards: SampleNode, answering: PodResourcesDouble) -> dict[str, str]:
+    return settings_for(
+        cards,
+        MODE="dra",
+        NODE_NAME=NODE,
+        PLUGINS_REGISTRY_DIR=str(registry(cards)),
+        CDI_DIR=f"{cards.root}/cdi",
+        POD_RESOURCES_SOCKET=answering.path,
+    )
+
+
+@pytest.fixture
+def dra_driver(node_api: RunningApiServer, dra_settings: dict[str, str]) -> Iterator[Service]:
+    with Service(dra_settings, environment=node_api.environment) as running:
+        yield running
+
+
+@pytest.fixture
+def dra(cards: SampleNode, dra_driver: Service) -> Iterator[DraKubelet]:
+    """A kubelet that has registered the driver."""
+    with DraKubelet(registry(cards)) as kubelet:
+        kubelet.register()
+        yield kubelet

@@ -6,6 +6,7 @@ It shares no code with the driver. Source files in comments are relative to pkg/
 import threading
 import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -139,6 +140,14 @@ class DraKubelet:
         assert answer.error
         assert not answer.devices
         return str(answer.error)
+
+    def cancelled_prepare(self, claim: ClaimName) -> None:
+        """Begin to prepare a claim and cancel the call, as kubelet does when its time is up."""
+        request = dra_pb.NodePrepareResourcesRequest(claims=_claims([claim]))
+        call = dra_grpc.DRAPluginStub(self._channel).NodePrepareResources.future(request)
+        with suppress(grpc.FutureTimeoutError):
+            call.result(0.5)
+        call.cancel()
 
     def unprepare(self, *claims: ClaimName) -> dict[str, str]:
         """Return the error for each claim, by its uid."""

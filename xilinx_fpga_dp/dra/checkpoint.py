@@ -99,10 +99,11 @@ class Checkpoint:
     def read(self) -> State:
         """Read the file; call it with the lock held.
 
-        One that can't be read as a checkpoint is set aside.
+        One that can't be read as a checkpoint is set aside. Its claims, and those of a file that is gone, are
+        those that can be told without it.
 
         Raises:
-            OSError: the file can't be read.
+            OSError: the file can't be read, or not be written again.
         """
         try:
             with open(self.path, "rb") as file:
@@ -112,16 +113,21 @@ class Checkpoint:
                     return self._read[1]
                 content = file.read(_MAX_BYTES)
         except FileNotFoundError:
-            return State({}, {})
+            return self._restored()
         try:
             state = _parsed(content)
         except (ValueError, KeyError, TypeError, AttributeError, Refused) as error:
             os.replace(self.path, f"{self.path}.bad")
             bad = {"path": f"{self.path}.bad", "error": repr(error)}
             log.error(Event.CHECKPOINT_SET_ASIDE, extra=bad)  # noqa: TRY400 - the file's fault
-            return State(self._lost(), {})
+            return self._restored()
         self._read = (identity, state)
         return state
+
+    def _restored(self) -> State:
+        nothing = State({}, {})
+        claims = self._lost()
+        return self.write(nothing, claims) if claims else nothing
 
     def write(self, state: State, claims: Mapping[str, PreparedClaim]) -> State:
         """Replace the claims of a state that was read, unless they are the same; return the new state.

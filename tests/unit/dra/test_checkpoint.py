@@ -72,9 +72,7 @@ def test_unreadable_file_is_set_aside_and_the_rest_tells(tmp_path: Path, content
     path.write_text(content)
     checkpoint = Checkpoint(str(tmp_path), lambda: {CLAIM.uid: CLAIM})
     with checkpoint.locked():
-        state = checkpoint.read()
-        assert state.claims == {CLAIM.uid: CLAIM}
-        checkpoint.write(state, state.claims)
+        assert checkpoint.read().claims == {CLAIM.uid: CLAIM}
     assert (tmp_path / "checkpoint.json.bad").read_text() == content
     assert _checkpoint(tmp_path).read().claims == {CLAIM.uid: CLAIM}
 
@@ -86,3 +84,10 @@ def test_lock_is_between_instances_and_a_wait_for_it_can_be_cancelled(tmp_path: 
             pass
     with _checkpoint(tmp_path).locked():
         pass
+
+
+def test_claims_of_a_file_that_is_gone_are_told_by_the_rest(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(str(tmp_path), lambda: {CLAIM.uid: CLAIM})
+    with checkpoint.locked():
+        assert checkpoint.read().claims == {CLAIM.uid: CLAIM}
+    assert _checkpoint(tmp_path).read().claims == {CLAIM.uid: CLAIM}

@@ -31,7 +31,7 @@ from xilinx_fpga_dp.dra.pool import API, Json
 from xilinx_fpga_dp.dra.registrar import Registrar, sockets_of
 from xilinx_fpga_dp.dra.slices import SlicePublisher
 from xilinx_fpga_dp.hostfiles.host_paths import HostPaths
-from xilinx_fpga_dp.hostfiles.instance_lock import InstanceLock, lock_folder
+from xilinx_fpga_dp.hostfiles.instance_lock import InstanceLock
 from xilinx_fpga_dp.hostfiles.managed_file import ManagedFile
 from xilinx_fpga_dp.kubelet.allocation_tracker import AllocationTracker
 from xilinx_fpga_dp.model import Device, Offers, Reason, Shell
@@ -87,7 +87,7 @@ class DraFrontEnd:
         self._driver_versions = DriverVersions(settings.sysfs_root)
         self._node_uid: str | None = None
         self._standby = Latest(False)  # a newer instance lives
-        self._lock = InstanceLock(lock_folder(settings.plugins_dir, _LOCKS))
+        self._lock = InstanceLock(f"{settings.plugins_dir}/{settings.dra_driver_name}/{_LOCKS}")
         self._reads: BlockingReader[bool] = BlockingReader()
         driver = settings.dra_driver_name
         layout = Layout(

@@ -31,8 +31,8 @@ _UNLOCKED = ".new"  # the end of a file's name until its lock is held
 _ABANDONED = 1.0  # seconds after which the process of such a file is dead
 
 
-def lock_folder(plugins_dir: str, name: str = "instances") -> str:
-    return os.path.join(plugins_dir, "fpga.xilinx.com", name)
+def lock_folder(plugins_dir: str) -> str:
+    return os.path.join(plugins_dir, "fpga.xilinx.com", "instances")
 
 
 def count_instances(plugins_dir: str) -> int:

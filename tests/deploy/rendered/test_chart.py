@@ -30,6 +30,7 @@ from tests.deploy.manifests import (
 )
 from tests.deploy.rendered.schemas import complaint
 from tests.deploy.tools import KUBERNETES, helm, kustomize
+from xilinx_fpga_dp.dra.classes import device_classes
 from xilinx_fpga_dp.settings import variable
 from xilinx_fpga_dp.settings_model import Settings
 
@@ -588,3 +589,50 @@ def test_kinds_of_the_operator_are_checked_strictly() -> None:
     monitor = only("PodMonitor", overlay("prometheus-operator"))
     monitor["spec"]["podMetricsEndpoints"][0]["intervall"] = "30s"
     assert "intervall" in str(complaint(monitor, KUBERNETES[0]))
+
+
+def test_mode_dra_has_the_mounts_and_names_of_the_driver(tmp_path: Path) -> None:
+    values = {
+        "mode": "dra",
+        "dra": {"driverName": "x.example.com", "evictOn": ["offline"], "metadata": False},
+    }
+    daemonset = only("DaemonSet", render(tmp_path, values))
+    plugins = "/var/lib/kubelet/plugins"
+    kept = {path: mount for path, mount in ALWAYS.items() if path.startswith("/host/")}
+    assert mounts(daemonset) == kept | CDI | {
+        "/var/lib/kubelet/pod-resources": ALWAYS["/var/lib/kubelet/pod-resources"],
+        f"{plugins}_registry": (f"{plugins}_registry", "Directory", False),
+        f"{plugins}/x.example.com": (f"{plugins}/x.example.com", "DirectoryOrCreate", False),
+    }
+    variables = {each["name"]: each for each in container(daemonset)["env"]}
+    fields = {
+        name: each["valueFrom"]["fieldRef"]["fieldPath"]
+        for name, each in variables.items()
+        if "valueFrom" in each
+    }
+    assert fields == {variable("node_name"): "spec.nodeName", variable("pod_uid"): "metadata.uid"}
+    assert variables[variable("mode")]["value"] == "dra"
+    assert variables[variable("dra_driver_name")]["value"] == "x.example.com"
+    assert variables[variable("dra_evict_on")]["value"] == "offline"
+    assert variables[variable("dra_metadata")]["value"] == "false"
+
+
+def test_classes_of_the_chart_are_those_of_the_command(tmp_path: Path) -> None:
+    resources = ["xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320", "amd.com/u30"]
+    values = {"mode": "dra", "dra": {"classes": [{"resource": each} for each in resources]}}
+    rendered = documents(render(tmp_path, values))
+    found = {each["metadata"]["name"]: each["spec"] for each in rendered if each["kind"] == "DeviceClass"}
+    wanted = {each["metadata"]["name"]: each["spec"] for each in device_classes(resources, "fpga.xilinx.com")}
+    assert found == wanted
+
+
+def test_mode_dra_may_write_slices_and_read_claims_only(tmp_path: Path) -> None:
+    rendered = documents(render(tmp_path, {"mode": "dra"}))
+    [role] = [each for each in rendered if each["kind"] == "ClusterRole"]
+    assert [(each["resources"], each["verbs"]) for each in role["rules"]] == [
+        (["resourceslices"], ["get", "list", "watch", "create", "update", "delete"]),
+        (["resourceclaims"], ["get"]),
+    ]
+    [policy] = [each for each in rendered if each["kind"] == "ValidatingAdmissionPolicy"]
+    [rule] = policy["spec"]["matchConstraints"]["resourceRules"]
+    assert (rule["resources"], rule["operations"]) == (["resourceslices"], ["CREATE", "UPDATE", "DELETE"])

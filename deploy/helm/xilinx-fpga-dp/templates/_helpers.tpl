@@ -18,7 +18,7 @@
 
 {{/* Not empty if the pod calls the API server. */}}
 {{- define "fpga.callsApi" -}}
-{{- if or .Values.events .Values.nodeCondition .Values.startupTaint }}true{{ end -}}
+{{- if or .Values.events .Values.nodeCondition .Values.startupTaint (eq .Values.mode "dra") }}true{{ end -}}
 {{- end }}
 
 {{/* Not empty if the chart makes a service account. */}}
@@ -81,6 +81,21 @@ labels:
 {{- range .Values.deviceRules -}}
 {{- if .mounts -}}
 {{- $_ := set $own "HOST_ROOT" "/host/root" -}}
+{{- end -}}
+{{- end -}}
+{{- if ne .Values.dra.driverName "fpga.xilinx.com" -}}
+{{- $_ := set $own "DRA_DRIVER_NAME" .Values.dra.driverName -}}
+{{- end -}}
+{{- if eq .Values.mode "dra" -}}
+{{- $_ := set $own "MODE" "dra" -}}
+{{- if .Values.dra.evictOn -}}
+{{- $_ := set $own "DRA_EVICT_ON" (join "," .Values.dra.evictOn) -}}
+{{- end -}}
+{{- if not .Values.dra.metadata -}}
+{{- $_ := set $own "DRA_METADATA" "false" -}}
+{{- end -}}
+{{- if ne .Values.kubeletDir "/var/lib/kubelet" -}}
+{{- $_ := set $own "PLUGINS_REGISTRY_DIR" (printf "%s/plugins_registry" .Values.kubeletDir) -}}
 {{- end -}}
 {{- end -}}
 {{- if .Values.events -}}

@@ -15,7 +15,7 @@ import yaml
 from tests.support.api_server import RunningApiServer
 from tests.support.plugin_pods import PluginPods, device, state
 from tests.support.probed import Probed
-from tests.support.process import COMMAND, Service, clean_environment, cli
+from tests.support.process import COMMAND, Service, clean_environment, started
 from tests.support.schemas import conforms
 from tests.support.terminal import Terminal
 from tests.support.waiting import wait_for
@@ -32,7 +32,7 @@ WATCH = (*COMMAND, "cluster", "--watch")
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningApiServer]:
     folder = tmp_path / "api"
     folder.mkdir()
-    with RunningApiServer(folder) as running:
+    with RunningApiServer(folder, tls=False) as running:
         for name, value in running.environment.items():
             monkeypatch.setenv(name, value)
         yield running
@@ -64,7 +64,7 @@ def _bytes(document: Any) -> bytes:
 def _errors(pods: PluginPods) -> dict[str, str]:
     """Return why nodes have no answer, where another one has."""
     pods.add("good", state(device()))
-    done = cli("cluster", "--output", "json")
+    done = started("cluster", "--output", "json")
     assert done.returncode == 0
     document = json.loads(done.stdout)
     conforms("cluster", document)
@@ -73,12 +73,12 @@ def _errors(pods: PluginPods) -> dict[str, str]:
 
 
 def _csv(*options: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(cli("cluster", "--output", "csv", *options).stdout)))
+    return list(csv.DictReader(io.StringIO(started("cluster", "--output", "csv", *options).stdout)))
 
 
 class TestTable:
     def test_shows_every_card_left_out_function_and_silent_node(self, three: PluginPods) -> None:
-        done = cli("cluster")
+        done = started("cluster")
         assert done.returncode == 0
         assert done.stderr == ""
         lines = [line.split("  ") for line in done.stdout.splitlines()]
@@ -103,21 +103,21 @@ class TestTable:
         ]
 
     def test_wide_adds_where_the_card_is_and_its_resource(self, three: PluginPods) -> None:
-        head, row, *_ = cli("cluster", "--output", "wide").stdout.splitlines()
+        head, row, *_ = started("cluster", "--output", "wide").stdout.splitlines()
         assert head.split()[-4:] == ["NUMA", "DRIVER", "NODES", "RESOURCE"]
         assert row.split()[-4:] == ["0", "xocl", "/dev/dri/renderD128", device()["resource"]]
 
     def test_node_chooses_nodes_and_tells_of_one_without_a_pod(self, three: PluginPods) -> None:
-        done = cli("cluster", "--node", "n2", "--node", "n9")
+        done = started("cluster", "--node", "n2", "--node", "n9")
         assert done.returncode == 0
         [line] = [line for line in done.stdout.splitlines() if line.startswith("n")]
         assert line.split(maxsplit=1) == ["n9", "no answer: no pod of the plugin on this node"]
 
     def test_unhealthy_leaves_out_healthy_devices_only(self, three: PluginPods) -> None:
-        shown = cli("cluster", "--unhealthy").stdout
+        shown = started("cluster", "--unhealthy").stdout
         assert "0000:65:00.1" not in shown
         assert all(each in shown for each in ("0000:66:00.1", "0000:81:00.0", "n3  "))
-        document = json.loads(cli("cluster", "--unhealthy", "--output", "json").stdout)
+        document = json.loads(started("cluster", "--unhealthy", "--output", "json").stdout)
         assert document["nodes"]["n1"]["devices"] == [FAULTY]
 
     def test_control_characters_never_reach_the_terminal(self, pods: PluginPods) -> None:
@@ -126,14 +126,14 @@ class TestTable:
         pods.add("n2", escape.encode(errors="replace"), code=500)
         pods.add("n3", phase=escape)
         for output in ("table", "wide", "json", "csv"):
-            shown = cli("cluster", "--output", output).stdout
+            shown = started("cluster", "--output", output).stdout
             assert all(char.isprintable() or char in "\r\n" for char in shown)
             assert "\r" not in shown.replace("\r\n", "")
 
     def test_two_hundred_nodes_are_asked_a_bounded_number_at_a_time(self, pods: PluginPods) -> None:
         for number in range(200):
             pods.add(f"n{number:03}", state(device(serial=f"S{number}")))
-        shown = cli("cluster").stdout.splitlines()[1:]
+        shown = started("cluster").stdout.splitlines()[1:]
         assert [(line.split()[0], line.split()[4]) for line in shown] == [
             (f"n{number:03}", f"S{number}") for number in range(200)
         ]
@@ -142,7 +142,7 @@ class TestTable:
 
 class TestJson:
     def test_has_the_documents_by_node_and_conforms(self, three: PluginPods) -> None:
-        document = json.loads(cli("cluster", "--output", "json").stdout)
+        document = json.loads(started("cluster", "--output", "json").stdout)
         conforms("cluster", document)
         assert document["nodes"] == {"n1": state(device(), FAULTY, left_out=GOLDEN), "n2": state()}
         for each in document["nodes"].values():
@@ -227,7 +227,7 @@ class TestNodeWithoutAnswer:
     def test_missing_right_is_told(self, pods: PluginPods) -> None:
         pods.add("bad", state())
         pods.server.api.denied.add(("get", "pods/proxy"))
-        done = cli("cluster")
+        done = started("cluster")
         assert (
             'cannot get resource "pods/proxy" in API group "" in the namespace "kube-system"' in done.stdout
         )
@@ -247,10 +247,10 @@ class TestNodeWithoutAnswer:
         known = device(slot="new in a later version")
         del known["since"], known["held_by"]
         pods.add("n1", state(known))
-        lines = cli("cluster").stdout.splitlines()
+        lines = started("cluster").stdout.splitlines()
         assert lines[1].split()[-3:] == ["Healthy", "-", "-"]
         assert lines[-1] == ("warning: n1: its /state has no held_by, since: another version of the plugin")
-        assert json.loads(cli("cluster", "--output", "json").stdout)["nodes"]["n1"]["devices"] == [known]
+        assert json.loads(started("cluster", "--output", "json").stdout)["nodes"]["n1"]["devices"] == [known]
         assert _csv()[0]["since"] == ""
 
 
@@ -267,7 +267,7 @@ class TestPods:
         pods.add("n1", state(device(serial="true")))
         pods.add("n2", state(device(serial="true")))
         pods.add("n1", state(device(serial="false")), name="a", namespace="tenant")
-        done = cli("cluster")
+        done = started("cluster")
         assert "false" not in done.stdout
         assert "kube-system (2), tenant (1); --namespace chooses one" in done.stdout
         assert [row["serial"] for row in _csv("--namespace", "tenant")] == ["false"]
@@ -278,17 +278,17 @@ class TestPods:
         assert pod
         labels = {"labels": {"app.kubernetes.io/name": "fpga"}}
         pods.server.put(f"/api/v1/namespaces/kube-system/pods/{name}", pod | {"metadata": labels})
-        done = cli("cluster", "--output", "json")
+        done = started("cluster", "--output", "json")
         assert (done.returncode, json.loads(done.stdout)) == (1, {"nodes": {}, "errors": {}})
         assert "no pod with the label app.kubernetes.io/name=xilinx-fpga-dp in any namespace" in done.stderr
         assert "kubectl get daemonsets -A" in done.stderr
         assert "--selector" in done.stderr
-        assert "0000:65:00.1" in cli("cluster", "--selector", "app.kubernetes.io/name=fpga").stdout
+        assert "0000:65:00.1" in started("cluster", "--selector", "app.kubernetes.io/name=fpga").stdout
 
     def test_cookies_of_a_pod_reach_no_other(self, pods: PluginPods) -> None:
         for number in range(40):
             pods.add(f"n{number:02}", state(device()), headers={"Set-Cookie": f"c{number}=x; Path=/"})
-        cli("cluster")
+        started("cluster")
         assert {each.cookie for each in pods.server.api.requests} == {""}
 
     def test_running_service_is_shown(self, pods: PluginPods, node: SampleNode) -> None:
@@ -307,7 +307,7 @@ class TestPods:
 class TestAccess:
     def test_pods_that_may_not_be_listed_are_an_error(self, pods: PluginPods) -> None:
         pods.server.api.denied.add(("list", "pods"))
-        done = cli("cluster")
+        done = started("cluster")
         assert (done.returncode, done.stdout) == (1, "")
         assert 'cannot list resource "pods"' in done.stderr
         assert done.stderr.endswith("; in one namespace: --namespace\n")
@@ -315,7 +315,7 @@ class TestAccess:
 
     def test_unreachable_server_is_an_error(self, server: RunningApiServer) -> None:
         server.stop()
-        done = cli("cluster")
+        done = started("cluster")
         assert (done.returncode, done.stdout) == (1, "")
         assert len(done.stderr.splitlines()) == 1
 
@@ -323,7 +323,7 @@ class TestAccess:
         monkeypatch.delenv("KUBECONFIG", raising=False)
         monkeypatch.setenv("HOME", str(tmp_path))
         for options in ((), ("--watch",), ("--context", "x")):
-            done = cli("cluster", *options)
+            done = started("cluster", *options)
             assert (done.returncode, done.stdout) == (2, "")
             assert done.stderr.startswith("cluster: no access to the API server: KUBECONFIG names no file")
             assert len(done.stderr.splitlines()) == 1
@@ -332,7 +332,7 @@ class TestAccess:
         for text in ("{", "current-context: x"):
             (tmp_path / "config").write_text(text)
             monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-            done = cli("cluster")
+            done = started("cluster")
             assert done.returncode == 2
             assert str(tmp_path / "config") in done.stderr
             assert len(done.stderr.splitlines()) == 1
@@ -352,12 +352,12 @@ class TestAccess:
             )
         )
         monkeypatch.setenv("KUBECONFIG", f"{other}:{pods.server.kubeconfig}")
-        assert cli("cluster").returncode == 1, "the first current-context counts"
-        assert "0000:65:00.1" in cli("cluster", "--context", "x").stdout
-        assert cli("cluster", "--context", "none").returncode == 2
+        assert started("cluster").returncode == 1, "the first current-context counts"
+        assert "0000:65:00.1" in started("cluster", "--context", "x").stdout
+        assert started("cluster", "--context", "none").returncode == 2
 
     def test_impossible_namespace_is_bad_use(self, pods: PluginPods) -> None:
-        done = cli("cluster", "--namespace", "..")
+        done = started("cluster", "--namespace", "..")
         assert done.returncode == 2
         assert done.stderr.startswith("--namespace: ")
 

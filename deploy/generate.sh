@@ -20,13 +20,16 @@ render() { # TEMPLATE [VALUE...]
     sed -e '1{/^---$/d;}' -e '3,${/^# Source: /d;}' -e "s|^# Source: .*|# Made from deploy/$chart by 'make manifests'.|" \
         -e 's/ *$//' "$out/raw" >"$out/$template.yaml"
 }
+for template in daemonset serviceaccount rights admissionpolicies deviceclasses; do
+    render $template --set mode=dra
+    mv "$out/$template.yaml" "$out/dra-$template.yaml"
+done
 render daemonset
 render podmonitor --set podMonitor.enabled=true
 render prometheusrule --set prometheusRule.enabled=true
 for template in serviceaccount rights admissionpolicies; do
     render $template --set events=true,nodeCondition=true,startupTaint=fpga.xilinx.com/starting
 done
-
 while read -r made target; do
     if [ "$mode" = write ]; then
         cp "$out/$made" "$target"
@@ -43,4 +46,9 @@ prometheusrule.yaml kustomize/overlays/prometheus-operator/prometheusrule.yaml
 serviceaccount.yaml kustomize/components/node-reports/serviceaccount.yaml
 rights.yaml kustomize/components/node-reports/rights.yaml
 admissionpolicies.yaml kustomize/components/node-reports/admissionpolicies.yaml
+dra-daemonset.yaml kustomize/overlays/dra/daemonset.yaml
+dra-serviceaccount.yaml kustomize/overlays/dra/serviceaccount.yaml
+dra-rights.yaml kustomize/overlays/dra/rights.yaml
+dra-admissionpolicies.yaml kustomize/overlays/dra/admissionpolicies.yaml
+dra-deviceclasses.yaml kustomize/overlays/dra/deviceclasses.yaml
 END

@@ -23,9 +23,9 @@ from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 DAEMONSET = only("DaemonSet", STATIC.read_text())
 # The chart writes these files from resourceRenames and deviceRules.
 RULE_FILES = {"RESOURCE_RENAMES", "DEVICE_RULES"}
-# Values of the chart set these, with the rights that they need.
+# Values of the chart set these, with the rights and mounts that they need.
 REPORTS = {"NODE_NAME", "EVENTS", "NODE_CONDITION", "STARTUP_TAINT"}
-REPORTS |= {"MODE", "POD_UID", "PLUGINS_REGISTRY_DIR", "DRA_DRIVER_NAME", "DRA_EVICT_ON", "DRA_METADATA"}
+REPORTS |= {"MODE", "POD_UID", "DRA_DRIVER_NAME", "DRA_EVICT_ON", "DRA_METADATA"}
 EXAMPLES = sorted((DEPLOY / "examples").glob("*.yaml"))
 
 

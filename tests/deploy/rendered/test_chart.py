@@ -30,6 +30,7 @@ from tests.deploy.manifests import (
 )
 from tests.deploy.rendered.schemas import complaint
 from tests.deploy.tools import KUBERNETES, helm, kustomize
+from xilinx_fpga_dp.cli.diagnose.rights import RIGHTS, Right
 from xilinx_fpga_dp.dra.classes import device_classes
 from xilinx_fpga_dp.settings import variable
 from xilinx_fpga_dp.settings_model import Settings
@@ -45,6 +46,7 @@ SETTINGS: dict[str, Any] = {
     "REQUEST_TIMEOUT": 3,
     "SOCKET_DIR": "/var/lib/k0s/kubelet/device-plugins",
     "PLUGINS_DIR": "/var/lib/k0s/kubelet/plugins",
+    "PLUGINS_REGISTRY_DIR": "/var/lib/k0s/kubelet/plugins_registry",
     "POD_RESOURCES_SOCKET": "/var/lib/k0s/kubelet/pod-resources/kubelet.sock",
     "SYSFS_ROOT": "/host/sysfs",
     "DEV_ROOT": "/host/devices",
@@ -408,6 +410,214 @@ def test_policies_can_be_left_out(tmp_path: Path) -> None:
     assert kinds == {"DaemonSet", "ServiceAccount", "Role", "RoleBinding"}
 
 
+def _named(name: str, text: str) -> dict[str, Any]:
+    """Return the DaemonSet of this name."""
+    [found] = [
+        each for each in documents(text) if each["kind"] == "DaemonSet" and each["metadata"]["name"] == name
+    ]
+    return found
+
+
+REGISTRY = "/var/lib/kubelet/plugins_registry"
+DRA_MOUNTS = {
+    REGISTRY: (REGISTRY, "Directory", False),
+    **CDI,
+    **{path: each for path, each in ALWAYS.items() if path != "/var/lib/kubelet/device-plugins"},
+}
+
+
+class TestDra:
+    """The values of the DRA driver."""
+
+    def test_driver_replaces_the_plugin(self, tmp_path: Path) -> None:
+        text = render(tmp_path, {"mode": "dra"})
+        assert Counter(each["kind"] for each in valid(text, KUBERNETES[:1])) == dict.fromkeys(
+            (
+                *("DaemonSet", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "DeviceClass"),
+                *("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"),
+            ),
+            1,
+        )
+        daemonset = only("DaemonSet", text)
+        assert mounts(daemonset) == DRA_MOUNTS
+        assert set(faults(daemonset)) == {"mounts", "API token", "SELinux"}
+        assert environment(daemonset).items() >= {("XILINX_FPGA_DP_MODE", "dra")}
+        fields = {
+            each["name"]: each["valueFrom"]["fieldRef"]["fieldPath"]
+            for each in container(daemonset)["env"]
+            if "valueFrom" in each
+        }
+        assert fields == {
+            "XILINX_FPGA_DP_NODE_NAME": "spec.nodeName",
+            "XILINX_FPGA_DP_POD_UID": "metadata.uid",
+        }
+        pod = daemonset["spec"]["template"]["spec"]
+        assert (pod["automountServiceAccountToken"], pod["serviceAccountName"]) == (True, "xilinx-fpga-dp")
+
+    def test_driver_may_write_slices_and_read_claims(self, tmp_path: Path) -> None:
+        rules = only("ClusterRole", render(tmp_path, {"mode": "dra"}))["rules"]
+        given = {
+            Right("MODE=dra", verb, group, resource)
+            for rule in rules
+            for group in rule["apiGroups"]
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+        }
+        assert given == {each for each in RIGHTS if each.setting == "MODE=dra"}
+
+    def test_policy_names_node_and_driver(self, tmp_path: Path) -> None:
+        policy = only(
+            "ValidatingAdmissionPolicy", render(tmp_path, {"mode": "dra", "dra": {"driverName": "a.b"}})
+        )
+        [rule] = policy["spec"]["matchConstraints"]["resourceRules"]
+        assert rule["operations"] == ["CREATE", "UPDATE", "DELETE"]
+        own_node, own_driver = [each["expression"] for each in policy["spec"]["validations"]]
+        assert "nodeName == optional.of(variables.node)" in own_node
+        assert own_driver == 'variables.slice.spec.driver == "a.b"'
+
+    def test_values_become_settings(self, tmp_path: Path) -> None:
+        dra = {"driverName": "a.b", "metadata": False, "evictOn": ["offline", "firewall"]}
+        values = {"mode": "dra", "dra": dra, "kubeletDir": "/opt/kubelet"}
+        values["settings"] = {"DEVICE_STRATEGY": "cdi", "SHARED_GRANT": "all", "CDI_DIR": "/etc/cdi"}
+        daemonset = only("DaemonSet", render(tmp_path, values))
+        assert {
+            name.removeprefix("XILINX_FPGA_DP_"): each for name, each in environment(daemonset).items()
+        } == {
+            "MODE": "dra",
+            "DRA_DRIVER_NAME": "a.b",
+            "DRA_METADATA": "false",
+            "DRA_EVICT_ON": "offline,firewall",
+            "PLUGINS_DIR": "/opt/kubelet/plugins",
+            "PLUGINS_REGISTRY_DIR": "/opt/kubelet/plugins_registry",
+            "POD_RESOURCES_SOCKET": "/opt/kubelet/pod-resources/kubelet.sock",
+            "CDI_DIR": "/etc/cdi",
+            "SYSFS_ROOT": "/host/sys",
+            "DEV_ROOT": "/host/dev",
+            "HTTP_ADDRESS": "0.0.0.0:8080",
+        }
+        assert mounts(daemonset).keys() >= {
+            "/opt/kubelet/plugins/a.b",
+            "/opt/kubelet/plugins_registry",
+            "/etc/cdi",
+        }
+
+    def test_label_parts_the_nodes(self, tmp_path: Path) -> None:
+        text = render(tmp_path, {"mode": "by-label"})
+        valid(text, KUBERNETES[:1])
+        plugin, driver = _named("xilinx-fpga-dp", text), _named("xilinx-fpga-dp-dra", text)
+        [term] = plugin["spec"]["template"]["spec"]["affinity"]["nodeAffinity"][
+            "requiredDuringSchedulingIgnoredDuringExecution"
+        ]["nodeSelectorTerms"]
+        label = "fpga.xilinx.com/mode"
+        assert {"key": label, "operator": "NotIn", "values": ["dra"]} in term["matchExpressions"]
+        assert driver["spec"]["template"]["spec"]["nodeSelector"][label] == "dra"
+        own = (
+            plugin["spec"]["template"]["metadata"]["labels"],
+            driver["spec"]["template"]["metadata"]["labels"],
+        )
+        selectors = plugin["spec"]["selector"]["matchLabels"], driver["spec"]["selector"]["matchLabels"]
+        assert selectors == own
+        assert not selectors[0].items() <= own[1].items()
+        assert not selectors[1].items() <= own[0].items()
+
+    @pytest.mark.parametrize(
+        ("affinity", "terms"),
+        [
+            ({}, 1),
+            ({"podAntiAffinity": {}}, 1),
+            (EVERYTHING["affinity"], 1),
+            (
+                {
+                    "nodeAffinity": {
+                        "requiredDuringSchedulingIgnoredDuringExecution": {
+                            "nodeSelectorTerms": [
+                                {"matchExpressions": [{"key": "a", "operator": "Exists"}]},
+                                {
+                                    "matchFields": [
+                                        {"key": "metadata.name", "operator": "In", "values": ["node-1"]}
+                                    ]
+                                },
+                            ]
+                        }
+                    }
+                },
+                2,
+            ),
+        ],
+    )
+    def test_label_is_in_each_term_of_an_affinity(
+        self, affinity: dict[str, Any], terms: int, tmp_path: Path
+    ) -> None:
+        text = render(tmp_path, {"mode": "by-label", "affinity": {"nodeAffinity": None} | affinity})
+        valid(text, KUBERNETES[:1])
+        found = _named("xilinx-fpga-dp", text)["spec"]["template"]["spec"]["affinity"]["nodeAffinity"]
+        chosen = found["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+        assert len(chosen) == terms
+        assert all(each["matchExpressions"][-1]["values"] == ["dra"] for each in chosen)
+
+    def test_plugin_of_both_modes_is_the_plugin_alone(self, tmp_path: Path) -> None:
+        """A change to by-label replaces pods, but no field that can't change."""
+        both = _named("xilinx-fpga-dp", render(tmp_path, {"mode": "by-label"}))
+        alone = only("DaemonSet", STATIC.read_text())
+        pod = both["spec"]["template"]["spec"]
+        assert pod.pop("serviceAccountName") == "xilinx-fpga-dp"
+        for each in (pod, alone["spec"]["template"]["spec"]):
+            del each["affinity"]
+        assert both == alone
+
+    def test_classes_are_those_of_the_command(self, tmp_path: Path) -> None:
+        resources = [
+            "xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320",
+            "amd.com/U30",
+            "xilinx.com/fpga.xilinx.com",
+            "xilinx.com/a..b_c",
+        ]
+        values = {"mode": "dra", "dra": {"classes": [{"resource": each} for each in resources]}}
+        text = render(tmp_path, values)
+        valid(text, KUBERNETES[:1])
+        found = {
+            each["metadata"]["name"]: each["spec"]
+            for each in documents(text)
+            if each["kind"] == "DeviceClass"
+        }
+        wanted = device_classes(resources, "fpga.xilinx.com")
+        assert found == {each["metadata"]["name"]: each["spec"] for each in wanted}
+
+    def test_class_has_the_given_name(self, tmp_path: Path) -> None:
+        classes = [{"resource": "amd.com/a_b", "name": "ours"}, {"resource": "amd.com/a-b"}]
+        values = {"mode": "dra", "dra": {"classes": classes, "generalClass": False}}
+        found = documents(render(tmp_path, values))
+        names = {each["metadata"]["name"] for each in found if each["kind"] == "DeviceClass"}
+        assert names == {"ours", "a-b"}
+
+    def test_classes_of_one_name_are_refused(self, tmp_path: Path) -> None:
+        classes = [{"resource": "amd.com/a_b"}, {"resource": "amd.com/a-b"}]
+        with pytest.raises(
+            AssertionError, match=r"amd\.com/a_b and amd\.com/a-b would both have the name a-b"
+        ):
+            render(tmp_path, {"mode": "dra", "dra": {"classes": classes}})
+
+    def test_monitor_finds_the_pods_of_both_modes(self, tmp_path: Path) -> None:
+        text = render(tmp_path, {"mode": "by-label", "podMonitor": {"enabled": True}})
+        selector = only("PodMonitor", text)["spec"]["selector"]
+        [expression] = selector["matchExpressions"]
+        for name in ("xilinx-fpga-dp", "xilinx-fpga-dp-dra"):
+            labels = _named(name, text)["spec"]["template"]["metadata"]["labels"]
+            assert selector["matchLabels"].items() <= labels.items()
+            assert labels[expression["key"]] in expression["values"]
+
+    def test_older_kubernetes_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(AssertionError, match=r"mode: dra needs Kubernetes 1\.34"):
+            run(helm(), "template", "x", CHART, "--set", "mode=dra", "--kube-version=1.33.0")
+
+    def test_overlay_is_the_chart_s(self, tmp_path: Path) -> None:
+        of_both = [
+            {(each["kind"], each["metadata"]["name"]): each for each in valid(manifests, KUBERNETES[:1])}
+            for manifests in (overlay("dra"), render(tmp_path, {"mode": "dra"}))
+        ]
+        assert of_both[0] == of_both[1]
+
+
 @pytest.mark.parametrize("namespace", ["kube-system", "default", ""])
 def test_existing_namespace_is_not_created(namespace: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"the namespace (default|kube-system) exists"):
@@ -496,6 +706,9 @@ def test_dashboards_are_rendered_unchanged(tmp_path: Path) -> None:
         {"podSecurity": {"createNamespace": "yes"}},
         {"events": "yes"},
         {"startupTaint": "a/b/c"},
+        {"mode": "both"},
+        {"mode": "dra", "dra": {"evictOn": ["held"]}},
+        {"mode": "dra", "dra": {"classes": [{"resource": "no-prefix"}]}},
         {"settings": {"EVENTS": True}},
     ],
 )
@@ -557,7 +770,7 @@ def test_operator_gets_the_tested_rules() -> None:
 
 def test_each_overlay_and_component_has_a_test() -> None:
     folders = {each.name for each in (DEPLOY / "kustomize" / "overlays").iterdir()}
-    assert folders == {"plain", "cdi", "prometheus-operator"}
+    assert folders == {"plain", "cdi", "dra", "prometheus-operator"}
     assert {each.name for each in (DEPLOY / "kustomize" / "components").iterdir()} == {
         "node-reports",
         "selinux-none",
@@ -589,50 +802,3 @@ def test_kinds_of_the_operator_are_checked_strictly() -> None:
     monitor = only("PodMonitor", overlay("prometheus-operator"))
     monitor["spec"]["podMetricsEndpoints"][0]["intervall"] = "30s"
     assert "intervall" in str(complaint(monitor, KUBERNETES[0]))
-
-
-def test_mode_dra_has_the_mounts_and_names_of_the_driver(tmp_path: Path) -> None:
-    values = {
-        "mode": "dra",
-        "dra": {"driverName": "x.example.com", "evictOn": ["offline"], "metadata": False},
-    }
-    daemonset = only("DaemonSet", render(tmp_path, values))
-    plugins = "/var/lib/kubelet/plugins"
-    kept = {path: mount for path, mount in ALWAYS.items() if path.startswith("/host/")}
-    assert mounts(daemonset) == kept | CDI | {
-        "/var/lib/kubelet/pod-resources": ALWAYS["/var/lib/kubelet/pod-resources"],
-        f"{plugins}_registry": (f"{plugins}_registry", "Directory", False),
-        f"{plugins}/x.example.com": (f"{plugins}/x.example.com", "DirectoryOrCreate", False),
-    }
-    variables = {each["name"]: each for each in container(daemonset)["env"]}
-    fields = {
-        name: each["valueFrom"]["fieldRef"]["fieldPath"]
-        for name, each in variables.items()
-        if "valueFrom" in each
-    }
-    assert fields == {variable("node_name"): "spec.nodeName", variable("pod_uid"): "metadata.uid"}
-    assert variables[variable("mode")]["value"] == "dra"
-    assert variables[variable("dra_driver_name")]["value"] == "x.example.com"
-    assert variables[variable("dra_evict_on")]["value"] == "offline"
-    assert variables[variable("dra_metadata")]["value"] == "false"
-
-
-def test_classes_of_the_chart_are_those_of_the_command(tmp_path: Path) -> None:
-    resources = ["xilinx.com/fpga-xilinx_u200_xdma_201830_2-1561465320", "amd.com/u30"]
-    values = {"mode": "dra", "dra": {"classes": [{"resource": each} for each in resources]}}
-    rendered = documents(render(tmp_path, values))
-    found = {each["metadata"]["name"]: each["spec"] for each in rendered if each["kind"] == "DeviceClass"}
-    wanted = {each["metadata"]["name"]: each["spec"] for each in device_classes(resources, "fpga.xilinx.com")}
-    assert found == wanted
-
-
-def test_mode_dra_may_write_slices_and_read_claims_only(tmp_path: Path) -> None:
-    rendered = documents(render(tmp_path, {"mode": "dra"}))
-    [role] = [each for each in rendered if each["kind"] == "ClusterRole"]
-    assert [(each["resources"], each["verbs"]) for each in role["rules"]] == [
-        (["resourceslices"], ["get", "list", "watch", "create", "update", "delete"]),
-        (["resourceclaims"], ["get"]),
-    ]
-    [policy] = [each for each in rendered if each["kind"] == "ValidatingAdmissionPolicy"]
-    [rule] = policy["spec"]["matchConstraints"]["resourceRules"]
-    assert (rule["resources"], rule["operations"]) == (["resourceslices"], ["CREATE", "UPDATE", "DELETE"])

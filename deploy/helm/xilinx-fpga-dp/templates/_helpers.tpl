@@ -16,14 +16,33 @@
 {{ default .Release.Namespace .Values.namespace }}
 {{- end }}
 
-{{/* Not empty if the pod calls the API server. */}}
+{{/* The modes that have a DaemonSet, as JSON. */}}
+{{- define "fpga.modes" -}}
+{{- if and (ne .Values.mode "device-plugin") (semverCompare "<1.34-0" .Capabilities.KubeVersion.Version) -}}
+{{- fail (printf "mode: %s needs Kubernetes 1.34, this is %s" .Values.mode .Capabilities.KubeVersion.Version) -}}
+{{- end -}}
+{{- toJson (eq .Values.mode "by-label" | ternary (list "device-plugin" "dra") (list .Values.mode)) -}}
+{{- end }}
+
+{{/* Not empty if there is a DaemonSet of the DRA driver. */}}
+{{- define "fpga.hasDra" -}}
+{{- if has "dra" (include "fpga.modes" . | fromJsonArray) }}true{{ end -}}
+{{- end }}
+
+{{/* Not empty if the pod of a mode calls the API server. Arguments, as a list: the root context, the mode. */}}
 {{- define "fpga.callsApi" -}}
-{{- if or .Values.events .Values.nodeCondition .Values.startupTaint (eq .Values.mode "dra") }}true{{ end -}}
+{{- $values := (first .).Values -}}
+{{- if or (eq (last .) "dra") $values.events $values.nodeCondition $values.startupTaint }}true{{ end -}}
+{{- end }}
+
+{{/* Not empty if any pod calls the API server. */}}
+{{- define "fpga.anyCallsApi" -}}
+{{- include "fpga.callsApi" (list . (include "fpga.modes" . | fromJsonArray | last)) -}}
 {{- end }}
 
 {{/* Not empty if the chart makes a service account. */}}
 {{- define "fpga.makesServiceAccount" -}}
-{{- if and (not .Values.serviceAccountName) (or .Values.openshift.enabled (include "fpga.callsApi" .)) }}true{{ end -}}
+{{- if and (not .Values.serviceAccountName) (or .Values.openshift.enabled (include "fpga.anyCallsApi" .)) }}true{{ end -}}
 {{- end }}
 
 {{/* Empty: the namespace's default account. */}}
@@ -39,6 +58,41 @@ system:serviceaccount:{{ include "fpga.namespace" . }}:{{ include "fpga.serviceA
 {{- define "fpga.selector" -}}
 app.kubernetes.io/name: {{ include "fpga.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/*
+The selector of a mode's DaemonSet: those of the two must not overlap, and the plugin's can't be changed.
+Arguments, as a list: the root context, the mode.
+*/}}
+{{- define "fpga.selectorOf" -}}
+{{ include "fpga.selector" (first .) }}{{ if eq (last .) "dra" }}-dra{{ end }}
+{{- end }}
+
+{{/* The nodes of a mode. Arguments, as a list: the root context, the mode. */}}
+{{- define "fpga.nodeSelector" -}}
+{{- $values := (first .).Values -}}
+{{- $labels := deepCopy $values.nodeSelector -}}
+{{- if and (eq $values.mode "by-label") (eq (last .) "dra") -}}
+{{- $_ := set $labels "fpga.xilinx.com/mode" "dra" -}}
+{{- end -}}
+{{- toYaml $labels -}}
+{{- end }}
+
+{{- define "fpga.affinity" -}}
+{{- $values := (first .).Values -}}
+{{- $affinity := deepCopy $values.affinity -}}
+{{- if and (eq $values.mode "by-label") (ne (last .) "dra") -}}
+{{- $required := "requiredDuringSchedulingIgnoredDuringExecution" -}}
+{{- $nodes := get $affinity "nodeAffinity" | default dict -}}
+{{- $terms := list -}}
+{{- range (get $nodes $required | default dict).nodeSelectorTerms | default (list dict) -}}
+{{- $not := dict "key" "fpga.xilinx.com/mode" "operator" "NotIn" "values" (list "dra") -}}
+{{- $terms = append $terms (set . "matchExpressions" (append (.matchExpressions | default list) $not)) -}}
+{{- end -}}
+{{- $_ := set $nodes $required (dict "nodeSelectorTerms" $terms) -}}
+{{- $_ := set $affinity "nodeAffinity" $nodes -}}
+{{- end -}}
+{{- toYaml $affinity -}}
 {{- end }}
 
 {{- define "fpga.labels" -}}
@@ -64,11 +118,19 @@ labels:
 {{- end -}}
 {{- end }}
 
-{{/* All settings as JSON, including those that the chart sets itself. */}}
+{{/*
+All settings of a mode as JSON, including those that the chart sets itself.
+Arguments, as a list: the root context, the mode.
+*/}}
 {{- define "fpga.settings" -}}
+{{- $mode := last . -}}
+{{- with first . -}}
 {{- $own := dict "SYSFS_ROOT" "/host/sys" "DEV_ROOT" "/host/dev" -}}
 {{- if ne .Values.kubeletDir "/var/lib/kubelet" -}}
 {{- $_ := set $own "SOCKET_DIR" (printf "%s/device-plugins" .Values.kubeletDir) -}}
+{{- if eq $mode "dra" -}}
+{{- $_ := set $own "PLUGINS_REGISTRY_DIR" (printf "%s/plugins_registry" .Values.kubeletDir) -}}
+{{- end -}}
 {{- $_ := set $own "PLUGINS_DIR" (printf "%s/plugins" .Values.kubeletDir) -}}
 {{- $_ := set $own "POD_RESOURCES_SOCKET" (printf "%s/pod-resources/kubelet.sock" .Values.kubeletDir) -}}
 {{- end -}}
@@ -81,21 +143,6 @@ labels:
 {{- range .Values.deviceRules -}}
 {{- if .mounts -}}
 {{- $_ := set $own "HOST_ROOT" "/host/root" -}}
-{{- end -}}
-{{- end -}}
-{{- if ne .Values.dra.driverName "fpga.xilinx.com" -}}
-{{- $_ := set $own "DRA_DRIVER_NAME" .Values.dra.driverName -}}
-{{- end -}}
-{{- if eq .Values.mode "dra" -}}
-{{- $_ := set $own "MODE" "dra" -}}
-{{- if .Values.dra.evictOn -}}
-{{- $_ := set $own "DRA_EVICT_ON" (join "," .Values.dra.evictOn) -}}
-{{- end -}}
-{{- if not .Values.dra.metadata -}}
-{{- $_ := set $own "DRA_METADATA" "false" -}}
-{{- end -}}
-{{- if ne .Values.kubeletDir "/var/lib/kubelet" -}}
-{{- $_ := set $own "PLUGINS_REGISTRY_DIR" (printf "%s/plugins_registry" .Values.kubeletDir) -}}
 {{- end -}}
 {{- end -}}
 {{- if .Values.events -}}
@@ -117,5 +164,22 @@ labels:
 {{- $_ := set $own $name (toString $value) -}}
 {{- end -}}
 {{- end -}}
+{{- if eq $mode "dra" -}}
+{{- $_ := set $own "MODE" "dra" -}}
+{{- with .Values.dra -}}
+{{- if ne .driverName "fpga.xilinx.com" -}}
+{{- $_ := set $own "DRA_DRIVER_NAME" .driverName -}}
+{{- end -}}
+{{- if not .metadata -}}
+{{- $_ := set $own "DRA_METADATA" "false" -}}
+{{- end -}}
+{{- if .evictOn -}}
+{{- $_ := set $own "DRA_EVICT_ON" (join "," .evictOn) -}}
+{{- end -}}
+{{- end -}}
+{{- /* They mean nothing to the driver, which would say so. */ -}}
+{{- $own = omit $own "DEVICE_STRATEGY" "PREFERRED_ALLOCATION" "PRESTART_CHECK" "SHARED_GRANT" "SOCKET_DIR" -}}
+{{- end -}}
 {{- toJson $own -}}
+{{- end -}}
 {{- end }}

@@ -24,7 +24,7 @@ from tests.faults.trial import Broken, Outcome, tried
 Job = tuple[tuple[Fault, ...], Setting]
 """Simultaneous faults, and the setting in which they happen."""
 
-_SETTINGS = (Setting(), Setting(2), Setting(2, by_socket=True))
+_SETTINGS = (Setting(), Setting(2), Setting(2, by_socket=True), Setting(by_socket=True, api=True))
 _CHANGES = 0.1  # the probability of another setting in a soak; each change needs a new stage
 
 _NAMESPACES = ("unshare", "--user", "--map-root-user", "--mount", "--propagation", "private")
@@ -172,17 +172,25 @@ def _jobs(options: argparse.Namespace, dice: random.Random) -> Iterator[Job]:
         chosen = [named(name) for name in options.only]
     settings = [each for each in _SETTINGS if options.instances in (None, each.instances)]
     if options.what == "each":
-        yield from (((fault,), setting) for setting in settings for fault in chosen)
+        yield from (
+            ((fault,), setting) for setting in settings for fault in chosen if setting.api == fault.api
+        )
     elif options.what == "pairs" and options.only:
-        yield from ((tuple(chosen), setting) for setting in settings)
+        yield from ((tuple(chosen), setting) for setting in _fitting(chosen, settings))
     elif options.what == "pairs":
         # One fault within the other in random order, and for two instances a random kubelet
         both = [tuple(dice.sample(pair, 2)) for pair in pairs(chosen)]
-        several = [(pair, dice.choice(of)) for of in _by_instances(settings) for pair in both]
+        several = [
+            (pair, dice.choice(fitting))
+            for of in _by_instances(settings)
+            for pair in both
+            if (fitting := _fitting(pair, of))
+        ]
         several = dice.sample(several, options.sample) if options.sample else several
         yield from sorted(several, key=lambda job: job[1])
     else:
-        settings = [each for each in settings if each.instances == (options.instances or 2)]
+        settings = [each for each in settings if each.instances == (options.instances or 2) and not each.api]
+        chosen = [each for each in chosen if not each.api]
         setting = settings[0]
         while True:
             faults = tuple(dice.sample(chosen, dice.choice((1, 1, 2, 2, 3))))
@@ -192,8 +200,15 @@ def _jobs(options: argparse.Namespace, dice: random.Random) -> Iterator[Job]:
                 yield faults, setting
 
 
+def _fitting(faults: Iterable[Fault], settings: Iterable[Setting]) -> list[Setting]:
+    """Return the settings in which all faults are possible: with an API server if one of them needs it."""
+    api = any(fault.api for fault in faults)
+    return [setting for setting in settings if setting.api == api]
+
+
 def _by_instances(settings: Sequence[Setting]) -> list[list[Setting]]:
-    return [list(group) for _, group in itertools.groupby(settings, lambda each: each.instances)]
+    ordered = sorted(settings)
+    return [list(group) for _, group in itertools.groupby(ordered, lambda each: each.instances)]
 
 
 def _until(deadline: float, jobs: Iterable[Job]) -> Iterator[Job]:
@@ -236,7 +251,8 @@ class _Stages:
             self._stage = None
 
     def _for(self, setting: Setting) -> Stage:
-        if self._stage is None or self._stage.setting != setting:
+        # Reports to the API server are limited, so a stage with one is used once.
+        if self._stage is None or self._stage.setting != setting or setting.api:
             self.close()
             self._stage = Stage(setting)
             self._stage.__enter__()

@@ -3,10 +3,10 @@
 import itertools
 from collections.abc import Sequence
 
-from tests.faults import hosts, kubelets, wires
+from tests.faults import hosts, kubelets, servers, wires
 from tests.faults.fault import Fault
 
-FAULTS: list[Fault] = [*kubelets.faults, *wires.faults, *hosts.faults]
+FAULTS: list[Fault] = [*kubelets.faults, *wires.faults, *hosts.faults, *servers.faults]
 
 
 def pairs(faults: Sequence[Fault]) -> list[tuple[Fault, Fault]]:

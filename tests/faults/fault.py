@@ -36,6 +36,7 @@ class Fault:
         lasts: its duration in seconds.
         place: what it changes; two faults in one place are not paired.
         long: whether it takes too long for a short run.
+        api: whether it needs the setting with an API server.
         missing: returns why it is impossible on this machine; None if it is possible.
     """
 
@@ -51,6 +52,7 @@ class Fault:
     lasts: float
     place: str
     long: bool
+    api: bool
     missing: Callable[[], str | None]
 
     def __str__(self) -> str:
@@ -74,6 +76,7 @@ class Catalogue(list[Fault]):
         lasts: float = 0.7,
         place: str = "",
         long: bool = False,
+        api: bool = False,
         missing: Callable[[], str | None] = lambda: None,
     ) -> Callable[[Steps], Steps]:
         """Add a fault; the decorated function is its steps."""
@@ -93,6 +96,7 @@ class Catalogue(list[Fault]):
                     lasts=lasts,
                     place=place or name,
                     long=long,
+                    api=api,
                     missing=missing,
                 )
             )

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from tests.support.api_server import RunningApiServer
 from tests.support.double import KubeletDouble, NoEndpoint
 from tests.support.process import Service
 from tests.support.running import settings_for
@@ -38,6 +39,7 @@ SHELLS = {
 }
 # A device of the kernel without card driver; a repeated event does not change it.
 EVENT = Path("/sys/devices/virtual/mem/null/uevent")
+_NODE = "/api/v1/nodes/n1"
 _INSIDE = Path(__file__).with_name("inside")
 _SHARED_MEMORY = "/dev/shm"
 _PAGE = 10.0  # seconds for an HTTP response on a busy machine
@@ -46,13 +48,21 @@ _POLL = 0.1  # seconds that one poll counts at most: a longer one means that thi
 
 
 class Setting(NamedTuple):
-    """The number of instances, and whether kubelet identifies endpoints by socket, as kubelet >= 1.37."""
+    """The setting of a trial.
+
+    Attributes:
+        instances: the number of instances.
+        by_socket: whether kubelet identifies endpoints by socket, as kubelet >= 1.37.
+        api: whether the instances report to an API server.
+    """
 
     instances: int = 1
     by_socket: bool = False
+    api: bool = False
 
     def __str__(self) -> str:
-        return f"{self.instances} with kubelet {'1.37' if self.by_socket else '1.36'}"
+        kubelet = "1.37" if self.by_socket else "1.36"
+        return f"{self.instances} with kubelet {kubelet}{' and an API server' if self.api else ''}"
 
 
 @dataclass
@@ -108,6 +118,10 @@ class Stage:
         self.fail({})
         self._kubelet_down = 0  # the number of faults that keep it down
         self.kubelet_restarted = False  # in this trial: it has removed all sockets
+        self.api: RunningApiServer | None = None
+        if setting.api:
+            self.api = RunningApiServer(Path(tempfile.mkdtemp(dir=self.directory)))
+            self.api.put(_NODE, {"spec": {}, "status": {"conditions": []}})
         self.wanted = {
             SHELLS[shell]: {card.address for card in self.cards(shell)} for shell in ("u200", "u250")
         }
@@ -134,6 +148,8 @@ class Stage:
         for service in self.services:
             service.__exit__(kind, error, trace)
         self.kubelet.stop()
+        if self.api:
+            self.api.__exit__(None, None, None)
         if own_namespaces():
             subprocess.run(["umount", "--lazy", f"{self.directory}/run"], check=False)
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -202,8 +218,10 @@ class Stage:
                 NFD_FEATURES_DIR=str(self.features.parent),
                 HTTP_ADDRESS="127.0.0.1:0",
                 POD_RESOURCES_SOCKET=f"{self.directory}/pods.sock",
+                **({"NODE_NAME": "n1", "EVENTS": "true", "NODE_CONDITION": "true"} if self.api else {}),
             ),
             environment={
+                **(self.api.environment if self.api else {}),
                 "PYTHONPATH": str(_INSIDE),
                 "FAULTS_CLOCK": str(self._clock),
                 "FAULTS_ERRORS": str(self._errors),
@@ -340,10 +358,8 @@ class Stage:
             return "the active instance has not registered yet"
         if not self.all_full():
             return f"kubelet knows {self.kubelet.resources()}"
-        if not self.spec_is_whole():
-            return "the CDI spec is not whole"
-        if not self.features_are_whole():
-            return "the feature file is not whole"
+        if outside := self._problem_outside():
+            return outside
         if self.before is not None and self.before != (now := self.state()):
             return f"it was {self.before}, it is {now}"
         for shell in SHELLS:
@@ -352,6 +368,27 @@ class Stage:
         if strays := self.strays():
             return f"in the socket directory: {strays}"
         return None
+
+    def _problem_outside(self) -> str | None:
+        """Return what is wrong with the files and the condition of the node; None if nothing is."""
+        if not self.spec_is_whole():
+            return "the CDI spec is not whole"
+        if not self.features_are_whole():
+            return "the feature file is not whole"
+        if self.api and (said := self.condition()) != "True":
+            return f"the condition of the node is {said}"
+        return None
+
+    @property
+    def kept_connections(self) -> int:
+        """The connections to the API server that an instance may keep, those of its tasks."""
+        return 2 if self.api else 0
+
+    def condition(self) -> str:
+        """Return the status of the node's condition; empty if it has none."""
+        node = self.api.api.get(_NODE) if self.api else None
+        conditions = (node or {}).get("status", {}).get("conditions", ())
+        return "".join(each["status"] for each in conditions)
 
     def state(self) -> list[Any]:
         """Return the state that must be the same after a trial: the files and the topology at kubelet."""
@@ -377,6 +414,7 @@ class Stage:
         for service in self.services:
             assert "ok" in self.page("/livez", service)
         wait_for(lambda: json.loads(self.page("/state"))["resources"], "it has a state", 2)
+        assert wait_until(lambda: self._problem_outside() is None, _LISTED), self._problem_outside()
 
 
 def _alive(path: Path) -> bool:

@@ -192,6 +192,7 @@ def _nothing_left(stage: Stage, outcome: Outcome) -> None:
         after = least(stage, _pids(stage), _LEAST)
         # A standby instance may have its earlier sockets and streams, or not.
         spare = {pid: 0 if pid == stage.active.process.pid else 2 * len(SHELLS) for pid in after}
+        spare = {pid: number + stage.kept_connections for pid, number in spare.items()}
         more = [text for pid, now in after.items() if (text := _more(stage.quiet, now, spare[pid]))]
         if not more:
             break

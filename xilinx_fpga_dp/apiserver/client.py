@@ -530,6 +530,6 @@ def _object(method: str, path: str, answer: bytes) -> Json:
         found = json.loads(answer)
     except ValueError:
         found = None
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or (found.get("kind"), found.get("status")) == ("Status", "Failure"):
         raise NoAnswer(f"{method} {path}: the answer is no object")
     return found

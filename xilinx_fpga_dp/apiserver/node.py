@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 _HEARTBEAT = (
     300.0  # seconds between writes without a change; kubelet's own is as long (nodeStatusReportFrequency)
 )
-# Writes in a row, then one every so many seconds, where a card flaps
-_BURST = 10
+# Changes written in a row, then one every so many seconds, where a card flaps
+_BURST = 30
 _INTERVAL = 10.0
 _LOOK = 1.0  # seconds between two looks at a node that is not ready for its taint to go
 
@@ -72,7 +72,7 @@ class NodeCondition:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_HEARTBEAT):
                         await self._wanted.other_than(written)
-            await limit.wait()
+                await limit.wait()
             if (wanted := self._wanted.value) is None:
                 continue
             try:

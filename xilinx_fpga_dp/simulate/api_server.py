@@ -83,6 +83,7 @@ class Trouble:
     retry_after: int | None = None
     delay: float = 0.0
     cut: str = ""
+    hits: int = 0  # how often it has happened
 
 
 @dataclass(frozen=True)
@@ -264,6 +265,7 @@ class ApiServer:
         for each in self.troubles:
             if each.times > 0 and re.match(each.matches, call):
                 each.times -= 1
+                each.hits += 1
                 return each
         return None
 

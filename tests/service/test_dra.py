@@ -5,11 +5,14 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.support.api_server import RunningApiServer
 from tests.support.dra_kubelet import DRIVER, NODE, SLICES, ClaimName, DraKubelet, claim_of
 from tests.support.dra_stage import SLICE, data, published, registry, spec_path, store_claim, taints
 from tests.support.podresources import Hold, PodResourcesDouble
-from tests.support.process import Service, cli
+from tests.support.probed import Probed
+from tests.support.process import Service, cli, started
 from tests.support.resource_names import U200
 from tests.support.running import settings_for
 from tests.support.waiting import wait_for
@@ -217,3 +220,44 @@ def test_mode_without_a_node_name_or_access_is_a_bad_setting(cards: SampleNode) 
         done = cli("run", settings=settings_for(cards, MODE="dra", **more))
         assert done.returncode == 2
         assert problem in done.stderr
+
+
+def test_diagnose_checks_what_the_driver_needs(
+    node_api: RunningApiServer,
+    dra_settings: dict[str, str],
+    dra: DraKubelet,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wait_for(lambda: published(node_api), "a slice")
+    monkeypatch.setenv("KUBECONFIG", str(node_api.kubeconfig))
+    done = started("diagnose", settings=dra_settings)
+    said = {line[6:].partition(":")[0]: line[:4] for line in done.stdout.splitlines()}
+    assert said["registration directory"] == "ok  "
+    assert said["CDI_DIR"] == "ok  "
+    assert said["API server"] == "ok  "
+    assert "kubelet" not in said
+    assert "socket directory" not in said
+
+
+def test_pages_tell_of_the_driver(
+    cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str]
+) -> None:
+    pages = Probed(cards, **{name: value for name, value in dra_settings.items() if name != "HTTP_ADDRESS"})
+    with (
+        Service(pages.settings, environment=node_api.environment) as service,
+        DraKubelet(registry(cards)) as kubelet,
+    ):
+        service.logged(Event.SERVING_HTTP)
+        wait_for(lambda: "kubelet has not registered the driver" in pages.get("readyz")[1], "the reason")
+        kubelet.register()
+        wait_for(lambda: pages.get("readyz")[0] == 200, lambda: pages.get("readyz")[1])
+        claim = store_claim(node_api, "mine", A)
+        kubelet.prepared(claim)
+        kubelet.unprepare(claim)
+        series = pages.series()
+        for method in ("prepare", "unprepare"):
+            assert series[f'claims_total{{method="{method}",result="ok"}}'] == 1
+        assert series[f'registered{{resource="{U200}"}}'] == 1
+        node_api.trouble(matches="(PUT|GET|POST) ", code=500)
+        cards.cards[0].offline()
+        wait_for(lambda: pages.get("readyz")[0] == 503, "not ready")

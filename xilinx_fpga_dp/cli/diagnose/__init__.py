@@ -30,6 +30,14 @@ COMMAND = Command(
     run,
     settings=SCAN_SETTINGS
     | {"socket_dir", "plugins_dir", "http_address", "device_strategy", "cdi_dir", "nfd_features_dir"}
-    | {"host_root", "extra_mounts", "mode", "events", "node_condition", "startup_taint"},
+    | {
+        "host_root",
+        "extra_mounts",
+        "mode",
+        "plugins_registry_dir",
+        "events",
+        "node_condition",
+        "startup_taint",
+    },
     options=output_option("text", "json"),
 )

@@ -33,6 +33,7 @@ class Findings:
     kubelet_problem: OSError | None
     podresources: str  # kubelet's socket for it
     podresources_problem: OSError | None
+    registry: str | None = None  # where kubelet finds the DRA driver; None with the device plugin
     fpga_functions: tuple[str, ...] = ()  # the addresses of those with an FPGA maker's or card's id
     xrt: str | None = None  # the version of XRT on the host; None if it is not installed
     instances: int = 0  # the number of live instances of this program on the node
@@ -343,6 +344,10 @@ def _is_shortened(name: str, devices: Iterable[Device]) -> bool:
 def socket_directory(findings: Findings) -> Lines:
     """Check that sockets can be created in kubelet's directory for plugins."""
     problem = findings.socket_dir_problem
+    if findings.registry:
+        remedy = "mount it at the same path as kubelet has it, and set PLUGINS_REGISTRY_DIR to that"
+        yield _directory("registration directory", findings.registry, problem, remedy)
+        return
     remedy = _where_kubelet_is(findings) if isinstance(problem, _MISSING) else _MOUNT_WRITABLE
     yield _directory("socket directory", findings.socket_dir, problem, remedy)
 
@@ -355,8 +360,10 @@ def _directory(check: str, path: str, problem: OSError | None, remedy: str = _MO
 
 
 def kubelet(findings: Findings) -> Lines:
-    """Check that kubelet answers."""
+    """Check that kubelet answers; it finds a DRA driver by itself."""
     problem = findings.kubelet_problem
+    if findings.registry:
+        return
     if problem is None:
         yield _ok("kubelet", "it answers")
     elif isinstance(problem, _MISSING):

@@ -52,14 +52,17 @@ _read = partial(ordinary_file.read, limit=65536)  # bytes
 async def collect(settings: Settings) -> Findings:
     """Collect the state of this node."""
     sysfs, host, socket_dir = settings.sysfs_root, settings.host_root.rstrip("/"), settings.socket_dir
-    outputs = {"CDI_DIR": settings.cdi_dir} if settings.device_strategy != "device-specs" else {}
+    registry_dir = settings.plugins_registry_dir
+    registry = registry_dir if settings.mode == "dra" else None
+    writes_cdi = registry or settings.device_strategy != "device-specs"
+    outputs = {"CDI_DIR": settings.cdi_dir} if writes_cdi else {}
     if settings.nfd_features_dir:
         outputs["NFD_FEATURES_DIR"] = settings.nfd_features_dir
     required = {
         "functions": _blocking(lambda: len(os.listdir(f"{sysfs}/bus/pci/devices"))),
         "scan": _scan(settings),
-        "socket_dir_problem": _blocking(_require_room, socket_dir),
-        "kubelet_problem": greet(f"{socket_dir}/{KUBELET_SOCKET}", _TIME_LIMIT),
+        "socket_dir_problem": _blocking(_require_room, registry or socket_dir),
+        "kubelet_problem": _nothing() if registry else greet(f"{socket_dir}/{KUBELET_SOCKET}", _TIME_LIMIT),
         "podresources_problem": _request_podresources(settings.pod_resources_socket),
     }
     optional: dict[str, Awaitable[Any]] = {
@@ -77,7 +80,7 @@ async def collect(settings: Settings) -> Findings:
         "by_path": _blocking(_nodes_by_path, settings.dev_root),
         "rights": rights.ask(settings),
     }
-    if settings.device_strategy != "device-specs":
+    if writes_cdi:
         optional["containerd"] = _blocking(read_containerd, host)
     found, output_problems, mounts = await asyncio.gather(
         _results(required | optional),
@@ -94,11 +97,16 @@ async def collect(settings: Settings) -> Findings:
             {node: _blocking(os.stat, f"{settings.dev_root}{node.removeprefix('/dev')}") for node in nodes}
         ),
         socket_dir=socket_dir,
+        registry=registry,
         podresources=settings.pod_resources_socket,
         outputs={name: (path, output_problems[name]) for name, path in outputs.items()},
         mounts=mounts,
         unknown_variables=tuple(unknown_variables(os.environ, vars(settings))),
     )
+
+
+async def _nothing() -> None:
+    """Find no problem where there is nothing to check."""
 
 
 async def _scan(settings: Settings) -> Offers:

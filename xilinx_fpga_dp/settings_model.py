@@ -17,6 +17,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from xilinx_fpga_dp.resources.naming import DEFAULT_TEMPLATE, FIELDS, prefix_problem, template_problem
 from xilinx_fpga_dp.settings import PREFIX, BadSettings, variable
 
+OWN_NODE = "sample-node"
+"""The name of a Node that a command brings itself."""
+
 _MAX_PORT = 65535
 # Names of hosts as a lookup takes them; the empty one is for all interfaces.
 _HOST_NAME = re.compile(r"([A-Za-z0-9-]{1,63}\.)*([A-Za-z0-9-]{1,63})?")
@@ -269,18 +272,22 @@ class Settings(BaseSettings):
     )
 
     @classmethod
-    def load(cls, flags: Mapping[str, str]) -> Self:
+    def load(cls, flags: Mapping[str, str], *, own_cluster: bool = False) -> Self:
         """Read the environment; flags, by field name, come first.
+
+        Args:
+            flags: texts.
+            own_cluster: the Node has the name `OWN_NODE`, and the caller brings an API server.
 
         Raises:
             BadSettings: some cannot be used.
         """
         try:
-            settings = cls(**dict[str, Any](flags))
+            settings = cls(**{**dict[str, Any](flags), **({"node_name": OWN_NODE} if own_cluster else {})})
         except ValidationError as error:
             lines = {str(each["loc"][0]): _line(each) for each in reversed(error.errors())}
             raise BadSettings("\n".join(lines[name] for name in cls.model_fields if name in lines)) from None
-        if settings.mode == "dra":
+        if settings.mode == "dra" and not own_cluster:
             _require_access(os.environ)
         return settings if settings.compat == "none" else settings._as_1_3_0(os.environ)
 

@@ -28,6 +28,7 @@ class Command:
     settings: frozenset[str] = frozenset()  # the fields it uses; if empty, the settings are not validated
     # Its own options and arguments, each with the keywords of argparse's ``add_argument``.
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    own_cluster: bool = False  # it brings the Node and the API server itself
 
 
 def output_option(*formats: str) -> dict[str, Mapping[str, Any]]:

@@ -67,7 +67,11 @@ def parse(arguments: Sequence[str]) -> Parsed:
     command = load(given or "run")
     options = _parse(given, command, words)
     flags = {field: text for field, text in vars(options).items() if field in Settings.model_fields}
-    settings = Settings.load(flags) if command.settings else Settings.model_construct()
+    settings = (
+        Settings.load(flags, own_cluster=command.own_cluster)
+        if command.settings
+        else Settings.model_construct()
+    )
     return Parsed(command, options, settings)
 
 

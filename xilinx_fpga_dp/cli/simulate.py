@@ -20,7 +20,8 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
 COMMAND = Command(
     run,
     # The sample node sets the others.
-    settings=frozenset(Settings.model_fields) - {"sysfs_root", "dev_root", "socket_dir", "plugins_dir"},
+    settings=frozenset(Settings.model_fields)
+    - {"sysfs_root", "dev_root", "socket_dir", "plugins_dir", "plugins_registry_dir", "node_name", "pod_uid"},
     options={
         "--once": {"action": "store_true", "help": "play all steps and end; else stay up until Ctrl-C"},
         "--board": {
@@ -32,4 +33,5 @@ COMMAND = Command(
         "--node": {"metavar": "DIR", "help": "only build the sample node in this directory"},
         **FROM_OPTION,
     },
+    own_cluster=True,
 )

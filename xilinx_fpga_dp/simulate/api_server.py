@@ -15,7 +15,6 @@ import copy
 import itertools
 import json
 import re
-import ssl
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -23,8 +22,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+if TYPE_CHECKING:
+    import ssl
 
 Json = dict[str, Any]
 
@@ -178,7 +180,7 @@ class ApiServer:
 
     # Serving
 
-    async def start(self, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None) -> int:
+    async def start(self, host: str = "127.0.0.1", port: int = 0, tls: "ssl.SSLContext | None" = None) -> int:
         """Serve; return the port."""
         self._server = await asyncio.start_server(self._accept, host, port, ssl=tls, reuse_address=True)
         return int(self._server.sockets[0].getsockname()[1])

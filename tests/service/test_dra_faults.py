@@ -309,3 +309,24 @@ def test_spec_of_no_claim_is_removed_and_foreign_files_stay(cards: SampleNode) -
     left.write_text("{}")
     wait_for(lambda: not left.exists(), "the file of no claim is removed")
     assert foreign.exists()
+
+
+def test_listed_reason_evicts_after_it_has_lasted(
+    cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str]
+) -> None:
+    settings = dra_settings | {"DRA_EVICT_ON": "offline"}
+    with Service(settings, environment=node_api.environment), DraKubelet(registry(cards)) as kubelet:
+        kubelet.register()
+        wait_for(lambda: published(node_api).keys() == ALL, "a slice")
+        cards.cards[0].offline()
+        cards.cards[1].reset_begin()
+
+        def effects() -> dict[str, str]:
+            return {
+                name: each["taints"][0]["effect"]
+                for name, each in published(node_api).items()
+                if each.get("taints")
+            }
+
+        wait_for(lambda: effects() == {A: "NoSchedule", B: "NoSchedule"}, "both taints")
+        wait_for(lambda: effects() == {A: "NoExecute", B: "NoSchedule"}, "the eviction", 50)

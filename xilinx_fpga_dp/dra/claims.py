@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_PREPARE_LIMIT: Final = 20.0  # seconds for a claim; kubelet waits for 45
+_LIMIT: Final = 20.0  # seconds to prepare or unprepare a claim; kubelet waits for 45
 _FETCHES: Final = 8  # claims that are read at the same time
 _MOUNTS_LIMIT: Final = 2.0  # seconds to find the host paths
 _THREADS: Final = 4  # steps in progress; more than one only where one hangs
@@ -124,11 +124,9 @@ class Claims:
             Refused: it can't be prepared now.
         """
         try:
-            async with asyncio.timeout(_PREPARE_LIMIT):
+            async with asyncio.timeout(_LIMIT):
                 return await self._prepare(reference)
-        except TimeoutError as error:
-            raise Refused(str(error) or f"it took more than {_PREPARE_LIMIT:g} s") from None
-        except OSError as error:
+        except OSError as error:  # a TimeoutError is an OSError
             raise Refused(_sentence(error)) from None
 
     async def unprepare(self, reference: ClaimReference) -> None:
@@ -142,8 +140,9 @@ class Claims:
         except Refused:
             return  # no claim of ours has such a uid
         try:
-            self.prepared.set(await self._step(partial(self._unprepare, uid)))
-        except OSError as error:
+            async with asyncio.timeout(_LIMIT):
+                self.prepared.set(await self._step(partial(self._unprepare, uid)))
+        except OSError as error:  # a TimeoutError is an OSError
             raise Refused(_sentence(error)) from None
 
     async def _prepare(self, reference: ClaimReference) -> list[PreparedDevice]:
@@ -255,8 +254,7 @@ class Claims:
                 return await asyncio.shield(work)
             except asyncio.CancelledError:
                 cancelled.set()
-                with suppress(Exception):
-                    work.add_done_callback(_forget)
+                work.add_done_callback(_forget)
                 raise
 
     def _write(
@@ -446,7 +444,7 @@ def _shown(claim: PreparedClaim) -> str:
 
 def _sentence(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error or 'no answer in time'}"
+    return f"{where}{error.strerror or error or f'no answer for {_LIMIT:g} s'}"
 
 
 async def _wait(event: asyncio.Event) -> None:

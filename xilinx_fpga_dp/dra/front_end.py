@@ -258,10 +258,17 @@ class DraFrontEnd:
         """Wake the publisher when a reason has lasted so long that its taint evicts."""
         if not self._settings.dra_evict_on:
             return
+        before: dict[str, str] = {}
         while True:
             await asyncio.sleep(1.0)
-            if any(each.reason in self._settings.dra_evict_on for each in self._pool().values()):
+            effects = {
+                name: self._effect(device, device.reason)
+                for name, device in self._pool().items()
+                if device.reason
+            }
+            if effects != before:
                 self.publisher.wake()
+            before = effects
 
     async def _serve(self) -> None:
         """Mend the documents, then register."""

@@ -141,6 +141,8 @@ class SlicePublisher:
             return
         await self._truce(restoring=wish == self._wish)
         await self._limit.wait()
+        wish = self._describe(stored)  # that of now: it has waited
+        todo = writes(pool, wish, found)
         try:
             answers = await self._write(todo)
         except Invalid as error:

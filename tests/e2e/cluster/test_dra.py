@@ -1,0 +1,239 @@
+"""The DRA driver, installed by the chart: claims, extended resources, faults, restarts, rights."""
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+from ..host import HOSTNAME
+from ..namespace import wait_for
+from ..pods import STAY, pod
+from .api import Api, ApiError
+from .cluster import NODE_ADDRESS, Cluster
+from .deployed import EXAMPLES, NAME, NAMESPACE, U200, VARIABLE, nodes_in, plugins, wait_available
+from .user import User, commands
+
+pytestmark = pytest.mark.usefixtures("driver", "pods")
+
+DRIVER = "fpga.xilinx.com"
+SLICES = "/apis/resource.k8s.io/v1/resourceslices"
+TEMPLATE = {
+    "apiVersion": "resource.k8s.io/v1",
+    "kind": "ResourceClaimTemplate",
+    "metadata": {"name": "u200"},
+    "spec": {
+        "spec": {
+            "devices": {
+                "requests": [
+                    {
+                        "name": "fpga",
+                        "exactly": {
+                            "deviceClassName": DRIVER,
+                            "selectors": [
+                                {"cel": {"expression": f'device.attributes["{DRIVER}"].board == "u200"'}}
+                            ],
+                        },
+                    }
+                ]
+            }
+        }
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def driver(cluster: Cluster, user: User, image: None) -> Iterator[None]:
+    """The driver, with a class for the U200's resource."""
+    install = commands("README.md", "Install")[2]
+    user.run(f"{install} --set mode=dra --set dra.classes[0].resource={U200}")
+    wait_for(lambda: slices(cluster) or None, "a slice", 60)
+    wait_available(cluster)
+    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(TEMPLATE))
+    yield
+    cluster.kubectl("delete", "resourceclaimtemplate", "u200")
+    user.run(f"helm uninstall {NAME} --wait")
+    wait_for(lambda: True if not plugins(cluster) else None, "the driver's pods gone", 60)
+    cluster.kubectl("delete", "resourceslices", "--all", "--wait")
+
+
+def slices(cluster: Cluster) -> list[Any]:
+    items = cluster.api.get(SLICES)["items"]
+    return [each for each in items if each["spec"]["driver"] == DRIVER]
+
+
+def other_slice(cluster: Cluster, uid: str) -> list[Any] | None:
+    """Return the slices that are not the one with this uid; None if there are none."""
+    return [each for each in slices(cluster) if each["metadata"]["uid"] != uid] or None
+
+
+def devices(cluster: Cluster) -> dict[str, Any]:
+    """Return the published devices by name."""
+    return {each["name"]: each for one in slices(cluster) for each in one["spec"]["devices"]}
+
+
+def taints(cluster: Cluster) -> list[str]:
+    return [taint["key"] for each in devices(cluster).values() for taint in each.get("taints", ())]
+
+
+def name_of(address: str) -> str:
+    return "pci-" + address.replace(":", "-").replace(".", "-")
+
+
+def claiming(name: str) -> dict[str, Any]:
+    """Return a pod with a claim for a U200."""
+    made = pod(name, STAY, resourceClaims=[{"name": "card", "resourceClaimTemplateName": "u200"}])
+    made["spec"]["containers"][0]["resources"] = {"claims": [{"name": "card"}]}
+    return made
+
+
+def run(cluster: Cluster, name: str) -> None:
+    cluster.run_pod(claiming(name))
+    cluster.wait_pod(name, "Running")
+
+
+def restarts(cluster: Cluster, name: str) -> int:
+    [status] = cluster.pod(name)["status"]["containerStatuses"]
+    return int(status["restartCount"])
+
+
+def test_driver_is_ready_and_has_published_each_card(cluster: Cluster) -> None:
+    [found] = slices(cluster)
+    assert found["metadata"]["name"] == f"00000-{DRIVER}-{HOSTNAME}"
+    node = cluster.api.get(f"/api/v1/nodes/{HOSTNAME}")
+    assert [each["uid"] for each in found["metadata"]["ownerReferences"]] == [node["metadata"]["uid"]]
+    assert devices(cluster).keys() == {name_of(card.address) for card in cluster.sample.cards}
+    for each in devices(cluster).values():
+        assert {"type", "resourceName", "board", "shell", "timestamp"} <= each["attributes"].keys()
+
+
+def test_pod_of_the_device_plugin_runs_unchanged(cluster: Cluster) -> None:
+    name = cluster.create(EXAMPLES / "dp-pod.yaml")
+    cluster.wait_pod(name, "Running")
+    [node] = nodes_in(cluster, name)
+    [card] = [card for card in cluster.sample.cards if card.render_node == node]
+
+    def printed() -> str | None:
+        said = cluster.kubectl("logs", name)
+        return said if "PCIDEVICE_" in said else None
+
+    said = wait_for(printed, "its output", 30)
+    assert f"{VARIABLE}={card.address}\n" in said
+
+
+def test_claim_gives_a_card_and_the_file_with_its_attributes(cluster: Cluster) -> None:
+    run(cluster, "one")
+    [node] = nodes_in(cluster, "one")
+    [card] = [card for card in cluster.sample.cards if card.render_node == node]
+    path = "/var/run/kubernetes.io/dra-device-attributes/resourceclaimtemplates/card/fpga"
+    said = cluster.kubectl("exec", "one", "--", "cat", f"{path}/{DRIVER}-metadata.json")
+    newest, older = (json.loads(line) for line in said.splitlines())
+    assert [each["apiVersion"].rpartition("/")[2] for each in (newest, older)] == ["v1beta1", "v1alpha1"]
+    [device] = newest["requests"][0]["devices"]
+    assert device["name"] == name_of(card.address)
+    assert device["attributes"]["devNode"] == {"string": node}
+
+
+def test_third_pod_waits_for_one_of_two_cards(cluster: Cluster) -> None:
+    run(cluster, "one")
+    run(cluster, "two")
+    assert nodes_in(cluster, "one") != nodes_in(cluster, "two")
+    cluster.run_pod(claiming("three"))
+    message = wait_for(lambda: cluster.unscheduled("three") or None, "the scheduler's message", 30)
+    assert "cannot allocate all claims" in message
+    freed = nodes_in(cluster, "one")
+    cluster.kubectl("delete", "pod", "one", "--now")
+    cluster.wait_pod("three", "Running")
+    assert nodes_in(cluster, "three") == freed
+
+
+def test_broken_card_is_tainted_shown_in_the_pod_and_recovers(cluster: Cluster) -> None:
+    run(cluster, "one")
+    [node] = nodes_in(cluster, "one")
+    [card] = [card for card in cluster.sample.cards if card.render_node == node]
+
+    def health() -> tuple[str, str] | None:
+        for status in cluster.pod("one")["status"]["containerStatuses"]:
+            for claim in status.get("allocatedResourcesStatus", ()):
+                for resource in claim["resources"]:
+                    return resource["health"], resource.get("message", "")
+        return None
+
+    card.offline()
+    try:
+        wait_for(lambda: taints(cluster) == [f"{DRIVER}/offline"] or None, "the taint", 30)
+        wait_for(lambda: health() == ("Unhealthy", "offline") or None, "the health in the status", 30)
+        assert cluster.pod("one")["status"]["phase"] == "Running"
+    finally:
+        card.online()
+    wait_for(lambda: taints(cluster) == [] or None, "no taint", 30)
+    wait_for(lambda: health() == ("Healthy", "") or None, "the health in the status", 60)
+    assert restarts(cluster, "one") == 0
+
+
+def test_restarts_of_kubelet_touch_no_pod_and_no_claim(cluster: Cluster) -> None:
+    run(cluster, "one")
+    for _ in range(5):
+        before = slices(cluster)[0]["metadata"]["uid"]
+        cluster.kill("kubelet")
+        cluster.start("kubelet")
+        wait_for(partial(other_slice, cluster, before), "the slice again", 60)
+    assert len(nodes_in(cluster, "one")) == 1
+    assert restarts(cluster, "one") == 0
+    cluster.kubectl("delete", "pod", "one", "--now", "--wait")
+
+
+def test_rolling_update_keeps_slice_and_pods(cluster: Cluster) -> None:
+    run(cluster, "one")
+    before = slices(cluster)[0]["metadata"]["resourceVersion"]
+    cluster.kubectl("rollout", "restart", "-n", NAMESPACE, f"daemonset/{NAME}")
+    wait_available(cluster)
+    wait_for(lambda: len(plugins(cluster)) == 1 or None, "one instance", 60)
+    assert slices(cluster)[0]["metadata"]["resourceVersion"] == before
+    run(cluster, "two")
+    cluster.kubectl("delete", "pod", "one", "two", "--now", "--wait")
+    run(cluster, "three")
+
+
+def test_lost_specs_come_back_for_a_container_that_restarts(cluster: Cluster) -> None:
+    run(cluster, "one")
+    folder = cluster.path("/run/cdi")
+    for path in folder.glob("*.json"):
+        path.unlink()
+    wait_for(lambda: list(folder.glob(f"k8s.{DRIVER}-claim_*.json")) or None, "the spec", 30)
+    cluster.kubectl("exec", "one", "--", "kill", "1")
+    wait_for(lambda: restarts(cluster, "one") or None, "a restart", 60)
+    cluster.wait_pod("one", "Running")
+    wait_for(lambda: len(nodes_in(cluster, "one")) == 1 or None, "its node", 30)
+
+
+def test_policy_allows_slices_of_the_own_node_and_driver_only(cluster: Cluster) -> None:
+    [instance] = plugins(cluster)
+    bound = ("--bound-object-kind=Pod", f"--bound-object-name={instance['metadata']['name']}")
+    account = instance["spec"]["serviceAccountName"]
+    token = cluster.kubectl("create", "token", "-n", NAMESPACE, account, *bound).strip()
+    api = Api(NODE_ADDRESS, cluster.authority, token)
+    [found] = slices(cluster)
+    spec = {**found["spec"], "devices": []}
+    wanted: dict[str, Any] = {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "ResourceSlice",
+        "metadata": {"name": "case"},
+        "spec": spec,
+    }
+    for part, value in (("nodeName", "another"), ("driver", "gpu.example.com")):
+        with pytest.raises(ApiError, match="only slices of the") as refused:
+            api("POST", f"{SLICES}?dryRun=All", {**wanted, "spec": {**spec, part: value}})
+        assert refused.value.status in (403, 422)
+    assert api("POST", f"{SLICES}?dryRun=All", wanted)["metadata"]["name"] == "case"
+
+
+def test_reboot_brings_pods_back_with_their_cards(cluster: Cluster) -> None:
+    run(cluster, "one")
+    before = nodes_in(cluster, "one")
+    cluster.reboot()
+    wait_for(lambda: cluster.ready() or None, "the node Ready", 120)
+    wait_for(lambda: restarts(cluster, "one") or None, "a restart", 120)
+    cluster.wait_pod("one", "Running", limit=120)
+    wait_for(lambda: nodes_in(cluster, "one") == before or None, "its node", 60)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import scans, size, speed, telemetry
+from tests.bench import dra, reports, scans, size, speed, telemetry
 from tests.bench.figures import Figure, table
 from tests.bench.stage import place
 
@@ -22,6 +22,11 @@ _ROWS: dict[str, Callable[[bool], Iterator[Figure]]] = {
     "memory": size.resident,
     "idle": telemetry.idle,
     "scale": size.scale,
+    "reports": reports.reports,
+    "dra-claims": dra.claims,
+    "dra-start": dra.start,
+    "dra-fault": dra.fault,
+    "dra-rest": dra.rest,
 }
 
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -63,15 +63,11 @@ def memory(pid: int) -> dict[str, float]:
 
 
 class Process:
-    """A module of this project in its own process, with its log in a file."""
+    """A measured process, with its log in a file."""
 
-    def __init__(self, module: str, *arguments: str, settings: Mapping[str, str], log: IO[bytes]) -> None:
+    def __init__(self, command: Sequence[str], variables: Mapping[str, str], log: IO[bytes]) -> None:
         self.began = time.monotonic()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            env=environment(settings),
-            stderr=log,
-        )
+        self._process = subprocess.Popen(command, env=variables, stderr=log)
         self.pid = self._process.pid
 
     def end(self) -> None:
@@ -117,6 +113,7 @@ class Stage:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.address = f"127.0.0.1:{free.getsockname()[1]}"
         self.settings = own | {"POD_RESOURCES_SOCKET": holders, "HTTP_ADDRESS": self.address} | settings
+        self.variables: dict[str, str] = {}  # of the service, besides its settings
         self._log = Path(self._directory, "log").open("wb")  # noqa: SIM115 - closed at the end
         self.started: list[Process] = []
 
@@ -142,7 +139,12 @@ class Stage:
 
     def start(self, module: str = "xilinx_fpga_dp", *arguments: str) -> Process:
         """Start the service or another module of this project."""
-        process = Process(module, *arguments, settings=self.settings, log=self._log)
+        variables = environment(self.settings) | self.variables
+        return self.run([sys.executable, "-m", module, *arguments], variables)
+
+    def run(self, command: Sequence[str], variables: Mapping[str, str]) -> Process:
+        """Start any program; it is ended with the stage."""
+        process = Process(command, variables, self._log)
         self.started.append(process)
         return process
 

@@ -39,6 +39,14 @@ _MERGE_KEYS = {  # +patchMergeKey in k8s.io/api core/v1 types.go
     "taints": "key",
     "ownerReferences": "uid",
 }
+_KINDS = {  # of the objects of a collection: clients in Go read no list without
+    "deviceclasses": "DeviceClass",
+    "events": "Event",
+    "nodes": "Node",
+    "pods": "Pod",
+    "resourceclaims": "ResourceClaim",
+    "resourceslices": "ResourceSlice",
+}
 _REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 _USER_REVIEWS = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 _NOT_STORED = (_REVIEWS, _USER_REVIEWS)
@@ -121,6 +129,11 @@ class _Place:
     def group(self) -> str:
         return self.prefix.split("/")[2] if self.prefix.startswith("/apis/") else ""
 
+    @property
+    def version(self) -> str:
+        """As in ``apiVersion``."""
+        return self.prefix.removeprefix("/apis/").removeprefix("/api/")
+
 
 @dataclass(frozen=True)
 class _Event:
@@ -135,6 +148,7 @@ class _Event:
 class _Watcher:
     """A watch in progress."""
 
+    place: _Place
     queue: "asyncio.Queue[bytes | None]"  # lines; None ends it in good order
     writer: asyncio.StreamWriter
     silent: bool = False
@@ -323,6 +337,8 @@ class ApiServer:
         after = copy.deepcopy(before) if item is None else item
         if after is None:
             raise Refusal(404, "NotFound", f'{place.resource} "{place.name}" not found', name=place.name)
+        if place.resource in _KINDS:
+            after |= {"apiVersion": place.version, "kind": _KINDS[place.resource]}
         metadata = after.setdefault("metadata", {})
         metadata |= {"name": place.name} | ({"namespace": place.namespace} if place.namespace else {})
         old = (before or {}).get("metadata", {})
@@ -400,8 +416,8 @@ class ApiServer:
         metadata: Json = {"resourceVersion": str(self._newest)}
         if end < len(found):
             metadata["continue"] = str(end)
-        version = place.prefix.removeprefix("/apis/").removeprefix("/api/")
-        return {"kind": "List", "apiVersion": version, "metadata": metadata, "items": found[begin:end]}
+        kind = _KINDS.get(place.resource, "") + "List"
+        return {"kind": kind, "apiVersion": place.version, "metadata": metadata, "items": found[begin:end]}
 
     def _create(self, place: _Place, query: Mapping[str, str], body: Any) -> Json:
         metadata = body.setdefault("metadata", {})
@@ -442,7 +458,7 @@ class ApiServer:
             raise Refusal(504, "Timeout", "Too large resource version: " + str(since))
         if since and (not self.kept_behind or since + 1 < remembered) and since < self._newest:
             raise Refusal(410, "Expired", f"too old resource version: {since} ({remembered})")
-        watcher = _Watcher(asyncio.Queue(), writer)
+        watcher = _Watcher(place, asyncio.Queue(), writer)
 
         def line(event: _Event) -> bytes:
             return _line_for(event, place, query)
@@ -475,14 +491,16 @@ class ApiServer:
             except TimeoutError:
                 if watcher.silent:
                     continue
-                text = self._bookmark()
+                text = self._bookmark(watcher.place)
             if text is None:
                 return
             watcher.writer.write(_chunk(text))
             await watcher.writer.drain()
 
-    def _bookmark(self) -> bytes:
-        item = {"metadata": {"resourceVersion": str(self._newest)}}
+    def _bookmark(self, place: _Place) -> bytes:
+        kind = _KINDS.get(place.resource, "")
+        metadata = {"resourceVersion": str(self._newest)}
+        item = {"kind": kind, "apiVersion": place.version, "metadata": metadata}
         return json.dumps({"type": "BOOKMARK", "object": item}).encode() + b"\n"
 
     @property
@@ -493,7 +511,7 @@ class ApiServer:
     def bookmark_watches(self) -> None:
         """Send a bookmark now."""
         for watcher in self._watchers:
-            watcher.queue.put_nowait(self._bookmark())
+            watcher.queue.put_nowait(self._bookmark(watcher.place))
 
     def end_watches(self) -> None:
         """End all watches in good order."""

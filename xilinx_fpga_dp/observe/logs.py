@@ -57,6 +57,7 @@ def set_up(level: str, style: str, stream: TextIO | None = None) -> None:
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # at info it logs every call of the API server
     logging.getLogger("hpack").setLevel(logging.WARNING)  # at debug it logs every byte of a header
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # at info it logs every call
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -261,3 +261,21 @@ def test_pages_tell_of_the_driver(
         node_api.trouble(matches="(PUT|GET|POST) ", code=500)
         cards.cards[0].offline()
         wait_for(lambda: pages.get("readyz")[0] == 503, "not ready")
+
+
+def test_device_that_a_device_plugin_offers_is_not_published(
+    cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str], answering: PodResourcesDouble
+) -> None:
+    answering.offered = [Hold(U200, "0000:11:00.1")]
+    pages = Probed(cards, **{name: value for name, value in dra_settings.items() if name != "HTTP_ADDRESS"})
+    with (
+        Service(pages.settings, environment=node_api.environment) as service,
+        DraKubelet(registry(cards)) as kubelet,
+    ):
+        kubelet.register()
+        wait_for(lambda: published(node_api).keys() == {B, C}, "the others")
+        service.logged(Event.MODE_CONFLICT, devices="0000:11:00.1")
+        wait_for(lambda: "offers 0000:11:00.1 too" in pages.get("readyz")[1], "the reason")
+        answering.offered = []
+        wait_for(lambda: published(node_api).keys() == {A, B, C}, "all")
+        wait_for(lambda: pages.get("readyz")[0] == 200, "ready")

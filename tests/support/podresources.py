@@ -25,6 +25,7 @@ class PodResourcesDouble(pods_grpc.PodResourcesListerServicer):  # type: ignore[
     Attributes:
         holds: the devices of pods.
         claims: the devices that pods have by claims.
+        offered: the Healthy devices of device plugins.
         questions: the number of List calls.
         hangs: clear it to make List hang.
     """
@@ -33,6 +34,7 @@ class PodResourcesDouble(pods_grpc.PodResourcesListerServicer):  # type: ignore[
         self.path = path
         self.holds: list[Hold] = []
         self.claims: list[ClaimHold] = []
+        self.offered: list[Hold] = []
         self.questions = 0
         self.hangs = threading.Event()
         self.hangs.set()
@@ -78,3 +80,10 @@ class PodResourcesDouble(pods_grpc.PodResourcesListerServicer):  # type: ignore[
         ]
         pod = pods_pb.PodResources(name="mypod", namespace="default", containers=containers)
         return pods_pb.ListPodResourcesResponse(pod_resources=[pod])
+
+    def GetAllocatableResources(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
+        devices = [
+            pods_pb.ContainerDevices(resource_name=each.resource, device_ids=[each.id])
+            for each in self.offered
+        ]
+        return pods_pb.AllocatableResourcesResponse(devices=devices)

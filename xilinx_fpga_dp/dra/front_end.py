@@ -47,6 +47,7 @@ _INSTANCES_EVERY: Final = 2.0  # seconds between two looks at the other instance
 _INSTANCES_SOON: Final = 0.5  # the same while a newer one lives
 _INSTANCES_LIMIT: Final = 5.0
 _VERSIONS_RETRY: Final = 0.5  # seconds until a driver's version that could not be read is read again
+_CONFLICT_EVERY: Final = 3.0  # seconds between two looks for a device plugin that offers the same devices
 _EVICT_AFTER: Final = 30.0  # seconds of the same reason until its taint evicts pods
 _RELEASE_LIMIT: Final = 0.3
 
@@ -87,6 +88,8 @@ class DraFrontEnd:
         self._driver_versions = DriverVersions(settings.sysfs_root)
         self._node_uid: str | None = None
         self._standby = Latest(False)  # a newer instance lives
+        # The addresses that a device plugin offers; None until kubelet has answered
+        self._offered: Latest[frozenset[str] | None] = Latest(None)
         self._lock = InstanceLock(f"{settings.plugins_dir}/{settings.dra_driver_name}/{_LOCKS}")
         self._reads: BlockingReader[bool] = BlockingReader()
         driver = settings.dra_driver_name
@@ -141,6 +144,7 @@ class DraFrontEnd:
             "instances": self._follow_instances,
             "driver-versions": self._read_versions,
             "pool": self._follow_snapshots,
+            "mode-conflict": self._follow_plugins,
             "evictions": self._watch_evictions,
             "claims": self.claims.run,
             "claim-sweep": self.claims.sweep,
@@ -182,8 +186,9 @@ class DraFrontEnd:
             return None  # the newer instance publishes
         if not self._tracker.has_answered.is_set():
             return "podresources has not answered yet: a pod of a device plugin may hold a card"
-        standing = self.publisher.standing.value
-        return standing.problem
+        if twice := self._offered_twice():
+            return f"a device plugin on this node offers {', '.join(twice)} too: remove it from the node"
+        return self.publisher.standing.value.problem
 
     # The pool
 
@@ -204,8 +209,16 @@ class DraFrontEnd:
         entries = (
             published(each, self._settings.dra_driver_name, self._versions, self._effect, stored)
             for each in self._named(self._snapshots.value.offers).values()
+            if not self._is_offered(each)
         )
         return [each for each in entries if each is not None]
+
+    def _is_offered(self, device: PoolDevice) -> bool:
+        """Whether a device plugin offers it: kubelet would allocate it beside the scheduler."""
+        return not (self._offered.value or frozenset()).isdisjoint(each.address for each in device.devices)
+
+    def _offered_twice(self) -> list[str]:
+        return sorted(each.address for each in self._pool().values() if self._is_offered(each))
 
     def _effect(self, device: PoolDevice, reason: Reason) -> str:
         """Return the effect of a taint: by DRA_EVICT_ON it evicts, once the reason has lasted."""
@@ -238,6 +251,20 @@ class DraFrontEnd:
         self._health.set(health_of(self._pool()))
         self.claims.changed.set()
         self.publisher.wake()
+
+    async def _follow_plugins(self) -> None:
+        """Know which devices a device plugin offers, as while a node changes from one mode to the other."""
+        before: list[str] = []
+        while True:
+            offered = await self._tracker.offered()
+            if offered is not None:
+                self._offered.set(offered)
+            if (twice := self._offered_twice()) != before:
+                if twice:
+                    log.warning(Event.MODE_CONFLICT, extra={"devices": ",".join(twice)})
+                before = twice
+                self.publisher.wake()
+            await asyncio.sleep(_CONFLICT_EVERY)
 
     async def _read_versions(self) -> None:
         async for drivers in self._snapshots.changes(
@@ -286,6 +313,7 @@ class DraFrontEnd:
             await self.registrar.registered.until(bool)
             await self._standby.until(lambda standby: not standby)
             await self._tracker.has_answered.wait()
+            await self._offered.until(lambda offered: offered is not None)
             await race(self.publisher.run(), self._inactive())
 
     async def _inactive(self) -> None:

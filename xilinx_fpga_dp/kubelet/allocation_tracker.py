@@ -44,6 +44,7 @@ class AllocationTracker:
         self._asked = asyncio.Event()
         self.current = Coalesced(self._read).run
         self.fresh = Coalesced(self._ask).run
+        self.offered = api.offered  # by device plugins
         self._last_read: tuple[Held, float] | None = None  # with its time
 
     async def confirm(self, units: UnitKeys, patience: float) -> UnitKeys:

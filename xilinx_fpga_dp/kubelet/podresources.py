@@ -66,6 +66,22 @@ class PodResources:
         self._failing = False
         return _by_address(answer.pod_resources, self._driver)
 
+    async def offered(self) -> frozenset[str] | None:
+        """Return the addresses of devices that kubelet can allocate from device plugins, Healthy ones only.
+
+        None if kubelet does not answer within the limit; a kubelet without that call offers none.
+        """
+        try:
+            async with connected(self._path, TIME_LIMIT) as channel:
+                stub = podresources_v1.PodResourcesListerStub(channel)
+                answer = await stub.get_allocatable_resources(podresources_v1.AllocatableResourcesRequest())
+        except GRPCError as error:
+            return frozenset() if error.status is Status.UNIMPLEMENTED else None
+        except Exception:  # the server at that socket may send anything
+            return None
+        ids = (device for devices in answer.devices for device in devices.device_ids)
+        return frozenset(match[1] for each in ids if (match := _ADDRESS.fullmatch(each)))
+
 
 def _may_pass(error: Exception) -> bool:
     if isinstance(error, GRPCError):

@@ -64,6 +64,7 @@ class Event(StrEnum):
     CLAIM_UNPREPARED = "claim unprepared"
     CLAIM_REFUSED = "claim refused"
     CLAIM_LEFT_OVER = "claim is gone, undoing it"
+    MODE_CONFLICT = "a device plugin offers the same devices"
     CHECKPOINT_SET_ASIDE = "checkpoint unreadable, set aside"
     SLICE_WRITTEN = "slice written"
     SLICE_NOT_WRITTEN = "slice not written"

@@ -235,13 +235,23 @@ class TestCall:
 
 
 class TestAccess:
-    async def test_rotated_token_is_read_after_the_old_one_fails(
+    async def test_rotated_token_is_used_by_the_next_call(
         self, server: RunningApiServer, client: ApiServer
     ) -> None:
         await client.get(NODE)
         server.rotate_token("second")
         assert await client.get(NODE)
-        assert server.api.requests[-1].token == "second"
+        assert [each.token for each in server.api.requests] == ["first", "second"]
+
+    async def test_token_that_expires_during_a_call_is_read_again(
+        self, server: RunningApiServer, client: ApiServer
+    ) -> None:
+        trouble = server.trouble(code=401, delay=0.2, times=1)
+        call = asyncio.create_task(client.get(NODE))
+        await asyncio.to_thread(server.wait_for, lambda: trouble.hits == 1, "the call has come", LIMIT)
+        server.rotate_token("second")
+        assert await call
+        assert [(each.token, each.code) for each in server.api.requests] == [("first", 401), ("second", 200)]
 
     async def test_token_that_stays_wrong_is_unauthorized(
         self, server: RunningApiServer, client: ApiServer

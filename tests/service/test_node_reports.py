@@ -101,11 +101,14 @@ class TestEvents:
         self, card: XrtCard, node: SampleNode, server: RunningApiServer
     ) -> None:
         card.offline()
-        for attempts in (1, 2):
-            with _service(node, server, EVENTS="true"):
-                server.wait_for(lambda: len(_writes(server)) == attempts, "the fault is told")  # noqa: B023
-        [found] = server.api.all(EVENTS)
-        assert "series" not in found
+        with _service(node, server, EVENTS="true"):
+            server.wait_for(lambda: _events(server), "the fault is told")
+        with _service(node, server, EVENTS="true"):
+            server.wait_for(lambda: len(_writes(server)) == 2, "the fault is told again")
+            card.mend()
+            server.wait_for(lambda: len(_events(server)) == 2, "what comes next is told")
+        assert [method for method, _ in _writes(server)] == ["POST"] * 3
+        assert not any("series" in each for each in server.api.all(EVENTS))
 
     def test_flapping_card_is_told_once_in_ten_minutes(
         self, card: XrtCard, node: SampleNode, server: RunningApiServer

@@ -23,6 +23,7 @@ AT_ONCE: Final = 32
 _LIMIT: Final = 5.0  # seconds for the answer of a pod
 _LARGEST: Final = 2 << 20  # bytes of an answer; a device id takes about 900
 _MOST: Final = 4096  # device ids and functions of a node
+_CANDIDATES: Final = 3  # pods of a node that are asked; two run in an update
 _LONGEST_REASON: Final = 300  # characters
 _PORT: Final = "http"  # the name of the port in the DaemonSet
 
@@ -168,7 +169,7 @@ async def _ask(api: ApiServer, turn: asyncio.Semaphore, node: str, pods: Sequenc
     """Return the first answer of the node's pods, or the error of the first of them."""
     answers = []
     async with turn:
-        for pod in pods:
+        for pod in pods[:_CANDIDATES]:
             answer = Answer(node, f"{pod.namespace}/{pod.name}", error=pod.problem)
             if not pod.problem:
                 answer = await _state(api, pod, answer)

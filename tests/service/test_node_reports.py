@@ -320,10 +320,11 @@ class TestDiagnose:
         role, binding, cluster_role, cluster_binding = yaml.safe_load_all(text[text.index("apiVersion") :])
         assert role["metadata"]["namespace"] == binding["metadata"]["namespace"] == "default"
         assert role["rules"] == [
-            {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["patch"]}
+            {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]}
         ]
         assert cluster_role["rules"] == [
-            {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]}
+            {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
+            {"apiGroups": [""], "resources": ["nodes"], "verbs": ["patch"]},
         ]
         subject = {"kind": "ServiceAccount", "namespace": "kube-system", "name": "xilinx-fpga-dp"}
         assert binding["subjects"] == cluster_binding["subjects"] == [subject]

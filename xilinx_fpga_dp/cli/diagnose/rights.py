@@ -46,6 +46,7 @@ class Rights:
     problem: str | None = None  # why it did not answer
     user: str = ""  # the name of this process at the API server
     missing: tuple[Right, ...] = ()
+    needed: tuple[Right, ...] = ()  # those too
 
 
 async def ask(settings: Settings) -> Rights | None:
@@ -67,7 +68,8 @@ async def ask(settings: Settings) -> Rights | None:
     missing = tuple(
         right for right, answer in zip(needed, answers, strict=True) if not answer["status"].get("allowed")
     )
-    return Rights(names, user=str(review["status"]["userInfo"].get("username", "")), missing=missing)
+    user = str(review["status"]["userInfo"].get("username", ""))
+    return Rights(names, user=user, missing=missing, needed=tuple(needed))
 
 
 def _is_on(settings: Settings, setting: str) -> bool:
@@ -85,18 +87,21 @@ def _review(right: Right) -> dict[str, Any]:
 
 
 def manifest(rights: Rights) -> str:
-    """Return YAML that gives the missing rights; empty if none is missing."""
+    """Return YAML that gives the missing rights; empty if none is missing.
+
+    A role has all that are needed, since it replaces the one of an earlier manifest.
+    """
     return "---\n".join(
         text
         for namespace in dict.fromkeys(right.namespace for right in rights.missing)
-        for text in _role(namespace, rights.user, _rules(rights.missing, namespace))
+        for text in _role(namespace, rights.user, _rules(rights.needed, namespace))
     )
 
 
-def _rules(missing: Iterable[Right], namespace: str) -> Mapping[tuple[str, str], list[str]]:
+def _rules(rights: Iterable[Right], namespace: str) -> Mapping[tuple[str, str], list[str]]:
     """Return the verbs by group and resource."""
     rules: dict[tuple[str, str], list[str]] = {}
-    for right in missing:
+    for right in rights:
         if right.namespace == namespace:
             rules.setdefault((right.group, right.resource), []).append(right.verb)
     return rules

@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 # In a directory that a reboot empties, as it undoes the noted changes.
 STATE = Path("/run/xilinx-fpga-dp-e2e")
 
+# The images of a node are large, and it has a /dev/shm of its own: not where tests put small files.
+_FOLDERS = Path("/tmp")
+
 # Every process of a node has this variable, and shims pass it on. It identifies the processes for a later
 # run; process ids may be reused.
 MARK = "E2E_KUBELET_NODE"
@@ -99,7 +102,7 @@ class Claim:
             time.sleep(0.5)
         _sign(self._lock)
         _clean()
-        self.folder = Path(tempfile.gettempdir()) / f"e2e-xilinx-fpga-dp-{os.getpid()}"
+        self.folder = _FOLDERS / f"e2e-xilinx-fpga-dp-{os.getpid()}"
         missing = [str(path) for path in MOUNT_POINTS if not path.exists()]
         sysctls = {name: _sysctl(name).read_text() for name in SYSCTLS if _sysctl(name).exists()}
         state = {"folder": str(self.folder), "sysctls": sysctls, "made": missing}

@@ -57,21 +57,17 @@ class Api:
         return text
 
     @contextmanager
-    def watch(self, path: str) -> Iterator[Iterator[Any]]:
-        """Yield the objects of a list as they change, at first as they are; the `with` block ends the watch.
-
-        Another thread may take them.
-        """
+    def watch(self, path: str) -> Iterator["Watch"]:
+        """Yield a watch of a list."""
         joint = "&" if "?" in path else "?"
         connection = http.client.HTTPSConnection(self._address, 443, context=self._context)
         connection.connect()
         stream = connection.sock  # the response takes it over
+        token = {"Authorization": f"Bearer {self._token}"}
         try:
-            token = {"Authorization": f"Bearer {self._token}"}
             connection.request("GET", f"{path}{joint}watch=1", headers=token)
-            yield _objects(connection.getresponse())
+            yield Watch(stream, connection.getresponse())
         finally:
-            stream.shutdown(socket.SHUT_RDWR)
             connection.close()
 
     def _send(self, method: str, path: str, body: Any, kind: str) -> tuple[int, str]:
@@ -87,9 +83,20 @@ class Api:
             connection.close()
 
 
-def _objects(answer: http.client.HTTPResponse) -> Iterator[Any]:
-    try:
-        for line in answer:
-            yield json.loads(line)["object"]
-    except (OSError, http.client.HTTPException, ValueError):
-        return  # the block has ended
+class Watch:
+    """The objects of a list as they change, at first as they are; a thread may wait for them."""
+
+    def __init__(self, stream: socket.socket, answer: http.client.HTTPResponse) -> None:
+        self._stream = stream
+        self._answer = answer
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            for line in self._answer:
+                yield json.loads(line)["object"]
+        except (OSError, http.client.HTTPException, ValueError):
+            return  # after `end`
+
+    def end(self) -> None:
+        """End the iteration, also that of another thread."""
+        self._stream.shutdown(socket.SHUT_RDWR)

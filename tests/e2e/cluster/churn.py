@@ -3,13 +3,16 @@
 import itertools
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
 from ..namespace import wait_for
 from ..pods import pod
+from ..report import Report
 from .cluster import Cluster
+from .deployed import U200, plugins, wait_available, wait_offered
 
 _RUNS_LIMIT = 120.0
 _NUMBERS = itertools.count(1)
@@ -84,3 +87,30 @@ def timed_pod(cluster: Cluster, name: str, limits: Mapping[str, int]) -> tuple[f
     cluster.run_pod(pod(name, limits=limits))
     status = wait_for(ask, f"{name} runs", _RUNS_LIMIT)
     return time.monotonic() - began, status
+
+
+@contextmanager
+def without_a_gap(cluster: Cluster, report: Report, what: str) -> Iterator[None]:
+    """Create pods during an update; assert that none is rejected and no card is missing at any time."""
+    wait_offered(cluster)
+    wait_available(cluster)
+    before = {each["metadata"]["uid"] for each in plugins(cluster)}
+    began = time.monotonic()
+    with (
+        cluster.every_count(U200) as counts,
+        cluster.timeline(U200) as timeline,
+        Churn(cluster, {U200: 1}) as churn,
+    ):
+        churn.wait_more(2)
+        yield
+        wait_available(cluster)
+        wait_for(lambda: len(plugins(cluster)) == 1, "the older pod gone", 60)
+        churn.wait_more(2)
+    assert {each["metadata"]["uid"] for each in plugins(cluster)}.isdisjoint(before), "nothing was updated"
+    assert churn.rejected == []
+    assert {(each.capacity, each.allocatable) for each in counts} == {(2, 2)}
+    gap = timeline.longest(lambda healthy: healthy != 2)
+    report.time(f"{what}: fewer cards at kubelet than there are", gap)
+    report.note(
+        f"{what}: {len(churn.took)} pods with a card ran in {time.monotonic() - began:.0f} s, none rejected"
+    )

@@ -419,16 +419,19 @@ class Cluster(Host):
         found: list[Counts] = []
 
         def follow() -> None:
-            for node in nodes:
+            for node in watch:
                 counts = _counts(node, resource)
                 found.append(counts)  # at once: `extend` may add them at the end
 
-        with self.api.watch(f"/api/v1/nodes?fieldSelector=metadata.name={HOSTNAME}") as nodes:
+        with self.api.watch(f"/api/v1/nodes?fieldSelector=metadata.name={HOSTNAME}") as watch:
             thread = threading.Thread(target=follow, name="every count")
             thread.start()
-            wait_for(lambda: found or None, "the first status of the node", 30)
-            yield found
-        thread.join(10)
+            try:
+                wait_for(lambda: found or None, "the first status of the node", 30)
+                yield found
+            finally:
+                watch.end()
+                thread.join(10)
 
     def wait_resource(self, resource: str, allocatable: int, limit: float = 60) -> None:
         """Wait until the status of the node has so many allocatable devices of a resource."""
@@ -475,7 +478,7 @@ class Cluster(Host):
         ):
             try:
                 said.append(self.kubectl(*command.split()))
-            except NodeError as error:
+            except (NodeError, OSError) as error:  # the cluster may be at its end
                 said.append(str(error))
         return "\n".join(said)
 

@@ -1,0 +1,102 @@
+"""What operators and accidents do to a node: taints, drains, restarts of kubelet, reboots."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.pages import blocks, text
+
+from ..namespace import wait_for
+from .cluster import Cluster
+from .deployed import EXAMPLES, NAMESPACE, U200, plugins, wait_available, wait_offered
+from .user import User, manifest
+
+pytestmark = pytest.mark.usefixtures("daemonset", "pods")
+
+APP = "app=app"  # the label that kubectl gives to the pods of the deployment
+
+
+@pytest.fixture
+def app(cluster: Cluster) -> Iterator[str]:
+    """A Deployment with two pods, each with a card."""
+    cluster.kubectl("create", "deployment", "app", "--image=my/fpga-application", "--replicas=0")
+    cluster.kubectl("set", "resources", "deployment", "app", f"--limits={U200}=1")
+    cluster.kubectl("scale", "deployment", "app", "--replicas=2")
+    wait_for(lambda: len(running(cluster)) == 2, "two pods of the deployment", 60)
+    yield "app"
+    cluster.kubectl("delete", "deployment", "app", "--wait", "--cascade=foreground")
+
+
+def running(cluster: Cluster, selector: str = APP) -> dict[str, Any]:
+    """Return the statuses of the containers of all pods that run and are not about to end, by pod."""
+    return {
+        pod["metadata"]["name"]: pod["status"]["containerStatuses"]
+        for pod in cluster.pods(selector)
+        if pod["status"]["phase"] == "Running" and "deletionTimestamp" not in pod["metadata"]
+    }
+
+
+def cards(cluster: Cluster) -> list[str]:
+    """Return the devices that pods hold, each as often as it is held."""
+    return sorted(each for held in cluster.resources.held() for each in held.ids)
+
+
+def test_plugin_tolerates_the_taint_of_nodes_with_cards(cluster: Cluster, user: User) -> None:
+    page = "docs/getting-started.md"
+    taint = "kubectl taint node NODE xilinx.com/fpga=true:NoSchedule"
+    assert f"`{taint}`" in text(page)
+    user.run(taint)
+    try:
+        [plugin] = plugins(cluster)
+        cluster.kubectl("delete", "pod", "-n", NAMESPACE, plugin["metadata"]["name"], "--wait")
+        wait_available(cluster)
+        wait_offered(cluster)
+        other = cluster.create(EXAMPLES / "dp-pod.yaml")
+        message = wait_for(lambda: cluster.unscheduled(other), "the scheduler's message", 30)
+        assert "untolerated taint" in message
+        pod = yaml.safe_load((EXAMPLES / "dp-pod-non-root.yaml").read_text())
+        pod["spec"] |= yaml.safe_load(manifest(page, "tolerations:"))
+        cluster.run_pod(pod)
+        cluster.wait_pod(pod["metadata"]["name"], "Running")
+        assert cluster.pod(other)["status"]["phase"] == "Pending"
+    finally:
+        user.run(f"{taint}-")
+
+
+def test_drained_node_frees_its_cards_and_keeps_the_plugin(cluster: Cluster, user: User, app: str) -> None:
+    page = "docs/operating/maintenance.md"
+    drain, uncordon = "kubectl drain NODE --ignore-daemonsets", "kubectl uncordon NODE"
+    assert f"`{drain}`" in text(page)
+    assert f"`{uncordon}`" in text(page)
+    [before] = plugins(cluster)
+    user.run(drain)
+    assert cards(cluster) == []
+    [plugin] = plugins(cluster)
+    assert plugin["metadata"]["uid"] == before["metadata"]["uid"]
+    wait_offered(cluster)
+    user.run(uncordon)
+    wait_for(lambda: len(running(cluster)) == 2, "the pods back", 60)
+    assert len(set(cards(cluster))) == 2
+
+
+def test_node_reboot_brings_back_cards_and_pods(cluster: Cluster, user: User, app: str) -> None:
+    """Two pods hold the cards and a third waits; then containers, sandboxes and sockets are gone."""
+    waiting = cluster.create(EXAMPLES / "dp-pod.yaml")
+    wait_for(lambda: cluster.unscheduled(waiting), "the scheduler's message", 30)
+    cluster.reboot()
+    wait_for(cluster.ready, "node Ready", 60)
+    wait_offered(cluster)
+    wait_available(cluster)
+    # kubelet refuses the pods that were there, as the page describes, and others take their place.
+    wait_for(lambda: len(running(cluster, "")) == 2 and len(cards(cluster)) == 2, "two pods with a card", 120)
+    assert len(set(cards(cluster))) == 2
+    [command] = [
+        b for b in blocks("docs/operating/troubleshooting.md", "sh") if "UnexpectedAdmissionError" in b
+    ]
+    user.run(command)
+    phases = [pod["status"]["phase"] for pod in cluster.pods()]
+    assert sorted(phases) == ["Pending", "Running", "Running"]
+    cluster.kubectl("scale", "deployment", app, "--replicas=1")
+    cluster.wait_pod(waiting, "Running")

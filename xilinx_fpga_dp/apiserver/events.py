@@ -100,26 +100,30 @@ class NodeEvents:
         """Write what has been told. Endless."""
         backoff = Backoff()
         clock = asyncio.get_running_loop().time
-        pause = math.inf
         while True:
             seen = self._changes.value
             self._forget(clock())
-            pause = math.inf
-            if (told := self._next()) is not None and (
-                pause := max(told.due, self._allowed()) - clock()
-            ) <= 0:
-                try:
-                    await self._write(told)
-                except ApiServerError as error:
-                    self._log.failed(error)
-                    await asyncio.sleep(backoff.after(error))
-                else:
-                    self._log.succeeded()
-                    backoff.reset()
+            told = self._next()
+            pause = max(told.due, self._allowed()) - clock() if told else math.inf
+            if told is None or pause > 0:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(pause, _WAIT)):
+                        await self._changes.other_than(seen)
                 continue
-            with suppress(TimeoutError):
-                async with asyncio.timeout(min(pause, _WAIT)):
-                    await self._changes.other_than(seen)
+            count = told.count
+            try:
+                await self._write(told)
+            except ApiServerError as error:
+                self._log.failed(error)
+                if not isinstance(error, Invalid):  # else no attempt with the same content succeeds
+                    await asyncio.sleep(backoff.after(error))
+                    continue
+            else:
+                self._log.succeeded()
+                backoff.reset()
+            told.written = count
+            told.due = clock() + _REPEAT
+            self._writes.append(clock())
 
     def _next(self) -> _Told | None:
         """Return the object to write next; None if none waits."""
@@ -138,17 +142,9 @@ class NodeEvents:
                 each.written = each.count
 
     async def _write(self, told: _Told) -> None:
-        count, occurrence = told.count, told.occurrence
-        name = self._name(occurrence)
-        try:
-            if told.written or not await self._create(name, told):
-                await self._repeat(name, told)
-        except Invalid as error:  # no attempt with the same content succeeds
-            self._log.failed(error)
-        told.written = count
-        now = asyncio.get_running_loop().time()
-        told.due = now + _REPEAT
-        self._writes.append(now)
+        name = self._name(told.occurrence)
+        if told.written or not await self._create(name, told):
+            await self._repeat(name, told)
 
     async def _create(self, name: str, told: _Told) -> bool:
         """Create the object. Return False if it is there and has to be told of a repeat."""

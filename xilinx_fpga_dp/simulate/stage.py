@@ -147,7 +147,7 @@ class Stage:
             **os.environ,
             "XILINX_FPGA_DP_SCAN_INTERVAL": "1",
             "XILINX_FPGA_DP_HEALTH_INTERVAL": "0.3",
-            "XILINX_FPGA_DP_HTTP_ADDRESS": f"127.0.0.1:{_free_port()}",
+            "XILINX_FPGA_DP_HTTP_ADDRESS": _own_address(),
             "XILINX_FPGA_DP_TELEMETRY_INTERVAL": str(_SAMPLE_INTERVAL),
             "XILINX_FPGA_DP_LOG_FORMAT": "text",
             # The CDI files and pods of this machine are separate from those of the demo.
@@ -406,10 +406,13 @@ def print_indented(lines: Iterable[str]) -> None:
         print(f"    {line}", flush=True)
 
 
-def _free_port() -> int:
+def _own_address() -> str:
+    """Return a loopback address that no other process chooses, with a free port."""
+    pid = os.getpid()  # at most 22 bits: include/linux/threads.h PID_MAX_LIMIT
+    host = f"127.{64 + (pid >> 16)}.{pid >> 8 & 255}.{pid & 255}"
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        probe.bind((host, 0))
+        return f"{host}:{probe.getsockname()[1]}"
 
 
 def _get(url: str) -> str:

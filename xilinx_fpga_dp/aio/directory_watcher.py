@@ -14,6 +14,7 @@ import asyncio
 import logging
 import os
 import stat
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from itertools import islice
 from typing import Self
@@ -44,11 +45,19 @@ class DirectoryWatcher:
     """Wakes for changes in directories.
 
     Use it as a context manager, in a loop: ``arm()``, read the directories, ``wait()``.
+
+    Args:
+        paths: of the directories.
+        fold: seconds within which changes are one, such as those of writing a file.
+        wakes: whether a change of the entry with a name wakes; it is not asked while a directory is missing.
     """
 
-    def __init__(self, *paths: str, fold: float = 0.002) -> None:
+    def __init__(
+        self, *paths: str, fold: float = 0.002, wakes: Callable[[str], bool] = lambda _name: True
+    ) -> None:
         self._paths = paths
-        self._fold = fold  # seconds within which changes are one, such as those of writing a file
+        self._fold = fold
+        self._wakes = wakes
         self._watched: list[_Place] | None = None  # None if not everything is watched
         self._locating: BlockingReader[list[_Place]] = BlockingReader()
         self._inotify: Inotify | None = None
@@ -123,7 +132,12 @@ class DirectoryWatcher:
         # After a full batch more may be buffered, for which the loop is not woken: `_watch` drops them.
         if len(events) == _BATCH or any(event.mask & _DEAD for event in events):
             self._watched = None
-        self._changed.set()
+        if (
+            self._watched is None
+            or tuple(directory for directory, *_ in self._watched) != self._paths
+            or any(self._wakes(str(event.name or "")) for event in events)
+        ):
+            self._changed.set()
 
 
 def _drain(inotify: Inotify) -> None:

@@ -27,7 +27,7 @@ from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher
 from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.aio.race import race
 from xilinx_fpga_dp.dra.allocation import Allocated, Refused, Result, allocated, checked_uid
-from xilinx_fpga_dp.dra.checkpoint import Checkpoint
+from xilinx_fpga_dp.dra.checkpoint import LOCK, Checkpoint
 from xilinx_fpga_dp.dra.devices import PoolDevice, attributes, taint_key
 from xilinx_fpga_dp.dra.documents import ENTRY, Granted, Layout, PreparedClaim, PreparedResult, of_entry
 from xilinx_fpga_dp.hostfiles.whole_file import put, remove
@@ -146,8 +146,7 @@ class Claims:
             raise Refused(_sentence(error)) from None
 
     async def _prepare(self, reference: ClaimReference) -> list[PreparedDevice]:
-        async with self._fetching:
-            found = await self._fetch(reference.namespace, reference.name)
+        found, held = await asyncio.gather(self._found(reference), self._held(reference.uid))
         if found is None:
             raise Refused(f"the ResourceClaim {reference.namespace}/{reference.name} does not exist")
         layout = self._layout
@@ -155,7 +154,7 @@ class Claims:
         if not claim.results:
             return []
         devices = [await self._now(result) for result in claim.results]
-        await self._refuse_held(claim, devices)
+        self._refuse_held(claim, devices, held)
         granted = await self._granted(devices)
         entry = PreparedClaim(
             claim.uid,
@@ -213,9 +212,16 @@ class Claims:
         key, effect = taint_key(self._layout.driver, now.reason), self._node.effect(device, now.reason)
         return any(each.covers(key, effect) for each in result.tolerations)
 
-    async def _refuse_held(self, claim: Allocated, devices: Sequence[PoolDevice]) -> None:
+    async def _found(self, reference: ClaimReference) -> Mapping[str, Any] | None:
+        async with self._fetching:
+            return await self._fetch(reference.namespace, reference.name)
+
+    async def _held(self, uid: str) -> Held:
+        """Return who holds which device. Of a claim that is prepared already that is decided."""
+        return {} if uid in self.prepared.value else await self._node.held()
+
+    def _refuse_held(self, claim: Allocated, devices: Sequence[PoolDevice], held: Held) -> None:
         """Refuse a device that a pod has from a device plugin, under any resource name."""
-        held = await self._node.held()
         for result, device in zip(claim.results, devices, strict=True):
             if result.admin_access:
                 continue
@@ -309,7 +315,9 @@ class Claims:
 
     async def run(self) -> None:
         """Keep the documents as they have to be. Endless."""
-        with DirectoryWatcher(self._layout.cdi_dir, self._layout.data_dir, fold=_FOLD) as watcher:
+        directories = (self._layout.cdi_dir, self._layout.data_dir)
+        # The lock is opened for writing, as NFS wants it, so each use of it is a change.
+        with DirectoryWatcher(*directories, fold=_FOLD, wakes=lambda name: name != LOCK) as watcher:
             while True:
                 await watcher.arm()
                 self.changed.clear()

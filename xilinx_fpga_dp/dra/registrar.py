@@ -150,7 +150,10 @@ class Registrar:
         paths = (self._sockets.driver, self._sockets.registration)
         look = partial(lambda: [_identity(path) for path in paths])
         own = await self._reads.read(look, _LOOK_LIMIT)
-        with DirectoryWatcher(*map(os.path.dirname, paths), fold=0) as watcher:
+        sockets = set(
+            map(os.path.basename, paths)
+        ).__contains__  # every prepared claim changes the checkpoint
+        with DirectoryWatcher(*map(os.path.dirname, paths), fold=0, wakes=sockets) as watcher:
             while True:
                 await watcher.arm()
                 with suppress(TimeoutError, OSError):

@@ -57,6 +57,20 @@ async def test_only_changes_since_the_scan_began_wake(tmp_path: Path) -> None:
         await woken(wakeups, (tmp_path / "c").touch)
 
 
+async def test_only_names_that_matter_wake(tmp_path: Path) -> None:
+    directory = tmp_path / "directory"
+    with DirectoryWatcher(str(directory), wakes="wanted".__eq__) as wakeups:
+        await woken(wakeups, directory.mkdir)
+        await woken(wakeups, (directory / "wanted").touch)
+        await wakeups.arm()
+        (directory / "other").touch()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await wakeups.wait(LONG)
+        await woken(wakeups, (directory / "wanted").unlink)
+        await woken(wakeups, lambda: shutil.rmtree(directory))
+
+
 async def test_more_events_than_one_read_wake_the_watcher(tmp_path: Path) -> None:
     def many() -> None:
         for number in range(300):

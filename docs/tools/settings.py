@@ -31,6 +31,10 @@ a socket that is missing. An unknown variable with the prefix is a warning, sinc
 such variables for a Service of that name (`enableServiceLinks: false` prevents it). A flag that
 takes `true` or `false` means `true` if it has no value.
 
+`EVENTS`, `NODE_CONDITION`, `STARTUP_TAINT` and `MODE=dra` call the API server: with the token of
+the pod's service account, or, for development, by the files that `KUBECONFIG` names; which parts of
+these count is listed in [Kubeconfig](cluster.md#kubeconfig).
+
 | variable and flag | takes | default | meaning |
 | --- | --- | --- | --- |
 """

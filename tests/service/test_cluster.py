@@ -82,6 +82,7 @@ class TestTable:
         done = started("cluster")
         assert done.returncode == 0
         assert done.stderr == ""
+        assert "\n\nleft out:\n  n1  0000:81:00.0  golden image" in done.stdout
         lines = [line.split("  ") for line in done.stdout.splitlines()]
         shown = [[cell.strip() for cell in line if cell.strip()] for line in lines]
         assert shown == [

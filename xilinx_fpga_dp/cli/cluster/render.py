@@ -47,7 +47,7 @@ def as_table(found: Found, *, wide: bool) -> str:
         left_out += [(answer.node, each.function, each.reason) for each in answer.state.left_out]
     lines = columns(_HEAD + (_WIDE if wide else ()), rows) if rows else ["no device to show"]
     if left_out:
-        lines += ["", *(f"  {line}" for line in columns(("left out:", "", ""), left_out))]
+        lines += ["", "left out:", *(f"  {line}" for line in columns(("", "", ""), left_out)[1:])]
     if found.warnings:
         lines += ["", *(f"warning: {printable(warning)}" for warning in found.warnings)]
     return "\n".join(lines)

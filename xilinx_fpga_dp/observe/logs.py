@@ -55,7 +55,6 @@ def set_up(level: str, style: str, stream: TextIO | None = None) -> None:
     # grpclib logs every cancelled request.
     logging.getLogger("grpclib").setLevel(logging.ERROR if level != "debug" else logging.DEBUG)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # at info it logs every call of the API server
     logging.getLogger("hpack").setLevel(logging.WARNING)  # at debug it logs every byte of a header
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # at info it logs every call
 

@@ -25,6 +25,8 @@ U250 = "xilinx.com/fpga-xilinx_u250_xdma_201830_2-1561656294"
 # The variable that names the cards of the first of them.
 VARIABLE = "PCIDEVICE_XILINX_COM_FPGA_XILINX_U200_XDMA_201830_2_1561465320"
 
+DRIVER_NAME = f"{NAME}-dra"  # of the DaemonSet of the DRA driver
+
 _SELECTOR = f"app.kubernetes.io/name={NAME}"
 
 
@@ -34,9 +36,9 @@ def wait_offered(cluster: Cluster) -> None:
     cluster.wait_resource(U250, 1)
 
 
-def wait_available(cluster: Cluster) -> None:
-    """Wait until the DaemonSet is rolled out and each of its pods has been ready for a while."""
-    cluster.kubectl("rollout", "status", "-n", NAMESPACE, f"daemonset/{NAME}", "--timeout=120s")
+def wait_available(cluster: Cluster, name: str = NAME) -> None:
+    """Wait until a DaemonSet is rolled out and each of its pods has been ready for a while."""
+    cluster.kubectl("rollout", "status", "-n", NAMESPACE, f"daemonset/{name}", "--timeout=120s")
 
 
 def wait_withdrawn(cluster: Cluster) -> None:

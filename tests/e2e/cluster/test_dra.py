@@ -12,7 +12,17 @@ from ..namespace import wait_for
 from ..pods import STAY, pod
 from .api import Api, ApiError
 from .cluster import NODE_ADDRESS, Cluster
-from .deployed import EXAMPLES, NAME, NAMESPACE, U200, VARIABLE, nodes_in, plugins, wait_available
+from .deployed import (
+    DRIVER_NAME,
+    EXAMPLES,
+    NAME,
+    NAMESPACE,
+    U200,
+    VARIABLE,
+    nodes_in,
+    plugins,
+    wait_available,
+)
 from .user import User, commands
 
 pytestmark = pytest.mark.usefixtures("driver", "pods")
@@ -49,7 +59,7 @@ def driver(cluster: Cluster, user: User, image: None) -> Iterator[None]:
     install = commands("README.md", "Install")[2]
     user.run(f"{install} --set mode=dra --set dra.classes[0].resource={U200}")
     wait_for(lambda: slices(cluster) or None, "a slice", 60)
-    wait_available(cluster)
+    wait_available(cluster, DRIVER_NAME)
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps(TEMPLATE))
     yield
     cluster.kubectl("delete", "resourceclaimtemplate", "u200")
@@ -187,8 +197,8 @@ def test_restarts_of_kubelet_touch_no_pod_and_no_claim(cluster: Cluster) -> None
 def test_rolling_update_keeps_slice_and_pods(cluster: Cluster) -> None:
     run(cluster, "one")
     before = slices(cluster)[0]["metadata"]["resourceVersion"]
-    cluster.kubectl("rollout", "restart", "-n", NAMESPACE, f"daemonset/{NAME}")
-    wait_available(cluster)
+    cluster.kubectl("rollout", "restart", "-n", NAMESPACE, f"daemonset/{DRIVER_NAME}")
+    wait_available(cluster, DRIVER_NAME)
     wait_for(lambda: len(plugins(cluster)) == 1 or None, "one instance", 60)
     assert slices(cluster)[0]["metadata"]["resourceVersion"] == before
     run(cluster, "two")

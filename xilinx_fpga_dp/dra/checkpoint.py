@@ -1,8 +1,8 @@
 """The one file of the driver's state: which claims are prepared. Every function blocks.
 
 Nothing that can be computed is in it: no device number and no path, which change with a reset or a boot. It
-is written beside, synced and renamed, and the directory is synced. Two instances of the driver may serve, so
-a lock file is held around read, write and answer.
+is written beside, synced and renamed, and where a claim is removed the directory is synced. Two instances of
+the driver may serve, so a lock file is held around read, write and answer.
 
 Documents are made after the checkpoint and removed before it: whatever is cut off in between is mended from
 the file alone. Entries and fields that a newer version wrote are kept.
@@ -108,7 +108,7 @@ class Checkpoint:
         try:
             with open(self.path, "rb") as file:
                 status = os.fstat(file.fileno())
-                identity = (status.st_ino, status.st_mtime_ns, status.st_size)
+                identity = _identity(status)
                 if self._read and self._read[0] == identity:
                     return self._read[1]
                 content = file.read(_MAX_BYTES)
@@ -146,7 +146,7 @@ class Checkpoint:
         }
         document = {**state.document, "version": _VERSION, "bootID": self._boot_id, "claims": entries}
         beside = f"{self.path}.new"
-        content = json.dumps(document, indent=1).encode()
+        content = json.dumps(document).encode()
         try:
             descriptor = os.open(
                 beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
@@ -155,13 +155,23 @@ class Checkpoint:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+                identity = _identity(os.fstat(file.fileno()))
             os.replace(beside, self.path)
         except OSError:
             with contextlib.suppress(OSError):
                 os.unlink(beside)
             raise
-        _sync_directory(self._directory)
-        return State(dict(claims), document)
+        new = State(dict(claims), document)
+        self._read = (identity, new)
+        # A new entry that a power failure takes back costs nothing: kubelet prepares the claim again after a
+        # boot. An old one that comes back would keep its card from others.
+        if state.claims.keys() - claims.keys():
+            _sync_directory(self._directory)
+        return new
+
+
+def _identity(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _boot_id() -> str:

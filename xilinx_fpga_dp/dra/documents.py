@@ -273,4 +273,4 @@ def _mount(host: str, inside: str) -> dict[str, Any]:
 
 
 def _text(document: object) -> str:
-    return json.dumps(document, indent=2) + "\n"
+    return json.dumps(document) + "\n"

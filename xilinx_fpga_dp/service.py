@@ -15,7 +15,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from xilinx_fpga_dp import __version__, process
 from xilinx_fpga_dp.aio.latest import Latest
@@ -27,6 +27,7 @@ from xilinx_fpga_dp.discovery.scanner import ScanFailed
 from xilinx_fpga_dp.hostfiles.managed_file import ManagedFile
 from xilinx_fpga_dp.kubelet.allocation_tracker import AllocationTracker
 from xilinx_fpga_dp.kubelet.podresources import PodResources
+from xilinx_fpga_dp.model import Offers
 from xilinx_fpga_dp.observe import logs
 from xilinx_fpga_dp.observe.device_log import DeviceEventLog
 from xilinx_fpga_dp.observe.events import Event
@@ -88,6 +89,9 @@ class FrontEnd(Protocol):
 
     def not_ready(self) -> str | None:
         """Return why it can't serve pods as a whole; None if it can."""
+
+    def unit_states(self, offers: Offers) -> Mapping[str, Mapping[str, Any]] | None:
+        """Return what a DRA driver makes of each unit, by its first device's address; None if it is none."""
 
     def standby(self) -> AsyncIterator[bool]:
         """Yield whether a newer instance lives, at each change."""
@@ -165,6 +169,7 @@ class Service:
             self._tracker.current,
             errors=self._front_end.errors,
             not_ready=self._front_end.not_ready,
+            unit_states=self._front_end.unit_states,
             expose_mgmt=settings.expose_mgmt,
         )
         files = self._front_end.files

@@ -1,4 +1,4 @@
-"""``explain``: what Allocate would answer on this node, and why, or why it would refuse."""
+"""``explain``: what a container would get on this node of these devices, or why it would be refused them."""
 
 import argparse
 import asyncio
@@ -18,13 +18,22 @@ def run(settings: Settings, options: argparse.Namespace) -> int:
         raise BadUse("explain: which device ids? `list` shows them")
     logs.set_up("warning", settings.log_format)
     try:
-        answer, grant = asyncio.run(_allocate(settings, options.ids))
+        document, text = asyncio.run(_answer(settings, options.ids))
     except Refusal as refusal:
         document = {"refused": {"code": refusal.code, "message": refusal.message}}
         print_result(options, document, f"refused, {refusal.code}: {refusal.message}")
         return 1
-    print_result(options, _as_document(grant), _as_text(answer, grant, expose_mgmt=settings.expose_mgmt))
+    print_result(options, document, text)
     return 0
+
+
+async def _answer(settings: Settings, ids: Sequence[str]) -> tuple[dict[str, Any], str]:
+    if settings.mode == "dra":
+        from xilinx_fpga_dp.cli import claim_answer
+
+        return await claim_answer.answer(settings, ids)
+    answer, grant = await _allocate(settings, ids)
+    return _as_document(grant), _as_text(answer, grant, expose_mgmt=settings.expose_mgmt)
 
 
 async def _allocate(settings: Settings, ids: Sequence[str]) -> tuple[Resolution, Grant]:
@@ -83,9 +92,15 @@ def _as_text(answer: Resolution, grant: Grant, *, expose_mgmt: bool) -> str:
 
 COMMAND = Command(
     run,
-    SCAN_SETTINGS | {"device_strategy", "extra_mounts", "host_root", "shared_grant", "request_timeout"},
+    SCAN_SETTINGS
+    | {"device_strategy", "extra_mounts", "host_root", "shared_grant", "request_timeout"}
+    | {"plugins_dir", "cdi_dir", "dra_metadata"},
     options={
         **output_option("text", "json"),
-        "ids": {"nargs": "*", "metavar": "ID", "help": "a device id, as `list` shows it"},
+        "ids": {
+            "nargs": "*",
+            "metavar": "ID",
+            "help": "a device id, as `list` shows it; MODE=dra: or a claim's uid",
+        },
     },
 )

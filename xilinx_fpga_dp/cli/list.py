@@ -19,6 +19,7 @@ from xilinx_fpga_dp.observe.table import columns, printable
 from xilinx_fpga_dp.resources.offers import warnings_of
 from xilinx_fpga_dp.settings import Settings
 
+_READ_LIMIT: Final = 3.0  # seconds to read which claims are prepared
 _WATCH: Final = 1.0  # seconds between two tables
 _SAMPLE_LIMIT: Final = 2.0  # seconds a table waits for sensors
 _SAMPLE_INTERVAL: Final = 10.0  # seconds between two reads of a card's sensors
@@ -61,6 +62,7 @@ class _Listing:
         self._scanner = build_scanner(settings)
         self._offers = Offers({})
         self._problem = ""  # why nothing is found
+        self._claims_problem = ""  # why the claims are not known
         self._on_terminal = is_terminal(sys.stdout)
         self._telemetry = None
         if settings.telemetry != "none" and output == "wide":
@@ -96,11 +98,35 @@ class _Listing:
         if problem != self._problem and not self._on_terminal:
             print(problem or "found again", file=sys.stderr)
         self._problem = problem
-        document = state.document(self._offers, expose_mgmt=self._settings.expose_mgmt, held=held)
+        document = state.document(
+            self._offers,
+            expose_mgmt=self._settings.expose_mgmt,
+            held=held,
+            dra=await self._unit_states() if self._settings.mode == "dra" else None,
+        )
         if self._output == "json":
             return json.dumps(document, indent=2)
         warnings = [*([problem] if problem and self._on_terminal else []), *warnings_of(self._offers)]
         return table(document, warnings, await self._sensors() if self._output == "wide" else None)
+
+    async def _unit_states(self) -> Mapping[str, Mapping[str, Any]]:
+        """Return what the DRA driver makes of each unit, with the claims of its checkpoint."""
+        from xilinx_fpga_dp.aio.blocking_reader import run_blocking
+        from xilinx_fpga_dp.dra.checkpoint import prepared_claims
+        from xilinx_fpga_dp.dra.documents import PreparedClaim
+        from xilinx_fpga_dp.dra.units import unit_states
+
+        driver = self._settings.dra_driver_name
+        claims: Mapping[str, PreparedClaim] = {}
+        try:
+            directory = f"{self._settings.plugins_dir}/{driver}"
+            claims = await run_blocking(partial(prepared_claims, directory), _READ_LIMIT)
+            self._claims_problem = ""
+        except OSError as error:
+            if str(error) != self._claims_problem:
+                print(f"the claims are not known: {error}", file=sys.stderr)
+            self._claims_problem = str(error)
+        return unit_states(self._offers, driver, claims.values())
 
     async def _sensors(self) -> Mapping[str, Sensors]:
         """Return what the sensors of each unit show, by its id."""
@@ -159,6 +185,7 @@ def table(
 
     With ``sensors``, by the id of the unit, also what these show.
     """
+    dra = document["mode"] == "dra"
     rows = [
         (
             row["id"],
@@ -169,11 +196,22 @@ def table(
             " ".join(row["nodes"]) or "-",
             *(() if sensors is None else sensors[row["id"]]),
             row["resource"],
+            *(_of_dra(row["dra"]) if dra else ()),
         )
         for row in document["devices"]
     ]
     more = () if sensors is None else ("POWER", "TEMP", "LINK")
-    head = ("DEVICE", "BOARD", "HEALTH", "NUMA", "SERIAL", "NODES", *more, "RESOURCE")
+    head = (
+        "DEVICE",
+        "BOARD",
+        "HEALTH",
+        "NUMA",
+        "SERIAL",
+        "NODES",
+        *more,
+        "RESOURCE",
+        *(("DRA NAME", "CLAIM") if dra else ()),
+    )
     lines = columns(head, rows) if rows else ["no device to offer"]
     if document["left_out"]:
         lines += ["", "left out:"]
@@ -183,11 +221,16 @@ def table(
     return "\n".join(lines)
 
 
+def _of_dra(unit: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the name in the pool and the claims."""
+    return unit["name"], " ".join(f"{each['namespace']}/{each['name']}" for each in unit["claims"]) or "-"
+
+
 _WATCH_OPTION: Final[dict[str, Mapping[str, Any]]] = {
     "--watch": {"action": "store_true", "help": "again every second; piped, when something has changed"}
 }
 COMMAND = Command(
     run,
-    settings=SCAN_SETTINGS | {"telemetry"},
+    settings=SCAN_SETTINGS | {"telemetry", "plugins_dir"},
     options=output_option("table", "wide", "json") | _WATCH_OPTION | FROM_OPTION,
 )

@@ -12,7 +12,7 @@ from xilinx_fpga_dp.deviceplugin.socket_directory import SocketDirectory
 from xilinx_fpga_dp.discovery.scanner import Scanner
 from xilinx_fpga_dp.hostfiles.instance_lock import InstanceLock, lock_folder
 from xilinx_fpga_dp.hostfiles.managed_file import ManagedFile
-from xilinx_fpga_dp.model import Device
+from xilinx_fpga_dp.model import Device, Offers
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.settings import Settings
 from xilinx_fpga_dp.snapshot import Snapshot
@@ -96,6 +96,9 @@ class PluginFrontEnd:
     def not_ready(self) -> str | None:
         """Return nothing: each resource tells for itself whether it is registered."""
         return None
+
+    def unit_states(self, _offers: Offers) -> None:
+        """There is no DRA driver."""
 
     def standby(self) -> AsyncIterator[bool]:
         """Yield whether a newer instance lives, at each change."""

@@ -9,6 +9,7 @@ the file alone. Entries and fields that a newer version wrote are kept.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -20,6 +21,7 @@ from typing import Any, Final
 
 from xilinx_fpga_dp.dra.allocation import Refused
 from xilinx_fpga_dp.dra.documents import PreparedClaim, as_entry, of_entry
+from xilinx_fpga_dp.hostfiles import ordinary_file
 from xilinx_fpga_dp.observe.events import Event
 
 log = logging.getLogger(__name__)
@@ -172,6 +174,23 @@ class Checkpoint:
 
 def _identity(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def prepared_claims(directory: str) -> Mapping[str, PreparedClaim]:
+    """Return the claims that the driver of a directory has prepared, by uid; for a look from outside.
+
+    The file is replaced as a whole, so it is read without the lock.
+
+    Raises:
+        OSError: the file can't be read, or is no checkpoint.
+    """
+    path = f"{directory}/{FILE}"
+    try:
+        return _parsed(ordinary_file.read(path, _MAX_BYTES)).claims
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError, Refused) as error:
+        raise OSError(errno.EINVAL, f"it is no checkpoint: {error!r}", path) from None
 
 
 def _boot_id() -> str:

@@ -28,8 +28,17 @@ from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.aio.race import race
 from xilinx_fpga_dp.dra.allocation import Allocated, Refused, Result, allocated, checked_uid
 from xilinx_fpga_dp.dra.checkpoint import LOCK, Checkpoint
-from xilinx_fpga_dp.dra.devices import PoolDevice, attributes, taint_key
-from xilinx_fpga_dp.dra.documents import ENTRY, Granted, Layout, PreparedClaim, PreparedResult, of_entry
+from xilinx_fpga_dp.dra.devices import PoolDevice, taint_key
+from xilinx_fpga_dp.dra.documents import (
+    ENTRY,
+    Granted,
+    Layout,
+    PreparedClaim,
+    PreparedResult,
+    granted,
+    mounts_by_rule,
+    of_entry,
+)
 from xilinx_fpga_dp.hostfiles.whole_file import put, remove
 from xilinx_fpga_dp.model import Device, Held, Reason
 from xilinx_fpga_dp.observe.events import Event
@@ -233,21 +242,8 @@ class Claims:
                     )
 
     async def _granted(self, devices: Sequence[PoolDevice]) -> list[Granted]:
-        by_rule = [path for each in devices for own in each.devices if own.rule for path in own.mounts]
-        existing = await self._node.mounts(_MOUNTS_LIMIT, by_rule)
-        versions = self._node.versions()
-
-        def mounts(device: PoolDevice) -> tuple[str, ...]:
-            own = [(each, path) for each in device.devices for path in each.mounts]
-            paths = [path for each, path in own if not each.rule or path in existing]
-            return tuple(
-                dict.fromkeys([*paths, *(path for path in self._node.extra_mounts if path in existing)])
-            )
-
-        return [
-            Granted(each.devices, mounts(each), attributes(each, versions, shared=each.slots > 1))
-            for each in devices
-        ]
+        existing = await self._node.mounts(_MOUNTS_LIMIT, mounts_by_rule(devices))
+        return granted(devices, existing, self._node.extra_mounts, self._node.versions())
 
     # The steps, each on a thread
 

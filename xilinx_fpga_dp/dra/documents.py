@@ -8,12 +8,12 @@ k8s.io/dynamic-resource-allocation v0.37.2, kubeletplugin.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from xilinx_fpga_dp.dra.allocation import checked_label, checked_name, checked_request, checked_uid
-from xilinx_fpga_dp.dra.devices import Attribute
+from xilinx_fpga_dp.dra.devices import Attribute, PoolDevice, attributes
 from xilinx_fpga_dp.model import Device
 from xilinx_fpga_dp.resources.allocator import environment_of, nodes_of
 
@@ -216,6 +216,37 @@ class Layout:
         }
         spec_path = f"{self.cdi_dir}/{self.metadata_spec_prefix}{claim.uid}_{request}.json"
         return path, "".join(json.dumps(each) + "\n" for each in objects), spec_path, _text(spec)
+
+
+def granted(
+    devices: Sequence[PoolDevice],
+    existing: Container[str],
+    extra_mounts: Sequence[str],
+    versions: Mapping[str, str],
+) -> list[Granted]:
+    """Return what a container gets of each device.
+
+    Args:
+        devices: the devices of the pool.
+        existing: the host paths that exist, of those that rules and EXTRA_MOUNTS name.
+        extra_mounts: EXTRA_MOUNTS.
+        versions: those of the kernel drivers.
+    """
+
+    def mounts(device: PoolDevice) -> tuple[str, ...]:
+        own = [(each, path) for each in device.devices for path in each.mounts]
+        paths = [path for each, path in own if not each.rule or path in existing]
+        return tuple(dict.fromkeys([*paths, *(path for path in extra_mounts if path in existing)]))
+
+    return [
+        Granted(each.devices, mounts(each), attributes(each, versions, shared=each.slots > 1))
+        for each in devices
+    ]
+
+
+def mounts_by_rule(devices: Iterable[PoolDevice]) -> list[str]:
+    """Return the host paths that rules name for these devices."""
+    return [path for each in devices for own in each.devices if own.rule for path in own.mounts]
 
 
 def as_entry(claim: PreparedClaim) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from xilinx_fpga_dp.dra.health import HealthReport, health_of
 from xilinx_fpga_dp.dra.pool import API, Json
 from xilinx_fpga_dp.dra.registrar import Registrar, sockets_of
 from xilinx_fpga_dp.dra.slices import SlicePublisher
+from xilinx_fpga_dp.dra.units import unit_states
 from xilinx_fpga_dp.hostfiles.host_paths import HostPaths
 from xilinx_fpga_dp.hostfiles.instance_lock import InstanceLock
 from xilinx_fpga_dp.hostfiles.managed_file import ManagedFile
@@ -189,6 +190,10 @@ class DraFrontEnd:
         if twice := self._offered_twice():
             return f"a device plugin on this node offers {', '.join(twice)} too: remove it from the node"
         return self.publisher.standing.value.problem
+
+    def unit_states(self, offers: Offers) -> Mapping[str, Mapping[str, Any]]:
+        """Return name, taint and claims of each unit, by the address of its first device."""
+        return unit_states(offers, self._settings.dra_driver_name, self.claims.prepared.value.values())
 
     # The pool
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.model import Held, Offers
@@ -26,6 +27,9 @@ class HttpRoutes:
     expose_mgmt: bool  # whether pods get management nodes
     errors: Callable[[], Mapping[str, str]] = dict  # how the last attempt to register failed
     not_ready: Callable[[], str | None] = lambda: None  # why no resource at all can be allocated
+    unit_states: Callable[[Offers], Mapping[str, Mapping[str, Any]] | None] = lambda _offers: (
+        None
+    )  # of the driver
     card_metrics: Callable[[], bytes] = bytes  # returns the series of the cards
     _last_beat: float = field(init=False, default_factory=lambda: asyncio.get_running_loop().time())
 
@@ -65,11 +69,13 @@ class HttpRoutes:
         return Response(body, content_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def _state(self) -> Response:
+        offers = self.snapshots.value.offers or Offers({})
         return as_json(
             state.document(
-                self.snapshots.value.offers or Offers({}),
+                offers,
                 expose_mgmt=self.expose_mgmt,
                 registered=self.registered(),
                 held=await self.held(),
+                dra=self.unit_states(offers),
             )
         )

@@ -16,8 +16,18 @@ def document(
     expose_mgmt: bool,
     registered: Mapping[str, bool] | None = None,
     held: Held | None = None,
+    dra: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Make the document. What only a running service knows is null if ``registered`` is None."""
+    """Make the document.
+
+    Args:
+        offers: the devices.
+        expose_mgmt: whether pods get management nodes.
+        registered: whether each resource is; None: what only a running service knows is null.
+        held: who holds which device.
+        dra: what the DRA driver makes of each unit, by the address of its first device; None: there is a
+            device plugin instead.
+    """
     histories = offers.histories if registered is not None else {}
     names = names_of(offers)
     rows = [
@@ -26,11 +36,13 @@ def document(
             **_history([histories[device.address] for device in unit.devices if device.address in histories]),
             "held_by": _holders(held or {}, (offer.resource, unit.id), unit, names),
             "nodes": [n for device in unit.devices for n in nodes_of(device, expose_mgmt=expose_mgmt)],
+            **({} if dra is None else {"dra": dra.get(unit.devices[0].address)}),
         }
         for offer in offers.by_resource.values()
         for unit in offer.units
     ]
     return {
+        "mode": "device-plugin" if dra is None else "dra",
         "devices": sorted(rows, key=lambda row: str(row["id"])),
         "left_out": [{"function": entry.function, "reason": entry.reason} for entry in offers.left_out],
         "resources": {

@@ -1,0 +1,174 @@
+"""The commands that show the DRA driver: `list` and the page `/state`, `explain`, `classes`."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.api_server import RunningApiServer
+from tests.support.dra_kubelet import DRIVER, SLICES, DraKubelet
+from tests.support.dra_stage import data, published, registry, store_claim
+from tests.support.probed import Probed
+from tests.support.process import Service, cli, started
+from tests.support.resource_names import U200, U250
+from tests.support.schemas import conforms
+from tests.support.waiting import wait_for
+from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
+
+A, B = "pci-0000-11-00-1", "pci-0000-21-00-1"
+CLASSES = "/apis/resource.k8s.io/v1/deviceclasses"
+
+
+@pytest.fixture(autouse=True)
+def access(node_api: RunningApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in node_api.environment.items():
+        monkeypatch.setenv(name, value)
+
+
+def _json(*command: str, settings: dict[str, str]) -> Any:
+    return json.loads(started(*command, "--output", "json", settings=settings).stdout)
+
+
+class TestList:
+    def test_unit_has_its_name_taint_and_claims(
+        self, cards: SampleNode, node_api: RunningApiServer, dra: DraKubelet, dra_settings: dict[str, str]
+    ) -> None:
+        claim = store_claim(node_api, "mine", A)
+        dra.prepared(claim)
+        cards.cards[1].offline()
+        document = _json("list", settings=dra_settings)
+        conforms("state", document)
+        assert document["mode"] == "dra"
+        first, second = document["devices"][:2]
+        mine = {"namespace": "default", "name": "mine", "uid": claim.uid}
+        assert first["dra"] == {"name": A, "taint": None, "claims": [mine]}
+        assert second["dra"] == {"name": B, "taint": f"{DRIVER}/offline", "claims": []}
+        table = started("list", settings=dra_settings).stdout
+        [row] = [line for line in table.splitlines() if A in line]
+        assert row.split()[-2:] == [A, "default/mine"]
+
+    def test_page_is_as_the_command(
+        self, cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str]
+    ) -> None:
+        settings = {name: value for name, value in dra_settings.items() if name != "HTTP_ADDRESS"}
+        pages = Probed(cards, **settings)
+        with (
+            Service(pages.settings, environment=node_api.environment) as service,
+            DraKubelet(registry(cards)) as kubelet,
+        ):
+            service.logged(Event.SERVING_HTTP)
+            kubelet.register()
+            kubelet.prepared(store_claim(node_api, "mine", A))
+            page = json.loads(pages.get("state")[1])
+        conforms("state", page)
+        assert [each["dra"] for each in page["devices"]] == [
+            each["dra"] for each in _json("list", settings=dra_settings)["devices"]
+        ]
+
+    def test_device_plugin_shows_no_names_of_a_pool(
+        self, cards: SampleNode, dra_settings: dict[str, str]
+    ) -> None:
+        document = _json("list", settings=dra_settings | {"MODE": "device-plugin"})
+        assert document["mode"] == "device-plugin"
+        assert not any("dra" in each for each in document["devices"])
+
+    def test_checkpoint_that_is_none_is_said(self, cards: SampleNode, dra_settings: dict[str, str]) -> None:
+        data(cards).mkdir(parents=True)
+        (data(cards) / "checkpoint.json").write_text("{")
+        done = started("list", settings=dra_settings)
+        assert done.stderr.startswith("the claims are not known: ")
+        assert A in done.stdout
+
+
+class TestExplain:
+    def test_claim_is_answered_as_it_was_prepared(
+        self, cards: SampleNode, node_api: RunningApiServer, dra: DraKubelet, dra_settings: dict[str, str]
+    ) -> None:
+        claim = store_claim(node_api, "mine", A)
+        [device] = dra.prepared(claim)
+        document = _json("explain", claim.uid, settings=dra_settings)
+        conforms("explain", document)
+        answer = document["answer"]
+        assert [each["name"] for each in answer["cdi_devices"]] == list(device.cdi_device_ids)
+        assert [each["host_path"] for each in answer["devices"]] == list(cards.cards[0].nodes[:1])
+        assert (
+            answer["envs"]["PCIDEVICE_XILINX_COM_FPGA_XILINX_U200_XDMA_201830_2_1561465320"] == "0000:11:00.1"
+        )
+        [metadata] = answer["mounts"]
+        assert metadata["container_path"].endswith(f"/resourceclaims/mine/fpga/{DRIVER}-metadata.json")
+        text = started("explain", claim.uid, settings=dra_settings).stdout
+        assert text.startswith("The containers of the ResourceClaim default/mine get:")
+
+    @pytest.mark.parametrize("given", [B, "0000:21:00.1"])
+    def test_device_is_answered_by_address_and_name(
+        self, given: str, cards: SampleNode, dra_settings: dict[str, str]
+    ) -> None:
+        [node] = _json("explain", given, settings=dra_settings)["answer"]["devices"]
+        assert node["host_path"] == cards.cards[1].nodes[0]
+
+    def test_refusals_are_those_of_the_driver(
+        self, cards: SampleNode, node_api: RunningApiServer, dra: DraKubelet, dra_settings: dict[str, str]
+    ) -> None:
+        dra.prepared(store_claim(node_api, "mine", A))
+        cards.cards[1].offline()
+        for given, code, message in (
+            ("0000:11:00.1", "FAILED_PRECONDITION", "is prepared for the ResourceClaim default/mine"),
+            ("0000:21:00.1", "FAILED_PRECONDITION", "is Unhealthy: offline"),
+            ("unknown", "NOT_FOUND", "neither a prepared claim nor a device"),
+        ):
+            done = cli("explain", given, "--output", "json", settings=dra_settings)
+            assert done.returncode == 1
+            refused = json.loads(done.stdout)["refused"]
+            assert refused["code"] == code
+            assert message in refused["message"]
+
+
+class TestClasses:
+    def _run(self, settings: dict[str, str], *options: str) -> Any:
+        return started("classes", *options, settings=settings)
+
+    def test_classes_of_the_cluster_are_those_of_its_slices(
+        self, node_api: RunningApiServer, dra: DraKubelet, dra_settings: dict[str, str], cards: SampleNode
+    ) -> None:
+        wait_for(lambda: published(node_api), "a slice")
+        other = {"driver": "gpu.example.com", "nodeName": "n2", "devices": [{"name": "gpu"}]}
+        node_api.put(f"{SLICES}/other", {"metadata": {"name": "other"}, "spec": other})
+        elsewhere = dra_settings | {"SYSFS_ROOT": "/nonexistent"}
+        found = json.loads(self._run(elsewhere, "--from-cluster", "--output", "json").stdout)
+        own = json.loads(self._run(dra_settings, "--output", "json").stdout)
+        assert found == own
+        names = {each["spec"].get("extendedResourceName") for each in found["items"]}
+        assert names == {None, U200, U250}
+
+    def test_classes_are_applied_once(
+        self, cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str]
+    ) -> None:
+        first = self._run(dra_settings, "--apply").stdout
+        assert {line.rpartition(": ")[2] for line in first.splitlines()} == {"created"}
+        assert self._run(dra_settings, "--apply").stdout == first.replace("created", "unchanged")
+        path = f"{CLASSES}/{DRIVER}"
+        stored = node_api.do(lambda: node_api.api.get(path))
+        assert stored is not None
+        node_api.put(path, {**stored, "spec": {}})
+        third = self._run(dra_settings, "--apply").stdout
+        assert f"deviceclass {DRIVER}: changed" in third
+        assert (node_api.do(lambda: node_api.api.get(path)) or {})["spec"] == stored["spec"]
+
+    def test_class_of_another_owner_stays(
+        self, cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str]
+    ) -> None:
+        path = f"{CLASSES}/{DRIVER}"
+        node_api.put(path, {"metadata": {"name": DRIVER}, "spec": {"selectors": []}})
+        done = self._run(dra_settings, "--apply")
+        assert done.returncode == 1
+        assert f"deviceclass {DRIVER}: left as it is" in done.stdout
+        assert (node_api.do(lambda: node_api.api.get(path)) or {})["spec"] == {"selectors": []}
+
+    def test_missing_right_is_one_line(
+        self, cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str]
+    ) -> None:
+        node_api.api.denied = {("list", "resourceslices")}
+        done = self._run(dra_settings, "--from-cluster")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert len(done.stderr.splitlines()) == 1

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import yaml
 
 from ..host import HOSTNAME
 from ..namespace import wait_for
@@ -192,6 +193,20 @@ def test_restarts_of_kubelet_touch_no_pod_and_no_claim(cluster: Cluster) -> None
     assert len(nodes_in(cluster, "one")) == 1
     assert restarts(cluster, "one") == 0
     cluster.kubectl("delete", "pod", "one", "--now", "--wait")
+
+
+def test_server_takes_the_examples(cluster: Cluster) -> None:
+    """The expressions, too, which no schema checks."""
+    texts = [each.read_text() for each in sorted((EXAMPLES / "dra").glob("*.yaml"))]
+    assert texts
+    # Without their namespace, what is in it would be refused.
+    parts = [each for text in texts for each in yaml.safe_load_all(text) if each["kind"] == "Namespace"]
+    for each in parts:
+        cluster.kubectl("create", "-f", "-", stdin=json.dumps(each))
+    for text in texts:
+        cluster.kubectl("apply", "--dry-run=server", "-f", "-", stdin=text)
+    for each in parts:
+        cluster.kubectl("delete", "namespace", each["metadata"]["name"])
 
 
 def test_rolling_update_keeps_slice_and_pods(cluster: Cluster) -> None:

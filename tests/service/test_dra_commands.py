@@ -1,6 +1,7 @@
 """The commands that show the DRA driver: `list` and the page `/state`, `explain`, `classes`."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,3 +173,54 @@ class TestClasses:
         done = self._run(dra_settings, "--from-cluster")
         assert (done.returncode, done.stdout) == (1, "")
         assert len(done.stderr.splitlines()) == 1
+
+
+class TestDiagnose:
+    def _lines(self, settings: dict[str, str], check: str) -> list[str]:
+        lines = started("diagnose", settings=settings).stdout.splitlines()
+        return [line for line in lines if line[6:].startswith(f"{check}:")]
+
+    def test_slices_as_scanned_are_ok(
+        self, node_api: RunningApiServer, dra: DraKubelet, dra_settings: dict[str, str]
+    ) -> None:
+        wait_for(lambda: published(node_api), "a slice")
+        assert self._lines(dra_settings, "ResourceSlices") == [
+            "ok    ResourceSlices: 3 devices are published as this scan finds them"
+        ]
+        [service] = self._lines(dra_settings, "service")
+        assert service == "ok    service: it runs on this node"
+
+    def test_other_slices_are_named(
+        self, cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str]
+    ) -> None:
+        devices = [
+            {"name": A, "taints": [{"key": f"{DRIVER}/offline", "effect": "NoSchedule"}]},
+            {"name": "pci-0000-99-00-1"},
+            {"name": "pci-0000-31-00-1"},
+        ]
+        owner = {"kind": "Node", "name": "n1", "uid": "u"}
+        spec = {"driver": DRIVER, "nodeName": "n1", "pool": {"name": "n1"}, "devices": devices}
+        metadata = {"name": "one", "ownerReferences": [owner]}
+        node_api.put(f"{SLICES}/one", {"metadata": metadata, "spec": spec})
+        found = "\n".join(self._lines(dra_settings, "ResourceSlices"))
+        assert found.count("warn") == 3
+        assert f"{A} has the taint {DRIVER}/offline, and this scan gives it no taint" in found
+        assert f"{B} is not published" in found
+        assert "pci-0000-99-00-1 is published and is not on this node" in found
+
+    def test_device_plugin_beside_the_driver_is_named(
+        self, cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str]
+    ) -> None:
+        locks = Path(cards.plugins_dir) / "fpga.xilinx.com" / "instances"
+        with Service(dra_settings | {"MODE": "device-plugin"}):
+            wait_for(lambda: [each for each in locks.glob("*") if each.suffix != ".new"], "its lock")
+            found = "\n".join(self._lines(dra_settings, "service"))
+        assert "warn  service: a device plugin of this program runs on this node too" in found
+
+    def test_fields_that_the_server_drops_are_named(
+        self, node_api: RunningApiServer, dra: DraKubelet, dra_settings: dict[str, str]
+    ) -> None:
+        wait_for(lambda: published(node_api), "a slice")
+        node_api.do(lambda: node_api.api.dropped.append("spec.devices.*.taints"))
+        found = "\n".join(self._lines(dra_settings, "ResourceSlices"))
+        assert "warn  ResourceSlices: the API server does not store taints of a device" in found

@@ -32,7 +32,7 @@ from xilinx_fpga_dp.dra.registrar import Registrar, sockets_of
 from xilinx_fpga_dp.dra.slices import SlicePublisher
 from xilinx_fpga_dp.dra.units import unit_states
 from xilinx_fpga_dp.hostfiles.host_paths import HostPaths
-from xilinx_fpga_dp.hostfiles.instance_lock import InstanceLock
+from xilinx_fpga_dp.hostfiles.instance_lock import InstanceLock, driver_lock_folder
 from xilinx_fpga_dp.hostfiles.managed_file import ManagedFile
 from xilinx_fpga_dp.kubelet.allocation_tracker import AllocationTracker
 from xilinx_fpga_dp.model import Device, Offers, Reason, Shell
@@ -43,7 +43,6 @@ from xilinx_fpga_dp.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
-_LOCKS: Final = "dra-instances"
 _INSTANCES_EVERY: Final = 2.0  # seconds between two looks at the other instances
 _INSTANCES_SOON: Final = 0.5  # the same while a newer one lives
 _INSTANCES_LIMIT: Final = 5.0
@@ -91,7 +90,7 @@ class DraFrontEnd:
         self._standby = Latest(False)  # a newer instance lives
         # The addresses that a device plugin offers; None until kubelet has answered
         self._offered: Latest[frozenset[str] | None] = Latest(None)
-        self._lock = InstanceLock(f"{settings.plugins_dir}/{settings.dra_driver_name}/{_LOCKS}")
+        self._lock = InstanceLock(driver_lock_folder(settings.plugins_dir, settings.dra_driver_name))
         self._reads: BlockingReader[bool] = BlockingReader()
         driver = settings.dra_driver_name
         layout = Layout(
@@ -127,7 +126,7 @@ class DraFrontEnd:
             settings.node_name,
             self._uid_of_node,
             describe=self._describe,
-            example=_example(driver),
+            example=example(driver),
         )
 
     def register_again(self) -> None:
@@ -368,11 +367,11 @@ class DraFrontEnd:
         return self._node_uid
 
 
-def _example(driver: str) -> Json:
+def example(driver: str) -> Json:
     """Return a device with every optional field, for the dry run."""
     device = Device("0000:00:00.0", Shell("example", None, None), "u55c", "", reason=Reason.OFFLINE)
-    example = PoolDevice("example", "xilinx.com/fpga-example", (device,), slots=2)
-    entry = published(example, driver, {}, lambda _device, _reason: _NO_SCHEDULE)
+    shared = PoolDevice("example", "xilinx.com/fpga-example", (device,), slots=2)
+    entry = published(shared, driver, {}, lambda _device, _reason: _NO_SCHEDULE)
     return entry or {}
 
 

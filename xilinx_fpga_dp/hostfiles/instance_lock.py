@@ -35,13 +35,17 @@ def lock_folder(plugins_dir: str) -> str:
     return os.path.join(plugins_dir, "fpga.xilinx.com", "instances")
 
 
-def count_instances(plugins_dir: str) -> int:
-    """Count the live instances. Blocks; changes nothing.
+def driver_lock_folder(plugins_dir: str, driver: str) -> str:
+    return os.path.join(plugins_dir, driver, "dra-instances")
+
+
+def count_instances(folder: str) -> int:
+    """Count the live instances whose locks are in a folder. Blocks; changes nothing.
 
     Raises:
         OSError: the folder can't be read; FileNotFoundError if no instance has run.
     """
-    return len(_live(lock_folder(plugins_dir)))
+    return len(_live(folder))
 
 
 class InstanceLock:

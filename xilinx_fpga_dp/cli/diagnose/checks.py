@@ -14,6 +14,7 @@ from functools import partial
 
 from xilinx_fpga_dp.cli.diagnose.containerd import Containerd
 from xilinx_fpga_dp.cli.diagnose.rights import Rights
+from xilinx_fpga_dp.cli.diagnose.slices import Slices
 from xilinx_fpga_dp.model import Device, Offers, Reason
 from xilinx_fpga_dp.observe.table import printable
 from xilinx_fpga_dp.resources.naming import MAX_NAME, NOT_IN_A_NAME, SHARED
@@ -50,6 +51,8 @@ class Findings:
     hugepages: int | None = None  # of 2 MB; None if unknown
     by_path: frozenset[str] | None = None  # the nodes that XRT's edge library finds; None if unknown
     unknown_variables: tuple[str, ...] = ()  # with our prefix, and no setting
+    plugins: int = 0  # the number of live device plugins of this program beside a DRA driver
+    slices: Slices | None = None  # of this node; None without a DRA driver
     rights: Rights | None = None  # at the API server; None if no setting calls it
 
     @property
@@ -412,6 +415,9 @@ def instances(findings: Findings) -> Lines:
         yield _fail("service", f"it runs and is not ready: {findings.running.not_ready}; {remedy}")
     else:
         yield _ok("service", f"it {'runs' if findings.instances else 'does not run'} on this node")
+    if findings.plugins:
+        remedy = "delete its DaemonSet, or choose the mode by a label (`mode: by-label` of the chart)"
+        yield _warn("service", f"a device plugin of this program runs on this node too; {remedy}")
     for name in findings.foreign_sockets:
         remedy = "delete its DaemonSet (kubectl get daemonsets -A)"
         yield _warn("service", f"another plugin for these cards listens on {name}; {remedy}")
@@ -530,6 +536,20 @@ def api_server(findings: Findings) -> Lines:
         yield _ok("API server", f"it answers {found.user} and gives the rights that {', '.join(rest)} need")
 
 
+def resource_slices(findings: Findings) -> Lines:
+    """Check that the devices are published as this scan finds them, and which fields the server drops."""
+    if (found := findings.slices) is None or found.problem:
+        return  # the check of the API server says why
+    for sentence in found.differences:
+        remedy = "right for a second after a change; if it stays so, the service's line or log says why"
+        yield _warn("ResourceSlices", f"{sentence}; {remedy}")
+    for name in found.dropped:
+        remedy = "Kubernetes 1.36 stores it by default, older ones with their feature gate"
+        yield _warn("ResourceSlices", f"the API server does not store {name} of a device; {remedy}")
+    if not found.differences:
+        yield _ok("ResourceSlices", f"{found.published} devices are published as this scan finds them")
+
+
 CHECKS: tuple[Callable[[Findings], Lines], ...] = (
     settings,
     sysfs,
@@ -548,5 +568,6 @@ CHECKS: tuple[Callable[[Findings], Lines], ...] = (
     containerd,
     selinux,
     api_server,
+    resource_slices,
 )
 """All checks, in the order of their lines."""

@@ -18,7 +18,7 @@ from http.client import HTTPConnection
 from typing import Any, TypeVar
 
 from xilinx_fpga_dp.aio.blocking_reader import run_blocking
-from xilinx_fpga_dp.cli.diagnose import rights
+from xilinx_fpga_dp.cli.diagnose import rights, slices
 from xilinx_fpga_dp.cli.diagnose.checks import KUBELET_ROOTS, SWITCHES, Findings, Running
 from xilinx_fpga_dp.cli.diagnose.containerd import read as read_containerd
 from xilinx_fpga_dp.deviceplugin.registration import greet
@@ -28,7 +28,7 @@ from xilinx_fpga_dp.discovery import pci_ids
 from xilinx_fpga_dp.discovery.sysfs import module_version, read_optional
 from xilinx_fpga_dp.hostfiles import ordinary_file
 from xilinx_fpga_dp.hostfiles.host_paths import resolve
-from xilinx_fpga_dp.hostfiles.instance_lock import count_instances
+from xilinx_fpga_dp.hostfiles.instance_lock import count_instances, driver_lock_folder, lock_folder
 from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.model import Offers
 from xilinx_fpga_dp.observe.http_server import NAME
@@ -55,6 +55,8 @@ async def collect(settings: Settings) -> Findings:
     registry_dir = settings.plugins_registry_dir
     registry = registry_dir if settings.mode == "dra" else None
     writes_cdi = registry or settings.device_strategy != "device-specs"
+    plugin_locks = lock_folder(settings.plugins_dir)
+    driver_locks = driver_lock_folder(settings.plugins_dir, settings.dra_driver_name)
     outputs = {"CDI_DIR": settings.cdi_dir} if writes_cdi else {}
     if settings.nfd_features_dir:
         outputs["NFD_FEATURES_DIR"] = settings.nfd_features_dir
@@ -68,7 +70,7 @@ async def collect(settings: Settings) -> Findings:
     optional: dict[str, Awaitable[Any]] = {
         "fpga_functions": _blocking(_fpga_functions, sysfs),
         "xrt": _blocking(_xrt_version, host),
-        "instances": _blocking(count_instances, settings.plugins_dir),
+        "instances": _blocking(count_instances, driver_locks if registry else plugin_locks),
         "foreign_sockets": _blocking(foreign_sockets, socket_dir),
         "other_kubelets": _blocking(_other_kubelets, host, socket_dir),
         "running": _blocking(_running, settings.http_address),
@@ -80,6 +82,8 @@ async def collect(settings: Settings) -> Findings:
         "by_path": _blocking(_nodes_by_path, settings.dev_root),
         "rights": rights.ask(settings),
     }
+    if registry:
+        optional["plugins"] = _blocking(count_instances, plugin_locks)
     if writes_cdi:
         optional["containerd"] = _blocking(read_containerd, host)
     found, output_problems, mounts = await asyncio.gather(
@@ -87,7 +91,8 @@ async def collect(settings: Settings) -> Findings:
         _results({name: _blocking(_require_room_above, path) for name, path in outputs.items()}),
         _results({path: _blocking(resolve, host, path) for path in settings.extra_mounts}),
     )
-    devices = () if isinstance(found["scan"], OSError) else found["scan"].devices
+    offers = Offers({}) if isinstance(found["scan"], OSError) else found["scan"]
+    devices = offers.devices
     nodes = {node for device in devices for node in nodes_of(device, expose_mgmt=settings.expose_mgmt)}
     names = {*_DRIVERS, *(device.driver for device in devices if device.driver)}
     return Findings(
@@ -98,6 +103,7 @@ async def collect(settings: Settings) -> Findings:
         ),
         socket_dir=socket_dir,
         registry=registry,
+        slices=await slices.ask(settings, offers),
         podresources=settings.pod_resources_socket,
         outputs={name: (path, output_problems[name]) for name, path in outputs.items()},
         mounts=mounts,

@@ -68,7 +68,7 @@ def _at_once(quick: bool) -> Iterator[Figure]:
             driver.running()
         stored = [driver.claims() for driver in stage.drivers]
         took: list[list[float]] = [[], []]
-        for run in range(3 if quick else 9):
+        for run in range(3 if quick else 7):
             for side, driver in enumerate(stage.drivers):
                 values = caller.call(driver, stored[side], at_once=True)["prepare"]
                 took[side] += values if run else []
@@ -90,7 +90,7 @@ def start(quick: bool) -> Iterator[Figure]:
     restored: list[float] = []
     back: list[float] = []
     with DraStage(cards(4, shells=2)) as stage:
-        for run in range(4 if quick else 11):
+        for run in range(4 if quick else 9):
             for side, driver in enumerate(stage.drivers):
                 process = driver.start()
                 registered = driver.register()
@@ -134,7 +134,7 @@ def _back(driver: Driver) -> float:
 
 def fault(quick: bool) -> Iterator[Figure]:
     """Measure from a card going offline to its taint, and count the writes of faults and recoveries."""
-    count = 3 if quick else 10
+    count = 3 if quick else 8
     with DraStage(cards(16, shells=4), HEALTH_INTERVAL="1") as stage:
         stage.service.running()
         values = list(_faults(stage, count, lambda: None))
@@ -205,7 +205,7 @@ def rest(quick: bool) -> Iterator[Figure]:
         time.sleep(_SETTLE)
         began = time.monotonic()
         shares: list[list[float]] = [[] for _ in processes]
-        for _ in range(1 if quick else 3):
+        for _ in range(1 if quick else 2):
             before = [cpu_seconds(each.pid) for each in processes]
             time.sleep(_WINDOW)
             for share, each, start in zip(shares, processes, before, strict=True):

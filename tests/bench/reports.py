@@ -66,7 +66,7 @@ def reports(quick: bool) -> Iterator[Figure]:
         full = stack.enter_context(Reporting(api, plain.path("api/kubeconfig")))
         wall: list[list[float]] = [[], []]
         cpu: list[list[float]] = [[], []]
-        for run in range(3 if quick else 9):
+        for run in range(3 if quick else 8):
             for side, stage in enumerate((full, plain)):
                 full.taint()
                 service = stage.start()

@@ -69,11 +69,12 @@ format: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.bench
 
-# Each fault once, and a sample of pairs; SEED for another sample. See docs/development/faults.md.
+# Each fault once, a sample of pairs, and the DRA driver; SEED for another sample. See docs/development/faults.md.
 faults: $(VENV)/.dev
 	$(BIN)/python -m tests.faults each $(SEEDED)
 	$(BIN)/python -m tests.faults pairs --sample 40 $(SEEDED)
 	$(BIN)/python -m tests.faults soak --minutes 0.4 $(SEEDED)
+	$(BIN)/python -m tests.faults.drivers $(if $(SEED),--seed $(SEED))
 
 faults-all: $(VENV)/.dev
 	$(BIN)/python -m tests.faults each --long $(SEEDED)

@@ -6,6 +6,9 @@ the clock of a machine is set.
 The file FAULTS_ERRORS has JSON: the errno by path, of ``listdir`` for a directory, otherwise of ``read``;
 and whether no thread can start.
 
+The file FAULTS_KILL, while it exists, has a number of lines: the process is killed when its threads have run
+so many of the DRA driver and of what it writes files with.
+
 SIGUSR2 writes the asyncio tasks to a file named by FAULTS_TASKS and the process id, each with its position,
 and after an empty line the names of the threads.
 """
@@ -92,6 +95,30 @@ class _Errors:
         return _start_thread(*arguments)
 
 
+class _Kill:
+    """Kills the process at a line that a thread other than the main one runs."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._left: int | None = None  # lines
+
+    def trace(self, frame: Any, event: str, _: Any) -> Any:
+        if "/xilinx_fpga_dp/dra/" not in (name := frame.f_code.co_filename) and "/hostfiles/" not in name:
+            return None
+        if event == "call":
+            try:
+                number = int(Path(self._path).read_text())
+            except (OSError, ValueError):
+                self._left = None
+            else:
+                self._left = number if self._left is None else self._left
+        elif event == "line" and self._left is not None:
+            self._left -= 1
+            if self._left < 0 and Path(self._path).exists():
+                os.kill(os.getpid(), signal.SIGKILL)
+        return self.trace
+
+
 def _write_tasks(*_: object) -> None:
     import asyncio  # noqa: PLC0415 - only after the start of the service
 
@@ -119,3 +146,5 @@ _errors = _Errors()
 os.open, os.read, os.close, os.listdir = _errors.open, _errors.read, _errors.close, _errors.listdir  # type: ignore[assignment]
 threading._start_new_thread = _errors.start_thread  # type: ignore[attr-defined]
 signal.signal(signal.SIGUSR2, _write_tasks)
+if "FAULTS_KILL" in os.environ:
+    threading.settrace(_Kill(os.environ["FAULTS_KILL"]).trace)

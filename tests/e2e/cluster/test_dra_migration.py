@@ -1,0 +1,81 @@
+"""The way from the device plugin to the DRA driver, with pods that run and pods that wait."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from ..namespace import wait_for
+from ..pods import pod
+from .cluster import Cluster
+from .deployed import (
+    DRIVER_NAME,
+    MANIFEST,
+    NAME,
+    U200,
+    nodes_in,
+    plugins,
+    wait_available,
+    wait_offered,
+    wait_withdrawn,
+)
+from .user import User, commands
+
+pytestmark = pytest.mark.usefixtures("pods")
+
+DRIVER = "fpga.xilinx.com"
+SLICES = "/apis/resource.k8s.io/v1/resourceslices"
+
+
+@pytest.fixture
+def plugin(cluster: Cluster, image: None) -> Iterator[None]:
+    """The device plugin of the static manifest; removed at the latest at the end."""
+    cluster.kubectl("create", "-f", MANIFEST)
+    wait_offered(cluster)
+    yield
+    cluster.kubectl("delete", "-f", MANIFEST, "--ignore-not-found", "--wait")
+
+
+@pytest.fixture
+def installed(user: User, cluster: Cluster) -> Iterator[None]:
+    """Remove what the case installs by Helm; pods first, since only a driver lets those with claims end."""
+    yield
+    cluster.kubectl("delete", "pods", "--all", "--wait", "--now")
+    user.run(f"helm uninstall {NAME} --ignore-not-found --wait")
+    wait_for(lambda: True if not plugins(cluster) else None, "the driver's pods gone", 60)
+    cluster.kubectl("delete", "resourceslices", "--all", "--wait")
+
+
+def held(cluster: Cluster) -> list[str]:
+    """Return the devices with the taint of a card that a pod of the device plugin holds."""
+    return sorted(
+        device["name"]
+        for each in cluster.api.get(SLICES)["items"]
+        for device in each["spec"]["devices"]
+        for taint in device.get("taints", ())
+        if taint["key"] == f"{DRIVER}/held"
+    )
+
+
+def test_cards_change_over_one_by_one_as_their_pods_end(
+    cluster: Cluster, user: User, plugin: None, installed: None
+) -> None:
+    for name in ("one", "two"):
+        cluster.run_pod(pod(name, limits={U200: 1}))
+        cluster.wait_pod(name, "Running")
+    cluster.run_pod(pod("three", limits={U200: 1}))
+    wait_for(lambda: cluster.unscheduled("three") or None, "the scheduler's message", 30)
+    before = {name: nodes_in(cluster, name) for name in ("one", "two")}
+    cluster.kubectl("delete", "-f", MANIFEST, "--wait")
+    wait_withdrawn(cluster)
+    user.run(f"{commands('README.md', 'Install')[2]} --set mode=dra --set dra.classes[0].resource={U200}")
+    wait_available(cluster, DRIVER_NAME)
+    assert len(held(cluster)) == 2, "in the first slice, so that nothing is allocated twice"
+    message = wait_for(lambda: said if "claims" in (said := cluster.unscheduled("three")) else None, "", 30)
+    assert "cannot allocate all claims" in message
+    cluster.kubectl("delete", "pod", "one", "--now", "--wait")
+    cluster.wait_pod("three", "Running")
+    assert nodes_in(cluster, "three") == before["one"]
+    assert nodes_in(cluster, "two") == before["two"]
+    assert len(held(cluster)) == 1
+    [running] = [each for each in cluster.pods() if each["metadata"]["name"] == "two"]
+    assert running["status"]["containerStatuses"][0]["restartCount"] == 0

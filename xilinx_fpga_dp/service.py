@@ -134,7 +134,7 @@ class Service:
             if variable(name) in os.environ:
                 log.warning(Event.SETTING_OF_OTHER_MODE, extra={"variable": variable(name), "mode": "dra"})
         metrics = ClaimMetrics(self._metrics)
-        api = ApiServer(access.find(os.environ))
+        api = ApiServer(access.find(os.environ), failed=metrics.api_error)
         return DraFrontEnd(self._settings, self.snapshots, self._scanner, self._tracker, metrics, api=api)
 
     async def run(self) -> None:

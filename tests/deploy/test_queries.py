@@ -125,6 +125,9 @@ def test_reference_has_each_metric_with_its_labels(exposed: Mapping[str, set[str
     # Those of the DRA driver, which this service is not
     assert with_claims.pop("xilinx_fpga_dp_claims_total") == {"method", "result"}
     assert with_claims.pop("xilinx_fpga_dp_claim_duration_seconds") == {"method"}
+    for name in ("claims_prepared", "slice_generation", "slice_age_seconds"):
+        assert with_claims.pop(f"xilinx_fpga_dp_{name}") == set()
+    assert with_claims.pop("xilinx_fpga_dp_api_errors_total") == {"code"}
     assert with_claims == {
         re.sub("_(bucket|count|sum)$", "", name): labels - {"le"}
         for name, labels in exposed.items()

@@ -258,9 +258,12 @@ def test_pages_tell_of_the_driver(
         for method in ("prepare", "unprepare"):
             assert series[f'claims_total{{method="{method}",result="ok"}}'] == 1
         assert series[f'registered{{resource="{U200}"}}'] == 1
+        assert (series["claims_prepared"], series["slice_generation"]) == (0, 1)
+        assert series["slice_age_seconds"] >= 0
         node_api.trouble(matches="(PUT|GET|POST) ", code=500)
         cards.cards[0].offline()
         wait_for(lambda: pages.get("readyz")[0] == 503, "not ready")
+        assert pages.series()['api_errors_total{code="500"}'] >= 1
 
 
 def test_device_that_a_device_plugin_offers_is_not_published(

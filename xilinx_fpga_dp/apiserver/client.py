@@ -32,7 +32,7 @@ import json
 import random
 import ssl
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -117,6 +117,7 @@ class ApiServer:
         call_limit: seconds that a call may take.
         silence: seconds without a line after which a watch is dead.
         connections: calls at a time; more wait within their limit.
+        failed: is told of each call that fails, with its HTTP status, or None without an answer.
     """
 
     def __init__(
@@ -126,7 +127,9 @@ class ApiServer:
         call_limit: float = CALL_LIMIT,
         silence: float = _SILENCE,
         connections: int = 16,
+        failed: Callable[[int | None], None] = lambda _code: None,
     ) -> None:
+        self._failed = failed
         self._access = access
         self._call_limit = call_limit
         self._silence = silence
@@ -235,9 +238,14 @@ class ApiServer:
                     renewed = await self._credentials(again=True)
                     if renewed != credentials:
                         code, answer, retry_after = await self._send(request, renewed, repeat=repeat)
+        except NoAnswer:
+            self._failed(None)
+            raise
         except TimeoutError:
+            self._failed(None)
             raise NoAnswer(f"{request}: no answer for {limit or self._call_limit:g} s") from None
         if code >= _OK:
+            self._failed(code)
             raise refusal(str(request), code, answer, retry_after)
         return answer
 

@@ -36,6 +36,14 @@ class DriverMetrics(Protocol):
     def claim(self, method: str, result: str, seconds: float) -> None:
         """Count a claim that was prepared or unprepared, ``ok`` or ``refused``, in so many seconds."""
 
+    def follow(
+        self,
+        prepared: Callable[[], float | None],
+        generation: Callable[[], float | None],
+        age: Callable[[], float | None],
+    ) -> None:
+        """Show prepared claims, the pool's generation, the seconds since the slices were right."""
+
 
 class DriverService:
     """All services of one socket."""

@@ -128,6 +128,11 @@ class DraFrontEnd:
             describe=self._describe,
             example=example(driver),
         )
+        metrics.follow(
+            lambda: len(self.claims.prepared.value),
+            lambda: self.publisher.standing.value.generation,
+            lambda: self.publisher.age,
+        )
 
     def register_again(self) -> None:
         """Compare what is published; kubelet keeps the registration as long as the sockets live."""

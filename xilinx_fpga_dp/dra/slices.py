@@ -84,11 +84,17 @@ class SlicePublisher:
         self._limit = RateLimit(1, _BETWEEN_WRITES)
         self._backoff = Backoff()
         self._restored: deque[float] = deque(maxlen=64)
+        self._seen: float | None = None
         self._wish: Sequence[Json] | None = None  # that was written last
         self._refused: Sequence[Json] | None = None  # that the server refused as invalid
         self._server = ""  # the version of the server that `Standing.stored` is of
         self._own: set[str] = set()  # resourceVersions of the last own writes
         self.standing: Latest[Standing] = Latest(Standing())
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since the slices were last seen as they have to be; None if they never were."""
+        return None if self._seen is None else asyncio.get_running_loop().time() - self._seen
 
     def wake(self) -> None:
         """Compare soon: the wish may have changed, or the slices may be gone."""
@@ -235,6 +241,7 @@ class SlicePublisher:
 
     def _stands(self, stored: Stored, wish: Sequence[Json], found: Sequence[Json]) -> None:
         self._wish = wish
+        self._seen = asyncio.get_running_loop().time()
         generation = found[0]["spec"]["pool"].get("generation") if found else None
         current = self.standing.value
         self.standing.set(

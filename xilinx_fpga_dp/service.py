@@ -109,7 +109,9 @@ class Service:
         self._builder = SnapshotBuilder(settings, rules_changed=self._wake.set)
         self._metrics = Metrics(self.snapshots, lambda: self._front_end.registered())  # noqa: PLW0108 - made below
         self._tracker = AllocationTracker(
-            PodResources(settings.pod_resources_socket, settings.dra_driver_name),
+            PodResources(
+                settings.pod_resources_socket, settings.dra_driver_name, often=settings.mode == "dra"
+            ),
             self._wake.set,
             lambda: self._front_end.other_instances(),  # noqa: PLW0108
         )

@@ -12,7 +12,7 @@ from xilinx_fpga_dp.model import Held, Holder
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.resources.pool_names import address_of
 from xilinx_fpga_dp.rpc.api import podresources_v1
-from xilinx_fpga_dp.rpc.client import connected
+from xilinx_fpga_dp.rpc.client import channel, connected
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +32,12 @@ class PodResources:
     Args:
         path: of the socket.
         driver: the name of the DRA driver, whose devices count as held, too.
+        often: keep the connection between calls.
     """
 
-    def __init__(self, path: str, driver: str) -> None:
+    def __init__(self, path: str, driver: str, *, often: bool = False) -> None:
         self._path = path
+        self._kept = channel(path) if often else None
         self._driver = driver
         self._failing = False  # the last call has failed
 
@@ -49,8 +51,8 @@ class PodResources:
         deadline = now() + TIME_LIMIT
         while True:
             try:
-                async with connected(self._path, deadline - now()) as channel:
-                    stub = podresources_v1.PodResourcesListerStub(channel)
+                async with connected(self._path, deadline - now(), self._kept) as connection:
+                    stub = podresources_v1.PodResourcesListerStub(connection)
                     answer = await stub.list(podresources_v1.ListPodResourcesRequest())
                 break
             except Exception as error:  # the server at that socket may send anything
@@ -72,8 +74,8 @@ class PodResources:
         None if kubelet does not answer within the limit; a kubelet without that call offers none.
         """
         try:
-            async with connected(self._path, TIME_LIMIT) as channel:
-                stub = podresources_v1.PodResourcesListerStub(channel)
+            async with connected(self._path, TIME_LIMIT) as connection:
+                stub = podresources_v1.PodResourcesListerStub(connection)
                 answer = await stub.get_allocatable_resources(podresources_v1.AllocatableResourcesRequest())
         except GRPCError as error:
             return frozenset() if error.status is Status.UNIMPLEMENTED else None

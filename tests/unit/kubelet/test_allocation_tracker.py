@@ -20,6 +20,17 @@ async def test_refused_query_does_not_delay_its_caller() -> None:
     assert questions.call_count == 1
 
 
+async def test_kept_connection_is_replaced_after_kubelet_restarts(pods: PodResourcesDouble) -> None:
+    pods.holds = [Hold(U55C, A)]
+    api = PodResources(pods.path, "", often=True)
+    for _ in range(2):
+        pods.start()
+        for _ in range(2):
+            assert A in (await api.held(insist=True) or {})
+        pods.stop()
+    assert await api.held() is None
+
+
 async def test_frequent_page_requests_cause_few_queries(pods: PodResourcesDouble) -> None:
     pods.holds = [Hold(U55C, A)]
     pods.start()

@@ -139,6 +139,12 @@ def test_headline_has_the_reason_of_a_log_in_json() -> None:
     assert "at 0000:65:00.1 becomes Unhealthy: firewall" in done.stdout
 
 
+def test_events_of_the_fault_are_shown() -> None:
+    done = cli("simulate", "--once", "--board", "u50", "--events", "true", *NO_SENSORS, limit=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Warning  FPGAUnhealthy  0000:65:00.1 (u50): firewall" in done.stdout
+
+
 def test_headline_without_a_log_gives_no_reason() -> None:
     done = cli("simulate", "--once", "--board", "u50", "--log-level", "error", *NO_SENSORS, limit=60)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -23,6 +23,7 @@ from xilinx_fpga_dp.simulate.stage import (
 )
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleCard
 
+_EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
 _HOT = 90.0  # degrees Celsius, from which on the alert FpgaCardHot fires
 _SHOWN = ("power_watts", "pcie_link_lanes", "allocated")  # series of a card
 
@@ -34,6 +35,9 @@ class PluginStory:
         self._stage = stage
         self._count = 0  # device ids: a U30 card may count as one, a shared device as several
         self._replicas = settings.shared_replicas
+        self._node_name = settings.node_name
+        self._events = settings.events
+        self._reports = bool(settings.events or settings.node_condition or settings.startup_taint)
         self._kubelet = Kubelet(stage.node.socket_dir, stage.pod_resources)
 
     async def run(self, stop: asyncio.Event | None) -> None:
@@ -74,6 +78,8 @@ class PluginStory:
 
     async def _start(self) -> None:
         print_headline("kubelet starts, the service starts and registers every resource (run)")
+        if self._reports:
+            await self._stage.start_api_server(self._node_name)
         await self._kubelet.start()
         await self._stage.start_service()
         await self._until(lambda: self._allocatable() == self._count, f"{self._count} devices allocatable")
@@ -135,6 +141,14 @@ class PluginStory:
         await fault.recover()
         await self._until(lambda: self._allocatable() == before, "all devices Healthy again")
         self._stage.check_log(card, fault)
+        if self._events:
+            await self._show_events()
+
+    async def _show_events(self) -> None:
+        api = self._stage.api
+        await self._stage.until(lambda: bool(api.all(_EVENTS)), "an Event of the node")
+        lines = [f"  {each['type']}  {each['reason']}  {each['note']}" for each in api.all(_EVENTS)]
+        print_indented(["its Events:", *lines])
 
     async def _restart_kubelet(self, resource: str, allocation: Allocation) -> None:
         print_headline("kubelet restarts: it removes every socket, and the service registers again")

@@ -248,7 +248,7 @@ def test_policy_allows_slices_of_the_own_node_and_driver_only(cluster: Cluster) 
         "spec": spec,
     }
     for part, value in (("nodeName", "another"), ("driver", "gpu.example.com")):
-        with pytest.raises(ApiError, match="only ResourceSlices of the") as refused:
+        with pytest.raises(ApiError, match="only slices of the") as refused:
             api("POST", f"{SLICES}?dryRun=All", {**wanted, "spec": {**spec, part: value}})
         assert refused.value.status in (403, 422)
     assert api("POST", f"{SLICES}?dryRun=All", wanted)["metadata"]["name"] == "case"
@@ -265,21 +265,19 @@ def test_reboot_brings_pods_back_with_their_cards(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize(
-    ("example", "board", "count"),
+    ("example", "name", "board", "count"),
     [
-        ("by-board", "u200", 1),
-        ("by-shell", "u200", 1),
-        ("two-under-one-root", "u200", 2),
-        ("prefer", "u250", 1),
+        ("shell", "one-shell", "u200", 1),
+        ("two-cards", "two-cards", "u200", 2),
+        ("prefer", "u55c-or-u250", "u250", 1),
     ],
 )
 def test_example_gets_the_cards_that_it_asks_for(
-    cluster: Cluster, example: str, board: str, count: int
+    cluster: Cluster, example: str, name: str, board: str, count: int
 ) -> None:
-    manifest = EXAMPLES / "dra" / f"{example}.yaml"
+    manifest = EXAMPLES / "dra" / f"dra-pod-{example}.yaml"
     cluster.kubectl("create", "-f", manifest)
     try:
-        name = f"fpga-{example}"
         cluster.wait_pod(name, "Running")
         found = nodes_in(cluster, name)
         assert len(found) == count

@@ -234,10 +234,11 @@ class Stage:
         health = self.kubelet.health.lists[-1:] if self.kubelet.health else []
         if not health or health[0].keys() != {A, B, C} or any(each.message for each in health[0].values()):
             return f"the health at kubelet is {health}"
-        if strays := set(os.listdir(data(self.node))) - _OWN:
-            return f"in the driver's directory: {strays}"
         if not prepared:
             return None
+        # A write that a kill has cut off leaves its file until the next one
+        if strays := set(os.listdir(data(self.node))) - _OWN:
+            return f"in the driver's directory: {strays}"
         try:
             entries_kept, documents = set(checkpoint(self.node)), self._documents()
         except (OSError, ValueError) as error:

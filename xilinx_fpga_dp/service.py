@@ -30,7 +30,7 @@ from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.model import Offers
 from xilinx_fpga_dp.observe import logs
 from xilinx_fpga_dp.observe.device_log import DeviceEventLog
-from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.observe.events import Event, NodeEvent
 from xilinx_fpga_dp.observe.http_routes import HttpRoutes
 from xilinx_fpga_dp.observe.http_server import HttpServer
 from xilinx_fpga_dp.observe.metrics import Metrics
@@ -64,6 +64,7 @@ class FrontEnd(Protocol):
     """What tells Kubernetes of the devices."""
 
     last_task: str  # the task that ends last
+    problems: Latest[Mapping[NodeEvent, str]]  # what keeps devices from being offered, for people
 
     def registered(self) -> Mapping[str, bool]:
         """Return whether each resource can be allocated."""
@@ -230,7 +231,7 @@ class Service:
 
         tasks: dict[str, Callable[[], Awaitable[None]]] = {"report-standby": follow_standby}
         if settings.events:
-            tasks |= reports.events()
+            tasks |= reports.events(self._front_end.problems)
         if settings.node_condition:
             tasks |= reports.condition()
         if settings.startup_taint:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.api_server import RunningApiServer
-from tests.support.dra_kubelet import DRIVER, NODE, SLICES, ClaimName, DraKubelet, claim_of
+from tests.support.dra_kubelet import DRIVER, EVENTS, NODE, SLICES, ClaimName, DraKubelet, claim_of
 from tests.support.dra_stage import SLICE, data, published, registry, spec_path, store_claim, taints
 from tests.support.podresources import Hold, PodResourcesDouble
 from tests.support.probed import Probed
@@ -16,7 +16,7 @@ from tests.support.process import Service, cli, started
 from tests.support.resource_names import U200
 from tests.support.running import settings_for
 from tests.support.waiting import wait_for
-from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.observe.events import Event, NodeEvent
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 A, B, C = "pci-0000-11-00-1", "pci-0000-21-00-1", "pci-0000-31-00-1"
@@ -272,11 +272,16 @@ def test_device_that_a_device_plugin_offers_is_not_published(
     answering.offered = [Hold(U200, "0000:11:00.1")]
     pages = Probed(cards, **{name: value for name, value in dra_settings.items() if name != "HTTP_ADDRESS"})
     with (
-        Service(pages.settings, environment=node_api.environment) as service,
+        Service(pages.settings | {"EVENTS": "true"}, environment=node_api.environment) as service,
         DraKubelet(registry(cards)) as kubelet,
     ):
         kubelet.register()
         wait_for(lambda: published(node_api).keys() == {B, C}, "the others")
+        [event] = node_api.wait_for(lambda: node_api.api.all(EVENTS), "an Event")
+        assert (event["reason"], "offers 0000:11:00.1 too" in event["note"]) == (
+            NodeEvent.MODE_CONFLICT,
+            True,
+        )
         service.logged(Event.MODE_CONFLICT, devices="0000:11:00.1")
         wait_for(lambda: "offers 0000:11:00.1 too" in pages.get("readyz")[1], "the reason")
         answering.offered = []

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.api_server import RunningApiServer
-from tests.support.dra_kubelet import DRIVER, NODE, SLICES, DraKubelet
+from tests.support.dra_kubelet import DRIVER, EVENTS, NODE, SLICES, DraKubelet
 from tests.support.dra_stage import (
     SLICE,
     cdi,
@@ -24,7 +24,7 @@ from tests.support.dra_stage import (
 )
 from tests.support.process import Service
 from tests.support.waiting import wait_for
-from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.observe.events import Event, NodeEvent
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 A, B, C = "pci-0000-11-00-1", "pci-0000-21-00-1", "pci-0000-31-00-1"
@@ -82,6 +82,20 @@ def test_invalid_wish_is_not_repeated_until_it_differs(
     wait_for(lambda: taints(node_api, B) == [f"{DRIVER}/offline"], "the next wish")
     assert taints(node_api, A) == [f"{DRIVER}/offline"]
     assert writes(node_api) == before + 1
+
+
+def test_slice_that_the_server_refuses_is_told_as_an_event(
+    cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str]
+) -> None:
+    node_api.trouble(matches="POST .*/resourceslices$", code=422, message="spec.devices[0].name: no")
+    with (
+        Service(dra_settings | {"EVENTS": "true"}, environment=node_api.environment),
+        DraKubelet(registry(cards)) as kubelet,
+    ):
+        kubelet.register()
+        [event] = node_api.wait_for(lambda: node_api.api.all(EVENTS), "an Event")
+    assert (event["reason"], event["type"]) == (NodeEvent.NOT_PUBLISHED, "Warning")
+    assert "spec.devices[0].name: no" in event["note"]
 
 
 @pytest.mark.parametrize("kind", ["end", "cut", "within a line", "expire", "silence"])

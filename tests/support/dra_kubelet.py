@@ -28,6 +28,7 @@ from tests.support.wire import (
 DRIVER = "fpga.xilinx.com"
 NODE = "n1"
 SLICES = "/apis/resource.k8s.io/v1/resourceslices"
+EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
 _LIMIT = 30.0  # seconds for a call
 
 

@@ -13,7 +13,7 @@ from xilinx_fpga_dp.discovery.scanner import Scanner
 from xilinx_fpga_dp.hostfiles.instance_lock import InstanceLock, lock_folder
 from xilinx_fpga_dp.hostfiles.managed_file import ManagedFile
 from xilinx_fpga_dp.model import Device, Offers
-from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.observe.events import Event, NodeEvent
 from xilinx_fpga_dp.settings import Settings
 from xilinx_fpga_dp.snapshot import Snapshot
 from xilinx_fpga_dp.wiring import build_allocator
@@ -47,6 +47,7 @@ class PluginFrontEnd:
     ) -> None:
         self._settings = settings
         self._snapshots = snapshots
+        self.problems: Latest[Mapping[NodeEvent, str]] = Latest({})  # each resource has its own
         lock = InstanceLock(lock_folder(settings.plugins_dir))
         self._directory = SocketDirectory(settings.socket_dir, lock, kubelet_restart)
         self._cdi_spec = CdiSpec(settings.cdi_dir, snapshots, expose_mgmt=settings.expose_mgmt)

@@ -36,7 +36,7 @@ from xilinx_fpga_dp.hostfiles.instance_lock import InstanceLock, driver_lock_fol
 from xilinx_fpga_dp.hostfiles.managed_file import ManagedFile
 from xilinx_fpga_dp.kubelet.allocation_tracker import AllocationTracker
 from xilinx_fpga_dp.model import Device, Offers, Reason, Shell
-from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.observe.events import Event, NodeEvent
 from xilinx_fpga_dp.resources.fresh_devices import FreshDevices
 from xilinx_fpga_dp.settings import Settings
 from xilinx_fpga_dp.snapshot import Snapshot
@@ -88,6 +88,7 @@ class DraFrontEnd:
         self._driver_versions = DriverVersions(settings.sysfs_root)
         self._node_uid: str | None = None
         self._standby = Latest(False)  # a newer instance lives
+        self.problems: Latest[Mapping[NodeEvent, str]] = Latest({})
         # The addresses that a device plugin offers; None until kubelet has answered
         self._offered: Latest[frozenset[str] | None] = Latest(None)
         self._lock = InstanceLock(driver_lock_folder(settings.plugins_dir, settings.dra_driver_name))
@@ -156,6 +157,7 @@ class DraFrontEnd:
             "registrar": self._serve,
             "registrations": self._follow_registrations,
             "slices": self._publish,
+            "refusals": self._follow_refusals,
         }
 
     def scanned(self, began: float) -> None:
@@ -191,8 +193,8 @@ class DraFrontEnd:
             return None  # the newer instance publishes
         if not self._tracker.has_answered.is_set():
             return "podresources has not answered yet: a pod of a device plugin may hold a card"
-        if twice := self._offered_twice():
-            return f"a device plugin on this node offers {', '.join(twice)} too: remove it from the node"
+        if conflict := self._conflict(self._offered_twice()):
+            return conflict
         return self.publisher.standing.value.problem
 
     def unit_states(self, offers: Offers) -> Mapping[str, Mapping[str, Any]]:
@@ -228,6 +230,11 @@ class DraFrontEnd:
 
     def _offered_twice(self) -> list[str]:
         return sorted(each.address for each in self._pool().values() if self._is_offered(each))
+
+    def _conflict(self, twice: Sequence[str]) -> str | None:
+        if not twice:
+            return None
+        return f"a device plugin on this node offers {', '.join(twice)} too: remove it from the node"
 
     def _effect(self, device: PoolDevice, reason: Reason) -> str:
         """Return the effect of a taint: by DRA_EVICT_ON it evicts, once the reason has lasted."""
@@ -271,9 +278,20 @@ class DraFrontEnd:
             if (twice := self._offered_twice()) != before:
                 if twice:
                     log.warning(Event.MODE_CONFLICT, extra={"devices": ",".join(twice)})
+                self._report(NodeEvent.MODE_CONFLICT, self._conflict(twice))
                 before = twice
                 self.publisher.wake()
             await asyncio.sleep(_CONFLICT_EVERY)
+
+    async def _follow_refusals(self) -> None:
+        seen: str | None = None
+        while True:
+            seen = await self.publisher.refusal.other_than(seen)
+            self._report(NodeEvent.NOT_PUBLISHED, seen)
+
+    def _report(self, reason: NodeEvent, note: str | None) -> None:
+        others = {each: text for each, text in self.problems.value.items() if each is not reason}
+        self.problems.set(others | ({reason: note} if note else {}))
 
     async def _read_versions(self) -> None:
         async for drivers in self._snapshots.changes(

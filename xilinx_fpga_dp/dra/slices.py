@@ -90,6 +90,7 @@ class SlicePublisher:
         self._server = ""  # the version of the server that `Standing.stored` is of
         self._own: set[str] = set()  # resourceVersions of the last own writes
         self.standing: Latest[Standing] = Latest(Standing())
+        self.refusal: Latest[str | None] = Latest(None)  # the server's words
 
     @property
     def age(self) -> float | None:
@@ -153,6 +154,7 @@ class SlicePublisher:
             answers = await self._write(todo)
         except Invalid as error:
             self._refused = wish
+            self.refusal.set(str(error))
             self._failed(str(error))
             return
         dropped = frozenset().union(
@@ -241,6 +243,7 @@ class SlicePublisher:
 
     def _stands(self, stored: Stored, wish: Sequence[Json], found: Sequence[Json]) -> None:
         self._wish = wish
+        self.refusal.set(None)
         self._seen = asyncio.get_running_loop().time()
         generation = found[0]["spec"]["pool"].get("generation") if found else None
         current = self.standing.value

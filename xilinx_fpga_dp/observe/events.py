@@ -95,3 +95,5 @@ class NodeEvent(StrEnum):
     RECOVERED = "FPGARecovered"
     REMOVED = "FPGARemoved"
     REPROGRAMMED = "FPGAReprogrammed"
+    MODE_CONFLICT = "FPGAModeConflict"
+    NOT_PUBLISHED = "FPGANotPublished"

@@ -101,8 +101,8 @@ class NodeReports:
         self._snapshots = snapshots
         self._standby = standby
 
-    def events(self) -> Mapping[str, Task]:
-        """Return the tasks that tell of cards that break and recover."""
+    def events(self, problems: Latest[Mapping[NodeEvent, str]]) -> Mapping[str, Task]:
+        """Return the tasks that tell of cards that break and recover, and of problems of the whole node."""
         events = NodeEvents(self._api, self._node, CONTROLLER)
 
         async def follow() -> None:
@@ -113,7 +113,15 @@ class NodeReports:
                         events.tell(occurrence)
                 before = known
 
-        return {"events-follow": follow, "events": events.run}
+        async def follow_problems() -> None:
+            before: Mapping[NodeEvent, str] = {}
+            async for now in problems.changes(dict):
+                for reason, note in now.items():
+                    if before.get(reason) != note and not self._standby.value:
+                        events.tell(Occurrence(reason, self._node, note, warning=True))
+                before = now
+
+        return {"events-follow": follow, "events-problems": follow_problems, "events": events.run}
 
     def condition(self) -> Mapping[str, Task]:
         """Return the tasks that keep the condition."""

@@ -71,7 +71,7 @@ class TestList:
         self, cards: SampleNode, dra_settings: dict[str, str]
     ) -> None:
         document = _json("list", settings=dra_settings | {"MODE": "device-plugin"})
-        assert document["mode"] == "device-plugin"
+        assert "mode" not in document
         assert not any("dra" in each for each in document["devices"])
 
     def test_checkpoint_that_is_none_is_said(self, cards: SampleNode, dra_settings: dict[str, str]) -> None:

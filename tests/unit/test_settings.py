@@ -167,9 +167,12 @@ def test_settings_pass_to_another_process(monkeypatch: pytest.MonkeyPatch) -> No
     assert Settings.load({}) == settings
 
 
-@pytest.mark.parametrize("name", ["list", "diagnose", "explain"])
+@pytest.mark.parametrize(
+    ("name", "with_claims"),  # what it reads with MODE=dra only
+    [("list", {"plugins_dir"}), ("diagnose", set()), ("explain", {"plugins_dir", "cdi_dir", "dra_metadata"})],
+)
 def test_command_declares_the_settings_that_it_reads(
-    node: SampleNode, name: str, monkeypatch: pytest.MonkeyPatch
+    node: SampleNode, name: str, with_claims: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = set()
 
@@ -186,4 +189,4 @@ def test_command_declares_the_settings_that_it_reads(
     command = load(name)
     command.run(settings, argparse.Namespace(output="json", ids=["0000:11:00.1"], archive=None, watch=False))
     # The first scan does not use these two.
-    assert read - {"recovery_checks", "reset_grace"} == command.settings
+    assert read - {"recovery_checks", "reset_grace"} == command.settings - with_claims

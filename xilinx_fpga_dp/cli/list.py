@@ -185,7 +185,7 @@ def table(
 
     With ``sensors``, by the id of the unit, also what these show.
     """
-    dra = document["mode"] == "dra"
+    dra = "mode" in document
     rows = [
         (
             row["id"],

@@ -42,7 +42,7 @@ def document(
         for unit in offer.units
     ]
     return {
-        "mode": "device-plugin" if dra is None else "dra",
+        **({} if dra is None else {"mode": "dra"}),
         "devices": sorted(rows, key=lambda row: str(row["id"])),
         "left_out": [{"function": entry.function, "reason": entry.reason} for entry in offers.left_out],
         "resources": {

@@ -337,20 +337,29 @@ def build_etcd(go: Go, bin_dir: Path, version: str = ETCD_VERSION) -> Path:
 
 
 def build_program(
-    name: str, module: str, version: str, package: str = "", replace: Sequence[str] = ()
+    name: str,
+    module: str,
+    version: str,
+    package: str = "",
+    replace: Sequence[str] = (),
+    *,
+    values: Mapping[str, str] | None = None,
 ) -> Path:
     """Build, or find in the cache, a program that a module has in `package`, by default at its top.
 
-    `replace` has replace lines for modules that this one replaces by its directories.
+    `replace` has replace lines for modules that this one replaces by its directories, `values` what its own
+    build sets variables to, by their full names.
     """
+    link = " ".join(["-s -w", *(f"-X {variable}={value}" for variable, value in (values or {}).items())])
+    kind = f"-{hashlib.sha256(link.encode()).hexdigest()[:8]}" if values else ""
     bin_dir = cache_dir() / "bin"
     bin_dir.mkdir(parents=True, exist_ok=True)
-    program = bin_dir / f"{name}-{version}"
+    program = bin_dir / f"{name}-{version}{kind}"
     if not program.exists():
         go = Go.find()
         module_file = go.module_file(module, version).read_text()
         work = _module(name, module, version, go=_go_line(module_file), replace=replace)
-        _build(go, work, program, [f"{module}/{package}".rstrip("/")], "-ldflags=-s -w")
+        _build(go, work, program, [f"{module}/{package}".rstrip("/")], f"-ldflags={link}")
     return program
 
 

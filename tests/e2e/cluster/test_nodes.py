@@ -81,6 +81,24 @@ def test_drained_node_frees_its_cards_and_keeps_the_plugin(cluster: Cluster, use
     assert len(set(cards(cluster))) == 2
 
 
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_kubelet_restart_disturbs_no_pod(cluster: Cluster, app: str, how: str) -> None:
+    before, held = running(cluster), cards(cluster)
+    getattr(cluster, how)("kubelet")
+    cluster.start("kubelet")
+    wait_offered(cluster)
+    wait_for(cluster.ready, "node Ready", 60)
+    # podresources lists a pod only after the new kubelet has read it from the API server.
+    wait_for(lambda: cards(cluster) == held, f"{held} held", 60)
+    assert running(cluster) == before
+    # What is asked for now is refused no more than before.
+    waiting = cluster.create(EXAMPLES / "dp-pod.yaml")
+    wait_for(lambda: cluster.unscheduled(waiting), "the scheduler's message", 30)
+    cluster.kubectl("scale", "deployment", app, "--replicas=1")
+    cluster.wait_pod(waiting, "Running")
+    assert len(set(cards(cluster))) == 2
+
+
 def test_node_reboot_brings_back_cards_and_pods(cluster: Cluster, user: User, app: str) -> None:
     """Two pods hold the cards and a third waits; then containers, sandboxes and sockets are gone."""
     waiting = cluster.create(EXAMPLES / "dp-pod.yaml")

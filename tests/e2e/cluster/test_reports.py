@@ -1,5 +1,6 @@
-"""What the cluster is told of the node's cards: Events, the condition, the startup taint."""
+"""What the cluster is told of the node's cards: Events, condition, startup taint; and the policies."""
 
+import json
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -9,13 +10,17 @@ import pytest
 
 from ..host import HOSTNAME
 from ..namespace import wait_for
-from .cluster import Cluster
-from .deployed import U200, U250, wait_available, wait_offered
+from .api import Api, ApiError
+from .cluster import NODE_ADDRESS, Cluster
+from .deployed import NAME, NAMESPACE, U200, U250, plugins, wait_available, wait_offered
 from .user import User, commands
 
 TAINT = "fpga.xilinx.com/starting"
 NODE = f"/api/v1/nodes/{HOSTNAME}"
 EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
+MERGE = "application/merge-patch+json"
+STRATEGIC = "application/strategic-merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +31,38 @@ def states(cluster: Cluster, user: User, image: None) -> Iterator[list[Any]]:
     with cluster.api.watch(f"/api/v1/nodes?fieldSelector=metadata.name={HOSTNAME}") as nodes:
         thread = threading.Thread(target=lambda: deque(map(states.append, nodes), maxlen=0))
         thread.start()
-        install = commands("README.md", "Install")[2]
-        user.run(f"{install} --set events=true,nodeCondition=true,startupTaint={TAINT}")
-        wait_offered(cluster)
-        wait_available(cluster)
-        yield states
-    thread.join(10)
+        try:
+            install = commands("README.md", "Install")[2]
+            user.run(f"{install} --set events=true,nodeCondition=true,startupTaint={TAINT}")
+            wait_offered(cluster)
+            wait_available(cluster)
+            wait_for(lambda: not _is_starting(cluster.api.get(NODE)), "the startup taint removed", 60)
+        finally:
+            nodes.end()  # a later case stops the API server
+            thread.join(10)
+    yield states
     user.remove_plugin()
+
+
+def _is_starting(node: Any) -> bool:
+    return any(taint["key"] == TAINT for taint in node["spec"].get("taints", ()))
+
+
+@pytest.fixture(scope="module")
+def plugin_api(cluster: Cluster, states: list[Any]) -> Iterator[Api]:
+    """The API server with a token that is bound to the plugin's pod, and a Node that is another one's."""
+    [plugin] = plugins(cluster)
+    bound = ["--bound-object-kind=Pod", f"--bound-object-name={plugin['metadata']['name']}"]
+    bound.append(f"--bound-object-uid={plugin['metadata']['uid']}")
+    token = cluster.kubectl("create", "token", "-n", NAMESPACE, NAME, *bound)
+    other = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "other"}}
+    cluster.api("POST", "/api/v1/nodes", {**other, "spec": {"taints": [_taint(TAINT)]}})
+    yield Api(NODE_ADDRESS, cluster.authority, token.strip())
+    cluster.kubectl("delete", "node", "other")
+
+
+def _taint(key: str) -> dict[str, str]:
+    return {"key": key, "effect": "NoSchedule"}
 
 
 def _condition(cluster: Cluster) -> Any:
@@ -53,13 +83,10 @@ def _own_events(cluster: Cluster) -> list[Any]:
     return [each for each in items if each.get("reportingController") == "fpga.xilinx.com"]
 
 
-def test_node_without_its_taint_always_has_its_cards(cluster: Cluster, states: list[Any]) -> None:
-    def gone() -> bool:
-        return not any(taint["key"] == TAINT for taint in cluster.api.get(NODE)["spec"].get("taints", ()))
-
-    wait_for(gone, "the startup taint removed", 60)
-    for node in list(states):
-        if not any(taint["key"] == TAINT for taint in node["spec"].get("taints", ())):
+def test_node_without_its_taint_always_has_its_cards(states: list[Any]) -> None:
+    assert any(map(_is_starting, states))
+    for node in states:
+        if not _is_starting(node):
             capacity = node["status"]["capacity"]
             assert (capacity.get(U200), capacity.get(U250)) == ("2", "1")
 
@@ -78,3 +105,114 @@ def test_describe_node_shows_a_fault_and_its_recovery(cluster: Cluster, states: 
     events = said[said.index("Events:") :]
     assert f"{card.address} (u200): offline" in events
     assert f"{card.address} (u200): healthy after offline" in events
+
+
+def test_server_that_was_away_is_told_once(cluster: Cluster, states: list[Any]) -> None:
+    card = cluster.sample.cards[2]
+    before = len(_own_events(cluster))
+    cluster.kill("kube-apiserver")  # SIGTERM would let its watches go on for a minute
+    card.offline()
+    wait_for(lambda: _unhealthy(cluster) == 1, "the fault at kubelet", 30)
+    cluster.start("kube-apiserver")
+    _wait_condition(cluster, "False", "Offline")
+    wait_for(lambda: len(_own_events(cluster)) == before + 1, "the Event", 60)
+    card.mend()
+    _wait_condition(cluster, "True", "AllHealthy")
+    assert not any("series" in each and each["series"] for each in _own_events(cluster))
+
+
+def _unhealthy(cluster: Cluster) -> int:
+    """Count the devices that kubelet does not give to pods, by the kubelet's own API."""
+    return 3 - sum(map(len, cluster.resources.allocatable().values()))
+
+
+@pytest.mark.parametrize(
+    ("path", "patch", "kind"),
+    [
+        (f"{NODE}/status", {"status": {"conditions": [{"type": "Ready", "status": "False"}]}}, STRATEGIC),
+        (f"{NODE}/status", {"status": {"conditions": [{"type": "Mine", "status": "True"}]}}, STRATEGIC),
+        (f"{NODE}/status", {"status": {"capacity": {"example.com/x": "9"}}}, STRATEGIC),
+        (f"{NODE}/status", {"status": {"allocatable": {"example.com/x": "9"}}}, STRATEGIC),
+        (
+            f"{NODE}/status",
+            {"status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}},
+            STRATEGIC,
+        ),
+        (f"{NODE}/status", {"metadata": {"labels": {"a": "b"}}}, STRATEGIC),
+        (
+            "/api/v1/nodes/other/status",
+            {"status": {"conditions": [{"type": "FPGAHealthy", "status": "True"}]}},
+            STRATEGIC,
+        ),
+        (NODE, {"metadata": {"labels": {"a": "b"}}}, MERGE),
+        (NODE, {"metadata": {"annotations": {"a": "b"}}}, MERGE),
+        (NODE, {"spec": {"unschedulable": True}}, MERGE),
+        (NODE, {"spec": {"taints": [_taint(TAINT)]}}, MERGE),
+        (NODE, {"spec": {"taints": [_taint("example.com/x")]}}, MERGE),
+        ("/api/v1/nodes/other", [{"op": "remove", "path": "/spec/taints/0"}], JSON_PATCH),
+    ],
+)
+def test_policy_denies_what_is_not_a_report_of_the_own_node(
+    plugin_api: Api, path: str, patch: Any, kind: str
+) -> None:
+    with pytest.raises(ApiError, match="denied request") as caught:
+        plugin_api("PATCH", path, patch, kind)
+    assert caught.value.status == 422
+
+
+def test_policy_allows_the_reports(cluster: Cluster, plugin_api: Api) -> None:
+    before = _condition(cluster)
+    plugin_api("PATCH", f"{NODE}/status", {"status": {"conditions": [before]}}, STRATEGIC)
+    taints = cluster.api.get(NODE)["spec"].get("taints", [])
+    cluster.kubectl("taint", "node", HOSTNAME, f"{TAINT}=:NoSchedule")
+    plugin_api("PATCH", NODE, {"spec": {"taints": taints or None}}, MERGE)
+    assert cluster.api.get(NODE)["spec"].get("taints", []) == taints
+
+
+@pytest.mark.parametrize(
+    ("node", "controller", "allowed"),
+    [
+        (HOSTNAME, "fpga.xilinx.com", True),
+        (HOSTNAME, "kubelet", False),
+        ("other", "fpga.xilinx.com", False),
+    ],
+)
+def test_policy_allows_own_events_of_the_own_node_only(
+    plugin_api: Api, node: str, controller: str, allowed: bool
+) -> None:
+    event = {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": f"{node}.{controller}", "namespace": "default"},
+        "eventTime": "2026-01-01T00:00:00.000000Z",
+        "reportingController": controller,
+        "reportingInstance": node,
+        "action": "Test",
+        "reason": "Test",
+        "type": "Normal",
+        "note": "of a test",
+        "regarding": {"apiVersion": "v1", "kind": "Node", "name": node, "uid": node},
+    }
+    if allowed:
+        assert plugin_api("POST", EVENTS, event)["regarding"]["name"] == node
+        return
+    with pytest.raises(ApiError, match="denied request"):
+        plugin_api("POST", EVENTS, event)
+
+
+def test_diagnose_finds_all_rights_or_prints_them(cluster: Cluster, states: list[Any]) -> None:
+    [plugin] = plugins(cluster)
+    command = ["exec", "-n", NAMESPACE, plugin["metadata"]["name"], "--", "xilinx-fpga-dp", "diagnose"]
+    said = cluster.kubectl(*command)
+    assert "gives the rights that EVENTS, NODE_CONDITION, STARTUP_TAINT need" in said
+    role = f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{NAME}"
+    rules = cluster.api.get(role)["rules"]
+    cluster.api("PATCH", role, {"rules": []}, MERGE)
+    try:
+        failed = json.loads(cluster.sh('kubectl "$@" || true', *command, "--output", "json"))
+        added = failed["missing_rights"]
+        cluster.kubectl("apply", "-f", "-", stdin=added)
+        assert "gives the rights that EVENTS, NODE_CONDITION, STARTUP_TAINT need" in cluster.kubectl(*command)
+    finally:
+        cluster.api("PATCH", role, {"rules": rules}, MERGE)
+    cluster.kubectl("delete", "-f", "-", stdin=added)

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -31,7 +32,7 @@ _ROWS: dict[str, Callable[[bool], Iterator[Figure]]] = {
 
 
 def main() -> int:
-    """Measure and print; return 1 if a figure misses its target."""
+    """Measure and print; return 1 if a figure misses its target or could not be measured."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"rows: {', '.join(_ROWS)}; default: all")
     parser.add_argument("--quick", action="store_true", help="fewer runs: rough figures, in a minute or two")
@@ -41,9 +42,14 @@ def main() -> int:
         parser.error(f"no row {', '.join(sorted(unknown))}; there are {', '.join(_ROWS)}")
     before = os.getloadavg()[0]
     figures: list[Figure] = []
+    failed = []
     for name in options.names or _ROWS:
         began = time.monotonic()
-        figures += _ROWS[name](options.quick)
+        try:
+            figures += _ROWS[name](options.quick)
+        except Exception:  # the other rows are measured and printed all the same
+            traceback.print_exc()
+            failed.append(name)
         print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr)
     machine = _machine() | {"load": f"{before:.2f} before, {os.getloadavg()[0]:.2f} after"}
     print(*(f"{name}: {text}" for name, text in machine.items()), sep="\n", end="\n\n")
@@ -51,7 +57,9 @@ def main() -> int:
     if options.json:
         document = {"machine": machine, "figures": [figure.document() for figure in figures]}
         Path(options.json).write_text(json.dumps(document, indent=2) + "\n")
-    return int(any(figure.met is False for figure in figures))
+    if failed:
+        print(f"\nno figures, for the errors above: {', '.join(failed)}")
+    return int(bool(failed) or any(figure.met is False for figure in figures))
 
 
 def _machine() -> dict[str, str]:

@@ -20,3 +20,16 @@ async def woken(wakeups: DirectoryWatcher, change: Callable[[], object]) -> None
     change()
     async with asyncio.timeout(5):
         await waiting
+
+
+async def not_woken(wakeups: DirectoryWatcher, change: Callable[[], object]) -> None:
+    """Make a change that does not wake; anything mounted on the machine meanwhile wakes once."""
+    for _ in range(3):
+        change()
+        try:
+            async with asyncio.timeout(0.1):
+                await wakeups.wait(LONG)
+        except TimeoutError:
+            return
+        await wakeups.arm()
+    raise AssertionError("it wakes")

@@ -294,7 +294,7 @@ class Scanner:
         if tracked.withheld:
             return Observation(answer.address, reason=Reason.SHELL_UNKNOWN, why=tracked.withheld)
         seen = answer, self._slow.get(tracked.probe.key)
-        if tracked.seen != seen or tracked.complete is None:
+        if tracked.seen != seen:
             tracked.seen, tracked.complete = seen, answer.with_slow(seen[1])
         return tracked.complete
 

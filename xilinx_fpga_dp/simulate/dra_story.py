@@ -72,9 +72,7 @@ class DraStory:
             found = await stage.list_cards()
             offered = sum(resource["devices"] for resource in found["resources"].values())
             if not offered:
-                wait = "; Ctrl-C ends the demo" if stop else ""
-                print_headline(f"None of these can be offered, for the reasons above{wait}")
-                await stage.wait_for_stop(stop)
+                await stage.end_without_cards(stop)
                 return
             await self._start()
             await self._apply_classes()

@@ -54,9 +54,7 @@ class PluginStory:
             found = await stage.list_cards()
             self._count = sum(resource["healthy"] for resource in found["resources"].values())
             if not self._count:
-                wait = "; Ctrl-C ends the demo" if stop else ""
-                print_headline(f"None of these can be offered, for the reasons above{wait}")
-                await stage.wait_for_stop(stop)
+                await stage.end_without_cards(stop)
                 return
             await self._start()
             pod = await self._allocate()

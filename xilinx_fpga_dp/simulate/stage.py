@@ -175,6 +175,12 @@ class Stage:
             self.waiting_for_stop = True
             await stop.wait()
 
+    async def end_without_cards(self, stop: asyncio.Event | None) -> None:
+        """Say that nothing can be offered, and wait for the signal to stop."""
+        wait = "; Ctrl-C ends the demo" if stop else ""
+        print_headline(f"None of these can be offered, for the reasons above{wait}")
+        await self.wait_for_stop(stop)
+
     async def list_cards(self) -> dict[str, Any]:
         """Show what ``list`` finds; return it."""
         print_headline("The cards found on this node (list)")

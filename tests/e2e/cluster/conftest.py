@@ -14,6 +14,7 @@ from ..pods import STAY
 from ..report import Report
 from .cluster import PACKAGES, Cluster
 from .deployed import MANIFEST, wait_available, wait_offered, wait_withdrawn
+from .driver import driver_installed
 from .registry import Registry
 from .user import User, commands
 
@@ -80,6 +81,13 @@ def daemonset(cluster: Cluster, image: None, report: Report) -> Iterator[None]:
     yield
     cluster.kubectl("delete", "-f", MANIFEST, "--wait")
     wait_withdrawn(cluster)
+
+
+@pytest.fixture(scope="module")
+def driver(cluster: Cluster, user: User, image: None) -> Iterator[None]:
+    """The DRA driver, with its reports of the node."""
+    with driver_installed(cluster, user, "events=true,nodeCondition=true"):
+        yield
 
 
 @pytest.fixture

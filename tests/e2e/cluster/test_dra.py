@@ -1,7 +1,6 @@
 """The DRA driver, installed by the chart: claims, extended resources, faults, restarts, rights."""
 
 import json
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -10,103 +9,17 @@ import yaml
 
 from ..host import HOSTNAME
 from ..namespace import wait_for
-from ..pods import STAY, pod
 from .api import Api, ApiError
 from .cluster import NODE_ADDRESS, Cluster
-from .deployed import (
-    DRIVER_NAME,
-    EXAMPLES,
-    NAME,
-    NAMESPACE,
-    U200,
-    VARIABLE,
-    nodes_in,
-    plugins,
-    wait_available,
-)
-from .user import User, commands
+from .deployed import DRIVER_NAME, EXAMPLES, NAMESPACE, VARIABLE, nodes_in, plugins, wait_available
+from .driver import DRIVER, SLICES, claiming, devices, name_of, restarts, run, slices, taints
 
 pytestmark = pytest.mark.usefixtures("driver", "pods")
-
-DRIVER = "fpga.xilinx.com"
-SLICES = "/apis/resource.k8s.io/v1/resourceslices"
-TEMPLATE = {
-    "apiVersion": "resource.k8s.io/v1",
-    "kind": "ResourceClaimTemplate",
-    "metadata": {"name": "u200"},
-    "spec": {
-        "spec": {
-            "devices": {
-                "requests": [
-                    {
-                        "name": "fpga",
-                        "exactly": {
-                            "deviceClassName": DRIVER,
-                            "selectors": [
-                                {"cel": {"expression": f'device.attributes["{DRIVER}"].board == "u200"'}}
-                            ],
-                        },
-                    }
-                ]
-            }
-        }
-    },
-}
-
-
-@pytest.fixture(scope="module")
-def driver(cluster: Cluster, user: User, image: None) -> Iterator[None]:
-    """The driver, with a class for the U200's resource."""
-    install = commands("README.md", "Install")[2]
-    user.run(f"{install} --set mode=dra --set dra.classes[0].resource={U200}")
-    wait_for(lambda: slices(cluster) or None, "a slice", 60)
-    wait_available(cluster, DRIVER_NAME)
-    cluster.kubectl("apply", "-f", "-", stdin=json.dumps(TEMPLATE))
-    yield
-    cluster.kubectl("delete", "resourceclaimtemplate", "u200")
-    user.run(f"helm uninstall {NAME} --wait")
-    wait_for(lambda: True if not plugins(cluster) else None, "the driver's pods gone", 60)
-    cluster.kubectl("delete", "resourceslices", "--all", "--wait")
-
-
-def slices(cluster: Cluster) -> list[Any]:
-    items = cluster.api.get(SLICES)["items"]
-    return [each for each in items if each["spec"]["driver"] == DRIVER]
 
 
 def other_slice(cluster: Cluster, uid: str) -> list[Any] | None:
     """Return the slices that are not the one with this uid; None if there are none."""
     return [each for each in slices(cluster) if each["metadata"]["uid"] != uid] or None
-
-
-def devices(cluster: Cluster) -> dict[str, Any]:
-    """Return the published devices by name."""
-    return {each["name"]: each for one in slices(cluster) for each in one["spec"]["devices"]}
-
-
-def taints(cluster: Cluster) -> list[str]:
-    return [taint["key"] for each in devices(cluster).values() for taint in each.get("taints", ())]
-
-
-def name_of(address: str) -> str:
-    return "pci-" + address.replace(":", "-").replace(".", "-")
-
-
-def claiming(name: str) -> dict[str, Any]:
-    """Return a pod with a claim for a U200."""
-    made = pod(name, STAY, resourceClaims=[{"name": "card", "resourceClaimTemplateName": "u200"}])
-    made["spec"]["containers"][0]["resources"] = {"claims": [{"name": "card"}]}
-    return made
-
-
-def run(cluster: Cluster, name: str) -> None:
-    cluster.run_pod(claiming(name))
-    cluster.wait_pod(name, "Running")
-
-
-def restarts(cluster: Cluster, name: str) -> int:
-    [status] = cluster.pod(name)["status"]["containerStatuses"]
-    return int(status["restartCount"])
 
 
 def test_driver_is_ready_and_has_published_each_card(cluster: Cluster) -> None:

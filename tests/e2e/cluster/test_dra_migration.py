@@ -18,12 +18,10 @@ from .deployed import (
     wait_offered,
     wait_withdrawn,
 )
+from .driver import DRIVER, SLICES
 from .user import User, commands
 
 pytestmark = pytest.mark.usefixtures("pods")
-
-DRIVER = "fpga.xilinx.com"
-SLICES = "/apis/resource.k8s.io/v1/resourceslices"
 
 
 @pytest.fixture

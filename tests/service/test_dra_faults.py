@@ -329,9 +329,12 @@ def test_listed_reason_evicts_after_it_has_lasted(
     cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str]
 ) -> None:
     settings = dra_settings | {"DRA_EVICT_ON": "offline"}
+    first, second = cards.plug("u30")
+    second.write("device_bad_state", "1")
     with Service(settings, environment=node_api.environment), DraKubelet(registry(cards)) as kubelet:
         kubelet.register()
-        wait_for(lambda: published(node_api).keys() == ALL, "a slice")
+        wait_for(lambda: len(published(node_api)) == 4, "a slice")
+        [pair] = published(node_api).keys() - ALL
         cards.cards[0].offline()
         cards.cards[1].reset_begin()
 
@@ -342,5 +345,10 @@ def test_listed_reason_evicts_after_it_has_lasted(
                 if each.get("taints")
             }
 
-        wait_for(lambda: effects() == {A: "NoSchedule", B: "NoSchedule"}, "both taints")
-        wait_for(lambda: effects() == {A: "NoExecute", B: "NoSchedule"}, "the eviction", 50)
+        wait_for(lambda: effects() == dict.fromkeys((A, B, pair), "NoSchedule"), "the taints")
+        wait_for(
+            lambda: effects() == {A: "NoExecute", B: "NoSchedule", pair: "NoSchedule"}, "the eviction", 50
+        )
+        first.write("dev_offline", "1")
+        wait_for(lambda: taints(node_api, pair) == [f"{DRIVER}/offline"], "a taint of the pair")
+        assert effects()[pair] == "NoSchedule", "not by the age of the other device's fault"

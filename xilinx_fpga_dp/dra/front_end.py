@@ -240,16 +240,16 @@ class DraFrontEnd:
         """Return the effect of a taint: by DRA_EVICT_ON it evicts, once the reason has lasted."""
         if reason not in self._settings.dra_evict_on:
             return _NO_SCHEDULE
-        age = asyncio.get_running_loop().time() - self._since(device)
+        age = asyncio.get_running_loop().time() - self._since(device, reason)
         return _NO_EXECUTE if age >= _EVICT_AFTER else _NO_SCHEDULE
 
-    def _since(self, device: PoolDevice) -> float:
+    def _since(self, device: PoolDevice, reason: Reason) -> float:
         known = self._snapshots.value.known
         histories = known.histories if known else {}
         times = [
             histories[each.address].since
             for each in device.devices
-            if each.reason and each.address in histories
+            if each.reason is reason and each.address in histories
         ]
         return min(times, default=asyncio.get_running_loop().time())
 

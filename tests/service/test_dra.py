@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import uuid
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -139,6 +141,38 @@ def test_card_of_the_device_plugin_is_tainted_and_refused(
     answering.holds = []
     wait_for(lambda: published(node_api) and not taints(node_api, A), "no taint")
     assert dra.prepared(claim)
+
+
+@pytest.mark.parametrize("shared_before", [False, True])
+def test_change_of_sharing_waits_for_the_prepared_claim(
+    cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str], shared_before: bool
+) -> None:
+    replicas = {False: "1", True: "4"}
+    shares: dict[bool, dict[str, str]] = {False: {}, True: {"shareID": str(uuid.uuid4())}}
+    claim = store_claim(node_api, "mine", A, **shares[shared_before])
+    later = store_claim(node_api, "later", A, **shares[not shared_before])
+
+    def slots(name: str) -> str | None:
+        found = published(node_api).get(name)
+        return found["capacity"].get("slots", {}).get("value", "exclusive") if found else None
+
+    def has_slots(name: str, wanted: str) -> bool:
+        return slots(name) == wanted
+
+    for shared in (shared_before, not shared_before):
+        settings = dra_settings | {"SHARED_REPLICAS": replicas[shared]}
+        with Service(settings, environment=node_api.environment), DraKubelet(registry(cards)) as kubelet:
+            wait_for(lambda: kubelet.sockets, "a socket")
+            kubelet.register()
+            wait_for(partial(has_slots, B, "4" if shared else "exclusive"), "the slice")
+            if shared is shared_before:
+                kubelet.prepared(claim)
+                continue
+            assert slots(A) == ("1" if shared_before else "exclusive")
+            assert "still prepared" in kubelet.refusal(later)
+            kubelet.unprepare(claim)
+            wait_for(lambda: slots(A) == slots(B), "the change")
+            assert kubelet.prepared(later)
 
 
 def test_slice_that_others_change_is_restored(node_api: RunningApiServer, dra: DraKubelet) -> None:

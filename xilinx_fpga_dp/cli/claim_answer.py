@@ -94,7 +94,7 @@ def _claim_for(
     for device in devices:
         if device.reason:
             raise Refusal("FAILED_PRECONDITION", f"device {device.address} is Unhealthy: {device.reason}")
-        for claim in claims.values() if device.slots == 1 else ():
+        for claim in () if device.shared else claims.values():
             if any(each.address == device.address and not each.admin_access for each in claim.results):
                 raise Refusal(
                     "FAILED_PRECONDITION",

@@ -426,18 +426,21 @@ class Claims:
 def _refuse_prepared(
     entry: PreparedClaim, devices: Sequence[PoolDevice], claims: Mapping[str, PreparedClaim]
 ) -> None:
-    """Refuse a claim of which a card is prepared for another one."""
+    """Refuse a claim of which a card is prepared for another one, unless both have a share of it."""
     wanted = {
-        own.address: device
+        own.address: (result, device)
         for result, device in zip(entry.results, devices, strict=True)
-        if not result.admin_access and device.slots == 1
+        if not result.admin_access
         for own in device.devices
     }
     for other in claims.values():
         for each in other.results:
-            if other.uid != entry.uid and not each.admin_access and each.address in wanted:
+            if other.uid == entry.uid or each.admin_access or each.address not in wanted:
+                continue
+            result, device = wanted[each.address]
+            if not (result.share_id and each.share_id):
                 raise Refused(
-                    f"device {wanted[each.address].address} is still prepared for the ResourceClaim "
+                    f"device {device.address} is still prepared for the ResourceClaim "
                     f"{_shown(other)} ({other.uid}), which kubelet has not unprepared yet"
                 )
 

@@ -10,8 +10,8 @@ The limits are those of k8s.io/api v0.37.2, resource/v1/types.go.
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from xilinx_fpga_dp.dra.memory import MEMORY
@@ -42,11 +42,15 @@ class PoolDevice:
     name: str  # a DNS label, made of the address
     resource: str  # the name that the device plugin gives it
     devices: tuple[Device, ...]  # that are granted together, the first is the one whose address it has
-    slots: int = 1  # how many claims may have it; above 1 it is shared
+    slots: int = 0  # how many claims may have a share of it; 0: it is exclusive
 
     @property
     def address(self) -> str:
         return self.devices[0].address
+
+    @property
+    def shared(self) -> bool:
+        return self.slots > 0
 
     @property
     def reason(self) -> Reason | None:
@@ -68,18 +72,37 @@ def pool_devices(offers: Offers) -> tuple[PoolDevice, ...]:
     That order is by NUMA node, PCIe root, card and address. The scheduler takes the first device that fits,
     so it is all the influence there is on the placement, and it is stable.
     """
-    slots = Counter(unit.devices for offer in offers.by_resource.values() for unit in offer.units)
+    units = Counter(unit.devices for offer in offers.by_resource.values() for unit in offer.units)
     resources = {
         unit.devices: offer.resource for offer in offers.by_resource.values() for unit in offer.units
     }
     found: dict[str, PoolDevice] = {}
-    for devices in sorted(slots, key=lambda each: each[0].address):
+    for devices in sorted(units, key=lambda each: each[0].address):
         address = devices[0].address
         name = device_name(address)
         if name in found:  # of addresses that differ only in what a name can't have
             name = with_hash(name, address)
-        found[name] = PoolDevice(name, resources[devices], devices, slots[devices])
+        found[name] = PoolDevice(
+            name, resources[devices], devices, units[devices] if units[devices] > 1 else 0
+        )
     return tuple(sorted(found.values(), key=_placement))
+
+
+def as_claimed(device: PoolDevice, shares: Sequence[str | None]) -> PoolDevice:
+    """Return a device as it is to be published while it is prepared for claims.
+
+    One that has become shared stays exclusive until its claim is gone. One that has become exclusive stays
+    shared, without a free slot, until all its shares are gone: the scheduler would allocate it once more.
+
+    Args:
+        device: the device, as it is without claims.
+        shares: the share of each result of a claim that has it; None: the whole device.
+    """
+    if device.shared and not all(shares):
+        return replace(device, slots=0)
+    if not device.shared and any(shares):
+        return replace(device, slots=len(shares))
+    return device
 
 
 def published(
@@ -103,7 +126,7 @@ def published(
     reason = device.reason
     if reason and not stored.taints:
         return None
-    shared = device.slots > 1 and stored.sharing
+    shared = device.shared and stored.sharing
     capacity = _capacity(device, shared=shared)
     return {
         "name": device.name,

@@ -239,7 +239,7 @@ def granted(
         return tuple(dict.fromkeys([*paths, *(path for path in extra_mounts if path in existing)]))
 
     return [
-        Granted(each.devices, mounts(each), attributes(each, versions, shared=each.slots > 1))
+        Granted(each.devices, mounts(each), attributes(each, versions, shared=each.shared))
         for each in devices
     ]
 

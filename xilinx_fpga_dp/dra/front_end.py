@@ -23,8 +23,8 @@ from xilinx_fpga_dp.discovery.driver_versions import DriverVersions
 from xilinx_fpga_dp.discovery.scanner import Scanner
 from xilinx_fpga_dp.dra.allocation import Refused
 from xilinx_fpga_dp.dra.claims import Claims, Node
-from xilinx_fpga_dp.dra.devices import PoolDevice, Stored, pool_devices, published
-from xilinx_fpga_dp.dra.documents import Layout
+from xilinx_fpga_dp.dra.devices import PoolDevice, Stored, as_claimed, pool_devices, published
+from xilinx_fpga_dp.dra.documents import Layout, PreparedClaim
 from xilinx_fpga_dp.dra.driver import SERVICES, DriverMetrics, DriverService
 from xilinx_fpga_dp.dra.health import HealthReport, health_of
 from xilinx_fpga_dp.dra.pool import API, Json
@@ -154,6 +154,7 @@ class DraFrontEnd:
             "evictions": self._watch_evictions,
             "claims": self.claims.run,
             "claim-sweep": self.claims.sweep,
+            "sharing": self._follow_sharing,
             "registrar": self._serve,
             "registrations": self._follow_registrations,
             "slices": self._publish,
@@ -211,9 +212,17 @@ class DraFrontEnd:
         if offers is None:
             return {}
         now = self._fresh.over(offers.devices)
+        shares: dict[str, list[str | None]] = {}
+        for claim in self.claims.prepared.value.values():
+            for each in claim.results:
+                if not each.admin_access:
+                    shares.setdefault(each.address, []).append(each.share_id)
         return {
-            each.name: replace(each, devices=tuple(now[own.address] for own in each.devices))
-            for each in pool_devices(offers)
+            device.name: as_claimed(
+                replace(device, devices=tuple(now[own.address] for own in device.devices)),
+                shares.get(device.address, ()),
+            )
+            for device in pool_devices(offers)
         }
 
     def _describe(self, stored: Stored) -> list[Json]:
@@ -292,6 +301,21 @@ class DraFrontEnd:
     def _report(self, reason: NodeEvent, note: str | None) -> None:
         others = {each: text for each, text in self.problems.value.items() if each is not reason}
         self.problems.set(others | ({reason: note} if note else {}))
+
+    async def _follow_sharing(self) -> None:
+        """Publish again where a claim of a start with another SHARED_REPLICAS is gone."""
+        shared = self._settings.shared_replicas > 1
+
+        def older(claims: Mapping[str, PreparedClaim]) -> frozenset[str]:
+            return frozenset(
+                each.address
+                for claim in claims.values()
+                for each in claim.results
+                if bool(each.share_id) != shared
+            )
+
+        async for _ in self.claims.prepared.changes(older):
+            self.publisher.wake()
 
     async def _read_versions(self) -> None:
         async for drivers in self._snapshots.changes(

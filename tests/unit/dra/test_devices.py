@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.factories import NAMING, device, offer
-from xilinx_fpga_dp.dra.devices import PoolDevice, Stored, attributes, pool_devices, published
+from xilinx_fpga_dp.dra.devices import PoolDevice, Stored, as_claimed, attributes, pool_devices, published
 from xilinx_fpga_dp.model import Inventory, Offers, Reason, Shell
 from xilinx_fpga_dp.resources.offers import offers_of
 from xilinx_fpga_dp.resources.pool_names import address_of, device_name
@@ -143,3 +143,16 @@ def test_shared_device_has_slots_or_is_exclusive_where_they_are_dropped() -> Non
     assert exclusive is not None
     assert exclusive["capacity"] == {"memory": {"value": "16Gi"}}
     assert "allowMultipleAllocations" not in exclusive
+
+
+def test_sharing_waits_for_the_claims_of_before() -> None:
+    [shared] = pool_devices(_offers("0000:65:00.1", replicas=4))
+    [exclusive] = pool_devices(_offers("0000:65:00.1"))
+    assert (as_claimed(shared, ()), as_claimed(exclusive, ())) == (shared, exclusive)
+    assert (as_claimed(shared, ("s",)), as_claimed(exclusive, (None,))) == (shared, exclusive)
+    assert not as_claimed(shared, (None,)).shared
+    for shares in (("s",), ("s", "t")):
+        entry = published(as_claimed(exclusive, shares), DRIVER, {}, _no_schedule)
+        assert entry is not None
+        assert entry["allowMultipleAllocations"] is True
+        assert entry["capacity"]["slots"]["value"] == str(len(shares)), "none is free"

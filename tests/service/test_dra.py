@@ -184,6 +184,25 @@ def test_slice_that_others_change_is_restored(node_api: RunningApiServer, dra: D
     wait_for(lambda: published(node_api).keys() == {A, B, C}, "all devices again")
 
 
+def test_slice_belongs_to_the_node_that_was_made_again(
+    node_api: RunningApiServer, dra_driver: Service, dra: DraKubelet
+) -> None:
+    wait_for(lambda: published(node_api), "a slice")
+
+    def owners() -> list[str]:
+        found = node_api.do(lambda: node_api.api.get(SLICE)) or {"metadata": {}}
+        return [each["uid"] for each in found["metadata"].get("ownerReferences", ())]
+
+    for _ in range(4):  # the garbage collector, while the token is that of the Node that is gone
+        node_api.remove(SLICE)
+        wait_for(lambda: owners() == ["node-uid"], "the slice again")
+    assert dra_driver.logged(Event.SLICE_CONTESTED)["node_uid"] == "node-uid"
+    node_api.remove(f"/api/v1/nodes/{NODE}")
+    node_api.put(f"/api/v1/nodes/{NODE}", {"metadata": {"name": NODE, "uid": "another"}})
+    node_api.remove(SLICE)
+    wait_for(lambda: owners() == ["another"], "the slice of the Node")
+
+
 def test_server_without_taints_gets_no_faulty_device(
     cards: SampleNode, node_api: RunningApiServer, dra: DraKubelet
 ) -> None:

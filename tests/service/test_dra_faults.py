@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,6 +97,32 @@ def test_slice_that_the_server_refuses_is_told_as_an_event(
         [event] = node_api.wait_for(lambda: node_api.api.all(EVENTS), "an Event")
     assert (event["reason"], event["type"]) == (NodeEvent.NOT_PUBLISHED, "Warning")
     assert "spec.devices[0].name: no" in event["note"]
+
+
+def test_device_that_the_server_refuses_is_named_and_left_out(
+    cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str]
+) -> None:
+    def bad(item: dict[str, Any]) -> list[str]:
+        devices = item["spec"].get("devices", []) if item["kind"] == "ResourceSlice" else []
+        refused = [n for n, each in enumerate(devices) if each["name"] == A and not each.get("taints")]
+        return [f"spec.devices[{number}].attributes[{DRIVER}/shell].string" for number in refused]
+
+    node_api.api.invalid = bad
+    with (
+        Service(dra_settings | {"EVENTS": "true"}, environment=node_api.environment) as service,
+        DraKubelet(registry(cards)) as kubelet,
+    ):
+        kubelet.register()
+        wait_for(lambda: published(node_api).keys() == {B, C}, "the other devices")
+        assert service.logged(Event.DEVICE_REFUSED)["device"] == A
+        [event] = node_api.wait_for(lambda: node_api.api.all(EVENTS), "an Event")
+        assert (event["reason"], event["type"]) == (NodeEvent.NOT_PUBLISHED, "Warning")
+        assert f"device {A}: POST" in event["note"]
+        cards.cards[1].offline()  # it is not tried again for the change of another one
+        wait_for(lambda: taints(node_api, B), "a taint")
+        assert [each["event"] for each in service.events].count(Event.DEVICE_REFUSED) == 1
+        cards.cards[0].offline()
+        wait_for(lambda: published(node_api).keys() == ALL, "the device, which differs")
 
 
 @pytest.mark.parametrize("kind", ["end", "cut", "within a line", "expire", "silence"])

@@ -86,7 +86,6 @@ class DraFrontEnd:
         self._fresh = FreshDevices()
         self._versions: Mapping[str, str] = {}
         self._driver_versions = DriverVersions(settings.sysfs_root)
-        self._node_uid: str | None = None
         self._standby = Latest(False)  # a newer instance lives
         self.problems: Latest[Mapping[NodeEvent, str]] = Latest({})
         # The addresses that a device plugin offers; None until kubelet has answered
@@ -405,13 +404,14 @@ class DraFrontEnd:
             raise Refused(f"API server: {error}") from None
 
     async def _uid_of_node(self) -> str:
-        """Return the uid of the Node object, from the token of the pod; else the API server is asked."""
-        if self._node_uid is None:
-            self._node_uid = await self._api.bound_node_uid(self._settings.node_name)
-        if self._node_uid is None:
-            node = await self._api.get(path("api/v1", "nodes", self._settings.node_name))
-            self._node_uid = str(node["metadata"]["uid"])
-        return self._node_uid
+        """Return the uid of the Node object, from the token of the pod; else the API server is asked.
+
+        Each time: a Node that is made again under its name has another one.
+        """
+        if bound := await self._api.bound_node_uid(self._settings.node_name):
+            return bound
+        node = await self._api.get(path("api/v1", "nodes", self._settings.node_name))
+        return str(node["metadata"]["uid"])
 
 
 def example(driver: str) -> Json:

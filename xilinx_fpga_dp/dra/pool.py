@@ -6,6 +6,7 @@ of one generation, so the generation is raised in all of them where several chan
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -118,6 +119,18 @@ def lacking(answer: Json, wanted: Json) -> frozenset[str]:
         for field in ("taints", "allowMultipleAllocations")
         if each.get(field) and not stored.get(each["name"], {}).get(field)
     )
+
+
+def blamed(fields: Iterable[str], sent: Json) -> list[Json]:
+    """Return the devices of a slice that the server names as the cause of a refusal.
+
+    Args:
+        fields: the fields that it names, such as ``spec.devices[1].attributes[x].string``.
+        sent: the slice.
+    """
+    found = (re.match(r"spec\.devices\[(\d+)\]", each) for each in fields)
+    numbers = {int(each[1]) for each in found if each}
+    return [each for number, each in enumerate(sent["spec"]["devices"]) if number in numbers]
 
 
 def _over(found: Json, wanted: Json) -> Json:

@@ -4,7 +4,8 @@ One loop: list the driver's slices of this node, compare, write what differs. It
 when the watch tells of a change by others, when kubelet registers the driver again (a kubelet that starts
 removes the slices of all drivers), and once a minute. Nothing but wake-ups comes of the watch. Before the
 first write to a server, and when its version changes, a dry run finds out which fields it would drop: a
-server without taints would store an Unhealthy device as a good one.
+server without taints would store an Unhealthy device as a good one. A device that the server refuses as
+invalid is left out as long as it is the same, so that the others are published.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from xilinx_fpga_dp.apiserver.backoff import Backoff
 from xilinx_fpga_dp.apiserver.client import ApiServer, Kind, path
 from xilinx_fpga_dp.apiserver.errors import ApiServerError, Conflict, Invalid, NotFound
 from xilinx_fpga_dp.dra.devices import Stored
-from xilinx_fpga_dp.dra.pool import API, Json, Pool, Writes, lacking, writes
+from xilinx_fpga_dp.dra.pool import API, Json, Pool, Writes, blamed, lacking, writes
 from xilinx_fpga_dp.observe.events import Event
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ class SlicePublisher:
         self._seen: float | None = None
         self._wish: Sequence[Json] | None = None  # that was written last
         self._refused: Sequence[Json] | None = None  # that the server refused as invalid
+        self._bad: dict[str, tuple[Json, str]] = {}  # the devices that it refused, with its words, by name
         self._server = ""  # the version of the server that `Standing.stored` is of
         self._own: set[str] = set()  # resourceVersions of the last own writes
         self.standing: Latest[Standing] = Latest(Standing())
@@ -136,9 +138,9 @@ class SlicePublisher:
 
     async def _reconcile(self) -> None:
         stored = await self._stored()
-        wish = self._describe(stored)
+        wish = self._valid(self._describe(stored))
         listing = await self._api.list(_SLICES, fields=self._fields)
-        pool = Pool(self._driver, self._node, await self._node_uid())
+        pool = await self._pool()
         found = [each for each in listing.objects if each["spec"]["pool"]["name"] == self._node]
         todo = writes(pool, wish, found)
         if not todo:
@@ -146,13 +148,16 @@ class SlicePublisher:
             return
         if wish == self._refused:
             return
-        await self._truce(restoring=wish == self._wish)
+        await self._truce(pool.node_uid, restoring=wish == self._wish)
         await self._limit.wait()
-        wish = self._describe(stored)  # that of now: it has waited
+        wish, pool = self._valid(self._describe(stored)), await self._pool()  # those of now: it has waited
         todo = writes(pool, wish, found)
+        before = self._bad
         try:
             answers = await self._write(todo)
         except Invalid as error:
+            if self._bad != before:
+                raise Conflict(_SLICES, 409, str(error)) from None  # at once, without them
             self._refused = wish
             self.refusal.set(str(error))
             self._failed(str(error))
@@ -172,19 +177,38 @@ class SlicePublisher:
         self.standing.set(current)
         self._stands(self.standing.value.stored or stored, wish, answers)
 
+    async def _pool(self) -> Pool:
+        return Pool(self._driver, self._node, await self._node_uid())
+
     async def _write(self, todo: Writes) -> list[Json]:
         for each in todo.delete:
             with suppress(NotFound):
                 await self._api.delete(path(_SLICES[1:], each["metadata"]["name"]))
         answers = []
-        for each in todo.replace:
+        for each in (*todo.replace, *todo.create):
+            own = path(_SLICES[1:], each["metadata"]["name"])
+            known = "resourceVersion" in each["metadata"]
             try:
-                answers.append(await self._api.replace(path(_SLICES[1:], each["metadata"]["name"]), each))
+                call = self._api.replace(own, each) if known else self._api.create(_SLICES, each)
+                answers.append(await call)
             except NotFound as error:  # removed meanwhile
                 raise Conflict(_SLICES, 409, str(error)) from None
-        answers.extend([await self._api.create(_SLICES, each) for each in todo.create])
+            except Invalid as error:
+                self._blame(error, each)
+                raise
         self._own = {each["metadata"]["resourceVersion"] for each in answers}
         return answers
+
+    def _blame(self, error: Invalid, sent: Json) -> None:
+        """Leave out the devices that the server names as the cause."""
+        for each in blamed(error.fields, sent):
+            self._bad = self._bad | {each["name"]: (each, f"device {each['name']}: {error}")}
+            log.warning(Event.DEVICE_REFUSED, extra={"device": each["name"], "error": str(error)})
+
+    def _valid(self, wish: Sequence[Json]) -> Sequence[Json]:
+        """Return the devices without those that the server has refused as they are."""
+        self._bad = {name: refused for name, refused in self._bad.items() if refused[0] in wish}
+        return [each for each in wish if each["name"] not in self._bad]
 
     async def _stored(self) -> Stored:
         """Return which optional fields the server stores, by a dry run where that is not known."""
@@ -193,7 +217,7 @@ class SlicePublisher:
             return known
         version = str((await self._api.get("/version")).get("gitVersion", "unknown"))
         if known is None or version != self._server:
-            pool = Pool(self._driver, self._node, await self._node_uid())
+            pool = await self._pool()
             [sent] = pool.slices([self._example])
             sent["metadata"]["name"] += "-dry-run"
             answer = await self._api.create(_SLICES, sent, dry_run=True)
@@ -213,15 +237,17 @@ class SlicePublisher:
         log.warning(Event.FIELDS_DROPPED, extra={"fields": ", ".join(sorted(dropped))})
         return stored
 
-    async def _truce(self, *, restoring: bool) -> None:
-        """Wait if others change the slices again and again."""
+    async def _truce(self, node_uid: str, *, restoring: bool) -> None:
+        """Wait if others change the slices again and again, as the garbage collector does without a Node."""
         if not restoring:
             return
         now = asyncio.get_running_loop().time()
         recent = [each for each in self._restored if now - each < _SPAN]
         self._restored.append(now)
         if len(recent) >= _PATIENCE:
-            await asyncio.sleep(min(_LONGEST_TRUCE, 2.0 ** (len(recent) - _PATIENCE)))
+            pause = min(_LONGEST_TRUCE, 2.0 ** (len(recent) - _PATIENCE))
+            log.warning(Event.SLICE_CONTESTED, extra={"node_uid": node_uid, "seconds": pause})
+            await asyncio.sleep(pause)
 
     async def _watch(self) -> None:
         """Wake the loop for each change of others, and when the server is back."""
@@ -243,7 +269,7 @@ class SlicePublisher:
 
     def _stands(self, stored: Stored, wish: Sequence[Json], found: Sequence[Json]) -> None:
         self._wish = wish
-        self.refusal.set(None)
+        self.refusal.set("; ".join(words for _, words in self._bad.values()) or None)
         self._seen = asyncio.get_running_loop().time()
         generation = found[0]["spec"]["pool"].get("generation") if found else None
         current = self.standing.value

@@ -68,6 +68,8 @@ class Event(StrEnum):
     CHECKPOINT_SET_ASIDE = "checkpoint unreadable, set aside"
     SLICE_WRITTEN = "slice written"
     SLICE_NOT_WRITTEN = "slice not written"
+    SLICE_CONTESTED = "others change the slices again and again, waiting"
+    DEVICE_REFUSED = "API server refuses a device"
     FIELDS_DROPPED = "API server drops fields"
 
     # Files and HTTP

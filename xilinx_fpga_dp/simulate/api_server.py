@@ -3,7 +3,7 @@
 Storage is generic: any path of the form ``/api/v1/...`` or ``/apis/GROUP/VERSION/...`` is a collection of
 objects, with uid and resourceVersion, list and watch with selectors, pages and bookmarks, create, replace,
 patch (merge, strategic merge, JSON patch), delete with preconditions, ``status`` apart from the rest, and dry
-runs. It validates nothing. SelfSubjectAccessReview answers by `ApiServer.denied`.
+runs. It validates nothing but by `ApiServer.invalid`. SelfSubjectAccessReview answers by `ApiServer.denied`.
 
 What servers do wrong is set in `ApiServer.troubles` and by the ``..._watches`` methods. It is served without
 TLS, unless `start` gets a context. Everything runs on one event loop. Source files in comments are of
@@ -163,6 +163,7 @@ class ApiServer:
         tokens: those that are accepted; empty: all.
         denied: what is answered with 403, as ``(verb, resource)`` with ``patch``, ``nodes/status``.
         dropped: fields that the server does not know and drops, as paths like ``spec.devices.*.taints``.
+        invalid: returns the fields of a written object that are refused with 422.
         kept_behind: whether a watch may begin at any version that is remembered; False: each is too old.
         proxy: answers calls through the proxy of a pod, by namespace, ``pod:port`` and path; with a status,
             a body and headers.
@@ -175,6 +176,7 @@ class ApiServer:
     tokens: set[str] = field(default_factory=set)
     denied: set[tuple[str, str]] = field(default_factory=set)
     dropped: list[str] = field(default_factory=list)
+    invalid: Callable[[Json], list[str]] | None = None
     kept_behind: bool = True
     proxy: Callable[[str, str, str], Awaitable[tuple[int, bytes, Mapping[str, str]]]] | None = None
     requests: deque[Request] = field(default_factory=lambda: deque(maxlen=_REQUESTS))
@@ -401,7 +403,7 @@ class ApiServer:
         elif "status" in before:
             after["status"] = before["status"]
         after["metadata"]["resourceVersion"] = version
-        self._drop(after)
+        self._check(after)
         return after if "dryRun" in query else self._store(place, after)
 
     def _read(self, place: _Place, query: Mapping[str, str]) -> Json:
@@ -426,7 +428,7 @@ class ApiServer:
             message = f'{place.resource} "{name}" already exists'
             raise Refusal(409, "AlreadyExists", message, name=name, kind=place.resource)
         made = _Place(place.collection, place.prefix, place.resource, place.namespace, name)
-        self._drop(body)
+        self._check(body)
         if "dryRun" in query:
             metadata |= {"name": name, "uid": str(uuid.uuid4()), "creationTimestamp": _now()}
             return dict(body)
@@ -438,7 +440,11 @@ class ApiServer:
         allowed = (wanted["verb"], resource) not in self.denied
         return {**body, "status": {"allowed": allowed}}
 
-    def _drop(self, item: Json) -> None:
+    def _check(self, item: Json) -> None:
+        """Refuse an object, or drop the fields of it that are not known."""
+        if self.invalid and (fields := self.invalid(item)):
+            causes = [{"reason": "FieldValueInvalid", "field": each} for each in fields]
+            raise Refusal(422, "Invalid", f"{', '.join(fields)}: Invalid value", causes=causes)
         for path in self.dropped:
             _drop(item, path.split("."))
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xilinx_fpga_dp.dra.pool import Pool, alike, lacking, writes
+from xilinx_fpga_dp.dra.pool import Pool, alike, blamed, lacking, writes
 
 POOL = Pool("fpga.xilinx.com", "n1", "node-uid")
 TAINT = {"key": "fpga.xilinx.com/offline", "effect": "NoSchedule"}
@@ -118,3 +118,10 @@ def test_dropped_fields_are_seen_in_the_answer() -> None:
     assert lacking(answer, sent) == {"taints"}
     del answer["spec"]["devices"][0]["allowMultipleAllocations"]
     assert lacking(answer, sent) == {"taints", "allowMultipleAllocations"}
+
+
+def test_server_blames_the_devices_that_it_names() -> None:
+    [sent] = POOL.slices(_devices(12))
+    fields = ["spec.devices[11].name", "spec.devices[1].attributes[x].string", "spec.pool.name", "x"]
+    assert [each["name"] for each in blamed(fields, sent)] == ["d1", "d11"]
+    assert blamed(["spec.devices", "spec.devices[12].name", "metadata.spec.devices[1]"], sent) == []

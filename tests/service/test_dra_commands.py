@@ -1,6 +1,7 @@
 """The commands that show the DRA driver: `list` and the page `/state`, `explain`, `classes`."""
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from tests.support.api_server import RunningApiServer
 from tests.support.dra_kubelet import DRIVER, SLICES, DraKubelet
 from tests.support.dra_stage import data, published, registry, store_claim
 from tests.support.probed import Probed
-from tests.support.process import Service, cli, started
+from tests.support.process import COMMAND, Service, clean_environment, cli, started
 from tests.support.resource_names import U200, U250
 from tests.support.schemas import conforms
 from tests.support.waiting import wait_for
@@ -155,6 +156,39 @@ class TestClasses:
         third = self._run(dra_settings, "--apply").stdout
         assert f"deviceclass {DRIVER}: changed" in third
         assert (node_api.do(lambda: node_api.api.get(path)) or {})["spec"] == stored["spec"]
+
+    def test_follow_creates_the_class_of_each_new_resource(
+        self, node_api: RunningApiServer, dra_settings: dict[str, str]
+    ) -> None:
+        def put(node: str, resource: str) -> None:
+            prefix, _, name = resource.partition("/")
+            attributes = {"resourcePrefix": {"string": prefix}, "resourceName": {"string": name}}
+            spec = {"driver": DRIVER, "nodeName": node, "devices": [{"name": "a", "attributes": attributes}]}
+            node_api.put(f"{SLICES}/{node}", {"metadata": {"name": node}, "spec": spec})
+
+        def created() -> set[str | None]:
+            classes = node_api.do(lambda: node_api.api.all(CLASSES))
+            return {each["spec"].get("extendedResourceName") for each in classes}
+
+        put("n1", U200)
+        trouble = node_api.trouble(matches=f"POST {CLASSES}", code=500, times=2)
+        with subprocess.Popen(
+            [*COMMAND, "classes", "--follow"],
+            env=clean_environment(dra_settings),
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            wait_for(lambda: created() == {None, U200}, "the first classes")
+            assert trouble.times == 0
+            node_api.do(node_api.api.cut_watches)
+            put("n2", U250)
+            wait_for(lambda: created() == {None, U200, U250}, "the new class")
+            node_api.remove(f"{SLICES}/n2")
+            process.terminate()
+            said, _ = process.communicate(timeout=30)
+        assert process.returncode == 0
+        assert [line.rpartition(": ")[2] for line in said.splitlines()] == ["created"] * 3
+        assert created() == {None, U200, U250}
 
     def test_class_of_another_owner_stays(
         self, cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str]

@@ -4,8 +4,10 @@ import argparse
 import asyncio
 import json
 import os
+import signal
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
+from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from xilinx_fpga_dp.cli.command import SCAN_SETTINGS, BadUse, Command, output_option
@@ -22,7 +24,7 @@ _LABEL: Final = "app.kubernetes.io/name"
 
 def run(settings: Settings, options: argparse.Namespace) -> int:
     logs.set_up("warning", settings.log_format)
-    if options.from_cluster or options.apply:
+    if options.from_cluster or options.apply or options.follow:
         return _with_api_server(settings, options)
     return _of_node(settings, options)
 
@@ -55,6 +57,9 @@ async def _through_api_server(settings: Settings, options: argparse.Namespace, h
     from xilinx_fpga_dp.apiserver.client import ApiServer
 
     async with ApiServer(access.find(os.environ, home=home)) as api:
+        if options.follow:
+            await _until_signalled(_follow(api, settings))
+            return 0
         found = await (
             _resources_of_cluster(api, settings) if options.from_cluster else _resources_of_node(settings)
         )
@@ -86,10 +91,12 @@ async def _resources_of_node(settings: Settings) -> Iterable[str]:
 async def _resources_of_cluster(api: "ApiServer", settings: Settings) -> Iterable[str]:
     """Return the resource names that the slices of the driver have, of whatever nodes."""
     listing = await api.list(f"{_API}/resourceslices", fields=f"spec.driver={settings.dra_driver_name}")
+    return _resources_of(listing.objects)
+
+
+def _resources_of(slices: Iterable[Mapping[str, Any]]) -> list[str]:
     attributes = [
-        device.get("attributes") or {}
-        for each in listing.objects
-        for device in each["spec"].get("devices") or ()
+        device.get("attributes") or {} for each in slices for device in each["spec"].get("devices") or ()
     ]
     names = {tuple(_text(each, name) for name in ("resourcePrefix", "resourceName")) for each in attributes}
     return ["/".join(each) for each in names if all(each)]
@@ -136,6 +143,44 @@ async def _apply(api: "ApiServer", wanted: dict[str, Any]) -> str:
     return "created"
 
 
+async def _follow(api: "ApiServer", settings: Settings) -> None:
+    """Apply the class of each resource name that appears in slices. Endless."""
+    from xilinx_fpga_dp.apiserver.backoff import Backoff
+    from xilinx_fpga_dp.apiserver.client import Kind
+    from xilinx_fpga_dp.apiserver.errors import ApiServerError
+
+    known: set[str] = set()
+    applied: list[dict[str, Any]] = []
+    backoff = Backoff()
+    slices = api.watch(f"{_API}/resourceslices", fields=f"spec.driver={settings.dra_driver_name}")
+    async with aclosing(slices) as changes:
+        async for change in changes:
+            if change.error:
+                print(printable(str(change.error)), file=sys.stderr)
+            if change.kind is not Kind.DELETED:
+                known.update(_resources_of(change.objects))
+            for each in _classes(known, settings) if change.kind is not Kind.LOST else ():
+                while each not in applied:
+                    try:
+                        result = await _apply(api, each)
+                    except ApiServerError as error:
+                        print(printable(str(error)), file=sys.stderr)
+                        await asyncio.sleep(backoff.after(error))
+                        continue
+                    backoff.reset()
+                    applied.append(each)
+                    print(f"deviceclass {each['metadata']['name']}: {result}", flush=True)
+
+
+async def _until_signalled(work: Coroutine[Any, Any, None]) -> None:
+    """Run until SIGINT or SIGTERM, which process 1 of a container would ignore."""
+    running = asyncio.ensure_future(work)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, running.cancel)
+    with suppress(asyncio.CancelledError):
+        await running
+
+
 COMMAND = Command(
     run,
     SCAN_SETTINGS,
@@ -148,6 +193,10 @@ COMMAND = Command(
         "--apply": {
             "action": "store_true",
             "help": "create them in the cluster, change those that differ; removes none",
+        },
+        "--follow": {
+            "action": "store_true",
+            "help": "as --from-cluster --apply, and the same for each new one, until SIGTERM",
         },
     },
 )

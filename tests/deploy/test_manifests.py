@@ -34,6 +34,14 @@ def test_static_manifest_has_the_required_fields() -> None:
     assert faults(DAEMONSET) == []
 
 
+def test_defaults_are_those_of_the_last_release() -> None:
+    text = (PROJECT / "tests" / "data" / "release-0.2.0.yaml").read_text()
+    [kept] = documents(text.replace("0.2.0", __version__))
+    now = copy.deepcopy(DAEMONSET)
+    del _spec(now)["affinity"]  # keeps it off virtual nodes
+    assert now == kept
+
+
 def test_pods_have_the_label_by_which_the_cluster_command_finds_them() -> None:
     name, _, value = program.load("cluster").options["--selector"]["default"].partition("=")
     for path in (STATIC, DEPLOY / "kustomize" / "base" / "daemonset.yaml"):

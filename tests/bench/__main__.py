@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import dra, reports, scans, size, speed, telemetry
+from tests.bench import cluster, dra, reports, scans, size, speed, telemetry
 from tests.bench.figures import Figure, table
 from tests.bench.stage import place
 
@@ -24,6 +24,7 @@ _ROWS: dict[str, Callable[[bool], Iterator[Figure]]] = {
     "idle": telemetry.idle,
     "scale": size.scale,
     "reports": reports.reports,
+    "cluster": cluster.cluster,
     "dra-claims": dra.claims,
     "dra-start": dra.start,
     "dra-fault": dra.fault,

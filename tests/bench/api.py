@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 
 from tests.support.api_server import RunningApiServer
 from tests.support.dra_kubelet import SLICES
+from tests.support.plugin_pods import PluginPods, device, state
 from xilinx_fpga_dp.simulate.api_server import Json, Request
 
 
@@ -50,6 +51,13 @@ class Api(RunningApiServer):
         """Put objects by their paths."""
         for path, item in objects.items():
             self.put(path, item)
+
+    def add_plugins(self, nodes: int, devices: int) -> None:
+        """Add a pod of the plugin on each of many nodes, with so many devices."""
+        pods = PluginPods(self)
+        for number in range(nodes):
+            found = (device(f"0000:{each:02x}:00.1") for each in range(devices))
+            pods.add(f"node-{number:03}", state(*found))
 
     def slices(self, driver: str) -> list[str]:
         """Return the paths of a driver's slices."""

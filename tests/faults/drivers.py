@@ -46,6 +46,7 @@ _SEEN = 3.0  # seconds until a change of a card is known everywhere: writes are 
 _START = 10.0  # seconds from a start to a good state on a busy machine
 _CALL = 25.0  # seconds: a prepare has a limit of 20
 _LASTS = 0.7
+_WITHOUT_RIGHT = "2"  # seconds between two attempts without a right, in place of a minute
 _BACK = 2.0  # seconds from the end of a fault to a good state: a write, and the next one a second later
 _KILLS = 8  # times that the driver is killed within a call, for each of the two calls
 _DIES = 0.1  # seconds until a killed process is gone
@@ -161,7 +162,7 @@ class Stage:
             CDI_DIR=str(cdi(self.node)),
             POD_RESOURCES_SOCKET=self.pods.path,
         )
-        own = {"PYTHONPATH": str(_INSIDE), "FAULTS_KILL": str(self.kill)}
+        own = {"PYTHONPATH": str(_INSIDE), "FAULTS_KILL": str(self.kill), "FAULTS_RIGHT": _WITHOUT_RIGHT}
         self.services.append(Service(settings, environment=self.api.environment | own))
 
     def end(self, number: signal.Signals) -> None:
@@ -376,6 +377,8 @@ def _answers(name: str, *, back: float = _BACK, **what: Any) -> None:
 
 for _code in (401, 404, 409, 410, 422, 500):
     _answers(f"answers {_code}", code=_code)
+# A right comes by hand, so the next attempt is a minute later; here two seconds.
+_answers("answers 403", code=403, back=4.0)
 for _code in (429, 503):
     _answers(f"answers {_code} with Retry-After", code=_code, retry_after=1, back=3.0)
 _answers("cuts before it answers", cut="before")
@@ -383,11 +386,72 @@ _answers("cuts after it has written", cut="after")
 _answers("is slow", delay=20.0, back=CALL_LIMIT + 2.0)
 
 
+@fault("API server breaks idle connections")
+def connections_broken(stage: Stage) -> Iterator[None]:
+    with stage.broken_card():
+        for _ in range(20):
+            stage.api.do(stage.api.api.break_connections)
+            time.sleep(0.02)
+        yield
+
+
+@fault("API server drops taints", back=3.0)
+def dropped(stage: Stage) -> Iterator[None]:
+    """Another one takes its place, with the feature gate off, and the first comes back."""
+
+    def replaced(*fields: str) -> None:
+        stage.api.stop()
+        stage.api.do(lambda: stage.api.api.dropped.__setitem__(slice(None), fields))
+        stage.api.start()
+
+    with stage.broken_card(3.0):
+        replaced("spec.devices.*.taints")
+        require(
+            wait_until(lambda: published(stage.api).keys() == {A, B}, _SEEN), "a broken card is published"
+        )
+        yield
+        replaced()
+
+
+@fault("API server refuses one device", back=3.0)
+def refused(stage: Stage) -> Iterator[None]:
+    """It is left out while the server refuses it, the others are not."""
+
+    def tainted(item: dict[str, Any]) -> list[str]:
+        found = enumerate(item["spec"].get("devices", ()))
+        return [f"spec.devices[{number}].taints" for number, each in found if each.get("taints")]
+
+    stage.api.api.invalid = tainted
+    card = stage.node.cards[2]
+    card.offline()
+    require(
+        wait_until(lambda: published(stage.api).keys() == {A, B}, _SEEN), "the wrong devices are published"
+    )
+    yield
+    card.mend()
+    stage.api.api.invalid = None
+
+
+@fault("Node made again", back=3.0)
+def made_again(stage: Stage) -> Iterator[None]:
+    path = f"/api/v1/nodes/{NODE}"
+    stage.api.remove(path)
+    uid = stage.api.put(path, {"metadata": {"name": NODE}})["metadata"]["uid"]
+    stage.api.remove(SLICE)  # as the garbage collector does
+    yield
+
+    def owned() -> bool:
+        found = stage.api.do(lambda: stage.api.api.get(SLICE)) or {}
+        return [each["uid"] for each in found.get("metadata", {}).get("ownerReferences", ())] == [uid]
+
+    require(wait_until(owned, _SEEN), "the slice is not the Node's")
+
+
 @fault("token and authority rotated")
 def rotated(stage: Stage) -> Iterator[None]:
     stage.api.stop()
     stage.api.rotate_token(f"token-{time.monotonic_ns()}")
-    stage.api.new_authority()
+    stage.api.new_authority(identified=False)  # as of some clusters; Python 3.13 would refuse it by default
     with stage.broken_card():
         stage.api.start()
         yield

@@ -40,6 +40,11 @@ SHELLS = {
 # A device of the kernel without card driver; a repeated event does not change it.
 EVENT = Path("/sys/devices/virtual/mem/null/uevent")
 _NODE = "/api/v1/nodes/n1"
+_EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
+_TAINT = "fpga.xilinx.com/starting"
+# Seconds between two attempts without a right, in place of a minute: see inside/sitecustomize.py
+_WITHOUT_RIGHT = "2"
+_REPORTS = {"NODE_NAME": "n1", "EVENTS": "true", "NODE_CONDITION": "true", "STARTUP_TAINT": _TAINT}
 _INSIDE = Path(__file__).with_name("inside")
 _SHARED_MEMORY = "/dev/shm"
 _PAGE = 10.0  # seconds for an HTTP response on a busy machine
@@ -119,9 +124,12 @@ class Stage:
         self._kubelet_down = 0  # the number of faults that keep it down
         self.kubelet_restarted = False  # in this trial: it has removed all sockets
         self.api: RunningApiServer | None = None
+        self.counted = False  # the node's status has the cards
+        self.told: set[str] = set()  # the notes of Events that the API server has to have
         if setting.api:
             self.api = RunningApiServer(Path(tempfile.mkdtemp(dir=self.directory)))
-            self.api.put(_NODE, {"spec": {}, "status": {"conditions": []}})
+            taints = [{"key": _TAINT, "effect": "NoSchedule"}]
+            self.api.put(_NODE, {"spec": {"taints": taints}, "status": {"conditions": []}})
         self.wanted = {
             SHELLS[shell]: {card.address for card in self.cards(shell)} for shell in ("u200", "u250")
         }
@@ -218,10 +226,10 @@ class Stage:
                 NFD_FEATURES_DIR=str(self.features.parent),
                 HTTP_ADDRESS="127.0.0.1:0",
                 POD_RESOURCES_SOCKET=f"{self.directory}/pods.sock",
-                **({"NODE_NAME": "n1", "EVENTS": "true", "NODE_CONDITION": "true"} if self.api else {}),
+                **(_REPORTS if self.api else {}),
             ),
             environment={
-                **(self.api.environment if self.api else {}),
+                **(self.api.environment | {"FAULTS_RIGHT": _WITHOUT_RIGHT} if self.api else {}),
                 "PYTHONPATH": str(_INSIDE),
                 "FAULTS_CLOCK": str(self._clock),
                 "FAULTS_ERRORS": str(self._errors),
@@ -375,9 +383,35 @@ class Stage:
             return "the CDI spec is not whole"
         if not self.features_are_whole():
             return "the feature file is not whole"
-        if self.api and (said := self.condition()) != "True":
+        return self._problem_at(self.api) if self.api else None
+
+    def _problem_at(self, server: RunningApiServer) -> str | None:
+        """Return what is wrong with what the API server was told; None if nothing is."""
+        if (said := self.condition()) != "True":
             return f"the condition of the node is {said}"
+        if self.counted and self._node()["spec"]["taints"]:
+            return "the startup taint is still there"
+        if self.paired:  # an instance may have ended, and the next one tells its Events again
+            return None
+        events = server.do(lambda: server.api.all(_EVENTS))
+        told = [event["note"] for event in events]
+        if len(told) > len(set(told)) or any("series" in event for event in events):
+            return f"told twice: {told}"
+        if missing := self.told - set(told):
+            return f"the API server was not told of {missing}"
         return None
+
+    def count_cards(self) -> None:
+        """Write all cards into the node's status, as kubelet does: the startup taint has to go."""
+        node, api = self._node(), self.api
+        assert api is not None
+        capacity = {resource: str(len(devices)) for resource, devices in self.wanted.items()}
+        api.do(lambda: api.api.put(_NODE, node | {"status": node["status"] | {"capacity": capacity}}))
+        self.counted = True
+
+    def _node(self) -> dict[str, Any]:
+        """Return the Node."""
+        return (self.api.api.get(_NODE) if self.api else None) or {}
 
     @property
     def kept_connections(self) -> int:
@@ -386,8 +420,7 @@ class Stage:
 
     def condition(self) -> str:
         """Return the status of the node's condition; empty if it has none."""
-        node = self.api.api.get(_NODE) if self.api else None
-        conditions = (node or {}).get("status", {}).get("conditions", ())
+        conditions = self._node().get("status", {}).get("conditions", ())
         return "".join(each["status"] for each in conditions)
 
     def state(self) -> list[Any]:

@@ -207,11 +207,15 @@ class ApiServer:
             return
         self._server.close()
         self._server = None
-        for writer in self._open:
-            writer.transport.abort()
+        self.break_connections()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def break_connections(self) -> None:
+        """Break all connections, as a proxy does with idle ones."""
+        for writer in self._open:
+            writer.transport.abort()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -9,6 +9,8 @@ and whether no thread can start.
 The file FAULTS_KILL, while it exists, has a number of lines: the process is killed when its threads have run
 so many of the DRA driver and of what it writes files with.
 
+FAULTS_RIGHT has the seconds between two attempts of a call for which there is no right.
+
 SIGUSR2 writes the asyncio tasks to a file named by FAULTS_TASKS and the process id, each with its position,
 and after an empty line the names of the threads.
 """
@@ -148,3 +150,7 @@ threading._start_new_thread = _errors.start_thread  # type: ignore[attr-defined]
 signal.signal(signal.SIGUSR2, _write_tasks)
 if "FAULTS_KILL" in os.environ:
     threading.settrace(_Kill(os.environ["FAULTS_KILL"]).trace)
+if "FAULTS_RIGHT" in os.environ:
+    from xilinx_fpga_dp.apiserver import backoff
+
+    backoff._WITHOUT_RIGHT = float(os.environ["FAULTS_RIGHT"])

@@ -108,7 +108,13 @@ def _leave_data_classes_undescribed() -> None:
 
 class _AnyName(ModuleType):
     def __getattr__(self, name: str) -> Any:
-        return object
+        return type(name, (_AnyClass,), {})
+
+
+class _AnyClass:
+    """Stands for a class, which may have subclasses, and for a function, whose result does not matter."""
+
+    def __init__(self, *_: object, **__: object) -> None: ...
 
 
 @contextmanager
@@ -116,20 +122,47 @@ def stand_ins(*names: str) -> Iterator[None]:
     """Allow the import of a library that names members of these modules without using them here.
 
     prometheus-client names HTTP servers and clients, which it needs only to serve or push. Without them and
-    what they load, such as ``html.entities``, the service has 1.2 MB less. pydantic names what finds plugins
-    and `.env` files, which takes 4 % of a start. It can go when those libraries import them only where they
-    use them. A module that is loaded is not replaced.
+    what they load, such as ``html.entities``, the service has 1.2 MB less. httpx2 names cookies, proxies and
+    more, see `apiserver.transport`: 2.1 MB. pydantic names what finds plugins and `.env` files, which takes
+    4 % of a start. It can go when those libraries import them only where they use them. A module that is
+    loaded is not replaced.
     """
-    before = {name: name in sys.modules for name in names if sys.modules.get(name) is None}
-    sys.modules.update({name: _AnyName(name) for name in before})
+    modules = {name: _AnyName(name) for name in names if sys.modules.get(name) is None}
+    forbidden = modules.keys() & sys.modules.keys()
+    # ``import a.b`` finds the module in `sys.modules`, and then ``a.b`` in the module ``a``.
+    places = [(sys.modules.get(name.rpartition(".")[0]), name.rpartition(".")[2], name) for name in modules]
+    attributes = [(parent, own, name) for parent, own, name in places if parent and not hasattr(parent, own)]
+    sys.modules.update(modules)
+    for parent, own, name in attributes:
+        setattr(parent, own, modules[name])
     try:
         yield
     finally:
-        for name, forbidden in before.items():
-            if forbidden:
+        for parent, own, _ in attributes:
+            delattr(parent, own)
+        for name in modules:
+            if name in forbidden:
                 sys.modules[name] = None  # type: ignore[assignment]
             else:
                 del sys.modules[name]
+
+
+@contextmanager
+def replaced(name: str, /, **members: object) -> Iterator[None]:
+    """Allow the import of a library that needs no more of a module than these members.
+
+    httpx2 would load all of anyio, 1.5 MB, for a lock and an event. It can go when httpx2 uses those of
+    asyncio. A module that is loaded is not replaced.
+    """
+    if name in sys.modules:
+        yield
+        return
+    module = sys.modules[name] = ModuleType(name)
+    vars(module).update(members)
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 @contextmanager
@@ -156,16 +189,9 @@ def without_version_check() -> Iterator[None]:
     For that it loads ``importlib.metadata`` and ``email``, 1.5 MB. pyproject.toml pins both versions, and the
     one-off commands do compare them. It can go when betterproto2 has its version as a text.
     """
-    name = "betterproto2._version"
-    if name in sys.modules:
+    unchecked = {"__version__": "", "check_compiler_version": lambda _version: None}
+    with replaced("betterproto2._version", **unchecked):
         yield
-        return
-    unchecked = sys.modules[name] = ModuleType(name)
-    unchecked.__dict__.update(__version__="", check_compiler_version=lambda _version: None)
-    try:
-        yield
-    finally:
-        del sys.modules[name]
 
 
 def in_child(call: Callable[[], dict[str, Any]], meanwhile: Callable[[], None]) -> dict[str, Any] | None:
@@ -243,6 +269,17 @@ def retry_accept_soon() -> None:
     from asyncio import constants  # noqa: PLC0415 - after `prepare`
 
     constants.ACCEPT_RETRY_DELAY = 0.25  # type: ignore[misc,assignment]
+
+
+def read_tls_in_parts(size: int) -> None:
+    """Let each TLS connection of asyncio read into ``size`` bytes of its own: a record has at most 16 KiB.
+
+    asyncio takes 256 KiB, all of it resident. It can go when asyncio has a parameter for it
+    (asyncio/sslproto.py).
+    """
+    from asyncio.sslproto import SSLProtocol  # noqa: PLC0415 - after `prepare`
+
+    SSLProtocol.max_size = size
 
 
 def log_without_source() -> None:

@@ -15,7 +15,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from xilinx_fpga_dp import __version__, process
 from xilinx_fpga_dp.aio.latest import Latest
@@ -39,6 +39,9 @@ from xilinx_fpga_dp.settings import Settings, unknown_variables, variable
 from xilinx_fpga_dp.snapshot import Snapshot, SnapshotBuilder
 from xilinx_fpga_dp.wiring import build_scanner
 
+if TYPE_CHECKING:  # it loads `ssl`
+    from xilinx_fpga_dp.apiserver.client import ApiServer
+
 log = logging.getLogger(__name__)
 
 # Seconds until the next scan while a result is outstanding, and at least between two scans.
@@ -58,6 +61,13 @@ def serve(settings: Settings) -> int:
     logs.set_up(settings.log_level, settings.log_format)
     asyncio.run(run())
     return 0
+
+
+def _build_api_server(failed: Callable[[int | None], None] = lambda _code: None) -> "ApiServer":
+    from xilinx_fpga_dp.apiserver import access  # noqa: PLC0415 - with ssl, these cost memory
+    from xilinx_fpga_dp.apiserver.client import ApiServer  # noqa: PLC0415
+
+    return ApiServer(access.find(os.environ), failed=failed)
 
 
 class FrontEnd(Protocol):
@@ -116,6 +126,7 @@ class Service:
             self._wake.set,
             lambda: self._front_end.other_instances(),  # noqa: PLW0108
         )
+        self._api: ApiServer | None = None  # if anything calls it
         self._front_end = self._build_front_end()
 
     def _build_front_end(self) -> FrontEnd:
@@ -128,17 +139,17 @@ class Service:
         )
 
     def _build_driver(self) -> FrontEnd:
-        from xilinx_fpga_dp.apiserver import access  # noqa: PLC0415 - with ssl, these cost memory
-        from xilinx_fpga_dp.apiserver.client import ApiServer  # noqa: PLC0415
-        from xilinx_fpga_dp.dra.front_end import DraFrontEnd  # noqa: PLC0415
+        from xilinx_fpga_dp.dra.front_end import DraFrontEnd  # noqa: PLC0415 - costs memory
         from xilinx_fpga_dp.observe.claim_metrics import ClaimMetrics  # noqa: PLC0415
 
         for name in _OF_THE_PLUGIN:
             if variable(name) in os.environ:
                 log.warning(Event.SETTING_OF_OTHER_MODE, extra={"variable": variable(name), "mode": "dra"})
         metrics = ClaimMetrics(self._metrics)
-        api = ApiServer(access.find(os.environ), failed=metrics.api_error)
-        return DraFrontEnd(self._settings, self.snapshots, self._scanner, self._tracker, metrics, api=api)
+        self._api = _build_api_server(metrics.api_error)
+        return DraFrontEnd(
+            self._settings, self.snapshots, self._scanner, self._tracker, metrics, api=self._api
+        )
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. SIGHUP scans and registers again."""
@@ -216,14 +227,12 @@ class Service:
 
     def _report_tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """Return the tasks that call the API server."""
-        from xilinx_fpga_dp.apiserver import access  # noqa: PLC0415 - with ssl, these cost memory
-        from xilinx_fpga_dp.apiserver.client import ApiServer  # noqa: PLC0415
-        from xilinx_fpga_dp.observe.node_reports import NodeReports  # noqa: PLC0415
+        from xilinx_fpga_dp.observe.node_reports import NodeReports  # noqa: PLC0415 - costs memory
 
         settings = self._settings
         standby = Latest(False)
-        api = ApiServer(access.find(os.environ))
-        reports = NodeReports(api, settings.node_name, self.snapshots, standby)
+        self._api = self._api or _build_api_server()
+        reports = NodeReports(self._api, settings.node_name, self.snapshots, standby)
 
         async def follow_standby() -> None:
             async for newer_lives in self._front_end.standby():

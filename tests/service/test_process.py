@@ -191,3 +191,15 @@ assert asyncio.sslproto.ssl is sys.modules["ssl"]
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_client_of_the_api_server_loads_only_what_it_uses() -> None:
+    code = """import sys
+from xilinx_fpga_dp.apiserver import client
+unused = {"anyio", "email.message", "http.cookiejar", "httpcore2._sync", "importlib.metadata"}
+assert unused.isdisjoint(sys.modules), unused & sys.modules.keys()
+import http.cookiejar, importlib.metadata
+http.cookiejar.CookieJar(), importlib.metadata.version("httpx2")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -25,9 +26,36 @@ def test_stand_in_is_dropped_after_use(monkeypatch: pytest.MonkeyPatch) -> None:
         from http.server import BaseHTTPRequestHandler  # noqa: PLC0415
         from wsgiref.simple_server import WSGIServer  # noqa: PLC0415
 
-        assert {BaseHTTPRequestHandler, WSGIServer} == {object}
+        class Handler(BaseHTTPRequestHandler, WSGIServer): ...  # as a library may use them
+
+        made: Any = Handler
+        made("anything", at="all")
     assert "http.server" not in sys.modules
     assert sys.modules["wsgiref.simple_server"] is None, "as before"
+
+
+def test_stand_in_is_a_part_of_its_package_during_the_import_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    import xml  # noqa: PLC0415
+
+    monkeypatch.delitem(sys.modules, "xml.sax", raising=False)
+    monkeypatch.delattr(xml, "sax", raising=False)
+    with process.stand_ins("xml.sax"):
+        import xml.sax  # noqa: PLC0415
+
+        assert xml.sax.ContentHandler.__module__ == process.__name__
+    assert not hasattr(xml, "sax")
+
+
+def test_replaced_module_has_its_members_during_the_import_alone() -> None:
+    with process.replaced("not_installed", answer=42):
+        from not_installed import answer  # type: ignore[import-not-found]  # noqa: PLC0415
+
+        with pytest.raises(ImportError):
+            from not_installed import question  # noqa: F401, PLC0415
+    assert answer == 42
+    assert "not_installed" not in sys.modules
+    with process.replaced("os", name="none"):
+        assert os.name != "none"
 
 
 def test_version_of_messages_is_compared_where_its_module_is_loaded() -> None:

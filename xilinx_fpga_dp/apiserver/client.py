@@ -1,4 +1,4 @@
-"""A thin client of the Kubernetes API server. The only module that names httpx2, which it loads with `ssl`.
+"""A thin client of the Kubernetes API server. It loads `ssl` and httpx2.
 
 ::
 
@@ -36,18 +36,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, M
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
-from http.cookiejar import CookieJar, DefaultCookiePolicy
+from functools import lru_cache, partial
 from typing import Any, Final, Self
 from urllib.parse import quote
-
-import httpx2
 
 from xilinx_fpga_dp import __version__
 from xilinx_fpga_dp.aio.blocking_reader import BlockingReader
 from xilinx_fpga_dp.apiserver.access import Access, Connection, Credentials
 from xilinx_fpga_dp.apiserver.backoff import Backoff
 from xilinx_fpga_dp.apiserver.errors import ApiServerError, NoAccess, NoAnswer, refusal
+from xilinx_fpga_dp.apiserver.transport import Transport, httpx2
 
 Json = dict[str, Any]
 
@@ -368,11 +366,10 @@ class _Client:
         self.users = 0
         self.proven = False  # an answer has come: connections may have been kept
         self.left = False  # nothing more is sent with it
-        # No cookies: what a pod answers through the proxy would set them for calls of others.
-        cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
-        self._http = httpx2.AsyncClient(
-            verify=_context(connection), trust_env=False, limits=limits, cookies=cookies
-        )
+        context = _context(connection) if connection.server.startswith("https:") else None
+        transport = Transport(context, connection.server_name, limits)
+        no_cookies: Any = ()  # `Transport` lets none in
+        self._http = httpx2.AsyncClient(transport=transport, trust_env=False, cookies=no_cookies)
 
     @asynccontextmanager
     async def stream(
@@ -394,7 +391,6 @@ class _Client:
         if request.body is not None:
             content = json.dumps(request.body, separators=(",", ":")).encode()
             headers["Content-Type"] = request.content_type
-        name = self.connection.server_name
         async with self._http.stream(
             request.method,
             self.connection.server + request.path,
@@ -402,7 +398,6 @@ class _Client:
             content=content,
             headers=headers,
             timeout=httpx2.Timeout(connect, read=read),
-            extensions={"sni_hostname": name} if name else None,
         ) as answer:
             yield answer
 
@@ -443,8 +438,9 @@ class _Clients:
             await client.close()
 
 
+@lru_cache(1)  # for all clients: it has the sessions and the parsed certificates, half a megabyte
 def _context(connection: Connection) -> ssl.SSLContext:
-    """Make the TLS context.
+    """Return the TLS context.
 
     Raises:
         NoAccess: a certificate cannot be used.

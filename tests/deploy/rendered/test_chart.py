@@ -590,6 +590,27 @@ class TestDra:
         names = {each["metadata"]["name"] for each in found if each["kind"] == "DeviceClass"}
         assert names == {"ours", "a-b"}
 
+    def test_controller_of_classes_has_the_rights_that_it_needs(self, tmp_path: Path) -> None:
+        text = render(tmp_path, {"mode": "dra", "dra": {"classesController": True, "driverName": "a.b"}})
+        valid(text, KUBERNETES[:1])
+        pod = only("Deployment", text)["spec"]["template"]
+        [container] = pod["spec"]["containers"]
+        assert container["args"] == ["classes", "--follow"]
+        assert container["env"] == [{"name": variable("DRA_DRIVER_NAME"), "value": "a.b"}]
+        account = pod["spec"]["serviceAccountName"]
+        objects = {(each["kind"], each["metadata"]["name"]): each for each in documents(text)}
+        assert ("ServiceAccount", account) in objects
+        assert objects["ClusterRoleBinding", account]["subjects"] == [
+            {"kind": "ServiceAccount", "name": account, "namespace": "kube-system"}
+        ]
+        rules = objects["ClusterRole", account]["rules"]
+        assert {resource: set(each["verbs"]) for each in rules for resource in each["resources"]} == {
+            "resourceslices": {"list", "watch"},
+            "deviceclasses": {"get", "create", "update"},
+        }
+        driver = only("DaemonSet", text)["spec"]["template"]["metadata"]["labels"]
+        assert driver["app.kubernetes.io/name"] != pod["metadata"]["labels"]["app.kubernetes.io/name"]
+
     def test_classes_of_one_name_are_refused(self, tmp_path: Path) -> None:
         classes = [{"resource": "amd.com/a_b"}, {"resource": "amd.com/a-b"}]
         with pytest.raises(

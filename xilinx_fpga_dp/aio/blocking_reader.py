@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Generic, TypeVar, cast
 
+from xilinx_fpga_dp.aio import loop_calls
 from xilinx_fpga_dp.aio.daemon_threads import Worker
 
 T = TypeVar("T")
@@ -52,6 +53,15 @@ class _Wait:  # used on the loop only
     def end(self) -> None:
         if not self.ended.done():
             self.ended.set_result(None)
+
+    async def until(self, time: float) -> None:
+        """Wait until a time of the loop at most."""
+        timer = None if time == math.inf else self.ended.get_loop().call_at(time, self.end)
+        try:
+            await self.ended
+        finally:
+            if timer:
+                timer.cancel()
 
 
 @dataclass(slots=True, eq=False)
@@ -139,17 +149,24 @@ class BlockingReader(Generic[T]):
         before = len(reads)
         stops = 0
         while reads and (began := loop.time()) < deadline:
-            watching = bool(self._queue)
-            until = min(began + _STEP, deadline) if watching else deadline
+            queued = len(self._queue)
+            starts = queued > 0 and len(reads) == before
+            # A single read gets a worker of its own, so it cannot be left behind one that hangs.
+            watching = queued > 1 or (queued == 1 and not starts)
             self._watching += watching  # before a worker starts, which would wake the loop for each result
+            before = len(reads)
+            wait = _Wait(before, loop.create_future())
+            for read in reads:
+                read.waits.append(wait)
             try:
-                if watching and len(reads) == before and not Worker.send(partial(self._work, loop)):
-                    for read in list(self._queue):  # not started, so not late
-                        read.since = began
-                before = len(reads)
-                await self._step(reads, until)
+                # At the end: the thread that wakes needs the interpreter, which this one is about to release.
+                started = not starts or self._start_worker(loop, began)
+                until = min(began + _STEP, deadline) if watching or not started else deadline
+                await wait.until(until)
             finally:
                 self._watching -= watching
+                for read in reads:
+                    read.waits.remove(wait)
                 self._deliver()
             reads = _outstanding(reads)
             # A stopped process does not read either, so that time does not count.
@@ -159,21 +176,14 @@ class BlockingReader(Generic[T]):
                 for read in reads:  # another wait for the same read may have moved it already
                     read.since = min(read.since + now - began, now)
 
-    async def _step(self, reads: list[_Read[T]], until: float) -> None:
-        """Wait for these reads, and until a time of the loop at most."""
-        loop = asyncio.get_running_loop()
-        wait = _Wait(len(reads), loop.create_future())
-        for read in reads:
-            read.waits.append(wait)
-        timer = loop.call_at(until, wait.end)
-        try:
-            await wait.ended
-        finally:
-            timer.cancel()
-            for read in reads:
-                read.waits.remove(wait)
+    def _start_worker(self, loop: asyncio.AbstractEventLoop, now: float) -> bool:
+        if Worker.send(partial(self._work, loop_calls.caller(loop))):
+            return True
+        for read in list(self._queue):  # not started, so not late
+            read.since = now
+        return False
 
-    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _work(self, call_on_loop: Callable[[Callable[[], None]], object]) -> None:
         """Make one call after another, on a worker.
 
         The loop is not woken for each result, which would cost more than the reads: while there is a queue,
@@ -184,7 +194,7 @@ class BlockingReader(Generic[T]):
             while True:
                 read = self._queue.popleft()
                 if not self._queue and self._returned:  # this call may hang, and no wait checks any more
-                    loop.call_soon_threadsafe(self._deliver)
+                    call_on_loop(self._deliver)
                 began = time.monotonic()
                 try:
                     outcome: T | Exception = read.call()
@@ -193,7 +203,7 @@ class BlockingReader(Generic[T]):
                 ended = time.monotonic()
                 self._returned.append((read, outcome, ended))
                 if not self._queue or not self._watching or ended - began > _STEP:
-                    loop.call_soon_threadsafe(self._deliver)
+                    call_on_loop(self._deliver)
 
     def _deliver(self) -> None:
         """Pass results on to the callers that wait for them."""

@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from xilinx_fpga_dp.aio import blocking_reader
+from xilinx_fpga_dp.aio import blocking_reader, loop_calls
 from xilinx_fpga_dp.aio.blocking_reader import BlockingReader, Pending
 from xilinx_fpga_dp.aio.daemon_threads import DaemonExecutor, Worker
 from xilinx_fpga_dp.observe.events import Event
@@ -97,14 +97,13 @@ async def test_answer_is_delivered_after_first_caller_is_cancelled() -> None:
 async def test_number_of_wake_ups_does_not_grow_with_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocking_reader, "_STEP", 5.0)  # all within one step, also on a busy machine
     woken = []
-    loop = asyncio.get_running_loop()
-    real = loop.call_soon_threadsafe
+    call_on_loop = loop_calls.caller(asyncio.get_running_loop())
 
-    def counted(*arguments: object, **more: object) -> object:
+    def counted(call: loop_calls.Call) -> None:
         woken.append(1)
-        return real(*arguments, **more)  # type: ignore[arg-type]
+        call_on_loop(call)
 
-    loop.call_soon_threadsafe = counted  # type: ignore[assignment,method-assign]
+    monkeypatch.setattr(loop_calls, "caller", lambda _: counted)
     calls = {str(n): partial(_answer, str(n)) for n in range(200)}
     assert await BlockingReader[str]().read_many(calls, 5) == {key: key for key in calls}
     assert len(woken) <= 2, "for 200 devices"

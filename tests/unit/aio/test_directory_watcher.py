@@ -14,6 +14,7 @@ from asyncinotify import Inotify
 from tests.support.descriptors import descriptors, no_descriptors
 from tests.support.woken import LONG, not_woken, woken
 from xilinx_fpga_dp.aio import directory_watcher as module
+from xilinx_fpga_dp.aio import loop_calls
 from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher
 
 
@@ -77,6 +78,7 @@ async def test_more_events_than_one_read_wake_the_watcher(tmp_path: Path) -> Non
 
 
 async def test_changes_are_found_without_inotify(tmp_path: Path) -> None:
+    loop_calls.caller(asyncio.get_running_loop())  # keeps a descriptor
     before = descriptors()
     with DirectoryWatcher(str(tmp_path)) as wakeups:
         with mock.patch.object(Inotify, "add_watch", side_effect=OSError(28, "limits")):

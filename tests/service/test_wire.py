@@ -9,8 +9,9 @@ from typing import Any
 
 import grpc
 import pytest
+from h2.events import DataReceived, StreamEnded
 
-from tests.faults.wires import message, request
+from tests.faults.wires import begun, message, request
 from tests.support.double import KubeletDouble
 from tests.support.process import Service
 from tests.support.refused import refused
@@ -95,6 +96,26 @@ def test_unary_answer_is_sent_in_one_piece(registered: KubeletDouble) -> None:
         while not (frames := _frames_of_call(peer.recv(1 << 16))):
             pass
     assert frames == [_HEADERS, _DATA, _HEADERS]
+
+
+def test_answer_waits_for_room_in_the_clients_window(registered: KubeletDouble) -> None:
+    client = begun("GetDevicePluginOptions", window=1)
+    client.send_data(1, message(b""), end_stream=True)
+    received = b""
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.settimeout(5)
+        peer.connect(f"{registered.directory}/{registered.registrations[0].endpoint}")
+        ended = False
+        while not ended:
+            peer.sendall(client.data_to_send())
+            for event in client.receive_data(peer.recv(1 << 16)):
+                ended |= isinstance(event, StreamEnded)
+                if isinstance(event, DataReceived):
+                    received += event.data
+                    assert len(event.data) == 1
+                    client.increment_flow_control_window(1, 1)
+    options = registered.options_raw(registered.registrations[0].resource)
+    assert received == message(options)
 
 
 def test_too_long_request_is_refused_before_it_is_read(registered: KubeletDouble) -> None:

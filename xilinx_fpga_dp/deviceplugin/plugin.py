@@ -23,7 +23,7 @@ from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.resources.allocator import Allocator, Refusal, Resolution
 from xilinx_fpga_dp.resources.placement import preferred
 from xilinx_fpga_dp.rpc.api import deviceplugin_v1beta1 as v1beta1
-from xilinx_fpga_dp.rpc.calls import Calls, current_call, received
+from xilinx_fpga_dp.rpc.calls import Calls, current_call, received, send_answer
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +149,7 @@ class Plugin:
             answered(error.status.name, time.perf_counter() - began)
             raise
         _after_call(partial(answered, Status.OK.name, time.perf_counter() - began))
-        await stream.send_message(encoded)
+        await send_answer(stream, encoded)
 
     async def _bounded(self, method: str, answer: _Answer, stream: Stream[Any, Any]) -> bytes:
         """Turn every outcome into an answer or a status: without either, kubelet would wait for ever."""

@@ -19,7 +19,7 @@ from xilinx_fpga_dp.dra.claims import ClaimReference, Claims
 from xilinx_fpga_dp.dra.health import HealthReport
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.rpc.api import dra_health_v1, dra_health_v1alpha1, dra_v1
-from xilinx_fpga_dp.rpc.calls import Calls, received
+from xilinx_fpga_dp.rpc.calls import Calls, received, send_answer
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +93,8 @@ class DriverService:
     async def _unary(
         self, method: str, answer: Callable[[Any], Awaitable[Any]], stream: Stream[Any, Any]
     ) -> None:
-        await stream.send_message(
-            await self._calls.answer(method, answer, stream, _CALL_LIMIT, {"method": method})
+        await send_answer(
+            stream, await self._calls.answer(method, answer, stream, _CALL_LIMIT, {"method": method})
         )
 
     async def _watch(self, stream: Stream[Any, Any]) -> None:

@@ -32,7 +32,7 @@ from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.aio.race import race
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.rpc.api import pluginregistration_v1 as api
-from xilinx_fpga_dp.rpc.calls import Calls
+from xilinx_fpga_dp.rpc.calls import Calls, send_answer
 from xilinx_fpga_dp.rpc.server import Servicer, serving
 from xilinx_fpga_dp.rpc.sockets import MAX_PATH, is_socket, sweep
 
@@ -235,8 +235,8 @@ class Registration:
         """Kubelet connects for each call."""
 
     async def _unary(self, method: str, answer: Callable[[Any], Any], stream: Stream[Any, Any]) -> None:
-        await stream.send_message(
-            await self._calls.answer(method, answer, stream, _CALL_LIMIT, {"method": method})
+        await send_answer(
+            stream, await self._calls.answer(method, answer, stream, _CALL_LIMIT, {"method": method})
         )
 
     async def _get_info(self, _request: api.InfoRequest) -> api.PluginInfo:

@@ -13,8 +13,12 @@ from grpclib.exceptions import GRPCError, StreamTerminatedError
 from grpclib.server import Stream
 
 from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.rpc.codec import Codec
 
 log = logging.getLogger(__name__)
+
+_HEAD = ((":status", "200"), ("content-type", f"application/grpc+{Codec.__content_subtype__}"))
+_TRAILERS = (("grpc-status", str(Status.OK.value)),)
 
 
 class Calls:
@@ -93,3 +97,28 @@ async def received(what: str, stream: Stream[Any, Any]) -> Any:
     if request is None:
         raise GRPCError(Status.INVALID_ARGUMENT, f"{what}: the request is missing")
     return request
+
+
+async def send_answer(stream: Stream[Any, Any], answer: Any) -> None:
+    """Send the answer to a unary call, and its end, in one piece if the client takes it all at once.
+
+    grpclib sends the head, the message and the trailers one by one, each with a system call and a wake-up of
+    the client. It can go when grpclib sends them together.
+    """
+    call = stream._stream  # noqa: SLF001 - grpclib has no method for it
+    http2 = call._h2_connection  # noqa: SLF001
+    message = Codec().encode(answer, None)
+    framed = b"\0" + len(message).to_bytes(4) + message
+    if (
+        not (call.id is not None and call.closable and call.connection.write_ready.is_set())
+        or len(framed) > http2.max_outbound_frame_size
+        or len(framed) > http2.local_flow_control_window(call.id)
+    ):
+        await stream.send_message(answer)
+        return
+    http2.send_headers(call.id, _HEAD)
+    http2.send_data(call.id, framed)
+    http2.send_headers(call.id, _TRAILERS, end_stream=True)
+    call.connection.flush()
+    stream._send_initial_metadata_done = True  # noqa: SLF001
+    stream._send_message_done = stream._send_trailing_metadata_done = True  # noqa: SLF001

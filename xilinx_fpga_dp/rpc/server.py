@@ -14,7 +14,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import grpclib.const
 from grpclib.config import Configuration
@@ -203,8 +203,8 @@ class _Connection(H2Protocol, asyncio.BufferedProtocol):
         self._ping_answered = self._ping_answered is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.handler.transport = _BatchingTransport(cast(asyncio.Transport, transport))
-        super().connection_made(self.handler.transport)
+        super().connection_made(transport)
+        self.handler.transport = cast(asyncio.Transport, transport)
         self.processor.processors[PingAckReceived] = self._ping_ack
         self._server.connection_made(self)
 
@@ -230,65 +230,20 @@ class _Connection(H2Protocol, asyncio.BufferedProtocol):
 class _Calls(Handler):
     """The calls of one connection, behind the filter of heads and the limit of requests."""
 
-    transport: "_BatchingTransport"  # set when the connection is made
+    transport: asyncio.Transport  # set when the connection is made
 
     def accept(
         self, stream: Stream, headers: list[tuple[str, str]], release_stream: Callable[[], None]
     ) -> None:
         """Start a call, of which only the head has been read."""
-
-        def ended() -> None:
-            release_stream()
-            self.transport.flush()
-
         stream.buffer.__class__ = _Request  # made by grpclib; to make another takes longer than its whole use
-        super().accept(stream, _filtered(headers), ended)
+        super().accept(stream, _filtered(headers), release_stream)
 
     def close(self) -> None:
         """Cancel all calls: the connection closes. It is cut off if the client does not read what is left."""
         super().close()
         if self.transport.get_write_buffer_size():
             asyncio.get_running_loop().call_later(_FLUSH_LIMIT, self.transport.abort)
-
-
-class _BatchingTransport(asyncio.Transport):
-    """A transport that sends in one piece what is written in one turn of the loop, at its end or at `flush`.
-
-    grpclib writes the head, the message and the trailers of an answer one by one, each with a system call and
-    a wake-up of the client. It can go when grpclib writes them at once.
-    """
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        super().__init__()
-        self._transport = transport
-        self._loop = asyncio.get_running_loop()
-        self._unsent: list[bytes] = []
-
-    def write(self, data: Any) -> None:
-        if not self._unsent:
-            self._loop.call_soon(self.flush)
-        self._unsent.append(data)
-
-    def flush(self) -> None:
-        if self._unsent:
-            self._transport.write(b"".join(self._unsent))
-            self._unsent.clear()
-
-    def close(self) -> None:
-        self.flush()
-        self._transport.close()
-
-    def abort(self) -> None:
-        self._transport.abort()
-
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
-
-    def get_write_buffer_size(self) -> int:
-        return self._transport.get_write_buffer_size()
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return self._transport.get_extra_info(name, default)
 
 
 def _filtered(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:

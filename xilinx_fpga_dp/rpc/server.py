@@ -29,6 +29,7 @@ from h2.events import PingAckReceived
 from xilinx_fpga_dp.aio import listen
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.process import leave_frames_unprinted, limit_closed_streams
+from xilinx_fpga_dp.rpc import heads
 from xilinx_fpga_dp.rpc.codec import Codec
 
 log = logging.getLogger(__name__)
@@ -205,6 +206,7 @@ class _Connection(H2Protocol, asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self.handler.transport = cast(asyncio.Transport, transport)
+        heads.remember(self.connection._connection)  # noqa: SLF001 - made by grpclib
         self.processor.processors[PingAckReceived] = self._ping_ack
         self._server.connection_made(self)
 

@@ -251,6 +251,18 @@ class TestDiagnose:
             found = "\n".join(self._lines(dra_settings, "service"))
         assert "warn  service: a device plugin of this program runs on this node too" in found
 
+    def test_claims_that_a_driver_has_left_behind_are_named(
+        self, node_api: RunningApiServer, dra: DraKubelet, dra_driver: Service, dra_settings: dict[str, str]
+    ) -> None:
+        wait_for(lambda: published(node_api), "a slice")
+        dra.prepared(store_claim(node_api, "mine", A))
+        plugin = dra_settings | {"MODE": "device-plugin"}
+        assert not any("default/mine" in line for line in self._lines(plugin, "service"))
+        dra_driver.process.terminate()
+        dra_driver.process.wait(10)
+        found = "\n".join(self._lines(plugin, "service"))
+        assert "pods cannot end that have the prepared ResourceClaims default/mine; start the driver" in found
+
     def test_fields_that_the_server_drops_are_named(
         self, node_api: RunningApiServer, dra: DraKubelet, dra_settings: dict[str, str]
     ) -> None:

@@ -52,6 +52,7 @@ class Findings:
     by_path: frozenset[str] | None = None  # the nodes that XRT's edge library finds; None if unknown
     unknown_variables: tuple[str, ...] = ()  # with our prefix, and no setting
     plugins: int = 0  # the number of live device plugins of this program beside a DRA driver
+    left_claims: tuple[str, ...] = ()  # the ResourceClaims that are prepared while no DRA driver lives
     slices: Slices | None = None  # of this node; None without a DRA driver
     rights: Rights | None = None  # at the API server; None if no setting calls it
 
@@ -418,6 +419,10 @@ def instances(findings: Findings) -> Lines:
     if findings.plugins:
         remedy = "delete its DaemonSet, or choose the mode by a label (`mode: by-label` of the chart)"
         yield _warn("service", f"a device plugin of this program runs on this node too; {remedy}")
+    if findings.left_claims:
+        problem = "no DRA driver runs on this node, so pods cannot end that have the prepared ResourceClaims"
+        remedy = "start the driver here again until they have ended (the label `fpga.xilinx.com/mode=dra`)"
+        yield _warn("service", f"{problem} {', '.join(findings.left_claims)}; {remedy}")
     for name in findings.foreign_sockets:
         remedy = "delete its DaemonSet (kubectl get daemonsets -A)"
         yield _warn("service", f"another plugin for these cards listens on {name}; {remedy}")

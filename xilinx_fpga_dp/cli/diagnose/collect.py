@@ -26,6 +26,7 @@ from xilinx_fpga_dp.deviceplugin.socket_directory import KUBELET_SOCKET, require
 from xilinx_fpga_dp.deviceplugin.socket_names import foreign_sockets
 from xilinx_fpga_dp.discovery import pci_ids
 from xilinx_fpga_dp.discovery.sysfs import module_version, read_optional
+from xilinx_fpga_dp.dra.checkpoint import prepared_claims
 from xilinx_fpga_dp.hostfiles import ordinary_file
 from xilinx_fpga_dp.hostfiles.host_paths import resolve
 from xilinx_fpga_dp.hostfiles.instance_lock import count_instances, driver_lock_folder, lock_folder
@@ -82,6 +83,8 @@ async def collect(settings: Settings) -> Findings:
         "by_path": _blocking(_nodes_by_path, settings.dev_root),
         "rights": rights.ask(settings),
     }
+    data_dir = f"{settings.plugins_dir}/{settings.dra_driver_name}"
+    optional["left_claims"] = _blocking(_left_claims, data_dir, driver_locks)
     if registry:
         optional["plugins"] = _blocking(count_instances, plugin_locks)
     if writes_cdi:
@@ -176,6 +179,14 @@ def _xrt_version(host: str) -> str | None:
     """Return BUILD_VERSION of XRT's version.json on the host; None if it is no text."""
     version = json.loads(_read(f"{host}/opt/xilinx/xrt/version.json"))["BUILD_VERSION"]
     return version if isinstance(version, str) else None
+
+
+def _left_claims(data_dir: str, locks: str) -> tuple[str, ...]:
+    """Return the claims that are prepared, if no driver lives."""
+    claims = prepared_claims(data_dir).values()
+    if not claims or count_instances(locks):
+        return ()
+    return tuple(sorted(f"{claim.namespace}/{claim.name}" for claim in claims))
 
 
 def _require_room(path: str) -> None:

@@ -9,7 +9,9 @@ from typing import Any
 
 import grpc
 import pytest
+from h2.connection import H2Connection
 from h2.events import DataReceived, StreamEnded
+from h2.settings import SettingCodes
 
 from tests.faults.wires import begun, message, request
 from tests.support.double import KubeletDouble
@@ -98,24 +100,35 @@ def test_unary_answer_is_sent_in_one_piece(registered: KubeletDouble) -> None:
     assert frames == [_HEADERS, _DATA, _HEADERS]
 
 
-def test_answer_waits_for_room_in_the_clients_window(registered: KubeletDouble) -> None:
-    client = begun("GetDevicePluginOptions", window=1)
+def _data_of_call(registered: KubeletDouble, client: H2Connection) -> list[bytes]:
+    """Ask for the options on stream 1, which has begun; return the data of each frame."""
     client.send_data(1, message(b""), end_stream=True)
-    received = b""
+    received: list[bytes] = []
     with socket.socket(socket.AF_UNIX) as peer:
         peer.settimeout(5)
         peer.connect(f"{registered.directory}/{registered.registrations[0].endpoint}")
-        ended = False
-        while not ended:
+        while True:
             peer.sendall(client.data_to_send())
-            for event in client.receive_data(peer.recv(1 << 16)):
-                ended |= isinstance(event, StreamEnded)
-                if isinstance(event, DataReceived):
-                    received += event.data
-                    assert len(event.data) == 1
-                    client.increment_flow_control_window(1, 1)
+            events = client.receive_data(peer.recv(1 << 16))
+            new = [each.data for each in events if isinstance(each, DataReceived)]
+            received += new
+            if any(isinstance(each, StreamEnded) for each in events):
+                return received
+            if new:
+                client.increment_flow_control_window(len(b"".join(new)), 1)
+
+
+def test_answer_waits_for_room_in_the_clients_window(registered: KubeletDouble) -> None:
+    received = _data_of_call(registered, begun("GetDevicePluginOptions", window=1))
     options = registered.options_raw(registered.registrations[0].resource)
-    assert received == message(options)
+    assert received == [bytes([each]) for each in message(options)]
+
+
+def test_change_of_the_table_for_heads_is_announced(registered: KubeletDouble) -> None:
+    client = begun("GetDevicePluginOptions")
+    client.update_settings({SettingCodes.HEADER_TABLE_SIZE: 0})
+    options = registered.options_raw(registered.registrations[0].resource)
+    assert _data_of_call(registered, client) == [message(options)]
 
 
 def test_too_long_request_is_refused_before_it_is_read(registered: KubeletDouble) -> None:

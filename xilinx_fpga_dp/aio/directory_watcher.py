@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 _BATCH = 256  # events read in one go
 _QUEUE = 16384  # length of inotify's queue: default of fs.inotify.max_queued_events
 _LIMIT = 2.0  # seconds to resolve the paths: one may be on a mount that hangs
+_REST = 0.01  # seconds after changes that do not wake: a file that is written makes several in a row
 _TRIES = 3  # to watch the directories: another process may replace one meanwhile
 
 _GONE = Mask.DELETE_SELF | Mask.MOVE_SELF
@@ -61,6 +62,7 @@ class DirectoryWatcher:
         self._watched: list[_Place] | None = None  # None if not everything is watched
         self._locating: BlockingReader[list[_Place]] = BlockingReader()
         self._inotify: Inotify | None = None
+        self._rest: asyncio.TimerHandle | None = None  # no events are taken until then
         self._opened = ExitStack()  # inotify and the list of mounts
         self._changed = asyncio.Event()
 
@@ -73,6 +75,9 @@ class DirectoryWatcher:
 
     async def arm(self) -> None:
         """Make every change from now on wake, also where a path leads elsewhere than before."""
+        if self._inotify:
+            self._take(self._inotify)
+            self._follow(self._inotify)
         self._changed.clear()
         for _ in range(_TRIES):
             try:
@@ -107,8 +112,8 @@ class DirectoryWatcher:
             # asyncinotify also opens a selector; where that fails it leaks the descriptor opened before.
             descriptors.require(2)
             inotify = opened.enter_context(Inotify(sync_timeout=0))
-            loop.add_reader(inotify.fd, self._take, inotify)
-            opened.callback(loop.remove_reader, inotify.fd)
+            self._follow(inotify)
+            opened.callback(self._ignore, inotify)
             # Always readable; a change is reported as an error (man 5 proc), which wakes a writer.
             loop.add_writer(mounts, self._changed.set)
             opened.callback(loop.remove_writer, mounts)
@@ -126,8 +131,21 @@ class DirectoryWatcher:
         for directory, *_ in places:
             inotify.add_watch(directory, _CHANGES)
 
+    def _follow(self, inotify: Inotify) -> None:
+        asyncio.get_running_loop().add_reader(inotify.fd, self._take, inotify)
+
+    def _ignore(self, inotify: Inotify) -> None:
+        """Leave events in the queue, where they cost nothing."""
+        asyncio.get_running_loop().remove_reader(inotify.fd)
+        if self._rest:
+            self._rest.cancel()
+
     def _take(self, inotify: Inotify) -> None:
-        """Take the queued events. asyncinotify's ``get`` loses some when it is cancelled."""
+        """Take the queued events. asyncinotify's ``get`` loses some when it is cancelled.
+
+        Those after one that wakes are left until `arm`, those after others for a moment.
+        """
+        self._ignore(inotify)
         events = list(islice(inotify, _BATCH))
         # After a full batch more may be buffered, for which the loop is not woken: `_watch` drops them.
         if len(events) == _BATCH or any(event.mask & _DEAD for event in events):
@@ -138,6 +156,8 @@ class DirectoryWatcher:
             or any(self._wakes(str(event.name or "")) for event in events)
         ):
             self._changed.set()
+        else:
+            self._rest = asyncio.get_running_loop().call_later(_REST, self._follow, inotify)
 
 
 def _drain(inotify: Inotify) -> None:

@@ -77,6 +77,22 @@ async def test_more_events_than_one_read_wake_the_watcher(tmp_path: Path) -> Non
         await woken(wakeups, (tmp_path / "a").touch)
 
 
+async def test_events_after_the_one_that_wakes_stay_in_the_queue(tmp_path: Path) -> None:
+    with DirectoryWatcher(str(tmp_path)) as wakeups:
+        await woken(wakeups, (tmp_path / "a").touch)
+        taken = mock.Mock(side_effect=wakeups._take)
+        with mock.patch.object(wakeups, "_take", taken):
+            await wakeups.arm()
+            taken.reset_mock()
+            for name in "bcd":
+                (tmp_path / name).touch()
+                await asyncio.sleep(0.01)
+            assert taken.call_count == 1
+        await wakeups.arm()
+        await not_woken(wakeups, lambda: None)
+        await woken(wakeups, (tmp_path / "e").touch)
+
+
 async def test_changes_are_found_without_inotify(tmp_path: Path) -> None:
     loop_calls.caller(asyncio.get_running_loop())  # keeps a descriptor
     before = descriptors()

@@ -13,6 +13,7 @@ import yaml
 
 from tests.support.api_server import RunningApiServer
 from xilinx_fpga_dp.apiserver import access
+from xilinx_fpga_dp.apiserver import client as module
 from xilinx_fpga_dp.apiserver.backoff import Backoff
 from xilinx_fpga_dp.apiserver.client import JSON_PATCH, MERGE, STRATEGIC, ApiServer, Change, Kind, path
 from xilinx_fpga_dp.apiserver.errors import (
@@ -235,13 +236,27 @@ class TestCall:
 
 
 class TestAccess:
-    async def test_rotated_token_is_used_by_the_next_call(
-        self, server: RunningApiServer, client: ApiServer
+    async def test_rotated_token_is_used_from_the_next_look_on(
+        self, server: RunningApiServer, client: ApiServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         await client.get(NODE)
         server.rotate_token("second")
+        monkeypatch.setattr(module, "_LOOK_EVERY", 0.0)
         assert await client.get(NODE)
         assert [each.token for each in server.api.requests] == ["first", "second"]
+
+    async def test_files_are_not_looked_at_for_each_call(
+        self, server: RunningApiServer, client: ApiServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(module, "_LOOK_EVERY", LIMIT)
+        await client.get(NODE)
+        with monkeypatch.context() as patched:
+            patched.setattr(access.Access, "current", None)
+            await client.get(NODE)
+        server.rotate_token("second")
+        assert await client.get(NODE), "a token that is refused is read at once"
+        seen = [(each.token, each.code) for each in server.api.requests]
+        assert seen == [("first", 200), ("first", 200), ("first", 401), ("second", 200)]
 
     async def test_token_that_expires_during_a_call_is_read_again(
         self, server: RunningApiServer, client: ApiServer

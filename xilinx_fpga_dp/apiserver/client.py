@@ -19,7 +19,8 @@ Objects are plain dictionaries. Every failure is an `ApiServerError`: `NoAnswer`
 - A call that may be repeated and whose kept connection turns out to be closed is sent once more, on a fresh
   connection: servers and proxies close connections that were idle. Those are all but a POST of an object
   without a name; a repeated create may answer 409 to itself, as any create may.
-- After a 401 the token is read again and, if it is another one, the call is sent once more.
+- The files of the credentials are looked at once a second. After a 401 the token is read at once and, if it
+  is another one, the call is sent once more; so is a call without a connection if an authority has changed.
 - A new authority gives new connections. Calls in progress keep theirs.
 - A watch lists, then follows from there. When the server ends it in good order (``timeoutSeconds``), it goes
   on from the last resourceVersion. After anything else (410, an ERROR object, a cut line, no line for 90 s)
@@ -62,6 +63,7 @@ CALL_LIMIT: Final = 5.0
 _SILENCE = 90.0
 _WATCH_SECONDS = (240, 360)  # the server ends a watch after a random time between these
 _PAUSE = 1.0  # seconds a watch lasts at least, or the next one waits
+_LOOK_EVERY = 1.0  # seconds between two looks at the files of the credentials
 _CREDENTIALS_LIMIT = 65.0  # seconds to read files, and to run the command that a kubeconfig may name
 # Seconds that a kept connection may be idle: less than the 90 s of the server
 # (k8s.io/apiserver pkg/server/secure_serving.go, IdleTimeout).
@@ -132,6 +134,8 @@ class ApiServer:
         self._call_limit = call_limit
         self._silence = silence
         self._reads: BlockingReader[Credentials] = BlockingReader()
+        self._known: Credentials | None = None  # as of the last look at their files
+        self._looked = 0.0
         # Apart, so that watches never keep a call from getting a connection.
         self._calls = _Clients(httpx2.Limits(max_connections=connections, keepalive_expiry=_IDLE))
         self._watches = _Clients(httpx2.Limits(keepalive_expiry=_IDLE))
@@ -231,7 +235,13 @@ class ApiServer:
         credentials = await self._credentials()
         try:
             async with asyncio.timeout(limit or self._call_limit):
-                code, answer, retry_after = await self._send(request, credentials, repeat=repeat)
+                try:
+                    code, answer, retry_after = await self._send(request, credentials, repeat=repeat)
+                except NoAnswer as error:
+                    renewed = credentials if error.connected else await self._credentials(look=True)
+                    if renewed == credentials:
+                        raise
+                    code, answer, retry_after = await self._send(request, renewed, repeat=repeat)
                 if code == httpx2.codes.UNAUTHORIZED:
                     renewed = await self._credentials(again=True)
                     if renewed != credentials:
@@ -247,12 +257,20 @@ class ApiServer:
             raise refusal(str(request), code, answer, retry_after)
         return answer
 
-    async def _credentials(self, *, again: bool = False) -> Credentials:
-        """Return the credentials; it is their files that are read, in a thread."""
-        try:
-            return await self._reads.read(partial(self._access.current, again=again), _CREDENTIALS_LIMIT)
-        except TimeoutError:
-            raise NoAccess("reading the credentials of the API server hangs") from None
+    async def _credentials(self, *, look: bool = False, again: bool = False) -> Credentials:
+        """Return the credentials. A thread looks at their files, once a second at most.
+
+        ``look``: now in any case; ``again``: read them even if none has changed.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._known is None or look or again or now - self._looked >= _LOOK_EVERY:
+            try:
+                read = partial(self._access.current, again=again)
+                self._known = await self._reads.read(read, _CREDENTIALS_LIMIT)
+            except TimeoutError:
+                raise NoAccess("reading the credentials of the API server hangs") from None
+            self._looked = now
+        return self._known
 
     async def _send(
         self, request: "_Request", credentials: Credentials, *, repeat: bool

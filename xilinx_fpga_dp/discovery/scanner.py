@@ -156,9 +156,17 @@ class Scanner:
         """Return the last inventory with these devices held by pods under another name or id."""
         return self._inventory(self._health.hold(addresses, time.monotonic()))
 
+    def awaits_serial(self, device: Device) -> bool:
+        """Return whether the serial number of a device of a scan may be another one in a moment."""
+        tracked = self._of(device)
+        return tracked is not None and self._slow.has_more(tracked.probe.key, device.serial)
+
+    def _of(self, device: Device) -> _Tracked | None:
+        return next((each for each in self._tracked.values() if each.address == device.address), None)
+
     async def refresh(self, device: Device) -> Device | None:
         """Return the device as it is now, with its fault; None if it is gone. Waits for its driver."""
-        tracked = next((each for each in self._tracked.values() if each.address == device.address), None)
+        tracked = self._of(device)
         if tracked is None:
             return None
         # In one call: a hop to a thread costs more than the reads.

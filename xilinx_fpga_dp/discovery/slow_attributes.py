@@ -86,6 +86,11 @@ class SlowAttributes:
         entry = self._entries.get(key)
         return entry.readings if entry else _UNREAD
 
+    def has_more(self, key: str, serial: str | None) -> bool:
+        """Return whether a device with this serial number is being read, or has another one by now."""
+        entry = self._entries.get(key)
+        return entry is not None and (entry.reading or entry.readings.serial not in (None, serial))
+
     def refresh(self, key: str, reads: Mapping[str, SlowRead], asked: frozenset[str], *, well: bool) -> None:
         """Start the reads that are due, on one thread.
 

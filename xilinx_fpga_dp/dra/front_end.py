@@ -50,6 +50,9 @@ _VERSIONS_RETRY: Final = 0.5  # seconds until a driver's version that could not 
 _CONFLICT_EVERY: Final = 3.0  # seconds between two looks for a device plugin that offers the same devices
 _EVICT_AFTER: Final = 30.0  # seconds of the same reason until its taint evicts pods
 _RELEASE_LIMIT: Final = 0.3
+# Seconds that the first slices wait for serial numbers, and between two looks for them
+_SERIALS_LIMIT: Final = 0.5
+_SERIALS_POLL: Final = 0.02
 
 _NO_SCHEDULE: Final = "NoSchedule"
 _NO_EXECUTE: Final = "NoExecute"
@@ -81,6 +84,7 @@ class DraFrontEnd:
     ) -> None:
         self._settings = settings
         self._snapshots = snapshots
+        self._scanner = scanner
         self._tracker = tracker
         self._api = api
         self._fresh = FreshDevices()
@@ -364,7 +368,19 @@ class DraFrontEnd:
             await self._standby.until(lambda standby: not standby)
             await self._tracker.has_answered.wait()
             await self._offered.until(lambda offered: offered is not None)
+            await self._serials()
             await race(self.publisher.run(), self._inactive())
+
+    async def _serials(self) -> None:
+        """Wait a moment for serial numbers. Slices without them would be written again soon."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SERIALS_LIMIT):
+                while self._awaits_serial():  # noqa: ASYNC110 - a late one sets nothing
+                    await asyncio.sleep(_SERIALS_POLL)
+
+    def _awaits_serial(self) -> bool:
+        offers = self._snapshots.value.offers
+        return any(map(self._scanner.awaits_serial, offers.devices if offers else ()))
 
     async def _inactive(self) -> None:
         await race(

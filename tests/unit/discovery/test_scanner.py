@@ -183,6 +183,20 @@ class TestFinding:
         assert device.healthy
         card.unhang("xmc/serial_num")
 
+    async def test_serial_is_awaited_until_a_scan_has_it(self, node: SampleNode) -> None:
+        card = node.add_card("u55c", serial="XFL1SERIAL")
+        card.hang("xmc/serial_num")
+        scanner = scanner_for(node)
+        [before] = (await scanner.scan()).devices
+        assert scanner.awaits_serial(before)
+        card.unhang("xmc/serial_num")
+        while not scanner.complete:
+            await asyncio.sleep(0.01)
+        assert scanner.awaits_serial(before), "it came after that scan"
+        [after] = (await scanner.scan()).devices
+        assert after.serial == "XFL1SERIAL"
+        assert not scanner.awaits_serial(after)
+
     async def test_no_numa_node(self, node: SampleNode) -> None:
         node.add_card("u55c", numa_node=-1)
         assert (await only_device(node)).numa_node is None

@@ -30,7 +30,10 @@ log = logging.getLogger(__name__)
 _SLICES: Final = f"/apis/{API}/resourceslices"
 _LOOK_EVERY: Final = 60.0  # seconds between two looks that nothing woke
 _SOON: Final = 0.02  # seconds within which changes are one
-_BETWEEN_WRITES: Final = 1.0  # seconds
+# Writes in a row, then one in so many seconds: a fault soon after a write, and a slice that was removed soon
+# after it, must not wait.
+_BURST: Final = 3
+_BETWEEN_WRITES: Final = 1.0
 # Restorations of what others changed, in how many seconds, before the next one waits
 _PATIENCE: Final = 3
 _SPAN: Final = 60.0
@@ -82,7 +85,7 @@ class SlicePublisher:
         self._example = example
         self._wake = asyncio.Event()
         self._back = asyncio.Event()  # the server answers the watch again
-        self._limit = RateLimit(1, _BETWEEN_WRITES)
+        self._limit = RateLimit(_BURST, _BETWEEN_WRITES)
         self._backoff = Backoff()
         self._restored: deque[float] = deque(maxlen=64)
         self._seen: float | None = None

@@ -91,6 +91,7 @@ class Node:
 
     name: str
     pool: Callable[[], Mapping[str, PoolDevice]]  # the devices, also those not confirmed yet, by name
+    device: Callable[[str], PoolDevice | None]  # one of them
     versions: Callable[[], Mapping[str, str]]  # of the kernel drivers
     refresh: Refresh
     refresh_limit: float  # seconds
@@ -155,16 +156,12 @@ class Claims:
             raise Refused(_sentence(error)) from None
 
     async def _prepare(self, reference: ClaimReference) -> list[PreparedDevice]:
-        found, held = await asyncio.gather(self._found(reference), self._held(reference.uid))
-        if found is None:
-            raise Refused(f"the ResourceClaim {reference.namespace}/{reference.name} does not exist")
-        layout = self._layout
-        claim = allocated(found, reference.uid, driver=layout.driver, pool=self._node.name)
+        (claim, devices, granted), held = await asyncio.gather(
+            self._claimed(reference), self._held(reference.uid)
+        )
         if not claim.results:
             return []
-        devices = [await self._now(result) for result in claim.results]
         self._refuse_held(claim, devices, held)
-        granted = await self._granted(devices)
         entry = PreparedClaim(
             claim.uid,
             claim.namespace,
@@ -190,9 +187,21 @@ class Claims:
             for each, own in zip(entry.results, ids, strict=True)
         ]
 
+    async def _claimed(
+        self, reference: ClaimReference
+    ) -> tuple[Allocated, Sequence[PoolDevice], Sequence[Granted]]:
+        """Return a claim, its devices as they are now and what they give a container."""
+        async with self._fetching:
+            found = await self._fetch(reference.namespace, reference.name)
+        if found is None:
+            raise Refused(f"the ResourceClaim {reference.namespace}/{reference.name} does not exist")
+        claim = allocated(found, reference.uid, driver=self._layout.driver, pool=self._node.name)
+        devices = [await self._now(result) for result in claim.results]
+        return claim, devices, await self._granted(devices)
+
     async def _now(self, result: Result) -> PoolDevice:
         """Return a device as it is now, or refuse it."""
-        device = self._node.pool().get(result.device)
+        device = self._node.device(result.device)
         if device is None:
             raise Refused(f"there is no device {result.device} on this node")
         try:
@@ -220,10 +229,6 @@ class Claims:
             return True
         key, effect = taint_key(self._layout.driver, now.reason), self._node.effect(device, now.reason)
         return any(each.covers(key, effect) for each in result.tolerations)
-
-    async def _found(self, reference: ClaimReference) -> Mapping[str, Any] | None:
-        async with self._fetching:
-            return await self._fetch(reference.namespace, reference.name)
 
     async def _held(self, uid: str) -> Held:
         """Return who holds which device. Of a claim that is prepared already that is decided."""

@@ -1,6 +1,7 @@
 """The services on the driver's socket: what kubelet calls to prepare claims and to watch health.
 
-It turns messages into calls of `Claims` and back, for the life of one socket.
+It turns messages into calls of `Claims` and back, for the life of one socket. kubelet does not wait for the
+lines of the log: they follow the answer.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from xilinx_fpga_dp.dra.claims import ClaimReference, Claims
 from xilinx_fpga_dp.dra.health import HealthReport
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.rpc.api import dra_health_v1, dra_health_v1alpha1, dra_v1
-from xilinx_fpga_dp.rpc.calls import Calls, received, send_answer
+from xilinx_fpga_dp.rpc.calls import Calls, current_call, received, send_answer
 
 log = logging.getLogger(__name__)
 
@@ -105,10 +106,13 @@ class DriverService:
     async def _prepare(
         self, request: dra_v1.NodePrepareResourcesRequest
     ) -> dra_v1.NodePrepareResourcesResponse:
+        call = current_call()
+
         async def answer(claim: ClaimReference) -> dra_v1.NodePrepareResourceResponse:
             devices = await self._claims.prepare(claim)
             fields = {"claim": _shown(claim), "devices": ",".join(each.device for each in devices)}
-            log.info(Event.CLAIM_PREPARED, extra={"uid": claim.uid, **fields})
+            extra = {"uid": claim.uid, **fields}
+            call.add_done_callback(lambda _: log.info(Event.CLAIM_PREPARED, extra=extra))
             return dra_v1.NodePrepareResourceResponse(
                 devices=[
                     dra_v1.Device(
@@ -130,9 +134,12 @@ class DriverService:
     async def _unprepare(
         self, request: dra_v1.NodeUnprepareResourcesRequest
     ) -> dra_v1.NodeUnprepareResourcesResponse:
+        call = current_call()
+
         async def answer(claim: ClaimReference) -> dra_v1.NodeUnprepareResourceResponse:
             await self._claims.unprepare(claim)
-            log.info(Event.CLAIM_UNPREPARED, extra={"claim": _shown(claim), "uid": claim.uid})
+            extra = {"claim": _shown(claim), "uid": claim.uid}
+            call.add_done_callback(lambda _: log.info(Event.CLAIM_UNPREPARED, extra=extra))
             return dra_v1.NodeUnprepareResourceResponse()
 
         refused = lambda sentence: dra_v1.NodeUnprepareResourceResponse(error=sentence)  # noqa: E731

@@ -7,7 +7,7 @@ waits for seconds, so nothing is published before.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -88,6 +88,7 @@ class DraFrontEnd:
         self._tracker = tracker
         self._api = api
         self._fresh = FreshDevices()
+        self._known: tuple[Offers | None, Mapping[str, PoolDevice]] = None, {}  # with the offers they are of
         self._versions: Mapping[str, str] = {}
         self._driver_versions = DriverVersions(settings.sysfs_root)
         self._standby = Latest(False)  # a newer instance lives
@@ -107,6 +108,7 @@ class DraFrontEnd:
         node = Node(
             name=settings.node_name,
             pool=self._pool,
+            device=self._device,
             versions=lambda: self._versions,
             refresh=scanner.refresh,
             refresh_limit=settings.request_timeout,
@@ -209,29 +211,36 @@ class DraFrontEnd:
 
     def _pool(self) -> Mapping[str, PoolDevice]:
         """Return the devices as they are now, also those that are not confirmed yet."""
-        return self._named(self._snapshots.value.known)
+        return {each.name: each for each in self._as_now(self._last_seen().values())}
 
-    def _named(self, offers: Offers | None) -> dict[str, PoolDevice]:
-        if offers is None:
-            return {}
-        now = self._fresh.over(offers.devices)
+    def _device(self, name: str) -> PoolDevice | None:
+        """Return one of these devices."""
+        known = self._last_seen().get(name)
+        return next(self._as_now([known])) if known else None
+
+    def _last_seen(self) -> Mapping[str, PoolDevice]:
+        """Return the devices of the last scan, kept: a claim need not wait until they are sorted."""
+        known = self._snapshots.value.known
+        if self._known[0] is not known:
+            self._known = known, {each.name: each for each in pool_devices(known)} if known else {}
+        return self._known[1]
+
+    def _as_now(self, devices: Iterable[PoolDevice]) -> Iterator[PoolDevice]:
+        """Yield devices of a scan with what has been read and claimed since."""
         shares: dict[str, list[str | None]] = {}
         for claim in self.claims.prepared.value.values():
             for each in claim.results:
                 if not each.admin_access:
                     shares.setdefault(each.address, []).append(each.share_id)
-        return {
-            device.name: as_claimed(
-                replace(device, devices=tuple(now[own.address] for own in device.devices)),
-                shares.get(device.address, ()),
-            )
-            for device in pool_devices(offers)
-        }
+        for device in devices:
+            now = replace(device, devices=tuple(map(self._fresh.newest, device.devices)))
+            yield as_claimed(now, shares.get(device.address, ()))
 
     def _describe(self, stored: Stored) -> list[Json]:
+        offers = self._snapshots.value.offers
         entries = (
             published(each, self._settings.dra_driver_name, self._versions, self._effect, stored)
-            for each in self._named(self._snapshots.value.offers).values()
+            for each in self._as_now(pool_devices(offers) if offers else ())
             if not self._is_offered(each)
         )
         return [each for each in entries if each is not None]

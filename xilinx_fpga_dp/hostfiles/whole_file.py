@@ -4,6 +4,8 @@ import os
 from contextlib import suppress
 
 _MAX_BYTES = 1 << 20
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+_MODE = 0o644
 
 
 def put(path: str, text: str) -> bool:
@@ -14,19 +16,21 @@ def put(path: str, text: str) -> bool:
     Raises:
         OSError: it can't be written; then it is as before. The exception names the file.
     """
-    with suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as file:
-        if file.read(_MAX_BYTES) == text:
+    content = text.encode()
+    with suppress(FileNotFoundError), open(path, "rb", buffering=0) as file:
+        if file.read(_MAX_BYTES) == content:
             return False
     directory, name = os.path.split(path)
-    os.makedirs(directory, mode=0o755, exist_ok=True)
     beside = f"{directory}/.{name}.new"
     try:
-        descriptor = os.open(
-            beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644
-        )
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            os.fchmod(file.fileno(), 0o644)  # whatever the umask is
+        try:
+            descriptor = os.open(beside, _FLAGS, _MODE)
+        except FileNotFoundError:
+            os.makedirs(directory, mode=0o755, exist_ok=True)
+            descriptor = os.open(beside, _FLAGS, _MODE)
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            os.fchmod(file.fileno(), _MODE)  # whatever the umask is
         os.replace(beside, path)
     except OSError as error:
         with suppress(OSError):

@@ -23,6 +23,11 @@ class FreshDevices:
         """Forget what was read before a scan began."""
         self._read = {address: each for address, each in self._read.items() if each[1] > began}
 
+    def newest(self, device: Device) -> Device:
+        """Return a device of the last scan, or its newer state."""
+        read = self._read.get(device.address)
+        return read[0] if read else device
+
     def over(self, devices: Iterable[Device]) -> dict[str, Device]:
         """Return devices by address, the newer state in place of each; also those that are not among them."""
         scanned = {device.address: device for device in devices}

@@ -65,6 +65,7 @@ async def test_claim_that_is_gone_from_server_and_kubelet_is_undone(
     node = Node(
         name="n1",
         pool=dict,
+        device=lambda _name: None,
         versions=dict,
         refresh=no_refresh,
         refresh_limit=1,

@@ -58,6 +58,9 @@ JSON_PATCH: Final = "application/json-patch+json"
 CALL_LIMIT: Final = 5.0
 """Seconds that a call may take, connecting included."""
 
+COMMAND_LIMIT: Final = 30.0
+"""The same for a command, which does not try again."""
+
 # Seconds without a line after which a watch is dead. The server sends a bookmark about once a minute
 # (k8s.io/apiserver pkg/storage/cacher/cacher.go, bookmarkFrequency).
 _SILENCE = 90.0

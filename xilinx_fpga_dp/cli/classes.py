@@ -54,9 +54,10 @@ def _with_api_server(settings: Settings, options: argparse.Namespace) -> int:
 
 async def _through_api_server(settings: Settings, options: argparse.Namespace, home: str) -> int:
     from xilinx_fpga_dp.apiserver import access
-    from xilinx_fpga_dp.apiserver.client import ApiServer
+    from xilinx_fpga_dp.apiserver.client import CALL_LIMIT, COMMAND_LIMIT, ApiServer
 
-    async with ApiServer(access.find(os.environ, home=home)) as api:
+    limit = CALL_LIMIT if options.follow else COMMAND_LIMIT
+    async with ApiServer(access.find(os.environ, home=home), call_limit=limit) as api:
         if options.follow:
             await _until_signalled(_follow(api, settings))
             return 0

@@ -43,11 +43,11 @@ def run(_settings: Settings, options: argparse.Namespace) -> int:
 
 async def _run(options: argparse.Namespace, home: str) -> int:
     from xilinx_fpga_dp.apiserver import access
-    from xilinx_fpga_dp.apiserver.client import ApiServer
+    from xilinx_fpga_dp.apiserver.client import COMMAND_LIMIT, ApiServer
     from xilinx_fpga_dp.cli.cluster.states import AT_ONCE
 
     way = access.find(os.environ, home=home, context=options.context)
-    async with ApiServer(way, connections=AT_ONCE) as api:
+    async with ApiServer(way, connections=AT_ONCE, call_limit=COMMAND_LIMIT) as api:
         view = _View(api, options)
         return await (view.watch() if options.watch else view.show())
 

@@ -32,14 +32,12 @@ def clean_environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def cli(
-    *arguments: str, settings: Mapping[str, str] | None = None, limit: float = 30
+    *arguments: str, settings: Mapping[str, str] | None = None, limit: float = 60
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, in a new process of an interpreter that has imported the program.
 
     The imports take most of the time of a short command. `started` starts the interpreter too.
     """
-    if "COVERAGE_PROCESS_CONFIG" in os.environ:  # which a fork does not report to
-        return started(*arguments, settings=settings, limit=limit)
     with tempfile.TemporaryDirectory(prefix="cli-") as folder:
         out, errors = Path(folder, "out"), Path(folder, "errors")
         outputs = (str(out), str(errors))
@@ -82,7 +80,7 @@ def _command(arguments: tuple[str, ...], environment: dict[str, str], outputs: t
 def started(
     *arguments: str,
     settings: Mapping[str, str] | None = None,
-    limit: float = 30,
+    limit: float = 60,
     stdout: int | IO[str] = subprocess.PIPE,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end as an operator starts it."""
@@ -98,7 +96,7 @@ def started(
 
 
 # Seconds until the service has ended: 2 s by the benchmarks, more on a busy machine.
-ENDS = 10.0
+ENDS = 30.0
 
 
 class Service:
@@ -133,7 +131,7 @@ class Service:
     ) -> None:
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(10)
+        self.process.wait(30)
         self._reader.join(10)
         if self.process.stderr:
             self.process.stderr.close()
@@ -148,7 +146,7 @@ class Service:
                     self.events.append(json.loads(line))
                 self._news.notify_all()
 
-    def logged(self, event: str, limit: float = 10, count: int = 1, **fields: object) -> dict[str, Any]:
+    def logged(self, event: str, limit: float = 30, count: int = 1, **fields: object) -> dict[str, Any]:
         """Wait for the count-th log event with this name and these fields; return it."""
 
         def found() -> list[dict[str, Any]]:
@@ -177,4 +175,4 @@ def remove(directory: Path) -> None:
         shutil.rmtree(directory, ignore_errors=True)
         return not directory.exists()
 
-    wait_for(gone, f"{directory} is removed", 5)
+    wait_for(gone, f"{directory} is removed")

@@ -1,7 +1,6 @@
 """A running service whose cards have everything that metrics tell, for queries."""
 
 import contextlib
-import socket
 import tempfile
 import time
 import urllib.request
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from tests.support.double import KubeletDouble
 from tests.support.podresources import Hold, PodResourcesDouble
+from tests.support.ports import address_of, reserved
 from tests.support.process import Service
 from tests.support.resource_names import U200
 from tests.support.running import settings_for
@@ -48,7 +48,7 @@ class FullService:
         """Return its metrics; empty if it does not answer."""
         with (
             contextlib.suppress(OSError),
-            urllib.request.urlopen(f"http://{self.address}/metrics", timeout=5) as answer,
+            urllib.request.urlopen(f"http://{self.address}/metrics", timeout=30) as answer,
         ):
             return str(answer.read().decode())
         return ""
@@ -81,11 +81,13 @@ def full_service() -> Iterator[FullService]:
         pods.start()
         telemetry = {"TELEMETRY": "all", "TELEMETRY_INTERVAL": "1", "POD_RESOURCES_SOCKET": pods.path}
         kubelet = KubeletDouble(Path(node.socket_dir))
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            address = f"127.0.0.1:{free.getsockname()[1]}"
-        with Service(settings_for(node, HTTP_ADDRESS=address, **telemetry)), kubelet:
+        with (
+            reserved() as held,
+            Service(settings_for(node, HTTP_ADDRESS=address_of(held), **telemetry)),
+            kubelet,
+        ):
             kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
-            found = FullService(address, card, offline, kubelet)
+            found = FullService(address_of(held), card, offline, kubelet)
             found.allocate()
             read = f'xilinx_fpga_telemetry_success{{device="{offline.address}",source="hwmon"}} 1.0'
             wait_for(lambda: read in found.scrape(), "telemetry of a card")

@@ -1,7 +1,6 @@
 """A real Prometheus that scrapes one address and evaluates the alert rules."""
 
 import json
-import socket
 import subprocess
 import urllib.error
 import urllib.parse
@@ -15,6 +14,7 @@ import yaml
 
 from tests.deploy.manifests import DEPLOY
 from tests.deploy.tools import prometheus
+from tests.support.ports import address_of, reserved
 from tests.support.waiting import wait_for
 
 # What the chart's PodMonitor and the operator add to a pod's series
@@ -47,8 +47,8 @@ class Prometheus:
             "scrape_configs": [job],
         }
         (folder / "prometheus.yaml").write_text(yaml.safe_dump(configuration))
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._address = f"127.0.0.1:{free.getsockname()[1]}"
+        self._held = reserved()
+        self._address = address_of(self._held)
         self._command = [
             str(prometheus("prometheus")),
             f"--config.file={folder}/prometheus.yaml",
@@ -70,6 +70,7 @@ class Prometheus:
     ) -> None:
         self._process.terminate()
         self._process.wait(30)
+        self._held.close()
 
     def query(self, expression: str) -> list[Mapping[str, Any]]:
         """Return the labels and the value of each series that an instant query finds."""
@@ -93,7 +94,7 @@ class Prometheus:
         """
         url = f"http://{self._address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"
         try:
-            with urllib.request.urlopen(url, timeout=10) as answer:
+            with urllib.request.urlopen(url, timeout=30) as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
             with error:
@@ -102,7 +103,7 @@ class Prometheus:
     def _is_ready(self) -> bool:
         assert self._process.poll() is None, "Prometheus has ended"
         try:
-            with urllib.request.urlopen(f"http://{self._address}/-/ready", timeout=5):
+            with urllib.request.urlopen(f"http://{self._address}/-/ready", timeout=30):
                 return True
         except OSError:
             return False

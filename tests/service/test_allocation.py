@@ -161,7 +161,7 @@ class TestCdi:
             os.unlink(f"{pair.root}/cdi/{cdi.FILE}")
             wait_for(lambda: self.names(pair) == [A], "written again")
             remove(Path(f"{pair.root}/cdi"))
-            wait_for(lambda: self.names(pair) == [A], "written with its directory", 15)
+            wait_for(lambda: self.names(pair) == [A], "written with its directory")
             pair.cards[0].remove()
             wait_for(lambda: self.read(pair) is None, "no device, no file")
             assert os.listdir(f"{pair.root}/cdi") == []
@@ -283,9 +283,9 @@ class TestCdi:
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
         for _ in range(3):
             pair.cards[0].offline()
-            kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1, 5)
+            kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
             pair.cards[0].mend()
-            kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2, 5)
+            kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
         [container] = kubelet.allocate(U55C, [B], timeout=40).container_responses
         assert [each.host_path for each in container.devices] == [pair.cards[1].render_node]
 
@@ -371,6 +371,21 @@ class TestExplain:
         document: dict[str, Any] = json.loads(done.stdout)
         return done.returncode, document
 
+    def granted(self, kubelet: KubeletDouble) -> dict[str, Any]:
+        [container] = kubelet.allocate(U55C, [A, B]).container_responses
+        return {
+            "envs": dict(container.envs),
+            "mounts": [
+                {"container_path": m.container_path, "host_path": m.host_path, "read_only": m.read_only}
+                for m in container.mounts
+            ],
+            "devices": [
+                {"container_path": d.container_path, "host_path": d.host_path, "permissions": d.permissions}
+                for d in container.devices
+            ],
+            "cdi_devices": [{"name": each.name} for each in container.cdi_devices],
+        }
+
     def test_answers_as_allocate_does(self, pair: SampleNode, kubelet: KubeletDouble) -> None:
         os.makedirs(f"{pair.root}/host/opt/xilinx/xrt")
         more = {
@@ -385,20 +400,8 @@ class TestExplain:
         with Service(settings_for(pair, **more)):
             kubelet.start()
             kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
-            time.sleep(1.5)  # until the serial numbers are read
-            [container] = kubelet.allocate(U55C, [A, B]).container_responses
-        assert document["answer"] == {
-            "envs": dict(container.envs),
-            "mounts": [
-                {"container_path": m.container_path, "host_path": m.host_path, "read_only": m.read_only}
-                for m in container.mounts
-            ],
-            "devices": [
-                {"container_path": d.container_path, "host_path": d.host_path, "permissions": d.permissions}
-                for d in container.devices
-            ],
-            "cdi_devices": [{"name": each.name} for each in container.cdi_devices],
-        }
+            # Once the serial numbers are read
+            wait_for(lambda: self.granted(kubelet) == document["answer"], "the same answer")
 
     @pytest.mark.parametrize(
         ("ids", "code", "text"),

@@ -33,7 +33,7 @@ from xilinx_fpga_dp.simulate.api_server import Json
 NODES = "/api/v1/nodes"
 NODE = "/api/v1/nodes/n1"
 CLAIMS = "/apis/resource.k8s.io/v1/namespaces/ns/resourceclaims"
-LIMIT = 10.0  # seconds for a step of a test
+LIMIT = 60.0  # seconds for a step of a test
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def server(tmp_path: Path) -> Iterator[RunningApiServer]:
 
 @pytest.fixture
 async def client(server: RunningApiServer) -> AsyncIterator[ApiServer]:
-    async with ApiServer(access.find(server.environment)) as client:
+    async with ApiServer(access.find(server.environment), call_limit=LIMIT) as client:
         yield client
 
 
@@ -498,7 +498,7 @@ class TestWatch:
             assert (await following).kind is Kind.DELETED
 
     async def test_silent_connection_is_given_up(self, server: RunningApiServer) -> None:
-        async with _impatient(server, silence=0.3) as client, _watching(client) as watch:
+        async with _impatient(server, silence=2.0) as client, _watching(client) as watch:
             following = await _standing(server, watch)
             server.do(server.api.silence_watches)
             server.put(f"{NODES}/n2", _node("n2"))

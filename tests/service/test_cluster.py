@@ -392,7 +392,7 @@ class TestWatch:
             pods.answers(name, state(device()))
             assert "Healthy" in [next(lines), next(lines), next(lines)][1]
             watch.send_signal(signal.SIGINT)
-            assert watch.wait(10) == 0
+            assert watch.wait(30) == 0
 
     def test_redraws_on_a_terminal(self, pods: PluginPods) -> None:
         name = pods.add("n1", state(device()))
@@ -404,4 +404,4 @@ class TestWatch:
             pods.server.stop()
             wait_for(lambda: terminal.shown()[0].startswith("cluster: GET /api/v1/pods"), "what is wrong")
             terminal.interrupt()
-            assert terminal.process.wait(10) == 0
+            assert terminal.process.wait(30) == 0

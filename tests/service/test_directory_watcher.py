@@ -42,7 +42,7 @@ async def main(directory):
             await asyncio.sleep(0.02)
             assert not waiting.done()
             await asyncio.to_thread(subprocess.run, [*command, directory], check=True)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await waiting
 
 asyncio.run(main(sys.argv[1]))

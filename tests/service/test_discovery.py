@@ -4,7 +4,6 @@ import asyncio
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -18,7 +17,7 @@ from tests.support.descriptors import CountedOpens
 from tests.support.observed_boards import allocatable_rows, board_of
 from tests.support.process import cli
 from tests.support.running import settings_for
-from tests.support.scanning import RULES, listed, scanned_card, scanner_for, settled
+from tests.support.scanning import RULES, impatient, listed, scanned_card, scanner_for, settled
 from xilinx_fpga_dp.discovery.scanner import Scanner
 from xilinx_fpga_dp.model import Inventory, Reason
 from xilinx_fpga_dp.simulate.sysfs.sample_node import DAMAGES, SampleNode
@@ -56,7 +55,7 @@ def _ruin(path: str, damage: Any) -> None:
 
 
 async def _scanned_in_time(scanner: Scanner) -> Inventory:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         await scanner.scan()
         await asyncio.sleep(0.05)
         return await _quiet(scanner.scan)
@@ -104,7 +103,7 @@ class TestFinding:
         before = (await settled(scanner)).devices[0]
         assert before.serial is None
         card.write("xmc/serial_num", "XFL1LATE")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (after := (await scanner.scan()).devices[0]).serial is None:
                 await asyncio.sleep(0.1)
         assert after.serial == "XFL1LATE"
@@ -135,12 +134,12 @@ class TestOneBadCard:
         bad = node.add_card("u55c")
         bad.hang(attribute)
         scanner = scanner_for(node)
-        began = time.monotonic()
-        found = await scanner.scan()
-        assert time.monotonic() - began < 10
-        assert len(found.devices) == 1
-        assert found.left_out[0].reason.startswith("waiting for its driver to answer")
-        found = await _until(scanner, lambda seen: "does not answer" in seen.left_out[0].reason)
+        with impatient():
+            found = await scanner.scan()
+            reasons = {each.function: each.reason for each in found.left_out}
+            assert reasons[bad.address].startswith("waiting for its driver to answer")
+            found = await _until(scanner, lambda seen: "does not answer" in seen.left_out[0].reason)
+            assert len(found.devices) == 1
         bad.unhang(attribute)
         assert len((await _until(scanner, lambda seen: len(seen.devices) == 2)).left_out) == 0
 
@@ -152,7 +151,7 @@ class TestOneBadCard:
             for _ in range(2):  # the read is late in the second scan
                 for found in await asyncio.gather(*(each.scan(check=True) for each in both)):
                     assert [each.reason for each in found.devices] == [None]
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 assert (await scanner.check()).devices[0].healthy
                 assert await scanner.refresh(device) == device
         card.unhang("mgmt/rp_program")
@@ -194,19 +193,20 @@ class TestWithoutDescriptors:
         scanner = scanner_for(node)
         with CountedOpens(lambda _, path: path.endswith("serial_num")):
             assert [device.serial for device in (await settled(scanner)).devices] == [None]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (await scanner.scan()).devices[0].serial != "XFL1":
                 await asyncio.sleep(0.1)
 
     async def test_permanently_hanging_read_causes_no_more_scans(self, node: SampleNode) -> None:
         node.add_card("u200").hang("ready")
         scanner = scanner_for(node)
-        await scanner.scan()
-        assert scanner.unsettled
-        async with asyncio.timeout(20):
-            while scanner.unsettled:
-                await asyncio.sleep(0.1)
-                found = await scanner.scan()
+        with impatient():
+            await scanner.scan()
+            assert scanner.unsettled
+            async with asyncio.timeout(30):
+                while scanner.unsettled:
+                    await asyncio.sleep(0.1)
+                    found = await scanner.scan()
         assert "a read hangs" in found.left_out[0].reason
 
 
@@ -295,16 +295,14 @@ class TestList:
         node.add_card("u50")
         card = node.add_card("u55c")
         card.hang("ready")
-        began = time.monotonic()
         document = listed(node)
-        assert time.monotonic() - began < 20
         assert [each["health"] for each in document["devices"]] == ["Healthy"]
         assert "does not answer" in document["left_out"][0]["reason"]
         card.unhang("ready")
 
 
 async def _until(scanner: Scanner, holds: Callable[[Inventory], bool]) -> Inventory:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         while not holds(found := await scanner.scan()):
             await asyncio.sleep(0.05)
     return found

@@ -31,7 +31,7 @@ def printed(command: str, node: SampleNode, **settings: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=180,
     )
     assert done.returncode == 0, (command, done)
     return done.stdout

@@ -55,7 +55,7 @@ def test_hanging_register_ends_with_kubelet(kubelet: KubeletDouble, plugin: Plug
     assert not caller.done()
     assert plugin.asked == []
     kubelet.stop()
-    assert isinstance(caller.exception(timeout=10), grpc.RpcError)
+    assert isinstance(caller.exception(timeout=30), grpc.RpcError)
     assert kubelet.registrations == []
 
 

@@ -244,7 +244,7 @@ def test_killed_driver_keeps_its_claims(
             kubelet.register()
             before = kubelet.prepared(claim)
         first.process.send_signal(signal.SIGKILL)
-        first.process.wait(10)
+        first.process.wait(30)
     spec = Path(cards.root) / "cdi" / f"k8s.{DRIVER}-claim_{claim.uid}.json"
     text = spec.read_text()
     spec.unlink()

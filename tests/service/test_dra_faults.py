@@ -227,7 +227,7 @@ def test_sockets_of_a_killed_instance_are_swept(
         with DraKubelet(registry(cards)) as kubelet:
             kubelet.register()
         first.process.send_signal(signal.SIGKILL)
-        first.process.wait(10)
+        first.process.wait(30)
     foreign.write_text("")
     with (
         Service(dra_settings | {"POD_UID": SECOND}, environment=node_api.environment),
@@ -374,7 +374,7 @@ def test_listed_reason_evicts_after_it_has_lasted(
 
         wait_for(lambda: effects() == dict.fromkeys((A, B, pair), "NoSchedule"), "the taints")
         wait_for(
-            lambda: effects() == {A: "NoExecute", B: "NoSchedule", pair: "NoSchedule"}, "the eviction", 50
+            lambda: effects() == {A: "NoExecute", B: "NoSchedule", pair: "NoSchedule"}, "the eviction", 120
         )
         first.write("dev_offline", "1")
         wait_for(lambda: taints(node_api, pair) == [f"{DRIVER}/offline"], "a taint of the pair")

@@ -12,7 +12,7 @@ from tests.support.mixed_node import FIVE, PREFIX, Mixed
 from tests.support.probed import Probed
 from tests.support.process import Service, cli
 from tests.support.running import settings_for
-from tests.support.scanning import listed, only_device, scanner_for, settled
+from tests.support.scanning import impatient, listed, only_device, scanner_for, settled
 from tests.support.waiting import wait_for
 from xilinx_fpga_dp.model import Reason
 from xilinx_fpga_dp.observe.events import Event
@@ -232,7 +232,8 @@ class TestMixedNode:
             card.mend()
         card.mend()
         card.hang(attribute)
-        after = {device.address: device for device in (await watched.scan()).devices}
+        with impatient():
+            after = {device.address: device for device in (await watched.scan()).devices}
         assert {a: after[a] for a in others} == {a: before[a] for a in others}
         card.unhang(attribute)
 

@@ -43,7 +43,7 @@ class Stage:
 
     async def until(self, holds: Callable[[], bool]) -> None:
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await self.kubelet.changes.until(lambda _: holds())
         except TimeoutError:
             pytest.fail(f"capacity {self.kubelet.capacity()}, allocatable {self.kubelet.allocatable()}")

@@ -54,7 +54,7 @@ async def test_kubelet_that_starts_during_the_connect_is_registered_with_once(tm
         mock.patch.object(endpoints, "register", late_register),
     ):
         life = asyncio.create_task(endpoint.run())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not is_listed(endpoint):
                 await asyncio.sleep(0.01)
             thread.set()
@@ -71,7 +71,7 @@ async def test_end_of_another_clients_connection_is_not_kubelets(tmp_path: Path)
     kubelet.start()
     kubelet.faults.register_hang = kubelet.faults.list_delay = 0.5
     endpoint = endpoint_in(directory := socket_directory(tmp_path))
-    async with running(directory.run(), endpoint.run()), asyncio.timeout(10):
+    async with running(directory.run(), endpoint.run()), asyncio.timeout(30):
         while not (found := list(tmp_path.glob("*-fpga.sock"))):
             await asyncio.sleep(0.01)
         with grpc.insecure_channel(f"unix:{found[0]}") as client:  # before kubelet dials
@@ -94,7 +94,7 @@ async def test_stalled_endpoint_does_not_register_over_newer_instance(tmp_path: 
     endpoint = endpoint_in(directory)
     with mock.patch.object(directory, "refresh", asyncio.Event().wait):
         life = asyncio.create_task(endpoint.run())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not endpoint.last_error:
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.3)
@@ -110,12 +110,12 @@ async def test_pending_register_is_given_up_for_a_newer_instance(tmp_path: Path)
     """kubelet <= 1.36 keeps the endpoint that registered last, here that of an older instance."""
     registering: list[str] = []
     kubelet = KubeletDouble(tmp_path, on_register=registering.append)
-    kubelet.faults.register_hang = 5.0
+    kubelet.faults.register_hang = 60.0
     kubelet.start()
     directory = socket_directory(tmp_path)
     endpoint = endpoint_in(directory)
     newer = instance(tmp_path)
-    async with running(directory.run(), endpoint.run()), asyncio.timeout(10):
+    async with running(directory.run(), endpoint.run()), asyncio.timeout(30):
         while not list(tmp_path.glob("*-fpga.sock")):
             await asyncio.sleep(0.01)
         while not registering:  # until the endpoint waits for the answer of kubelet
@@ -151,10 +151,10 @@ async def test_last_list_reaches_a_client_that_sends_before_it_reads(tmp_path: P
             plugin.publish()
 
     loop = asyncio.get_running_loop()
-    with socket.socket(socket.AF_UNIX) as client, mock.patch.object(rpc_server, "_STREAMS_LIMIT", 10.0):
+    with socket.socket(socket.AF_UNIX) as client, mock.patch.object(rpc_server, "_STREAMS_LIMIT", 60.0):
         client.setblocking(False)
         service = asyncio.create_task(served(client))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await plugin.stream.until(lambda stream: stream is ListStream.OPEN)
             await asyncio.sleep(0.1)
             reader.ping(bytes(8))
@@ -175,7 +175,7 @@ async def test_delayed_list_is_not_sent_while_a_newer_instance_is_active(tmp_pat
     await asyncio.to_thread(kubelet.start)
     directory = socket_directory(tmp_path)
     endpoint = endpoint_in(directory)
-    async with running(directory.run(), endpoint.run()), asyncio.timeout(20):
+    async with running(directory.run(), endpoint.run()), asyncio.timeout(30):
         while not is_listed(endpoint):
             await asyncio.sleep(0.01)
         for number in range(8):  # more than the burst of the rate limit
@@ -186,6 +186,7 @@ async def test_delayed_list_is_not_sent_while_a_newer_instance_is_active(tmp_pat
         assert not newer.has_newer_instance()
         while not directory.state.value.standby:
             await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)  # a list sent before may be on its way
         count = len(kubelet.lists(endpoint.resource))
         await asyncio.sleep(1.5)
         assert len(kubelet.lists(endpoint.resource)) == count
@@ -207,7 +208,7 @@ async def test_shell_that_goes_during_register_leaves_an_empty_list(tmp_path: Pa
     watching = asyncio.create_task(directory.run())
     with mock.patch("xilinx_fpga_dp.deviceplugin.endpoint.register", answered_late):
         life = asyncio.create_task(endpoint.run())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while not kubelet.lists(endpoint.resource):
                 await asyncio.sleep(0.01)
             endpoint.offer.set(None)
@@ -230,14 +231,14 @@ async def test_client_that_never_reads_is_cut_off(tmp_path: Path) -> None:
         silent.setblocking(False)
         async with (
             directory.serving(plugin, endpoint.resource) as bound,
-            asyncio.timeout(20),
+            asyncio.timeout(30),
         ):
             await loop.sock_connect(silent, str(tmp_path / bound.name))
             for _ in range(50_000):  # the server answers each
                 client.ping(bytes(8))
             await loop.sock_sendall(silent, client.data_to_send())
             await asyncio.sleep(0.5)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(30):
             while descriptors() > before + 1:
                 await asyncio.sleep(0.05)
 
@@ -276,10 +277,10 @@ async def test_failed_removal_of_a_dead_instances_socket_is_retried_soon(tmp_pat
     read_only = OSError(errno.EROFS, os.strerror(errno.EROFS))
     with mock.patch("xilinx_fpga_dp.rpc.sockets.os.unlink", side_effect=[read_only, read_only]) as tries:
         sweeping = asyncio.create_task(Fleet(directory, PluginConfig(PLAIN, 5), NoMetrics()).sweep())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while tries.call_count < 2:
                 await asyncio.sleep(0.01)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while dead.exists():
             await asyncio.sleep(0.01)
     sweeping.cancel()

@@ -21,6 +21,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.double import KubeletDouble
+from tests.support.ports import reserved
 from tests.support.process import Service
 from tests.support.resource_names import U55C, U200, U250
 from tests.support.running import settings_for
@@ -147,7 +148,7 @@ def test_tripped_firewall_needs_reset(
     card.reset_begin()
     service.logged(Event.DEVICE_UNHEALTHY, device=card.address, reason="resetting")
     card.reset_end()
-    kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1, 15)
+    kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
 
 
 def test_base_without_shell_is_left_out(node: SampleNode, kubelet: KubeletDouble, service: Service) -> None:
@@ -252,22 +253,21 @@ def test_flapping_is_bounded_and_ends_with_newest_state(node: SampleNode, kubele
     with Service(settings_for(node, HEALTH_INTERVAL="0.05", RECOVERY_CHECKS="1")):
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
-        end = time.monotonic() + 4
-        while time.monotonic() < end:
-            card.offline()
-            time.sleep(0.07)
-            card.mend()
+        began, changes = time.monotonic(), 0
+        while changes < 57 or len(kubelet.lists(U55C)) < 6:
+            (card.mend if changes % 2 else card.offline)()
+            changes += 1
             time.sleep(0.07)
         card.offline()
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 0)
         time.sleep(1.5)
         kubelet.wait_for(lambda: kubelet.lists(U55C)[-1].health == {card.address: "Unhealthy"})
-        assert 6 <= len(kubelet.lists(U55C)) <= 20, "of 57 changes"
+        assert len(kubelet.lists(U55C)) <= 6 + 1.5 * (time.monotonic() - began), "of 57 changes"
 
 
 def _get(port: int, path: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -275,11 +275,9 @@ def _get(port: int, path: str) -> tuple[int, str]:
 
 
 @pytest.fixture
-def port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        number: int = probe.getsockname()[1]
-    return number
+def port() -> Iterator[int]:
+    with reserved() as held:
+        yield held.getsockname()[1]
 
 
 def test_state_shows_time_and_count_of_changes(node: SampleNode, kubelet: KubeletDouble, port: int) -> None:
@@ -419,14 +417,14 @@ def test_kubelet_socket_of_program_without_grpc_is_reported(
         with _no_kubelet(kubelet.socket, answer) as peers:
             # On a connection that stays open the service waits as long as kubelet may take.
             least = 1 if answer in (_greets, _is_silent) else 10
-            wait_for(lambda: failures() >= least, "each attempt counts", 40)
+            wait_for(lambda: failures() >= least, "each attempt counts", 90)
             assert failures() <= len(peers)
             status, why = _get(port, "/readyz")
             assert status == 503
             assert why.startswith(f"not registered: {U55C} (")
             assert service.process.poll() is None
         kubelet.start()
-        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1, 20)
+        kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 1)
         wait_for(lambda: _get(port, "/readyz")[0] == 200, "ready")
         service.logged(Event.NOT_REGISTERED, resource=U55C)
         assert not [each for each in service.events if "exception" in each or each["level"] == "error"]
@@ -470,7 +468,6 @@ def test_address_in_use_does_not_block_registration(node: SampleNode, kubelet: K
     names=st.lists(st.sampled_from(sorted(CHANGES)), min_size=1, max_size=3),
 )
 @example(release="2023.2", names=["trips", "one by one"])
-@mock.patch("xilinx_fpga_dp.discovery.scanner._PATIENCE", 5)
 def test_check_finds_the_same_as_a_scan(release: str, names: list[str]) -> None:
     async def compare(node: SampleNode) -> None:
         card = node.add_card("u55c", release=release)
@@ -530,10 +527,7 @@ class TestAResetInTheMiddleOfAScan:
                 done.extend(itertools.islice(steps, more))
             return real(path)
 
-        with (
-            mock.patch.object(sysfs, "read_attribute", meanwhile),
-            mock.patch("xilinx_fpga_dp.discovery.scanner._PATIENCE", 5),
-        ):
+        with mock.patch.object(sysfs, "read_attribute", meanwhile):
             await scanner.scan(check=True)
         done.extend(steps)
         await self._reasons(scanner)

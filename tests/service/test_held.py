@@ -124,7 +124,7 @@ def test_podresources_queries_end_once_names_are_stable(
                 rules.write_text("- {match: {}, name: x}")
                 service.logged(Event.DEVICE_MOVED, count=2)
             time.sleep(2)  # one more query: the device may have been allocated in between
-            wait_for(lambda: _quiet(pods), "queries end", 25)
+            wait_for(lambda: _quiet(pods), "queries end", 90)
 
 
 def _quiet(pods: PodResourcesDouble) -> bool:
@@ -172,7 +172,7 @@ def test_files_of_earlier_instance_stay_until_holders_are_known(
         before = files()
     pods.hangs.clear()
     with Service(settings) as service:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not any(each["event"] == Event.REGISTERED for each in service.events):
             assert files() == before
             assert time.monotonic() < end

@@ -58,7 +58,7 @@ def test_only_sockets_of_dead_instances_are_removed(cards: SampleNode, kubelet: 
     with Service(settings_for(cards)) as dead:
         kubelet.wait_for(lambda: kubelet.allocatable(U200) == 2)
         dead.process.kill()
-        dead.process.wait(5)
+        dead.process.wait(30)
     left = endpoint_sockets(cards)
     assert len(left) == 2
     no_sockets = [Path(f"{cards.socket_dir}/{name}-fpga.sock") for name in ("file", "directory")]
@@ -89,7 +89,7 @@ def test_newer_of_two_instances_is_active(cards: SampleNode, kubelet: KubeletDou
             time.sleep(0.5)
             assert len(kubelet.lists(U200)) == 3, "the older sends no list"
             newer.process.kill()
-            newer.process.wait(5)
+            newer.process.wait(30)
         died = time.monotonic()
         cards.cards[0].mend()
         kubelet.wait_for(lambda: kubelet.lists(U200)[-1].time > died and kubelet.allocatable(U200) == 2)

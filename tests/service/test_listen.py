@@ -53,7 +53,7 @@ async def test_connections_wait_for_a_descriptor(tmp_path: Path, server: Any) ->
         with ExitStack() as stack:
             clients = [stack.enter_context(socket.socket(family)) for _ in range(_SEVERAL)]
             for client in clients:
-                client.settimeout(10)
+                client.settimeout(30)
             with no_descriptors():
                 refused = [client.connect_ex(address) for client in clients]
                 await asyncio.sleep(0.7)
@@ -72,7 +72,7 @@ async def test_pages_are_served_once_a_descriptor_is_free() -> None:
     with no_descriptors():
         server = asyncio.create_task(http.HttpServer(f"127.0.0.1:{address[1]}", {}).run())
         await asyncio.sleep(0.3)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             with suppress(ConnectionRefusedError), socket.create_connection(address):
                 break

@@ -114,7 +114,7 @@ def test_second_stream_does_not_disturb_the_first(registered: KubeletDouble, ser
         f"unix://{registered.directory}/{endpoint}", options=[("grpc.default_authority", "x")]
     ) as channel:
         lists: Any = channel.unary_stream("/v1beta1.DevicePlugin/ListAndWatch")
-        stream = lists(b"", timeout=5)
+        stream = lists(b"", timeout=30)
         assert next(stream) == registered.lists(U250)[0].encoded
         stream.cancel()
     time.sleep(0.3)

@@ -21,7 +21,7 @@ async def test_restart_after_a_failure_is_active(tmp_path: Path) -> None:
     await asyncio.sleep(0.1)
     assert not directory.state.value.standby
     make_socket(tmp_path / _OURS)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await directory.state.until(lambda seen: bool(seen.sockets))
     running.cancel()
     await asyncio.wait([running])

@@ -69,7 +69,7 @@ class TestOnATerminal:
         with Terminal(WATCH, settings_for(node), columns=200) as terminal:
             wait_for(lambda: row(terminal, cards[-1]), "the whole table")
             terminal.interrupt()
-            assert terminal.process.wait(10) == 0
+            assert terminal.process.wait(30) == 0
             wait_for(lambda: terminal.shown()[-1] == "^C", "the echo of the terminal")
             assert len(terminal.shown()) == 1 + len(cards) + 1
 
@@ -113,5 +113,5 @@ class TestPiped:
             assert next(errors).startswith("nothing found: ")
             assert next(errors) == "found again\n"
             watch.send_signal(signal.SIGTERM)
-            assert watch.wait(10) == 0
+            assert watch.wait(30) == 0
             assert watch.stderr.read() == ""

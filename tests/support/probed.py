@@ -1,10 +1,11 @@
 """The HTTP pages of a service."""
 
 import re
-import socket
 import urllib.error
 import urllib.request
+import weakref
 
+from tests.support.ports import address_of, reserved
 from tests.support.running import settings_for
 from tests.support.waiting import wait_for
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
@@ -15,12 +16,12 @@ class Probed:
 
     def __init__(self, node: SampleNode, **settings: str) -> None:
         self.pid = 0
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        held = reserved()
+        weakref.finalize(self, held.close)
+        self.address = address_of(held)
         self.settings = settings_for(node, HTTP_ADDRESS=self.address, **settings)
 
-    def get(self, page: str, limit: float = 5) -> tuple[int, str]:
+    def get(self, page: str, limit: float = 30) -> tuple[int, str]:
         try:
             with urllib.request.urlopen(f"http://{self.address}/{page}", timeout=limit) as answer:
                 return answer.status, answer.read().decode()
@@ -50,5 +51,5 @@ class Probed:
             if name.startswith("registered{")
         }
 
-    def turns(self, page: str, answer: tuple[int, str], limit: float = 10) -> None:
-        wait_for(lambda: self.get(page) == answer, f"/{page} returns {answer}", limit)
+    def turns(self, page: str, answer: tuple[int, str]) -> None:
+        wait_for(lambda: self.get(page) == answer, f"/{page} returns {answer}")

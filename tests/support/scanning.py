@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+from contextlib import AbstractContextManager
 from typing import Any
+from unittest import mock
 
 from tests.support.process import cli
 from tests.support.running import settings_for
@@ -18,7 +20,12 @@ def scanner_for(node: SampleNode) -> Scanner:
     return Scanner(node.sysfs_root, node.dev_root, RULES)
 
 
-async def settled(scanner: Scanner, limit: float = 5) -> Inventory:
+def impatient() -> AbstractContextManager[object]:
+    """Let scans wait for a read that hangs as briefly as those of the service."""
+    return mock.patch("xilinx_fpga_dp.discovery.scanner._PATIENCE", 0.25)
+
+
+async def settled(scanner: Scanner, limit: float = 30) -> Inventory:
     """Scan until all reads have ended."""
     found = await scanner.scan()
     async with asyncio.timeout(limit):

@@ -25,14 +25,14 @@ async def test_answers_and_errors_are_returned_by_device() -> None:
     def fail() -> str:
         raise OSError("no such thing")
 
-    answers = await BlockingReader[str]().read_many({"a": partial(_answer, "A"), "b": fail}, 5)
+    answers = await BlockingReader[str]().read_many({"a": partial(_answer, "A"), "b": fail}, 60)
     assert answers["a"] == "A"
     assert isinstance(answers["b"], OSError)
 
 
 async def test_idle_thread_is_reused() -> None:
     reads: BlockingReader[threading.Thread] = BlockingReader()
-    used = [(await reads.read_many({"a": threading.current_thread}, 5))["a"] for _ in range(20)]
+    used = [(await reads.read_many({"a": threading.current_thread}, 60))["a"] for _ in range(20)]
     assert len(set(used)) < len(used) / 2
 
 
@@ -50,7 +50,7 @@ async def test_late_answer_wakes_and_is_used_by_the_next_read() -> None:
     assert isinstance((await reads.read_many({"a": slow}, 0.05))["a"], Pending)
     assert not woken.is_set()
     gate.set()
-    await asyncio.wait_for(woken.wait(), 5)
+    await asyncio.wait_for(woken.wait(), 60)
     assert (await reads.read_many({"a": slow}, 0))["a"] == "late"
     assert len(made) == 1
 
@@ -65,8 +65,8 @@ async def test_two_waiters_share_one_read() -> None:
         gate.wait(30)
         return "x"
 
-    first = asyncio.create_task(reads.read_many({"a": slow}, 5))
-    second = asyncio.create_task(reads.read_many({"a": slow, "b": partial(_answer, "b")}, 5))
+    first = asyncio.create_task(reads.read_many({"a": slow}, 60))
+    second = asyncio.create_task(reads.read_many({"a": slow, "b": partial(_answer, "b")}, 60))
     await asyncio.sleep(0.05)
     gate.set()
     assert await first == {"a": "x"}
@@ -90,7 +90,7 @@ async def test_answer_is_delivered_after_first_caller_is_cancelled() -> None:
     joined = asyncio.create_task(reads.read_many({"b": calls["b"]}, math.inf))
     await asyncio.sleep(0)
     first.set()
-    assert await asyncio.wait_for(joined, 5) == {"b": "B"}
+    assert await asyncio.wait_for(joined, 60) == {"b": "B"}
     hanging.set()
 
 
@@ -125,7 +125,7 @@ async def test_reads_wait_without_delay_until_a_thread_can_start(
         with pytest.raises(BlockingIOError):
             await asyncio.get_running_loop().run_in_executor(DaemonExecutor(1), _answer, "A")
     assert [each.message for each in caplog.records] == [Event.NO_THREAD]
-    assert await reads.read_many({"a": partial(_answer, "A")}, 5) == {"a": "A"}
+    assert await reads.read_many({"a": partial(_answer, "A")}, 60) == {"a": "A"}
 
 
 async def test_hanging_library_calls_are_bounded_and_block_no_others() -> None:
@@ -145,9 +145,9 @@ async def test_hanging_library_calls_are_bounded_and_block_no_others() -> None:
 
 async def test_read_returns_raises_or_times_out() -> None:
     gate = threading.Event()
-    assert await BlockingReader[str]().read(partial(_answer, "A"), 5) == "A"
+    assert await BlockingReader[str]().read(partial(_answer, "A"), 60) == "A"
     with pytest.raises(ZeroDivisionError):
-        await BlockingReader[float]().read(lambda: 1 / 0, 5)
+        await BlockingReader[float]().read(lambda: 1 / 0, 60)
     with pytest.raises(TimeoutError):
         await BlockingReader[bool]().read(partial(gate.wait, 30), 0.02)
     gate.set()
@@ -167,4 +167,4 @@ async def test_no_second_read_starts_while_one_hangs() -> None:
             await reader.read(hang, 0.02)
     assert len(started) == 1
     gate.set()
-    assert await reader.read(lambda: False, 5) is False
+    assert await reader.read(lambda: False, 60) is False

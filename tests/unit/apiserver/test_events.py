@@ -37,7 +37,7 @@ def _events(server: _Server) -> NodeEvents:
 
 
 async def _until(server: _Server, calls: int) -> None:
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(30):
         while server.calls < calls:
             await asyncio.sleep(0.001)
     for _ in range(20):

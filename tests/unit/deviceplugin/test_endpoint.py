@@ -26,7 +26,7 @@ async def test_kubelet_reached_before_a_scan_shows_it_is_registered_with_once(tm
     kubelet = KubeletDouble(tmp_path)
     kubelet.faults.list_delay = 0.3
     life = asyncio.create_task(endpoint.run())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not endpoint.last_error:
             await asyncio.sleep(0.01)
         dead.unlink()
@@ -43,14 +43,17 @@ async def test_kubelet_reached_before_a_scan_shows_it_is_registered_with_once(tm
     kubelet.stop()
 
 
-async def test_kubelet_that_disconnects_before_it_lists_is_registered_with_again(tmp_path: Path) -> None:
+async def test_kubelet_that_disconnects_before_it_lists_is_registered_with_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """kubelet <= 1.36 does so if the stream of another socket ends at that time."""
     kubelet = KubeletDouble(tmp_path, by_socket=True)  # kubelet <= 1.36 would also drop the next endpoint
     kubelet.start()
     kubelet.faults.list_delay = 60.0
     endpoint = endpoint_in(directory := socket_directory(tmp_path))
-    # kubelet may call ListAndWatch up to 10 s later.
-    async with running(directory.run(), endpoint.run()), asyncio.timeout(8):
+    # Else the endpoint would only register again when kubelet has not called ListAndWatch for so long.
+    monkeypatch.setattr("xilinx_fpga_dp.deviceplugin.endpoint._STREAM_LIMIT", 600.0)
+    async with running(directory.run(), endpoint.run()), asyncio.timeout(30):
         while not kubelet.registrations:
             await asyncio.sleep(0.01)
         kubelet.faults.list_delay = 0.0

@@ -118,7 +118,7 @@ async def opened_by_telemetry(node: SampleNode, *, everything: bool) -> Openings
                 card.due = 0.0
                 for state in card.sources.values():
                     state.due = 0.0
-            await telemetry.once(5)
+            await telemetry.once(30)
     return opened
 
 

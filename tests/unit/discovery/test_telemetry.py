@@ -1,6 +1,7 @@
 """The sampler: what is read of a card and what is not, and that one fault costs one source."""
 
 import asyncio
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -45,14 +46,17 @@ class Sampled:
         [card] = self.telemetry.cards.values()
         return card
 
-    async def sample(self) -> dict[tuple[str, ...], float]:
-        """Sample all sources, due or not, and return the values of the only card, if there is one."""
+    async def sample(self, limit: float = 30) -> dict[tuple[str, ...], float]:
+        """Sample all sources, due or not, and return the values of the only card, if there is one.
+
+        Wait at most ``limit`` seconds for reads that hang.
+        """
         for card in self.telemetry.cards.values():
             card.due = 0.0
             for state in card.sources.values():
                 state.due = 0.0
         with self.opened:
-            await self.telemetry.once(0.5)
+            await self.telemetry.once(limit)
         if len(self.telemetry.cards) != 1:
             return {}
         return {
@@ -331,13 +335,14 @@ class TestDangers:
 
 class TestHang:
     @staticmethod
-    async def give_up(test: Sampled) -> dict[tuple[str, ...], float]:
-        """Let the read that hangs count as hanging; return what is known then and a sample later."""
-        await test.sample()
+    async def hangs(test: Sampled, *files: str) -> None:
+        """Sample until one of these files is opened, and let that read count as hanging."""
+        test.read()
+        with test.opened:
+            while not {os.path.basename(path) for path in test.paths()} & {*files}:
+                await test.sample(0.02)
         assert test.card.job is not None
         test.card.job.since -= 100
-        await test.sample()
-        return await test.sample()
 
     async def test_hung_sensor_costs_its_own_series(self, node: SampleNode) -> None:
         card = node.add_card("u200")
@@ -345,7 +350,8 @@ class TestHang:
         before = await test.sample()
         card.hang("mgmt/hwmon/temp4_input")
         card.write("current_link_width", "4")
-        found = await self.give_up(test)
+        await self.hangs(test, "temp4_input")
+        found = await test.sample()
         assert before.keys() - found.keys() == {("temperature_celsius", "fpga")}
         assert found[("pcie_link_lanes",)] == 4
         assert test.card.sources["hwmon"].success is False
@@ -366,8 +372,9 @@ class TestHang:
         await test.sample()
         for sensor in ("temp4", "power1"):
             card.hang(f"mgmt/hwmon/{sensor}_input")
-        await self.give_up(test)
-        found = await self.give_up(test)
+        for _ in range(2):
+            await self.hangs(test, "temp4_input", "power1_input")
+        found = await test.sample()
         assert {key[0] for key in found if not key[0].startswith("pcie_")} == set()
         for _ in range(5):
             await test.sample()
@@ -384,7 +391,8 @@ class TestHang:
         test.devices = test.devices[:1]
         before = await test.sample()
         card.hang("board_power")
-        found = await self.give_up(test)
+        await self.hangs(test, "board_power")
+        found = await test.sample()
         assert before.keys() - found.keys() == {("power_watts",)}
         card.unhang("board_power")
 
@@ -393,19 +401,21 @@ class TestHang:
         test = await sampled(node)
         for card in cards[:2]:
             card.hang("mgmt/hwmon/power1_input")
-        await test.sample()
-        good = [card for card in test.telemetry.cards.values() if card.sources["hwmon"].success]
+        good: set[str] = set()
+        async with asyncio.timeout(30):
+            while len(good) < 2:
+                await test.sample(0.1)
+                cards_now = test.telemetry.cards.items()
+                good = {address for address, card in cards_now if card.sources["hwmon"].success}
         for card in cards[:2]:
             card.unhang("mgmt/hwmon/power1_input")
-        assert len(good) == 2
+        assert good == {card.address for card in cards[2:]}
 
     async def test_card_that_goes_takes_its_series_along(self, node: SampleNode) -> None:
         card = node.add_card("u200")
         test = await sampled(node)
         card.hang("mgmt/hwmon/temp4_input")
-        await test.sample()
-        assert test.card.job is not None
-        test.card.job.since -= 10
+        await self.hangs(test, "temp4_input")
         gone, test.devices = test.devices, []
         await test.sample()
         assert test.telemetry.cards == {}
@@ -413,11 +423,11 @@ class TestHang:
         await test.sample()
         assert test.telemetry.cards == {}, "not while a read of the one before hangs"
         card.unhang("mgmt/hwmon/temp4_input")
-        for _ in range(20):
-            await asyncio.sleep(0.01)
         test.devices = []
-        await test.sample()
-        assert test.telemetry._cards == {}
+        async with asyncio.timeout(30):
+            while test.telemetry._cards:
+                await asyncio.sleep(0.01)
+                await test.sample()
 
 
 class TestErrors:

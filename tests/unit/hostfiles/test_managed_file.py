@@ -46,7 +46,7 @@ async def test_file_is_written_after_its_caller_is_cancelled(tmp_path: Path) -> 
         for _ in range(turns + 1):
             await asyncio.sleep(0)
         asking.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not (tmp_path / "file").exists() or (tmp_path / "file").read_text() != wanted:
                 await asyncio.sleep(0.01)
     assert await kept.set("five")
@@ -83,7 +83,7 @@ async def test_late_write_does_not_overwrite_a_newer_one(tmp_path: Path, ends: s
             mock.patch("xilinx_fpga_dp.hostfiles.managed_file.os.unlink", hang),
         ):
             try:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):
                     assert not await kept.set("one"), "neither the write nor its clean-up ends"
             except TimeoutError:
                 answering.set()  # otherwise the threads would keep the process from ending

@@ -53,7 +53,7 @@ async def metrics(node: SampleNode) -> CardMetrics:
     node.sensors = True
     node.add_card("u200")
     metrics = metrics_for(node, await settled(scanner_for(node)))
-    await metrics._telemetry.once(0.5)
+    await metrics._telemetry.once(30)
     return metrics
 
 
@@ -89,7 +89,7 @@ class TestSeries:
     async def test_series_go_with_the_card(self, metrics: CardMetrics) -> None:
         metrics._remember({"0000:65:00.1": (POD,)}, 1.0)
         metrics._snapshots.set(Snapshot())
-        await metrics._telemetry.once(0.5)
+        await metrics._telemetry.once(30)
         metrics._remember({}, 2.0)
         assert metrics.text() == b""
         assert not metrics._holders
@@ -119,7 +119,7 @@ class TestCardWithTwoDevices:
         assert [each.address for each in found.devices] == [self.FIRST, self.SECOND]
         pair = CardAssignment(dict.fromkeys((self.FIRST, self.SECOND), (self.FIRST, self.SECOND)))
         metrics = metrics_for(node, found, pair)
-        await metrics._telemetry.once(0.5)
+        await metrics._telemetry.once(30)
         return metrics
 
     @staticmethod
@@ -129,7 +129,7 @@ class TestCardWithTwoDevices:
             state.due = 0.0
             for source in state.sources.values():
                 source.due = 0.0
-        await metrics._telemetry.once(0.5)
+        await metrics._telemetry.once(30)
         return {
             (name.removeprefix("xilinx_fpga_"), *list(labels.values())[1:]): value
             for name, labels, value in samples(metrics)
@@ -181,7 +181,7 @@ class TestCardWithTwoDevices:
 
     async def test_each_device_alone_has_its_own_series(self, node: SampleNode, card: list[XrtCard]) -> None:
         metrics = metrics_for(node, await settled(scanner_for(node)))
-        await metrics._telemetry.once(0.5)
+        await metrics._telemetry.once(30)
         devices = {labels["device"] for name, labels, _ in samples(metrics) if "power" in name}
         assert devices == {self.FIRST, self.SECOND}
 
@@ -191,7 +191,7 @@ class TestSharedDevice:
         node.sensors = True
         node.add_card("u200")
         metrics = metrics_for(node, await settled(scanner_for(node)), replicas=3)
-        await metrics._telemetry.once(0.5)
+        await metrics._telemetry.once(30)
         metrics._remember({"0000:65:00.1": (POD, OTHER)}, 1.0)
         found = list(samples(metrics))
         assert {labels["device"] for _, labels, _ in found} == {"0000:65:00.1"}

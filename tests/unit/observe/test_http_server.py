@@ -62,16 +62,17 @@ class TestUnreadAnswers:
         with mock.patch("xilinx_fpga_dp.observe.http_server._TIME_LIMIT", 0.3):
             async with self.requested() as (server, task):
                 assert server._connections
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):
                     await asyncio.wait([task])
-                await asyncio.sleep(0.05)
-                assert not server._connections
-                assert descriptors() <= before + 2, "the listener and the client"
+                    while (
+                        server._connections or descriptors() > before + 3
+                    ):  # listener, client, eventfd of the loop
+                        await asyncio.sleep(0.01)
 
     async def test_unread_answer_does_not_delay_the_end(self, caplog: pytest.LogCaptureFixture) -> None:
         async with self.requested() as (_, task):
             task.cancel()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await asyncio.wait([task])
             await asyncio.sleep(0.05)
         assert not caplog.records

@@ -90,7 +90,7 @@ class TestMounts:
             mock.patch("xilinx_fpga_dp.hostfiles.host_paths.resolve", side_effect=lambda *_: over.wait(60)),
             mock.patch("xilinx_fpga_dp.hostfiles.host_paths._TIME_LIMIT", 30.0),
         ):
-            async with asyncio.timeout(10):  # less than the time limit of the path
+            async with asyncio.timeout(25):  # less than the time limit of the path
                 answer = await grants.resolve(offer(device()), [device().address])
         over.set()
         assert answer.mounts == ()

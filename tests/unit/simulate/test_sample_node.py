@@ -608,7 +608,7 @@ class TestEvents:
             card.remove()
         card.unhang("rom/VBNV")
         for reader in readers:
-            reader.join(5)
+            reader.join(30)
         assert not any(reader.is_alive() for reader in readers)
         assert len(answers) == 2
         if not gone:

@@ -96,13 +96,13 @@ def test_restart_drops_plugins_and_keeps_the_records(kubelet: KubeletDouble, sta
 
 def test_kubelet_ends_while_a_plugin_hangs(kubelet: KubeletDouble, plugin: Plugin) -> None:
     hanging = threading.Event()
-    plugin.options = lambda: hanging.wait(10) and pb.DevicePluginOptions()
+    plugin.options = lambda: hanging.wait(90) and pb.DevicePluginOptions()
     caller = ThreadPoolExecutor(1).submit(plugin.register)
     kubelet.wait_for(lambda: plugin.asked)
     begun = time.monotonic()
     kubelet.stop()
-    assert time.monotonic() - begun < 8
-    assert isinstance(caller.exception(timeout=5), grpc.RpcError)
+    assert time.monotonic() - begun < 45
+    assert isinstance(caller.exception(timeout=30), grpc.RpcError)
     hanging.set()
 
 

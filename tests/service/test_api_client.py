@@ -594,6 +594,9 @@ def test_wait_grows_and_is_short_where_nothing_listens() -> None:
     assert 0.1 <= waits[0] <= 0.2
     assert 15 <= waits[-1] <= 30
     assert backoff.after(away) <= 1.0
-    assert backoff.after(Forbidden("GET /", 403, "no")) >= 30.0
+    # A server that starts has no roles yet; a right that is missing for long comes by hand.
+    refused = [backoff.after(Forbidden("GET /", 403, "no")) for _ in range(10)]
+    assert refused[0] <= 1.0
+    assert 30 <= refused[-1] <= 60
     backoff.reset()
     assert backoff.after(ApiServerError()) <= 0.2

@@ -64,9 +64,6 @@ def test_refused_write_is_tried_again(
     trouble = node_api.trouble(matches="PUT ", code=code, times=1, retry_after=0)
     cards.cards[0].offline()
     node_api.wait_for(lambda: trouble.times == 0, "the trouble")
-    if code == 403:  # a right comes by hand: it is asked for once a minute, and when the watch is back
-        node_api.stop()
-        node_api.start()
     wait_for(lambda: taints(node_api, A) == [f"{DRIVER}/offline"], "a taint")
 
 

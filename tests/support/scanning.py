@@ -25,7 +25,7 @@ def impatient() -> AbstractContextManager[object]:
     return mock.patch("xilinx_fpga_dp.discovery.scanner._PATIENCE", 0.25)
 
 
-async def settled(scanner: Scanner, limit: float = 30) -> Inventory:
+async def settled(scanner: Scanner, limit: float = 60) -> Inventory:
     """Scan until all reads have ended."""
     found = await scanner.scan()
     async with asyncio.timeout(limit):

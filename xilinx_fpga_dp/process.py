@@ -122,8 +122,8 @@ def stand_ins(*names: str) -> Iterator[None]:
     """Allow the import of a library that names members of these modules without using them here.
 
     prometheus-client names HTTP servers and clients, which it needs only to serve or push. Without them and
-    what they load, such as ``html.entities``, the service has 1.2 MB less. httpx2 names cookies, proxies and
-    more, see `apiserver.transport`: 2.1 MB. pydantic names what finds plugins and `.env` files, which takes
+    what they load, such as ``html.entities``, the service has 1.2 MB less. httpcore2 names proxies and
+    more, see `apiserver.transport`. pydantic names what finds plugins and `.env` files, which takes
     4 % of a start. It can go when those libraries import them only where they use them. A module that is
     loaded is not replaced.
     """
@@ -151,7 +151,7 @@ def stand_ins(*names: str) -> Iterator[None]:
 def replaced(name: str, /, **members: object) -> Iterator[None]:
     """Allow the import of a library that needs no more of a module than these members.
 
-    httpx2 would load all of anyio, 1.5 MB, for a lock and an event. It can go when httpx2 uses those of
+    httpcore2 would load all of anyio, 1.5 MB, for a lock and an event. It can go when it uses those of
     asyncio. A module that is loaded is not replaced.
     """
     if name in sys.modules:

@@ -23,7 +23,7 @@ _LEFT_OUT = {
     *("ssl", "_hashlib", "http.server", "http.client", "html.entities"),
     *("urllib.request", "urllib.error", "wsgiref.simple_server", "importlib.metadata", "email"),
     "xilinx_fpga_dp.discovery.attributes",
-    *("httpx2", "httpcore2", "anyio", "xilinx_fpga_dp.apiserver.client", "xilinx_fpga_dp.apiserver.access"),
+    *("httpcore2", "anyio", "xilinx_fpga_dp.apiserver.client", "xilinx_fpga_dp.apiserver.access"),
     *("xilinx_fpga_dp.dra", "xilinx_fpga_dp.dra.front_end", "xilinx_fpga_dp.observe.claim_metrics"),
 }
 
@@ -199,7 +199,7 @@ from xilinx_fpga_dp.apiserver import client
 unused = {"anyio", "email.message", "http.cookiejar", "httpcore2._sync", "importlib.metadata"}
 assert unused.isdisjoint(sys.modules), unused & sys.modules.keys()
 import http.cookiejar, importlib.metadata
-http.cookiejar.CookieJar(), importlib.metadata.version("httpx2")
+http.cookiejar.CookieJar(), importlib.metadata.version("httpcore2")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""A thin client of the Kubernetes API server. It loads `ssl` and httpx2.
+"""A thin client of the Kubernetes API server. It loads `ssl` and httpcore2.
 
 ::
 
@@ -39,14 +39,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache, partial
 from typing import Any, Final, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from xilinx_fpga_dp import __version__
 from xilinx_fpga_dp.aio.blocking_reader import BlockingReader
 from xilinx_fpga_dp.apiserver.access import Access, Connection, Credentials
 from xilinx_fpga_dp.apiserver.backoff import Backoff
 from xilinx_fpga_dp.apiserver.errors import ApiServerError, NoAccess, NoAnswer, refusal
-from xilinx_fpga_dp.apiserver.transport import Transport, httpx2
+from xilinx_fpga_dp.apiserver.transport import httpcore2, pool
 
 Json = dict[str, Any]
 
@@ -75,6 +75,7 @@ _MAX_ANSWER = 32 << 20  # bytes
 _MAX_LINE = 8 << 20  # bytes of a watch's event; etcd takes objects of 1.5 MiB
 _PAGE = 500  # objects of a list in an answer
 _OK = 300  # the first status that is no success
+_UNAUTHORIZED = 401
 
 
 class Kind(StrEnum):
@@ -140,8 +141,8 @@ class ApiServer:
         self._known: Credentials | None = None  # as of the last look at their files
         self._looked = 0.0
         # Apart, so that watches never keep a call from getting a connection.
-        self._calls = _Clients(httpx2.Limits(max_connections=connections, keepalive_expiry=_IDLE))
-        self._watches = _Clients(httpx2.Limits(keepalive_expiry=_IDLE))
+        self._calls = _Clients(connections)
+        self._watches = _Clients(None)
 
     async def __aenter__(self) -> Self:
         return self
@@ -245,7 +246,7 @@ class ApiServer:
                     if renewed == credentials:
                         raise
                     code, answer, retry_after = await self._send(request, renewed, repeat=repeat)
-                if code == httpx2.codes.UNAUTHORIZED:
+                if code == _UNAUTHORIZED:
                     renewed = await self._credentials(again=True)
                     if renewed != credentials:
                         code, answer, retry_after = await self._send(request, renewed, repeat=repeat)
@@ -285,14 +286,14 @@ class ApiServer:
                     with _named_errors(request):
                         async with client.stream(request, credentials) as answer:
                             body = bytearray()
-                            async for part in answer.aiter_raw():
+                            async for part in answer.aiter_stream():
                                 body += part
                                 if len(body) > request.largest:
                                     raise NoAnswer(
                                         f"{request}: an answer of over {request.largest >> 20} MiB"
                                     )
                             client.proven = True
-                            return answer.status_code, bytes(body), answer.headers.get("retry-after")
+                            return answer.status, bytes(body), _retry_after(answer)
                 except NoAnswer:
                     # A connection that was kept from an earlier call may have been closed meanwhile.
                     if not (repeat and client.proven):
@@ -349,14 +350,14 @@ class ApiServer:
         async with self._watches.use(credentials.connection) as client:
             with _named_errors(call):
                 async with client.stream(request, credentials, self._call_limit, self._silence) as answer:
-                    if answer.status_code >= _OK:
+                    if answer.status >= _OK:
                         async with asyncio.timeout(self._call_limit):
                             body = await answer.aread()
-                        if answer.status_code == httpx2.codes.UNAUTHORIZED:
+                        if answer.status == _UNAUTHORIZED:
                             await self._credentials(again=True)
-                        raise refusal(call, answer.status_code, body, answer.headers.get("retry-after"))
+                        raise refusal(call, answer.status, body, _retry_after(answer))
                     lines = _Lines(call)
-                    async for part in answer.aiter_raw():
+                    async for part in answer.aiter_stream():
                         for line in lines.feed(part):
                             event = json.loads(line)
                             if event["type"] == "ERROR":
@@ -382,15 +383,18 @@ class _Request:
 class _Client:
     """Connections to one server; used on the loop only."""
 
-    def __init__(self, connection: Connection, limits: httpx2.Limits) -> None:
+    def __init__(self, connection: Connection, most: int | None) -> None:
         self.connection = connection
         self.users = 0
         self.proven = False  # an answer has come: connections may have been kept
         self.left = False  # nothing more is sent with it
         context = _context(connection) if connection.server.startswith("https:") else None
-        transport = Transport(context, connection.server_name, limits)
-        no_cookies: Any = ()  # `Transport` lets none in
-        self._http = httpx2.AsyncClient(transport=transport, trust_env=False, cookies=no_cookies)
+        try:
+            self._url = httpcore2.URL(connection.server)
+        except (TypeError, ValueError) as error:
+            raise NoAccess(f"{connection.server}: {error}") from None
+        self._host = connection.server.partition("//")[2].partition("/")[0]
+        self._pool = pool(context, connection.server_name, most=most, idle=_IDLE)
 
     @asynccontextmanager
     async def stream(
@@ -399,9 +403,10 @@ class _Client:
         credentials: Credentials,
         connect: float | None = None,
         read: float | None = None,
-    ) -> AsyncIterator[httpx2.Response]:
+    ) -> AsyncIterator[httpcore2.Response]:
         """Send a request; yield its answer. ``connect`` and ``read`` limit single steps, in seconds."""
-        headers = {
+        headers: dict[bytes | str, bytes | str] = {
+            "Host": self._host,
             "Accept": "application/json",
             "Accept-Encoding": "identity",
             "User-Agent": f"xilinx-fpga-dp/{__version__}",
@@ -412,32 +417,34 @@ class _Client:
         if request.body is not None:
             content = json.dumps(request.body, separators=(",", ":")).encode()
             headers["Content-Type"] = request.content_type
-        async with self._http.stream(
+        target = f"{self._url.target.decode().rstrip('/')}{request.path}"
+        if request.query:
+            target += f"?{urlencode(request.query)}"
+        async with self._pool.stream(
             request.method,
-            self.connection.server + request.path,
-            params=dict(request.query) or None,
+            httpcore2.URL(scheme=self._url.scheme, host=self._url.host, port=self._url.port, target=target),
             content=content,
             headers=headers,
-            timeout=httpx2.Timeout(connect, read=read),
+            extensions={"timeout": {"connect": connect, "read": read}},
         ) as answer:
             yield answer
 
     async def close(self) -> None:
-        await self._http.aclose()
+        await self._pool.aclose()
 
 
 class _Clients:
     """The client in use. Another takes its place for another `Connection`, or when it was left."""
 
-    def __init__(self, limits: httpx2.Limits) -> None:
-        self._limits = limits
+    def __init__(self, most: int | None) -> None:
+        self._most = most
         self._current: _Client | None = None
 
     @asynccontextmanager
     async def use(self, connection: Connection) -> AsyncIterator[_Client]:
         client = old = self._current
         if client is None or client.connection != connection or client.left:
-            client = self._current = _Client(connection, self._limits)
+            client = self._current = _Client(connection, self._most)
         client.users += 1
         try:
             if old is not None and old is not client:
@@ -494,6 +501,16 @@ def _load_certificate(context: ssl.SSLContext, chain: bytes, key: bytes) -> None
         context.load_cert_chain(file.name, password="")  # never ask on the terminal
 
 
+_FAILURES = (
+    httpcore2.NetworkError,
+    httpcore2.ProtocolError,
+    httpcore2.TimeoutException,
+    httpcore2.UnsupportedProtocol,
+    ssl.SSLError,
+    OSError,
+)
+
+
 class _named_errors:  # noqa: N801 - used like a function
     """Turns the errors of the transport into `NoAnswer` with the call's name."""
 
@@ -503,18 +520,16 @@ class _named_errors:  # noqa: N801 - used like a function
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(
-            error, httpx2.HTTPError | httpx2.InvalidURL | httpx2.StreamError | ssl.SSLError | OSError
-        ):
+        if isinstance(error, _FAILURES):
             if isinstance(error, TimeoutError):
                 return
-            connected = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout)
+            connected = not isinstance(error, httpcore2.ConnectError | httpcore2.ConnectTimeout)
             raise NoAnswer(f"{self._call}: {_said(error)}", connected=connected) from None
 
 
 def _said(error: BaseException) -> str:
     text = str(error) or type(error).__name__
-    if isinstance(error, httpx2.ReadTimeout):
+    if isinstance(error, httpcore2.ReadTimeout):
         return "no data in time"
     if "certificate is not yet valid" in text or "certificate has expired" in text:
         return f"{text}; is the clock of this node right?"
@@ -539,6 +554,10 @@ class _Lines:
         """Check that nothing is left."""
         if self._rest.strip():
             raise NoAnswer(f"{self._call}: cut off within a line")
+
+
+def _retry_after(answer: httpcore2.Response) -> str | None:
+    return next((value.decode() for name, value in answer.headers if name.lower() == b"retry-after"), None)
 
 
 def _selectors(fields: str, labels: str) -> dict[str, str]:

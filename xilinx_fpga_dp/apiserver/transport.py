@@ -1,7 +1,7 @@
-"""How httpx2 reaches the API server: its own pool of connections, on the streams of asyncio.
+"""Connections to the API server: the pool of httpcore2 on the streams of asyncio.
 
-httpx2 brings what is not used here: cookies, proxies, HTTP/2, clients without an event loop, and anyio,
-which runs it on any loop. Leaving that out saves 3.6 MB of 6. The only module that imports httpx2.
+httpcore2 is what httpx2 stands on. It brings what is not used here: proxies, HTTP/2, clients without an event
+loop, and anyio, which runs it on any loop; that is not loaded. The only module that imports it.
 """
 
 import asyncio
@@ -13,8 +13,6 @@ from typing import Any, Final
 from xilinx_fpga_dp.process import read_tls_in_parts, replaced, stand_ins
 
 _UNUSED: Final = (
-    "email.message",
-    "http.cookiejar",
     "httpcore2._api",
     "httpcore2._async.http2",
     "httpcore2._async.http_proxy",
@@ -22,10 +20,8 @@ _UNUSED: Final = (
     "httpcore2._backends.mock",
     "httpcore2._backends.sync",
     "httpcore2._sync",
-    "importlib.abc",
     "importlib.metadata",
     "truststore",
-    "urllib.request",
 )
 
 
@@ -44,9 +40,8 @@ _ANYIO: Final = {
 
 with stand_ins(*_UNUSED), replaced("anyio", **_ANYIO):
     import httpcore2
-    import httpx2
 
-__all__ = ["Transport", "httpx2"]
+__all__ = ["httpcore2", "pool"]
 
 _PART: Final = 16 << 10  # bytes of a connection that are read at once
 # Seconds after which the next address of a host is tried beside the first one (RFC 8305, section 5).
@@ -55,32 +50,23 @@ _NEXT_ADDRESS: Final = 0.25
 read_tls_in_parts(_PART)
 
 
-class Transport(httpx2.AsyncHTTPTransport):
-    """Connections to one server.
+def pool(
+    context: ssl.SSLContext | None, server_name: str | None, *, most: int | None, idle: float
+) -> httpcore2.AsyncConnectionPool:
+    """Return a pool of connections to one server.
 
     Args:
         context: for TLS.
         server_name: in the server's certificate; None: its host.
-        limits: of the pool.
+        most: connections at a time; None: any number.
+        idle: seconds that one is kept.
     """
-
-    def __init__(
-        self, context: ssl.SSLContext | None, server_name: str | None, limits: httpx2.Limits
-    ) -> None:
-        # Not that of the base class, which has no parameter for the network.
-        self._pool = httpcore2.AsyncConnectionPool(
-            max_connections=limits.max_connections,
-            max_keepalive_connections=limits.max_keepalive_connections,
-            keepalive_expiry=limits.keepalive_expiry,
-            ssl_context=context,
-            network_backend=_Network(context, server_name),
-        )
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        response = await super().handle_async_request(request)
-        # No cookies: what a pod answers through the proxy would set them for calls of others.
-        response.headers.pop("set-cookie", None)
-        return response
+    return httpcore2.AsyncConnectionPool(
+        context,
+        max_connections=most,
+        keepalive_expiry=idle,
+        network_backend=_Network(context, server_name),
+    )
 
 
 class _Network(httpcore2.AsyncNetworkBackend):

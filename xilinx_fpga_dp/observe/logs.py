@@ -56,7 +56,6 @@ def set_up(level: str, style: str, stream: TextIO | None = None) -> None:
     logging.getLogger("grpclib").setLevel(logging.ERROR if level != "debug" else logging.DEBUG)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.getLogger("hpack").setLevel(logging.WARNING)  # at debug it logs every byte of a header
-    logging.getLogger("httpx2").setLevel(logging.WARNING)  # at info it logs every call
 
 
 def _time(record: logging.LogRecord) -> str:

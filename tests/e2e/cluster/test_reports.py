@@ -1,7 +1,9 @@
 """What the cluster is told of the node's cards: Events, condition, startup taint; and the policies."""
 
 import json
+import os
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +17,7 @@ from .cluster import NODE_ADDRESS, Cluster
 from .deployed import NAME, NAMESPACE, U200, U250, plugins, wait_available, wait_offered
 from .user import User, commands
 
+AWAY = float(os.environ.get("API_SERVER_AWAY", "8"))  # seconds of the API server
 TAINT = "fpga.xilinx.com/starting"
 NODE = f"/api/v1/nodes/{HOSTNAME}"
 EVENTS = "/apis/events.k8s.io/v1/namespaces/default/events"
@@ -26,6 +29,7 @@ JSON_PATCH = "application/json-patch+json"
 @pytest.fixture(scope="module")
 def states(cluster: Cluster, user: User, image: None) -> Iterator[list[Any]]:
     """Install the chart with all reports on a node with the startup taint; its states since then."""
+    _forget_events(cluster)
     cluster.kubectl("taint", "node", HOSTNAME, f"{TAINT}=:NoSchedule")
     states: list[Any] = []
     with cluster.api.watch(f"/api/v1/nodes?fieldSelector=metadata.name={HOSTNAME}") as nodes:
@@ -83,6 +87,11 @@ def _own_events(cluster: Cluster) -> list[Any]:
     return [each for each in items if each.get("reportingController") == "fpga.xilinx.com"]
 
 
+def _forget_events(cluster: Cluster) -> None:
+    for each in _own_events(cluster):
+        cluster.api("DELETE", f"{EVENTS}/{each['metadata']['name']}")
+
+
 def test_node_without_its_taint_always_has_its_cards(states: list[Any]) -> None:
     assert any(map(_is_starting, states))
     for node in states:
@@ -108,17 +117,31 @@ def test_describe_node_shows_a_fault_and_its_recovery(cluster: Cluster, states: 
 
 
 def test_server_that_was_away_is_told_once(cluster: Cluster, states: list[Any]) -> None:
-    card = cluster.sample.cards[2]
-    before = len(_own_events(cluster))
+    broken, mended = cluster.sample.cards[2], cluster.sample.cards[1]
+    _forget_events(cluster)
+    [before] = plugins(cluster)
     cluster.kill("kube-apiserver")  # SIGTERM would let its watches go on for a minute
-    card.offline()
-    wait_for(lambda: _unhealthy(cluster) == 1, "the fault at kubelet", 30)
+    for card in (broken, mended):
+        card.offline()
+    wait_for(lambda: _unhealthy(cluster) == 2, "the faults at kubelet", 60)
+    mended.mend()
+    wait_for(lambda: _unhealthy(cluster) == 1, "the recovery at kubelet", 60)
+    time.sleep(AWAY)
     cluster.start("kube-apiserver")
     _wait_condition(cluster, "False", "Offline")
-    wait_for(lambda: len(_own_events(cluster)) == before + 1, "the Event", 60)
-    card.mend()
+    wait_for(lambda: len(_own_events(cluster)) == 3, "three Events", 60)
+    broken.mend()
     _wait_condition(cluster, "True", "AllHealthy")
+    wait_for(lambda: len(_own_events(cluster)) == 4, "four Events", 60)
+    notes = [f"{card.address} ({board}): " for card, board in ((broken, "u250"), (mended, "u200"))]
+    assert sorted(each["note"] for each in _own_events(cluster)) == sorted(
+        note + what for note in notes for what in ("offline", "healthy after offline")
+    )
     assert not any("series" in each and each["series"] for each in _own_events(cluster))
+    [plugin] = plugins(cluster)
+    assert plugin["metadata"]["uid"] == before["metadata"]["uid"]
+    assert plugin["status"]["containerStatuses"] == before["status"]["containerStatuses"]
+    assert not _is_starting(cluster.api.get(NODE))
 
 
 def _unhealthy(cluster: Cluster) -> int:

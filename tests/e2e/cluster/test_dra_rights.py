@@ -1,0 +1,136 @@
+"""What the DRA driver does without a right, and what it may write with its own."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from ..host import HOSTNAME
+from ..namespace import wait_for
+from .api import Api, ApiError
+from .cluster import NODE_ADDRESS, Cluster
+from .deployed import DRIVER_NAME, NAME, NAMESPACE, plugins, wait_available
+from .driver import DRIVER, SLICES, run, slices
+
+pytestmark = pytest.mark.usefixtures("driver", "pods")
+
+ROLE = f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{NAME}"
+MERGE = "application/merge-patch+json"
+STRATEGIC = "application/strategic-merge-patch+json"
+NODE = f"/api/v1/nodes/{HOSTNAME}"
+
+
+def is_ready(pod: Any) -> bool:
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in pod["status"]["conditions"])
+
+
+def test_driver_without_a_right_unprepares_and_names_what_it_lacks(cluster: Cluster) -> None:
+    run(cluster, "one")
+    rules = cluster.api.get(ROLE)["rules"]
+    cluster.api("PATCH", ROLE, {"rules": []}, MERGE)
+    added = ""
+    try:
+        [old] = plugins(cluster)
+        cluster.kubectl("delete", "pod", "-n", NAMESPACE, old["metadata"]["name"], "--wait")
+        name = wait_for(
+            lambda: (
+                [
+                    each["metadata"]["name"]
+                    for each in plugins(cluster)
+                    if each["status"]["phase"] == "Running"
+                ]
+                or None
+            ),
+            "another pod",
+            60,
+        )[0]
+        diagnose = ["exec", "-n", NAMESPACE, name, "--", "xilinx-fpga-dp", "diagnose"]
+
+        def missing() -> str | None:
+            said = json.loads(cluster.sh('kubectl "$@" || true', *diagnose, "--output", "json") or "{}")
+            return said.get("missing_rights") or None
+
+        added = wait_for(missing, "the missing rights", 60, 1.0)
+        # A pod with a claim ends only where its driver unprepares it.
+        cluster.kubectl("delete", "pod", "one", "--now", "--wait", limit=60)
+        assert not list(cluster.path("/run/cdi").glob(f"k8s.{DRIVER}-claim_*.json"))
+        [pod] = plugins(cluster)
+        assert (pod["metadata"]["name"], is_ready(pod)) == (name, False)
+        cluster.kubectl("apply", "-f", "-", stdin=added)
+        wait_available(cluster, DRIVER_NAME)
+        assert "gives the rights that" in cluster.kubectl(*diagnose)
+        [pod] = plugins(cluster)
+        assert pod["metadata"]["name"] == name
+        assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
+        run(cluster, "two")
+    finally:
+        cluster.api("PATCH", ROLE, {"rules": rules}, MERGE)
+        if added:
+            cluster.kubectl("delete", "-f", "-", stdin=added)
+
+
+@pytest.fixture(scope="module")
+def driver_api(cluster: Cluster, driver: None) -> Api:
+    """The API server with a token that is bound to the driver's pod."""
+    [instance] = plugins(cluster)
+    bound = ["--bound-object-kind=Pod", f"--bound-object-name={instance['metadata']['name']}"]
+    account = instance["spec"]["serviceAccountName"]
+    token = cluster.kubectl("create", "token", "-n", NAMESPACE, account, *bound)
+    return Api(NODE_ADDRESS, cluster.authority, token.strip())
+
+
+@pytest.fixture(scope="module")
+def foreign(cluster: Cluster, driver: None) -> Iterator[dict[str, Any]]:
+    """Slices that are not the driver's: of another node, and of another driver on this node."""
+    made = {}
+    for kind, node, driver_name in (("node", "another", DRIVER), ("driver", HOSTNAME, "gpu.example.com")):
+        pool = {"name": kind, "generation": 1, "resourceSliceCount": 1}
+        spec = {"driver": driver_name, "nodeName": node, "pool": pool, "devices": []}
+        body = {
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "ResourceSlice",
+            "metadata": {"name": f"of-another-{kind}"},
+            "spec": spec,
+        }
+        made[kind] = cluster.api("POST", SLICES, body)
+    yield made
+    for each in made.values():
+        cluster.api("DELETE", f"{SLICES}/{each['metadata']['name']}")
+
+
+@pytest.mark.parametrize("kind", ["node", "driver"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_policy_denies_slices_of_others(
+    driver_api: Api, foreign: dict[str, Any], method: str, kind: str
+) -> None:
+    body = foreign[kind]
+    path = SLICES if method == "POST" else f"{SLICES}/{body['metadata']['name']}"
+    if method == "POST":
+        body = {**body, "metadata": {"name": "case"}}
+    with pytest.raises(ApiError, match=f"only slices of the .*{kind}".replace("node", "Node")) as refused:
+        driver_api(method, f"{path}?dryRun=All", None if method == "DELETE" else body)
+    assert refused.value.status in (403, 422)
+
+
+def test_policy_allows_own_slices(cluster: Cluster, driver_api: Api) -> None:
+    [found] = [each for each in slices(cluster) if each["spec"]["nodeName"] == HOSTNAME]
+    path = f"{SLICES}/{found['metadata']['name']}"
+    made = {**found, "metadata": {"name": "case"}}
+    assert driver_api("POST", f"{SLICES}?dryRun=All", made)["metadata"]["name"] == "case"
+    assert driver_api("PUT", f"{path}?dryRun=All", {**found, "spec": {**found["spec"], "devices": []}})
+    assert driver_api("DELETE", f"{path}?dryRun=All")
+
+
+@pytest.mark.parametrize(
+    ("path", "patch", "kind"),
+    [
+        (f"{NODE}/status", {"status": {"conditions": [{"type": "Ready", "status": "False"}]}}, STRATEGIC),
+        (f"{NODE}/status", {"status": {"capacity": {"example.com/x": "9"}}}, STRATEGIC),
+        (NODE, {"metadata": {"labels": {"a": "b"}}}, MERGE),
+    ],
+)
+def test_driver_changes_nothing_else_of_its_node(driver_api: Api, path: str, patch: Any, kind: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        driver_api("PATCH", path, patch, kind)
+    assert refused.value.status in (403, 422)

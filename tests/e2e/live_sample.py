@@ -1,6 +1,5 @@
 """A sample node whose render nodes are devices in the /dev of kubelet and pods."""
 
-import itertools
 from pathlib import Path
 
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
@@ -10,13 +9,21 @@ from .namespace import fake_devices
 
 
 class LiveSample(SampleNode):
-    """A sample node with a distinct device for each render node, in the /dev of kubelet and pods."""
+    """A sample node with a distinct device for each render node, in the /dev of kubelet and pods.
+
+    Where they are more than the harmless devices of this machine, several are the same one.
+
+    Attributes:
+        every_node: whether nodes other than render nodes are created too.
+    """
+
+    every_node = False
 
     def __init__(self, root: Path, host: Host, *, twin: bool = False) -> None:
         """Create it; a twin has a separate /sys and creates no device nodes."""
         self._host = host
         self._twin = twin
-        self._fakes: dict[str, int] = {}  # by render node: the index of its device in `fake_devices`
+        self._fakes: dict[str, int] = {}  # by node: the index of its device in `fake_devices`
         super().__init__(root)
 
     def environment(self) -> dict[str, str]:
@@ -25,8 +32,11 @@ class LiveSample(SampleNode):
 
     def add_node(self, node: str, mode: int = 0o666) -> None:
         """Create a device node, if a case opens nodes of its kind."""
-        if "/renderD" in node and not self._twin:
-            number = next(n for n in itertools.count() if n not in self._fakes.values())
+        if ("/renderD" in node or self.every_node) and not self._twin:
+            # A container without CAP_SYSLOG may not open the last one.
+            count = len(fake_devices()) - self.every_node
+            free = (n for n in range(count) if n not in self._fakes.values())
+            number = next(free, len(self._fakes) % count)
             self._host.make_device(node, number)
             self._fakes[node] = number
 

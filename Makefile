@@ -42,10 +42,10 @@ e2e: $(VENV)/.dev
 	KUBERNETES=$(KUBERNETES) $(BIN)/python -m pytest tests/e2e --ignore=tests/e2e/cluster \
 	    --log-cli-level=INFO $(ARGS)
 
-# A whole cluster of one node, built on first use; EMULATED_VERSION=1.Y for an older stage of its API. With ARGS=--hold
-# no test runs: the cluster stays, with a kubeconfig, until Ctrl-C. Needs root.
+# A whole cluster of one node, built on first use; EMULATED_VERSION=1.Y for an older stage of its API, KUBELET=1.Y for an
+# older kubelet. With ARGS=--hold no test runs: the cluster stays, with a kubeconfig, until Ctrl-C. Needs root.
 cluster: $(VENV)/.dev
-	KUBERNETES=$(KUBERNETES) EMULATED_VERSION=$(EMULATED_VERSION) $(BIN)/python -m \
+	KUBERNETES=$(KUBERNETES) KUBELET=$(KUBELET) EMULATED_VERSION=$(EMULATED_VERSION) $(BIN)/python -m \
 	    $(if $(findstring --hold,$(ARGS)),tests.e2e.cluster,pytest tests/e2e/cluster --log-cli-level=INFO) $(ARGS)
 
 # The chart, kustomize and the alert rules through their own tools, built on first use.

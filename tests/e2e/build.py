@@ -127,6 +127,18 @@ def control_plane(version: Version) -> ControlPlane:
     return ControlPlane(programs, build_etcd(go, bin_dir))
 
 
+def programs(kubernetes: str = "", kubelet: str = "") -> tuple[Binaries, ControlPlane]:
+    """Build what is missing in the cache for a cluster; raises BuildError.
+
+    Args:
+        kubernetes: as of `binaries`.
+        kubelet: the same for the node, if it differs: up to three minors older, by the version skew policy.
+    """
+    built = binaries(kubernetes)
+    plane = control_plane(built.kubernetes)
+    return (binaries(kubelet) if kubelet else built), plane
+
+
 def install_packages(packages: Mapping[str, str] = DEBIAN_PACKAGES) -> None:
     """Install the Debian packages of missing programs; raises BuildError on failure."""
     missing = [

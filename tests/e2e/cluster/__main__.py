@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 
-from ..build import binaries, control_plane, install_packages
+from ..build import install_packages, programs
 from ..image import PACKAGES as IMAGE_PACKAGES
 from ..image import build_image
 from .cluster import PACKAGES, Cluster
@@ -23,13 +23,18 @@ def main() -> None:
     parser.add_argument("--image", action="store_true", help="build the project's image and import it")
     parser.add_argument("--kubernetes", default=os.environ.get("KUBERNETES", ""), metavar="1.Y")
     parser.add_argument(
-        "--emulated-version", default="", metavar="1.Y", help="show the API of an older minor"
+        "--kubelet", default=os.environ.get("KUBELET", ""), metavar="1.Y", help="of the node, if another"
+    )
+    parser.add_argument(
+        "--emulated-version",
+        default=os.environ.get("EMULATED_VERSION", ""),
+        metavar="1.Y",
+        help="show the API of an older minor",
     )
     options = parser.parse_args()
     # A background process of a script ignores SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    built = binaries(options.kubernetes)
-    plane = control_plane(built.kubernetes)
+    built, plane = programs(options.kubernetes, options.kubelet)
     install_packages(PACKAGES | (IMAGE_PACKAGES if options.image else {}))
     try:
         with Cluster(built, plane, emulated_version=options.emulated_version) as cluster:

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from ..build import binaries, control_plane, install_packages
+from ..build import install_packages, programs
 from ..image import PACKAGES as IMAGE_PACKAGES
 from ..image import builder
 from ..images import write_program_image
@@ -21,9 +21,11 @@ from .user import User, commands
 
 @pytest.fixture(scope="session")
 def cluster(report: Report) -> Iterator[Cluster]:
-    """The cluster of all cases: KUBERNETES names a release, EMULATED_VERSION the stage of the API."""
-    built = binaries(os.environ.get("KUBERNETES", ""))
-    plane = control_plane(built.kubernetes)
+    """The cluster of all cases.
+
+    KUBERNETES names a release, KUBELET one for the node, EMULATED_VERSION the stage of the API.
+    """
+    built, plane = programs(os.environ.get("KUBERNETES", ""), os.environ.get("KUBELET", ""))
     install_packages(PACKAGES | IMAGE_PACKAGES)
     report.kubernetes, report.kind = str(built.kubernetes), "cluster"
     emulated = os.environ.get("EMULATED_VERSION", "")

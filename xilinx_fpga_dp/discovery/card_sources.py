@@ -31,6 +31,7 @@ _MOST_SENSORS: Final = 128  # taken of one card
 # Of the clock scaling, not measured, and writable: subdev/xmc.c CS_TARGET_TEMP, CS_TARGET_POWER
 _TARGETS: Final = frozenset({"temp15", "power2"})
 _ABSENT_EVERY: Final = 16  # samples between two reads of a sensor that the card seems to lack
+_LOOK_EVERY: Final = 4  # samples between two looks for hwmon devices while those in use are there
 _FEW: Final = frozenset({"temp", "power"})  # the kinds worth a command or a request each
 _POWER: Final = frozenset({"power"})
 # All sensors of a kind in one command or request, from XRT 2022.2 on; not the power: subdev/hwmon_sdm.c
@@ -115,7 +116,7 @@ def sources_of(root: str, device: Device, *, everything: bool) -> tuple[CardSour
 def _sources(root: str, device: Device, everything: bool) -> Iterator[CardSource]:
     path = f"{root}/bus/pci/devices/{device.address}"
     if sysfs.ADDRESS.fullmatch(device.address):
-        yield CardSource("pcie", lambda _: _pcie(path))
+        yield CardSource("pcie", _Link(path).read)
         yield CardSource("aer", lambda _: _aer(path))
     if device.rule:
         return  # what its driver's attributes are is not known
@@ -153,25 +154,37 @@ def _node_name(device: Device) -> str:
     return device.nodes[0].rpartition("/")[2]
 
 
-def _pcie(path: str) -> Sample | None:
-    found = {
-        which: sensor_texts.link(
-            sysfs.core_text(f"{path}/{which}_link_speed"), sysfs.core_text(f"{path}/{which}_link_width")
+class _Link:
+    """The PCIe link. What it is capable of is read when it has changed: a reset may load another shell."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._now: tuple[float, int] | None = None
+        self._values: Sequence[Value] = ()
+
+    def read(self, _: Stop) -> Sample | None:
+        now = self._link("current")
+        if now is None:
+            self._now = None
+            if sysfs.core_text(f"{self._path}/max_link_width") == "":
+                return None  # no PCI Express
+            raise Unreadable("current_link_width: there is no link")
+        if now != self._now:
+            self._values = [*_of_link(now, ""), *_of_link(self._link("max"), "_max")]
+            self._now = now
+        return Sample(self._values)
+
+    def _link(self, which: str) -> tuple[float, int] | None:
+        return sensor_texts.link(
+            sysfs.core_text(f"{self._path}/{which}_link_speed"),
+            sysfs.core_text(f"{self._path}/{which}_link_width"),
         )
-        for which in ("current", "max")
-    }
-    if found["current"] is None:
-        if sysfs.core_text(f"{path}/max_link_width") == "":
-            return None  # no PCI Express
-        raise Unreadable("current_link_width: there is no link")
+
+
+def _of_link(link: tuple[float, int] | None, suffix: str) -> Iterator[Value]:
     names = ("pcie_link_transfers_per_second", "pcie_link_lanes")
-    return Sample(
-        [
-            Value(name + suffix, (), number)
-            for which, suffix in (("current", ""), ("max", "_max"))
-            for name, number in zip(names, found[which] or (), strict=False)
-        ]
-    )
+    for name, number in zip(names, link or (), strict=False):
+        yield Value(name + suffix, (), number)
 
 
 def _aer(path: str) -> Sample | None:
@@ -238,6 +251,7 @@ class _Monitor:
 
     path: str
     name: str
+    identity: tuple[int, int] | None = None  # of its directory when it was last looked for
     sensors: list[_Sensor] = field(default_factory=list)
     samples: int = 0  # that were complete
     raw: bool = False  # most of its sensors are read by kind, without hwmon
@@ -260,17 +274,22 @@ class _Hwmon:
         self._own = f"{root}/bus/pci/devices/{address}"
         self._side = side
         self._known: dict[str, _Monitor] = {}  # by path
+        self._used: Sequence[_Monitor] = ()  # of the last sample
+        self._samples = 0
         self._busy: set[str] = set()  # the paths that are being read; of a thread that hangs, its last one
 
     def read(self, stop: Stop) -> Sample | None:
-        function = self._function()
-        monitors = self._monitors(function) if function else ()
-        if not function or not monitors:
+        if not self._used or self._samples % _LOOK_EVERY == 0 or self._changed():
+            function = self._function()
+            self._used = self._monitors(function) if function else ()
+        if not self._used:
             return None
+        self._samples += self._side == "registers"  # the sides exclude each other, so the others always look
         if self._side in ("mailbox", "firmware") and _is_offline(self._own):
             raise Unreadable("the card is offline")
-        values = list(self._raw(function, stop)) if monitors[0].raw else []
-        for monitor in monitors:
+        first = self._used[0]
+        values = list(self._raw(first.path.rpartition("/hwmon/")[0], stop)) if first.raw else []
+        for monitor in self._used:
             values += self._sensed(monitor, stop)
         return Sample(values)
 
@@ -330,6 +349,10 @@ class _Hwmon:
             raise Unreadable("all sensors print 0")
         yield from values
 
+    def _changed(self) -> bool:
+        """Whether a hwmon device in use is gone, or another has its number, as after a reset."""
+        return any(sysfs.identity_of(monitor.path) != monitor.identity for monitor in self._used)
+
     def _function(self) -> str | None:
         """Return the directory of the function whose sensors are read; None if there is none to read."""
         devices = f"{self._root}/bus/pci/devices"
@@ -362,6 +385,7 @@ class _Hwmon:
             name = sysfs.core_text(f"{path}/name")
             if path not in self._known or self._known[path].name != name:
                 self._known[path] = _Monitor(path, name)
+            self._known[path].identity = sysfs.identity_of(path)
         by_side = {_side_of(monitor.name): monitor for monitor in self._known.values()}
         if self._side == "firmware" and "registers" in by_side:
             return []  # the same card, read without the firmware

@@ -168,7 +168,7 @@ def read_bus(before: Bus, wanted: Wanted) -> Bus:
             continue
         path = f"{root}/bus/pci/devices/{address}"
         driver = driver_of(path)
-        identity = _identity(path)
+        identity = identity_of(path)
         function = known.get((address, identity))
         vendor = function.vendor if function else _hex_id(f"{path}/vendor")
         ours = driver in wanted.drivers or vendor in wanted.vendors or address in parents
@@ -200,10 +200,11 @@ def _function(
     )
 
 
-def _identity(path: str) -> tuple[int, int] | None:
-    """Return a link's inode number and time: another link's differ, even where numbers are used again.
+def identity_of(path: str) -> tuple[int, int] | None:
+    """Return the inode number and time of a link or directory; None if it is missing.
 
-    The time is when the kernel's cache took it in: where it differs for the same link, it is read again.
+    Those of another one in its place differ, even where numbers are used again. The time is when the kernel's
+    cache took it in: where it differs for the same one, what was read of it is read again.
     """
     try:
         status = os.lstat(path)

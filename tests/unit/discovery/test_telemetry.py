@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -200,6 +201,28 @@ class TestSources:
         test = await sampled(node)
         await test.sample()
         assert test.card.sources["aer"].success is None
+
+    async def test_what_seldom_changes_is_read_when_something_has_changed(self, node: SampleNode) -> None:
+        card = node.add_card("u200")
+        test = await sampled(node)
+        await test.sample()
+        test.read()
+        assert (await test.sample())[("pcie_link_lanes_max",)] == 16
+        opened = test.read()
+        assert {"current_link_width", "temp4_input"} <= opened
+        assert not {"max_link_width", "max_link_speed", "name"} & opened
+        card.write("max_link_width", "8")
+        card.write("current_link_width", "8")
+        found = await test.sample()
+        assert (found[("pcie_link_lanes",)], found[("pcie_link_lanes_max",)]) == (8, 8)
+
+    async def test_better_hwmon_device_that_comes_later_is_found(self, node: SampleNode) -> None:
+        xmc = Path(node.add_card("u200").path("mgmt/hwmon/fan1_input")).parent
+        away = xmc.rename(f"{node.root}/away")
+        test = await sampled(node)
+        assert ("power_watts",) not in await test.sample(), "the system monitor has none"
+        away.rename(xmc)
+        assert any([("power_watts",) in await test.sample() for _ in range(4)])
 
     async def test_sensors_are_found_again_after_a_reset(self, node: SampleNode) -> None:
         card = node.add_card("u200")

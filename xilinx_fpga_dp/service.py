@@ -121,7 +121,9 @@ class Service:
         self._metrics = Metrics(self.snapshots, lambda: self._front_end.registered())  # noqa: PLW0108 - made below
         self._tracker = AllocationTracker(
             PodResources(
-                settings.pod_resources_socket, settings.dra_driver_name, often=settings.mode == "dra"
+                settings.pod_resources_socket,
+                settings.dra_driver_name,
+                often=settings.mode == "dra" or settings.telemetry != "none",
             ),
             self._wake.set,
             lambda: self._front_end.other_instances(),  # noqa: PLW0108

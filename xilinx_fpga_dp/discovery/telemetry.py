@@ -15,9 +15,10 @@ and the loop for each card would cost more than the reads.
 """
 
 import asyncio
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,7 +32,7 @@ from xilinx_fpga_dp.discovery.xocl_errors import ErrorRecord
 from xilinx_fpga_dp.model import Device, Reason
 
 _STEP: Final = 0.02  # seconds without a card read after which `once` sends another worker
-_TICK: Final = 1.0  # seconds between two looks at what is due, at most
+_TICK: Final = 1.0  # seconds between two looks at a read that may hang, and between two samples at least
 # The second samples of the cards are spread into so many parts of an interval, with so many cards in each
 # before the next is used: 16 cards are read in 4 ms
 _PHASES: Final = 16
@@ -132,6 +133,7 @@ class Telemetry:
         everything: as TELEMETRY=all, else as TELEMETRY=safe.
         interval: seconds between two samples of a card.
         on_errors: called with new errors.
+        pause: waits for so many seconds, or until the devices have changed.
     """
 
     def __init__(
@@ -142,12 +144,15 @@ class Telemetry:
         everything: bool,
         interval: float,
         on_errors: OnErrors = lambda _address, _errors: None,
+        pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._root = root
         self._devices = devices
         self._everything = everything
         self._interval = interval
+        self._tick = min(_TICK, interval)
         self._on_errors = on_errors
+        self._pause = pause
         self._cards: dict[str, CardState] = {}  # by address
         self._count = 0
         # Shared by the loop and the workers: append and popleft are atomic
@@ -163,7 +168,15 @@ class Telemetry:
         """Sample. Endless."""
         while True:
             self.sample()
-            await asyncio.sleep(min(_TICK, self._interval))
+            await self._pause(self._rest())
+
+    def _rest(self) -> float:
+        """Return the seconds until the next look: at reads in progress soon, else when a source is due."""
+        cards = self._cards.values()
+        if any(card.job or card.hanging for card in cards):
+            return self._tick
+        due = min((card.due for card in cards), default=math.inf) + self._tick / 2
+        return max(self._tick, min(due - time.monotonic(), self._interval))
 
     async def once(self, limit: float) -> None:
         """Sample once what is due, and wait at most ``limit`` seconds for it."""
@@ -197,6 +210,8 @@ class Telemetry:
             if found is None:
                 found = self._cards[address] = self._new(device)
             if found.present:
+                if device.reason != found.device.reason:
+                    found.due = 0.0
                 found.device = device
                 self._sample(found, now)
         if self._queue:  # with jobs of an earlier time in it, another worker takes them: a read takes long
@@ -213,7 +228,6 @@ class Telemetry:
         if now < card.due and card.job is None and reason in _READABLE:
             return
         self._give_up(card, now)
-        card.due = 0.0
         readable = [
             state
             for state in card.sources.values()
@@ -226,9 +240,9 @@ class Telemetry:
         if card.job is not None:
             return
         if not due:
-            if reason in _READABLE:
-                card.due = min((state.due for state in readable if state.readable), default=now + _TICK)
+            card.due = min((state.due for state in readable if state.readable), default=math.inf)
             return
+        card.due = 0.0
         job = card.job = _Job(
             due,
             lambda: bool(job.hanging) or card.device.reason not in _READABLE or not card.present,
@@ -284,8 +298,8 @@ class Telemetry:
             if isinstance(outcome, OutOfDescriptors):
                 continue  # it says nothing of the card; at the next tick again
             pause = max(self._interval, state.source.pause)
-            # Half a tick early, or each sample would come a tick late
-            state.due = began + pause * (1 if state.due else card.phase) - min(_TICK, self._interval) / 2
+            # Half a tick early: what is due within a tick is read together
+            state.due = began + pause * (1 if state.due else card.phase) - self._tick / 2
             state.seconds = seconds
             if isinstance(outcome, Exception):
                 state.values, state.success = (), False

@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 
 from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.discovery.driver_versions import DriverVersions
+from xilinx_fpga_dp.discovery.schedules import RARELY
 from xilinx_fpga_dp.discovery.sensor_texts import Labels
 from xilinx_fpga_dp.discovery.telemetry import CardState, SourceState, Telemetry
 from xilinx_fpga_dp.discovery.xocl_errors import ErrorRecord
@@ -97,10 +98,17 @@ class CardMetrics:
         self._interval = interval
         self._ask = held
         self._telemetry = Telemetry(
-            sysfs_root, self._devices, everything=everything, interval=interval, on_errors=self._new_errors
+            sysfs_root,
+            self._devices,
+            everything=everything,
+            interval=interval,
+            on_errors=self._new_errors,
+            pause=self._pause,
         )
         self._versions = DriverVersions(sysfs_root)
         self._known_versions: Mapping[str, str] = {}
+        self._drivers: set[str] = set()  # whose versions are known
+        self._versions_due = 0.0
         self._errors: deque[tuple[str, Sequence[ErrorRecord]]] = deque(maxlen=1000)
         self._wake = asyncio.Event()
         self._asked = time.time()  # when the holders were last asked for
@@ -115,13 +123,21 @@ class CardMetrics:
         while True:
             self._wake.clear()
             self._remember(await self._ask(), time.time())
-            self._known_versions = await self._versions.of({device.driver for device in self._devices()})
+            await self._read_versions()
             while self._errors:
                 address, records = self._errors.popleft()
                 log_card_errors(address, records, partial(self.holders_at, address))
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._interval):
                     await self._wake.wait()
+
+    async def _read_versions(self) -> None:
+        """Read the versions of the drivers: of new ones at once, of all now and then."""
+        drivers = {device.driver for device in self._devices()}
+        now = time.monotonic()
+        if now >= self._versions_due or not drivers <= self._drivers or not self._versions.complete:
+            self._known_versions = await self._versions.of(drivers)
+            self._drivers, self._versions_due = drivers, now + RARELY.pause
 
     def holders_at(self, address: str, moment: float) -> tuple[Holder, ...]:
         """Return the containers that held a device at a time; 0: now. Empty also if that is not known."""
@@ -131,13 +147,20 @@ class CardMetrics:
         past = [each for each in known if not moment or each.time <= moment]
         return past[-1].holders if past else ()
 
-    def text(self) -> bytes:
-        """Return all series as a part of a scrape."""
-        # As bytes at once: a list of all lines would stay part of the process's memory
+    def text(self) -> list[bytes | bytearray]:
+        """Return all series as a part of a scrape, in pieces."""
+        # As bytes at once, and not joined: a list of lines or a copy would stay part of the process's memory
         series = {name: bytearray() for name in _HELP}
         for name, labels, value in self._values():
             series[name] += f"{_PREFIX}{name}{{{_labels(labels)}}} {value!r}\n".encode()
-        return b"".join(part for name, lines in series.items() if lines for part in (_head(name), lines))
+        return [part for name, lines in series.items() if lines for part in (_head(name), lines)]
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait for so many seconds, or until the devices have changed."""
+        seen = self._devices()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._snapshots.until(lambda _: self._devices() != seen)
 
     def _devices(self) -> tuple[Device, ...]:
         offers = self._snapshots.value.known

@@ -1,7 +1,7 @@
 """The pages: probes, metrics and state of one service."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,9 @@ class HttpRoutes:
     unit_states: Callable[[Offers], Mapping[str, Mapping[str, Any]] | None] = lambda _offers: (
         None
     )  # of the driver
-    card_metrics: Callable[[], bytes] = bytes  # returns the series of the cards
+    card_metrics: Callable[[], Sequence[bytes | bytearray]] = (
+        tuple  # returns the series of the cards, in pieces
+    )
     _last_beat: float = field(init=False, default_factory=lambda: asyncio.get_running_loop().time())
 
     def by_path(self) -> Mapping[str, Page]:
@@ -65,8 +67,8 @@ class HttpRoutes:
         return text(f"not registered: {', '.join(missing)}", 503) if missing else text("ok")
 
     async def _metrics_text(self) -> Response:
-        body = self.metrics.text() + self.card_metrics()
-        return Response(body, content_type="text/plain; version=0.0.4; charset=utf-8")
+        kind = "text/plain; version=0.0.4; charset=utf-8"
+        return Response(self.metrics.text(), content_type=kind, more=self.card_metrics())
 
     async def _state(self) -> Response:
         offers = self.snapshots.value.offers or Offers({})

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -29,11 +29,12 @@ NAME = "xilinx-fpga-dp"
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """The response to a request."""
+    """The response to a request. ``more`` follows the body."""
 
     body: bytes
     status: int = 200
     content_type: str = "text/plain; charset=utf-8"
+    more: Sequence[bytes | bytearray] = ()
 
 
 Page = Callable[[], Awaitable[Response]]
@@ -135,12 +136,13 @@ class HttpServer:
             f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}\r\n"
             f"Server: {NAME}\r\n"
             f"Content-Type: {response.content_type}\r\n"
-            f"Content-Length: {len(response.body)}\r\n"
+            f"Content-Length: {sum(map(len, (response.body, *response.more)))}\r\n"
             "Cache-Control: no-store\r\n"
             "Connection: close\r\n\r\n".encode()
         )
         if method != "HEAD":
-            writer.write(response.body)
+            for part in (response.body, *response.more):
+                writer.write(part)
         await writer.drain()
 
     async def _response(self, head: bytes) -> tuple[str, Response]:

@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,68 @@ class TestSources:
         card.reset_end()
         test.become(None)
         assert (await test.sample())[("power_watts",)] == 28.011
+
+
+class TestRest:
+    """How long the sampler rests between two looks."""
+
+    @staticmethod
+    async def _next(rests: AsyncGenerator[float, None]) -> float:
+        async with asyncio.timeout(10):
+            return await anext(rests)
+
+    @staticmethod
+    async def _rests(test: Sampled) -> AsyncGenerator[float, None]:
+        """Let it run, and yield each rest when nothing is being read any more."""
+        asked: asyncio.Queue[float] = asyncio.Queue()
+        go = asyncio.Event()
+
+        async def pause(seconds: float) -> None:
+            asked.put_nowait(seconds)
+            await go.wait()
+            go.clear()
+
+        test.telemetry._pause = pause
+        running = asyncio.create_task(test.telemetry.run())
+        try:
+            while True:
+                rest = await asked.get()
+                while any(card.job for card in test.telemetry.cards.values()):
+                    await asyncio.sleep(0.01)
+                yield rest
+                go.set()
+        finally:
+            running.cancel()
+
+    async def test_ends_when_the_next_source_is_due(self, node: SampleNode) -> None:
+        node.add_card("u200")
+        test = await sampled(node)
+        async with aclosing(self._rests(test)) as rests:
+            assert await self._next(rests) == 1, "reads are in progress, which may hang"
+            for state in test.card.sources.values():
+                state.due = 1e-9  # the second sample, which is due soon after the first
+            assert await self._next(rests) == 1
+            assert 13 < await self._next(rests) <= 15
+
+    async def test_is_short_while_a_read_hangs(self, node: SampleNode) -> None:
+        card = node.add_card("u200")
+        test = await sampled(node)
+        card.hang("mgmt/hwmon/temp4_input")
+        await test.sample()
+        assert len(test.card.hanging) == 1
+        assert not test.card.job
+        assert test.telemetry._rest() == 1
+        card.unhang("mgmt/hwmon/temp4_input")
+
+    async def test_card_that_recovers_is_read_at_once(self, node: SampleNode) -> None:
+        node.add_card("u200")
+        test = await sampled(node)
+        test.become(Reason.RESETTING)
+        async with aclosing(self._rests(test)) as rests:
+            assert await self._next(rests) == 15
+            test.become(None)
+            assert await self._next(rests) == 1
+            assert test.card.sources["hwmon"].success
 
 
 class TestDangers:

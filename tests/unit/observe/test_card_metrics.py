@@ -1,8 +1,11 @@
 """The series of the cards: format, labels, the pods that hold them, and the log of errors."""
 
+import asyncio
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -41,8 +44,12 @@ def metrics_for(
     return CardMetrics(snapshots, node.sysfs_root, **{**plain, **options})
 
 
+def lines(metrics: CardMetrics) -> list[str]:
+    return [line for line in b"".join(metrics.text()).decode().splitlines() if line[0] != "#"]
+
+
 def samples(metrics: CardMetrics) -> Iterator[tuple[str, Mapping[str, str], float]]:
-    for family in text_string_to_metric_families(metrics.text().decode()):
+    for family in text_string_to_metric_families(b"".join(metrics.text()).decode()):
         assert family.documentation
         for sample in family.samples:
             yield sample.name, sample.labels, sample.value
@@ -82,16 +89,37 @@ class TestSeries:
             "numa_node": "0",
         }
 
+    async def test_versions_of_drivers_are_read_now_and_then(self, metrics: CardMetrics) -> None:
+        with mock.patch.object(metrics._versions, "of", wraps=metrics._versions.of) as reads:
+            for _ in range(3):
+                await metrics._read_versions()
+            assert reads.await_count == 1
+            metrics._versions_due = 0.0
+            await metrics._read_versions()
+            assert reads.await_count == 2
+            metrics._drivers = {"another"}
+            await metrics._read_versions()
+            assert reads.await_count == 3
+
     async def test_no_series_appears_twice(self, metrics: CardMetrics) -> None:
-        lines = [line.rpartition(" ")[0] for line in metrics.text().decode().splitlines() if line[0] != "#"]
-        assert len(lines) == len(set(lines)) > 40
+        series = [line.rpartition(" ")[0] for line in lines(metrics)]
+        assert len(series) == len(set(series)) > 40
+
+    async def test_change_of_the_devices_ends_a_rest(self, metrics: CardMetrics) -> None:
+        rest = asyncio.create_task(metrics._pause(60))
+        await asyncio.sleep(0)
+        metrics._snapshots.set(replace(metrics._snapshots.value, scan_error="no change of a device"))
+        await asyncio.sleep(0)
+        metrics._snapshots.set(Snapshot())
+        async with asyncio.timeout(10):
+            await rest
 
     async def test_series_go_with_the_card(self, metrics: CardMetrics) -> None:
         metrics._remember({"0000:65:00.1": (POD,)}, 1.0)
         metrics._snapshots.set(Snapshot())
         await metrics._telemetry.once(30)
         metrics._remember({}, 2.0)
-        assert metrics.text() == b""
+        assert metrics.text() == []
         assert not metrics._holders
 
     @given(st.text(max_size=30))
@@ -137,8 +165,8 @@ class TestCardWithTwoDevices:
 
     async def test_every_series_has_the_id_of_the_card(self, metrics: CardMetrics) -> None:
         assert {labels["device"] for _, labels, _ in samples(metrics)} == {self.FIRST}
-        lines = [line.rpartition(" ")[0] for line in metrics.text().decode().splitlines() if line[0] != "#"]
-        assert len(lines) == len(set(lines))
+        series = [line.rpartition(" ")[0] for line in lines(metrics)]
+        assert len(series) == len(set(series))
 
     async def test_its_sensors_tell_the_devices_apart(
         self, metrics: CardMetrics, card: list[XrtCard]

@@ -43,6 +43,14 @@ class Api(RunningApiServer):
         super().__init__(Path(folder))
         self._writes = self.api.requests = _Writes()
 
+    def pod(self) -> dict[str, str]:
+        """Return the variables of a pod, see `tests.bench.in_pod`."""
+        return {
+            "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+            "KUBERNETES_SERVICE_PORT": str(self.port),
+            "BENCH_SERVICE_ACCOUNT": str(self.folder),
+        }
+
     def writes(self, since: float) -> list[Write]:
         """Return the writes after a moment."""
         return [each for each in list(self._writes.written) if each.time >= since]

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self, TypedDict
 
 from tests.bench.api import Write, api_server
-from tests.bench.stage import Process, Stage
+from tests.bench.stage import IN_POD, Process, Stage
 from tests.e2e.build import build_source
 from tests.support.dra_kubelet import DRIVER, NODE, SLICES, ClaimName, DraKubelet, claim_of, result
 from tests.support.waiting import wait_for
@@ -42,6 +42,8 @@ class DraStage(Stage):
         reference: the driver in Go, with as many devices.
     """
 
+    module = IN_POD
+
     def __init__(self, boards: list[XrtBoard], *, functions: int = 0, **settings: str) -> None:
         super().__init__(boards, functions=functions, MODE="dra", NODE_NAME=NODE, **settings)
         self._disk = tempfile.mkdtemp(
@@ -68,6 +70,7 @@ class DraStage(Stage):
 
     def __enter__(self) -> Self:
         self.api = self._stack.enter_context(api_server(self.path("api")))
+        self.variables |= self.api.pod()
         self.api.put(f"/api/v1/nodes/{NODE}", {})
         return super().__enter__()
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 from tests.bench.api import Api, api_server
 from tests.bench.figures import Figure
-from tests.bench.stage import Stage, cards, children_cpu_seconds, cpu_seconds
+from tests.bench.stage import IN_POD, Stage, cards, children_cpu_seconds, cpu_seconds
 from tests.support.waiting import wait_for
 
 _NODE = "reporting"
@@ -27,12 +27,14 @@ class Reporting(Stage):
         functions: as of a stage.
     """
 
-    def __init__(self, api: Api, kubeconfig: str, *, functions: int = 0) -> None:
+    module = IN_POD
+
+    def __init__(self, api: Api, *, functions: int = 0) -> None:
         super().__init__(
             cards(_CARDS, shells=4), functions=functions,
             NODE_NAME=_NODE, EVENTS="true", NODE_CONDITION="true", STARTUP_TAINT=_TAINT,
         )  # fmt: skip
-        self.variables = {"KUBECONFIG": kubeconfig}
+        self.variables = api.pod()
         self._api = api
         self.taint()
 
@@ -63,7 +65,7 @@ def reports(quick: bool) -> Iterator[Figure]:
     with ExitStack() as stack:
         plain = stack.enter_context(Stage(cards(_CARDS, shells=4)))
         api = stack.enter_context(api_server(plain.path("api")))
-        full = stack.enter_context(Reporting(api, plain.path("api/kubeconfig")))
+        full = stack.enter_context(Reporting(api))
         wall: list[list[float]] = [[], []]
         cpu: list[list[float]] = [[], []]
         for run in range(3 if quick else 8):

@@ -28,10 +28,17 @@ _MEGABYTE = 1_000_000  # 10^6 bytes, as in docs/development/performance.md
 _CPUCLOCK_SCHED = 2  # include/linux/posix-timers.h
 _LIMIT = 30.0  # seconds for any wait
 
+SERVICE = "xilinx_fpga_dp"
+IN_POD = "tests.bench.in_pod"
+"""The module of the service; the other one has the variables of `Api.pod`."""
+
 
 def environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment of a measured process: as in the image (see Containerfile), with .pyc files."""
-    return clean_environment({"LOG_FORMAT": "json", **(settings or {})}) | {"PYTHONOPTIMIZE": "2"}
+    return clean_environment({"LOG_FORMAT": "json", **(settings or {})}) | {
+        "MALLOC_ARENA_MAX": "1",
+        "PYTHONOPTIMIZE": "2",
+    }
 
 
 def place() -> str:
@@ -95,7 +102,12 @@ class Stage:
         boards: the boards of the cards.
         functions: the total number of PCI functions, filled up with those of other devices.
         settings: of the service, without prefix.
+
+    Attributes:
+        module: of the service.
     """
+
+    module = SERVICE
 
     def __init__(self, boards: list[XrtBoard], *, functions: int = 0, **settings: str) -> None:
         self._directory = tempfile.mkdtemp(prefix="fpga-", dir=place())
@@ -137,10 +149,10 @@ class Stage:
             print(Path(self._directory, "log").read_text()[-3000:], file=sys.stderr)
         shutil.rmtree(self._directory)
 
-    def start(self, module: str = "xilinx_fpga_dp", *arguments: str) -> Process:
+    def start(self, module: str = "", *arguments: str) -> Process:
         """Start the service or another module of this project."""
         variables = environment(self.settings) | self.variables
-        return self.run([sys.executable, "-m", module, *arguments], variables)
+        return self.run([sys.executable, "-m", module or self.module, *arguments], variables)
 
     def run(self, command: Sequence[str], variables: Mapping[str, str]) -> Process:
         """Start any program; it is ended with the stage."""
@@ -148,7 +160,7 @@ class Stage:
         self.started.append(process)
         return process
 
-    def running(self, settle: float = 3.0, module: str = "xilinx_fpga_dp") -> Process:
+    def running(self, settle: float = 3.0, module: str = "") -> Process:
         """Start the service; return it ``settle`` seconds after its last first list."""
         process = self.start(module)
         self.listed_since(process.began)

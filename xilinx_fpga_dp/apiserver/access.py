@@ -112,7 +112,7 @@ def _find(environment: Mapping[str, str], home: str | None, context: str | None)
         and environment.get("KUBERNETES_SERVICE_HOST")
         and os.path.exists(f"{SERVICE_ACCOUNT}/token")
     ):
-        return service_account(environment)
+        return service_account(environment, SERVICE_ACCOUNT)
     if home and os.path.exists(path := f"{home}/.kube/config"):
         return kubeconfig([path], context)
     ways = "KUBECONFIG names no file" + (f", {home}/.kube/config is not there," if home else "")
@@ -121,7 +121,7 @@ def _find(environment: Mapping[str, str], home: str | None, context: str | None)
     )
 
 
-def service_account(environment: Mapping[str, str], folder: str = SERVICE_ACCOUNT) -> Access:
+def service_account(environment: Mapping[str, str], folder: str) -> Access:
     """Return the access of a pod (kubernetes.io/docs/tasks/run-application/access-api-from-pod)."""
     host = environment.get("KUBERNETES_SERVICE_HOST", "")
     port = environment.get("KUBERNETES_SERVICE_PORT", "443")

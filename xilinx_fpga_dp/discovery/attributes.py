@@ -57,6 +57,7 @@ class When(StrEnum):
     NEW = "when the function appears"
     LEFT_OUT = "each scan of a function that is left out"
     SAMPLE = "each sample"  # every TELEMETRY_INTERVAL, while the device answers
+    LINK = "when the link has changed"  # found by a sample
 
 
 class Level(StrEnum):
@@ -366,11 +367,11 @@ TELEMETRY: Final = (
             f"{which}_link_{what}",
             _PCI,
             Source.CARD,
-            When.SAMPLE,
+            when,
             "a read of the config space: drivers/pci/pci-sysfs.c",
             level=Level.SAFE,
         )
-        for which in ("current", "max")
+        for which, when in (("current", When.SAMPLE), ("max", When.LINK))
         for what in ("speed", "width")
     ),
     *(

@@ -13,15 +13,13 @@ from typing import Any, Self, TypedDict
 
 from tests.bench.api import Write, api_server
 from tests.bench.stage import IN_POD, Process, Stage
-from tests.e2e.build import build_source
+from tests.e2e.build import DRA_MODULE, DRA_VERSION, build_source
 from tests.support.dra_kubelet import DRIVER, NODE, SLICES, ClaimName, DraKubelet, claim_of, result
 from tests.support.waiting import wait_for
 from xilinx_fpga_dp.simulate.sysfs.boards import XrtBoard
 from xilinx_fpga_dp.simulate.sysfs.sample_node import XrtCard
 
 _REFERENCE = Path(__file__).parent / "reference"
-_HELPER = "k8s.io/dynamic-resource-allocation"
-_HELPER_VERSION = "0.37.2"
 _REFERENCE_DRIVER = "reference.example.com"
 
 
@@ -197,7 +195,7 @@ class Caller:
 
 def _built(name: str) -> str:
     """Return a program of the reference; the first time it is built, which takes a minute."""
-    return str(build_source(f"dra-{name}", _REFERENCE / f"{name}.go", _HELPER, _HELPER_VERSION))
+    return str(build_source(f"dra-{name}", _REFERENCE / f"{name}.go", DRA_MODULE, DRA_VERSION))
 
 
 def _device(card: XrtCard) -> str:

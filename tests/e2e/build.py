@@ -33,6 +33,9 @@ CONTROL_PLANE_PROGRAMS = ("kube-apiserver", "kube-controller-manager", "kube-sch
 # Debian's 3.4 is too old for the watch cache of the API server.
 ETCD_MODULE = "go.etcd.io/etcd/server/v3"
 ETCD_VERSION = "3.7.3"
+# Go's helpers of DRA drivers and of their users.
+DRA_MODULE = "k8s.io/dynamic-resource-allocation"
+DRA_VERSION = "0.37.2"
 
 # The proxy serves some versions that its list leaves out: the last patches of minors that have ended
 # are named here, so that KUBERNETES=1.28 finds one.

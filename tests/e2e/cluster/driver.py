@@ -1,6 +1,8 @@
 """The DRA driver in a cluster: its installation, what it publishes, and pods with claims."""
 
 import json
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -84,3 +86,26 @@ def taints(cluster: Cluster) -> list[str]:
 def name_of(address: str) -> str:
     """Return the name of the device with an address."""
     return "pci-" + address.replace(":", "-").replace(".", "-")
+
+
+@contextmanager
+def every_slice(cluster: Cluster) -> Iterator[list[tuple[float, Any]]]:
+    """Yield a list to which each version of the driver's slices is added, with its time.
+
+    A slice that is removed is added once more.
+    """
+    found: list[tuple[float, Any]] = []
+
+    def follow() -> None:
+        for each in watch:
+            version = (time.monotonic(), each)
+            found.append(version)  # at once: `extend` may add them at the end
+
+    with cluster.api.watch(f"{SLICES}?fieldSelector=spec.driver={DRIVER}") as watch:
+        thread = threading.Thread(target=follow, name="every slice")
+        thread.start()
+        try:
+            yield found
+        finally:
+            watch.end()
+            thread.join(10)

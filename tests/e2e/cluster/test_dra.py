@@ -1,20 +1,40 @@
 """The DRA driver, installed by the chart: claims, extended resources, faults, restarts, rights."""
 
 import json
+import os
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import yaml
 
+from ..build import DRA_MODULE, DRA_VERSION, HERE, build_source
 from ..host import HOSTNAME
 from ..namespace import wait_for
+from ..pods import open_number
+from ..report import Report
 from .api import Api, ApiError
 from .cluster import NODE_ADDRESS, Cluster
 from .deployed import DRIVER_NAME, EXAMPLES, NAMESPACE, VARIABLE, nodes_in, plugins, wait_available
-from .driver import DRIVER, SLICES, claiming, devices, name_of, restarts, run, slices, taints
+from .driver import (
+    DRIVER,
+    SLICES,
+    claiming,
+    devices,
+    every_slice,
+    name_of,
+    restarts,
+    run,
+    slices,
+    taints,
+    template,
+)
 
 pytestmark = pytest.mark.usefixtures("driver", "pods")
+
+
+RESTARTS = 20  # of kubelet
 
 
 def other_slice(cluster: Cluster, uid: str) -> list[Any] | None:
@@ -32,10 +52,20 @@ def test_driver_is_ready_and_has_published_each_card(cluster: Cluster) -> None:
         assert {"type", "resourceName", "board", "shell", "timestamp"} <= each["attributes"].keys()
 
 
+def opened(cluster: Cluster, name: str) -> list[str]:
+    """Return the device nodes of cards that a container may open, whether its /dev has them or not."""
+    numbers = cluster.sample.devices()
+    script = "; ".join(map(open_number, numbers.values()))
+    said = cluster.kubectl("exec", name, "--", "sh", "-c", script).splitlines()
+    may = {f"number {os.major(number)}:{os.minor(number)} ok": node for node, number in numbers.items()}
+    return sorted(may[line] for line in said if line in may)
+
+
 def test_pod_of_the_device_plugin_runs_unchanged(cluster: Cluster) -> None:
     name = cluster.create(EXAMPLES / "dp-pod.yaml")
     cluster.wait_pod(name, "Running")
     [node] = nodes_in(cluster, name)
+    assert opened(cluster, name) == [node]
     [card] = [card for card in cluster.sample.cards if card.render_node == node]
 
     def printed() -> str | None:
@@ -59,6 +89,46 @@ def test_claim_gives_a_card_and_the_file_with_its_attributes(cluster: Cluster) -
     assert device["attributes"]["devNode"] == {"string": node}
 
 
+def test_go_decodes_the_file_with_the_attributes(cluster: Cluster) -> None:
+    reader = build_source("metadata", HERE / "metadata" / "main.go", DRA_MODULE, DRA_VERSION)
+    made = claiming("one")
+    made["spec"]["volumes"] = [{"name": "reader", "hostPath": {"path": str(reader)}}]
+    made["spec"]["containers"][0]["volumeMounts"] = [{"name": "reader", "mountPath": "/reader"}]
+    cluster.run_pod(made)
+    cluster.wait_pod("one", "Running")
+    said = cluster.kubectl("exec", "one", "--", "/reader", DRIVER, "card", "fpga")
+    decoded = [json.loads(line) for line in said.splitlines()]
+    assert [each["version"] for each in decoded] == ["v1beta1", "v1alpha1"]
+    [node] = nodes_in(cluster, "one")
+    for each in decoded:
+        assert each["content"]["podClaimName"] == "card"
+        [request] = each["content"]["requests"]
+        [device] = request["devices"]
+        published = devices(cluster)[device["name"]]["attributes"]
+        assert device["attributes"] == {**published, "devNode": {"string": node}}
+
+
+def test_pods_with_one_claim_have_its_card_and_no_other(cluster: Cluster) -> None:
+    claim = {**template("u250"), "kind": "ResourceClaim", "spec": template("u250")["spec"]["spec"]}
+    cluster.kubectl("create", "-f", "-", stdin=json.dumps(claim))
+    try:
+        for name in ("one", "two"):
+            made = claiming(name)
+            made["spec"]["resourceClaims"] = [{"name": "card", "resourceClaimName": "u250"}]
+            cluster.run_pod(made)
+            cluster.wait_pod(name, "Running")
+        card = cluster.sample.cards[2]
+        path = f"/var/run/kubernetes.io/dra-device-attributes/resourceclaims/u250/fpga/{DRIVER}-metadata.json"
+        for name in ("one", "two"):
+            assert nodes_in(cluster, name) == opened(cluster, name) == [card.render_node]
+            assert name_of(card.address) in cluster.kubectl("exec", name, "--", "cat", path)
+        cluster.kubectl("delete", "pod", "one", "--now", "--wait")
+        assert opened(cluster, "two") == [card.render_node]
+    finally:
+        cluster.kubectl("delete", "pods", "--all", "--now", "--wait")
+        cluster.kubectl("delete", "resourceclaim", "u250", "--wait")
+
+
 def test_third_pod_waits_for_one_of_two_cards(cluster: Cluster) -> None:
     run(cluster, "one")
     run(cluster, "two")
@@ -72,10 +142,10 @@ def test_third_pod_waits_for_one_of_two_cards(cluster: Cluster) -> None:
     assert nodes_in(cluster, "three") == freed
 
 
-def test_broken_card_is_tainted_shown_in_the_pod_and_recovers(cluster: Cluster) -> None:
-    run(cluster, "one")
-    [node] = nodes_in(cluster, "one")
-    [card] = [card for card in cluster.sample.cards if card.render_node == node]
+def test_broken_card_is_told_everywhere_and_recovers(cluster: Cluster) -> None:
+    run(cluster, "one", board="u250")
+    card = cluster.sample.cards[2]
+    assert nodes_in(cluster, "one") == [card.render_node]
 
     def health() -> tuple[str, str] | None:
         for status in cluster.pod("one")["status"]["containerStatuses"]:
@@ -84,28 +154,61 @@ def test_broken_card_is_tainted_shown_in_the_pod_and_recovers(cluster: Cluster) 
                     return resource["health"], resource.get("message", "")
         return None
 
+    def condition() -> str:
+        conditions = cluster.api.get(f"/api/v1/nodes/{HOSTNAME}")["status"]["conditions"]
+        return str(next((each["status"] for each in conditions if each["type"] == "FPGAHealthy"), None))
+
+    def events() -> list[str]:
+        found = cluster.api.get("/apis/events.k8s.io/v1/namespaces/default/events")["items"]
+        return [each["note"] for each in found if each.get("reportingController") == DRIVER]
+
+    wait_for(lambda: condition() == "True", "the condition", 30)
     card.offline()
     try:
-        wait_for(lambda: taints(cluster) == [f"{DRIVER}/offline"] or None, "the taint", 30)
-        wait_for(lambda: health() == ("Unhealthy", "offline") or None, "the health in the status", 30)
+        wait_for(lambda: taints(cluster) == [f"{DRIVER}/offline"], "the taint", 30)
+        wait_for(lambda: health() == ("Unhealthy", "offline"), "the health in the status", 30)
+        wait_for(lambda: condition() == "False", "the condition", 30)
+        wait_for(lambda: f"{card.address} (u250): offline" in events(), "an Event", 30)
         assert cluster.pod("one")["status"]["phase"] == "Running"
     finally:
         card.online()
-    wait_for(lambda: taints(cluster) == [] or None, "no taint", 30)
-    wait_for(lambda: health() == ("Healthy", "") or None, "the health in the status", 60)
+    wait_for(lambda: taints(cluster) == [], "no taint", 30)
+    wait_for(lambda: health() == ("Healthy", ""), "the health in the status", 60)
+    wait_for(lambda: condition() == "True", "the condition", 30)
+    wait_for(lambda: f"{card.address} (u250): healthy after offline" in events(), "an Event", 30)
     assert restarts(cluster, "one") == 0
 
 
-def test_restarts_of_kubelet_touch_no_pod_and_no_claim(cluster: Cluster) -> None:
+def test_new_pod_waits_for_a_broken_card(cluster: Cluster) -> None:
+    card = cluster.sample.cards[2]
+    card.offline()
+    try:
+        wait_for(lambda: taints(cluster) == [f"{DRIVER}/offline"], "the taint", 30)
+        cluster.run_pod(claiming("one", board="u250"))
+        wait_for(lambda: "cannot allocate all claims" in cluster.unscheduled("one"), "no card for it", 30)
+    finally:
+        card.online()
+    cluster.wait_pod("one", "Running")
+
+
+def test_restarts_of_kubelet_touch_no_pod_and_no_claim(cluster: Cluster, report: Report) -> None:
     run(cluster, "one")
-    for _ in range(5):
-        before = slices(cluster)[0]["metadata"]["uid"]
-        cluster.kill("kubelet")
-        cluster.start("kubelet")
-        wait_for(partial(other_slice, cluster, before), "the slice again", 60)
-    assert len(nodes_in(cluster, "one")) == 1
-    assert restarts(cluster, "one") == 0
-    cluster.kubectl("delete", "pod", "one", "--now", "--wait")
+    extended = cluster.create(EXAMPLES / "dp-pod.yaml")
+    cluster.wait_pod(extended, "Running")
+    before = {name: cluster.pod(name)["status"]["containerStatuses"] for name in ("one", extended)}
+    with every_slice(cluster) as seen:
+        for _ in range(RESTARTS):
+            before_it = slices(cluster)[0]["metadata"]["uid"]
+            cluster.kill("kubelet")
+            cluster.start("kubelet")
+            wait_for(partial(other_slice, cluster, before_it), "the slice again", 60)
+    for (gone, old), (back, new) in pairwise(seen):
+        if old["metadata"]["uid"] != new["metadata"]["uid"]:
+            report.time("slice back after kubelet has removed it at its start", back - gone)
+    assert {name: cluster.pod(name)["status"]["containerStatuses"] for name in before} == before
+    for name in before:
+        assert len(nodes_in(cluster, name)) == 1
+    cluster.kubectl("delete", "pod", *before, "--now", "--wait")
 
 
 def test_server_takes_the_examples(cluster: Cluster) -> None:
@@ -194,6 +297,7 @@ def test_example_gets_the_cards_that_it_asks_for(
         cluster.wait_pod(name, "Running")
         found = nodes_in(cluster, name)
         assert len(found) == count
+        assert opened(cluster, name) == found
         variables = cluster.kubectl("exec", name, "--", "env")
         assert f"FPGA_XILINX_{board.upper()}_" in variables
     finally:

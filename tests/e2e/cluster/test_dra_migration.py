@@ -54,6 +54,14 @@ def held(cluster: Cluster) -> list[str]:
     )
 
 
+def variables(cluster: Cluster, name: str) -> list[str]:
+    """Return the variables by which a container knows its cards."""
+    found = cluster.kubectl("exec", name, "--", "env").splitlines()
+    told = sorted(line for line in found if line.startswith("PCIDEVICE_"))
+    assert told
+    return told
+
+
 def test_cards_change_over_one_by_one_as_their_pods_end(
     cluster: Cluster, user: User, plugin: None, installed: None
 ) -> None:
@@ -63,6 +71,7 @@ def test_cards_change_over_one_by_one_as_their_pods_end(
     cluster.run_pod(pod("three", limits={U200: 1}))
     wait_for(lambda: cluster.unscheduled("three") or None, "the scheduler's message", 30)
     before = {name: nodes_in(cluster, name) for name in ("one", "two")}
+    told = variables(cluster, "one")
     cluster.kubectl("delete", "-f", MANIFEST, "--wait")
     wait_withdrawn(cluster)
     user.run(f"{commands('README.md', 'Install')[2]} --set mode=dra --set dra.classes[0].resource={U200}")
@@ -73,6 +82,7 @@ def test_cards_change_over_one_by_one_as_their_pods_end(
     cluster.kubectl("delete", "pod", "one", "--now", "--wait")
     cluster.wait_pod("three", "Running")
     assert nodes_in(cluster, "three") == before["one"]
+    assert variables(cluster, "three") == told
     assert nodes_in(cluster, "two") == before["two"]
     assert len(held(cluster)) == 1
     [running] = [each for each in cluster.pods() if each["metadata"]["name"] == "two"]

@@ -20,7 +20,7 @@ NO_SENSORS = ("--telemetry", "none")  # which leaves the steps with the sensors 
 
 
 def test_once_plays_all_steps_and_ends() -> None:
-    done = cli("simulate", "--once", limit=180)
+    done = cli("simulate", "--once")
     assert done.returncode == 0, done.stdout + done.stderr
     output = done.stdout
     for text in (
@@ -41,7 +41,7 @@ def test_once_plays_all_steps_and_ends() -> None:
 
 def test_once_shows_what_happens_to_the_card_of_the_pod() -> None:
     """Sensors that move, a hot card, a link that trains down, a trip: on /metrics and in the log."""
-    done = cli("simulate", "--once", "--board", "u200", limit=180)
+    done = cli("simulate", "--once", "--board", "u200")
     assert done.returncode == 0, done.stdout + done.stderr
     steps = dict(re.findall(r"=== (.+)\n((?:(?!===).*\n)*)", done.stdout))
     device = 'device="0000:65:00.1"'
@@ -62,23 +62,21 @@ def test_once_shows_what_happens_to_the_card_of_the_pod() -> None:
 
 @pytest.mark.parametrize("flags", [("--telemetry", "none"), ("--http-address", "")])
 def test_once_without_metrics_shows_no_sensors(flags: tuple[str, str]) -> None:
-    done = cli("simulate", "--once", "--board", "u50", *flags, limit=180)
+    done = cli("simulate", "--once", "--board", "u50", *flags)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "xilinx_fpga_" not in done.stdout
     assert "becomes Unhealthy: firewall" in done.stdout
 
 
 def test_once_waits_for_no_sensor_that_is_read_once_a_minute() -> None:
-    done = cli("simulate", "--once", "--board", "v70", "--telemetry", "all", limit=180)
+    done = cli("simulate", "--once", "--board", "v70", "--telemetry", "all")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "It runs hot" not in done.stdout
     assert "Its PCIe link trains down" in done.stdout
 
 
 def test_options_choose_boards_and_settings() -> None:
-    done = cli(
-        "simulate", "--once", "--board", "u50", "--resource-prefix", "amd.com/", *NO_SENSORS, limit=180
-    )
+    done = cli("simulate", "--once", "--board", "u50", "--resource-prefix", "amd.com/", *NO_SENSORS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "amd.com/xilinx_u50_gen3x16_xdma_201920_3-0" in done.stdout
 
@@ -93,7 +91,7 @@ def test_options_choose_boards_and_settings() -> None:
 )
 def test_all_parts_of_a_grant_are_shown(flags: tuple[str, str], text: str) -> None:
     written = [path for path in ("/var/run/cdi", "/run/cdi") if os.path.exists(path)]
-    done = cli("simulate", "--once", "--board", "u200", *flags, *NO_SENSORS, limit=180)
+    done = cli("simulate", "--once", "--board", "u200", *flags, *NO_SENSORS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert text in done.stdout
     assert written == [path for path in ("/var/run/cdi", "/run/cdi") if os.path.exists(path)], (
@@ -117,7 +115,7 @@ def test_two_boards_with_a_device_tree_are_refused(tmp_path: Path) -> None:
 
 
 def test_demo_lists_left_out_cards_and_plays_the_others() -> None:
-    done = cli("simulate", "--once", "--board", "u50", "--board", "u250-golden", *NO_SENSORS, limit=180)
+    done = cli("simulate", "--once", "--board", "u50", "--board", "u250-golden", *NO_SENSORS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0000:66:00.0  golden image" in done.stdout
     assert "The xilinx_u50_gen3x16_xdma_201920_3 at 0000:65:00.1 becomes Unhealthy: firewall" in done.stdout
@@ -127,7 +125,7 @@ def test_demo_lists_left_out_cards_and_plays_the_others() -> None:
 @pytest.mark.parametrize("board", ["u200", "v70", "u200-2018.3", "arista", "f1-2019", "v80", "ma35d", "u30"])
 def test_headline_of_the_fault_says_what_the_log_says(board: str) -> None:
     """With boards that show the same fault in different ways; ``arista`` asks through the mailbox."""
-    done = cli("simulate", "--once", "--board", board, *NO_SENSORS, limit=180)
+    done = cli("simulate", "--once", "--board", board, *NO_SENSORS)
     assert done.returncode == 0, done.stdout + done.stderr
     [step] = re.findall(r"=== The .+ at (\S+) becomes Unhealthy: (.+)\n((?:(?!===).*\n)*)", done.stdout)
     address, reasons, log = step
@@ -136,25 +134,25 @@ def test_headline_of_the_fault_says_what_the_log_says(board: str) -> None:
 
 
 def test_headline_has_the_reason_of_a_log_in_json() -> None:
-    done = cli("simulate", "--once", "--board", "u50", "--log-format", "json", limit=180)
+    done = cli("simulate", "--once", "--board", "u50", "--log-format", "json")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "at 0000:65:00.1 becomes Unhealthy: firewall" in done.stdout
 
 
 def test_events_of_the_fault_are_shown() -> None:
-    done = cli("simulate", "--once", "--board", "u50", "--events", "true", *NO_SENSORS, limit=180)
+    done = cli("simulate", "--once", "--board", "u50", "--events", "true", *NO_SENSORS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Warning  FPGAUnhealthy  0000:65:00.1 (u50): firewall" in done.stdout
 
 
 def test_headline_without_a_log_gives_no_reason() -> None:
-    done = cli("simulate", "--once", "--board", "u50", "--log-level", "error", *NO_SENSORS, limit=180)
+    done = cli("simulate", "--once", "--board", "u50", "--log-level", "error", *NO_SENSORS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "at 0000:65:00.1 becomes Unhealthy\n" in done.stdout
 
 
 def test_demo_ends_without_an_allocatable_card() -> None:
-    done = cli("simulate", "--once", "--board", "u250-golden", limit=180)
+    done = cli("simulate", "--once", "--board", "u250-golden")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "None of these can be offered" in done.stdout
     assert "kubelet starts" not in done.stdout
@@ -270,7 +268,7 @@ def test_interrupted_demo_leaves_no_file(temporary: str, flags: tuple[str, ...],
 
 def test_demo_plays_cards_of_all_drivers() -> None:
     boards = ("u30", "v80", "ma35d", "npu", "f2", "kv260")
-    done = cli("simulate", "--once", *(word for name in boards for word in ("--board", name)), limit=180)
+    done = cli("simulate", "--once", *(word for name in boards for word in ("--board", name)))
     assert done.returncode == 0, done.stdout + done.stderr
     for text in (
         "xilinx.com/fpga-xilinx_u30_gen3x4_base_1-0  ",

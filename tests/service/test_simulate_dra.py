@@ -19,7 +19,7 @@ def _steps(output: str) -> dict[str, str]:
 
 
 def test_once_plays_the_story_of_a_claim_and_ends() -> None:
-    done = cli("simulate", "--mode", "dra", "--once", limit=180)
+    done = cli("simulate", "--mode", "dra", "--once")
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     steps = _steps(done.stdout)
@@ -50,14 +50,14 @@ def test_once_plays_the_story_of_a_claim_and_ends() -> None:
     ],
 )
 def test_story_plays_with_other_cards_and_settings(flags: tuple[str, ...], text: str) -> None:
-    done = cli("simulate", *SMALL, "--once", *flags, limit=180)
+    done = cli("simulate", *SMALL, "--once", *flags)
     assert done.returncode == 0, done.stdout + done.stderr
     assert text in done.stdout
 
 
 def test_failing_step_ends_with_1_and_says_why(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    done = cli("simulate", *SMALL, "--once", "--board", "u50", "--cdi-dir", f"{tmp_path}/file/cdi", limit=180)
+    done = cli("simulate", *SMALL, "--once", "--board", "u50", "--cdi-dir", f"{tmp_path}/file/cdi")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "FAILED: mypod: NodePrepareResources failed for ResourceClaim mypod-fpga: " in done.stdout
 

@@ -166,7 +166,7 @@ class RunningApiServer:
 
         return self._await(on_the_loop())
 
-    def wait_for(self, condition: Callable[[], T], what: str, limit: float = 90.0) -> T:
+    def wait_for(self, condition: Callable[[], T], what: str, limit: float = 50.0) -> T:
         """Wait until a condition on what is stored or was asked is true."""
         return wait_for(
             lambda: self.do(condition), lambda: f"{what}; asked: {list(self.api.requests)}", limit

@@ -274,7 +274,7 @@ class KubeletDouble:
         devices = self._devices().get(resource, {})
         return {name: device.nodes for name, device in devices.items()}
 
-    def wait_for(self, predicate: Callable[[], T], timeout: float = 90.0) -> T:
+    def wait_for(self, predicate: Callable[[], T], timeout: float = 50.0) -> T:
         """Wait until the predicate returns something true, and return that.
 
         Raises:

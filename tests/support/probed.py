@@ -21,7 +21,7 @@ class Probed:
         self.address = address_of(held)
         self.settings = settings_for(node, HTTP_ADDRESS=self.address, **settings)
 
-    def get(self, page: str, limit: float = 60) -> tuple[int, str]:
+    def get(self, page: str, limit: float = 50) -> tuple[int, str]:
         try:
             with urllib.request.urlopen(f"http://{self.address}/{page}", timeout=limit) as answer:
                 return answer.status, answer.read().decode()

@@ -32,7 +32,7 @@ def clean_environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def cli(
-    *arguments: str, settings: Mapping[str, str] | None = None, limit: float = 180
+    *arguments: str, settings: Mapping[str, str] | None = None, limit: float = 50
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, in a new process of an interpreter that has imported the program.
 
@@ -80,7 +80,7 @@ def _command(arguments: tuple[str, ...], environment: dict[str, str], outputs: t
 def started(
     *arguments: str,
     settings: Mapping[str, str] | None = None,
-    limit: float = 180,
+    limit: float = 50,
     stdout: int | IO[str] = subprocess.PIPE,
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end as an operator starts it."""
@@ -96,7 +96,7 @@ def started(
 
 
 # Seconds until the service has ended: 2 s by the benchmarks, more on a busy machine.
-ENDS = 90.0
+ENDS = 50.0
 
 
 class Service:
@@ -146,7 +146,7 @@ class Service:
                     self.events.append(json.loads(line))
                 self._news.notify_all()
 
-    def logged(self, event: str, limit: float = 90, count: int = 1, **fields: object) -> dict[str, Any]:
+    def logged(self, event: str, limit: float = 50, count: int = 1, **fields: object) -> dict[str, Any]:
         """Wait for the count-th log event with this name and these fields; return it."""
 
         def found() -> list[dict[str, Any]]:

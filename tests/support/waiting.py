@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], T], what: str | Callable[[], str], limit: float = 90.0) -> T:
+def wait_for(condition: Callable[[], T], what: str | Callable[[], str], limit: float = 50.0) -> T:
     """Call the condition until it returns something true, and return that.
 
     tests/faults and tests/e2e have loops of their own. The first does not count stalls of its process and

@@ -304,6 +304,24 @@ class Cluster(Host):
         )
         return self.spawn(name, [self._plane.programs / name, f"--config={config}", *self._stage_options])
 
+    @contextmanager
+    def kubelet_with(self, config: Config) -> Iterator[None]:
+        """Run kubelet with these values over those of its configuration; with its own again at the end."""
+        before = self.config
+        self._restart_kubelet({**before, **config})
+        try:
+            yield
+        finally:
+            self._restart_kubelet(before)
+
+    def _restart_kubelet(self, config: Config) -> None:
+        self.stop("kubelet")
+        # It refuses the state of another policy (pkg/kubelet/cm/cpumanager/state/state_checkpoint.go).
+        (self.kubelet_dir / "cpu_manager_state").unlink(missing_ok=True)
+        self.config = config
+        self.start("kubelet")
+        wait_for(self.ready, "node Ready", START_LIMIT)
+
     def reboot(self) -> None:
         """Do to the node what a reboot does: its processes and the files of /run are gone, its disks stay."""
         for part in ("kubelet", "containerd"):

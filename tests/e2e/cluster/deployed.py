@@ -1,6 +1,7 @@
 """What deploy/ ships, by name, and its state in a cluster."""
 
 import json
+import os
 from typing import Any
 
 import yaml
@@ -9,6 +10,7 @@ from xilinx_fpga_dp.simulate.sysfs.sample_node import XrtCard
 
 from ..image import PROJECT
 from ..namespace import wait_for
+from ..pods import open_each, open_number
 from .cluster import Cluster
 
 MANIFEST = PROJECT / "deploy" / "fpga-device-plugin.yml"
@@ -65,6 +67,28 @@ def only_card(cluster: Cluster, pod: str) -> XrtCard:
 def nodes_in(cluster: Cluster, pod: str) -> list[str]:
     """Return the device nodes of cards that a pod has."""
     return [f"/dev/dri/{name}" for name in cluster.kubectl("exec", pod, "--", "ls", "/dev/dri").split()]
+
+
+def opened(cluster: Cluster, pod: str) -> set[str]:
+    """Return the nodes of cards that a pod can open, at their path or by a node that it makes itself."""
+    nodes = cluster.sample.devices()
+    attempts = [open_each(nodes), *map(open_number, nodes.values())]
+    said = cluster.kubectl("exec", pod, "--", "sh", "-c", "; ".join(attempts)).splitlines()
+    return {
+        node
+        for node, number in nodes.items()
+        if {f"open {node} ok", f"number {os.major(number)}:{os.minor(number)} ok"} & set(said)
+    }
+
+
+def printed(cluster: Cluster, pod: str) -> str:
+    """Return the output of an example pod, with the variables of its cards."""
+
+    def complete() -> str | None:
+        said = cluster.kubectl("logs", pod)
+        return said if "PCIDEVICE_" in said else None
+
+    return wait_for(complete, "its output", 30)
 
 
 def daemonset(cluster: Cluster) -> Any:

@@ -1,5 +1,6 @@
-"""What operators and accidents do to a node: taints, drains, restarts of kubelet, reboots."""
+"""What operators and accidents do to a node: taints, drains, evictions, restarts of kubelet, reboots."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,8 +10,9 @@ import yaml
 from tests.support.pages import blocks, text
 
 from ..namespace import wait_for
+from ..pods import pod
 from .cluster import Cluster
-from .deployed import EXAMPLES, NAMESPACE, U200, plugins, wait_available, wait_offered
+from .deployed import EXAMPLES, NAMESPACE, U200, nodes_in, plugins, wait_available, wait_offered
 from .user import User, manifest
 
 pytestmark = pytest.mark.usefixtures("daemonset", "pods")
@@ -79,6 +81,28 @@ def test_drained_node_frees_its_cards_and_keeps_the_plugin(cluster: Cluster, use
     user.run(uncordon)
     wait_for(lambda: len(running(cluster)) == 2, "the pods back", 60)
     assert len(set(cards(cluster))) == 2
+
+
+def test_evicted_pod_leaves_its_card_to_the_one_that_waits(cluster: Cluster) -> None:
+    """By the Eviction API, as an autoscaler or a descheduler does."""
+    had = _two_run_and_a_third_waits(cluster, pod("one", limits={U200: 1}))
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "one"}}
+    path = "/api/v1/namespaces/default/pods/one/eviction"
+    cluster.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+    cluster.wait_pod("three", "Running")
+    assert nodes_in(cluster, "three") == had
+    assert cluster.pod("one") is None
+
+
+def _two_run_and_a_third_waits(cluster: Cluster, one: dict[str, Any]) -> list[str]:
+    """Run `one` and another pod, each with a U200, and let a third wait; return the node of the first."""
+    cluster.run_pod(one)
+    cluster.run_pod(pod("two", limits={U200: 1}))
+    for name in ("one", "two"):
+        cluster.wait_pod(name, "Running")
+    cluster.run_pod(pod("three", limits={U200: 1}))
+    wait_for(lambda: cluster.unscheduled("three"), "the scheduler's message", 30)
+    return nodes_in(cluster, "one")
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])

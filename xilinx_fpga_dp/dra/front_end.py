@@ -368,7 +368,7 @@ class DraFrontEnd:
 
     async def _follow_registrations(self) -> None:
         async for _ in self.registrar.registered.changes(lambda count: count or None):
-            self.publisher.wake()  # a kubelet that starts removes the slices
+            self.publisher.registered()
 
     async def _publish(self) -> None:
         """Publish while this instance is registered and the newest."""

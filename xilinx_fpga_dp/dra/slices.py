@@ -84,6 +84,7 @@ class SlicePublisher:
         self._describe = describe
         self._example = example
         self._wake = asyncio.Event()
+        self._peace = asyncio.Event()  # ends a wait for others that change the slices
         self._back = asyncio.Event()  # the server answers the watch again
         self._limit = RateLimit(_BURST, _BETWEEN_WRITES)
         self._backoff = Backoff()
@@ -104,6 +105,12 @@ class SlicePublisher:
 
     def wake(self) -> None:
         """Compare soon: the wish may have changed, or the slices may be gone."""
+        self._wake.set()
+
+    def registered(self) -> None:
+        """Compare soon: kubelet has just registered the driver, so it was kubelet that removed the slices."""
+        self._restored.clear()
+        self._peace.set()
         self._wake.set()
 
     async def run(self) -> None:
@@ -250,7 +257,10 @@ class SlicePublisher:
         if len(recent) >= _PATIENCE:
             pause = min(_LONGEST_TRUCE, 2.0 ** (len(recent) - _PATIENCE))
             log.warning(Event.SLICE_CONTESTED, extra={"node_uid": node_uid, "seconds": pause})
-            await asyncio.sleep(pause)
+            self._peace.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._peace.wait()
 
     async def _watch(self) -> None:
         """Wake the loop for each change of others, and when the server is back."""

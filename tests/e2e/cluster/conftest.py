@@ -19,6 +19,11 @@ from .registry import Registry
 from .user import User, commands
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put cases with a cluster of their own first: a machine has one at a time."""
+    items.sort(key=lambda item: "cluster" in getattr(item, "fixturenames", ()))
+
+
 @pytest.fixture(scope="session")
 def cluster(report: Report) -> Iterator[Cluster]:
     """The cluster of all cases.

@@ -179,6 +179,22 @@ class TestCall:
             with pytest.raises(NoAnswer, match=r"no answer for 0\.2 s"):
                 await client.get(NODE)
 
+    async def test_stopped_server_is_told_from_a_slow_one(
+        self, server: RunningApiServer, client: ApiServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its return is to be noticed soon, so attempts do not become rare."""
+        await client.get(NODE)
+        monkeypatch.setattr(module, "_CONNECTING", 0.02)
+        with server.frozen():
+            with pytest.raises(NoAnswer, match="no answer for 1 s") as on_kept_connection:
+                await client.call("GET", NODE, limit=1.0)
+            with pytest.raises(NoAnswer) as on_new_connection:
+                await client.call("GET", NODE, limit=20.0)
+        assert on_kept_connection.value.connected
+        assert not on_new_connection.value.connected
+        monkeypatch.undo()
+        assert await client.get(NODE)
+
     async def test_server_that_is_away_is_no_answer(
         self, server: RunningApiServer, client: ApiServer
     ) -> None:

@@ -8,7 +8,8 @@ import os
 import ssl
 import subprocess
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -165,6 +166,16 @@ class RunningApiServer:
             return call()
 
         return self._await(on_the_loop())
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop it like SIGSTOP: the kernel takes connections, and nothing answers."""
+        thaw = threading.Event()
+        self._loop.call_soon_threadsafe(thaw.wait, 120)
+        try:
+            yield
+        finally:
+            thaw.set()
 
     def wait_for(self, condition: Callable[[], T], what: str, limit: float = 50.0) -> T:
         """Wait until a condition on what is stored or was asked is true."""

@@ -65,6 +65,9 @@ COMMAND_LIMIT: Final = 30.0
 # (k8s.io/apiserver pkg/storage/cacher/cacher.go, bookmarkFrequency).
 _SILENCE = 90.0
 _WATCH_SECONDS = (240, 360)  # the server ends a watch after a random time between these
+# Of the limit of a call: what connecting may take. A server that accepts and is silent, as a stopped one, is
+# then told from one that is slow to answer.
+_CONNECTING = 0.8
 _PAUSE = 1.0  # seconds a watch lasts at least, or the next one waits
 _LOOK_EVERY = 1.0  # seconds between two looks at the files of the credentials
 _CREDENTIALS_LIMIT = 65.0  # seconds to read files, and to run the command that a kubeconfig may name
@@ -237,25 +240,28 @@ class ApiServer:
         """
         request = _Request(method, path, query or {}, body, content_type, largest)
         credentials = await self._credentials()
+        limit = limit or self._call_limit
+        send = partial(self._send, request, repeat=repeat, connect=limit * _CONNECTING)
         try:
-            async with asyncio.timeout(limit or self._call_limit):
+            async with asyncio.timeout(limit):
                 try:
-                    code, answer, retry_after = await self._send(request, credentials, repeat=repeat)
+                    code, answer, retry_after = await send(credentials)
                 except NoAnswer as error:
                     renewed = credentials if error.connected else await self._credentials(look=True)
                     if renewed == credentials:
                         raise
-                    code, answer, retry_after = await self._send(request, renewed, repeat=repeat)
+                    code, answer, retry_after = await send(renewed)
                 if code == _UNAUTHORIZED:
                     renewed = await self._credentials(again=True)
                     if renewed != credentials:
-                        code, answer, retry_after = await self._send(request, renewed, repeat=repeat)
+                        code, answer, retry_after = await send(renewed)
         except NoAnswer:
             self._failed(None)
             raise
         except TimeoutError:
             self._failed(None)
-            raise NoAnswer(f"{request}: no answer for {limit or self._call_limit:g} s") from None
+            self._calls.leave()  # other kept connections may be as dead
+            raise NoAnswer(f"{request}: no answer for {limit:g} s") from None
         if code >= _OK:
             self._failed(code)
             raise refusal(str(request), code, answer, retry_after)
@@ -277,14 +283,14 @@ class ApiServer:
         return self._known
 
     async def _send(
-        self, request: "_Request", credentials: Credentials, *, repeat: bool
+        self, request: "_Request", credentials: Credentials, *, repeat: bool, connect: float
     ) -> tuple[int, bytes, str | None]:
         """Send a request; return status, body and the Retry-After of the answer."""
         while True:
             async with self._calls.use(credentials.connection) as client:
                 try:
                     with _named_errors(request):
-                        async with client.stream(request, credentials) as answer:
+                        async with client.stream(request, credentials, connect) as answer:
                             body = bytearray()
                             async for part in answer.aiter_stream():
                                 body += part
@@ -294,9 +300,9 @@ class ApiServer:
                                     )
                             client.proven = True
                             return answer.status, bytes(body), _retry_after(answer)
-                except NoAnswer:
+                except NoAnswer as error:
                     # A connection that was kept from an earlier call may have been closed meanwhile.
-                    if not (repeat and client.proven):
+                    if not (repeat and client.proven and error.connected):
                         raise
                     repeat = False
                     client.left = True
@@ -454,6 +460,11 @@ class _Clients:
         finally:
             client.users -= 1
             await self._close_unused(client)
+
+    def leave(self) -> None:
+        """Make new connections from now on."""
+        if self._current:
+            self._current.left = True
 
     async def close(self) -> None:
         client, self._current = self._current, None

@@ -1,6 +1,8 @@
 """The publisher of slices, with an API server of its own."""
 
 import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -11,44 +13,77 @@ from xilinx_fpga_dp.apiserver import access
 from xilinx_fpga_dp.apiserver.client import ApiServer
 from xilinx_fpga_dp.dra import slices
 from xilinx_fpga_dp.dra.front_end import example
+from xilinx_fpga_dp.simulate.api_server import Json
+
+
+@asynccontextmanager
+async def publishing(
+    node_api: RunningApiServer, describe: Callable[[], Sequence[Json]] = list
+) -> AsyncIterator[slices.SlicePublisher]:
+    """Run a publisher of devices."""
+
+    async def node_uid() -> str:
+        return "node-uid"
+
+    async with ApiServer(access.find(node_api.environment)) as api:
+        publisher = slices.SlicePublisher(
+            api, DRIVER, NODE, node_uid, describe=lambda _: describe(), example=example(DRIVER)
+        )
+        task = asyncio.create_task(publisher.run())
+        try:
+            yield publisher
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+async def wait_for(node_api: RunningApiServer, condition: Callable[[], object], what: str) -> None:
+    await asyncio.to_thread(node_api.wait_for, condition, what)
 
 
 async def test_slice_that_is_removed_soon_after_a_write_is_back_at_once(
     node_api: RunningApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slices, "_BETWEEN_WRITES", 3600.0)
-
-    async def node_uid() -> str:
-        return "node-uid"
-
-    async with ApiServer(access.find(node_api.environment)) as api:
-        publisher = slices.SlicePublisher(
-            api, DRIVER, NODE, node_uid, describe=lambda _: [], example=example(DRIVER)
-        )
-        publishing = asyncio.create_task(publisher.run())
+    async with publishing(node_api):
         for _ in range(3):
-            await asyncio.to_thread(node_api.wait_for, lambda: node_api.api.get(SLICE), "a slice", 10.0)
+            await wait_for(node_api, lambda: node_api.api.get(SLICE), "a slice")
             node_api.remove(SLICE)
-        publishing.cancel()
-        await asyncio.wait([publishing])
 
 
 async def test_slice_is_back_at_once_after_each_of_many_restarts_of_kubelet(
     node_api: RunningApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slices, "_BETWEEN_WRITES", 0.01)
-
-    async def node_uid() -> str:
-        return "node-uid"
-
-    async with ApiServer(access.find(node_api.environment)) as api:
-        publisher = slices.SlicePublisher(
-            api, DRIVER, NODE, node_uid, describe=lambda _: [], example=example(DRIVER)
-        )
-        publishing = asyncio.create_task(publisher.run())
+    async with publishing(node_api) as publisher:
         for _ in range(10):
-            await asyncio.to_thread(node_api.wait_for, lambda: node_api.api.get(SLICE), "a slice", 10.0)
+            await wait_for(node_api, lambda: node_api.api.get(SLICE), "a slice")
             node_api.remove(SLICE)
             publisher.registered()
-        publishing.cancel()
-        await asyncio.wait([publishing])
+
+
+async def test_tainted_device_that_the_server_refuses_is_left_out(
+    node_api: RunningApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slices, "_BETWEEN_WRITES", 0.01)
+    bad = {"name": "a", "attributes": {}, "taints": [{"key": f"{DRIVER}/offline", "effect": "NoSchedule"}]}
+    wish: list[Json] = [bad, {"name": "b"}]
+    node_api.api.invalid = lambda item: [
+        f"spec.devices[{number}].attributes"
+        for number, each in enumerate(item["spec"].get("devices") or ())
+        if each.get("attributes", {}).get("refused")
+    ]
+
+    def published() -> list[Json]:
+        devices: list[Json] = (node_api.api.get(SLICE) or {"spec": {"devices": []}})["spec"]["devices"]
+        return devices
+
+    async with publishing(node_api, lambda: wish) as publisher:
+        await wait_for(node_api, lambda: len(published()) == 2, "both devices")
+        stored = node_api.api.get(SLICE)
+        assert stored
+        stored["spec"]["devices"][0]["taints"][0]["timeAdded"] = "2026-01-01T00:00:00Z"  # by the server
+        node_api.put(SLICE, stored)
+        wish[0] = bad | {"attributes": {"refused": {"bool": True}}}
+        publisher.wake()
+        await wait_for(node_api, lambda: [each["name"] for each in published()] == ["b"], "the other device")

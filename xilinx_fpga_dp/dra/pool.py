@@ -121,8 +121,8 @@ def lacking(answer: Json, wanted: Json) -> frozenset[str]:
     )
 
 
-def blamed(fields: Iterable[str], sent: Json) -> list[Json]:
-    """Return the devices of a slice that the server names as the cause of a refusal.
+def blamed(fields: Iterable[str], sent: Json) -> list[str]:
+    """Return the names of the devices of a slice that the server names as the cause of a refusal.
 
     Args:
         fields: the fields that it names, such as ``spec.devices[1].attributes[x].string``.
@@ -130,7 +130,7 @@ def blamed(fields: Iterable[str], sent: Json) -> list[Json]:
     """
     found = (re.match(r"spec\.devices\[(\d+)\]", each) for each in fields)
     numbers = {int(each[1]) for each in found if each}
-    return [each for number, each in enumerate(sent["spec"]["devices"]) if number in numbers]
+    return [each["name"] for number, each in enumerate(sent["spec"]["devices"]) if number in numbers]
 
 
 def _over(found: Json, wanted: Json) -> Json:

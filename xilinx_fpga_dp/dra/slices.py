@@ -164,7 +164,7 @@ class SlicePublisher:
         todo = writes(pool, wish, found)
         before = self._bad
         try:
-            answers = await self._write(todo)
+            answers = await self._write(todo, wish)
         except Invalid as error:
             if self._bad != before:
                 raise Conflict(_SLICES, 409, str(error)) from None  # at once, without them
@@ -190,7 +190,7 @@ class SlicePublisher:
     async def _pool(self) -> Pool:
         return Pool(self._driver, self._node, await self._node_uid())
 
-    async def _write(self, todo: Writes) -> list[Json]:
+    async def _write(self, todo: Writes, wish: Sequence[Json]) -> list[Json]:
         for each in todo.delete:
             with suppress(NotFound):
                 await self._api.delete(path(_SLICES[1:], each["metadata"]["name"]))
@@ -204,16 +204,18 @@ class SlicePublisher:
             except NotFound as error:  # removed meanwhile
                 raise Conflict(_SLICES, 409, str(error)) from None
             except Invalid as error:
-                self._blame(error, each)
+                self._blame(error, each, wish)
                 raise
         self._own = {each["metadata"]["resourceVersion"] for each in answers}
         return answers
 
-    def _blame(self, error: Invalid, sent: Json) -> None:
-        """Leave out the devices that the server names as the cause."""
-        for each in blamed(error.fields, sent):
-            self._bad = self._bad | {each["name"]: (each, f"device {each['name']}: {error}")}
-            log.warning(Event.DEVICE_REFUSED, extra={"device": each["name"], "error": str(error)})
+    def _blame(self, error: Invalid, sent: Json, wish: Sequence[Json]) -> None:
+        """Leave out the devices of a wish that the server names as the cause."""
+        names = blamed(error.fields, sent)
+        for each in wish:  # what was sent has the times of its taints, too
+            if (name := each["name"]) in names:
+                self._bad = self._bad | {name: (each, f"device {name}: {error}")}
+                log.warning(Event.DEVICE_REFUSED, extra={"device": name, "error": str(error)})
 
     def _valid(self, wish: Sequence[Json]) -> Sequence[Json]:
         """Return the devices without those that the server has refused as they are."""

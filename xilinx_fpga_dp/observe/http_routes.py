@@ -30,9 +30,7 @@ class HttpRoutes:
     unit_states: Callable[[Offers], Mapping[str, Mapping[str, Any]] | None] = lambda _offers: (
         None
     )  # of the driver
-    card_metrics: Callable[[], Sequence[bytes | bytearray]] = (
-        tuple  # returns the series of the cards, in pieces
-    )
+    card_metrics: Callable[[], Sequence[bytes | bytearray]] = tuple  # the series of the cards, in pieces
     _last_beat: float = field(init=False, default_factory=lambda: asyncio.get_running_loop().time())
 
     def by_path(self) -> Mapping[str, Page]:

@@ -217,6 +217,11 @@ def _cgroup_roots() -> Iterator[Path]:
             yield Path(mount_point)
 
 
+def pods_cgroup() -> Path:
+    """Return the cgroup of all pods, of the first hierarchy."""
+    return next(_cgroup_roots()) / CGROUP
+
+
 def _in_cgroups() -> set[int]:
     found: set[int] = set()
     for root in _cgroup_roots():

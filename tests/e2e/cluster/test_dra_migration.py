@@ -87,3 +87,38 @@ def test_cards_change_over_one_by_one_as_their_pods_end(
     assert len(held(cluster)) == 1
     [running] = [each for each in cluster.pods() if each["metadata"]["name"] == "two"]
     assert running["status"]["containerStatuses"][0]["restartCount"] == 0
+
+
+def test_node_goes_back_to_the_plugin_also_if_begun_too_early(
+    cluster: Cluster, user: User, image: None, installed: None
+) -> None:
+    page = commands("docs/operating/dra.md", "From the device plugin to the driver, and back")
+    label, unlabel, uncordon = page[3], *page[-2:]
+    user.run(
+        f"{commands('README.md', 'Install')[2]} --set mode=by-label --set dra.classes[0].resource={U200}"
+    )
+    wait_offered(cluster)
+    user.run(label)
+    wait_available(cluster, DRIVER_NAME)
+    wait_for(lambda: cluster.counts(U200).allocatable == 0, "no card of the plugin", 60)
+    for name in ("one", "two"):
+        cluster.run_pod(pod(name, limits={U200: 1}))
+        cluster.wait_pod(name, "Running")
+    before = {name: nodes_in(cluster, name) for name in ("one", "two")}
+    cluster.run_pod(pod("three", limits={U200: 1}))
+    wait_for(lambda: cluster.unscheduled("three") or None, "the scheduler's message", 30)
+    user.run("kubectl cordon NODE")
+    cluster.kubectl("delete", "pod", "one", "--now", "--wait")
+    user.run(unlabel)  # too early: `two` has a claim
+    wait_available(cluster)
+    cluster.wait_resource(U200, 1)
+    assert nodes_in(cluster, "two") == before["two"]
+    cluster.kubectl("delete", "pod", "two", "--now", "--wait=false")
+    user.run(label)
+    wait_for(lambda: cluster.pod("two") is None, "the end of the pod with a claim", 60)
+    user.run(unlabel)
+    wait_offered(cluster)
+    user.run(uncordon)
+    cluster.wait_pod("three", "Running")
+    assert len(nodes_in(cluster, "three")) == 1
+    assert [each.pod for each in cluster.resources.held()] == ["three"]

@@ -19,10 +19,25 @@ def text(page: str) -> str:
     return (PROJECT / page).read_text()
 
 
-def blocks(page: str, kind: str, under: str = "") -> list[str]:
-    """Return the fenced blocks of a language, also indented ones; with `under`, those of one section."""
-    found = re.findall(rf"^( *)```{kind}\n(.*?)^ *```", section(page, under), re.MULTILINE | re.DOTALL)
-    return [re.sub(f"^{indent}", "", block, flags=re.MULTILINE) for indent, block in found]
+def blocks(page: str, kind: str, under: str = "", *, but: str = "") -> list[str]:
+    """Return the fenced blocks of a language, also indented ones.
+
+    Args:
+        page: the page.
+        kind: the language.
+        under: the heading of the only section that counts.
+        but: leaves out a block below a comment that begins so.
+    """
+    found = re.findall(
+        rf"^(?: *<!-- ([^\n]*) -->\n\n?)?( *)```{kind}\n(.*?)^ *```",
+        section(page, under),
+        re.MULTILINE | re.DOTALL,
+    )
+    return [
+        re.sub(f"^{indent}", "", block, flags=re.MULTILINE)
+        for comment, indent, block in found
+        if not (but and comment.startswith(but))
+    ]
 
 
 def section(page: str, heading: str) -> str:

@@ -17,10 +17,11 @@ from ..namespace import wait_for
 from ..pods import pod
 from .cluster import Cluster
 from .deployed import EXAMPLES, IMAGE, NAMESPACE
-from .user import manifest
+from .user import User, commands, manifest
 
 pytestmark = pytest.mark.usefixtures("daemonset", "pods")
 
+PAGE = "docs/reference/cluster.md"
 ACCOUNT = "reader"
 COMMAND = [sys.executable, "-m", "xilinx_fpga_dp", "cluster"]
 
@@ -28,7 +29,7 @@ COMMAND = [sys.executable, "-m", "xilinx_fpga_dp", "cluster"]
 @pytest.fixture
 def account(cluster: Cluster) -> Iterator[str]:
     """A service account without rights; return the name of the role of the documentation, which it lacks."""
-    role = manifest("docs/reference/cluster.md", "kind: ClusterRole")
+    role = manifest(PAGE, "kind: ClusterRole")
     cluster.kubectl("create", "serviceaccount", ACCOUNT)
     created = cluster.kubectl("create", "-f", "-", "-o", "jsonpath={.metadata.name}", stdin=role)
     yield created
@@ -69,7 +70,7 @@ def _in_a_pod(cluster: Cluster, name: str, *options: str) -> tuple[str, str]:
     return wait_for(phase, f"the end of {name}", 60), cluster.kubectl("logs", name)
 
 
-def test_administrator_sees_every_card_and_its_holder(cluster: Cluster) -> None:
+def test_administrator_sees_every_card_and_its_holder(cluster: Cluster, user: User) -> None:
     name = cluster.create(EXAMPLES / "dp-pod.yaml")
     cluster.wait_pod(name, "Running")
     document = _document(_run(cluster, "--output", "json"))
@@ -80,7 +81,8 @@ def test_administrator_sees_every_card_and_its_holder(cluster: Cluster) -> None:
     assert [holder["pod"] for each in devices for holder in each["held_by"]] == [name]
     rows = list(csv.DictReader(_run(cluster, "--output", "csv").splitlines()))
     assert [row["device"] for row in rows] == sorted(card.address for card in cluster.sample.cards)
-    assert f"default/{name}/" in _run(cluster)
+    [command] = commands(PAGE)
+    assert f"default/{name}/" in user.run(command)
 
 
 def test_service_account_needs_the_documented_rights_only(cluster: Cluster, account: str) -> None:

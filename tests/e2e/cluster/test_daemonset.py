@@ -5,7 +5,18 @@ import pytest
 from ..namespace import wait_for
 from ..pods import pod
 from .cluster import Cluster, Counts
-from .deployed import EXAMPLES, U200, U250, VARIABLE, daemonset, nodes_in, only_card, plugins
+from .deployed import (
+    EXAMPLES,
+    U200,
+    U250,
+    VARIABLE,
+    daemonset,
+    nodes_in,
+    only_card,
+    opened,
+    plugins,
+    printed,
+)
 
 pytestmark = pytest.mark.usefixtures("daemonset", "pods")
 
@@ -22,13 +33,10 @@ def test_example_pod_gets_one_card_and_no_other(cluster: Cluster, example: str) 
     cluster.wait_pod(name, "Running")
     card = only_card(cluster, name)
     assert nodes_in(cluster, name) == [card.render_node]
-    printed = wait_for(lambda: _with_cards(cluster.kubectl("logs", name)), "its output", 30)
-    assert f"{VARIABLE}={card.address}\n" in printed
-    assert str(card.render_node).removeprefix("/dev/dri/") in printed
-
-
-def _with_cards(said: str) -> str | None:
-    return said if "PCIDEVICE_" in said else None
+    assert opened(cluster, name) == {card.render_node}
+    said = printed(cluster, name)
+    assert f"{VARIABLE}={card.address}\n" in said
+    assert str(card.render_node).removeprefix("/dev/dri/") in said
 
 
 def test_pod_that_asks_for_one_card_too_many_waits_for_it(cluster: Cluster) -> None:
@@ -40,7 +48,9 @@ def test_pod_that_asks_for_one_card_too_many_waits_for_it(cluster: Cluster) -> N
     assert cluster.pod(two)["status"]["phase"] == "Pending"
     cluster.kubectl("delete", "pod", one, "--now")
     cluster.wait_pod(two, "Running")
-    assert len(nodes_in(cluster, two)) == 2
+    cards = cluster.sample.cards[:2]
+    assert opened(cluster, two) == {card.render_node for card in cards}
+    assert f"{VARIABLE}={','.join(card.address for card in cards)}\n" in printed(cluster, two)
 
 
 def test_pod_on_its_own_network_reads_probes_and_metrics(cluster: Cluster) -> None:

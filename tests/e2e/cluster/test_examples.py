@@ -13,6 +13,7 @@ from .deployed import (
     NAME,
     NAMESPACE,
     U200,
+    U250,
     VARIABLE,
     nodes_in,
     only_card,
@@ -29,6 +30,7 @@ ALIGNED = {
     "topologyManagerPolicy": "single-numa-node",
     "kubeReserved": {"cpu": "100m"},
 }
+ELSEWHERE = 1  # a NUMA node of the sample node; kubelet finds all CPUs on node 0
 
 
 @pytest.fixture
@@ -58,6 +60,27 @@ def test_numa_example_has_a_cpu_of_its_own_beside_its_card(cluster: Cluster) -> 
     cluster.wait_pod("other", "Running")
     # kubelet takes the CPU from the others' containers a moment later.
     wait_for(lambda: own not in cpus(cluster, "other"), "the CPU is its own", 60)
+
+
+@pytest.mark.usefixtures("aligned", "pods")
+def test_card_of_another_numa_node_than_the_cpus_is_refused(cluster: Cluster) -> None:
+    card = cluster.sample.cards[2]
+    far = yaml.safe_load((EXAMPLES / "dp-pod-numa.yaml").read_text())
+    limits = far["spec"]["containers"][0]["resources"]["limits"]
+    limits[U250] = limits.pop(U200)
+
+    def lies(node: int) -> bool:
+        return cluster.resources.allocatable()[U250] == {card.address: {node}}
+
+    card.write("numa_node", str(ELSEWHERE))
+    try:
+        wait_for(lambda: lies(ELSEWHERE), "the NUMA node at kubelet", 30)
+        cluster.run_pod(far)
+        refused = cluster.wait_pod(far["metadata"]["name"], "Failed")
+        assert refused["status"]["reason"] == "TopologyAffinityError"
+    finally:
+        card.write("numa_node", "0")
+        wait_for(lambda: lies(0), "the NUMA node at kubelet", 30)
 
 
 @pytest.fixture

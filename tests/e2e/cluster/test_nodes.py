@@ -94,6 +94,24 @@ def test_evicted_pod_leaves_its_card_to_the_one_that_waits(cluster: Cluster) -> 
     assert cluster.pod("one") is None
 
 
+def test_pod_that_kubelet_evicts_leaves_its_card_to_the_one_that_waits(cluster: Cluster) -> None:
+    """It fills its volume beyond its limit, once a file of the case is there; the pod stays, as Failed."""
+    fill = "until [ -e /tmp/go ]; do sleep 0.1; done; dd if=/dev/zero of=/volume/file bs=1M count=16"
+    full = pod(
+        "one",
+        f"{fill}; exec sleep 3600",
+        limits={U200: 1},
+        volumes=[{"name": "v", "emptyDir": {"sizeLimit": "1Mi"}}],
+    )
+    full["spec"]["containers"][0]["volumeMounts"] = [{"name": "v", "mountPath": "/volume"}]
+    had = _two_run_and_a_third_waits(cluster, full)
+    cluster.kubectl("exec", "one", "--", "touch", "/tmp/go")
+    evicted = cluster.wait_pod("one", "Failed", limit=180)  # kubelet measures volumes once a minute
+    assert evicted["status"]["reason"] == "Evicted"
+    cluster.wait_pod("three", "Running")
+    assert nodes_in(cluster, "three") == had
+
+
 def _two_run_and_a_third_waits(cluster: Cluster, one: dict[str, Any]) -> list[str]:
     """Run `one` and another pod, each with a U200, and let a third wait; return the node of the first."""
     cluster.run_pod(one)

@@ -1,18 +1,17 @@
 """The commands of README.md and docs/getting-started.md for a cluster, as they stand there.
 
-Only what a reader replaces is replaced: REGISTRY, NODE, PLUGIN-POD. Not run are the last step, in the shell
-of an image with XRT, and what needs a card.
+Only what a reader replaces is replaced: REGISTRY, NODE, PLUGIN-POD.
 """
 
 import re
 
 import pytest
 
-from tests.support.pages import blocks
+from tests.support.pages import blocks, text
 
 from ..namespace import wait_for
 from .cluster import Cluster
-from .deployed import U200, VARIABLE, only_card, plugins, wait_available, wait_offered
+from .deployed import DRIVER_NAME, U200, VARIABLE, only_card, plugins, wait_available, wait_offered
 from .user import User, commands, manifest
 
 README, GUIDE = "README.md", "docs/getting-started.md"
@@ -22,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("bare", "pods")
 
 
 def test_readme_installs_the_chart_and_a_pod_gets_a_card(cluster: Cluster, user: User) -> None:
-    build, push, install = commands(README, "Install")[:3]
+    build, push, install, *_ = commands(README)
     assert (build.split()[0], push.split()[0], install.split()[0]) == ("make", "buildah", "helm")
     user.run(install)  # the image fixture has run the two before it
     wait_available(cluster)
@@ -42,7 +41,8 @@ def test_readme_installs_the_chart_and_a_pod_gets_a_card(cluster: Cluster, user:
 
 
 def test_readme_installs_the_static_manifest(cluster: Cluster, user: User) -> None:
-    create, get = commands(README, "Install")[3:]
+    create, get, describe = commands(README)[3:]
+    assert [describe] == commands(README, "Use a card"), "the case above runs it"
     user.run(create)
     wait_offered(cluster)
     wait_available(cluster)
@@ -50,11 +50,11 @@ def test_readme_installs_the_static_manifest(cluster: Cluster, user: User) -> No
 
 
 def test_getting_started_reaches_a_pod_with_a_card(cluster: Cluster, user: User) -> None:
-    build, push, edit, create, get, describe, list_, diagnose, example, get_pod, *by_hand = commands(
-        GUIDE, "In a cluster"
-    )
+    build, push, edit, create, get, describe, list_, diagnose, example, get_pod, *claims = commands(GUIDE)
     assert [build, push] == commands(README, "Install")[:2]
-    assert by_hand[0] == "kubectl exec -it mypod -- bash"
+    assert claims == commands(GUIDE, "With claims")
+    inline = commands(README, "Install")[2]
+    assert inline in " ".join(text(GUIDE).split()), "the way with the chart, which another case goes"
     user.run(edit)
     user.run(create)
     wait_offered(cluster)
@@ -69,3 +69,12 @@ def test_getting_started_reaches_a_pod_with_a_card(cluster: Cluster, user: User)
     assert [line for line in said.splitlines() if not line.startswith("ok ")] == []
     user.run(example)
     wait_for(lambda: "Running" in user.run(get_pod) or None, "mypod Running", 60)
+
+
+def test_getting_started_publishes_cards_for_claims(cluster: Cluster, user: User) -> None:
+    install, get = commands(GUIDE, "With claims")
+    user.run(install)
+    wait_available(cluster, DRIVER_NAME)
+    assert " fpga.xilinx.com " in user.run(get)
+    user.remove_plugin()
+    cluster.kubectl("delete", "resourceslices", "--all", "--wait")

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from .registry import Registry
 # Directories of the checkout that are made by its tools.
 _LEFT_OUT = (".git", ".venv*", ".*_cache", ".hypothesis", "__pycache__", "dist", "htmlcov")
 
+_NOT_RUN = "not run in a cluster: "
+
 
 class User:
-    """A shell in a copy of the checkout.
+    """A shell in a copy of the checkout, with the program installed.
 
     Args:
         builder: the environment of buildah, see `image.builder`.
@@ -41,7 +44,7 @@ class User:
         self._environment = {
             **builder,
             **registry.environment,
-            "PATH": f"{programs}:{cluster.programs}:{os.environ['PATH']}",
+            "PATH": f"{programs}:{cluster.programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
 
     def run(self, command: str, limit: float = 300, **words: str) -> str:
@@ -60,9 +63,12 @@ class User:
         wait_withdrawn(self._cluster)
 
 
-def commands(page: str, under: str) -> list[str]:
-    """Return the commands of the shell blocks of a section, in their order."""
-    return [line for block in blocks(page, "sh", under) for line in block.splitlines()]
+def commands(page: str, under: str = "") -> list[str]:
+    """Return the commands of the shell blocks of a section, or of a page, in their order.
+
+    Left out is a block below a comment with the reason: `<!-- not run in a cluster: it needs a card -->`.
+    """
+    return [line for block in blocks(page, "sh", under, but=_NOT_RUN) for line in block.splitlines()]
 
 
 def manifest(page: str, containing: str) -> str:

@@ -54,14 +54,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test the time limit of its tier, which is its folder, and put the long ones first."""
+    """Give each test the time limit of its tier, which is its folder, and put the long ones first.
+
+    Workers that share a processor have as much more time.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    processors = len(os.sched_getaffinity(0))
     for item in items:
         limit = _TIER_LIMITS.get(_tier(item))
         if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
             limit = _PROPERTY_LIMIT
         if limit and not item.get_closest_marker("timeout"):
-            item.add_marker(pytest.mark.timeout(limit))
-    items[:] = _dealt(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+            item.add_marker(pytest.mark.timeout(limit * max(1, workers // processors)))
+    items[:] = _dealt(items, workers)
 
 
 def _tier(item: pytest.Item) -> str:

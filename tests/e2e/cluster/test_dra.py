@@ -11,7 +11,7 @@ import yaml
 
 from ..build import DRA_MODULE, DRA_VERSION, HERE, build_source
 from ..host import HOSTNAME
-from ..namespace import wait_for
+from ..namespace import NodeError, wait_for
 from ..pods import open_number
 from ..report import Report
 from .api import Api, ApiError
@@ -34,7 +34,7 @@ from .driver import (
 pytestmark = pytest.mark.usefixtures("driver", "pods")
 
 
-RESTARTS = 20  # of kubelet
+RESTARTS = int(os.environ.get("RESTARTS", "20"))  # of kubelet
 
 
 def other_slice(cluster: Cluster, uid: str) -> list[Any] | None:
@@ -205,9 +205,16 @@ def test_restarts_of_kubelet_touch_no_pod_and_no_claim(cluster: Cluster, report:
     for (gone, old), (back, new) in pairwise(seen):
         if old["metadata"]["uid"] != new["metadata"]["uid"]:
             report.time("slice back after kubelet has removed it at its start", back - gone)
-    assert {name: cluster.pod(name)["status"]["containerStatuses"] for name in before} == before
+
+    def nodes_once_known(name: str) -> list[str] | None:
+        try:
+            return nodes_in(cluster, name)
+        except NodeError:
+            return None  # the slice is back before kubelet knows its pods
+
     for name in before:
-        assert len(nodes_in(cluster, name)) == 1
+        assert len(wait_for(partial(nodes_once_known, name), f"exec in {name}", 60)) == 1
+    assert {name: cluster.pod(name)["status"]["containerStatuses"] for name in before} == before
     cluster.kubectl("delete", "pod", *before, "--now", "--wait")
 
 

@@ -282,6 +282,7 @@ class TestRest:
         card = node.add_card("u200")
         test = await sampled(node)
         card.hang("mgmt/hwmon/temp4_input")
+        await TestHang.hangs(test, "temp4_input")
         await test.sample()
         assert len(test.card.hanging) == 1
         assert not test.card.job

@@ -12,7 +12,7 @@ from .deployed import nodes_in
 from .driver import devices, driver_installed, name_of, run
 from .user import User
 
-pytestmark = pytest.mark.usefixtures("evicting", "pods")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("evicting", "pods")]
 
 
 @pytest.fixture(scope="module")

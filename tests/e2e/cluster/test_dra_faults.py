@@ -23,7 +23,7 @@ from .cluster import Cluster
 from .deployed import DRIVER_NAME, NAME, NAMESPACE, nodes_in, plugins, wait_available
 from .driver import DRIVER, claiming, run
 
-pytestmark = pytest.mark.usefixtures("driver", "pods")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("driver", "pods")]
 
 MERGE = "application/merge-patch+json"
 FAULTS = "/run/faults"  # of the node
@@ -145,7 +145,7 @@ def test_driver_killed_at_each_write_loses_no_card_and_gives_none_twice(
 
 
 STUBBORN = "trap '' TERM; while :; do sleep 1; done"
-ROUNDS = int(os.environ.get("ROUNDS", "17"))  # of a pod for each of three cards
+ROUNDS = 17  # of a pod for each of three cards
 
 
 @contextmanager

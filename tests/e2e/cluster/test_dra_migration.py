@@ -21,7 +21,7 @@ from .deployed import (
 from .driver import DRIVER, SLICES
 from .user import User, commands
 
-pytestmark = pytest.mark.usefixtures("pods")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("pods")]
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from .cluster import Cluster
 from .deployed import DRIVER_NAME, NAMESPACE, U200, plugins, wait_available
 from .driver import DRIVER, SLICES, devices, name_of, run, slices, taints
 
-pytestmark = pytest.mark.usefixtures("driver", "pods")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("driver", "pods")]
 
 AWAY = float(os.environ.get("API_SERVER_AWAY", "8"))
 APISERVER = "kube-apiserver"

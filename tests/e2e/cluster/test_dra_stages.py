@@ -22,7 +22,7 @@ from .cluster import PACKAGES, Cluster
 from .deployed import nodes_in
 from .driver import DRIVER, claiming, devices, every_slice, name_of, run, template
 
-pytestmark = pytest.mark.usefixtures("pods_removed")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("pods_removed")]
 
 API = "/apis/resource.k8s.io/v1"
 

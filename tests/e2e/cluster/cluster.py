@@ -478,12 +478,12 @@ class Cluster(Host):
         except NodeError as error:
             raise NodeError(f"{error}\n{self.kubectl('describe', 'pod', '-n', namespace, name)}") from None
 
-    def unscheduled(self, name: str, namespace: str = "default") -> str:
-        """Return the scheduler's message of a pod without a node; empty before it has tried."""
+    def unscheduled(self, name: str, namespace: str = "default") -> str | None:
+        """Return the scheduler's message of a pod without a node; None before it has tried."""
         pod = self.pod(name, namespace) or {"status": {}}
         conditions = pod["status"].get("conditions", ())
         said = (each["message"] for each in conditions if each.get("reason") == "Unschedulable")
-        return next(said, "")
+        return next(said, None)
 
     def described(self) -> str:
         """Return what shows why something failed: the node, pods, events and the logs of kube-system."""

@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from ..namespace import wait_for
@@ -89,10 +89,10 @@ def name_of(address: str) -> str:
 
 
 @contextmanager
-def every_slice(cluster: Cluster) -> Iterator[list[tuple[float, Any]]]:
-    """Yield a list to which each version of the driver's slices is added, with its time.
+def followed(cluster: Cluster, path: str) -> Iterator[list[tuple[float, Any]]]:
+    """Yield a list to which each version of the objects of a list is added, with its time.
 
-    A slice that is removed is added once more.
+    An object that is removed is added once more.
     """
     found: list[tuple[float, Any]] = []
 
@@ -101,11 +101,16 @@ def every_slice(cluster: Cluster) -> Iterator[list[tuple[float, Any]]]:
             version = (time.monotonic(), each)
             found.append(version)  # at once: `extend` may add them at the end
 
-    with cluster.api.watch(f"{SLICES}?fieldSelector=spec.driver={DRIVER}") as watch:
-        thread = threading.Thread(target=follow, name="every slice")
+    with cluster.api.watch(path) as watch:
+        thread = threading.Thread(target=follow, name=f"follow {path}")
         thread.start()
         try:
             yield found
         finally:
             watch.end()
             thread.join(10)
+
+
+def every_slice(cluster: Cluster) -> AbstractContextManager[list[tuple[float, Any]]]:
+    """Follow the driver's slices."""
+    return followed(cluster, f"{SLICES}?fieldSelector=spec.driver={DRIVER}")

@@ -43,7 +43,7 @@ def test_pod_that_asks_for_one_card_too_many_waits_for_it(cluster: Cluster) -> N
     one = cluster.create(EXAMPLES / "dp-pod.yaml")
     cluster.wait_pod(one, "Running")
     two = cluster.create(EXAMPLES / "dp-pod-two-cards.yaml")
-    message = wait_for(lambda: cluster.unscheduled(two) or None, "the scheduler's message", 30)
+    message = wait_for(lambda: cluster.unscheduled(two), "the scheduler's message", 30)
     assert f"Insufficient {U200}" in message
     assert cluster.pod(two)["status"]["phase"] == "Pending"
     cluster.kubectl("delete", "pod", one, "--now")

@@ -144,7 +144,7 @@ def test_fifth_pod_waits_for_a_share_and_sharing_waits_for_a_claim(
     assert {run(cluster, name, is_board("u250")) for name in names[:4]} == {device}
     assert len({frozenset(nodes(cluster, name)) for name in names[:4]}) == 1
     create(cluster, names[4], is_board("u250"))
-    message = wait_for(lambda: cluster.unscheduled(names[4]) or None, "the scheduler's message", 60)
+    message = wait_for(lambda: cluster.unscheduled(names[4]), "the scheduler's message", 60)
     assert "cannot allocate all claims" in message
     remove(cluster, names[0])
     cluster.wait_pod(names[4], "Running")

@@ -69,7 +69,7 @@ def test_cards_change_over_one_by_one_as_their_pods_end(
         cluster.run_pod(pod(name, limits={U200: 1}))
         cluster.wait_pod(name, "Running")
     cluster.run_pod(pod("three", limits={U200: 1}))
-    wait_for(lambda: cluster.unscheduled("three") or None, "the scheduler's message", 30)
+    wait_for(lambda: cluster.unscheduled("three"), "the scheduler's message", 30)
     before = {name: nodes_in(cluster, name) for name in ("one", "two")}
     told = variables(cluster, "one")
     cluster.kubectl("delete", "-f", MANIFEST, "--wait")
@@ -77,7 +77,9 @@ def test_cards_change_over_one_by_one_as_their_pods_end(
     user.run(f"{commands('README.md', 'Install')[2]} --set mode=dra --set dra.classes[0].resource={U200}")
     wait_available(cluster, DRIVER_NAME)
     assert len(held(cluster)) == 2, "in the first slice, so that nothing is allocated twice"
-    message = wait_for(lambda: said if "claims" in (said := cluster.unscheduled("three")) else None, "", 30)
+    message = wait_for(
+        lambda: said if "claims" in (said := cluster.unscheduled("three") or "") else None, "", 30
+    )
     assert "cannot allocate all claims" in message
     cluster.kubectl("delete", "pod", "one", "--now", "--wait")
     cluster.wait_pod("three", "Running")
@@ -106,7 +108,7 @@ def test_node_goes_back_to_the_plugin_also_if_begun_too_early(
         cluster.wait_pod(name, "Running")
     before = {name: nodes_in(cluster, name) for name in ("one", "two")}
     cluster.run_pod(pod("three", limits={U200: 1}))
-    wait_for(lambda: cluster.unscheduled("three") or None, "the scheduler's message", 30)
+    wait_for(lambda: cluster.unscheduled("three"), "the scheduler's message", 30)
     user.run("kubectl cordon NODE")
     cluster.kubectl("delete", "pod", "one", "--now", "--wait")
     user.run(unlabel)  # too early: `two` has a claim

@@ -6,10 +6,7 @@ API_SERVER_AWAY is how many seconds the API server is away.
 import os
 import shutil
 import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -20,7 +17,7 @@ from ..report import Report
 from .churn import Churn
 from .cluster import Cluster
 from .deployed import DRIVER_NAME, NAMESPACE, U200, plugins, wait_available
-from .driver import DRIVER, SLICES, devices, name_of, run, slices, taints
+from .driver import DRIVER, SLICES, devices, every_slice, followed, name_of, run, slices, taints
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("driver", "pods")]
 
@@ -143,27 +140,6 @@ def test_node_that_is_made_again_gets_its_slice(cluster: Cluster) -> None:
     run(cluster, "two")
 
 
-@contextmanager
-def followed(cluster: Cluster, path: str) -> Iterator[list[tuple[float, Any]]]:
-    """Yield a list to which each object of a list is added as it changes, with the time."""
-    found: list[tuple[float, Any]] = []
-
-    def follow() -> None:
-        for each in watch:
-            now = time.monotonic()
-            found.append((now, each))  # at once: `extend` may add them at the end
-
-    with cluster.api.watch(path) as watch:
-        thread = threading.Thread(target=follow, name=f"follow {path}")
-        thread.start()
-        try:
-            wait_for(lambda: found or None, f"the first of {path}", 30)
-            yield found
-        finally:
-            watch.end()
-            thread.join(10)
-
-
 def healths(pod: Any) -> set[str]:
     """Return the health of the devices of a pod in its status."""
     return {
@@ -185,16 +161,14 @@ def test_rolling_update_fails_no_claim_and_keeps_slice_and_health(cluster: Clust
     wait_for(lambda: healths(cluster.pod("one")) == {"Healthy"}, "the health in the status", 60)
     failed, before = failed_claims(cluster), state(cluster)
     one = "/api/v1/namespaces/default/pods?fieldSelector=metadata.name=one"
-    with (
-        followed(cluster, one) as statuses,
-        followed(cluster, SLICES) as written,
-        Churn(cluster, {U200: 1}) as churn,
-    ):
-        churn.wait_more(1)
-        cluster.kubectl("rollout", "restart", "-n", NAMESPACE, f"daemonset/{DRIVER_NAME}")
-        wait_available(cluster, DRIVER_NAME)
-        wait_for(lambda: len(plugins(cluster)) == 1, "one instance", 60)
-        churn.wait_more(1)
+    with followed(cluster, one) as statuses, every_slice(cluster) as written:
+        wait_for(lambda: bool(statuses and written), "the first of each", 30)
+        with Churn(cluster, {U200: 1}) as churn:
+            churn.wait_more(1)
+            cluster.kubectl("rollout", "restart", "-n", NAMESPACE, f"daemonset/{DRIVER_NAME}")
+            wait_available(cluster, DRIVER_NAME)
+            wait_for(lambda: len(plugins(cluster)) == 1, "one instance", 60)
+            churn.wait_more(1)
     assert before[0] not in state(cluster), "nothing was updated"
     assert churn.rejected == []
     assert failed_claims(cluster) == failed

@@ -116,7 +116,9 @@ def is_allocatable(version: Any, card: XrtCard) -> bool:
 def waits(cluster: Cluster, name: str, board: str) -> None:
     """Create a pod and wait until the scheduler has no card for it."""
     cluster.run_pod(claiming(name, board=board))
-    wait_for(lambda: "cannot allocate all claims" in cluster.unscheduled(name), f"{name} unscheduled", 60)
+    wait_for(
+        lambda: "cannot allocate all claims" in (cluster.unscheduled(name) or ""), f"{name} unscheduled", 60
+    )
 
 
 def test_broken_card_is_never_allocatable(staged: Staged) -> None:

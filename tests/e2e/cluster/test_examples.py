@@ -107,7 +107,7 @@ def test_shared_example_has_its_card_together_with_another(cluster: Cluster, sha
     for name in names:
         cluster.wait_pod(name, "Running")
     cluster.run_pod({**manifest, "metadata": {"name": "fifth"}})
-    message = wait_for(lambda: cluster.unscheduled("fifth") or None, "the scheduler's message", 30)
+    message = wait_for(lambda: cluster.unscheduled("fifth"), "the scheduler's message", 30)
     assert f"Insufficient {shared}" in message
     node_of = {card.address: card.render_node for card in cluster.sample.cards}
     had = []

@@ -56,7 +56,7 @@ def test_plugin_tolerates_the_taint_of_nodes_with_cards(cluster: Cluster, user: 
         wait_available(cluster)
         wait_offered(cluster)
         other = cluster.create(EXAMPLES / "dp-pod.yaml")
-        message = wait_for(lambda: cluster.unscheduled(other) or None, "the scheduler's message", 30)
+        message = wait_for(lambda: cluster.unscheduled(other), "the scheduler's message", 30)
         assert "untolerated taint" in message
         pod = yaml.safe_load((EXAMPLES / "dp-pod-non-root.yaml").read_text())
         pod["spec"] |= yaml.safe_load(manifest(page, "tolerations:"))
@@ -119,7 +119,7 @@ def _two_run_and_a_third_waits(cluster: Cluster, one: dict[str, Any]) -> list[st
     for name in ("one", "two"):
         cluster.wait_pod(name, "Running")
     cluster.run_pod(pod("three", limits={U200: 1}))
-    wait_for(lambda: cluster.unscheduled("three") or None, "the scheduler's message", 30)
+    wait_for(lambda: cluster.unscheduled("three"), "the scheduler's message", 30)
     return nodes_in(cluster, "one")
 
 
@@ -135,7 +135,7 @@ def test_kubelet_restart_disturbs_no_pod(cluster: Cluster, app: str, how: str) -
     assert running(cluster) == before
     # What is asked for now is refused no more than before.
     waiting = cluster.create(EXAMPLES / "dp-pod.yaml")
-    wait_for(lambda: cluster.unscheduled(waiting) or None, "the scheduler's message", 30)
+    wait_for(lambda: cluster.unscheduled(waiting), "the scheduler's message", 30)
     cluster.kubectl("scale", "deployment", app, "--replicas=1")
     cluster.wait_pod(waiting, "Running")
     assert len(set(cards(cluster))) == 2
@@ -144,7 +144,7 @@ def test_kubelet_restart_disturbs_no_pod(cluster: Cluster, app: str, how: str) -
 def test_node_reboot_brings_back_cards_and_pods(cluster: Cluster, user: User, app: str) -> None:
     """Two pods hold the cards and a third waits; then containers, sandboxes and sockets are gone."""
     waiting = cluster.create(EXAMPLES / "dp-pod.yaml")
-    wait_for(lambda: cluster.unscheduled(waiting) or None, "the scheduler's message", 30)
+    wait_for(lambda: cluster.unscheduled(waiting), "the scheduler's message", 30)
     cluster.reboot()
     wait_for(cluster.ready, "node Ready", 60)
     wait_offered(cluster)

@@ -39,7 +39,7 @@ def test_pods_outlive_a_deleted_daemonset_and_new_ones_wait_for_it(cluster: Clus
     cluster.kubectl("delete", "-f", MANIFEST)
     wait_withdrawn(cluster)
     waiting = cluster.create(EXAMPLES / "dp-pod-non-root.yaml")
-    message = wait_for(lambda: cluster.unscheduled(waiting) or None, "the scheduler's message", 30)
+    message = wait_for(lambda: cluster.unscheduled(waiting), "the scheduler's message", 30)
     assert f"Insufficient {U200}" in message
     cluster.kubectl("create", "-f", MANIFEST)
     cluster.wait_pod(waiting, "Running")

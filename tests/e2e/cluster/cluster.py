@@ -59,6 +59,8 @@ LINK = "xilinx-e2e"
 SERVICES, FIRST_SERVICE = "10.96.0.0/24", "10.96.0.1"
 ETCD = f"http://{NODE_ADDRESS}:2379"
 
+XRT_RELEASE = "2023.2"  # that of the examples in the documentation
+
 # In the order of start.
 PARTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "containerd", "kubelet")
 
@@ -190,7 +192,7 @@ class Cluster(Host):
         """Add two U200 of one shell, a U250 of another and the ordinary devices of a server."""
         self.sample.add_ordinary_devices()
         for board in ("u200", "u200", "u250"):
-            self.sample.add_card(board, release="2023.2")  # that of the examples in the documentation
+            self.sample.add_card(board, release=XRT_RELEASE)
 
     # parts
 
@@ -477,6 +479,11 @@ class Cluster(Host):
             return wait_for(ask, f"pod {name} {phase}", limit, 0.05)
         except NodeError as error:
             raise NodeError(f"{error}\n{self.kubectl('describe', 'pod', '-n', namespace, name)}") from None
+
+    def kill_container(self, name: str) -> None:
+        """Kill the process of the only container of a pod; kubelet starts it again."""
+        [status] = self.pod(name)["status"]["containerStatuses"]
+        self.ctr("tasks", "kill", "--signal", "SIGKILL", status["containerID"].removeprefix("containerd://"))
 
     def unscheduled(self, name: str, namespace: str = "default") -> str | None:
         """Return the scheduler's message of a pod without a node; None before it has tried."""

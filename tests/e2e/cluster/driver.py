@@ -67,6 +67,12 @@ def restarts(cluster: Cluster, name: str) -> int:
     return int(status["restartCount"])
 
 
+def runs_again(cluster: Cluster, name: str) -> bool:
+    """Return whether the container of a pod has been started again and runs."""
+    [status] = cluster.pod(name)["status"]["containerStatuses"]
+    return status["restartCount"] > 0 and "running" in status["state"]
+
+
 def slices(cluster: Cluster) -> list[Any]:
     """Return the slices of the driver."""
     items = cluster.api.get(SLICES)["items"]

@@ -26,6 +26,7 @@ from .driver import (
     name_of,
     restarts,
     run,
+    runs_again,
     slices,
     taints,
     template,
@@ -252,9 +253,8 @@ def test_lost_specs_come_back_for_a_container_that_restarts(cluster: Cluster) ->
     for path in folder.glob("*.json"):
         path.unlink()
     wait_for(lambda: list(folder.glob(f"k8s.{DRIVER}-claim_*.json")) or None, "the spec", 30)
-    cluster.kubectl("exec", "one", "--", "kill", "1")
-    wait_for(lambda: restarts(cluster, "one") or None, "a restart", 60)
-    cluster.wait_pod("one", "Running")
+    cluster.kill_container("one")
+    wait_for(lambda: runs_again(cluster, "one"), "its container again", 60)
     wait_for(lambda: len(nodes_in(cluster, "one")) == 1 or None, "its node", 30)
 
 
@@ -284,8 +284,7 @@ def test_reboot_brings_pods_back_with_their_cards(cluster: Cluster) -> None:
     before = nodes_in(cluster, "one")
     cluster.reboot()
     wait_for(lambda: cluster.ready() or None, "the node Ready", 120)
-    wait_for(lambda: restarts(cluster, "one") or None, "a restart", 120)
-    cluster.wait_pod("one", "Running", limit=120)
+    wait_for(lambda: runs_again(cluster, "one"), "its container again", 120)
     wait_for(lambda: nodes_in(cluster, "one") == before or None, "its node", 60)
 
 

@@ -3,6 +3,7 @@
 The files of /sys are those of their drivers; their device nodes are harmless devices of this machine.
 """
 
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from xilinx_fpga_dp.simulate.sysfs.sample_card import SampleCard
 
 from ..namespace import wait_for
 from ..pods import STAY, open_each, pod
-from .cluster import Cluster
+from .cluster import XRT_RELEASE, Cluster
 from .deployed import DRIVER_NAME, NAME, NAMESPACE, wait_available
 from .driver import DRIVER, devices, name_of, slices
 from .user import User, commands
@@ -37,11 +38,12 @@ def claims(cluster: Cluster) -> Iterator[None]:
 def kinds(cluster: Cluster, driver: None) -> Iterator[dict[str, list[SampleCard]]]:
     """A card of each kind, by its board."""
     cluster.sample.every_node = True
-    cards = {board: cluster.sample.plug(board) for board in BOARDS}
+    cards = {board: cluster.sample.plug(board, release=XRT_RELEASE) for board in BOARDS}
     wait_for(lambda: all(of_board(cluster, board) for board in BOARDS), "a device of each kind", 60)
     yield cards
     for card in (card for each in cards.values() for card in each):
         card.remove()
+    shutil.rmtree(f"{cluster.sample.sysfs_root}/firmware")  # zcu102: a board stays without its application
     cluster.sample.every_node = False
 
 

@@ -196,8 +196,10 @@ class SampleNode(Tree):
         card.plug()
         return card
 
-    def plug(self, name: str, *, numa_node: int = 0) -> list[SampleCard]:
+    def plug(self, name: str, *, numa_node: int = 0, release: str | None = None) -> list[SampleCard]:
         """Plug a whole card by its name for `simulate --board`; return its devices.
+
+        `release` is that of XRT, as in `XrtOptions`.
 
         Raises:
             KeyError: the name is unknown.
@@ -210,7 +212,9 @@ class SampleNode(Tree):
         if isinstance(board, XrtBoard):
             for where in self._places(board):
                 image = _IMAGES.get(state, "shell")
-                card = self.add_card(board, **where, serial=serial, numa_node=numa_node, image=image)
+                card = self.add_card(
+                    board, **where, serial=serial, numa_node=numa_node, image=image, release=release
+                )
                 serial = card.serial
                 if state in _ENTERED:
                     _ENTERED[state](card)

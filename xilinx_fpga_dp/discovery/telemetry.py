@@ -11,7 +11,7 @@ and the loop for each card would cost more than the reads.
   since an attribute is removed when its last reader has left (fs/kernfs/dir.c kernfs_drain). Only the record
   of errors is, which the driver copies from memory: it tells why the card is offline.
 - A card that is gone is forgotten, but not while a read of it hangs: cards that come and go could pile up
-  threads.
+  threads. One that is back meanwhile is read as a new card when that read has ended.
 """
 
 import asyncio
@@ -113,7 +113,7 @@ class CardState:
     device: Device
     sources: dict[str, SourceState]
     phase: float  # the part of an interval after the first sample at which the second one is due
-    present: bool = True
+    present: bool = True  # False for good: a card that is back has a new state
     due: float = 0.0  # the time.monotonic() before which none of its sources is due
     job: _Job | None = None
     hanging: list[_Job] = field(default_factory=list)
@@ -203,8 +203,8 @@ class Telemetry:
             ):
                 self._give_up(card, now)
                 card.present = False
-                if card.job is None and not card.hanging:
-                    del self._cards[address]
+            if not card.present and card.job is None and not card.hanging:
+                del self._cards[address]
         for address, device in devices.items():
             found = self._cards.get(address)
             if found is None:

@@ -516,6 +516,27 @@ class TestHang:
                 await asyncio.sleep(0.01)
                 await test.sample()
 
+    @pytest.mark.parametrize("change", ["it leaves the bus", "its node is another"])
+    async def test_card_that_is_back_while_a_read_hangs_is_read_after_it(
+        self, node: SampleNode, change: str
+    ) -> None:
+        card = node.add_card("u200")
+        test = await sampled(node)
+        card.hang("mgmt/hwmon/temp4_input")
+        await self.hangs(test, "temp4_input")
+        before = test.devices
+        another = [replace(device, nodes=("/dev/dri/renderD200",)) for device in before]
+        test.devices = [] if change == "it leaves the bus" else another
+        await test.sample()
+        test.devices = before
+        await test.sample()
+        assert test.telemetry.cards == {}
+        card.unhang("mgmt/hwmon/temp4_input")
+        async with asyncio.timeout(30):
+            while not (found := await test.sample()):
+                await asyncio.sleep(0.01)
+        assert found[("temperature_celsius", "fpga")] == 41
+
 
 class TestErrors:
     async def test_record_at_the_start_is_counted_and_not_new(self, node: SampleNode) -> None:

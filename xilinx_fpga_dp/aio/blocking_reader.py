@@ -136,7 +136,7 @@ class BlockingReader(Generic[T]):
         """
         outcome = await self.read_fresh("", call, time_limit)
         if isinstance(outcome, Pending):
-            raise TimeoutError
+            raise TimeoutError(f"no answer within {time_limit:g} s")
         if isinstance(outcome, Exception):
             raise outcome
         return outcome

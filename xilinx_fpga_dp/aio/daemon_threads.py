@@ -80,7 +80,7 @@ class DaemonExecutor(Executor):
             BlockingIOError: no thread can be started.
         """
         if len(self._in_progress) >= self._limit:
-            raise TimeoutError
+            raise TimeoutError(f"{self._limit} earlier calls have not returned")
         future: Future[T] = Future()
 
         def run() -> None:

@@ -16,7 +16,8 @@ def exit_code(name: str, run: Callable[[], int]) -> int:
         return 0
     except OSError as error:  # a full disk behind `list > file`
         where = f": {error.filename}" if error.filename else ""
-        print(f"{name}: {error.strerror}{where}", file=sys.stderr)
+        why = error.strerror or str(error) or repr(error)
+        print(f"{name}: {why}{where}", file=sys.stderr)
         _discard_output()
         return 1
     return code

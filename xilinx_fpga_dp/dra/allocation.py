@@ -18,7 +18,15 @@ _UID: Final = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9]{0,62}[A-Za-z0-9])?")
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not a fault
-    """Why a claim can't be prepared: one sentence, which kubelet puts into an event of the pod."""
+    """Why a claim can't be prepared: one sentence, which kubelet puts into an event of the pod.
+
+    Kubelet takes an empty one for success.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        if not sentence:
+            raise ValueError("a refusal needs a sentence")
+        super().__init__(sentence)
 
 
 @dataclass(frozen=True, slots=True)

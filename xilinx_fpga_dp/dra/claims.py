@@ -456,7 +456,7 @@ def _shown(claim: PreparedClaim) -> str:
 
 def _sentence(error: OSError) -> str:
     where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{error.strerror or error or f'no answer for {_LIMIT:g} s'}"
+    return f"{where}{error.strerror or str(error) or f'no answer for {_LIMIT:g} s'}"
 
 
 async def _wait(event: asyncio.Event) -> None:

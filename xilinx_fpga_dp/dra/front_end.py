@@ -422,7 +422,7 @@ class DraFrontEnd:
         except NotFound:
             return None
         except ValueError as error:
-            raise Refused(str(error)) from None
+            raise Refused(str(error) or repr(error)) from None
         except Forbidden as error:
             raise Refused(f"the driver lacks the right to get resourceclaims: {error}") from None
         except ApiServerError as error:

@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 
 from xilinx_fpga_dp.aio import blocking_reader, loop_calls
-from xilinx_fpga_dp.aio.blocking_reader import BlockingReader, Pending
+from xilinx_fpga_dp.aio.blocking_reader import BlockingReader, Pending, run_blocking
 from xilinx_fpga_dp.aio.daemon_threads import DaemonExecutor, Worker
 from xilinx_fpga_dp.observe.events import Event
 
@@ -53,6 +53,15 @@ async def test_late_answer_wakes_and_is_used_by_the_next_read() -> None:
     await asyncio.wait_for(woken.wait(), 60)
     assert (await reads.read_many({"a": slow}, 0))["a"] == "late"
     assert len(made) == 1
+
+
+async def test_call_that_hangs_is_an_error_with_a_sentence() -> None:
+    gate = threading.Event()
+    try:
+        with pytest.raises(TimeoutError, match=r"^no answer within 0\.01 s$"):
+            await run_blocking(partial(gate.wait, 30), 0.01)
+    finally:
+        gate.set()
 
 
 async def test_two_waiters_share_one_read() -> None:

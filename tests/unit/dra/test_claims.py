@@ -1,25 +1,126 @@
-"""Prepared claims that are gone everywhere else."""
+"""Claims: what a container gets, and what is left when something fails."""
 
 import asyncio
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support.factories import device, unchanged
 from xilinx_fpga_dp.dra import claims as claims_module
 from xilinx_fpga_dp.dra.allocation import Refused
 from xilinx_fpga_dp.dra.checkpoint import Checkpoint
-from xilinx_fpga_dp.dra.claims import Claims, Node
+from xilinx_fpga_dp.dra.claims import ClaimReference, Claims, Fetch, Node
+from xilinx_fpga_dp.dra.devices import PoolDevice
 from xilinx_fpga_dp.dra.documents import Layout, PreparedClaim, PreparedResult
 from xilinx_fpga_dp.model import Held, Holder
 
 DRIVER = "fpga.xilinx.com"
 ADDRESS = "0000:65:00.1"
-CLAIM = PreparedClaim(
-    "1-2", "ns", "mine", None, (PreparedResult("fpga", "n1", "pci-0000-65-00-1", ADDRESS, "x.com/a"),)
-)
+NAME = "pci-0000-65-00-1"
+CLAIM = PreparedClaim("1-2", "ns", "mine", None, (PreparedResult("fpga", "n1", NAME, ADDRESS, "x.com/a"),))
+REFERENCE = ClaimReference("ns", "mine", "1-2")
 OF_A_POD: Held = {ADDRESS: (Holder("ns", "pod", "main", DRIVER, ADDRESS),)}
+
+
+def _layout(folder: Path) -> Layout:
+    return Layout(DRIVER, str(folder / "cdi"), str(folder), expose_mgmt=False, metadata=True)
+
+
+def _node(*devices: PoolDevice, **other: Any) -> Node:
+    """Return a node with these devices, unchanged, of which podresources knows no holder."""
+    pool = {each.name: each for each in devices}
+
+    async def held() -> Held:
+        return {}
+
+    async def mounts(_limit: float, _paths: object) -> tuple[str, ...]:
+        return ()
+
+    node = Node(
+        name="n1",
+        pool=lambda: pool,
+        device=pool.get,
+        versions=dict,
+        refresh=unchanged,
+        refresh_limit=60,
+        held=held,
+        mounts=mounts,
+        extra_mounts=(),
+        effect=lambda _device, _reason: "NoSchedule",
+        refreshed=lambda _devices: None,
+    )
+    return dataclasses.replace(node, **other)
+
+
+def _u200(address: str = ADDRESS, name: str = NAME) -> PoolDevice:
+    return PoolDevice(name, "x.com/a", (device(address),))
+
+
+def _allocated(uid: str, *names: str, name: str = "mine") -> Mapping[str, Any]:
+    """Return a ResourceClaim that has these devices."""
+    results = [
+        {"request": "fpga", "driver": DRIVER, "pool": "n1", "device": each} for each in names or (NAME,)
+    ]
+    return {
+        "metadata": {"namespace": "ns", "name": name, "uid": uid},
+        "status": {"allocation": {"devices": {"results": results}}},
+    }
+
+
+def _server(*found: Mapping[str, Any]) -> Fetch:
+    by_name = {each["metadata"]["name"]: each for each in found}
+
+    async def fetch(_namespace: str, name: str) -> Mapping[str, Any] | None:
+        return by_name.get(name)
+
+    return fetch
+
+
+def _write(folder: Path, *claims: PreparedClaim) -> None:
+    checkpoint = Checkpoint(str(folder), dict)
+    with checkpoint.locked():
+        checkpoint.write(checkpoint.read(), {each.uid: each for each in claims})
+
+
+async def _never(*_: object) -> Any:
+    await asyncio.Event().wait()
+
+
+def _prepare(claims: Claims) -> Awaitable[object]:
+    return claims.prepare(REFERENCE)
+
+
+def _unprepare(claims: Claims) -> Awaitable[object]:
+    return claims.unprepare(REFERENCE)
+
+
+@pytest.mark.parametrize("call", [_prepare, _unprepare])
+async def test_step_that_is_not_answered_in_time_is_refused_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[[Claims], Awaitable[object]]
+) -> None:
+    """Kubelet takes an empty error for success, and starts the pod without its card."""
+    claims = Claims(_layout(tmp_path), _node(_u200()), _server(_allocated("1-2")))
+    monkeypatch.setattr(claims, "_step", _never)
+    monkeypatch.setattr(claims_module, "_LIMIT", 0.01)
+    with pytest.raises(Refused, match=r"^no answer for 0\.01 s$"):
+        await call(claims)
+
+
+async def test_documents_that_hang_are_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    claims = Claims(_layout(tmp_path), _node(), _server())
+    monkeypatch.setattr(claims._threads, "_limit", 0)
+    await claims.mend()
+    assert [getattr(each, "error", None) for each in caplog.records] == ["0 earlier calls have not returned"]
+
+
+def test_refusal_has_a_sentence() -> None:
+    with pytest.raises(ValueError, match="sentence"):
+        Refused("")
 
 
 @pytest.mark.parametrize(
@@ -41,9 +142,7 @@ async def test_claim_that_is_gone_from_server_and_kubelet_is_undone(
     kept: bool,
 ) -> None:
     monkeypatch.setattr(claims_module, "_SWEEP_EVERY", 0.001)
-    checkpoint = Checkpoint(str(tmp_path), dict)
-    with checkpoint.locked():
-        checkpoint.write(checkpoint.read(), {CLAIM.uid: CLAIM})
+    _write(tmp_path, CLAIM)
     asked = 0
 
     async def fetch(_namespace: str, _name: str) -> Mapping[str, Any] | None:
@@ -56,27 +155,7 @@ async def test_claim_that_is_gone_from_server_and_kubelet_is_undone(
     async def holders() -> Held:
         return held
 
-    async def mounts(_limit: float, _paths: object) -> tuple[str, ...]:
-        return ()
-
-    async def no_refresh(_device: object) -> None:
-        return None
-
-    node = Node(
-        name="n1",
-        pool=dict,
-        device=lambda _name: None,
-        versions=dict,
-        refresh=no_refresh,
-        refresh_limit=1,
-        held=holders,
-        mounts=mounts,
-        extra_mounts=(),
-        effect=lambda _device, _reason: "NoSchedule",
-        refreshed=lambda _devices: None,
-    )
-    layout = Layout(DRIVER, str(tmp_path / "cdi"), str(tmp_path), expose_mgmt=False, metadata=True)
-    claims = Claims(layout, node, fetch)
+    claims = Claims(_layout(tmp_path), _node(held=holders), fetch)
     await claims.mend()
     assert claims.prepared.value.keys() == {CLAIM.uid}
     sweep = asyncio.create_task(claims.sweep())
@@ -87,4 +166,4 @@ async def test_claim_that_is_gone_from_server_and_kubelet_is_undone(
     finally:
         sweep.cancel()
     assert (CLAIM.uid in claims.prepared.value) is kept
-    assert (CLAIM.uid in checkpoint.read().claims) is kept
+    assert (CLAIM.uid in Checkpoint(str(tmp_path), dict).read().claims) is kept

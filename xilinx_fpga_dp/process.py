@@ -16,10 +16,16 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Final, NoReturn, cast
 
-# The settings and commands for which the process calls the API server, and the values that do not.
-_TLS_SETTINGS: Final = ("MODE", "EVENTS", "NODE_CONDITION", "STARTUP_TAINT")
+# The settings and commands for which the process calls the API server, with the values that do not, in lower
+# case. A taint may have any word as its key.
+_NO: Final = frozenset({"", "0", "false", "f", "no", "n", "off"})
+_TLS_SETTINGS: Final = {
+    "MODE": frozenset({"", "device-plugin"}),
+    "EVENTS": _NO,
+    "NODE_CONDITION": _NO,
+    "STARTUP_TAINT": frozenset({""}),
+}
 _TLS_COMMANDS: Final = frozenset({"cluster", "classes"})
-_OFF: Final = frozenset({"", "0", "false", "f", "no", "n", "off", "none", "device-plugin"})
 
 SERVICE_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """The signals that the service handles."""
@@ -70,12 +76,12 @@ def asks_for_tls(environment: Mapping[str, str], words: Sequence[str]) -> bool:
     value counts as one that asks.
     """
     given = {name.upper(): value for name, value in environment.items()}
-    for setting in _TLS_SETTINGS:
-        if given.get(f"XILINX_FPGA_DP_{setting}", "").lower() not in _OFF:
+    for setting, off in _TLS_SETTINGS.items():
+        if given.get(f"XILINX_FPGA_DP_{setting}", "").lower() not in off:
             return True
         flag = f"--{setting.lower().replace('_', '-')}"
         if any(
-            word == flag or (word.startswith(f"{flag}=") and word[len(flag) + 1 :].lower() not in _OFF)
+            word == flag or (word.startswith(f"{flag}=") and word[len(flag) + 1 :].lower() not in off)
             for word in words
         ):
             return True

@@ -104,7 +104,8 @@ def _taint_key(key: str) -> str:
 
 def _of_the_node(value: Any, info: ValidationInfo) -> Any:
     """Check that a setting that calls the API server has the name of the node."""
-    if value not in (False, "", "device-plugin") and info.data.get("node_name") == "":
+    default = Settings.model_fields[str(info.field_name)].default
+    if value != default and info.data.get("node_name") == "":
         raise ValueError("needs NODE_NAME, in a pod from the field spec.nodeName")
     return value
 

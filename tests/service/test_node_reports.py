@@ -349,6 +349,7 @@ def test_setting_without_the_node_s_name_is_one_line(setting: str) -> None:
     ("settings", "problem"),
     [
         ({"STARTUP_TAINT": TAINT}, "STARTUP_TAINT: needs NODE_NAME"),
+        ({"STARTUP_TAINT": "device-plugin"}, "STARTUP_TAINT: needs NODE_NAME"),
         ({"STARTUP_TAINT": "a/b/c", "NODE_NAME": "n1"}, "STARTUP_TAINT: must be the key of a taint"),
         ({"EVENTS": "true", "NODE_NAME": "a/b"}, "NODE_NAME: must be the name of a Node"),
     ],

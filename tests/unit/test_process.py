@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 
 from xilinx_fpga_dp import process
+from xilinx_fpga_dp.settings_model import Settings
 
 
 def test_loaded_module_is_not_replaced() -> None:
@@ -96,6 +97,14 @@ def test_no_child_means_no_answer(function: str) -> None:
 )
 def test_process_with_the_api_server_keeps_openssl(environment: dict[str, str], words: list[str]) -> None:
     assert process.asks_for_tls(environment, words)
+
+
+@pytest.mark.parametrize("key", ["none", "no", "off", "false", "0", "f", "n", "device-plugin"])
+def test_key_of_a_taint_may_be_any_word(key: str) -> None:
+    settings = Settings.load({"node_name": "n1", "startup_taint": key})
+    assert settings.startup_taint == key
+    assert process.asks_for_tls({"XILINX_FPGA_DP_STARTUP_TAINT": key}, [])
+    assert process.asks_for_tls({}, [f"--startup-taint={key}"])
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,12 @@ from tests.support.process import Service, cli, started
 from tests.support.resource_names import U200
 from tests.support.running import settings_for
 from tests.support.waiting import wait_for
+from xilinx_fpga_dp.dra.pool import Pool
 from xilinx_fpga_dp.observe.events import Event, NodeEvent
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 A, B, C = "pci-0000-11-00-1", "pci-0000-21-00-1", "pci-0000-31-00-1"
+NODE_PATH = f"/api/v1/nodes/{NODE}"
 
 
 def test_driver_registers_and_publishes_its_devices(node_api: RunningApiServer, dra: DraKubelet) -> None:
@@ -50,6 +52,27 @@ def test_nothing_is_published_before_kubelet_has_registered_the_driver(
         assert not node_api.do(lambda: [each for each in node_api.api.requests if each.writes])
         kubelet.register()
         wait_for(lambda: published(node_api), "a slice")
+
+
+def test_driver_without_a_card_is_ready_and_empties_its_old_slice(
+    cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str]
+) -> None:
+    """A card that was removed while the driver was away would still be allocated."""
+    for card in cards.cards:
+        card.remove()
+    taint = {"key": "fpga.xilinx.com/starting", "effect": "NoSchedule"}
+    node_api.put(NODE_PATH, {"metadata": {"name": NODE, "uid": "node-uid"}, "spec": {"taints": [taint]}})
+    node_api.put(SLICE, Pool(DRIVER, NODE, "node-uid").slices([{"name": A}])[0])
+    pages = Probed(cards, **{name: value for name, value in dra_settings.items() if name != "HTTP_ADDRESS"})
+    settings = pages.settings | {"STARTUP_TAINT": taint["key"]}
+    with (
+        Service(settings, environment=node_api.environment) as service,
+        DraKubelet(registry(cards)) as kubelet,
+    ):
+        kubelet.register()
+        node_api.wait_for(lambda: not (node_api.api.get(SLICE) or {})["spec"]["devices"], "no device")
+        wait_for(lambda: pages.get("readyz")[0] == 200, lambda: pages.get("readyz")[1])
+        service.logged(Event.STARTUP_TAINT_REMOVED)
 
 
 def test_claim_is_prepared_and_unprepared(

@@ -36,7 +36,7 @@ class AllocationTracker:
         self.held: Held = {}  # the newest answer
         self.confirmed: UnitKeys = frozenset()
         self.held_elsewhere = False  # a device is held under another name; set by the snapshot builder
-        self._answered = True
+        self._answered = False
         self.has_answered = asyncio.Event()  # kubelet has answered at least once
         self._repeat = False  # the newest answer may be outdated soon
         self._new: UnitKeys = frozenset()

@@ -214,8 +214,9 @@ class SnapshotBuilder:
         """Return the devices that a container holds under a name or id that they do not have."""
         singles = cards.singles if self._whole_cards else None
         claims = self._settings.mode == "dra"
-        known = claim_names(offers, self._settings.dra_driver_name) if claims else names_of(offers)
-        return held_elsewhere(offers, held, known, singles)
+        driver = self._settings.dra_driver_name
+        known = claim_names(offers, driver) if claims else names_of(offers)
+        return held_elsewhere(offers, held, known, singles, driver)
 
     def _names(
         self, found: Inventory, rules: FileState[NameRules], cards: CardAssignment | None = None

@@ -92,10 +92,11 @@ def _claim_for(
     if len({each.address for each in devices}) < len(devices):
         raise Refusal("INVALID_ARGUMENT", "a device is given twice")
     for device in devices:
+        own = {each.address for each in device.devices}
         if device.reason:
             raise Refusal("FAILED_PRECONDITION", f"device {device.address} is Unhealthy: {device.reason}")
         for claim in () if device.shared else claims.values():
-            if any(each.address == device.address and not each.admin_access for each in claim.results):
+            if any(not (each.admin_access or own.isdisjoint(each.holds)) for each in claim.results):
                 raise Refusal(
                     "FAILED_PRECONDITION",
                     f"device {device.address} is prepared for the ResourceClaim "

@@ -176,11 +176,12 @@ class Claims:
                     device.resource,
                     result.share_id,
                     result.admin_access,
+                    tuple(own.address for own in device.devices),
                 )
                 for result, device in zip(claim.results, devices, strict=True)
             ),
         )
-        ids, claims = await self._step(partial(self._write, entry, devices, granted))
+        ids, claims = await self._step(partial(self._write, entry, granted))
         self.prepared.set(claims)
         return [
             PreparedDevice(each.base_request, each.pool, each.device, each.share_id, own)
@@ -267,7 +268,6 @@ class Claims:
     def _write(
         self,
         entry: PreparedClaim,
-        devices: Sequence[PoolDevice],
         granted: Sequence[Granted],
         cancelled: Callable[[], bool],
     ) -> tuple[tuple[tuple[str, ...], ...], Mapping[str, PreparedClaim]]:
@@ -277,7 +277,8 @@ class Claims:
         """
         with self._checkpoint.locked(cancelled):
             state = self._checkpoint.read()
-            _refuse_prepared(entry, devices, state.claims)
+            entry = _with_own(entry, state.claims.get(entry.uid))
+            _refuse_prepared(entry, state.claims)
             documents = self._layout.documents(entry, granted)
             claims = self._checkpoint.write(state, {**state.claims, entry.uid: entry}).claims
             self._texts[entry.uid] = {**documents.metadata, **documents.specs}
@@ -428,26 +429,31 @@ class Claims:
         )
 
 
-def _refuse_prepared(
-    entry: PreparedClaim, devices: Sequence[PoolDevice], claims: Mapping[str, PreparedClaim]
-) -> None:
-    """Refuse a claim of which a card is prepared for another one, unless both have a share of it."""
+def _with_own(entry: PreparedClaim, before: PreparedClaim | None) -> PreparedClaim:
+    """Return a claim with the devices that it has: of a card, more or fewer may be on the bus by now."""
+    own = {(each.request, each.device): each.addresses for each in before.results} if before else {}
+    results = (
+        replace(each, addresses=own.get((each.request, each.device)) or each.addresses)
+        for each in entry.results
+    )
+    return replace(entry, results=tuple(results))
+
+
+def _refuse_prepared(entry: PreparedClaim, claims: Mapping[str, PreparedClaim]) -> None:
+    """Refuse a claim of which a device is prepared for another one, unless both have a share of it."""
     wanted = {
-        own.address: (result, device)
-        for result, device in zip(entry.results, devices, strict=True)
-        if not result.admin_access
-        for own in device.devices
+        address: result for result in entry.results if not result.admin_access for address in result.holds
     }
     for other in claims.values():
         for each in other.results:
-            if other.uid == entry.uid or each.admin_access or each.address not in wanted:
+            if other.uid == entry.uid or each.admin_access:
                 continue
-            result, device = wanted[each.address]
-            if not (result.share_id and each.share_id):
-                raise Refused(
-                    f"device {device.address} is still prepared for the ResourceClaim "
-                    f"{_shown(other)} ({other.uid}), which kubelet has not unprepared yet"
-                )
+            for address in wanted.keys() & set(each.holds):
+                if not (wanted[address].share_id and each.share_id):
+                    raise Refused(
+                        f"device {wanted[address].address} is still prepared for the ResourceClaim "
+                        f"{_shown(other)} ({other.uid}), which kubelet has not unprepared yet"
+                    )
 
 
 def _shown(claim: PreparedClaim) -> str:

@@ -9,7 +9,7 @@ k8s.io/dynamic-resource-allocation v0.37.2, kubeletplugin.
 
 import json
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from xilinx_fpga_dp.dra.allocation import checked_label, checked_name, checked_request, checked_uid
@@ -32,10 +32,16 @@ class PreparedResult:
     request: str  # ``request`` or ``request/subrequest``
     pool: str
     device: str
-    address: str  # of the device, by which it is found
+    address: str  # of the device, by which it is found; of a card with two, of its first
     resource: str  # its name when it was prepared, which the variables have
     share_id: str | None = None
     admin_access: bool = False
+    addresses: tuple[str, ...] = ()  # of all that it has; empty: an older version prepared it
+
+    @property
+    def holds(self) -> tuple[str, ...]:
+        """The addresses of all devices that are known to be its own."""
+        return self.addresses or (self.address,)
 
     @property
     def base_request(self) -> str:
@@ -61,6 +67,12 @@ class Granted:
     devices: tuple[Device, ...]
     mounts: tuple[str, ...]  # host paths that exist
     attributes: Mapping[str, Attribute]  # those of its slice
+
+    def of(self, result: PreparedResult) -> "Granted":
+        """Return the part that is a claim's: the other device of its card may be another one's by now."""
+        if not result.addresses:
+            return self
+        return replace(self, devices=tuple(each for each in self.devices if each.address in result.addresses))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +128,7 @@ class Layout:
             claim: the claim.
             granted: what each of its results stands for now, in their order.
         """
-        pairs = list(zip(claim.results, granted, strict=True))
+        pairs = [(result, each.of(result)) for result, each in zip(claim.results, granted, strict=True)]
         seen: set[str] = set()
         edits: dict[str, dict[str, Any]] = {}
         ids: list[tuple[str, ...]] = []
@@ -264,6 +276,7 @@ def as_entry(claim: PreparedClaim) -> dict[str, Any]:
                 **({"adminAccess": True} if each.admin_access else {}),
                 "address": each.address,
                 "resource": each.resource,
+                **({"addresses": list(each.addresses)} if each.addresses else {}),
             }
             for each in claim.results
         ],
@@ -286,6 +299,7 @@ def of_entry(uid: str, entry: Mapping[str, Any]) -> PreparedClaim:
             str(each["resource"]),
             checked_uid(each["shareID"]) if each.get("shareID") else None,
             bool(each.get("adminAccess")),
+            tuple(map(str, each.get("addresses") or ())),
         )
         for each in entry["results"]
     )

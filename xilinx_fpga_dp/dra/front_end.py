@@ -230,8 +230,8 @@ class DraFrontEnd:
         shares: dict[str, list[str | None]] = {}
         for claim in self.claims.prepared.value.values():
             for each in claim.results:
-                if not each.admin_access:
-                    shares.setdefault(each.address, []).append(each.share_id)
+                for address in () if each.admin_access else each.holds:
+                    shares.setdefault(address, []).append(each.share_id)
         for device in devices:
             now = replace(device, devices=tuple(map(self._fresh.newest, device.devices)))
             yield as_claimed(now, shares.get(device.address, ()))

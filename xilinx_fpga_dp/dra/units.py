@@ -14,7 +14,7 @@ def unit_states(
     """Return name, taint and claims of each unit, by the address of its first device."""
     by_address: dict[str, list[dict[str, str]]] = {}
     for claim in claims:
-        for address in dict.fromkeys(each.address for each in claim.results):
+        for address in dict.fromkeys(own for each in claim.results for own in each.holds):
             shown = {"namespace": claim.namespace, "name": claim.name, "uid": claim.uid}
             by_address.setdefault(address, []).append(shown)
     return {

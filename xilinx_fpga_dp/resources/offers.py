@@ -117,6 +117,7 @@ def held_elsewhere(
     held: Held,
     known: Collection[tuple[str, str]],
     singles: Collection[str] | None = None,
+    driver: str = "",
 ) -> frozenset[str]:
     """Find the devices that a pod holds under a resource name or id that they do not have (any more).
 
@@ -127,6 +128,7 @@ def held_elsewhere(
         held: the holders by address, or by the name of a device in the DRA driver's pool.
         known: the pairs of resource name and id by which the devices are allocated.
         singles: addresses of devices that are no part of a card with several; None: no card is granted whole.
+        driver: the name of the DRA driver, by which the devices of claims are held.
     """
     offered = {device.address for device in offers.devices}
     addresses = {device_name(address): address for address in offered}
@@ -142,7 +144,8 @@ def held_elsewhere(
         # whose first device is offered alone; then the pod holds both.
         missing = held.keys() - offered - set(singles)
         resources = {holder.resource for address in missing for holder in held[address]}
-        for resource in resources & offers.by_resource.keys():
+        # A claim's device may be of any resource.
+        for resource in offers.by_resource if driver in resources else resources & offers.by_resource.keys():
             cards = {unit.devices for unit in offers.by_resource[resource].units}
             alone = {
                 card[0].address

@@ -1,5 +1,6 @@
 """The checkpoint file: what is kept, and what happens to a broken one."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -29,6 +30,16 @@ def test_claims_are_read_back_by_another_instance(tmp_path: Path) -> None:
     document = json.loads((tmp_path / "checkpoint.json").read_text())
     assert document.keys() == {"version", "bootID", "claims"}
     assert document["bootID"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def test_claim_of_a_version_that_kept_no_addresses_is_kept(tmp_path: Path) -> None:
+    own = dataclasses.replace(CLAIM.results[0], addresses=("0000:65:00.1", "0000:66:00.1"))
+    new = dataclasses.replace(CLAIM, uid="3-4", results=(own,))
+    _write(tmp_path, **{CLAIM.uid: CLAIM, new.uid: new})
+    entries = json.loads((tmp_path / "checkpoint.json").read_text())["claims"]
+    assert ["addresses" in entries[each]["results"][0] for each in (CLAIM.uid, new.uid)] == [False, True]
+    assert _checkpoint(tmp_path).read().claims == {CLAIM.uid: CLAIM, new.uid: new}
+    assert CLAIM.results[0].holds == ("0000:65:00.1",)
 
 
 def test_file_is_written_only_where_it_differs(tmp_path: Path) -> None:

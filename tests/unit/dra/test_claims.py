@@ -85,6 +85,10 @@ def _write(folder: Path, *claims: PreparedClaim) -> None:
         checkpoint.write(checkpoint.read(), {each.uid: each for each in claims})
 
 
+def _spec(folder: Path, uid: str) -> str:
+    return Path(_layout(folder).spec_path(uid)).read_text()
+
+
 async def _never(*_: object) -> Any:
     await asyncio.Event().wait()
 
@@ -121,6 +125,49 @@ async def test_documents_that_hang_are_reported(
 def test_refusal_has_a_sentence() -> None:
     with pytest.raises(ValueError, match="sentence"):
         Refused("")
+
+
+FIRST, SECOND = (device(f"0000:6{each}:00.1", board="u30") for each in "56")
+CARD = PoolDevice(NAME, "x.com/a", (FIRST, SECOND))
+FIRST_ALONE = PoolDevice(NAME, "x.com/a", (FIRST,))
+SECOND_ALONE = PoolDevice("pci-0000-66-00-1", "x.com/a", (SECOND,))
+
+
+def _of_a_u30(folder: Path, *devices: PoolDevice) -> Claims:
+    """Return the claims after a start with these devices of a card with two."""
+    other = _allocated("3-4", SECOND_ALONE.name, name="other")
+    return Claims(_layout(folder), _node(*devices), _server(_allocated("1-2"), other))
+
+
+async def _prepare_other(claims: Claims) -> object:
+    return await claims.prepare(ClaimReference("ns", "other", "3-4"))
+
+
+@pytest.mark.parametrize("devices", [(SECOND_ALONE,), (FIRST_ALONE, SECOND_ALONE)], ids=["gone", "split"])
+async def test_claim_keeps_both_devices_of_its_card(tmp_path: Path, devices: tuple[PoolDevice, ...]) -> None:
+    """The first is off the bus, or a restart makes each of them a card of its own."""
+    await _of_a_u30(tmp_path, CARD).prepare(REFERENCE)
+    claims = _of_a_u30(tmp_path, *devices)
+    await claims.mend()
+    if FIRST_ALONE in devices:
+        await claims.prepare(REFERENCE)  # as after a restart of kubelet
+    with pytest.raises(Refused, match="still prepared for the ResourceClaim ns/mine"):
+        await _prepare_other(claims)
+    await claims.unprepare(REFERENCE)
+    await _prepare_other(claims)
+
+
+async def test_claim_of_half_a_card_gets_no_more_of_it(tmp_path: Path) -> None:
+    """Another claim has the other half, and a restart makes both a card."""
+    claims = _of_a_u30(tmp_path, FIRST_ALONE, SECOND_ALONE)
+    await claims.prepare(REFERENCE)
+    await _prepare_other(claims)
+    claims = _of_a_u30(tmp_path, CARD)
+    await claims.mend()
+    await claims.prepare(REFERENCE)
+    assert FIRST.address in _spec(tmp_path, "1-2")
+    assert SECOND.address not in _spec(tmp_path, "1-2")
+    assert SECOND.address in _spec(tmp_path, "3-4")
 
 
 @pytest.mark.parametrize(

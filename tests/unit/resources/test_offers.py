@@ -25,6 +25,7 @@ from xilinx_fpga_dp.resources.allocator import Allocator, Code, Refusal
 from xilinx_fpga_dp.resources.card_pairing import CardAssignment
 from xilinx_fpga_dp.resources.naming import Naming
 from xilinx_fpga_dp.resources.offers import (
+    claim_names,
     held_elsewhere,
     mixed_builds_warning,
     names_of,
@@ -34,6 +35,7 @@ from xilinx_fpga_dp.resources.offers import (
     with_devices,
 )
 from xilinx_fpga_dp.resources.placement import preferred
+from xilinx_fpga_dp.resources.pool_names import device_name
 
 
 def test_device_held_as_it_is_offered_is_not_held_elsewhere() -> None:
@@ -68,9 +70,15 @@ def test_second_device_of_a_u30_may_be_held(missing: bool, singles: list[str] | 
     devices = (alone, plain) if missing else (other, alone, plain)
     offers = offers_of(Inventory(devices), NAMING)
     name = offer(alone).resource
-    holders = {other.address: (Holder("", "", "", name, other.address),)}
-    assert (alone.address in held_elsewhere(offers, holders, names_of(offers), singles)) is held
-    assert plain.address not in held_elsewhere(offers, holders, names_of(offers), singles)
+    driver = "fpga.xilinx.com"
+    known = names_of(offers) | claim_names(offers, driver)
+    for holder in (
+        Holder("", "", "", name, other.address),
+        Holder("", "", "", driver, device_name(other.address)),  # a claim's
+    ):
+        elsewhere = held_elsewhere(offers, {other.address: (holder,)}, known, singles, driver)
+        assert (alone.address in elsewhere) is held
+        assert plain.address not in elsewhere
 
 
 def test_one_resource_per_shell() -> None:

@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -298,9 +298,7 @@ class Claims:
                 return state.claims
             others = {each.uid: each for each in state.claims.values() if each.uid != uid}
             # A claim that was made again under the same name has its metadata at the same path.
-            if not any(
-                (each.namespace, each.name) == (claim.namespace, claim.name) for each in others.values()
-            ):
+            if self._layout.metadata_folder(claim) not in map(self._layout.metadata_folder, others.values()):
                 self._remove_metadata(claim)
             return self._checkpoint.write(state, others).claims
 
@@ -332,25 +330,28 @@ class Claims:
         await self._mended.run()
 
     async def _mend(self) -> None:
-        error = None
         try:
             pool = dict(self._node.pool())
             names = list(pool)
             granted = dict(zip(names, await self._granted([pool[name] for name in names]), strict=True))
-            claims = await self._step(partial(self._reconcile, granted))
+            claims, failure = await self._step(partial(self._reconcile, granted))
             self.prepared.set(claims)
-        except OSError as failure:
-            error = _sentence(failure)
-        if error and error != self._error.value:
-            log.warning(Event.FILE_NOT_WRITTEN, extra={"path": self._layout.data_dir, "error": error})
-        self._error.set(error)
+        except OSError as error:
+            failure = error
+        problem = _sentence(failure) if failure else None
+        if problem and problem != self._error.value:
+            log.warning(Event.FILE_NOT_WRITTEN, extra={"path": self._layout.data_dir, "error": problem})
+        self._error.set(problem)
 
     def _reconcile(
         self, granted: Mapping[str, Granted], cancelled: Callable[[], bool]
-    ) -> Mapping[str, PreparedClaim]:
+    ) -> tuple[Mapping[str, PreparedClaim], OSError | None]:
+        """Put the documents of all claims right; return the claims, and the first of all errors."""
         with self._checkpoint.locked(cancelled):
             state = self._checkpoint.read()
-            self._checkpoint.write(state, state.claims)  # in another boot, its id
+            steps: list[Callable[[], object]] = [
+                partial(self._checkpoint.write, state, state.claims)  # in another boot, its id
+            ]
             by_address = {each.devices[0].address: each for each in granted.values()}
             for uid in self._texts.keys() - state.claims.keys():
                 del self._texts[uid]
@@ -360,11 +361,13 @@ class Claims:
                     documents = self._layout.documents(claim, [each for each in now if each])
                     self._texts[uid] = {**documents.metadata, **documents.specs}
                 # While a device is away, its documents stay.
-                for path, text in self._texts.get(uid, {}).items():
-                    put(path, text)
-            for path in self._specs_of(None, but=state.claims.keys()):
-                remove(path)
-            return state.claims
+                steps += [partial(put, path, text) for path, text in self._texts.get(uid, {}).items()]
+            steps.append(partial(self._remove_specs_but, state.claims.keys()))
+            return state.claims, _first_error(steps)
+
+    def _remove_specs_but(self, uids: Container[str]) -> None:
+        if error := _first_error(partial(remove, path) for path in self._specs_of(None, but=uids)):
+            raise error
 
     def _specs_of(self, uids: set[str] | None, but: Container[str] = ()) -> list[str]:
         """Return the paths of the CDI specs of these claims, of all but some if None."""
@@ -454,6 +457,17 @@ def _refuse_prepared(entry: PreparedClaim, claims: Mapping[str, PreparedClaim]) 
                         f"device {wanted[address].address} is still prepared for the ResourceClaim "
                         f"{_shown(other)} ({other.uid}), which kubelet has not unprepared yet"
                     )
+
+
+def _first_error(steps: Iterable[Callable[[], object]]) -> OSError | None:
+    """Take every step, also after one that fails."""
+    first = None
+    for step in steps:
+        try:
+            step()
+        except OSError as error:
+            first = first or error
+    return first
 
 
 def _shown(claim: PreparedClaim) -> str:

@@ -21,6 +21,7 @@ _CDI_VERSION: Final = "0.6.0"
 _METADATA_GROUP: Final = "metadata.resource.k8s.io"
 _METADATA_VERSIONS: Final = ("v1beta1", "v1alpha1")  # the newest first: a reader takes the first it knows
 _IN_CONTAINER: Final = "/var/run/kubernetes.io/dra-device-attributes"
+_MAX_FILE_NAME: Final = 255
 ENTRY: Final = "claim"
 """The annotation, after the driver's name, with the entry from which a lost checkpoint is restored."""
 
@@ -112,7 +113,10 @@ class Layout:
 
     def metadata_folder(self, claim: PreparedClaim) -> str:
         """Return the folder of a claim's metadata files."""
-        return f"{self.data_dir}/dra-device-metadata/{claim.namespace}_{claim.name}"
+        name = f"{claim.namespace}_{claim.name}"
+        if len(name) > _MAX_FILE_NAME:
+            name = f"{claim.namespace}__{claim.uid}"  # no claim's name has a ``_``
+        return f"{self.data_dir}/dra-device-metadata/{name}"
 
     def paths(self, claim: PreparedClaim) -> tuple[list[str], list[str]]:
         """Return all paths that a claim may have: its CDI specs, its metadata files."""

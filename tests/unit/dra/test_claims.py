@@ -21,6 +21,7 @@ DRIVER = "fpga.xilinx.com"
 ADDRESS = "0000:65:00.1"
 NAME = "pci-0000-65-00-1"
 CLAIM = PreparedClaim("1-2", "ns", "mine", None, (PreparedResult("fpga", "n1", NAME, ADDRESS, "x.com/a"),))
+SECOND_RESULT = PreparedResult("fpga", "n1", "pci-0000-66-00-1", "0000:66:00.1", "x.com/a")
 REFERENCE = ClaimReference("ns", "mine", "1-2")
 OF_A_POD: Held = {ADDRESS: (Holder("ns", "pod", "main", DRIVER, ADDRESS),)}
 
@@ -120,6 +121,43 @@ async def test_documents_that_hang_are_reported(
     monkeypatch.setattr(claims._threads, "_limit", 0)
     await claims.mend()
     assert [getattr(each, "error", None) for each in caplog.records] == ["0 earlier calls have not returned"]
+
+
+async def test_document_that_can_not_be_written_keeps_no_other_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = dataclasses.replace(CLAIM, uid="3-4", name="other", results=(SECOND_RESULT,))
+    _write(tmp_path, CLAIM, other)
+    layout = _layout(tmp_path)
+    cdi = Path(layout.cdi_dir)
+    blocked = Path(layout.spec_path(CLAIM.uid))
+    blocked.mkdir(parents=True)
+    left = Path(layout.spec_path("5-6"))
+    left.touch()
+    claims = Claims(layout, _node(_u200(), SECOND_ALONE), _server())
+    await claims.mend()
+    assert claims.prepared.value.keys() == {CLAIM.uid, other.uid}
+    assert {path.name for path in cdi.iterdir() if other.uid in path.name} == {
+        Path(path).name for path in layout.paths(other)[0]
+    }
+    assert not left.exists()
+    [logged] = caplog.records
+    assert str(blocked) in getattr(logged, "error", "")
+    blocked.rmdir()
+    await claims.mend()
+    assert CLAIM.uid in _spec(tmp_path, CLAIM.uid)
+
+
+async def test_names_may_be_as_long_as_the_api_allows(tmp_path: Path) -> None:
+    """Together, namespace and name of a claim may be longer than a file's name can be."""
+    long = ".".join(["a" * 63] * 4)[:253]
+    found = _allocated("1-2", name=long)
+    claims = Claims(_layout(tmp_path), _node(_u200()), _server(found))
+    reference = ClaimReference("ns", long, "1-2")
+    await claims.prepare(reference)
+    assert len(list(tmp_path.glob("dra-device-metadata/*/fpga/metadata.json"))) == 1
+    await claims.unprepare(reference)
+    assert not list(tmp_path.glob("dra-device-metadata/*"))
 
 
 def test_refusal_has_a_sentence() -> None:

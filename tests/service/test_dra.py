@@ -93,7 +93,14 @@ def test_claim_is_prepared_and_unprepared(
     assert metadata == f"{DRIVER}/metadata={claim.uid}_fpga"
     stored = json.loads((data(cards) / "checkpoint.json").read_text())
     assert stored["claims"][claim.uid]["results"] == [
-        {"request": "fpga", "pool": NODE, "device": A, "address": "0000:11:00.1", "resource": U200}
+        {
+            "request": "fpga",
+            "pool": NODE,
+            "device": A,
+            "address": "0000:11:00.1",
+            "resource": U200,
+            "addresses": ["0000:11:00.1"],
+        }
     ]
     assert dra.unprepare(claim) == {claim.uid: ""}
     assert os.listdir(f"{cards.root}/cdi") == []

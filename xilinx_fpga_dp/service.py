@@ -303,8 +303,9 @@ class Service:
             return
         if scan:
             self._metrics.scanned(asyncio.get_running_loop().time() - began)
-            self._front_end.scanned(began)
         self.snapshots.set(await self._builder.build(found, self._tracker, self._scanner.hold))
+        if scan:
+            self._front_end.scanned(began)
 
     async def _wait(self, due: float) -> None:
         """Wait for the time or a wake-up; wake-ups in quick succession count as one."""

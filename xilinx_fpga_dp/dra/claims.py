@@ -161,7 +161,8 @@ class Claims:
         )
         if not claim.results:
             return []
-        self._refuse_held(claim, devices, held)
+        if held is not None:
+            self._refuse_held(claim, devices, held)
         entry = PreparedClaim(
             claim.uid,
             claim.namespace,
@@ -220,6 +221,11 @@ class Claims:
             )
         except Refusal as refusal:
             raise Refused(refusal.message) from None
+        # A device recovers by several checks of a scan, and whether a pod holds it is not read.
+        now = tuple(
+            each if each.reason else replace(each, reason=before.reason)
+            for (before, _), each in zip(fresh, now, strict=True)
+        )
         if now != device.devices:
             self._node.refreshed(now)
         return replace(device, devices=now)
@@ -231,9 +237,9 @@ class Claims:
         key, effect = taint_key(self._layout.driver, now.reason), self._node.effect(device, now.reason)
         return any(each.covers(key, effect) for each in result.tolerations)
 
-    async def _held(self, uid: str) -> Held:
-        """Return who holds which device. Of a claim that is prepared already that is decided."""
-        return {} if uid in self.prepared.value else await self._node.held()
+    async def _held(self, uid: str) -> Held | None:
+        """Return who holds which device; None for a claim that is prepared already: that is decided."""
+        return None if uid in self.prepared.value else await self._node.held()
 
     def _refuse_held(self, claim: Allocated, devices: Sequence[PoolDevice], held: Held) -> None:
         """Refuse a device that a pod has from a device plugin, under any resource name."""
@@ -246,6 +252,8 @@ class Claims:
                         f"device {device.address} is held by the pod {holder.namespace}/{holder.pod}, "
                         f"which has it as {holder.resource}"
                     )
+            if any(each.reason is Reason.HELD for each in device.devices):  # with the rest of its card
+                raise Refused(f"device {device.address} is Unhealthy: {Reason.HELD}")
 
     async def _granted(self, devices: Sequence[PoolDevice]) -> list[Granted]:
         existing = await self._node.mounts(_MOUNTS_LIMIT, mounts_by_rule(devices))

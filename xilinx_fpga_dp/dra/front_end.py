@@ -168,7 +168,8 @@ class DraFrontEnd:
 
     def scanned(self, began: float) -> None:
         """Trust the snapshots again for what was read again before a scan began."""
-        self._fresh.scanned(began)
+        if self._fresh.scanned(began):
+            self._changed()  # the snapshot may be as before
 
     def registered(self) -> Mapping[str, bool]:
         """Whether the devices of each resource can be allocated: driver registered, slices as wanted."""

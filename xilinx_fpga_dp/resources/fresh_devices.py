@@ -19,9 +19,11 @@ class FreshDevices:
         """Keep devices that were read at this time."""
         self._read |= {device.address: (device, now) for device in devices}
 
-    def scanned(self, began: float) -> None:
-        """Forget what was read before a scan began."""
-        self._read = {address: each for address, each in self._read.items() if each[1] > began}
+    def scanned(self, began: float) -> bool:
+        """Forget what was read before a scan began. Return whether there was any."""
+        before = self._read
+        self._read = {address: each for address, each in before.items() if each[1] > began}
+        return len(self._read) < len(before)
 
     def newest(self, device: Device) -> Device:
         """Return a device of the last scan, or its newer state."""

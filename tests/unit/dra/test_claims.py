@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from xilinx_fpga_dp.dra.checkpoint import Checkpoint
 from xilinx_fpga_dp.dra.claims import ClaimReference, Claims, Fetch, Node
 from xilinx_fpga_dp.dra.devices import PoolDevice
 from xilinx_fpga_dp.dra.documents import Layout, PreparedClaim, PreparedResult
-from xilinx_fpga_dp.model import Held, Holder
+from xilinx_fpga_dp.model import Device, Held, Holder, Reason
 
 DRIVER = "fpga.xilinx.com"
 ADDRESS = "0000:65:00.1"
@@ -60,10 +61,11 @@ def _u200(address: str = ADDRESS, name: str = NAME) -> PoolDevice:
     return PoolDevice(name, "x.com/a", (device(address),))
 
 
-def _allocated(uid: str, *names: str, name: str = "mine") -> Mapping[str, Any]:
+def _allocated(uid: str, *names: str, name: str = "mine", **more: object) -> Mapping[str, Any]:
     """Return a ResourceClaim that has these devices."""
     results = [
-        {"request": "fpga", "driver": DRIVER, "pool": "n1", "device": each} for each in names or (NAME,)
+        {"request": "fpga", "driver": DRIVER, "pool": "n1", "device": each, **more}
+        for each in names or (NAME,)
     ]
     return {
         "metadata": {"namespace": "ns", "name": name, "uid": uid},
@@ -112,6 +114,40 @@ async def test_step_that_is_not_answered_in_time_is_refused_with_a_sentence(
     monkeypatch.setattr(claims_module, "_LIMIT", 0.01)
     with pytest.raises(Refused, match=r"^no answer for 0\.01 s$"):
         await call(claims)
+
+
+async def test_device_that_is_read_again_heals_by_a_scan_only(tmp_path: Path) -> None:
+    """A claim with access of an administrator, or a toleration, reads it: its taint stays."""
+    noted: list[Device] = []
+    for reason in (Reason.HELD, Reason.OFFLINE):
+        seen = PoolDevice(NAME, "x.com/a", (device(reason=reason),))
+
+        async def refresh(seen: Device) -> Device:
+            return dataclasses.replace(seen, nodes=("/dev/dri/renderD200",), reason=None)
+
+        allocated = _allocated("1-2", adminAccess=True)
+        node = _node(seen, refresh=refresh, refreshed=noted.extend)
+        claims = Claims(_layout(tmp_path), node, _server(allocated))
+        await claims.prepare(REFERENCE)
+        assert "renderD200" in _spec(tmp_path, "1-2")
+    assert [(each.reason, each.nodes) for each in noted] == [
+        (reason, ("/dev/dri/renderD200",)) for reason in (Reason.HELD, Reason.OFFLINE)
+    ]
+
+
+@pytest.mark.parametrize(("admin", "refused"), [(False, True), (True, False)])
+async def test_half_of_a_held_card_is_refused(tmp_path: Path, admin: bool, refused: bool) -> None:
+    """A pod of the device plugin holds both devices, of which podresources shows the one that is gone."""
+    seen = PoolDevice(NAME, "x.com/a", (device(reason=Reason.HELD),))
+
+    async def refresh(seen: Device) -> Device:
+        return dataclasses.replace(seen, reason=None)
+
+    allocated = _allocated("1-2", adminAccess=admin, tolerations=[{"operator": "Exists"}])
+    claims = Claims(_layout(tmp_path), _node(seen, refresh=refresh), _server(allocated))
+    with pytest.raises(Refused, match="is Unhealthy: held") if refused else nullcontext():
+        await claims.prepare(REFERENCE)
+    assert Path(_layout(tmp_path).spec_path("1-2")).exists() is not refused
 
 
 async def test_documents_that_hang_are_reported(

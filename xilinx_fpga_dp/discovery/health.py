@@ -5,7 +5,7 @@ Every scan or check yields at most one `Observation` a device; `HealthTracker` f
 
 - A device begins with the first observation that has a shell. Until then its function is left out.
 - A device without an observation is not on the bus. It is forgotten, unless a fault announced a reset or the
-  device is not removable: then it is lost.
+  device is not removable: then it is lost, and left out after the grace until it is back.
 - A firewall trip lasts until a reset. A driver that latches trips shows it after the reset too, so the
   state remembers which trip is over. A driver that lists errors tells only why a device is offline.
 - What is no evidence, such as a firewall whose attributes are all zero, neither makes nor ends a fault.
@@ -124,8 +124,7 @@ def step(
     if observation is None:
         if state.removable and not state.announced:
             return None
-        gone = _lost(state, Reason.RESETTING, now, rules)
-        return None if gone.expired else gone
+        return _lost(state, Reason.RESETTING, now, rules)
     if observation.device is None:
         reason = observation.reason or (state.fault if state.lost_since is not None else None)
         return _lost(state, reason, now, rules) if reason else state
@@ -218,6 +217,11 @@ class HealthTracker:
         return frozenset(self._states)
 
     @property
+    def expired(self) -> frozenset[str]:
+        """The addresses of the devices that have lost their place."""
+        return frozenset(address for address, state in self._states.items() if state.expired)
+
+    @property
     def rules(self) -> dict[str, str]:
         """The name of the rule that took each device of another driver, by address."""
         return {address: state.device.rule for address, state in self._states.items() if state.device.rule}
@@ -283,8 +287,9 @@ class HealthTracker:
         )
 
     def _why_expired(self, state: State, observation: Observation | None) -> str:
-        why = observation.why if observation else ""
-        return (
-            f"{state.device.reason} for more than {self._rules.reset_grace:g} s: it lost its place; "
-            f"{why or 'it is offered again when it is back (xbutil reset, or a cold boot)'}"
-        )
+        if observation is None:
+            why = "it is not on the bus: rescan that, or cold-boot the card"
+        else:
+            why = observation.why or "it is offered again when it is back (xbutil reset, or a cold boot)"
+        grace = f"{self._rules.reset_grace:g} s"
+        return f"{state.device.reason} for more than {grace}: it lost its place; {why}"

@@ -254,7 +254,9 @@ class Scanner:
             probes, bus = self._rules.probes(bus, by_rule, self._addresses)
         probes += [probe for backend in BACKENDS for probe in backend.probes(bus)]
         taken = {slot_of(probe.key) for probe in probes if probe.device}
-        lost = known - {each.address for each in bus.functions if each.driver in _WANTED.drivers}
+        ours = {each.address for each in bus.functions if each.driver in _WANTED.drivers}
+        absent = self._health.expired - {each.address for each in bus.functions}
+        lost = known - ours - absent
         reported = {probe.key for probe in probes}
         return [*probes, *unsupported.probes(bus, taken, lost, reported)]
 

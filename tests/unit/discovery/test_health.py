@@ -150,7 +150,10 @@ class TestSteps:
         assert state.device.reason is Reason.RESETTING
         state = step(state, None, 100, RULES, check=True)
         assert state is not None
-        assert step(state, None, 101, RULES, check=True) is None
+        assert not state.expired
+        state = step(state, None, 101, RULES, check=True)
+        assert state is not None
+        assert state.expired
 
     def test_its_driver_goes_before_it_does(self) -> None:
         for announced, place in ((Reason.OFFLINE, True), (None, False)):
@@ -179,13 +182,19 @@ class TestSteps:
         assert state is not None
         assert state.device.reason is Reason.RESETTING
 
-    def test_fixed_card_that_goes_is_resetting_until_the_grace_ends(self) -> None:
-        state = first(seen(removable=False), 0)
-        assert state is not None
-        state = step(state, None, 1, RULES, check=True)
-        assert state is not None
-        assert state.device.reason is Reason.RESETTING
-        assert step(state, None, 101, RULES, check=True) is None
+    def test_fixed_card_that_goes_is_left_out_when_the_grace_ends(self) -> None:
+        tracker = HealthTracker(RULES)
+        tracker.step([seen(removable=False)], 0, check=True)
+        [device] = tracker.step([], 1, check=True).devices
+        assert device.reason is Reason.RESETTING
+        for now in (101, 1000):
+            found = tracker.step([], now, check=True)
+            [entry] = found.left_out
+            assert (found.devices, entry.function, entry.lost) == ((), DEVICE.address, Reason.RESETTING)
+            assert "100 s: it lost its place; it is not on the bus: rescan that" in entry.reason
+        back = tracker.step([seen()], 1001, check=True)
+        assert [device.reason for device in back.devices] == [Reason.RESETTING]
+        assert back.left_out == ()
 
     @pytest.mark.parametrize("before", [None, Reason.NOT_READY, Reason.UNRESPONSIVE])
     def test_gone_without_a_warning_is_unplugged(self, before: Reason | None) -> None:
@@ -320,8 +329,7 @@ class Against(RuleBasedStateMachine):
         if observation is None and known:
             if self.announced[address]:
                 self._lose(address, Reason.RESETTING)
-                if not self._expired(address):
-                    return
+                return
             for memory in (self.reasons, self.good, self.since):
                 memory.pop(address, None)
         elif observation is not None and observation.device is None:

@@ -275,6 +275,29 @@ class TestFinding:
         assert [device.reason for device in found.devices] == [Reason.NO_DRIVER]
         assert found.left_out == ()
 
+    async def test_card_that_never_returns_from_its_reset_is_left_out(self, node: SampleNode) -> None:
+        card = node.add_card("u50")
+        watched = Scanner(node.sysfs_root, node.dev_root, replace(RULES, reset_grace=0))
+        await settled(watched)
+        card.offline()
+        assert [device.reason for device in (await settled(watched)).devices] == [Reason.OFFLINE]
+        card.remove()
+        for _ in range(2):
+            [entry] = (await settled(watched)).left_out
+            assert (entry.function, entry.lost) == (card.address, Reason.RESETTING)
+        card.plug()
+        card.unbind_mgmt()
+        card.unbind()
+        card._user.unplug()
+        functions = [entry.function for entry in (await settled(watched)).left_out]
+        assert functions == [card.address[:-1] + "0", card.address], "what is in its slot is told too"
+        card._user.plug()
+        card.bind()
+        card.bind_mgmt()
+        await settled(watched)
+        [device] = (await watched.scan(check=True)).devices
+        assert device.healthy
+
     @pytest.mark.parametrize(
         ("device", "driver"),
         [("5005", "xocl"), ("50b4", "ami"), ("5070", "transcoder"), ("f010", "xocl")],

@@ -433,11 +433,8 @@ class Claims:
             return False
         if found is not None and found.get("metadata", {}).get("uid") == claim.uid:
             return False
-        return not any(
-            holder.resource == self._layout.driver
-            for each in claim.results
-            for holder in held.get(each.address, ())
-        )
+        own = {(self._layout.driver, each.device) for each in claim.results}
+        return not any((holder.resource, holder.id) in own for holders in held.values() for holder in holders)
 
 
 def _with_own(entry: PreparedClaim, before: PreparedClaim | None) -> PreparedClaim:

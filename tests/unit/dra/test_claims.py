@@ -24,7 +24,7 @@ NAME = "pci-0000-65-00-1"
 CLAIM = PreparedClaim("1-2", "ns", "mine", None, (PreparedResult("fpga", "n1", NAME, ADDRESS, "x.com/a"),))
 SECOND_RESULT = PreparedResult("fpga", "n1", "pci-0000-66-00-1", "0000:66:00.1", "x.com/a")
 REFERENCE = ClaimReference("ns", "mine", "1-2")
-OF_A_POD: Held = {ADDRESS: (Holder("ns", "pod", "main", DRIVER, ADDRESS),)}
+OF_A_POD = (Holder("ns", "pod", "main", DRIVER, NAME),)
 
 
 def _layout(folder: Path) -> Layout:
@@ -250,10 +250,12 @@ async def test_claim_of_half_a_card_gets_no_more_of_it(tmp_path: Path) -> None:
         (None, {}, False),
         ("3-4", {}, False),
         ("1-2", {}, True),
-        (None, OF_A_POD, True),
+        (None, {ADDRESS: OF_A_POD}, True),
+        (None, {NAME: OF_A_POD}, True),
+        (None, {ADDRESS: (Holder("ns", "pod", "main", "x.com/a", ADDRESS),)}, False),
         (Refused("API server: no answer"), {}, True),
     ],
-    ids=["gone", "made again", "there", "of a pod", "not known"],
+    ids=["gone", "made again", "there", "of a pod", "of a pod by name", "of a device plugin", "not known"],
 )
 async def test_claim_that_is_gone_from_server_and_kubelet_is_undone(
     tmp_path: Path,

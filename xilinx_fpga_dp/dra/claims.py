@@ -100,6 +100,7 @@ class Node:
     extra_mounts: tuple[str, ...]
     effect: Effect
     refreshed: Callable[[Sequence[Device]], None]  # told of devices that were read again
+    standby: Callable[[], bool]  # whether a newer instance lives, which may have other settings
 
 
 class Claims:
@@ -342,7 +343,8 @@ class Claims:
             pool = dict(self._node.pool())
             names = list(pool)
             granted = dict(zip(names, await self._granted([pool[name] for name in names]), strict=True))
-            claims, failure = await self._step(partial(self._reconcile, granted))
+            write = _put_missing if self._node.standby() else put
+            claims, failure = await self._step(partial(self._reconcile, granted, write))
             self.prepared.set(claims)
         except OSError as error:
             failure = error
@@ -352,7 +354,10 @@ class Claims:
         self._error.set(problem)
 
     def _reconcile(
-        self, granted: Mapping[str, Granted], cancelled: Callable[[], bool]
+        self,
+        granted: Mapping[str, Granted],
+        write: Callable[[str, str], object],
+        cancelled: Callable[[], bool],
     ) -> tuple[Mapping[str, PreparedClaim], OSError | None]:
         """Put the documents of all claims right; return the claims, and the first of all errors."""
         with self._checkpoint.locked(cancelled):
@@ -369,7 +374,7 @@ class Claims:
                     documents = self._layout.documents(claim, [each for each in now if each])
                     self._texts[uid] = {**documents.metadata, **documents.specs}
                 # While a device is away, its documents stay.
-                steps += [partial(put, path, text) for path, text in self._texts.get(uid, {}).items()]
+                steps += [partial(write, path, text) for path, text in self._texts.get(uid, {}).items()]
             steps.append(partial(self._remove_specs_but, state.claims.keys()))
             return state.claims, _first_error(steps)
 
@@ -462,6 +467,11 @@ def _refuse_prepared(entry: PreparedClaim, claims: Mapping[str, PreparedClaim]) 
                         f"device {wanted[address].address} is still prepared for the ResourceClaim "
                         f"{_shown(other)} ({other.uid}), which kubelet has not unprepared yet"
                     )
+
+
+def _put_missing(path: str, text: str) -> None:
+    if not os.path.exists(path):
+        put(path, text)
 
 
 def _first_error(steps: Iterable[Callable[[], object]]) -> OSError | None:

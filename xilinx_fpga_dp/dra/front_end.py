@@ -117,6 +117,7 @@ class DraFrontEnd:
             extra_mounts=settings.extra_mounts,
             effect=self._effect,
             refreshed=self._refreshed,
+            standby=lambda: self._standby.value,
         )
         self.claims = Claims(layout, node, self._fetch)
         self._health = HealthReport(settings.node_name)
@@ -146,7 +147,7 @@ class DraFrontEnd:
 
     @property
     def files(self) -> list[ManagedFile]:
-        """None: the documents of claims are kept by both instances."""
+        """None: both instances keep the documents of claims, an older one only their existence."""
         return []
 
     def tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:

@@ -53,6 +53,7 @@ def _node(*devices: PoolDevice, **other: Any) -> Node:
         extra_mounts=(),
         effect=lambda _device, _reason: "NoSchedule",
         refreshed=lambda _devices: None,
+        standby=lambda: False,
     )
     return dataclasses.replace(node, **other)
 
@@ -182,6 +183,30 @@ async def test_document_that_can_not_be_written_keeps_no_other_one(
     blocked.rmdir()
     await claims.mend()
     assert CLAIM.uid in _spec(tmp_path, CLAIM.uid)
+
+
+async def test_older_instance_puts_back_missing_documents_only(tmp_path: Path) -> None:
+    """It may have other settings; each would write over what the other has written, without end."""
+    _write(tmp_path, CLAIM)
+    older = True
+
+    async def all_exist(_limit: float, _paths: object) -> tuple[str, ...]:
+        return ("/opt/new", "/opt/old")
+
+    new = Claims(_layout(tmp_path), _node(_u200(), mounts=all_exist, extra_mounts=("/opt/new",)), _server())
+    node = _node(_u200(), mounts=all_exist, extra_mounts=("/opt/old",), standby=lambda: older)
+    old = Claims(_layout(tmp_path), node, _server())
+    await new.mend()
+    await old.mend()
+    assert "/opt/new" in _spec(tmp_path, CLAIM.uid)
+    Path(_layout(tmp_path).spec_path(CLAIM.uid)).unlink()
+    await old.mend()
+    assert "/opt/old" in _spec(tmp_path, CLAIM.uid)
+    await new.mend()
+    assert "/opt/new" in _spec(tmp_path, CLAIM.uid)
+    older = False
+    await old.mend()
+    assert "/opt/old" in _spec(tmp_path, CLAIM.uid)
 
 
 async def test_names_may_be_as_long_as_the_api_allows(tmp_path: Path) -> None:

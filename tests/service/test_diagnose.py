@@ -84,6 +84,12 @@ def test_node_without_problems_has_only_ok_lines(
     assert os.listdir(node.socket_dir) == ["kubelet.sock"], "the command leaves no file"
 
 
+def test_service_that_cannot_be_counted_is_not_said_to_be_away(node: SampleNode) -> None:
+    Path(node.root, "file").touch()
+    _, lines = diagnose(node, PLUGINS_DIR=f"{node.root}/file")
+    line_with(lines, "warn  service: it is not known whether it runs: Not a directory", "run as root")
+
+
 def test_json_output_has_level_check_and_message(node: SampleNode) -> None:
     node.add_card("u200", "0000:11:00", image="golden")
     done = cli("diagnose", "--output", "json", settings=settings_for(node))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from xilinx_fpga_dp.cli.diagnose import checks, collect
-from xilinx_fpga_dp.cli.diagnose.checks import Findings, Level
+from xilinx_fpga_dp.cli.diagnose.checks import Findings, Level, Running
 from xilinx_fpga_dp.cli.diagnose.containerd import Containerd
 from xilinx_fpga_dp.model import Device, LeftOut, Offer, Offers, Reason, Shell, Unit
 
@@ -133,6 +133,34 @@ class TestChecks:
         findings = replace(self.healthy, outputs={"CDI_DIR": (directory, None)})
         [line] = checks.containerd(replace(findings, containerd=Containerd("/c", True, spec_dirs)))
         assert line.level is Level.OK
+
+    @pytest.mark.parametrize("spec_dirs", [("/etc/cdi", "/var/run/cdi"), None])
+    def test_spec_directory_that_containerd_does_not_read_is_a_warning(
+        self, spec_dirs: tuple[str, ...] | None
+    ) -> None:
+        findings = replace(self.healthy, outputs={"CDI_DIR": ("/opt/cdi", None)})
+        [line] = checks.containerd(replace(findings, containerd=Containerd("/c", True, spec_dirs)))
+        assert line.level is Level.WARN
+        assert "set CDI_DIR to one of them (/etc/cdi, /var/run/cdi)" in line.message
+
+    @pytest.mark.parametrize(
+        ("instances", "answers", "level", "said"),
+        [
+            (1, False, Level.OK, "it runs"),
+            (0, True, Level.OK, "it runs"),
+            (0, False, Level.OK, "it does not run"),
+            (OSError(errno.ENOENT, "No such file or directory"), False, Level.OK, "it does not run"),
+            (OSError(errno.EACCES, "denied"), True, Level.OK, "it runs"),
+            (OSError(errno.EACCES, "denied"), False, Level.WARN, "it is not known"),
+            (OSError(errno.ETIMEDOUT, "late"), False, Level.WARN, "it is not known"),
+        ],
+    )
+    def test_service_does_not_run_only_where_that_is_known(
+        self, instances: int | OSError, answers: bool, level: Level, said: str
+    ) -> None:
+        running = Running(None, {}) if answers else None
+        [line] = checks.instances(replace(self.healthy, instances=instances, running=running))
+        assert (line.level, line.message.startswith(said)) == (level, True)
 
     @pytest.mark.parametrize(
         ("label", "domain"),

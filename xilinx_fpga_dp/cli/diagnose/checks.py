@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import partial
 
-from xilinx_fpga_dp.cli.diagnose.containerd import Containerd
+from xilinx_fpga_dp.cli.diagnose.containerd import DEFAULT_SPEC_DIRS, Containerd
 from xilinx_fpga_dp.cli.diagnose.rights import Rights
 from xilinx_fpga_dp.cli.diagnose.slices import Slices
 from xilinx_fpga_dp.model import Device, Offers, Reason
@@ -34,10 +34,10 @@ class Findings:
     kubelet_problem: OSError | None
     podresources: str  # kubelet's socket for it
     podresources_problem: OSError | None
+    instances: int | OSError  # the number of live instances of this program on the node
     registry: str | None = None  # where kubelet finds the DRA driver; None with the device plugin
     fpga_functions: tuple[str, ...] = ()  # the addresses of those with an FPGA maker's or card's id
     xrt: str | None = None  # the version of XRT on the host; None if it is not installed
-    instances: int = 0  # the number of live instances of this program on the node
     foreign_sockets: tuple[str, ...] = ()  # the live sockets of another plugin for these cards
     other_kubelets: tuple[tuple[str, str], ...] = ()  # other directories with a kubelet.sock, and whose
     running: "Running | None" = None  # the service at HTTP_ADDRESS; None if there is none
@@ -63,7 +63,7 @@ class Findings:
     @property
     def denied(self) -> bool:
         kubelet = (self.socket_dir_problem, self.kubelet_problem, self.podresources_problem)
-        results = (self.functions, self.scan, *kubelet, *self.nodes.values())
+        results = (self.functions, self.scan, self.instances, *kubelet, *self.nodes.values())
         return self.output_denied or any(isinstance(each, PermissionError) for each in results)
 
     @property
@@ -407,15 +407,20 @@ def podresources(findings: Findings) -> Lines:
 
 def instances(findings: Findings) -> Lines:
     """Check that one instance runs here, that it is ready, and that no other plugin serves the cards."""
-    if findings.instances > 1:
-        problem = f"{findings.instances} instances run on this node and the newest one serves"
+    # No instance has run where their directory is missing.
+    count = 0 if isinstance(findings.instances, FileNotFoundError) else findings.instances
+    if isinstance(count, int) and count > 1:
+        problem = f"{count} instances run on this node and the newest one serves"
         remedy = "right during an update, else delete one DaemonSet (kubectl get daemonsets -A)"
         yield _warn("service", f"{problem}; {remedy}")
     elif findings.running and findings.running.not_ready:
         remedy = "if it stays so check its log and that of kubelet (journalctl -u kubelet)"
         yield _fail("service", f"it runs and is not ready: {findings.running.not_ready}; {remedy}")
+    elif isinstance(count, OSError) and not findings.running:
+        remedy = "run as root, with the service's PLUGINS_DIR"
+        yield _warn("service", f"it is not known whether it runs: {count.strerror} in PLUGINS_DIR; {remedy}")
     else:
-        yield _ok("service", f"it {'runs' if findings.instances else 'does not run'} on this node")
+        yield _ok("service", f"it {'runs' if findings.running or count else 'does not run'} on this node")
     if findings.plugins:
         remedy = "delete its DaemonSet, or choose the mode by a label (`mode: by-label` of the chart)"
         yield _warn("service", f"a device plugin of this program runs on this node too; {remedy}")
@@ -470,14 +475,15 @@ def containerd(findings: Findings) -> Lines:
     if found is None:
         return
     directory, _ = findings.outputs.get("CDI_DIR", (None, None))
+    spec_dirs = found.spec_dirs or DEFAULT_SPEC_DIRS
     remedy = "set it to true and restart containerd, or keep DEVICE_STRATEGY=device-specs"
     if found.cdi is None:
         problem = f"{found.path} does not set enable_cdi, and containerd 1.7 then ignores CDI names"
         yield _warn("containerd", f"{problem} (2.0 does not); {remedy}")
     elif not found.cdi:
         yield _warn("containerd", f"enable_cdi is false in {found.path}: CDI names have no effect; {remedy}")
-    elif directory and found.spec_dirs and _real(directory) not in map(_real, found.spec_dirs):
-        directories = ", ".join(found.spec_dirs)
+    elif directory and _real(directory) not in map(_real, spec_dirs):
+        directories = ", ".join(spec_dirs)
         remedy = f"set CDI_DIR to one of them ({directories}), or add it and restart containerd"
         yield _warn("containerd", f"CDI_DIR {directory} is none of its cdi_spec_dirs; {remedy}")
     else:

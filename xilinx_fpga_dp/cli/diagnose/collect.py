@@ -67,11 +67,11 @@ async def collect(settings: Settings) -> Findings:
         "socket_dir_problem": _blocking(_require_room, registry or socket_dir),
         "kubelet_problem": _nothing() if registry else greet(f"{socket_dir}/{KUBELET_SOCKET}", _TIME_LIMIT),
         "podresources_problem": _request_podresources(settings.pod_resources_socket),
+        "instances": _blocking(count_instances, driver_locks if registry else plugin_locks),
     }
     optional: dict[str, Awaitable[Any]] = {
         "fpga_functions": _blocking(_fpga_functions, sysfs),
         "xrt": _blocking(_xrt_version, host),
-        "instances": _blocking(count_instances, driver_locks if registry else plugin_locks),
         "foreign_sockets": _blocking(foreign_sockets, socket_dir),
         "other_kubelets": _blocking(_other_kubelets, host, socket_dir),
         "running": _blocking(_running, settings.http_address),

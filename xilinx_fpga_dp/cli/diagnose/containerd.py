@@ -20,6 +20,9 @@ _PATHS = (
     "/etc/k0s/containerd.toml",
     "/etc/containerd/config.toml",
 )
+DEFAULT_SPEC_DIRS = ("/etc/cdi", "/var/run/cdi")
+"""Where it looks for CDI specs if its configuration does not say."""
+
 _SECTIONS = {1: "cri", 2: "io.containerd.grpc.v1.cri"}  # by version
 _NEWEST_SECTION = "io.containerd.cri.v1.runtime"  # of version 3 and newer
 _MAX_BYTES = 262144

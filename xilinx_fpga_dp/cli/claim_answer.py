@@ -13,7 +13,7 @@ from xilinx_fpga_dp.dra.documents import (
     Layout,
     PreparedClaim,
     PreparedResult,
-    granted,
+    as_granted,
     mounts_by_rule,
 )
 from xilinx_fpga_dp.hostfiles.host_paths import HostPaths
@@ -64,7 +64,7 @@ async def answer(settings: Settings, ids: Sequence[str]) -> tuple[dict[str, Any]
     existing = await HostPaths(settings.host_root, settings.extra_mounts).existing(
         _READ_LIMIT, mounts_by_rule(devices)
     )
-    documents = layout.documents(claim, granted(devices, existing, settings.extra_mounts, {}))
+    documents = layout.documents(claim, as_granted(devices, existing, settings.extra_mounts, {}))
     edits = _edits(documents)
     return {"answer": edits}, "\n".join([head, *_lines(claim, devices, edits)])
 

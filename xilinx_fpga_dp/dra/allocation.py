@@ -17,7 +17,7 @@ _SUBDOMAIN: Final = re.compile(r"[a-z0-9](?:[-.a-z0-9]{0,251}[a-z0-9])?")
 _UID: Final = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9]{0,62}[A-Za-z0-9])?")
 
 
-class Refused(Exception):  # noqa: N818 - an answer, not a fault
+class ClaimRefused(Exception):  # noqa: N818 - an answer, not a fault
     """Why a claim can't be prepared: one sentence, which kubelet puts into an event of the pod.
 
     Kubelet takes an empty one for success.
@@ -72,21 +72,21 @@ class Allocated:
 def checked_uid(uid: str) -> str:
     """Return a uid that can be part of a file name, or refuse it."""
     if not _UID.fullmatch(uid):
-        raise Refused(f"a claim's uid can't be {uid!r}")
+        raise ClaimRefused(f"a claim's uid can't be {uid!r}")
     return uid
 
 
 def checked_name(name: str) -> str:
     """Return a name of a claim that can be part of a path, or refuse it."""
     if not _SUBDOMAIN.fullmatch(name) or ".." in name:
-        raise Refused(f"a claim's name can't be {name!r}")
+        raise ClaimRefused(f"a claim's name can't be {name!r}")
     return name
 
 
 def checked_label(name: str, what: str) -> str:
     """Return a name that is a DNS label, as a namespace's and a device's are, or refuse it."""
     if not _LABEL.fullmatch(name):
-        raise Refused(f"the name of a {what} can't be {name!r}")
+        raise ClaimRefused(f"the name of a {what} can't be {name!r}")
     return name
 
 
@@ -94,7 +94,7 @@ def checked_request(request: str) -> str:
     """Return the name of a request, with a subrequest or without, or refuse it."""
     base, slash, sub = request.partition("/")
     if not _LABEL.fullmatch(base) or (slash and not _LABEL.fullmatch(sub)):
-        raise Refused(f"the name of a request can't be {request!r}")
+        raise ClaimRefused(f"the name of a request can't be {request!r}")
     return request
 
 
@@ -110,29 +110,31 @@ def allocated(claim: Mapping[str, Any], uid: str, *, driver: str, pool: str) -> 
         pool: the name of this node's pool.
 
     Raises:
-        Refused: it is another claim, is not allocated, or has devices of another node's pool.
+        ClaimRefused: it is another claim, is not allocated, or has devices of another node's pool.
     """
     try:
         metadata = claim["metadata"]
         namespace, name = checked_label(metadata["namespace"], "namespace"), checked_name(metadata["name"])
         if metadata["uid"] != checked_uid(uid):
-            raise Refused(f"the ResourceClaim {namespace}/{name} was replaced by another one of its name")
+            raise ClaimRefused(
+                f"the ResourceClaim {namespace}/{name} was replaced by another one of its name"
+            )
         allocation = (claim.get("status") or {}).get("allocation")
         if allocation is None:
-            raise Refused(f"the ResourceClaim {namespace}/{name} is not allocated")
+            raise ClaimRefused(f"the ResourceClaim {namespace}/{name} is not allocated")
         results = (allocation.get("devices") or {}).get("results") or []
         own = [_result(each, pool) for each in results if each["driver"] == driver]
         annotation = (metadata.get("annotations") or {}).get(POD_CLAIM_NAME)
         annotation = checked_label(annotation, "claim in a pod") if annotation else None
     except (KeyError, TypeError, AttributeError) as error:
-        raise Refused(f"the ResourceClaim is not as the API describes it: {error!r}") from None
+        raise ClaimRefused(f"the ResourceClaim is not as the API describes it: {error!r}") from None
     return Allocated(uid, namespace, name, annotation, tuple(own))
 
 
 def _result(result: Mapping[str, Any], pool: str) -> Result:
     device, share = checked_label(result["device"], "device"), result.get("shareID")
     if result["pool"] != pool:
-        raise Refused(f"device {device} is of pool {result['pool']!r}, not of this node's pool {pool!r}")
+        raise ClaimRefused(f"device {device} is of pool {result['pool']!r}, not of this node's pool {pool!r}")
     return Result(
         checked_request(result["request"]),
         device,

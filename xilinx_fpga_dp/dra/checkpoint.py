@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from xilinx_fpga_dp.dra.allocation import Refused
+from xilinx_fpga_dp.dra.allocation import ClaimRefused
 from xilinx_fpga_dp.dra.documents import PreparedClaim, as_entry, of_entry
 from xilinx_fpga_dp.hostfiles import ordinary_file
 from xilinx_fpga_dp.observe.events import Event
@@ -118,7 +118,7 @@ class Checkpoint:
             return self._restored()
         try:
             state = _parsed(content)
-        except (ValueError, KeyError, TypeError, AttributeError, Refused) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, ClaimRefused) as error:
             os.replace(self.path, f"{self.path}.bad")
             bad = {"path": f"{self.path}.bad", "error": repr(error)}
             log.error(Event.CHECKPOINT_SET_ASIDE, extra=bad)  # noqa: TRY400 - the file's fault
@@ -189,7 +189,7 @@ def prepared_claims(directory: str) -> Mapping[str, PreparedClaim]:
         return _parsed(ordinary_file.read(path, _MAX_BYTES)).claims
     except FileNotFoundError:
         return {}
-    except (ValueError, KeyError, TypeError, AttributeError, Refused) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ClaimRefused) as error:
         raise OSError(errno.EINVAL, f"it is no checkpoint: {error!r}", path) from None
 
 

@@ -26,7 +26,7 @@ from xilinx_fpga_dp.aio.daemon_threads import DaemonExecutor
 from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher
 from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.aio.race import race
-from xilinx_fpga_dp.dra.allocation import Allocated, Refused, Result, allocated, checked_uid
+from xilinx_fpga_dp.dra.allocation import Allocated, ClaimRefused, Result, allocated, checked_uid
 from xilinx_fpga_dp.dra.checkpoint import LOCK, Checkpoint
 from xilinx_fpga_dp.dra.devices import PoolDevice, taint_key
 from xilinx_fpga_dp.dra.documents import (
@@ -35,7 +35,7 @@ from xilinx_fpga_dp.dra.documents import (
     Layout,
     PreparedClaim,
     PreparedResult,
-    granted,
+    as_granted,
     mounts_by_rule,
     of_entry,
 )
@@ -59,7 +59,7 @@ _MAX_SPEC: Final = 1 << 20
 _SWEEP_EVERY: Final = 600.0  # seconds; also the age of an entry before it can be left over
 
 Fetch = Callable[[str, str], Awaitable[Mapping[str, Any] | None]]
-"""Reads a ResourceClaim by namespace and name; None if there is none. Raises Refused with a sentence."""
+"""Reads a ResourceClaim by namespace and name; None if there is none. Raises ClaimRefused with a sentence."""
 
 Effect = Callable[[PoolDevice, Reason], str]
 """Returns the effect of a device's taint."""
@@ -132,29 +132,29 @@ class Claims:
         """Prepare a claim, also one that is prepared already.
 
         Raises:
-            Refused: it can't be prepared now.
+            ClaimRefused: it can't be prepared now.
         """
         try:
             async with asyncio.timeout(_LIMIT):
                 return await self._prepare(reference)
         except OSError as error:  # a TimeoutError is an OSError
-            raise Refused(_sentence(error)) from None
+            raise ClaimRefused(_sentence(error)) from None
 
     async def unprepare(self, reference: ClaimReference) -> None:
         """Remove everything of a claim, also of an unknown one.
 
         Raises:
-            Refused: a file can't be removed.
+            ClaimRefused: a file can't be removed.
         """
         try:
             uid = checked_uid(reference.uid)
-        except Refused:
+        except ClaimRefused:
             return  # no claim of ours has such a uid
         try:
             async with asyncio.timeout(_LIMIT):
                 self.prepared.set(await self._step(partial(self._unprepare, uid)))
         except OSError as error:  # a TimeoutError is an OSError
-            raise Refused(_sentence(error)) from None
+            raise ClaimRefused(_sentence(error)) from None
 
     async def _prepare(self, reference: ClaimReference) -> list[PreparedDevice]:
         (claim, devices, granted), held = await asyncio.gather(
@@ -197,21 +197,21 @@ class Claims:
         async with self._fetching:
             found = await self._fetch(reference.namespace, reference.name)
         if found is None:
-            raise Refused(f"the ResourceClaim {reference.namespace}/{reference.name} does not exist")
+            raise ClaimRefused(f"the ResourceClaim {reference.namespace}/{reference.name} does not exist")
         claim = allocated(found, reference.uid, driver=self._layout.driver, pool=self._node.name)
         devices = [await self._now(result) for result in claim.results]
-        return claim, devices, await self._granted(devices)
+        return claim, devices, await self._as_granted(devices)
 
     async def _now(self, result: Result) -> PoolDevice:
         """Return a device as it is now, or refuse it."""
         device = self._node.device(result.device)
         if device is None:
-            raise Refused(f"there is no device {result.device} on this node")
+            raise ClaimRefused(f"there is no device {result.device} on this node")
         try:
             async with asyncio.timeout(self._node.refresh_limit):
                 fresh = [(each, await self._node.refresh(each)) for each in device.devices]
         except TimeoutError:
-            raise Refused(
+            raise ClaimRefused(
                 f"device {device.address} did not answer within {self._node.refresh_limit:g} s: "
                 "a read of its driver hangs"
             ) from None
@@ -221,7 +221,7 @@ class Claims:
                 for before, each in fresh
             )
         except Refusal as refusal:
-            raise Refused(refusal.message) from None
+            raise ClaimRefused(refusal.message) from None
         # A device recovers by several checks of a scan, and whether a pod holds it is not read.
         now = tuple(
             each if each.reason else replace(each, reason=before.reason)
@@ -249,16 +249,16 @@ class Claims:
                 continue
             for holder in (each for own in device.devices for each in held.get(own.address, ())):
                 if holder.resource != self._layout.driver:
-                    raise Refused(
+                    raise ClaimRefused(
                         f"device {device.address} is held by the pod {holder.namespace}/{holder.pod}, "
                         f"which has it as {holder.resource}"
                     )
             if any(each.reason is Reason.HELD for each in device.devices):  # with the rest of its card
-                raise Refused(f"device {device.address} is Unhealthy: {Reason.HELD}")
+                raise ClaimRefused(f"device {device.address} is Unhealthy: {Reason.HELD}")
 
-    async def _granted(self, devices: Sequence[PoolDevice]) -> list[Granted]:
+    async def _as_granted(self, devices: Sequence[PoolDevice]) -> list[Granted]:
         existing = await self._node.mounts(_MOUNTS_LIMIT, mounts_by_rule(devices))
-        return granted(devices, existing, self._node.extra_mounts, self._node.versions())
+        return as_granted(devices, existing, self._node.extra_mounts, self._node.versions())
 
     # The steps, each on a thread
 
@@ -342,7 +342,7 @@ class Claims:
         try:
             pool = dict(self._node.pool())
             names = list(pool)
-            granted = dict(zip(names, await self._granted([pool[name] for name in names]), strict=True))
+            granted = dict(zip(names, await self._as_granted([pool[name] for name in names]), strict=True))
             write = _put_missing if self._node.standby() else put
             claims, failure = await self._step(partial(self._reconcile, granted, write))
             self.prepared.set(claims)
@@ -404,7 +404,7 @@ class Claims:
         """Return the claims of the CDI specs, for a checkpoint that can't be read."""
         found: dict[str, PreparedClaim] = {}
         for path in self._specs_of(None):
-            with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, Refused):
+            with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, ClaimRefused):
                 with open(path, encoding="utf-8") as file:
                     spec = json.loads(file.read(_MAX_SPEC))
                 entries = json.loads(spec["annotations"][f"{self._layout.driver}/{ENTRY}"])
@@ -426,7 +426,7 @@ class Claims:
             for uid in before & claims.keys():
                 if await self._is_gone(claims[uid]):
                     log.warning(Event.CLAIM_LEFT_OVER, extra={"claim": _shown(claims[uid]), "uid": uid})
-                    with suppress(Refused):
+                    with suppress(ClaimRefused):
                         await self.unprepare(ClaimReference(claims[uid].namespace, claims[uid].name, uid))
             before = set(claims)
 
@@ -434,7 +434,7 @@ class Claims:
         try:
             found = await self._fetch(claim.namespace, claim.name)
             held = await self._node.held()
-        except Refused:
+        except ClaimRefused:
             return False
         if found is not None and found.get("metadata", {}).get("uid") == claim.uid:
             return False
@@ -463,7 +463,7 @@ def _refuse_prepared(entry: PreparedClaim, claims: Mapping[str, PreparedClaim]) 
                 continue
             for address in wanted.keys() & set(each.holds):
                 if not (wanted[address].share_id and each.share_id):
-                    raise Refused(
+                    raise ClaimRefused(
                         f"device {wanted[address].address} is still prepared for the ResourceClaim "
                         f"{_shown(other)} ({other.uid}), which kubelet has not unprepared yet"
                     )

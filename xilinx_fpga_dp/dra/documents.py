@@ -234,7 +234,7 @@ class Layout:
         return path, "".join(json.dumps(each) + "\n" for each in objects), spec_path, _text(spec)
 
 
-def granted(
+def as_granted(
     devices: Sequence[PoolDevice],
     existing: Container[str],
     extra_mounts: Sequence[str],
@@ -291,7 +291,7 @@ def of_entry(uid: str, entry: Mapping[str, Any]) -> PreparedClaim:
     """Return the claim of an entry.
 
     Raises:
-        Refused: a name can't be part of a path.
+        ClaimRefused: a name can't be part of a path.
         KeyError, TypeError, AttributeError: it is no entry.
     """
     results = tuple(

@@ -15,7 +15,7 @@ from grpclib.const import Cardinality, Handler
 from grpclib.server import Stream
 
 from xilinx_fpga_dp.aio.latest import Latest
-from xilinx_fpga_dp.dra.allocation import Refused
+from xilinx_fpga_dp.dra.allocation import ClaimRefused
 from xilinx_fpga_dp.dra.claims import ClaimReference, Claims
 from xilinx_fpga_dp.dra.health import HealthReport
 from xilinx_fpga_dp.observe.events import Event
@@ -161,7 +161,7 @@ class DriverService:
             result = "ok"
             try:
                 return await answer(claim)
-            except Refused as error:
+            except ClaimRefused as error:
                 result = "refused"
                 fields = {"claim": _shown(claim), "uid": claim.uid, "method": method, "why": str(error)}
                 log.warning(Event.CLAIM_REFUSED, extra=fields)

@@ -21,7 +21,7 @@ from xilinx_fpga_dp.apiserver.client import ApiServer, path
 from xilinx_fpga_dp.apiserver.errors import ApiServerError, Forbidden, NotFound
 from xilinx_fpga_dp.discovery.driver_versions import DriverVersions
 from xilinx_fpga_dp.discovery.scanner import Scanner
-from xilinx_fpga_dp.dra.allocation import Refused
+from xilinx_fpga_dp.dra.allocation import ClaimRefused
 from xilinx_fpga_dp.dra.claims import Claims, Node
 from xilinx_fpga_dp.dra.devices import PoolDevice, Stored, as_claimed, pool_devices, published
 from xilinx_fpga_dp.dra.documents import Layout, PreparedClaim
@@ -424,11 +424,11 @@ class DraFrontEnd:
         except NotFound:
             return None
         except ValueError as error:
-            raise Refused(str(error) or repr(error)) from None
+            raise ClaimRefused(str(error) or repr(error)) from None
         except Forbidden as error:
-            raise Refused(f"the driver lacks the right to get resourceclaims: {error}") from None
+            raise ClaimRefused(f"the driver lacks the right to get resourceclaims: {error}") from None
         except ApiServerError as error:
-            raise Refused(f"API server: {error}") from None
+            raise ClaimRefused(f"API server: {error}") from None
 
     async def _uid_of_node(self) -> str:
         """Return the uid of the Node object, from the token of the pod; else the API server is asked.

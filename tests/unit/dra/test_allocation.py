@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from xilinx_fpga_dp.dra.allocation import (
     POD_CLAIM_NAME,
-    Refused,
+    ClaimRefused,
     Result,
     Toleration,
     allocated,
@@ -69,7 +69,7 @@ def test_name_that_the_pod_gives_a_claim_is_taken() -> None:
     ],
 )
 def test_other_claims_are_refused_with_a_sentence(claim: dict[str, Any], why: str) -> None:
-    with pytest.raises(Refused, match=why):
+    with pytest.raises(ClaimRefused, match=why):
         _allocated(claim)
 
 
@@ -78,14 +78,14 @@ def test_checked_texts_are_safe_in_a_path(text: str) -> None:
     for check in (checked_uid, checked_name):
         try:
             found = check(text)
-        except Refused:
+        except ClaimRefused:
             continue
         assert "/" not in found
         assert not found.startswith(".")
         assert found.isascii()
     try:
         base, _, sub = checked_request(text).partition("/")
-    except Refused:
+    except ClaimRefused:
         return
     assert base
     assert "/" not in sub

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.factories import device, unchanged
 from xilinx_fpga_dp.dra import claims as claims_module
-from xilinx_fpga_dp.dra.allocation import Refused
+from xilinx_fpga_dp.dra.allocation import ClaimRefused
 from xilinx_fpga_dp.dra.checkpoint import Checkpoint
 from xilinx_fpga_dp.dra.claims import ClaimReference, Claims, Fetch, Node
 from xilinx_fpga_dp.dra.devices import PoolDevice
@@ -113,7 +113,7 @@ async def test_step_that_is_not_answered_in_time_is_refused_with_a_sentence(
     claims = Claims(_layout(tmp_path), _node(_u200()), _server(_allocated("1-2")))
     monkeypatch.setattr(claims, "_step", _never)
     monkeypatch.setattr(claims_module, "_LIMIT", 0.01)
-    with pytest.raises(Refused, match=r"^no answer for 0\.01 s$"):
+    with pytest.raises(ClaimRefused, match=r"^no answer for 0\.01 s$"):
         await call(claims)
 
 
@@ -146,7 +146,7 @@ async def test_half_of_a_held_card_is_refused(tmp_path: Path, admin: bool, refus
 
     allocated = _allocated("1-2", adminAccess=admin, tolerations=[{"operator": "Exists"}])
     claims = Claims(_layout(tmp_path), _node(seen, refresh=refresh), _server(allocated))
-    with pytest.raises(Refused, match="is Unhealthy: held") if refused else nullcontext():
+    with pytest.raises(ClaimRefused, match="is Unhealthy: held") if refused else nullcontext():
         await claims.prepare(REFERENCE)
     assert Path(_layout(tmp_path).spec_path("1-2")).exists() is not refused
 
@@ -223,7 +223,7 @@ async def test_names_may_be_as_long_as_the_api_allows(tmp_path: Path) -> None:
 
 def test_refusal_has_a_sentence() -> None:
     with pytest.raises(ValueError, match="sentence"):
-        Refused("")
+        ClaimRefused("")
 
 
 FIRST, SECOND = (device(f"0000:6{each}:00.1", board="u30") for each in "56")
@@ -250,7 +250,7 @@ async def test_claim_keeps_both_devices_of_its_card(tmp_path: Path, devices: tup
     await claims.mend()
     if FIRST_ALONE in devices:
         await claims.prepare(REFERENCE)  # as after a restart of kubelet
-    with pytest.raises(Refused, match="still prepared for the ResourceClaim ns/mine"):
+    with pytest.raises(ClaimRefused, match="still prepared for the ResourceClaim ns/mine"):
         await _prepare_other(claims)
     await claims.unprepare(REFERENCE)
     await _prepare_other(claims)
@@ -278,14 +278,14 @@ async def test_claim_of_half_a_card_gets_no_more_of_it(tmp_path: Path) -> None:
         (None, {ADDRESS: OF_A_POD}, True),
         (None, {NAME: OF_A_POD}, True),
         (None, {ADDRESS: (Holder("ns", "pod", "main", "x.com/a", ADDRESS),)}, False),
-        (Refused("API server: no answer"), {}, True),
+        (ClaimRefused("API server: no answer"), {}, True),
     ],
     ids=["gone", "made again", "there", "of a pod", "of a pod by name", "of a device plugin", "not known"],
 )
 async def test_claim_that_is_gone_from_server_and_kubelet_is_undone(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    stored: str | Refused | None,
+    stored: str | ClaimRefused | None,
     held: Held,
     kept: bool,
 ) -> None:
@@ -296,7 +296,7 @@ async def test_claim_that_is_gone_from_server_and_kubelet_is_undone(
     async def fetch(_namespace: str, _name: str) -> Mapping[str, Any] | None:
         nonlocal asked
         asked += 1
-        if isinstance(stored, Refused):
+        if isinstance(stored, ClaimRefused):
             raise stored
         return {"metadata": {"uid": stored}} if stored else None
 

@@ -152,7 +152,7 @@ class Holder:
 
 
 Held = Mapping[str, tuple[Holder, ...]]
-"""The holders of each held device, by its address."""
+"""The holders of held devices; `holders_of` in `resources.holders` returns those of one."""
 
 
 @dataclass(frozen=True, slots=True)

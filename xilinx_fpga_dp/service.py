@@ -122,7 +122,7 @@ class Service:
         self._tracker = AllocationTracker(
             PodResources(
                 settings.pod_resources_socket,
-                settings.dra_driver_name,
+                settings.resource_prefix,
                 often=settings.mode == "dra" or settings.telemetry != "none",
             ),
             self._wake.set,

@@ -79,7 +79,7 @@ async def scan_once(
     held: Held = {}
     # A node without kubelet has no such socket, which is no fault.
     socket = settings.pod_resources_socket
-    pods = PodResources(socket, settings.dra_driver_name)
+    pods = PodResources(socket, settings.resource_prefix)
     with suppress(TimeoutError):
         if await run_blocking(partial(os.path.exists, socket), _SCAN_LIMIT):
             held = await pods.held() or {}

@@ -12,7 +12,8 @@ import pytest
 from tests.support.api_server import RunningApiServer
 from tests.support.dra_kubelet import DRIVER, EVENTS, NODE, SLICES, ClaimName, DraKubelet, claim_of
 from tests.support.dra_stage import SLICE, data, published, registry, spec_path, store_claim, taints
-from tests.support.podresources import Hold, PodResourcesDouble
+from tests.support.paths import PROJECT
+from tests.support.podresources import ClaimHold, Hold, PodResourcesDouble
 from tests.support.probed import Probed
 from tests.support.process import Service, cli, started
 from tests.support.resource_names import U200
@@ -171,6 +172,59 @@ def test_card_of_the_device_plugin_is_tainted_and_refused(
     answering.holds = []
     wait_for(lambda: published(node_api) and not taints(node_api, A), "no taint")
     assert dra.prepared(claim)
+
+
+def test_class_device_of_the_device_plugin_is_tainted_and_refused(
+    cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str], answering: PodResourcesDouble
+) -> None:
+    cards.plug("coyote")
+    rules = str(PROJECT / "deploy" / "device-rules.yaml")
+    region, resource, name = "coyote_fpga_0_v0", "xilinx.com/fpga-coyote", "dev-coyote-fpga-0-v0"
+    answering.holds = [Hold(resource, region)]
+    answering.offered = [Hold(resource, f"{region}::0")]
+    claim = store_claim(node_api, "mine", name)
+    settings = dra_settings | {"DEVICE_RULES": rules}
+    with (
+        Service(settings, environment=node_api.environment) as service,
+        DraKubelet(registry(cards)) as kubelet,
+    ):
+        kubelet.register()
+        service.logged(Event.MODE_CONFLICT, devices=region)
+        wait_for(lambda: len(published(node_api)) > 1, "a slice")
+        assert name not in published(node_api)
+        answering.offered = []
+        wait_for(lambda: taints(node_api, name) == [f"{DRIVER}/held"], "a taint")
+        assert "held by the pod default/mypod" in kubelet.refusal(claim)
+        answering.holds = []
+        wait_for(lambda: published(node_api) and not taints(node_api, name), "no taint")
+        assert kubelet.prepared(claim)
+
+
+def test_card_of_a_driver_with_another_name_is_tainted_and_refused(
+    node_api: RunningApiServer, answering: PodResourcesDouble, dra: DraKubelet
+) -> None:
+    answering.claims = [ClaimHold("another.example.com", A)]
+    assert "which has it as another.example.com" in dra.refusal(store_claim(node_api, "mine", A))
+    wait_for(lambda: taints(node_api, A) == [f"{DRIVER}/held"], "a taint")
+    answering.claims = []
+    wait_for(lambda: published(node_api) and not taints(node_api, A), "no taint")
+
+
+def test_state_shows_the_pod_that_has_a_class_device_by_a_claim(
+    cards: SampleNode,
+    node_api: RunningApiServer,
+    dra_settings: dict[str, str],
+    answering: PodResourcesDouble,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(node_api.kubeconfig))
+    cards.plug("coyote")
+    answering.claims = [ClaimHold(DRIVER, "dev-coyote-fpga-0-v0"), ClaimHold(DRIVER, A)]
+    settings = dra_settings | {"DEVICE_RULES": str(PROJECT / "deploy" / "device-rules.yaml")}
+    document = json.loads(cli("list", "--output", "json", settings=settings).stdout)
+    held = [each["id"] for each in document["devices"] if each["held_by"]]
+    assert held == ["0000:11:00.1", "coyote_fpga_0_v0"]
+    assert not [each for each in document["devices"] if each["reason"]]
 
 
 @pytest.mark.parametrize("shared_before", [False, True])

@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from tests.support.double import KubeletDouble
+from tests.support.paths import PROJECT
 from tests.support.podresources import ClaimHold, Hold, PodResourcesDouble
 from tests.support.process import Service, cli
 from tests.support.resource_names import U55C, U250
@@ -18,6 +19,8 @@ from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 A, B = "0000:11:00.1", "0000:21:00.1"
+RULES = str(PROJECT / "deploy" / "device-rules.yaml")
+REGION, V0, V1 = "xilinx.com/fpga-coyote", "coyote_fpga_0_v0", "coyote_fpga_0_v1"
 
 
 @pytest.fixture(autouse=True)
@@ -260,13 +263,44 @@ def test_list_shows_holders(node: SampleNode, pods: PodResourcesDouble) -> None:
     assert (by_id[B]["reason"], by_id[B]["held_by"]) == ("held", [holder])
 
 
+@pytest.mark.parametrize("driver", ["fpga.xilinx.com", "another.example.com"])
 def test_device_that_a_pod_has_by_a_claim_is_held(
-    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble, driver: str
 ) -> None:
-    pods.claims = [ClaimHold("fpga.xilinx.com", "pci-0000-11-00-1"), ClaimHold("gpu.example.com", "gpu-1")]
+    pods.claims = [ClaimHold(driver, "pci-0000-11-00-1"), ClaimHold("gpu.example.com", "gpu-1")]
     pods.start()
     with Service(querying(node, pods)):
         kubelet.start()
         kubelet.wait_for(lambda: kubelet.resources().get(U55C) == {A: "Unhealthy", B: "Healthy"})
         pods.claims = []
         kubelet.wait_for(lambda: kubelet.allocatable(U55C) == 2)
+
+
+@pytest.mark.parametrize(
+    "hold", [Hold(f"{REGION}-before", f"{V0}::1"), ClaimHold("fpga.xilinx.com", "dev-coyote-fpga-0-v0")]
+)
+def test_class_device_that_a_pod_holds_otherwise_is_held(
+    node: SampleNode, kubelet: KubeletDouble, pods: PodResourcesDouble, hold: Hold | ClaimHold
+) -> None:
+    node.plug("coyote")
+    if isinstance(hold, Hold):
+        pods.holds = [hold, Hold("example.com/regions", V1)]
+    else:
+        pods.claims = [hold]
+    pods.start()
+    with Service(querying(node, pods, DEVICE_RULES=RULES)):
+        kubelet.start()
+        kubelet.wait_for(lambda: kubelet.resources().get(REGION) == {V0: "Unhealthy", V1: "Healthy"})
+        pods.holds = []
+        pods.claims = []
+        kubelet.wait_for(lambda: kubelet.allocatable(REGION) == 2)
+
+
+def test_list_shows_the_holder_of_a_class_device(node: SampleNode, pods: PodResourcesDouble) -> None:
+    node.plug("coyote")
+    pods.holds = [Hold(REGION, V0)]
+    pods.start()
+    settings = querying(node, pods, DEVICE_RULES=RULES)
+    document = json.loads(cli("list", "--output", "json", settings=settings).stdout)
+    by_id = {each["id"]: each for each in document["devices"]}
+    assert (by_id[V0]["health"], len(by_id[V0]["held_by"]), by_id[V1]["held_by"]) == ("Healthy", 1, [])

@@ -43,6 +43,7 @@ from xilinx_fpga_dp.hostfiles.whole_file import put, remove
 from xilinx_fpga_dp.model import Device, Held, Reason
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.resources.allocator import Refresh, Refusal, checked
+from xilinx_fpga_dp.resources.holders import holders_of
 
 log = logging.getLogger(__name__)
 
@@ -243,11 +244,11 @@ class Claims:
         return None if uid in self.prepared.value else await self._node.held()
 
     def _refuse_held(self, claim: Allocated, devices: Sequence[PoolDevice], held: Held) -> None:
-        """Refuse a device that a pod has from a device plugin, under any resource name."""
+        """Refuse a device that a pod has from a device plugin or another driver, under any name."""
         for result, device in zip(claim.results, devices, strict=True):
             if result.admin_access:
                 continue
-            for holder in (each for own in device.devices for each in held.get(own.address, ())):
+            for holder in (each for own in device.devices for each in holders_of(held, own.address)):
                 if holder.resource != self._layout.driver:
                     raise ClaimRefused(
                         f"device {device.address} is held by the pod {holder.namespace}/{holder.pod}, "

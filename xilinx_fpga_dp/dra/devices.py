@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from xilinx_fpga_dp.dra.memory import MEMORY
 from xilinx_fpga_dp.model import Device, Offers, Reason
-from xilinx_fpga_dp.resources.pool_names import PCI_ADDRESS, device_name, with_hash
+from xilinx_fpga_dp.resources.pool_names import PCI_ADDRESS, device_names
 
 MAX_TEXT: Final = 64  # bytes of a string attribute: DeviceAttributeMaxValueLength
 _MAX_INT: Final = (1 << 63) - 1
@@ -79,9 +79,9 @@ def pool_devices(offers: Offers) -> tuple[PoolDevice, ...]:
     found: dict[str, PoolDevice] = {}
     for devices in sorted(units, key=lambda each: each[0].address):
         address = devices[0].address
-        name = device_name(address)
+        name, another = device_names(address)
         if name in found:  # of addresses that differ only in what a name can't have
-            name = with_hash(name, address)
+            name = another
         found[name] = PoolDevice(
             name, resources[devices], devices, units[devices] if units[devices] > 1 else 0
         )

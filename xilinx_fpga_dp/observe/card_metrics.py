@@ -27,6 +27,7 @@ from xilinx_fpga_dp.discovery.telemetry import CardState, SourceState, Telemetry
 from xilinx_fpga_dp.discovery.xocl_errors import ErrorRecord
 from xilinx_fpga_dp.model import Device, Held, Holder, Offers
 from xilinx_fpga_dp.observe.device_log import log_card_errors
+from xilinx_fpga_dp.resources.holders import holders_of
 from xilinx_fpga_dp.snapshot import Snapshot
 
 _PREFIX: Final = "xilinx_fpga_"
@@ -218,7 +219,7 @@ class CardMetrics:
         for card in self._holders.keys() - cards:
             del self._holders[card]
         for card, devices in cards.items():
-            holders = tuple(holder for device in devices for holder in held.get(device.address, ()))
+            holders = tuple(holder for device in devices for holder in holders_of(held, device.address))
             history = self._holders.setdefault(card, deque([_Since(0.0, ())], maxlen=_HISTORY))
             if holders != history[-1].holders:
                 history.append(_Since(self._asked if holders else now, holders))

@@ -7,6 +7,7 @@ from typing import Any
 
 from xilinx_fpga_dp.model import Held, History, Offers, Unit
 from xilinx_fpga_dp.resources.allocator import details_of, nodes_of
+from xilinx_fpga_dp.resources.holders import holders_of
 from xilinx_fpga_dp.resources.offers import names_of
 
 
@@ -90,6 +91,6 @@ def _holders(
     return [
         {"namespace": holder.namespace, "pod": holder.pod, "container": holder.container}
         for device in unit.devices
-        for holder in held.get(device.address, ())
+        for holder in holders_of(held, device.address)
         if (holder.resource, holder.id) == name or (holder.resource, holder.id) not in names
     ]

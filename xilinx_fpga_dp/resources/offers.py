@@ -11,8 +11,9 @@ from dataclasses import replace
 from xilinx_fpga_dp.model import Device, Held, Inventory, LeftOut, Offer, Offers, Unit
 from xilinx_fpga_dp.resources.allocator import variable_of
 from xilinx_fpga_dp.resources.card_pairing import BOARD_OF_TWO, CardAssignment
+from xilinx_fpga_dp.resources.holders import holders_of
 from xilinx_fpga_dp.resources.naming import Naming, name_problem
-from xilinx_fpga_dp.resources.pool_names import device_name, with_hash
+from xilinx_fpga_dp.resources.pool_names import device_names
 from xilinx_fpga_dp.resources.rename_rules import Renaming
 
 _EACH_ALONE = CardAssignment()  # every device is a card, none waits, and no serial number counts
@@ -125,18 +126,16 @@ def held_elsewhere(
 
     Args:
         offers: what is offered.
-        held: the holders by address, or by the name of a device in the DRA driver's pool.
+        held: the holders.
         known: the pairs of resource name and id by which the devices are allocated.
         singles: addresses of devices that are no part of a card with several; None: no card is granted whole.
         driver: the name of the DRA driver, by which the devices of claims are held.
     """
     offered = {device.address for device in offers.devices}
-    addresses = {device_name(address): address for address in offered}
-    held = {addresses.get(key, key): holders for key, holders in held.items()}
     elsewhere = {
         address
-        for address in offered & held.keys()
-        for holder in held[address]
+        for address in offered
+        for holder in holders_of(held, address)
         if (holder.resource, holder.id) not in known
     }
     if singles is not None:
@@ -173,9 +172,7 @@ def names_of(offers: Offers) -> frozenset[tuple[str, str]]:
 def claim_names(offers: Offers, driver: str) -> frozenset[tuple[str, str]]:
     """List the pairs of DRA driver and device by which podresources shows devices of the pool."""
     addresses = {unit.devices[0].address for offer in offers.by_resource.values() for unit in offer.units}
-    plain = {address: device_name(address) for address in addresses}
-    hashed = {with_hash(name, address) for address, name in plain.items()}
-    return frozenset((driver, name) for name in {*plain.values(), *hashed})
+    return frozenset((driver, name) for address in addresses for name in device_names(address))
 
 
 def same_variables(offers: Offers) -> list[str]:

@@ -18,6 +18,15 @@ def device_name(address: str) -> str:
     return name.rstrip("-") if len(name) <= MAX_NAME else with_hash(name, address)
 
 
+def device_names(address: str) -> tuple[str, str]:
+    """Return the names that a device may have: the second one beside another device with the first.
+
+    They are the same where the first one ends in a hash already.
+    """
+    name = device_name(address)
+    return name, with_hash(name, address)
+
+
 def address_of(name: str) -> str | None:
     """Return the PCI address that a name is made of; None if it is made of another one."""
     match = _PCI_NAME.fullmatch(name)

@@ -238,6 +238,13 @@ class TestHolders:
         metrics._remember({}, 2.0)
         assert not [name for name, *_ in samples(metrics) if name == "xilinx_fpga_allocated"]
 
+    async def test_container_that_holds_a_board_by_a_claim(self, node: SampleNode) -> None:
+        node.add_card("vek385")
+        metrics = metrics_for(node, await settled(scanner_for(node)))
+        metrics._remember({"dev-axi-zyxclmm-drm": (POD,)}, 1.0)
+        [labels] = [labels for name, labels, _ in samples(metrics) if name == "xilinx_fpga_allocated"]
+        assert labels["device"] == "axi:zyxclmm_drm"
+
     async def test_holder_at_a_time_is_remembered(self, metrics: CardMetrics) -> None:
         at, device = metrics._asked, "0000:65:00.1"
         metrics._remember({device: (POD,)}, at + 15)

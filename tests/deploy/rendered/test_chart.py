@@ -501,6 +501,12 @@ class TestDra:
             "/etc/cdi",
         }
 
+    def test_both_modes_know_the_name_of_the_driver(self, tmp_path: Path) -> None:
+        """The command `classes` in a pod of the plugin needs it."""
+        text = render(tmp_path, {"mode": "by-label", "dra": {"driverName": "a.b"}})
+        for name in ("xilinx-fpga-dp", "xilinx-fpga-dp-dra"):
+            assert environment(_named(name, text))["XILINX_FPGA_DP_DRA_DRIVER_NAME"] == "a.b"
+
     def test_label_parts_the_nodes(self, tmp_path: Path) -> None:
         text = render(tmp_path, {"mode": "by-label"})
         valid(text, KUBERNETES[:1])

@@ -164,12 +164,12 @@ Arguments, as a list: the root context, the mode.
 {{- $_ := set $own $name (toString $value) -}}
 {{- end -}}
 {{- end -}}
+{{- if ne .Values.dra.driverName "fpga.xilinx.com" -}}
+{{- $_ := set $own "DRA_DRIVER_NAME" .Values.dra.driverName -}}
+{{- end -}}
 {{- if eq $mode "dra" -}}
 {{- $_ := set $own "MODE" "dra" -}}
 {{- with .Values.dra -}}
-{{- if ne .driverName "fpga.xilinx.com" -}}
-{{- $_ := set $own "DRA_DRIVER_NAME" .driverName -}}
-{{- end -}}
 {{- if not .metadata -}}
 {{- $_ := set $own "DRA_METADATA" "false" -}}
 {{- end -}}

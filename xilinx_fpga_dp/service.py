@@ -250,7 +250,7 @@ class Service:
                 settings.startup_taint,
                 self._front_end.registered,
                 self._front_end.not_ready,
-                lambda: self._scanner.unsettled,
+                lambda: self._scanner.unsettled or self._scanner.starting,
                 in_capacity=settings.mode == "device-plugin",
             )
         return tasks

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ from tests.support.process import COMMAND, Service, clean_environment, cli
 from tests.support.resource_names import U200, U250
 from tests.support.running import settings_for
 from tests.support.waiting import wait_for
+from xilinx_fpga_dp.apiserver.node import _LOOK
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.api_server import Json
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard
@@ -264,6 +266,21 @@ class TestStartupTaint:
             service.logged(Event.SERVING_HTTP)
             assert not server.api.requests
             kubelet.start()
+            service.logged(Event.STARTUP_TAINT_REMOVED)
+
+    def test_taint_stays_while_a_card_starts(
+        self, node: SampleNode, kubelet: KubeletDouble, server: RunningApiServer
+    ) -> None:
+        card = node.add_card("u50", "0000:11:00")
+        card.write("mgmt/rp_program", "1")
+        kubelet.start()
+        self._taint(server)
+        with _service(node, server, STARTUP_TAINT=TAINT) as service:
+            service.logged(Event.LEFT_OUT, function=card.address)
+            time.sleep(2 * _LOOK)
+            assert not server.api.requests
+            card.write("mgmt/rp_program", "0")
+            self._taint(server, service.logged(Event.REGISTERED)["resource"])
             service.logged(Event.STARTUP_TAINT_REMOVED)
 
     def test_node_without_the_taint_is_not_written(

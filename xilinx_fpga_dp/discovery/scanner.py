@@ -45,6 +45,9 @@ _WANTED: Final = Wanted(
 # The functions that program a card, and the node to do it by
 _MANAGEMENT: Final = {xrt.MGMT_DRIVER: xrt.management_node, ami.DRIVER: ami.management_node}
 
+# Why a function is left out that its driver has not brought up yet
+_STARTING: Final = frozenset({Reason.SHELL_UNKNOWN, Reason.RESETTING, Reason.NOT_READY})
+
 _PATIENCE = 0.25  # seconds a scan waits for drivers before it goes ahead without the late ones
 _LATE = 2.0  # seconds a driver may take to answer before its device counts as unresponsive
 _BUS_PATIENCE = 5.0  # seconds the PCI core may take; it never blocks, but a machine can be busy
@@ -107,6 +110,15 @@ class Scanner:
     def unsettled(self) -> bool:
         """Whether a read is outstanding, so that another scan soon may show more."""
         return any(tracked.pending for tracked in self._tracked.values())
+
+    @property
+    def starting(self) -> bool:
+        """Whether a function that has never been a device may become one soon: its driver brings it up."""
+        known = self._health.known
+        return any(
+            each.probe.device and each.address not in known and each.last and each.last.reason in _STARTING
+            for each in self._tracked.values()
+        )
 
     @property
     def complete(self) -> bool:

@@ -37,7 +37,7 @@ _BY_SEVERITY = (
     Reason.RESETTING,
 )
 _MOST_NAMED = 10  # devices in a condition's message
-_SETTLED = 30.0  # seconds after which a driver that does not answer no longer keeps the taint
+_SETTLED = 30.0  # seconds after which a driver that has not brought up its card no longer keeps the taint
 
 Task = Callable[[], Awaitable[None]]
 
@@ -151,7 +151,7 @@ class NodeReports:
             key: of the taint.
             registered: returns whether kubelet knows each resource.
             not_ready: returns why the front end can't serve pods; None if it can.
-            unsettled: returns whether a driver has not answered the first scan yet.
+            unsettled: returns whether a driver has not answered yet, or not brought up its card.
             in_capacity: whether kubelet shows the devices in the node's capacity.
         """
 

@@ -800,6 +800,34 @@ class TestWithoutDescriptors:
         assert (found.devices, found.left_out) == ((), before)
         card.unhang("mgmt/rp_program")
 
+    async def test_card_is_starting_until_it_was_a_device(self, node: SampleNode) -> None:
+        card = node.add_card("u50")
+        scanner = scanner_for(node)
+        card.write("mgmt/rp_program", "1")
+        await settled(scanner)
+        assert scanner.starting
+        card.write("mgmt/rp_program", "0")
+        await settled(scanner)
+        assert not scanner.starting
+        card.write("mgmt/rp_program", "1")
+        [device] = (await settled(scanner)).devices
+        assert device.reason is Reason.SHELL_UNKNOWN
+        assert not scanner.starting, "it keeps its place"
+
+    @pytest.mark.parametrize("board", ["u50", "u50-recovery", "f1", "f2", "v80", "ma35d", "zcu102"])
+    async def test_card_that_is_offered_or_has_no_driver_is_not_starting(
+        self, node: SampleNode, board: str
+    ) -> None:
+        cards = node.plug(board)
+        scanner = scanner_for(node)
+        await settled(scanner)
+        assert not scanner.starting
+        cards[0].unbind()
+        await settled(scanner)
+        again = scanner_for(node)
+        await settled(again)
+        assert (scanner.starting, again.starting) == (False, False)
+
 
 class TestTheBus:
     async def test_bus_that_cannot_be_listed_is_an_error_with_its_path(self, node: SampleNode) -> None:

@@ -42,7 +42,9 @@ class _DeviceLog:
     @property
     def due(self) -> float | None:
         """When there is something to do without a change; None if there is not."""
-        return self.times[-1] + _WINDOW if self.suppressed or self.current is None else None
+        if self.suppressed:
+            return self.times[0] + _WINDOW
+        return self.times[-1] + _WINDOW if self.current is None else None
 
 
 class DeviceEventLog:
@@ -87,7 +89,7 @@ class DeviceEventLog:
         device.resource = current[0] if current else device.resource
         if changed and len(device.times) == _LINES and now - device.times[0] < _WINDOW:
             device.suppressed += 1
-        elif changed or (device.suppressed and now - device.times[-1] >= _WINDOW):
+        elif changed or (device.suppressed and now - device.times[0] >= _WINDOW):
             _log(address, device)
             device.times.append(now)
             device.logged, device.suppressed = current, 0

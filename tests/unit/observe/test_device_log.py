@@ -105,6 +105,19 @@ def test_repeated_removal_is_folded_and_counted(lines: pytest.LogCaptureFixture)
     assert not journal._devices
 
 
+def test_line_with_the_count_comes_a_minute_after_the_first_of_six(lines: pytest.LogCaptureFixture) -> None:
+    journal = DeviceEventLog()
+    for second in range(0, 59, 10):
+        update(journal, second, unhealthy() if second % 20 else DEVICE)
+    for second, device in ((55, DEVICE), (56, unhealthy()), (59, unhealthy())):
+        update(journal, second, device)
+    assert len(lines.records) == 6
+    assert journal._devices[DEVICE.address].due == 60
+    update(journal, 60, unhealthy())
+    assert lines.records[-1].__dict__["changes_suppressed"] == 2
+    assert journal._devices[DEVICE.address].due is None
+
+
 async def test_suppressed_changes_are_logged_without_another_change(
     lines: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

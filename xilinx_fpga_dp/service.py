@@ -182,7 +182,7 @@ class Service:
             self._metrics,
             self.snapshots,
             self._front_end.registered,
-            self._tracker.current,
+            self._tracker.recent_holders,
             errors=self._front_end.errors,
             not_ready=self._front_end.not_ready,
             unit_states=self._front_end.unit_states,
@@ -222,7 +222,7 @@ class Service:
             self._settings.sysfs_root,
             everything=self._settings.telemetry == "all",
             interval=self._settings.telemetry_interval,
-            held=self._tracker.current,
+            held=self._tracker.recent_holders,
         )
         routes.card_metrics = cards.text
         return {"telemetry": cards.sample, "card-holders": cards.follow_holders}

@@ -112,7 +112,7 @@ class DraFrontEnd:
             versions=lambda: self._versions,
             refresh=scanner.refresh,
             refresh_limit=settings.request_timeout,
-            held=tracker.fresh,
+            held=tracker.holders_now,
             mounts=HostPaths(settings.host_root, settings.extra_mounts).existing,
             extra_mounts=settings.extra_mounts,
             effect=self._effect,
@@ -295,7 +295,7 @@ class DraFrontEnd:
         """Know which devices a device plugin offers, as while a node changes from one mode to the other."""
         before: list[str] = []
         while True:
-            offered = await self._tracker.offered()
+            offered = await self._tracker.offered_by_plugins()
             if offered is not None:
                 self._offered.set(offered)
             if (twice := self._offered_twice()) != before:

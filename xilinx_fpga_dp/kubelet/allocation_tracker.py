@@ -18,7 +18,7 @@ from xilinx_fpga_dp.model import Held
 
 _INTERVAL = 3.0  # seconds between polls while a device is held elsewhere or kubelet has not answered
 _FAST_INTERVAL = 1.0  # the same after a new unit, and while another instance has an endpoint
-_MAX_AGE = 0.5  # seconds for which an answer is new enough for `current`
+_MAX_AGE = 0.5  # seconds for which an answer is new enough for display
 
 UnitKeys = frozenset[tuple[str, str]]
 """Pairs of resource name and device id."""
@@ -42,9 +42,8 @@ class AllocationTracker:
         self._new: UnitKeys = frozenset()
         self._wanted = asyncio.Event()
         self._asked = asyncio.Event()
-        self.current = Coalesced(self._read).run
-        self.fresh = Coalesced(self._ask).run
-        self.offered = api.offered  # by device plugins
+        self._reads = Coalesced(self._read)
+        self._questions = Coalesced(self._ask)
         self._last_read: tuple[Held, float] | None = None  # with its time
 
     async def confirm(self, units: UnitKeys, patience: float) -> UnitKeys:
@@ -62,11 +61,22 @@ class AllocationTracker:
                     await self._asked.wait()
         return self.confirmed & units
 
-    async def _read(self) -> Held:
+    async def recent_holders(self) -> Held:
         """Return the holders, for display; the newest known answer if kubelet does not answer.
 
         Ask twice a second at most, for any number of callers: kubelet would refuse the calls that matter.
         """
+        return await self._reads.run()
+
+    async def holders_now(self) -> Held:
+        """Return the holders as kubelet knows them now; the newest known answer if it does not answer."""
+        return await self._questions.run()
+
+    async def offered_by_plugins(self) -> frozenset[str] | None:
+        """Return the addresses of the devices that device plugins offer; None if kubelet does not answer."""
+        return await self._api.offered()
+
+    async def _read(self) -> Held:
         now = asyncio.get_running_loop().time
         if self._last_read is None or now() - self._last_read[1] >= _MAX_AGE:
             held = await self._api.held()
@@ -74,7 +84,6 @@ class AllocationTracker:
         return self._last_read[0]
 
     async def _ask(self) -> Held:
-        """Return the holders as kubelet knows them now; the newest known answer if it does not answer."""
         held = await self._api.held(insist=True)
         return self.held if held is None else held
 

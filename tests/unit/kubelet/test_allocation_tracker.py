@@ -34,11 +34,11 @@ async def test_kept_connection_is_replaced_after_kubelet_restarts(pods: PodResou
 async def test_frequent_page_requests_cause_few_queries(pods: PodResourcesDouble) -> None:
     pods.holds = [Hold(U55C, A)]
     pods.start()
-    holders = AllocationTracker(PodResources(pods.path, ""), lambda: None, lambda: False)
-    answers = await asyncio.gather(*(holders.current() for _ in range(100)))
+    tracker = AllocationTracker(PodResources(pods.path, ""), lambda: None, lambda: False)
+    answers = await asyncio.gather(*(tracker.recent_holders() for _ in range(100)))
     assert all(A in each for each in answers)
     assert pods.questions == 1
     pods.holds = []
     async with asyncio.timeout(10):
-        while await holders.current():
+        while await tracker.recent_holders():
             await asyncio.sleep(0.05)

@@ -424,3 +424,14 @@ def test_device_that_a_device_plugin_offers_is_not_published(
         answering.offered = []
         wait_for(lambda: published(node_api).keys() == {A, B, C}, "all")
         wait_for(lambda: pages.get("readyz")[0] == 200, "ready")
+
+
+def test_device_is_published_once_a_device_plugin_has_left_soon_after_the_start(
+    node_api: RunningApiServer, answering: PodResourcesDouble, dra_settings: dict[str, str], cards: SampleNode
+) -> None:
+    answering.offered = [Hold(U200, "0000:11:00.1")]
+    with Service(dra_settings, environment=node_api.environment), DraKubelet(registry(cards)) as kubelet:
+        kubelet.register()
+        wait_for(lambda: published(node_api).keys() == {B, C}, "the others")
+        answering.offered = []
+        wait_for(lambda: published(node_api).keys() == {A, B, C}, "all")

@@ -296,14 +296,14 @@ class DraFrontEnd:
         before: list[str] = []
         while True:
             offered = await self._tracker.offered_by_plugins()
-            if offered is not None:
+            if offered not in (None, self._offered.value):
                 self._offered.set(offered)
+                self.publisher.wake()
             if (twice := self._offered_twice()) != before:
                 if twice:
                     log.warning(Event.MODE_CONFLICT, extra={"devices": ",".join(twice)})
                 self._report(NodeEvent.MODE_CONFLICT, self._conflict(twice))
                 before = twice
-                self.publisher.wake()
             await asyncio.sleep(_CONFLICT_EVERY)
 
     async def _follow_refusals(self) -> None:

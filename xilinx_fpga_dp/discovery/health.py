@@ -96,7 +96,7 @@ class State:
     past_trip: str | None = None  # a firewall trip on record that is over
 
 
-def first(observation: Observation, now: float) -> State | None:
+def first_state(observation: Observation, now: float) -> State | None:
     """Return the state of a device that is new; None if its shell is not known."""
     if observation.device is None:
         return None
@@ -114,7 +114,7 @@ def first(observation: Observation, now: float) -> State | None:
     )
 
 
-def step(
+def next_state(
     state: State, observation: Observation | None, now: float, rules: HealthRules, *, check: bool
 ) -> State | None:
     """Return the state after one observation; None if the device is gone.
@@ -155,7 +155,7 @@ def step(
     return _derive(after, state, now)
 
 
-def hold(state: State, held: bool, now: float) -> State:
+def with_held(state: State, held: bool, now: float) -> State:
     """Return the state with a pod holding the device under another name or id, or no longer."""
     return state if held == state.held else _derive(replace(state, held=held), state, now)
 
@@ -222,7 +222,7 @@ class HealthTracker:
         return frozenset(address for address, state in self._states.items() if state.expired)
 
     @property
-    def rules(self) -> dict[str, str]:
+    def rule_names(self) -> dict[str, str]:
         """The name of the rule that took each device of another driver, by address."""
         return {address: state.device.rule for address, state in self._states.items() if state.device.rule}
 
@@ -247,9 +247,9 @@ class HealthTracker:
             observation = seen.get(address)
             state = self._states.get(address)
             if state is not None:
-                state = step(state, observation, now, self._rules, check=check)
+                state = next_state(state, observation, now, self._rules, check=check)
             elif observation is not None:
-                state = first(observation, now)
+                state = first_state(observation, now)
             if state is not None:
                 states[address] = state
                 if state.expired:
@@ -264,7 +264,7 @@ class HealthTracker:
     def hold(self, addresses: frozenset[str], now: float) -> Inventory:
         """Mark these devices, and no others, as held by pods under another name or id."""
         self._states = {
-            address: hold(state, address in addresses, now) for address, state in self._states.items()
+            address: with_held(state, address in addresses, now) for address, state in self._states.items()
         }
         return self._inventory()
 

@@ -150,7 +150,7 @@ class Scanner:
         """
         self._tracked = await self._confirmed(self._scan_bus)
         self._slow.retain(self._tracked)
-        if by_rule := self._health.rules:
+        if by_rule := self._health.rule_names:
             self._health.forget(by_rule.keys() - {each.address for each in self._tracked.values()})
         return self._step(check=check)
 
@@ -260,7 +260,7 @@ class Scanner:
     def _probes(self, bus: Bus) -> list[Probe]:
         probes: list[Probe] = []
         known = self._health.known
-        by_rule = self._health.rules
+        by_rule = self._health.rule_names
         known -= by_rule.keys()
         if self._rules:
             probes, bus = self._rules.probes(bus, by_rule, self._addresses)

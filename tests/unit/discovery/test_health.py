@@ -13,7 +13,14 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from xilinx_fpga_dp.discovery import sysfs, uevents
 from xilinx_fpga_dp.discovery.drivers import xrt
-from xilinx_fpga_dp.discovery.health import HealthRules, HealthTracker, Observation, first, hold, step
+from xilinx_fpga_dp.discovery.health import (
+    HealthRules,
+    HealthTracker,
+    Observation,
+    first_state,
+    next_state,
+    with_held,
+)
 from xilinx_fpga_dp.discovery.sysfs import Bus
 from xilinx_fpga_dp.model import Device, Reason, Shell
 from xilinx_fpga_dp.observe.events import Event
@@ -111,15 +118,15 @@ class TestSteps:
     """Single rules of the state machine."""
 
     def test_first_seen_well_is_healthy_at_once(self) -> None:
-        state = first(seen(), 0)
+        state = first_state(seen(), 0)
         assert state is not None
         assert state.device.healthy
 
     def test_never_seen_with_a_shell_is_no_device(self) -> None:
-        assert first(lost(Reason.SHELL_UNKNOWN), 0) is None
+        assert first_state(lost(Reason.SHELL_UNKNOWN), 0) is None
 
     def test_recovery_takes_checks_in_a_row(self) -> None:
-        state = first(seen(Reason.OFFLINE), 0)
+        state = first_state(seen(Reason.OFFLINE), 0)
         for observation, check, reason in [
             (seen(), True, Reason.OFFLINE),
             (seen(), True, Reason.OFFLINE),
@@ -130,39 +137,39 @@ class TestSteps:
             (seen(), True, None),
         ]:
             assert state is not None
-            state = step(state, observation, 1, RULES, check=check)
+            state = next_state(state, observation, 1, RULES, check=check)
             assert state is not None
             assert state.device.reason is reason
 
     def test_fault_counts_at_once_even_after_a_wake_up(self) -> None:
-        state = first(seen(), 0)
+        state = first_state(seen(), 0)
         assert state is not None
-        state = step(state, seen(Reason.BAD_STATE), 1, RULES, check=False)
+        state = next_state(state, seen(Reason.BAD_STATE), 1, RULES, check=False)
         assert state is not None
         assert state.device.reason is Reason.BAD_STATE
 
     @pytest.mark.parametrize("announced", [Reason.SHUTDOWN, Reason.OFFLINE])
     def test_gone_after_a_warning_keeps_its_place(self, announced: Reason) -> None:
-        state = first(seen(announced), 0)
+        state = first_state(seen(announced), 0)
         assert state is not None
-        state = step(state, None, 1, RULES, check=True)
+        state = next_state(state, None, 1, RULES, check=True)
         assert state is not None
         assert state.device.reason is Reason.RESETTING
-        state = step(state, None, 100, RULES, check=True)
+        state = next_state(state, None, 100, RULES, check=True)
         assert state is not None
         assert not state.expired
-        state = step(state, None, 101, RULES, check=True)
+        state = next_state(state, None, 101, RULES, check=True)
         assert state is not None
         assert state.expired
 
     def test_its_driver_goes_before_it_does(self) -> None:
         for announced, place in ((Reason.OFFLINE, True), (None, False)):
-            state = first(seen(announced), 0)
+            state = first_state(seen(announced), 0)
             for _ in range(2):
                 assert state is not None
-                state = step(state, lost(Reason.NO_DRIVER), 1, RULES, check=True)
+                state = next_state(state, lost(Reason.NO_DRIVER), 1, RULES, check=True)
             assert state is not None
-            assert (step(state, None, 2, RULES, check=True) is not None) is place
+            assert (next_state(state, None, 2, RULES, check=True) is not None) is place
 
     @pytest.mark.parametrize(
         "observation",
@@ -174,11 +181,11 @@ class TestSteps:
         ],
     )
     def test_it_may_be_observed_while_it_goes(self, observation: Observation) -> None:
-        state = first(seen(Reason.OFFLINE), 0)
+        state = first_state(seen(Reason.OFFLINE), 0)
         assert state is not None
-        state = step(state, observation, 1, RULES, check=True)
+        state = next_state(state, observation, 1, RULES, check=True)
         assert state is not None
-        state = step(state, None, 2, RULES, check=True)
+        state = next_state(state, None, 2, RULES, check=True)
         assert state is not None
         assert state.device.reason is Reason.RESETTING
 
@@ -198,14 +205,14 @@ class TestSteps:
 
     @pytest.mark.parametrize("before", [None, Reason.NOT_READY, Reason.UNRESPONSIVE])
     def test_gone_without_a_warning_is_unplugged(self, before: Reason | None) -> None:
-        state = first(seen(before), 0)
+        state = first_state(seen(before), 0)
         assert state is not None
-        assert step(state, None, 1, RULES, check=True) is None
+        assert next_state(state, None, 1, RULES, check=True) is None
 
     def test_no_answer_yet_changes_nothing(self) -> None:
-        state = first(seen(), 0)
+        state = first_state(seen(), 0)
         assert state is not None
-        assert step(state, lost(None), 1, RULES, check=True) is state
+        assert next_state(state, lost(None), 1, RULES, check=True) is state
 
     def test_lost_for_too_long_loses_its_place_until_it_is_back(self) -> None:
         tracker = HealthTracker(RULES)
@@ -223,7 +230,7 @@ class TestSteps:
 
     def test_trip_ends_with_the_reset_after_it(self) -> None:
         trip: dict[str, Any] = {"trip": "2/1/77", "latched": True}
-        state = first(seen(), 0)
+        state = first_state(seen(), 0)
         for observation, reason in [
             (seen(**trip), Reason.FIREWALL),
             (seen(Reason.OFFLINE, **trip), Reason.FIREWALL),
@@ -235,33 +242,33 @@ class TestSteps:
             (seen(trip="2/1/99", latched=True), Reason.FIREWALL),  # another one
         ]:
             assert state is not None
-            state = step(state, observation, 1, RULES, check=True)
+            state = next_state(state, observation, 1, RULES, check=True)
             assert state is not None
             assert state.device.reason is reason
 
     def test_first_recorded_trip_counts_only_if_the_card_is_offline(self) -> None:
         for reason, expected in ((None, None), (Reason.OFFLINE, Reason.FIREWALL)):
-            state = first(seen(reason, trip="2/1/77", latched=True), 0)
+            state = first_state(seen(reason, trip="2/1/77", latched=True), 0)
             assert state is not None
             assert state.device.reason is expected
 
     def test_trip_of_a_driver_without_record_counts_now(self) -> None:
-        state = first(seen(trip="2/1/77"), 0)
+        state = first_state(seen(trip="2/1/77"), 0)
         assert state is not None
         assert state.device.reason is Reason.FIREWALL
 
     def test_fault_of_the_device_comes_before_held(self) -> None:
-        state = first(seen(), 0)
+        state = first_state(seen(), 0)
         assert state is not None
-        state = hold(state, True, 1)
+        state = with_held(state, True, 1)
         assert state.device.reason is Reason.HELD
-        faulty = step(state, seen(Reason.OFFLINE), 2, RULES, check=True)
+        faulty = next_state(state, seen(Reason.OFFLINE), 2, RULES, check=True)
         assert faulty is not None
         assert faulty.device.reason is Reason.OFFLINE
-        assert hold(state, False, 2).device.healthy, "freed is Healthy at once"
+        assert with_held(state, False, 2).device.healthy, "freed is Healthy at once"
 
     def test_history(self) -> None:
-        state = first(seen(), 5)
+        state = first_state(seen(), 5)
         assert state is not None
         assert (state.history.since, state.history.changes, state.history.last_reason) == (5, 0, None)
         for now, observation in (
@@ -270,7 +277,9 @@ class TestSteps:
             (8, seen(Reason.OFFLINE)),
             (9, seen()),
         ):
-            state = step(state, observation, now, dataclasses.replace(RULES, recovery_checks=1), check=True)
+            state = next_state(
+                state, observation, now, dataclasses.replace(RULES, recovery_checks=1), check=True
+            )
             assert state is not None
         assert (state.history.since, state.history.changes) == (9, 2)
         assert state.history.last_reason is Reason.OFFLINE

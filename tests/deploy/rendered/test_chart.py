@@ -501,11 +501,17 @@ class TestDra:
             "/etc/cdi",
         }
 
-    def test_both_modes_know_the_name_of_the_driver(self, tmp_path: Path) -> None:
-        """The command `classes` in a pod of the plugin needs it."""
+    def test_each_mode_knows_the_driver_and_the_directory_of_the_other(self, tmp_path: Path) -> None:
+        """The commands `classes` and `diagnose` need them."""
         text = render(tmp_path, {"mode": "by-label", "dra": {"driverName": "a.b"}})
-        for name in ("xilinx-fpga-dp", "xilinx-fpga-dp-dra"):
-            assert environment(_named(name, text))["XILINX_FPGA_DP_DRA_DRIVER_NAME"] == "a.b"
+        valid(text, KUBERNETES[:1])
+        own = {"xilinx-fpga-dp": "fpga.xilinx.com", "xilinx-fpga-dp-dra": "a.b"}
+        for name, directory in own.items():
+            daemonset = _named(name, text)
+            assert environment(daemonset)["XILINX_FPGA_DP_DRA_DRIVER_NAME"] == "a.b"
+            for path in (f"/var/lib/kubelet/plugins/{each}" for each in own.values()):
+                read_only = not path.endswith(directory)
+                assert mounts(daemonset)[path] == (path, "DirectoryOrCreate", read_only)
 
     def test_label_parts_the_nodes(self, tmp_path: Path) -> None:
         text = render(tmp_path, {"mode": "by-label"})

@@ -426,7 +426,7 @@ def test_device_that_a_device_plugin_offers_is_not_published(
         wait_for(lambda: pages.get("readyz")[0] == 200, "ready")
 
 
-def test_device_is_published_once_a_device_plugin_has_left_soon_after_the_start(
+def test_device_is_published_when_the_device_plugin_has_left_early(
     node_api: RunningApiServer, answering: PodResourcesDouble, dra_settings: dict[str, str], cards: SampleNode
 ) -> None:
     answering.offered = [Hold(U200, "0000:11:00.1")]

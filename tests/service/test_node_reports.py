@@ -175,6 +175,18 @@ class TestCondition:
         ]
         assert ready == {"type": "Ready", "status": "True"}
 
+    def test_card_that_does_not_return_from_its_reset_counts_after_the_grace(
+        self, card: XrtCard, node: SampleNode, server: RunningApiServer
+    ) -> None:
+        with _service(node, server, NODE_CONDITION="true", RESET_GRACE="1") as service:
+            _condition_is(server, "True", "AllHealthy")
+            card.offline()
+            service.logged(Event.DEVICE_UNHEALTHY)
+            card.remove()
+            assert _condition_is(server, "False", "Resetting")["message"] == "0000:11:00.1: resetting"
+            card.plug()
+            _condition_is(server, "True", "AllHealthy")
+
     def test_time_of_the_change_outlives_the_process(
         self, card: XrtCard, node: SampleNode, server: RunningApiServer
     ) -> None:

@@ -21,6 +21,7 @@ from tests.support.running import settings_for
 from tests.support.waiting import wait_for
 from xilinx_fpga_dp.dra.pool import Pool
 from xilinx_fpga_dp.observe.events import Event, NodeEvent
+from xilinx_fpga_dp.resources.pool_names import device_name
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 A, B, C = "pci-0000-11-00-1", "pci-0000-21-00-1", "pci-0000-31-00-1"
@@ -225,6 +226,37 @@ def test_state_shows_the_pod_that_has_a_class_device_by_a_claim(
     held = [each["id"] for each in document["devices"] if each["held_by"]]
     assert held == ["0000:11:00.1", "coyote_fpga_0_v0"]
     assert not [each for each in document["devices"] if each["reason"]]
+
+
+def test_other_device_of_a_claimed_card_is_refused_and_tainted(
+    cards: SampleNode,
+    node_api: RunningApiServer,
+    answering: PodResourcesDouble,
+    dra_settings: dict[str, str],
+) -> None:
+    """A claim has both devices of a U30; after a restart only one exists."""
+    first, second = cards.plug("u30")
+    card, left = device_name(first.address), device_name(second.address)
+    claim, other = store_claim(node_api, "mine", card), store_claim(node_api, "other", left)
+
+    def driver() -> Service:
+        return Service(dra_settings, environment=node_api.environment)
+
+    with driver(), DraKubelet(registry(cards)) as kubelet:
+        kubelet.register()
+        wait_for(lambda: card in published(node_api), "the card")
+        kubelet.prepared(claim)
+    first.remove()
+    with driver(), DraKubelet(registry(cards)) as kubelet:
+        kubelet.register()
+        wait_for(lambda: left in published(node_api), "the other device")
+        assert "still prepared for the ResourceClaim default/mine" in kubelet.refusal(other)
+        answering.claims = [ClaimHold(DRIVER, card)]
+        wait_for(lambda: taints(node_api, left) == [f"{DRIVER}/held"], "a taint")
+        answering.claims = []
+        kubelet.unprepare(claim)
+        wait_for(lambda: left in published(node_api) and not taints(node_api, left), "no taint")
+        assert kubelet.prepared(other)
 
 
 @pytest.mark.parametrize("shared_before", [False, True])

@@ -13,7 +13,7 @@ from xilinx_fpga_dp.resources.allocator import variable_of
 from xilinx_fpga_dp.resources.card_pairing import BOARD_OF_TWO, CardAssignment
 from xilinx_fpga_dp.resources.holders import holders_of
 from xilinx_fpga_dp.resources.naming import Naming, name_problem
-from xilinx_fpga_dp.resources.pool_names import device_names
+from xilinx_fpga_dp.resources.pool_names import PCI_ADDRESS, device_names
 from xilinx_fpga_dp.resources.rename_rules import Renaming
 
 _EACH_ALONE = CardAssignment()  # every device is a card, none waits, and no serial number counts
@@ -141,7 +141,7 @@ def held_elsewhere(
     if singles is not None:
         # A held device that is not offered, as after a restart without it, may be the other device of a card
         # whose first device is offered alone; then the pod holds both.
-        missing = held.keys() - offered - set(singles)
+        missing = set(filter(PCI_ADDRESS.fullmatch, held)) - offered - set(singles)
         resources = {holder.resource for address in missing for holder in held[address]}
         # A claim's device may be of any resource.
         for resource in offers.by_resource if driver in resources else resources & offers.by_resource.keys():

@@ -81,6 +81,13 @@ def test_second_device_of_a_u30_may_be_held(missing: bool, singles: list[str] | 
         assert plain.address not in elsewhere
 
 
+def test_claim_of_another_device_holds_no_half_of_a_u30() -> None:
+    offers = offers_of(Inventory((device("accel0"), device("0000:66:00.1", board="u30"))), NAMING)
+    driver, name = "fpga.xilinx.com", device_name("accel0")
+    held = {name: (Holder("", "", "", driver, name),)}
+    assert not held_elsewhere(offers, held, claim_names(offers, driver), (), driver)
+
+
 def test_one_resource_per_shell() -> None:
     other = Shell("xilinx_u250_xdma_201830_2", "1", None)
     offers = offers_of(

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,31 @@ def test_newest_of_two_instances_publishes_and_both_prepare(
         health.wait_for(**{A: "", B: "", C: ""})
         assert to_old.unprepare(*claims[:2]) == dict.fromkeys((each.uid for each in claims[:2]), "")
         assert to_old.sockets == [f"{DRIVER}-{FIRST}-reg.sock"]
+
+
+def test_newest_instance_repeats_health_when_an_older_one_leaves(
+    cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str]
+) -> None:
+    environment = node_api.environment
+    with (
+        Service(dra_settings | {"POD_UID": FIRST}, environment=environment) as old,
+        DraKubelet(registry(cards)) as kubelet,
+    ):
+        wait_for(lambda: kubelet.sockets, "the first instance")
+        with Service(dra_settings | {"POD_UID": SECOND}, environment=environment):
+            old.logged(Event.SUPERSEDED)
+            kubelet.register(socket=f"{DRIVER}-{SECOND}-reg.sock")
+            health = kubelet.watch_health()
+            health.wait_for(**{A: "", B: "", C: ""})
+            first = len(health.lists)
+            assert old.terminate() == 0
+
+            def intervals() -> list[int]:
+                times = [each[A].last_updated_time for each in health.lists[first - 1 :]]
+                return [after - before for before, after in pairwise(times)]
+
+            # Without a change the lists are 10 s apart.
+            wait_for(lambda: any(each < 9 for each in intervals()), "a list soon after another")
 
 
 def test_sockets_of_a_killed_instance_are_swept(

@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 _INSTANCES_EVERY: Final = 2.0  # seconds between two looks at the other instances
 _INSTANCES_SOON: Final = 0.5  # the same while a newer one lives
 _INSTANCES_LIMIT: Final = 5.0
+# Seconds until health is repeated once more: kubelet may notice the end of a stream after the repetition.
+_REPEAT_AFTER: Final = 0.5
 _VERSIONS_RETRY: Final = 0.5  # seconds until a driver's version that could not be read is read again
 _CONFLICT_EVERY: Final = 3.0  # seconds between two looks for a device plugin that offers the same devices
 _EVICT_AFTER: Final = 30.0  # seconds of the same reason until its taint evicts pods
@@ -400,7 +402,8 @@ class DraFrontEnd:
         )
 
     async def _follow_instances(self) -> None:
-        """Know whether a newer instance lives; when cancelled, make way for an older one."""
+        """Know the other instances; when cancelled, make way for an older one."""
+        before: frozenset[str] = frozenset()
         try:
             with DirectoryWatcher(self._lock.folder, fold=0) as watcher:
                 while True:
@@ -409,9 +412,11 @@ class DraFrontEnd:
                         standby = await self._reads.read(self._lock.has_newer_instance, _INSTANCES_LIMIT)
                         if standby != self._standby.value:
                             log.info(Event.SUPERSEDED if standby else Event.ACTIVE)
-                            # kubelet forgets all health of a driver when one of its streams ends.
-                            self._health.repeat()
                         self._standby.set(standby)
+                        if before - self._lock.others:  # one has left, and kubelet forgets all health
+                            self._health.repeat()
+                            asyncio.get_running_loop().call_later(_REPEAT_AFTER, self._health.repeat)
+                        before = self._lock.others
                     await watcher.wait(_INSTANCES_SOON if self._standby.value else _INSTANCES_EVERY)
         finally:
             await self._reads.read_fresh("", partial(_true, self._lock.release), _RELEASE_LIMIT)

@@ -2,7 +2,8 @@
 
 The complete list is sent at once, when it changes, and every ten seconds: kubelet takes a device of which it
 hears nothing for 30 s for unknown. When any stream of a driver ends, kubelet forgets all its health
-(cm/dra/manager.go), so after another instance has left this one sends at once.
+(cm/dra/manager.go), so after another instance has left this one sends at once,
+and once more half a second later.
 """
 
 import asyncio

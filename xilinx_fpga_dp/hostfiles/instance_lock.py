@@ -54,6 +54,7 @@ class InstanceLock:
     def __init__(self, folder: str) -> None:
         self.folder = folder
         self.newest = ""  # file name of the newest newer instance so far, dead or alive
+        self.others: frozenset[str] = frozenset()  # file names of the other live instances at the last look
         self._name = ""  # of this instance's file; given once
         self._lock: int | None = None  # the file, open
         self._newer_lives = False  # the last result
@@ -109,18 +110,22 @@ class InstanceLock:
         self._lock = _locked_file(self._path(self._name))
 
     def _scan(self) -> bool:
-        """Return whether a newer instance lives; note the newest, and remove the files of dead ones."""
+        """Return whether a newer instance lives; note the others, and remove files of dead ones."""
         newer_lives = False
+        others = set()
         for name in _names(self.folder):
             if name == self._name:
                 continue
             lives = _is_locked(self._path(name))
+            if lives:
+                others.add(name)
             if name > self._name:
                 self.newest = max(self.newest, name)
                 newer_lives = newer_lives or lives
             if not lives and not newer_lives:  # else the live one may not have seen this file
                 with suppress(OSError):  # another instance has removed it
                     os.unlink(self._path(name))
+        self.others = frozenset(others)
         return newer_lives
 
     def _path(self, name: str) -> str:

@@ -42,6 +42,17 @@ def test_newest_of_three_is_active_until_it_releases(tmp_path: Path) -> None:
     assert _files(older) == []
 
 
+def test_each_instance_knows_the_live_others(tmp_path: Path) -> None:
+    older, newer = _two(tmp_path)
+    assert not newer.has_newer_instance()
+    [of_older] = newer.others
+    assert older.others
+    assert older.others.isdisjoint({of_older})
+    older.release()
+    assert not newer.has_newer_instance()
+    assert newer.others == frozenset()
+
+
 def test_older_instance_detects_a_newer_one_that_has_ended(tmp_path: Path) -> None:
     """The result does not depend on which of the others scanned before."""
     standby, active, newest = instance(tmp_path), instance(tmp_path), instance(tmp_path)

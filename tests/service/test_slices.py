@@ -10,9 +10,11 @@ from tests.support.api_server import RunningApiServer
 from tests.support.dra_kubelet import DRIVER, NODE
 from tests.support.dra_stage import SLICE
 from xilinx_fpga_dp.apiserver import access
+from xilinx_fpga_dp.apiserver.backoff import Backoff
 from xilinx_fpga_dp.apiserver.client import ApiServer
 from xilinx_fpga_dp.dra import slices
 from xilinx_fpga_dp.dra.front_end import example
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.api_server import Json
 
 
@@ -87,3 +89,44 @@ async def test_tainted_device_that_the_server_refuses_is_left_out(
         wish[0] = bad | {"attributes": {"refused": {"bool": True}}}
         publisher.wake()
         await wait_for(node_api, lambda: [each["name"] for each in published()] == ["b"], "the other device")
+
+
+async def test_write_that_conflicts_for_ever_is_a_failure(
+    node_api: RunningApiServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    foreign = {"driver": "other.example.com", "nodeName": NODE, "pool": {"name": NODE}, "devices": []}
+    node_api.put(SLICE, {"spec": foreign})
+    async with publishing(node_api) as publisher:
+        async with asyncio.timeout(50):
+            standing = await publisher.standing.until(lambda now: "409" in (now.problem or ""))
+        assert "already exists" in (standing.problem or "")
+        assert Event.SLICE_NOT_WRITTEN in caplog.messages
+        node_api.remove(SLICE)
+        async with asyncio.timeout(50):
+            await publisher.standing.until(lambda now: now.as_wanted)
+
+
+async def test_dry_run_that_conflicts_is_not_repeated_without_a_wait(
+    node_api: RunningApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited = asyncio.Event()
+
+    def after(*_: object) -> float:
+        waited.set()
+        return 3600.0
+
+    monkeypatch.setattr(Backoff, "after", after)
+    node_api.trouble(matches="POST .*dryRun", code=409)
+    async with publishing(node_api) as publisher, asyncio.timeout(50):
+        await waited.wait()
+        assert "409" in (publisher.standing.value.problem or "")
+
+
+async def test_slice_of_a_node_with_a_long_name_is_published(
+    node_api: RunningApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.service.test_slices.NODE", ".".join(["n" * 60] * 4))
+    node_api.api.invalid = lambda item: ["metadata.name"] if len(item["metadata"]["name"]) > 253 else []
+    async with publishing(node_api) as publisher, asyncio.timeout(50):
+        standing = await publisher.standing.until(lambda now: now.as_wanted or "422" in (now.problem or ""))
+    assert standing.problem is None

@@ -29,14 +29,20 @@ class Pool:
     node: str
     node_uid: str
 
-    def name(self, index: int) -> str:
+    def name(self, index: int, end: str = "") -> str:
         """Return the name of a slice."""
         start = f"{index:05}-{self.driver}-"
-        room = _MAX_NAME - len(start)
+        room = _MAX_NAME - len(start) - len(end)
         if len(self.node) <= room:
-            return start + self.node
+            return start + self.node + end
         digest = hashlib.sha256(self.node.encode()).hexdigest()[:_HASH_DIGITS]
-        return f"{start}{self.node[: room - _HASH_DIGITS - 1].rstrip('-.')}-{digest}"
+        return f"{start}{self.node[: room - _HASH_DIGITS - 1].rstrip('-.')}-{digest}{end}"
+
+    def dry_run(self, device: Json) -> Json:
+        """Return a slice for a dry run: its name is that of no slice of the pool."""
+        [made] = self.slices([device])
+        made["metadata"]["name"] = self.name(0, "-dry-run")
+        return made
 
     def slices(self, devices: Sequence[Json], generation: int = 1) -> list[Json]:
         """Return the slices for these devices; one without a device if there is none."""

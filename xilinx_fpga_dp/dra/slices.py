@@ -38,7 +38,7 @@ _BETWEEN_WRITES: Final = 1.0
 _PATIENCE: Final = 3
 _SPAN: Final = 60.0
 _LONGEST_TRUCE: Final = 30.0
-_TRIES: Final = 5  # writes in a row that conflict
+_TRIES: Final = 5  # conflicts in a row; the last of them is a failure
 
 Describe = Callable[[Stored], Sequence[Json]]
 """Returns the entries of all devices, for a server that stores these fields."""
@@ -88,6 +88,7 @@ class SlicePublisher:
         self._back = asyncio.Event()  # the server answers the watch again
         self._limit = RateLimit(_BURST, _BETWEEN_WRITES)
         self._backoff = Backoff()
+        self._conflicts = 0  # in a row
         self._restored: deque[float] = deque(maxlen=64)
         self._seen: float | None = None
         self._wish: Sequence[Json] | None = None  # that was written last
@@ -138,11 +139,14 @@ class SlicePublisher:
         """Compare and write. Return the seconds to wait after a failure; None if all is as wanted."""
         try:
             await self._reconcile()
-        except Conflict:
-            return 0.0
         except ApiServerError as error:
+            if isinstance(error, Conflict):
+                self._conflicts += 1
+                if self._conflicts < _TRIES:
+                    return 0.0
             self._failed(str(error))
             return self._backoff.after(error)
+        self._conflicts = 0
         self._backoff.reset()
         return None
 
@@ -230,8 +234,7 @@ class SlicePublisher:
         version = str((await self._api.get("/version")).get("gitVersion", "unknown"))
         if known is None or version != self._server:
             pool = await self._pool()
-            [sent] = pool.slices([self._example])
-            sent["metadata"]["name"] += "-dry-run"
+            sent = pool.dry_run(self._example)
             answer = await self._api.create(_SLICES, sent, dry_run=True)
             known = Stored()
             self.standing.set(replace(self.standing.value, stored=known))

@@ -53,10 +53,8 @@ async def _dropped(api: Any, settings: Settings, found: Iterable[dict[str, Any]]
     uids = [owner["uid"] for each in found for owner in each["metadata"].get("ownerReferences") or ()]
     if not uids:
         return ()
-    [sent] = Pool(settings.dra_driver_name, settings.node_name, uids[0]).slices(
-        [example(settings.dra_driver_name)]
-    )
-    sent["metadata"]["name"] += "-dry-run"
+    pool = Pool(settings.dra_driver_name, settings.node_name, uids[0])
+    sent = pool.dry_run(example(settings.dra_driver_name))
     return tuple(sorted(lacking(await api.create(_SLICES, sent, dry_run=True), sent)))
 
 

@@ -159,7 +159,7 @@ class Registrar:
                 with suppress(TimeoutError, OSError):
                     now = await self._reads.read(look, _LOOK_LIMIT)
                     for path, before, found in zip(paths, own, now, strict=True):
-                        if before != found:
+                        if before is None or before != found:
                             log.info(
                                 Event.LEAVING_ENDPOINT,
                                 extra={"resource": self._driver, "why": f"{path} is gone"},

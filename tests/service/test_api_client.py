@@ -3,15 +3,20 @@
 import asyncio
 import base64
 import os
+import socket
 import ssl
+import subprocess
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from tests.support.api_server import RunningApiServer
+from tests.support.process import COMMAND, ENDS, clean_environment
+from tests.support.waiting import wait_for
 from xilinx_fpga_dp.apiserver import access
 from xilinx_fpga_dp.apiserver import client as module
 from xilinx_fpga_dp.apiserver.backoff import Backoff
@@ -616,3 +621,74 @@ def test_wait_grows_and_is_short_where_nothing_listens() -> None:
     assert 30 <= refused[-1] <= 60
     backoff.reset()
     assert backoff.after(ApiServerError()) <= 0.2
+
+
+class TestNames:
+    """A server that the configuration names, instead of its address."""
+
+    @pytest.fixture
+    def named(self, tmp_path: Path) -> Iterator[RunningApiServer]:
+        with RunningApiServer(tmp_path, tls=False) as running:
+            running.put(NODE, _node("n1"))
+            config = running.kubeconfig.read_text()
+            running.kubeconfig.write_text(config.replace("127.0.0.1", "api.example"))
+            yield running
+
+    @pytest.mark.parametrize("refuses", [True, False])
+    async def test_next_address_is_tried_where_one_does_not_answer(
+        self, named: RunningApiServer, monkeypatch: pytest.MonkeyPatch, refuses: bool
+    ) -> None:
+        other = "127.0.0.2"
+
+        def look_up(host: str, *_: object, **__: object) -> list[Any]:
+            assert host == "api.example"
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (each, 0)) for each in (other, "127.0.0.1")]
+
+        dial = asyncio.open_connection
+
+        async def open_connection(host: str, *given: Any, **more: Any) -> Any:
+            if host == other and not refuses:
+                await asyncio.Event().wait()
+            return await dial(host, *given, **more)
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        monkeypatch.setattr(asyncio, "open_connection", open_connection)
+        async with ApiServer(access.find(named.environment), call_limit=LIMIT) as client:
+            assert (await client.get(NODE))["metadata"]["name"] == "n1"
+
+    async def test_unknown_name_is_no_answer(
+        self, named: RunningApiServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def look_up(*_: object, **__: object) -> list[Any]:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        async with ApiServer(access.find(named.environment), call_limit=LIMIT) as client:
+            with pytest.raises(NoAnswer, match="Name or service not known") as caught:
+                await client.get(NODE)
+        assert not caught.value.connected
+
+    def test_name_server_that_hangs_does_not_keep_a_process_from_ending(
+        self, named: RunningApiServer, tmp_path: Path
+    ) -> None:
+        asked = tmp_path / "asked"
+        (tmp_path / "sitecustomize.py").write_text(
+            "import pathlib, socket, time\n"
+            "def hang(*given, **more):\n"
+            f"    pathlib.Path({str(asked)!r}).touch()\n"
+            "    time.sleep(3600)\n"
+            "socket.getaddrinfo = hang\n"
+        )
+        path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+        with subprocess.Popen(
+            [*COMMAND, "classes", "--follow"],
+            env=clean_environment({}) | named.environment | {"PYTHONPATH": path},
+            stderr=subprocess.PIPE,
+        ) as process:
+            wait_for(asked.exists, "a question to the name server")
+            process.terminate()
+            try:
+                process.communicate(timeout=ENDS)
+            finally:
+                process.kill()
+        assert process.returncode == 0

@@ -46,7 +46,7 @@ from xilinx_fpga_dp.aio.blocking_reader import BlockingReader
 from xilinx_fpga_dp.apiserver.access import Access, Connection, Credentials
 from xilinx_fpga_dp.apiserver.backoff import Backoff
 from xilinx_fpga_dp.apiserver.errors import ApiServerError, NoAccess, NoAnswer, refusal
-from xilinx_fpga_dp.apiserver.transport import httpcore2, pool
+from xilinx_fpga_dp.apiserver.transport import Names, httpcore2, pool
 
 Json = dict[str, Any]
 
@@ -144,8 +144,9 @@ class ApiServer:
         self._known: Credentials | None = None  # as of the last look at their files
         self._looked = 0.0
         # Apart, so that watches never keep a call from getting a connection.
-        self._calls = _Clients(connections)
-        self._watches = _Clients(None)
+        names = Names()
+        self._calls = _Clients(names, connections)
+        self._watches = _Clients(names, None)
 
     async def __aenter__(self) -> Self:
         return self
@@ -389,7 +390,7 @@ class _Request:
 class _Client:
     """Connections to one server; used on the loop only."""
 
-    def __init__(self, connection: Connection, most: int | None) -> None:
+    def __init__(self, connection: Connection, names: Names, most: int | None) -> None:
         self.connection = connection
         self.users = 0
         self.proven = False  # an answer has come: connections may have been kept
@@ -400,7 +401,7 @@ class _Client:
         except (TypeError, ValueError) as error:
             raise NoAccess(f"{connection.server}: {error}") from None
         self._host = connection.server.partition("//")[2].partition("/")[0]
-        self._pool = pool(context, connection.server_name, most=most, idle=_IDLE)
+        self._pool = pool(context, connection.server_name, names=names, most=most, idle=_IDLE)
 
     @asynccontextmanager
     async def stream(
@@ -442,7 +443,8 @@ class _Client:
 class _Clients:
     """The client in use. Another takes its place for another `Connection`, or when it was left."""
 
-    def __init__(self, most: int | None) -> None:
+    def __init__(self, names: Names, most: int | None) -> None:
+        self._names = names
         self._most = most
         self._current: _Client | None = None
 
@@ -450,7 +452,7 @@ class _Clients:
     async def use(self, connection: Connection) -> AsyncIterator[_Client]:
         client = old = self._current
         if client is None or client.connection != connection or client.left:
-            client = self._current = _Client(connection, self._most)
+            client = self._current = _Client(connection, self._names, self._most)
         client.users += 1
         try:
             if old is not None and old is not client:

@@ -5,11 +5,15 @@ loop, and anyio, which runs it on any loop; that is not loaded. The only module 
 """
 
 import asyncio
+import math
+import socket
 import ssl
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from typing import Any, Final
 
+from xilinx_fpga_dp.aio.blocking_reader import BlockingReader, Pending
 from xilinx_fpga_dp.process import read_tls_in_parts, replaced, stand_ins
 
 _UNUSED: Final = (
@@ -41,7 +45,7 @@ _ANYIO: Final = {
 with stand_ins(*_UNUSED), replaced("anyio", **_ANYIO):
     import httpcore2
 
-__all__ = ["httpcore2", "pool"]
+__all__ = ["Names", "httpcore2", "pool"]
 
 _PART: Final = 16 << 10  # bytes of a connection that are read at once
 # Seconds after which the next address of a host is tried beside the first one (RFC 8305, section 5).
@@ -50,14 +54,41 @@ _NEXT_ADDRESS: Final = 0.25
 read_tls_in_parts(_PART)
 
 
+_Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+class Names:
+    """Looks up the addresses of hosts. asyncio's own lookup would keep the process from ending."""
+
+    def __init__(self) -> None:
+        self._lookups: BlockingReader[list[Any]] = BlockingReader()
+
+    async def addresses(self, host: str, limit: float) -> list[str]:
+        """Return the addresses of a host, the best one first.
+
+        Raises:
+            TimeoutError: no name server has answered within so many seconds.
+        """
+        if _is_address(host):
+            return [host]
+        look_up = partial(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM)
+        found = (await self._lookups.read_many({host: look_up}, limit))[host]
+        if isinstance(found, Pending):
+            raise TimeoutError
+        if isinstance(found, Exception):
+            raise found
+        return list(dict.fromkeys(str(address[0]) for *_, address in found))
+
+
 def pool(
-    context: ssl.SSLContext | None, server_name: str | None, *, most: int | None, idle: float
+    context: ssl.SSLContext | None, server_name: str | None, *, names: Names, most: int | None, idle: float
 ) -> httpcore2.AsyncConnectionPool:
     """Return a pool of connections to one server.
 
     Args:
         context: for TLS.
         server_name: in the server's certificate; None: its host.
+        names: looks up the host.
         most: connections at a time; None: any number.
         idle: seconds that one is kept.
     """
@@ -65,16 +96,17 @@ def pool(
         context,
         max_connections=most,
         keepalive_expiry=idle,
-        network_backend=_Network(context, server_name),
+        network_backend=_Network(context, server_name, names),
     )
 
 
 class _Network(httpcore2.AsyncNetworkBackend):
     """Connects with TLS at once: ``StreamWriter.start_tls`` leaves the reader with the old transport."""
 
-    def __init__(self, context: ssl.SSLContext | None, server_name: str | None) -> None:
+    def __init__(self, context: ssl.SSLContext | None, server_name: str | None, names: Names) -> None:
         self._context = context
         self._server_name = server_name
+        self._names = names
 
     async def connect_tcp(
         self,
@@ -88,18 +120,52 @@ class _Network(httpcore2.AsyncNetworkBackend):
         name = self._server_name or host if self._context else None
         try:
             async with asyncio.timeout(timeout):
-                reader, writer = await asyncio.open_connection(
-                    host,
-                    port,
-                    ssl=self._context,
-                    server_hostname=name,
-                    happy_eyeballs_delay=_NEXT_ADDRESS,
-                )
+                addresses = await self._names.addresses(host, math.inf if timeout is None else timeout)
+                reader, writer = await _dial(addresses, port, self._context, name)
         except TimeoutError as error:
             raise httpcore2.ConnectTimeout(str(error)) from error
         except OSError as error:
             raise httpcore2.ConnectError(str(error)) from error
         return _Stream(reader, writer)
+
+
+def _is_address(host: str) -> bool:
+    for family in (socket.AF_INET, socket.AF_INET6):
+        with suppress(OSError, ValueError):
+            return bool(socket.inet_pton(family, host.partition("%")[0]))
+    return False
+
+
+async def _dial(
+    addresses: Iterable[str], port: int, context: ssl.SSLContext | None, name: str | None
+) -> _Streams:
+    """Connect to the first address that answers; the next one is tried when those before it do not soon."""
+    left = list(addresses)
+    dials: list[asyncio.Task[_Streams]] = []
+    made: _Streams | None = None
+    try:
+        while made is None:
+            if left:
+                dial = asyncio.open_connection(left.pop(0), port, ssl=context, server_hostname=name)
+                dials.append(asyncio.create_task(dial))
+            pending = [each for each in dials if not each.done()]
+            if pending:
+                soon = _NEXT_ADDRESS if left else None
+                await asyncio.wait(pending, timeout=soon, return_when=asyncio.FIRST_COMPLETED)
+            made = next((each.result() for each in dials if each.done() and not each.exception()), None)
+            if made is None and not left and all(each.done() for each in dials):
+                return dials[0].result()  # raises
+        return made
+    finally:  # without a wait, which could be cancelled
+        for each in dials:
+            each.cancel()
+            each.add_done_callback(partial(_abort, keep=made))
+
+
+def _abort(dial: "asyncio.Task[_Streams]", *, keep: _Streams | None) -> None:
+    """Close the connection of a dial unless it is the one to keep."""
+    if not dial.cancelled() and not dial.exception() and dial.result() is not keep:
+        dial.result()[1].transport.abort()
 
 
 class _Stream(httpcore2.AsyncNetworkStream):

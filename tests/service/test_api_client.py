@@ -518,6 +518,31 @@ class TestWatch:
             server.remove(f"{NODES}/n2")
             assert (await following).kind is Kind.DELETED
 
+    async def test_refused_watch_whose_body_never_comes_is_lost(self) -> None:
+        ended = asyncio.Event()
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            ended.clear()
+            head = await reader.readuntil(b"\r\n\r\n")
+            if b"watch=true" in head:
+                writer.write(b"HTTP/1.1 500 Error\r\nContent-Length: 9\r\n\r\n")
+                await reader.read()  # until the client has left
+            else:
+                body = b'{"kind": "NodeList", "metadata": {"resourceVersion": "1"}, "items": []}'
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+            writer.close()
+            ended.set()
+
+        listener = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = listener.sockets[0].getsockname()[1]
+        given = access.Credentials(access.Connection(f"http://127.0.0.1:{port}"))
+        async with listener, ApiServer(access.Access(lambda: (given, ())), call_limit=1.0) as client:
+            async with _watching(client) as watch:
+                lost = await watch.until(Kind.LOST)
+            await ended.wait()
+        assert isinstance(lost.error, Refused)
+        assert lost.error.code == 500
+
     async def test_silent_connection_is_given_up(self, server: RunningApiServer) -> None:
         async with _impatient(server, silence=2.0) as client, _watching(client) as watch:
             following = await _standing(server, watch)

@@ -34,7 +34,7 @@ import random
 import ssl
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache, partial
@@ -358,8 +358,10 @@ class ApiServer:
             with _named_errors(call):
                 async with client.stream(request, credentials, self._call_limit, self._silence) as answer:
                     if answer.status >= _OK:
-                        async with asyncio.timeout(self._call_limit):
-                            body = await answer.aread()
+                        body = b""
+                        with suppress(TimeoutError):  # the status says enough
+                            async with asyncio.timeout(self._call_limit):
+                                body = await answer.aread()
                         if answer.status == _UNAUTHORIZED:
                             await self._credentials(again=True)
                         raise refusal(call, answer.status, body, _retry_after(answer))

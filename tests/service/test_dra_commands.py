@@ -264,9 +264,12 @@ class TestDiagnose:
         assert "pods cannot end that have the prepared ResourceClaims default/mine; start the driver" in found
 
     def test_fields_that_the_server_drops_are_named(
-        self, node_api: RunningApiServer, dra: DraKubelet, dra_settings: dict[str, str]
+        self, cards: SampleNode, node_api: RunningApiServer, dra: DraKubelet, dra_settings: dict[str, str]
     ) -> None:
         wait_for(lambda: published(node_api), "a slice")
         node_api.do(lambda: node_api.api.dropped.append("spec.devices.*.taints"))
+        cards.cards[0].offline()
+        wait_for(lambda: A not in published(node_api), "the faulty device is left out")
         found = "\n".join(self._lines(dra_settings, "ResourceSlices"))
+        assert "not published" not in found
         assert "warn  ResourceSlices: the API server does not store taints of a device" in found

@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from xilinx_fpga_dp.model import Offers
 from xilinx_fpga_dp.settings import Settings
+
+if TYPE_CHECKING:
+    from xilinx_fpga_dp.dra.devices import Stored
 
 _SLICES = "/apis/resource.k8s.io/v1/resourceslices"
 
@@ -28,6 +31,7 @@ async def ask(settings: Settings, offers: Offers) -> Slices | None:
     from xilinx_fpga_dp.apiserver import access
     from xilinx_fpga_dp.apiserver.client import ApiServer
     from xilinx_fpga_dp.apiserver.errors import ApiServerError
+    from xilinx_fpga_dp.dra.devices import Stored
 
     driver, node = settings.dra_driver_name, settings.node_name
     async with ApiServer(access.find(os.environ)) as api:
@@ -38,9 +42,10 @@ async def ask(settings: Settings, offers: Offers) -> Slices | None:
                 for each in listing.objects
                 for device in each["spec"].get("devices") or ()
             }
-            differences = tuple(_differences(offers, driver, found))
-            result = Slices(published=len(found), differences=differences)
-            return replace(result, dropped=await _dropped(api, settings, listing.objects))
+            dropped = await _dropped(api, settings, listing.objects)
+            stored = Stored(taints="taints" not in dropped)
+            differences = tuple(_differences(offers, driver, found, stored))
+            return Slices(published=len(found), differences=differences, dropped=dropped)
         except ApiServerError as error:
             return Slices(str(error))
 
@@ -58,14 +63,17 @@ async def _dropped(api: Any, settings: Settings, found: Iterable[dict[str, Any]]
     return tuple(sorted(lacking(await api.create(_SLICES, sent, dry_run=True), sent)))
 
 
-def _differences(offers: Offers, driver: str, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _differences(
+    offers: Offers, driver: str, found: Mapping[str, Mapping[str, Any]], stored: "Stored"
+) -> list[str]:
     from xilinx_fpga_dp.dra.devices import pool_devices, taint_key
 
     wanted = {each.name: each for each in pool_devices(offers)}
     sentences = [f"{name} is published and is not on this node" for name in found.keys() - wanted.keys()]
     for name, device in wanted.items():
         if name not in found:
-            sentences.append(f"{name} is not published")
+            if stored.taints or not device.reason:  # else it is left out on purpose
+                sentences.append(f"{name} is not published")
             continue
         keys = {each["key"] for each in found[name].get("taints") or ()}
         own = {taint_key(driver, device.reason)} if device.reason else set()

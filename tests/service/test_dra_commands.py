@@ -190,6 +190,39 @@ class TestClasses:
         assert [line.rpartition(": ")[2] for line in said.splitlines()] == ["created"] * 3
         assert created() == {None, U200, U250}
 
+    def test_class_that_is_refused_holds_up_no_other(
+        self, node_api: RunningApiServer, dra_settings: dict[str, str]
+    ) -> None:
+        def put(node: str, resource: str) -> None:
+            prefix, _, name = resource.partition("/")
+            attributes = {"resourcePrefix": {"string": prefix}, "resourceName": {"string": name}}
+            spec = {"driver": DRIVER, "nodeName": node, "devices": [{"name": "a", "attributes": attributes}]}
+            node_api.put(f"{SLICES}/{node}", {"metadata": {"name": node}, "spec": spec})
+
+        def created() -> set[str | None]:
+            classes = node_api.do(lambda: node_api.api.all(CLASSES))
+            return {each["spec"].get("extendedResourceName") for each in classes}
+
+        def refused(item: dict[str, Any]) -> list[str]:
+            return ["metadata.name"] if item["metadata"]["name"] == DRIVER else []
+
+        node_api.api.invalid = refused
+        with subprocess.Popen(
+            [*COMMAND, "classes", "--follow"],
+            env=clean_environment(dra_settings),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as process:
+            put("n1", U200)
+            wait_for(lambda: created() == {U200}, "the class after the refused one")
+            put("n2", U250)
+            wait_for(lambda: created() == {U200, U250}, "the class of a later slice")
+            node_api.api.invalid = None
+            wait_for(lambda: created() == {None, U200, U250}, "the class that was refused")
+            process.terminate()
+            process.communicate(timeout=30)
+        assert process.returncode == 0
+
     def test_class_of_another_owner_stays(
         self, cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str]
     ) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Coroutine, Iterable, Mapping
 from contextlib import aclosing, suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from xilinx_fpga_dp.aio.latest import Latest
+from xilinx_fpga_dp.aio.race import race
 from xilinx_fpga_dp.cli.command import SCAN_SETTINGS, BadUse, Command, output_option
 from xilinx_fpga_dp.observe import logs
 from xilinx_fpga_dp.observe.table import printable
@@ -146,31 +148,50 @@ async def _apply(api: "ApiServer", wanted: dict[str, Any]) -> str:
 
 async def _follow(api: "ApiServer", settings: Settings) -> None:
     """Apply the class of each resource name that appears in slices. Endless."""
-    from xilinx_fpga_dp.apiserver.backoff import Backoff
-    from xilinx_fpga_dp.apiserver.client import Kind
-    from xilinx_fpga_dp.apiserver.errors import ApiServerError
+    known: Latest[frozenset[str] | None] = Latest(None)
+    await race(_follow_slices(api, settings, known), _keep_applied(api, settings, known))
 
-    known: set[str] = set()
-    applied: list[dict[str, Any]] = []
-    backoff = Backoff()
+
+async def _follow_slices(api: "ApiServer", settings: Settings, known: Latest[frozenset[str] | None]) -> None:
+    """Add the resource names of each slice. Endless."""
+    from xilinx_fpga_dp.apiserver.client import Kind
+
     slices = api.watch(f"{_API}/resourceslices", fields=f"spec.driver={settings.dra_driver_name}")
     async with aclosing(slices) as changes:
         async for change in changes:
             if change.error:
                 print(printable(str(change.error)), file=sys.stderr)
-            if change.kind is not Kind.DELETED:
-                known.update(_resources_of(change.objects))
-            for each in _classes(known, settings) if change.kind is not Kind.LOST else ():
-                while each not in applied:
-                    try:
-                        result = await _apply(api, each)
-                    except ApiServerError as error:
-                        print(printable(str(error)), file=sys.stderr)
-                        await asyncio.sleep(backoff.after(error))
-                        continue
-                    backoff.reset()
-                    applied.append(each)
-                    print(f"deviceclass {each['metadata']['name']}: {result}", flush=True)
+            if change.kind not in (Kind.DELETED, Kind.LOST):
+                known.set((known.value or frozenset()).union(_resources_of(change.objects)))
+
+
+async def _keep_applied(api: "ApiServer", settings: Settings, known: Latest[frozenset[str] | None]) -> None:
+    """Apply the missing classes after each change, and again some time after a failure. Endless."""
+    from xilinx_fpga_dp.apiserver.backoff import Backoff
+    from xilinx_fpga_dp.apiserver.errors import ApiServerError
+
+    applied: list[dict[str, Any]] = []
+    backoff = Backoff()
+    while True:
+        seen = await known.until(lambda names: names is not None)
+        failure: ApiServerError | None = None
+        for each in _classes(seen or (), settings):
+            if each in applied:
+                continue
+            try:
+                result = await _apply(api, each)
+            except ApiServerError as error:
+                print(printable(str(error)), file=sys.stderr)
+                failure = error
+                continue
+            applied.append(each)
+            print(f"deviceclass {each['metadata']['name']}: {result}", flush=True)
+        if not failure:
+            backoff.reset()
+        delay = backoff.after(failure) if failure else None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay):
+                await known.other_than(seen)
 
 
 async def _until_signalled(work: Coroutine[Any, Any, None]) -> None:

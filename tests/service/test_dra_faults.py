@@ -402,3 +402,28 @@ def test_listed_reason_evicts_after_it_has_lasted(
         first.write("dev_offline", "1")
         wait_for(lambda: taints(node_api, pair) == [f"{DRIVER}/offline"], "a taint of the pair")
         assert effects()[pair] == "NoSchedule", "not by the age of the other device's fault"
+
+
+@pytest.mark.parametrize("effect", ["NoExecute", "NoSchedule"])
+def test_driver_that_starts_takes_over_the_age_of_a_fault(
+    cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str], effect: str
+) -> None:
+    cards.cards[0].offline()
+    taint = {"key": f"{DRIVER}/offline", "effect": effect, "timeAdded": "2026-01-01T00:00:00Z"}
+    spec = {"driver": DRIVER, "nodeName": NODE, "pool": {"name": NODE, "generation": 1}}
+    node_api.put(SLICE, {"spec": {**spec, "devices": [{"name": A, "taints": [taint]}]}})
+    settings = dra_settings | {"DRA_EVICT_ON": "offline"}
+    with Service(settings, environment=node_api.environment), DraKubelet(registry(cards)) as kubelet:
+        kubelet.register()
+        wait_for(lambda: published(node_api).keys() == ALL, "the slice of this instance")
+    written = [
+        device["taints"]
+        for each in node_api.do(lambda: list(node_api.api.requests))
+        if each.writes
+        for device in each.body["spec"]["devices"]
+        if device["name"] == A
+    ]
+    [found] = written[0]
+    assert found["effect"] == "NoExecute", "from the first write on"
+    if effect == "NoExecute":
+        assert found["timeAdded"] == taint["timeAdded"]

@@ -29,7 +29,13 @@ async def publishing(
 
     async with ApiServer(access.find(node_api.environment)) as api:
         publisher = slices.SlicePublisher(
-            api, DRIVER, NODE, node_uid, describe=lambda _: describe(), example=example(DRIVER)
+            api,
+            DRIVER,
+            NODE,
+            node_uid,
+            describe=lambda _: describe(),
+            take_over=lambda *_: None,
+            example=example(DRIVER),
         )
         task = asyncio.create_task(publisher.run())
         try:

@@ -26,6 +26,7 @@ from xilinx_fpga_dp.dra.claims import Claims, Node
 from xilinx_fpga_dp.dra.devices import PoolDevice, Stored, as_claimed, pool_devices, published
 from xilinx_fpga_dp.dra.documents import Layout, PreparedClaim
 from xilinx_fpga_dp.dra.driver import SERVICES, DriverMetrics, DriverService
+from xilinx_fpga_dp.dra.evictions import NO_SCHEDULE, Evictions
 from xilinx_fpga_dp.dra.health import HealthReport, health_of
 from xilinx_fpga_dp.dra.pool import API, Json
 from xilinx_fpga_dp.dra.registrar import Registrar, sockets_of
@@ -35,7 +36,7 @@ from xilinx_fpga_dp.hostfiles.host_paths import HostPaths
 from xilinx_fpga_dp.hostfiles.instance_lock import InstanceLock, driver_lock_folder
 from xilinx_fpga_dp.hostfiles.managed_file import ManagedFile
 from xilinx_fpga_dp.kubelet.allocation_tracker import AllocationTracker
-from xilinx_fpga_dp.model import Device, Offers, Reason, Shell
+from xilinx_fpga_dp.model import Device, History, Offers, Reason, Shell
 from xilinx_fpga_dp.observe.events import Event, NodeEvent
 from xilinx_fpga_dp.resources.fresh_devices import FreshDevices
 from xilinx_fpga_dp.settings import Settings
@@ -50,14 +51,10 @@ _INSTANCES_LIMIT: Final = 5.0
 _REPEAT_AFTER: Final = 0.5
 _VERSIONS_RETRY: Final = 0.5  # seconds until a driver's version that could not be read is read again
 _CONFLICT_EVERY: Final = 3.0  # seconds between two looks for a device plugin that offers the same devices
-_EVICT_AFTER: Final = 30.0  # seconds of the same reason until its taint evicts pods
 _RELEASE_LIMIT: Final = 0.3
 # Seconds that the first slices wait for serial numbers, and between two looks for them
 _SERIALS_LIMIT: Final = 0.5
 _SERIALS_POLL: Final = 0.02
-
-_NO_SCHEDULE: Final = "NoSchedule"
-_NO_EXECUTE: Final = "NoExecute"
 
 
 class DraFrontEnd:
@@ -100,6 +97,7 @@ class DraFrontEnd:
         self._lock = InstanceLock(driver_lock_folder(settings.plugins_dir, settings.dra_driver_name))
         self._reads: BlockingReader[bool] = BlockingReader()
         driver = settings.dra_driver_name
+        self._evictions = Evictions(driver, settings.dra_evict_on, self._histories)
         layout = Layout(
             driver,
             settings.cdi_dir,
@@ -117,7 +115,7 @@ class DraFrontEnd:
             held=tracker.holders_now,
             mounts=HostPaths(settings.host_root, settings.extra_mounts).existing,
             extra_mounts=settings.extra_mounts,
-            effect=self._effect,
+            effect=self._evictions.effect,
             refreshed=self._refreshed,
             standby=lambda: self._standby.value,
         )
@@ -135,6 +133,7 @@ class DraFrontEnd:
             settings.node_name,
             self._uid_of_node,
             describe=self._describe,
+            take_over=self._take_over,
             example=example(driver),
         )
         metrics.follow(
@@ -243,7 +242,7 @@ class DraFrontEnd:
     def _describe(self, stored: Stored) -> list[Json]:
         offers = self._snapshots.value.offers
         entries = (
-            published(each, self._settings.dra_driver_name, self._versions, self._effect, stored)
+            published(each, self._settings.dra_driver_name, self._versions, self._evictions.effect, stored)
             for each in self._as_now(pool_devices(offers) if offers else ())
             if not self._is_offered(each)
         )
@@ -261,22 +260,12 @@ class DraFrontEnd:
             return None
         return f"a device plugin on this node offers {', '.join(twice)} too: remove it from the node"
 
-    def _effect(self, device: PoolDevice, reason: Reason) -> str:
-        """Return the effect of a taint: by DRA_EVICT_ON it evicts, once the reason has lasted."""
-        if reason not in self._settings.dra_evict_on:
-            return _NO_SCHEDULE
-        age = asyncio.get_running_loop().time() - self._since(device, reason)
-        return _NO_EXECUTE if age >= _EVICT_AFTER else _NO_SCHEDULE
-
-    def _since(self, device: PoolDevice, reason: Reason) -> float:
+    def _histories(self) -> Mapping[str, History]:
         known = self._snapshots.value.known
-        histories = known.histories if known else {}
-        times = [
-            histories[each.address].since
-            for each in device.devices
-            if each.reason is reason and each.address in histories
-        ]
-        return min(times, default=asyncio.get_running_loop().time())
+        return known.histories if known else {}
+
+    def _take_over(self, slices: Sequence[Json], now: str) -> None:
+        self._evictions.take_over(slices, self._pool().values(), now)
 
     def _refreshed(self, devices: Sequence[Device]) -> None:
         self._fresh.note(devices, asyncio.get_running_loop().time())
@@ -356,7 +345,7 @@ class DraFrontEnd:
         while True:
             await asyncio.sleep(1.0)
             effects = {
-                name: self._effect(device, device.reason)
+                name: self._evictions.effect(device, device.reason)
                 for name, device in self._pool().items()
                 if device.reason
             }
@@ -450,7 +439,7 @@ def example(driver: str) -> Json:
     """Return a device with every optional field, for the dry run."""
     device = Device("0000:00:00.0", Shell("example", None, None), "u55c", "", reason=Reason.OFFLINE)
     shared = PoolDevice("example", "xilinx.com/fpga-example", (device,), slots=2)
-    entry = published(shared, driver, {}, lambda _device, _reason: _NO_SCHEDULE)
+    entry = published(shared, driver, {}, lambda _device, _reason: NO_SCHEDULE)
     return entry or {}
 
 

@@ -43,6 +43,9 @@ _TRIES: Final = 5  # conflicts in a row; the last of them is a failure
 Describe = Callable[[Stored], Sequence[Json]]
 """Returns the entries of all devices, for a server that stores these fields."""
 
+TakeOver = Callable[[Sequence[Json], str], None]
+"""Is told of the slices that an earlier instance has left, and of the server's time."""
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -64,6 +67,7 @@ class SlicePublisher:
         node: the name of the node.
         node_uid: returns the uid of the Node object.
         describe: describes the devices.
+        take_over: is called once each time the publisher runs, before the devices are described.
         example: a device with every optional field, for the dry run.
     """
 
@@ -75,6 +79,7 @@ class SlicePublisher:
         node_uid: Callable[[], Awaitable[str]],
         *,
         describe: Describe,
+        take_over: TakeOver,
         example: Json,
     ) -> None:
         self._api = api
@@ -82,6 +87,9 @@ class SlicePublisher:
         self._node = node
         self._node_uid = node_uid
         self._describe = describe
+        self._take_over = take_over
+        self._taken_over = False
+        self._server_time = ""  # at the last dry run
         self._example = example
         self._wake = asyncio.Event()
         self._peace = asyncio.Event()  # ends a wait for others that change the slices
@@ -116,6 +124,7 @@ class SlicePublisher:
 
     async def run(self) -> None:
         """Publish, for ever."""
+        self._taken_over = False
         async with asyncio.TaskGroup() as group:
             watch = group.create_task(self._watch())
             try:
@@ -152,10 +161,13 @@ class SlicePublisher:
 
     async def _reconcile(self) -> None:
         stored = await self._stored()
-        wish = self._valid(self._describe(stored))
         listing = await self._api.list(_SLICES, fields=self._fields)
         pool = await self._pool()
         found = [each for each in listing.objects if each["spec"]["pool"]["name"] == self._node]
+        if not self._taken_over:
+            self._take_over(found, self._server_time)
+            self._taken_over = True
+        wish = self._valid(self._describe(stored))
         todo = writes(pool, wish, found)
         if not todo:
             self._stands(stored, wish, found)
@@ -227,15 +239,19 @@ class SlicePublisher:
         return [each for each in wish if each["name"] not in self._bad]
 
     async def _stored(self) -> Stored:
-        """Return which optional fields the server stores, by a dry run where that is not known."""
+        """Return which optional fields the server stores, by a dry run where that is not known.
+
+        The dry run tells the server's time, too.
+        """
         known = self.standing.value.stored
-        if known is not None and self._server:
+        if known is not None and self._server and self._taken_over:
             return known
         version = str((await self._api.get("/version")).get("gitVersion", "unknown"))
-        if known is None or version != self._server:
+        if known is None or version != self._server or not self._taken_over:
             pool = await self._pool()
             sent = pool.dry_run(self._example)
             answer = await self._api.create(_SLICES, sent, dry_run=True)
+            self._server_time = str(answer["metadata"].get("creationTimestamp", ""))
             known = Stored()
             self.standing.set(replace(self.standing.value, stored=known))
             if dropped := lacking(answer, sent):

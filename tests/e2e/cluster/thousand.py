@@ -93,7 +93,13 @@ class Driver:
             for number in range(CARDS)
         ]
         self.publisher = SlicePublisher(
-            api, DRIVER, node, node_uid, describe=self._describe, example=example(DRIVER)
+            api,
+            DRIVER,
+            node,
+            node_uid,
+            describe=self._describe,
+            take_over=lambda *_: None,
+            example=example(DRIVER),
         )
         self.events = NodeEvents(api, node, CONTROLLER)
         self.api = api

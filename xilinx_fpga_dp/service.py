@@ -76,7 +76,7 @@ class FrontEnd(Protocol):
     last_task: str  # the task that ends last
     problems: Latest[Mapping[NodeEvent, str]]  # what keeps devices from being offered, for people
 
-    def registered(self) -> Mapping[str, bool]:
+    def allocatable(self) -> Mapping[str, bool]:
         """Return whether each resource can be allocated."""
 
     def errors(self) -> Mapping[str, str]:
@@ -95,8 +95,8 @@ class FrontEnd(Protocol):
     def tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """Return the endless tasks by name."""
 
-    def other_instances(self) -> bool:
-        """Whether another instance may allocate devices."""
+    def others_allocate(self) -> bool:
+        """Whether another process may allocate the devices at any time."""
 
     def not_ready(self) -> str | None:
         """Return why it can't serve pods as a whole; None if it can."""
@@ -118,7 +118,7 @@ class Service:
         self.snapshots: Latest[Snapshot] = Latest(Snapshot())
         self._scanner = build_scanner(settings, self._wake.set)
         self._builder = SnapshotBuilder(settings, rules_changed=self._wake.set)
-        self._metrics = Metrics(self.snapshots, lambda: self._front_end.registered())  # noqa: PLW0108 - made below
+        self._metrics = Metrics(self.snapshots, lambda: self._front_end.allocatable())  # noqa: PLW0108 - made below
         self._tracker = AllocationTracker(
             PodResources(
                 settings.pod_resources_socket,
@@ -126,7 +126,7 @@ class Service:
                 often=settings.mode == "dra" or settings.telemetry != "none",
             ),
             self._wake.set,
-            lambda: self._front_end.other_instances(),  # noqa: PLW0108
+            lambda: self._front_end.others_allocate(),  # noqa: PLW0108
         )
         self._api: ApiServer | None = None  # if anything calls it
         self._front_end = self._build_front_end()
@@ -181,7 +181,7 @@ class Service:
         routes = HttpRoutes(
             self._metrics,
             self.snapshots,
-            self._front_end.registered,
+            self._front_end.allocatable,
             self._tracker.recent_holders,
             errors=self._front_end.errors,
             not_ready=self._front_end.not_ready,
@@ -248,7 +248,7 @@ class Service:
         if settings.startup_taint:
             tasks |= reports.startup_taint(
                 settings.startup_taint,
-                self._front_end.registered,
+                self._front_end.allocatable,
                 self._front_end.not_ready,
                 lambda: self._scanner.unsettled or self._scanner.starting,
                 in_capacity=settings.mode == "device-plugin",

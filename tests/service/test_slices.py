@@ -67,7 +67,7 @@ async def test_slice_is_back_at_once_after_each_of_many_restarts_of_kubelet(
         for _ in range(10):
             await wait_for(node_api, lambda: node_api.api.get(SLICE), "a slice")
             node_api.remove(SLICE)
-            publisher.registered()
+            publisher.registered_again()
 
 
 async def test_tainted_device_that_the_server_refuses_is_left_out(

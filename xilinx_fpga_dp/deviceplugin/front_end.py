@@ -57,7 +57,7 @@ class PluginFrontEnd:
         )
         self._fleet = Fleet(self._directory, config, metrics)
 
-    def registered(self) -> Mapping[str, bool]:
+    def allocatable(self) -> Mapping[str, bool]:
         """Return whether each resource is registered and has a live stream."""
         return self._fleet.registered()
 
@@ -90,8 +90,8 @@ class PluginFrontEnd:
             tasks |= {"cdi-spec": self._cdi_spec.run, "cdi-file": self._cdi_spec.file.run}
         return tasks
 
-    def other_instances(self) -> bool:
-        """Whether another instance has an endpoint."""
+    def others_allocate(self) -> bool:
+        """Whether another instance may allocate the devices: it has an endpoint."""
         return bool(self._directory.others)
 
     def not_ready(self) -> str | None:

@@ -173,7 +173,7 @@ class DraFrontEnd:
         if self._fresh.scanned(began):
             self._changed()  # the snapshot may be as before
 
-    def registered(self) -> Mapping[str, bool]:
+    def allocatable(self) -> Mapping[str, bool]:
         """Whether the devices of each resource can be allocated: driver registered, slices as wanted."""
         offers = self._snapshots.value.offers
         ready = self.not_ready() is None
@@ -185,8 +185,8 @@ class DraFrontEnd:
         offers = self._snapshots.value.offers
         return dict.fromkeys(offers.by_resource if offers else (), problem) if problem else {}
 
-    def other_instances(self) -> bool:
-        """Ask podresources again and again: a device plugin may allocate a card at any time."""
+    def others_allocate(self) -> bool:
+        """Whether another process may allocate a card: a device plugin always may."""
         return True
 
     def standby(self) -> AsyncIterator[bool]:
@@ -361,7 +361,7 @@ class DraFrontEnd:
 
     async def _follow_registrations(self) -> None:
         async for _ in self.registrar.registered.changes(lambda count: count or None):
-            self.publisher.registered()
+            self.publisher.registered_again()
 
     async def _publish(self) -> None:
         """Publish while this instance is registered and the newest."""

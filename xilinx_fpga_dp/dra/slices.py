@@ -116,7 +116,7 @@ class SlicePublisher:
         """Compare soon: the wish may have changed, or the slices may be gone."""
         self._wake.set()
 
-    def registered(self) -> None:
+    def registered_again(self) -> None:
         """Compare soon: kubelet has just registered the driver, so it was kubelet that removed the slices."""
         self._restored.clear()
         self._peace.set()

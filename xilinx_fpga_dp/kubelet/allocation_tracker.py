@@ -17,7 +17,7 @@ from xilinx_fpga_dp.kubelet.podresources import PodResources
 from xilinx_fpga_dp.model import Held
 
 _INTERVAL = 3.0  # seconds between polls while a device is held elsewhere or kubelet has not answered
-_FAST_INTERVAL = 1.0  # the same after a new unit, and while another instance has an endpoint
+_FAST_INTERVAL = 1.0  # the same after a new unit, and while another process may allocate one
 _MAX_AGE = 0.5  # seconds for which an answer is new enough for display
 
 UnitKeys = frozenset[tuple[str, str]]
@@ -28,11 +28,11 @@ class AllocationTracker:
     """Asks podresources whenever a unit is new, and polls while it matters."""
 
     def __init__(
-        self, api: PodResources, wake: Callable[[], None], other_instances: Callable[[], bool]
+        self, api: PodResources, wake: Callable[[], None], others_allocate: Callable[[], bool]
     ) -> None:
         self._api = api
         self._wake = wake  # called when an answer has changed something
-        self._other_instances = other_instances  # returns whether another instance has an endpoint
+        self._others_allocate = others_allocate  # returns whether another process may allocate a unit
         self.held: Held = {}  # the newest answer
         self.confirmed: UnitKeys = frozenset()
         self.held_elsewhere = False  # a device is held under another name; set by the snapshot builder
@@ -98,7 +98,7 @@ class AllocationTracker:
                     continue
             self._wanted.clear()
             new, self._new = self._new, frozenset()
-            self._repeat = bool(new) or self._other_instances()
+            self._repeat = bool(new) or self._others_allocate()
             held = await self._api.held(insist=bool(new))
             self._answered = held is not None
             if self._answered:

@@ -67,6 +67,7 @@ class Allocated:
     name: str
     pod_claim_name: str | None
     results: tuple[Result, ...]
+    pods: tuple[str, ...] = ()  # the uids of those that it is reserved for
 
 
 def checked_uid(uid: str) -> str:
@@ -119,16 +120,19 @@ def allocated(claim: Mapping[str, Any], uid: str, *, driver: str, pool: str) -> 
             raise ClaimRefused(
                 f"the ResourceClaim {namespace}/{name} was replaced by another one of its name"
             )
-        allocation = (claim.get("status") or {}).get("allocation")
+        status = claim.get("status") or {}
+        allocation = status.get("allocation")
         if allocation is None:
             raise ClaimRefused(f"the ResourceClaim {namespace}/{name} is not allocated")
         results = (allocation.get("devices") or {}).get("results") or []
         own = [_result(each, pool) for each in results if each["driver"] == driver]
         annotation = (metadata.get("annotations") or {}).get(POD_CLAIM_NAME)
         annotation = checked_label(annotation, "claim in a pod") if annotation else None
+        consumers = status.get("reservedFor") or ()
+        pods = tuple(checked_uid(each["uid"]) for each in consumers if each["resource"] == "pods")
     except (KeyError, TypeError, AttributeError) as error:
         raise ClaimRefused(f"the ResourceClaim is not as the API describes it: {error!r}") from None
-    return Allocated(uid, namespace, name, annotation, tuple(own))
+    return Allocated(uid, namespace, name, annotation, tuple(own), pods)
 
 
 def _result(result: Mapping[str, Any], pool: str) -> Result:

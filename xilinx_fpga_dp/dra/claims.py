@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -102,6 +102,7 @@ class Node:
     effect: Effect
     refreshed: Callable[[Sequence[Device]], None]  # told of devices that were read again
     standby: Callable[[], bool]  # whether a newer instance lives, which may have other settings
+    running: Callable[[Collection[str]], Collection[str]]  # which of these pods have processes; blocks
 
 
 class Claims:
@@ -145,7 +146,7 @@ class Claims:
         """Remove everything of a claim, also of an unknown one.
 
         Raises:
-            ClaimRefused: a file can't be removed.
+            ClaimRefused: a pod that has it still runs, or a file can't be removed.
         """
         try:
             uid = checked_uid(reference.uid)
@@ -183,6 +184,7 @@ class Claims:
                 )
                 for result, device in zip(claim.results, devices, strict=True)
             ),
+            claim.pods,
         )
         ids, claims = await self._step(partial(self._write, entry, granted))
         self.prepared.set(claims)
@@ -300,10 +302,12 @@ class Claims:
         """Remove specs, metadata and entry of a claim, in this order; return the claims that are left."""
         with self._checkpoint.locked(cancelled):
             state = self._checkpoint.read()
+            claim = state.claims.get(uid)
+            if claim and self._node.running(claim.pods):
+                raise ClaimRefused(f"a pod that has the ResourceClaim {_shown(claim)} still runs")
             self._texts.pop(uid, None)
             for path in self._specs_of({uid}):
                 remove(path)
-            claim = state.claims.get(uid)
             if claim is None:
                 return state.claims
             others = {each.uid: each for each in state.claims.values() if each.uid != uid}

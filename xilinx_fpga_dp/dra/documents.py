@@ -59,6 +59,9 @@ class PreparedClaim:
     name: str
     pod_claim_name: str | None
     results: tuple[PreparedResult, ...]
+    pods: tuple[
+        str, ...
+    ] = ()  # the uids of those that it was reserved for; empty: an older version prepared it
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +287,7 @@ def as_entry(claim: PreparedClaim) -> dict[str, Any]:
             }
             for each in claim.results
         ],
+        **({"pods": list(claim.pods)} if claim.pods else {}),
     }
 
 
@@ -314,6 +318,7 @@ def of_entry(uid: str, entry: Mapping[str, Any]) -> PreparedClaim:
         checked_name(entry["name"]),
         checked_label(pod_claim_name, "claim in a pod") if pod_claim_name else None,
         results,
+        tuple(map(checked_uid, entry.get("pods") or ())),
     )
 
 

@@ -36,6 +36,7 @@ from xilinx_fpga_dp.hostfiles.host_paths import HostPaths
 from xilinx_fpga_dp.hostfiles.instance_lock import InstanceLock, driver_lock_folder
 from xilinx_fpga_dp.hostfiles.managed_file import ManagedFile
 from xilinx_fpga_dp.kubelet.allocation_tracker import AllocationTracker
+from xilinx_fpga_dp.kubelet.pod_cgroups import PodCgroups
 from xilinx_fpga_dp.model import Device, History, Offers, Reason, Shell
 from xilinx_fpga_dp.observe.events import Event, NodeEvent
 from xilinx_fpga_dp.resources.fresh_devices import FreshDevices
@@ -118,6 +119,7 @@ class DraFrontEnd:
             effect=self._evictions.effect,
             refreshed=self._refreshed,
             standby=lambda: self._standby.value,
+            running=PodCgroups(settings.sysfs_root).running,
         )
         self.claims = Claims(layout, node, self._fetch)
         self._health = HealthReport(settings.node_name)

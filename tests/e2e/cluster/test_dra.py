@@ -88,6 +88,8 @@ def test_claim_gives_a_card_and_the_file_with_its_attributes(cluster: Cluster) -
     [device] = newest["requests"][0]["devices"]
     assert device["name"] == name_of(card.address)
     assert device["attributes"]["devNode"] == {"string": node}
+    # As from the plugin.
+    assert f"{VARIABLE}={card.address}" in cluster.kubectl("exec", "one", "--", "env").splitlines()
 
 
 def test_go_decodes_the_file_with_the_attributes(cluster: Cluster) -> None:

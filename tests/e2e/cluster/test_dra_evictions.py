@@ -1,15 +1,18 @@
 """Pods of a card that stays broken, with DRA_EVICT_ON."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 
 import pytest
+
+from xilinx_fpga_dp.simulate.sysfs.sample_node import XrtCard
 
 from ..namespace import wait_for
 from ..report import Report
 from .cluster import Cluster
 from .deployed import nodes_in
-from .driver import devices, driver_installed, name_of, run
+from .driver import DRIVER, devices, driver_installed, name_of, run, taints
 from .user import User
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("evicting", "pods")]
@@ -22,24 +25,28 @@ def evicting(cluster: Cluster, user: User, image: None) -> Iterator[None]:
         yield
 
 
-def test_reason_that_lasts_evicts_a_pod_a_reset_does_not(cluster: Cluster, report: Report) -> None:
-    for name, board in (("broken", "u200"), ("resetting", "u200"), ("mended", "u250")):
+def run_each(cluster: Cluster, *names: str) -> dict[str, XrtCard]:
+    """Run a pod for each card; return the card of each pod."""
+    cards = {}
+    for name, board in zip(names, ("u200", "u200", "u250"), strict=True):
         run(cluster, name, board=board)
-    nodes = {name: nodes_in(cluster, name)[0] for name in ("broken", "resetting", "mended")}
-    cards = {
-        name: card
-        for name, node in nodes.items()
-        for card in cluster.sample.cards
-        if card.render_node == node
+        [node] = nodes_in(cluster, name)
+        [cards[name]] = [card for card in cluster.sample.cards if card.render_node == node]
+    return cards
+
+
+def effects_of(cluster: Cluster, cards: Mapping[str, XrtCard]) -> dict[str, list[str]]:
+    """Return the effects of the taints of each card by the name of its pod."""
+    published = devices(cluster)
+    return {
+        name: [taint["effect"] for taint in published[name_of(card.address)].get("taints", ())]
+        for name, card in cards.items()
     }
 
-    def effects() -> dict[str, list[str]]:
-        published = devices(cluster)
-        return {
-            name: [taint["effect"] for taint in published[name_of(card.address)].get("taints", ())]
-            for name, card in cards.items()
-        }
 
+def test_reason_that_lasts_evicts_a_pod_a_reset_does_not(cluster: Cluster, report: Report) -> None:
+    cards = run_each(cluster, "broken", "resetting", "mended")
+    effects = partial(effects_of, cluster, cards)
     once = ["NoSchedule"]
     try:
         cards["resetting"].reset_begin()
@@ -64,3 +71,19 @@ def test_reason_that_lasts_evicts_a_pod_a_reset_does_not(cluster: Cluster, repor
         cards["mended"].online()
         cards["resetting"].reset_end()
     wait_for(lambda: not any(effects().values()), "no taint", 60)
+
+
+def test_each_other_reason_evicts_too(cluster: Cluster) -> None:
+    cards = run_each(cluster, "firewall", "shutdown", "unresponsive")
+    try:
+        cards["firewall"].firewall_trip()
+        cards["shutdown"].shutdown()
+        cards["unresponsive"].hang("ready")
+        wait_for(lambda: set(taints(cluster)) == {f"{DRIVER}/{name}" for name in cards}, "the taints", 30)
+        wait_for(lambda: not any(map(cluster.pod, cards)), "the evictions", 120)
+        assert effects_of(cluster, cards) == {key: ["NoExecute"] for key in cards}
+    finally:
+        cards["firewall"].mend()
+        cards["shutdown"].online()
+        cards["unresponsive"].unhang("ready")
+    wait_for(lambda: taints(cluster) == [], "no taint", 60)

@@ -32,12 +32,13 @@ def test_claims_are_read_back_by_another_instance(tmp_path: Path) -> None:
     assert document["bootID"] == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def test_claim_of_a_version_that_kept_no_addresses_is_kept(tmp_path: Path) -> None:
+def test_claim_of_a_version_that_kept_no_addresses_and_pods_is_kept(tmp_path: Path) -> None:
     own = dataclasses.replace(CLAIM.results[0], addresses=("0000:65:00.1", "0000:66:00.1"))
-    new = dataclasses.replace(CLAIM, uid="3-4", results=(own,))
+    new = dataclasses.replace(CLAIM, uid="3-4", results=(own,), pods=("pod-1",))
     _write(tmp_path, **{CLAIM.uid: CLAIM, new.uid: new})
     entries = json.loads((tmp_path / "checkpoint.json").read_text())["claims"]
     assert ["addresses" in entries[each]["results"][0] for each in (CLAIM.uid, new.uid)] == [False, True]
+    assert ["pods" in entries[each] for each in (CLAIM.uid, new.uid)] == [False, True]
     assert _checkpoint(tmp_path).read().claims == {CLAIM.uid: CLAIM, new.uid: new}
     assert CLAIM.results[0].holds == ("0000:65:00.1",)
 

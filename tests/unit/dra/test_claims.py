@@ -24,6 +24,7 @@ NAME = "pci-0000-65-00-1"
 CLAIM = PreparedClaim("1-2", "ns", "mine", None, (PreparedResult("fpga", "n1", NAME, ADDRESS, "x.com/a"),))
 SECOND_RESULT = PreparedResult("fpga", "n1", "pci-0000-66-00-1", "0000:66:00.1", "x.com/a")
 REFERENCE = ClaimReference("ns", "mine", "1-2")
+RESERVED = [{"resource": "pods", "name": "one", "uid": "pod-1"}]
 OF_A_POD = (Holder("ns", "pod", "main", DRIVER, NAME),)
 
 
@@ -54,6 +55,7 @@ def _node(*devices: PoolDevice, **other: Any) -> Node:
         effect=lambda _device, _reason: "NoSchedule",
         refreshed=lambda _devices: None,
         standby=lambda: False,
+        running=lambda _pods: (),
     )
     return dataclasses.replace(node, **other)
 
@@ -115,6 +117,24 @@ async def test_step_that_is_not_answered_in_time_is_refused_with_a_sentence(
     monkeypatch.setattr(claims_module, "_LIMIT", 0.01)
     with pytest.raises(ClaimRefused, match=r"^no answer for 0\.01 s$"):
         await call(claims)
+
+
+async def test_claim_of_a_pod_that_still_runs_is_not_unprepared(tmp_path: Path) -> None:
+    """Kubelet forgets a pod that is deleted by force before its containers have ended."""
+    running = {"pod-1"}
+    claim = {**_allocated("1-2"), "status": {**_allocated("1-2")["status"], "reservedFor": RESERVED}}
+    node = _node(_u200(), running=running.intersection)
+    claims = Claims(_layout(tmp_path), node, _server(claim, _allocated("3-4", name="next")))
+    await claims.prepare(REFERENCE)
+    with pytest.raises(ClaimRefused, match=r"^a pod that has the ResourceClaim ns/mine still runs$"):
+        await claims.unprepare(REFERENCE)
+    with pytest.raises(ClaimRefused, match="still prepared for the ResourceClaim ns/mine"):
+        await claims.prepare(ClaimReference("ns", "next", "3-4"))
+    assert "1-2" in _spec(tmp_path, "1-2"), "its container may start again"
+    running.clear()
+    await claims.unprepare(REFERENCE)
+    await claims.prepare(ClaimReference("ns", "next", "3-4"))
+    assert claims.prepared.value.keys() == {"3-4"}
 
 
 async def test_device_that_is_read_again_heals_by_a_scan_only(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 A fault is older than this process if the device has had it since the first look: the instance before has
 published its taint. Of that slice the age is taken over, by the clock of the API server alone, so that
-neither a restart nor another instance begins the time anew. kubelet removes the slices of a driver that is
+neither a restart nor another instance restarts the time. kubelet removes the slices of a driver that is
 away for 30 s, so the device was unobserved for no longer. A device that this process has seen with another
 reason, or Healthy, has a new fault.
 """

@@ -74,7 +74,8 @@ class HttpServer:
                 server = await self._listen()
                 break
             except OSError as error:
-                message = error.strerror or str(error) or "no answer from the name server"
+                late = isinstance(error, TimeoutError)
+                message = "no answer from the name server" if late else error.strerror or str(error)
                 if message != last_error:
                     fields = {"address": self._address, "error": message}
                     log.warning(Event.HTTP_ADDRESS_UNAVAILABLE, extra=fields)

@@ -30,6 +30,7 @@ class PodCgroups:
         root = f"{sysfs_root}/fs/cgroup"
         # In version 1, the hierarchy that counts processes, also those of other pid namespaces.
         self._root = f"{root}/pids" if os.path.isdir(f"{root}/pids") else root
+        self._kubelet: list[str] = []  # its groups of all pods
 
     def running(self, uids: Collection[str]) -> set[str]:
         """Return those of these pods that have processes; without control groups none."""
@@ -43,7 +44,9 @@ class PodCgroups:
         return found
 
     def _pods(self) -> Iterator[str]:
-        for kubelet in _search(self._root, _DEPTH):
+        self._kubelet = [each for each in self._kubelet if os.path.isdir(each)]
+        self._kubelet = self._kubelet or list(_search(self._root, _DEPTH))
+        for kubelet in self._kubelet:
             for path in _directories(kubelet):
                 if path.removesuffix(".slice").endswith(_CLASSES):
                     yield from _directories(path)

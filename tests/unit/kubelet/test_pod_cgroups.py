@@ -1,5 +1,6 @@
 """The control groups of pods, by the names that kubelet gives them."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,14 @@ def test_pod_runs_while_its_group_has_processes(tmp_path: Path, group: str, vers
 
 def test_no_pod_runs_without_control_groups(tmp_path: Path) -> None:
     assert PodCgroups(str(tmp_path)).running({UID}) == set()
+
+
+def test_group_of_all_pods_is_found_where_it_is_now(tmp_path: Path) -> None:
+    pods = PodCgroups(str(tmp_path))
+    for root in ("kubepods", "node/kubepods"):
+        folder = tmp_path / "fs" / "cgroup" / root / f"pod{UID}"
+        folder.mkdir(parents=True)
+        (folder / "cgroup.events").write_text("populated 1\n")
+        assert pods.running({UID}) == {UID}
+        shutil.rmtree(folder.parent)
+        assert pods.running({UID}) == set()

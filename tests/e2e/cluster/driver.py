@@ -69,8 +69,8 @@ def restarts(cluster: Cluster, name: str) -> int:
 
 def runs_again(cluster: Cluster, name: str) -> bool:
     """Return whether the container of a pod has been started again and runs."""
-    [status] = cluster.pod(name)["status"]["containerStatuses"]
-    return status["restartCount"] > 0 and "running" in status["state"]
+    statuses = cluster.pod(name)["status"].get("containerStatuses", ())  # none just after a reboot
+    return any(each["restartCount"] > 0 and "running" in each["state"] for each in statuses)
 
 
 def slices(cluster: Cluster) -> list[Any]:

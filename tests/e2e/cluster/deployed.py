@@ -45,7 +45,7 @@ def wait_available(cluster: Cluster, name: str = NAME) -> None:
 
 def wait_withdrawn(cluster: Cluster) -> None:
     """Wait until the plugin's pods are gone and the status of the node has no card to allocate."""
-    wait_for(lambda: not plugins(cluster), "the plugin's pods gone", 60)
+    wait_for(lambda: not plugins(cluster), "the plugin's pods gone", 120)  # late after an outage
     cluster.wait_resource(U200, 0)
     cluster.wait_resource(U250, 0)
 

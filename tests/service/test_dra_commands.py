@@ -126,6 +126,20 @@ class TestExplain:
             assert message in refused["message"]
 
 
+def _put_slice(node_api: RunningApiServer, node: str, resource: str) -> None:
+    """Publish a slice of a node with a device of a resource."""
+    prefix, _, name = resource.partition("/")
+    attributes = {"resourcePrefix": {"string": prefix}, "resourceName": {"string": name}}
+    spec = {"driver": DRIVER, "nodeName": node, "devices": [{"name": "a", "attributes": attributes}]}
+    node_api.put(f"{SLICES}/{node}", {"metadata": {"name": node}, "spec": spec})
+
+
+def _extended_names(node_api: RunningApiServer) -> set[str | None]:
+    """Return the extended resource names of all classes."""
+    classes = node_api.do(lambda: node_api.api.all(CLASSES))
+    return {each["spec"].get("extendedResourceName") for each in classes}
+
+
 class TestClasses:
     def _run(self, settings: dict[str, str], *options: str) -> Any:
         return started("classes", *options, settings=settings)
@@ -160,17 +174,7 @@ class TestClasses:
     def test_follow_creates_the_class_of_each_new_resource(
         self, node_api: RunningApiServer, dra_settings: dict[str, str]
     ) -> None:
-        def put(node: str, resource: str) -> None:
-            prefix, _, name = resource.partition("/")
-            attributes = {"resourcePrefix": {"string": prefix}, "resourceName": {"string": name}}
-            spec = {"driver": DRIVER, "nodeName": node, "devices": [{"name": "a", "attributes": attributes}]}
-            node_api.put(f"{SLICES}/{node}", {"metadata": {"name": node}, "spec": spec})
-
-        def created() -> set[str | None]:
-            classes = node_api.do(lambda: node_api.api.all(CLASSES))
-            return {each["spec"].get("extendedResourceName") for each in classes}
-
-        put("n1", U200)
+        _put_slice(node_api, "n1", U200)
         trouble = node_api.trouble(matches=f"POST {CLASSES}", code=500, times=2)
         with subprocess.Popen(
             [*COMMAND, "classes", "--follow"],
@@ -178,31 +182,21 @@ class TestClasses:
             stdout=subprocess.PIPE,
             text=True,
         ) as process:
-            wait_for(lambda: created() == {None, U200}, "the first classes")
+            wait_for(lambda: _extended_names(node_api) == {None, U200}, "the first classes")
             assert trouble.times == 0
             node_api.do(node_api.api.cut_watches)
-            put("n2", U250)
-            wait_for(lambda: created() == {None, U200, U250}, "the new class")
+            _put_slice(node_api, "n2", U250)
+            wait_for(lambda: _extended_names(node_api) == {None, U200, U250}, "the new class")
             node_api.remove(f"{SLICES}/n2")
             process.terminate()
             said, _ = process.communicate(timeout=30)
         assert process.returncode == 0
         assert [line.rpartition(": ")[2] for line in said.splitlines()] == ["created"] * 3
-        assert created() == {None, U200, U250}
+        assert _extended_names(node_api) == {None, U200, U250}
 
     def test_class_that_is_refused_holds_up_no_other(
         self, node_api: RunningApiServer, dra_settings: dict[str, str]
     ) -> None:
-        def put(node: str, resource: str) -> None:
-            prefix, _, name = resource.partition("/")
-            attributes = {"resourcePrefix": {"string": prefix}, "resourceName": {"string": name}}
-            spec = {"driver": DRIVER, "nodeName": node, "devices": [{"name": "a", "attributes": attributes}]}
-            node_api.put(f"{SLICES}/{node}", {"metadata": {"name": node}, "spec": spec})
-
-        def created() -> set[str | None]:
-            classes = node_api.do(lambda: node_api.api.all(CLASSES))
-            return {each["spec"].get("extendedResourceName") for each in classes}
-
         def refused(item: dict[str, Any]) -> list[str]:
             return ["metadata.name"] if item["metadata"]["name"] == DRIVER else []
 
@@ -213,12 +207,12 @@ class TestClasses:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         ) as process:
-            put("n1", U200)
-            wait_for(lambda: created() == {U200}, "the class after the refused one")
-            put("n2", U250)
-            wait_for(lambda: created() == {U200, U250}, "the class of a later slice")
+            _put_slice(node_api, "n1", U200)
+            wait_for(lambda: _extended_names(node_api) == {U200}, "the class after the refused one")
+            _put_slice(node_api, "n2", U250)
+            wait_for(lambda: _extended_names(node_api) == {U200, U250}, "the class of a later slice")
             node_api.api.invalid = None
-            wait_for(lambda: created() == {None, U200, U250}, "the class that was refused")
+            wait_for(lambda: _extended_names(node_api) == {None, U200, U250}, "the class that was refused")
             process.terminate()
             process.communicate(timeout=30)
         assert process.returncode == 0

@@ -13,9 +13,7 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import Final
 
-_DEPTH: Final = (
-    3  # of kubelet's group: `cgroupRoot` is at most as deep as ``kubelet.slice/kubelet-kubepods.slice``
-)
+_DEPTH: Final = 3  # of kubelet's group, which may have a root of its own: ``kubelet/kubepods``
 _CLASSES: Final = ("burstable", "besteffort")  # of service; pods of the third have no group between
 
 

@@ -493,13 +493,15 @@ class Cluster(Host):
         return next(said, None)
 
     def described(self) -> str:
-        """Return what shows why something failed: the node, pods, events and the logs of kube-system."""
+        """Return what shows why something failed: pods, the logs of those from charts, the node, events."""
+        logs = "logs -l app.kubernetes.io/name --all-containers --tail=40 --prefix --namespace"
         said = []
         for command in (
-            "describe node",
             "get pods -A -o wide",
+            f"{logs} kube-system",
+            f"{logs} node-feature-discovery",
+            "describe node",
             "get events -A --sort-by=.lastTimestamp",
-            "logs -n kube-system -l app.kubernetes.io/name --tail=40 --prefix",
         ):
             try:
                 said.append(self.kubectl(*command.split()))

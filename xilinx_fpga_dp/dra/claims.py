@@ -102,6 +102,7 @@ class Node:
     effect: Effect
     refreshed: Callable[[Sequence[Device]], None]  # told of devices that were read again
     standby: Callable[[], bool]  # whether a newer instance lives, which may have other settings
+    shared: bool  # whether several claims may have a device, by the settings
     running: Callable[[Collection[str]], Collection[str]]  # which of these pods have processes; blocks
 
 
@@ -290,7 +291,7 @@ class Claims:
         with self._checkpoint.locked(cancelled):
             state = self._checkpoint.read()
             entry = _with_own(entry, state.claims.get(entry.uid))
-            _refuse_prepared(entry, state.claims)
+            _refuse_prepared(entry, state.claims, shared=self._node.shared or entry.uid in state.claims)
             documents = self._layout.documents(entry, granted)
             claims = self._checkpoint.write(state, {**state.claims, entry.uid: entry}).claims
             self._texts[entry.uid] = {**documents.metadata, **documents.specs}
@@ -457,8 +458,11 @@ def _with_own(entry: PreparedClaim, before: PreparedClaim | None) -> PreparedCla
     return replace(entry, results=tuple(results))
 
 
-def _refuse_prepared(entry: PreparedClaim, claims: Mapping[str, PreparedClaim]) -> None:
-    """Refuse a claim of which a device is prepared for another one, unless both have a share of it."""
+def _refuse_prepared(entry: PreparedClaim, claims: Mapping[str, PreparedClaim], *, shared: bool) -> None:
+    """Refuse a claim of which a device is prepared for another one, unless both have a share of it.
+
+    If it is not shared, a share is no longer a reason: it was allocated before the settings changed.
+    """
     wanted = {
         address: result for result in entry.results if not result.admin_access for address in result.holds
     }
@@ -467,7 +471,7 @@ def _refuse_prepared(entry: PreparedClaim, claims: Mapping[str, PreparedClaim]) 
             if other.uid == entry.uid or each.admin_access:
                 continue
             for address in wanted.keys() & set(each.holds):
-                if not (wanted[address].share_id and each.share_id):
+                if not (shared and wanted[address].share_id and each.share_id):
                     raise ClaimRefused(
                         f"device {wanted[address].address} is still prepared for the ResourceClaim "
                         f"{_shown(other)} ({other.uid}), which kubelet has not unprepared yet"

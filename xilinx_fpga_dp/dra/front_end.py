@@ -119,6 +119,7 @@ class DraFrontEnd:
             effect=self._evictions.effect,
             refreshed=self._refreshed,
             standby=lambda: self._standby.value,
+            shared=settings.shared_replicas > 1,
             running=PodCgroups(settings.sysfs_root).running,
         )
         self.claims = Claims(layout, node, self._fetch)
@@ -310,12 +311,12 @@ class DraFrontEnd:
         self.problems.set(others | ({reason: note} if note else {}))
 
     async def _follow_sharing(self) -> None:
-        """Publish again where a claim of a start with another SHARED_REPLICAS is gone."""
+        """Publish again where a share of a start with another SHARED_REPLICAS is gone: each was a slot."""
         shared = self._settings.shared_replicas > 1
 
-        def older(claims: Mapping[str, PreparedClaim]) -> frozenset[str]:
+        def older(claims: Mapping[str, PreparedClaim]) -> frozenset[tuple[str, str, str | None]]:
             return frozenset(
-                each.address
+                (claim.uid, each.address, each.share_id)
                 for claim in claims.values()
                 for each in claim.results
                 if bool(each.share_id) != shared

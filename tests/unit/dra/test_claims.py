@@ -55,6 +55,7 @@ def _node(*devices: PoolDevice, **other: Any) -> Node:
         effect=lambda _device, _reason: "NoSchedule",
         refreshed=lambda _devices: None,
         standby=lambda: False,
+        shared=False,
         running=lambda _pods: (),
     )
     return dataclasses.replace(node, **other)
@@ -135,6 +136,24 @@ async def test_claim_of_a_pod_that_still_runs_is_not_unprepared(tmp_path: Path) 
     await claims.unprepare(REFERENCE)
     await claims.prepare(ClaimReference("ns", "next", "3-4"))
     assert claims.prepared.value.keys() == {"3-4"}
+
+
+async def test_device_that_is_no_longer_shared_is_given_to_no_further_claim(tmp_path: Path) -> None:
+    """Its slice may still show a slot that has just become free."""
+    found = [_allocated(uid, name=uid, shareID=f"share-{uid}") for uid in ("1", "2", "3")]
+    one, two, three = (ClaimReference("ns", uid, uid) for uid in ("1", "2", "3"))
+    shared = Claims(_layout(tmp_path), _node(_u200(), shared=True), _server(*found))
+    for each in (one, two):
+        await shared.prepare(each)
+    claims = Claims(_layout(tmp_path), _node(_u200()), _server(*found))
+    for each in (one, two):
+        await claims.prepare(each)  # as after a restart of kubelet
+    await claims.unprepare(one)
+    with pytest.raises(ClaimRefused, match=r"still prepared for the ResourceClaim ns/2 \(2\)"):
+        await claims.prepare(three)
+    await claims.unprepare(two)
+    await claims.prepare(three)
+    assert claims.prepared.value.keys() == {"3"}
 
 
 async def test_device_that_is_read_again_heals_by_a_scan_only(tmp_path: Path) -> None:

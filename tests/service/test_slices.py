@@ -49,6 +49,15 @@ async def wait_for(node_api: RunningApiServer, condition: Callable[[], object], 
     await asyncio.to_thread(node_api.wait_for, condition, what)
 
 
+def _offline(name: str) -> Json:
+    return {"name": name, "taints": [{"key": f"{DRIVER}/offline", "effect": "NoSchedule"}]}
+
+
+def _published(node_api: RunningApiServer) -> list[Json]:
+    devices: list[Json] = (node_api.api.get(SLICE) or {"spec": {"devices": []}})["spec"]["devices"]
+    return devices
+
+
 async def test_slice_that_is_removed_soon_after_a_write_is_back_at_once(
     node_api: RunningApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -74,7 +83,7 @@ async def test_tainted_device_that_the_server_refuses_is_left_out(
     node_api: RunningApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slices, "_BETWEEN_WRITES", 0.01)
-    bad = {"name": "a", "attributes": {}, "taints": [{"key": f"{DRIVER}/offline", "effect": "NoSchedule"}]}
+    bad = {**_offline("a"), "attributes": {}}
     wish: list[Json] = [bad, {"name": "b"}]
     node_api.api.invalid = lambda item: [
         f"spec.devices[{number}].attributes"
@@ -82,19 +91,63 @@ async def test_tainted_device_that_the_server_refuses_is_left_out(
         if each.get("attributes", {}).get("refused")
     ]
 
-    def published() -> list[Json]:
-        devices: list[Json] = (node_api.api.get(SLICE) or {"spec": {"devices": []}})["spec"]["devices"]
-        return devices
-
     async with publishing(node_api, lambda: wish) as publisher:
-        await wait_for(node_api, lambda: len(published()) == 2, "both devices")
+        await wait_for(node_api, lambda: len(_published(node_api)) == 2, "both devices")
         stored = node_api.api.get(SLICE)
         assert stored
         stored["spec"]["devices"][0]["taints"][0]["timeAdded"] = "2026-01-01T00:00:00Z"  # by the server
         node_api.put(SLICE, stored)
         wish[0] = bad | {"attributes": {"refused": {"bool": True}}}
         publisher.wake()
-        await wait_for(node_api, lambda: [each["name"] for each in published()] == ["b"], "the other device")
+        await wait_for(
+            node_api, lambda: [each["name"] for each in _published(node_api)] == ["b"], "the other device"
+        )
+
+
+async def test_fault_that_was_refused_once_is_written_when_it_comes_again(node_api: RunningApiServer) -> None:
+    """As a policy of admission refuses it, which is mended before the same fault comes again."""
+    wish: list[Json] = [{"name": "a"}]
+    async with publishing(node_api, lambda: wish) as publisher:
+        await wait_for(node_api, lambda: _published(node_api), "the device")
+        trouble = node_api.trouble(matches="PUT ", code=422, message="denied")
+        for standing in (False, True):
+            wish[:] = [{"name": "a"}] if standing else [_offline("a")]
+            publisher.wake()
+            async with asyncio.timeout(50):
+                await publisher.standing.until(lambda now, standing=standing: now.as_wanted is standing)  # type: ignore[misc]
+        trouble.times = 0
+        wish[:] = [_offline("a")]
+        publisher.wake()
+        await wait_for(node_api, lambda: "taints" in _published(node_api)[0], "the taint")
+
+
+async def test_refused_slice_is_tried_again_at_each_look(
+    node_api: RunningApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slices, "_LOOK_EVERY", 0.05)
+    monkeypatch.setattr(slices, "_BETWEEN_WRITES", 0.01)
+    trouble = node_api.trouble(matches="POST .*/resourceslices$", code=422, message="denied")
+    async with publishing(node_api, lambda: [{"name": "a"}]) as publisher:
+        async with asyncio.timeout(50):
+            await publisher.standing.until(lambda now: "denied" in (now.problem or ""))
+        trouble.times = 0
+        await wait_for(node_api, lambda: _published(node_api), "the device")
+
+
+@pytest.mark.parametrize("field", ["spec.devices[0].attributes", "spec.pool"])
+async def test_server_that_is_back_is_sent_again_what_it_refused(
+    node_api: RunningApiServer, field: str
+) -> None:
+    """It may be a newer one."""
+    wish = [{"name": "a"}, {"name": "b"}]
+    node_api.api.invalid = lambda item: [field] if item["spec"].get("devices") == wish else []
+    async with publishing(node_api, lambda: wish) as publisher:
+        async with asyncio.timeout(50):
+            await publisher.refusal.until(bool)
+        await wait_for(node_api, lambda: node_api.api.watches, "a watch")
+        node_api.api.invalid = None
+        node_api.do(node_api.api.cut_watches)
+        await wait_for(node_api, lambda: len(_published(node_api)) == 2, "both devices")
 
 
 async def test_write_that_conflicts_for_ever_is_a_failure(

@@ -5,7 +5,8 @@ when the watch tells of a change by others, when kubelet registers the driver ag
 removes the slices of all drivers), and once a minute. Nothing but wake-ups comes of the watch. Before the
 first write to a server, and when its version changes, a dry run finds out which fields it would drop: a
 server without taints would store an Unhealthy device as a good one. A device that the server refuses as
-invalid is left out as long as it is the same, so that the others are published.
+invalid is left out as long as it is the same, so that the others are published. Where the server names no
+device, as a policy of admission does, all is sent again at each look. A server that is back is sent both.
 """
 
 import asyncio
@@ -139,10 +140,12 @@ class SlicePublisher:
     async def _wait(self, delay: float | None) -> None:
         """Wait for a wake-up; after a failure so many seconds, less only if the server is back."""
         event = self._wake if delay is None else self._back
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(_LOOK_EVERY if delay is None else delay):
                 await event.wait()
                 await asyncio.sleep(_SOON)
+        except TimeoutError:
+            self._refused = None  # a policy that denied it may be mended
 
     async def _step(self) -> float | None:
         """Compare and write. Return the seconds to wait after a failure; None if all is as wanted."""
@@ -197,7 +200,6 @@ class SlicePublisher:
         if dropped:
             self._drops(stored, dropped)
             raise Conflict("write of slices", 409, f"the server has dropped {', '.join(sorted(dropped))}")
-        self._wish, self._refused = wish, None
         log.info(Event.SLICE_WRITTEN, extra={"devices": len(wish), "slices": len(answers)})
         current = replace(self.standing.value, written=self.standing.value.written + 1)
         self.standing.set(current)
@@ -285,12 +287,15 @@ class SlicePublisher:
 
     async def _watch(self) -> None:
         """Wake the loop for each change of others, and when the server is back."""
+        lost = False
         async with aclosing(self._api.watch(_SLICES, fields=self._fields)) as changes:
             async for change in changes:
                 if change.kind is Kind.LISTED:
                     self._server = ""  # it may be another one
+                    if lost:
+                        self._refused, self._bad = None, {}
                     self._back.set()
-                elif change.kind is Kind.LOST or (
+                elif (lost := change.kind is Kind.LOST) or (
                     change.objects[0]["metadata"]["resourceVersion"] in self._own
                     and change.kind != Kind.DELETED
                 ):
@@ -302,7 +307,7 @@ class SlicePublisher:
         return f"spec.driver={self._driver},spec.nodeName={self._node}"
 
     def _stands(self, stored: Stored, wish: Sequence[Json], found: Sequence[Json]) -> None:
-        self._wish = wish
+        self._wish, self._refused = wish, None
         self.refusal.set("; ".join(words for _, words in self._bad.values()) or None)
         self._seen = asyncio.get_running_loop().time()
         generation = found[0]["spec"]["pool"].get("generation") if found else None

@@ -350,11 +350,36 @@ def test_constraints_of_openshift_allow_the_pod_and_no_more(tmp_path: Path) -> N
     )
 
 
-def test_existing_account_is_bound_to_the_constraints(tmp_path: Path) -> None:
-    text = render(tmp_path, {**ON_OPENSHIFT, "serviceAccountName": "own"})
+@pytest.mark.parametrize(
+    "account", [{"serviceAccount": {"create": False, "name": "own"}}, {"serviceAccountName": "own"}]
+)
+def test_existing_account_is_bound_to_constraints_and_rights(account: dict[str, Any], tmp_path: Path) -> None:
+    text = render(tmp_path, {**ON_OPENSHIFT, **account, "events": True})
+    [subject] = only("RoleBinding", text)["subjects"]
+    assert subject["name"] == "own"
     assert not [each for each in documents(text) if each["kind"] == "ServiceAccount"]
     assert only("SecurityContextConstraints", text)["users"] == ["system:serviceaccount:fpga:own"]
     assert only("DaemonSet", text)["spec"]["template"]["spec"]["serviceAccountName"] == "own"
+
+
+@pytest.mark.parametrize("values", [{}, {"mode": "dra"}])
+def test_account_is_made_by_the_given_name(values: dict[str, Any], tmp_path: Path) -> None:
+    text = render(tmp_path, {**values, "serviceAccount": {"name": "own"}})
+    valid(text, KUBERNETES[:1])
+    assert only("ServiceAccount", text)["metadata"]["name"] == "own"
+    assert only("DaemonSet", text)["spec"]["template"]["spec"]["serviceAccountName"] == "own"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"mode": "dra", "serviceAccount": {"create": False}}, r"needs serviceAccount\.name"),
+        ({"serviceAccountName": "a", "serviceAccount": {"name": "b"}}, "not both"),
+    ],
+)
+def test_account_that_is_not_told_is_refused(values: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=message):
+        render(tmp_path, values)
 
 
 @pytest.mark.parametrize(
@@ -405,9 +430,19 @@ def test_each_report_has_its_right_its_policy_and_a_token(
     } in container(daemonset)["env"]
 
 
-def test_policies_can_be_left_out(tmp_path: Path) -> None:
-    kinds = {each["kind"] for each in valid(render(tmp_path, {"events": True, "admissionPolicy": False}))}
-    assert kinds == {"DaemonSet", "ServiceAccount", "Role", "RoleBinding"}
+@pytest.mark.parametrize(
+    ("values", "policies"),
+    [
+        ({}, {"events", "slices"}),
+        ({"admissionPolicy": False}, set()),
+        ({"dra": {"admissionPolicy": False}}, {"events"}),
+    ],
+)
+def test_policies_can_be_left_out(values: dict[str, Any], policies: set[str], tmp_path: Path) -> None:
+    found = valid(render(tmp_path, {"mode": "dra", "events": True, **values}), KUBERNETES[:1])
+    for kind in ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"):
+        names = {each["metadata"]["name"] for each in found if each["kind"] == kind}
+        assert names == {f"xilinx-fpga-dp-{policy}" for policy in policies}
 
 
 def _named(name: str, text: str) -> dict[str, Any]:

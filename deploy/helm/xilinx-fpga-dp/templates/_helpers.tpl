@@ -40,14 +40,31 @@
 {{- include "fpga.callsApi" (list . (include "fpga.modes" . | fromJsonArray | last)) -}}
 {{- end }}
 
+{{/* Not empty if the pod needs an account that is bound to something. */}}
+{{- define "fpga.needsServiceAccount" -}}
+{{- if or .Values.openshift.enabled (include "fpga.anyCallsApi" .) }}true{{ end -}}
+{{- end }}
+
 {{/* Not empty if the chart makes a service account. */}}
 {{- define "fpga.makesServiceAccount" -}}
-{{- if and (not .Values.serviceAccountName) (or .Values.openshift.enabled (include "fpga.anyCallsApi" .)) }}true{{ end -}}
+{{- $account := .Values.serviceAccount -}}
+{{- if and $account.create (not .Values.serviceAccountName) (or $account.name (include "fpga.needsServiceAccount" .)) }}true{{ end -}}
 {{- end }}
 
 {{/* Empty: the namespace's default account. */}}
 {{- define "fpga.serviceAccountName" -}}
-{{ default (ternary (include "fpga.fullname" .) "" (include "fpga.makesServiceAccount" . | eq "true")) .Values.serviceAccountName }}
+{{- $account := .Values.serviceAccount -}}
+{{- if and $account.name .Values.serviceAccountName -}}
+{{- fail "set serviceAccount.name or serviceAccountName, not both" -}}
+{{- end -}}
+{{- $name := default .Values.serviceAccountName $account.name -}}
+{{- if and (not $name) (include "fpga.needsServiceAccount" .) -}}
+{{- if not $account.create -}}
+{{- fail "serviceAccount.create: false needs serviceAccount.name: the pod's rights are bound to an account of its own" -}}
+{{- end -}}
+{{- $name = include "fpga.fullname" . -}}
+{{- end -}}
+{{- $name -}}
 {{- end }}
 
 {{/* The account as the API server names it. */}}

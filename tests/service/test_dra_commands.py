@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.support.api_server import RunningApiServer
-from tests.support.dra_kubelet import DRIVER, SLICES, DraKubelet
-from tests.support.dra_stage import data, published, registry, store_claim
+from tests.support.dra_kubelet import DRIVER, NODE, SLICES, DraKubelet
+from tests.support.dra_stage import SLICE, data, published, registry, store_claim
 from tests.support.probed import Probed
 from tests.support.process import COMMAND, Service, clean_environment, cli, started
 from tests.support.resource_names import U200, U250
@@ -18,7 +18,7 @@ from tests.support.waiting import wait_for
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
-A, B = "pci-0000-11-00-1", "pci-0000-21-00-1"
+A, B, C = "pci-0000-11-00-1", "pci-0000-21-00-1", "pci-0000-31-00-1"
 CLASSES = "/apis/resource.k8s.io/v1/deviceclasses"
 
 
@@ -252,22 +252,55 @@ class TestDiagnose:
         assert service == "ok    service: it runs on this node"
 
     def test_other_slices_are_named(
+        self, node_api: RunningApiServer, dra: DraKubelet, dra_driver: Service, dra_settings: dict[str, str]
+    ) -> None:
+        wait_for(lambda: published(node_api), "a slice")
+        dra_driver.process.kill()
+        dra_driver.process.wait(10)
+        found = node_api.do(lambda: node_api.api.get(SLICE))
+        assert found is not None
+        devices = {each["name"]: each for each in found["spec"]["devices"]}
+        devices[A]["attributes"]["board"] = {"string": "u50"}
+        devices[B]["taints"] = [{"key": f"{DRIVER}/offline", "effect": "NoSchedule"}]
+        devices[C]["name"] = "pci-0000-99-00-1"
+        found["metadata"]["ownerReferences"][0]["uid"] = "another"
+        node_api.put(SLICE, found)
+        lines = "\n".join(self._lines(dra_settings, "ResourceSlices"))
+        assert lines.count("warn") == 5
+        assert f'attributes.board of {A} is {{"string": "u50"}}, and this scan finds {{"string": ' in lines
+        assert f'taints of {B} is ["{DRIVER}/offline"], and this scan finds none' in lines
+        assert f"{C} is not published" in lines
+        assert "pci-0000-99-00-1 is published and is not on this node" in lines
+        owner = f"belongs to Node {NODE} another, and has to belong to Node {NODE} node-uid"
+        assert owner in lines
+
+    def test_node_that_is_none_is_said(
         self, cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str]
     ) -> None:
-        devices = [
-            {"name": A, "taints": [{"key": f"{DRIVER}/offline", "effect": "NoSchedule"}]},
-            {"name": "pci-0000-99-00-1"},
-            {"name": "pci-0000-31-00-1"},
+        [line] = self._lines(dra_settings | {"NODE_NAME": "n2"}, "ResourceSlices")
+        assert line.startswith("fail  ResourceSlices: they can't be compared")
+        assert "NODE_NAME" in line
+
+    def test_user_of_a_kubeconfig_needs_the_right_to_read_nodes(
+        self, cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str]
+    ) -> None:
+        node_api.api.denied = {("get", "nodes")}
+        text = started("diagnose", settings=dra_settings).stdout
+        assert "fail  API server: MODE=dra needs to get nodes" in text
+        assert 'apiGroups: [""], resources: [nodes], verbs: [get]' in text
+
+    def test_directory_of_the_checkpoint_must_be_writable(
+        self, cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str]
+    ) -> None:
+        assert self._lines(dra_settings, "PLUGINS_DIR") == [
+            f"ok    PLUGINS_DIR: {data(cards)} can be written"
         ]
-        owner = {"kind": "Node", "name": "n1", "uid": "u"}
-        spec = {"driver": DRIVER, "nodeName": "n1", "pool": {"name": "n1"}, "devices": devices}
-        metadata = {"name": "one", "ownerReferences": [owner]}
-        node_api.put(f"{SLICES}/one", {"metadata": metadata, "spec": spec})
-        found = "\n".join(self._lines(dra_settings, "ResourceSlices"))
-        assert found.count("warn") == 3
-        assert f"{A} has the taint {DRIVER}/offline, and this scan gives it no taint" in found
-        assert f"{B} is not published" in found
-        assert "pci-0000-99-00-1 is published and is not on this node" in found
+        data(cards).parent.mkdir(parents=True, exist_ok=True)
+        data(cards).write_text("")
+        [line] = self._lines(dra_settings, "PLUGINS_DIR")
+        assert line.startswith(
+            f"fail  PLUGINS_DIR: Not a directory: {data(cards)}; mount it at the same path"
+        )
 
     def test_device_plugin_beside_the_driver_is_named(
         self, cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str]

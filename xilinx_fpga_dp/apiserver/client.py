@@ -174,6 +174,14 @@ class ApiServer:
         except (IndexError, KeyError, TypeError, ValueError):
             return None
 
+    async def node_uid(self, node: str) -> str:
+        """Return the uid of a Node, from the token; else from the Node, with the right to get it.
+
+        Not kept: a Node that is created again under its name has another uid.
+        """
+        bound = await self.bound_node_uid(node)
+        return bound or str((await self.get(path("api/v1", "nodes", node)))["metadata"]["uid"])
+
     async def get(self, path: str, **query: str) -> Json:
         """Return an object."""
         return _object("GET", path, await self.call("GET", path, query=query))

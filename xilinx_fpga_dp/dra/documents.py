@@ -64,6 +64,15 @@ class PreparedClaim:
     ] = ()  # the uids of those that it was reserved for; empty: an older version prepared it
 
 
+def shares_of(claims: Iterable[PreparedClaim]) -> Mapping[str, list[str | None]]:
+    """Return the shares that the claims have of each device, by address; None stands for the whole device."""
+    shares: dict[str, list[str | None]] = {}
+    for each in (result for claim in claims for result in claim.results if not result.admin_access):
+        for address in each.holds:
+            shares.setdefault(address, []).append(each.share_id)
+    return shares
+
+
 @dataclass(frozen=True, slots=True)
 class Granted:
     """A device as a container gets it now."""

@@ -24,7 +24,7 @@ from xilinx_fpga_dp.discovery.scanner import Scanner
 from xilinx_fpga_dp.dra.allocation import ClaimRefused
 from xilinx_fpga_dp.dra.claims import Claims, Node
 from xilinx_fpga_dp.dra.devices import PoolDevice, Stored, as_claimed, pool_devices, published
-from xilinx_fpga_dp.dra.documents import Layout, PreparedClaim
+from xilinx_fpga_dp.dra.documents import Layout, PreparedClaim, shares_of
 from xilinx_fpga_dp.dra.driver import SERVICES, DriverMetrics, DriverService
 from xilinx_fpga_dp.dra.evictions import NO_SCHEDULE, Evictions
 from xilinx_fpga_dp.dra.health import HealthReport, health_of
@@ -134,7 +134,7 @@ class DraFrontEnd:
             api,
             driver,
             settings.node_name,
-            self._uid_of_node,
+            partial(api.node_uid, settings.node_name),
             describe=self._describe,
             take_over=self._take_over,
             example=example(driver),
@@ -233,11 +233,7 @@ class DraFrontEnd:
 
     def _as_now(self, devices: Iterable[PoolDevice]) -> Iterator[PoolDevice]:
         """Yield devices of a scan with what has been read and claimed since."""
-        shares: dict[str, list[str | None]] = {}
-        for claim in self.claims.prepared.value.values():
-            for each in claim.results:
-                for address in () if each.admin_access else each.holds:
-                    shares.setdefault(address, []).append(each.share_id)
+        shares = shares_of(self.claims.prepared.value.values())
         for device in devices:
             now = replace(device, devices=tuple(map(self._fresh.newest, device.devices)))
             yield as_claimed(now, shares.get(device.address, ()))
@@ -426,16 +422,6 @@ class DraFrontEnd:
             raise ClaimRefused(f"the driver lacks the right to get resourceclaims: {error}") from None
         except ApiServerError as error:
             raise ClaimRefused(f"API server: {error}") from None
-
-    async def _uid_of_node(self) -> str:
-        """Return the uid of the Node object, from the token of the pod; else the API server is asked.
-
-        Each time: a Node that is made again under its name has another one.
-        """
-        if bound := await self._api.bound_node_uid(self._settings.node_name):
-            return bound
-        node = await self._api.get(path("api/v1", "nodes", self._settings.node_name))
-        return str(node["metadata"]["uid"])
 
 
 def example(driver: str) -> Json:

@@ -143,6 +143,12 @@ class TestChecks:
         assert line.level is Level.WARN
         assert "set CDI_DIR to one of them (/etc/cdi, /var/run/cdi)" in line.message
 
+    @pytest.mark.parametrize(("registry", "keeps"), [(None, True), ("/r", False)])
+    def test_other_strategy_is_no_remedy_with_dra(self, registry: str | None, keeps: bool) -> None:
+        findings = replace(self.healthy, registry=registry, containerd=Containerd("/c", False, None))
+        [line] = checks.containerd(findings)
+        assert line.message.endswith("keep DEVICE_STRATEGY=device-specs") == keeps
+
     @pytest.mark.parametrize(
         ("instances", "answers", "level", "said"),
         [

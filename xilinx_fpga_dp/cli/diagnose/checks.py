@@ -155,7 +155,9 @@ _KUBELET_REMEDIES: Mapping[int | None, str] = {
     errno.EACCES: "run as root",
     errno.ETIMEDOUT: "kubelet hangs: restart it (systemctl restart kubelet)",
 }
-_MOUNT_WRITABLE = "mount it writable, with room, and run as root"
+_WRITABLE = "writable, with room, and run as root"
+_MOUNT_WRITABLE = f"mount it {_WRITABLE}"
+_SAME_PATH = "mount it at the same path as kubelet has it"  # it connects to the path that it is told
 _SET_SOCKET_DIR = "set SOCKET_DIR to kubelet's device-plugins directory"
 # container-selinux, container.te: the type of device plugins, and the unconfined type
 _PLUGIN_TYPE = "container_device_plugin_t"
@@ -349,7 +351,7 @@ def socket_directory(findings: Findings) -> Lines:
     """Check that sockets can be created in kubelet's directory for plugins."""
     problem = findings.socket_dir_problem
     if findings.registry:
-        remedy = "mount it at the same path as kubelet has it, and set PLUGINS_REGISTRY_DIR to that"
+        remedy = f"{_SAME_PATH}, and set PLUGINS_REGISTRY_DIR to that"
         yield _directory("registration directory", findings.registry, problem, remedy)
         return
     remedy = _where_kubelet_is(findings) if isinstance(problem, _MISSING) else _MOUNT_WRITABLE
@@ -462,7 +464,8 @@ def _said(unit: tuple[str, str | None] | None) -> str:
 def files(findings: Findings) -> Lines:
     """Check that output directories can be written and that extra mounts exist."""
     for setting, (path, problem) in findings.outputs.items():
-        yield _directory(setting, path, problem)
+        remedy = f"{_SAME_PATH}, {_WRITABLE}" if setting == "PLUGINS_DIR" else _MOUNT_WRITABLE
+        yield _directory(setting, path, problem, remedy)
     for path, problem in findings.mounts.items():
         if problem is not None:
             remedy = "install it on the host, or take it off the list"
@@ -476,7 +479,9 @@ def containerd(findings: Findings) -> Lines:
         return
     directory, _ = findings.outputs.get("CDI_DIR", (None, None))
     spec_dirs = found.spec_dirs or DEFAULT_SPEC_DIRS
-    remedy = "set it to true and restart containerd, or keep DEVICE_STRATEGY=device-specs"
+    remedy = "set it to true and restart containerd"
+    if not findings.registry:  # a DRA driver has nothing else
+        remedy += ", or keep DEVICE_STRATEGY=device-specs"
     if found.cdi is None:
         problem = f"{found.path} does not set enable_cdi, and containerd 1.7 then ignores CDI names"
         yield _warn("containerd", f"{problem} (2.0 does not); {remedy}")
@@ -549,8 +554,14 @@ def api_server(findings: Findings) -> Lines:
 
 def resource_slices(findings: Findings) -> Lines:
     """Check that the devices are published as this scan finds them, and which fields the server drops."""
-    if (found := findings.slices) is None or found.problem:
-        return  # the check of the API server says why
+    found, access = findings.slices, findings.rights
+    if found is None:
+        return
+    if found.problem:
+        if access and not access.problem and not access.missing:  # else its lines say why
+            remedy = "is NODE_NAME the name of this node?"
+            yield _fail("ResourceSlices", f"they can't be compared: {found.problem}; {remedy}")
+        return
     for sentence in found.differences:
         remedy = "right for a second after a change; if it stays so, the service's line or log says why"
         yield _warn("ResourceSlices", f"{sentence}; {remedy}")

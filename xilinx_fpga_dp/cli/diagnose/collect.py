@@ -58,7 +58,10 @@ async def collect(settings: Settings) -> Findings:
     writes_cdi = registry or settings.device_strategy != "device-specs"
     plugin_locks = lock_folder(settings.plugins_dir)
     driver_locks = driver_lock_folder(settings.plugins_dir, settings.dra_driver_name)
-    outputs = {"CDI_DIR": settings.cdi_dir} if writes_cdi else {}
+    data_dir = f"{settings.plugins_dir}/{settings.dra_driver_name}"
+    outputs = {"PLUGINS_DIR": data_dir} if registry else {}
+    if writes_cdi:
+        outputs["CDI_DIR"] = settings.cdi_dir
     if settings.nfd_features_dir:
         outputs["NFD_FEATURES_DIR"] = settings.nfd_features_dir
     required = {
@@ -83,7 +86,6 @@ async def collect(settings: Settings) -> Findings:
         "by_path": _blocking(_nodes_by_path, settings.dev_root),
         "rights": rights.ask(settings),
     }
-    data_dir = f"{settings.plugins_dir}/{settings.dra_driver_name}"
     optional["left_claims"] = _blocking(_left_claims, data_dir, driver_locks)
     if registry:
         optional["plugins"] = _blocking(count_instances, plugin_locks)
@@ -98,15 +100,16 @@ async def collect(settings: Settings) -> Findings:
     devices = offers.devices
     nodes = {node for device in devices for node in nodes_of(device, expose_mgmt=settings.expose_mgmt)}
     names = {*_DRIVERS, *(device.driver for device in devices if device.driver)}
+    drivers = await _result_of(_blocking(_driver_versions, sysfs, names))
     return Findings(
         **{name: each for name, each in found.items() if name in required or not isinstance(each, OSError)},
-        drivers=await _result_of(_blocking(_driver_versions, sysfs, names)),
+        drivers=drivers,
         nodes=await _results(
             {node: _blocking(os.stat, f"{settings.dev_root}{node.removeprefix('/dev')}") for node in nodes}
         ),
         socket_dir=socket_dir,
         registry=registry,
-        slices=await slices.ask(settings, offers),
+        slices=await slices.ask(settings, offers, {} if isinstance(drivers, OSError) else drivers),
         podresources=settings.pod_resources_socket,
         outputs={name: (path, output_problems[name]) for name, path in outputs.items()},
         mounts=mounts,

@@ -37,6 +37,8 @@ RIGHTS = (
 )
 """All rights, by setting."""
 
+_READ_NODE = Right("MODE=dra", "get", "", "nodes")  # for the uid of the owner of the slices
+
 
 @dataclass(frozen=True, slots=True)
 class Rights:
@@ -61,6 +63,9 @@ async def ask(settings: Settings) -> Rights | None:
     names = tuple(dict.fromkeys(right.setting for right in needed))
     async with ApiServer(access.find(os.environ)) as api:
         try:
+            # A pod's token has the uid of its Node; of a kubeconfig's user the Node is read.
+            if settings.mode == "dra" and not await api.bound_node_uid(settings.node_name):
+                needed.append(_READ_NODE)
             review = await api.create(_AUTHENTICATION, {})
             answers = await asyncio.gather(*(api.create(_AUTHORIZATION, _review(right)) for right in needed))
         except ApiServerError as error:

@@ -10,6 +10,7 @@ import yaml
 from tests.deploy.manifests import DEPLOY, documents
 from tests.deploy.rendered.schemas import complaint
 from tests.deploy.tools import KUBERNETES
+from tests.support.pages import blocks
 from xilinx_fpga_dp.dra.devices import PoolDevice, published
 from xilinx_fpga_dp.model import Device, Shell
 
@@ -42,6 +43,12 @@ def _claims(example: Path) -> list[dict[str, Any]]:
 def test_examples_are_those_of_the_documentation() -> None:
     page = (DEPLOY.parent / "docs" / "operating" / "dra.md").read_text()
     assert {each.name for each in EXAMPLES} == set(re.findall(r"`(dra-pod-[-a-z]+\.yaml)`", page))
+
+
+def test_manifests_of_the_documentation_are_valid() -> None:
+    found = [each for block in blocks("docs/operating/dra.md", "yaml") for each in documents(block)]
+    assert [each["kind"] for each in found] == ["ClusterRole", "ResourceClaimTemplate", "DeviceTaintRule"]
+    assert [complaint(each, KUBERNETES[0]) for each in found] == [None] * len(found)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)

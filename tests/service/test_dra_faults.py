@@ -1,5 +1,6 @@
 """Faults of the API server, of kubelet, of files and of the driver's own process, and what stays right."""
 
+import asyncio
 import json
 import os
 import signal
@@ -24,13 +25,27 @@ from tests.support.dra_stage import (
     taints,
     writes,
 )
+from tests.support.paths import PROJECT
+from tests.support.probed import Probed
 from tests.support.process import Service
 from tests.support.waiting import wait_for
 from xilinx_fpga_dp.observe.events import Event, NodeEvent
+from xilinx_fpga_dp.simulate import dra_kubelet as embedded
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 A, B, C = "pci-0000-11-00-1", "pci-0000-21-00-1", "pci-0000-31-00-1"
 ALL = {A, B, C}
+HEALTHY, UNKNOWN = ("Healthy", ""), ("Unknown", "")
+# In the process of the driver: a silent watch ends after 3 s, not 90; lists of health are an hour apart,
+# not 10 s; and a scan is patient
+_TIMES = """
+from xilinx_fpga_dp.apiserver.client import ApiServer
+from xilinx_fpga_dp.discovery import scanner
+from xilinx_fpga_dp.dra import health
+ApiServer.__init__.__kwdefaults__["silence"] = 3.0
+scanner._PATIENCE = 10.0
+health._EVERY = 3600.0
+"""
 FIRST, SECOND = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
 
 
@@ -39,6 +54,14 @@ def standing(node_api: RunningApiServer, dra: DraKubelet) -> DraKubelet:
     """A kubelet whose driver has published all devices."""
     wait_for(lambda: published(node_api).keys() == ALL, "a slice")
     return dra
+
+
+@pytest.fixture
+def other_times(node_api: RunningApiServer, tmp_path: Path) -> dict[str, str]:
+    """The environment of a driver with other times."""
+    (tmp_path / "sitecustomize.py").write_text(_TIMES)
+    # The checkout too: it is not yet in the path when sitecustomize is imported
+    return node_api.environment | {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(PROJECT)))}
 
 
 def test_api_server_that_is_away_stops_only_prepare(
@@ -66,6 +89,24 @@ def test_refused_write_is_tried_again(
     cards.cards[0].offline()
     node_api.wait_for(lambda: trouble.times == 0, "the trouble")
     wait_for(lambda: taints(node_api, A) == [f"{DRIVER}/offline"], "a taint")
+
+
+@pytest.mark.parametrize("verb", ["list", "create"])
+def test_missing_right_is_named_by_readyz(
+    cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str], verb: str
+) -> None:
+    node_api.api.denied = {(verb, "resourceslices")}
+    pages = Probed(cards, **{name: value for name, value in dra_settings.items() if name != "HTTP_ADDRESS"})
+    with (
+        Service(pages.settings, environment=node_api.environment) as service,
+        DraKubelet(registry(cards)) as kubelet,
+    ):
+        kubelet.register()
+        service.logged(Event.SERVING_HTTP)
+        right = f'cannot {verb} resource "resourceslices" in API group "resource.k8s.io"'
+        wait_for(lambda: right in pages.get("readyz")[1], lambda: pages.get("readyz")[1])
+        assert pages.get("readyz")[0] == 503
+        assert not published(node_api)
 
 
 def test_invalid_wish_is_not_repeated_until_it_differs(
@@ -123,7 +164,7 @@ def test_device_that_the_server_refuses_is_named_and_left_out(
         wait_for(lambda: published(node_api).keys() == ALL, "the device, which differs")
 
 
-@pytest.mark.parametrize("kind", ["end", "cut", "within a line", "expire", "silence"])
+@pytest.mark.parametrize("kind", ["end", "cut", "within a line", "expire"])
 def test_watch_that_ends_in_any_way_loses_nothing(
     node_api: RunningApiServer, standing: DraKubelet, kind: str
 ) -> None:
@@ -134,12 +175,32 @@ def test_watch_that_ends_in_any_way_loses_nothing(
         "cut": node_api.api.cut_watches,
         "within a line": node_api.api.end_watches_within_a_line,
         "expire": node_api.api.expire_watches,
-        "silence": node_api.api.silence_watches,
     }[kind]
     node_api.do(act)
-    if kind != "silence":  # it is noticed after 90 s, which no test waits for
-        node_api.wait_for(lambda: node_api.api.watches, "a watch again")
-        assert writes(node_api) == before, "nothing differs"
+    node_api.wait_for(lambda: node_api.api.watches, "a watch again")
+    assert writes(node_api) == before, "nothing differs"
+    node_api.remove(SLICE)
+    wait_for(lambda: published(node_api).keys() == ALL, "the slice again")
+
+
+def watches(api: RunningApiServer) -> int:
+    """Count the watches that have begun."""
+    return sum("watch" in each.query for each in api.api.requests)
+
+
+def test_watch_that_is_silent_gives_way_to_another(
+    cards: SampleNode,
+    node_api: RunningApiServer,
+    dra_settings: dict[str, str],
+    other_times: dict[str, str],
+) -> None:
+    with Service(dra_settings, environment=other_times), DraKubelet(registry(cards)) as kubelet:
+        kubelet.register()
+        wait_for(lambda: published(node_api).keys() == ALL, "a slice")
+        node_api.wait_for(lambda: node_api.api.watches, "a watch")
+        before = node_api.do(lambda: watches(node_api))
+        node_api.do(node_api.api.silence_watches)
+        node_api.wait_for(lambda: watches(node_api) > before, "another watch")
         node_api.remove(SLICE)
         wait_for(lambda: published(node_api).keys() == ALL, "the slice again")
 
@@ -180,6 +241,85 @@ def test_kubelet_that_starts_gets_the_slices_back(node_api: RunningApiServer, st
         node_api.remove(SLICE)  # as a kubelet that starts does, before it asks GetInfo
         standing.register()
         wait_for(lambda: published(node_api).keys() == ALL, "the slice")
+
+
+def test_slice_that_kubelet_removed_while_the_driver_was_away_is_back(
+    cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str]
+) -> None:
+    """After 30 s: cm/dra/plugin/dra_plugin_manager.go."""
+
+    def spec() -> dict[str, Any]:
+        return dict(node_api.do(lambda: node_api.api.get(SLICE) or {"spec": {}})["spec"])
+
+    late = {"serial", "driverVersion"}
+
+    with Service(dra_settings, environment=node_api.environment), DraKubelet(registry(cards)) as kubelet:
+        kubelet.register()
+        wait_for(lambda: published(node_api).keys() == ALL, "a slice")
+        wait_for(
+            lambda: all(each["attributes"].keys() >= late for each in spec()["devices"]), "all attributes"
+        )
+        before = spec()
+    node_api.remove(SLICE)
+    with Service(dra_settings, environment=node_api.environment), DraKubelet(registry(cards)) as kubelet:
+        kubelet.register()
+        wait_for(lambda: spec() == before, lambda: f"{before} in {spec()}")
+
+
+def test_driver_that_starts_leaves_the_slice_as_it_is(
+    cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str]
+) -> None:
+    # A busy machine reads them after the first slice is written
+    for pattern in ("**/serial_num", "module/*/version"):
+        for path in Path(cards.sysfs_root).glob(pattern):
+            path.unlink()
+    pages = Probed(cards, **{name: value for name, value in dra_settings.items() if name != "HTTP_ADDRESS"})
+    before: list[int] = []
+    for _ in range(2):
+        with (
+            Service(pages.settings, environment=node_api.environment) as service,
+            DraKubelet(registry(cards)) as kubelet,
+        ):
+            kubelet.register()
+            service.logged(Event.SERVING_HTTP)
+            wait_for(lambda: pages.get("readyz")[0] == 200, lambda: pages.get("readyz")[1])
+            assert published(node_api).keys() == ALL
+            assert service.terminate() == 0
+        before.append(writes(node_api))
+    assert before == [1, 1]
+
+
+async def test_health_is_unknown_only_until_the_driver_is_back(
+    cards: SampleNode,
+    node_api: RunningApiServer,
+    dra_settings: dict[str, str],
+    other_times: dict[str, str],
+    tmp_path: Path,
+) -> None:
+    """What the status of pods has while the driver restarts; a card breaks meanwhile."""
+    pods = f"{cards.root}/embedded.sock"
+    kubelet = embedded.DraKubelet(str(tmp_path), str(registry(cards)), pods, NODE, node_api.api)
+
+    def health() -> dict[str, tuple[str, str]]:
+        return {device: kubelet.health(DRIVER, device) for device in sorted(ALL)}
+
+    async def known(what: bool) -> dict[str, tuple[str, str]]:
+        async with asyncio.timeout(50):
+            while any(each != UNKNOWN for each in health().values()) is not what:
+                await asyncio.sleep(0.005)
+        return health()
+
+    await kubelet.start()
+    try:
+        with Service(dra_settings, environment=other_times) as service:
+            assert await known(True) == dict.fromkeys(sorted(ALL), HEALTHY)
+            assert await asyncio.to_thread(service.terminate) == 0
+        await known(False)
+        cards.cards[2].offline()
+        with Service(dra_settings, environment=other_times):
+            assert await known(True) == {A: HEALTHY, B: HEALTHY, C: ("Unhealthy", "offline")}
+    finally:
+        await kubelet.stop()
 
 
 def test_newest_of_two_instances_publishes_and_both_prepare(

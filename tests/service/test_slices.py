@@ -79,6 +79,22 @@ async def test_slice_is_back_at_once_after_each_of_many_restarts_of_kubelet(
             publisher.registered_again()
 
 
+async def test_war_over_the_slice_is_a_problem_until_it_is_restored(
+    node_api: RunningApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a token of a Node that is gone: the garbage collector removes what names it as the owner."""
+    monkeypatch.setattr(slices, "_PATIENCE", 0)
+    async with publishing(node_api) as publisher, asyncio.timeout(50):
+        await publisher.standing.until(lambda now: now.as_wanted)
+        await wait_for(node_api, lambda: node_api.api.watches, "a watch")
+        node_api.remove(SLICE)
+        contested = await publisher.standing.until(lambda now: not now.as_wanted)
+        assert "again and again; they are of the Node with the uid node-uid" in (contested.problem or "")
+        assert node_api.api.get(SLICE) is None
+        await publisher.standing.until(lambda now: now.as_wanted and now.problem is None)
+        assert node_api.api.get(SLICE)
+
+
 async def test_tainted_device_that_the_server_refuses_is_left_out(
     node_api: RunningApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,24 @@ class Standing:
     generation: int | None = None
 
 
+class Truces:
+    """The waits before what others have changed is restored."""
+
+    def __init__(self) -> None:
+        # By a clock that stands in the waits: else the first of them would be forgotten in the next ones
+        self._restored: deque[float] = deque(maxlen=64)
+        self._waited = 0.0
+
+    def next(self, now: float) -> float:
+        """Return the seconds to wait before a restoration; 0 for the first few."""
+        now -= self._waited
+        recent = sum(now - each < _SPAN for each in self._restored)
+        self._restored.append(now)
+        pause = min(_LONGEST_TRUCE, 2.0 ** (recent - _PATIENCE)) if recent >= _PATIENCE else 0.0
+        self._waited += pause
+        return pause
+
+
 class SlicePublisher:
     """Publishes the devices of the node.
 
@@ -98,7 +116,7 @@ class SlicePublisher:
         self._limit = RateLimit(_BURST, _BETWEEN_WRITES)
         self._backoff = Backoff()
         self._conflicts = 0  # in a row
-        self._restored: deque[float] = deque(maxlen=64)
+        self._truces = Truces()
         self._seen: float | None = None
         self._wish: Sequence[Json] | None = None  # that was written last
         self._refused: Sequence[Json] | None = None  # that the server refused as invalid
@@ -119,7 +137,7 @@ class SlicePublisher:
 
     def registered_again(self) -> None:
         """Compare soon: kubelet has just registered the driver, so it was kubelet that removed the slices."""
-        self._restored.clear()
+        self._truces = Truces()
         self._peace.set()
         self._wake.set()
 
@@ -274,12 +292,12 @@ class SlicePublisher:
         """Wait if others change the slices again and again, as the garbage collector does without a Node."""
         if not restoring:
             return
-        now = asyncio.get_running_loop().time()
-        recent = [each for each in self._restored if now - each < _SPAN]
-        self._restored.append(now)
-        if len(recent) >= _PATIENCE:
-            pause = min(_LONGEST_TRUCE, 2.0 ** (len(recent) - _PATIENCE))
+        if pause := self._truces.next(asyncio.get_running_loop().time()):
             log.warning(Event.SLICE_CONTESTED, extra={"node_uid": node_uid, "seconds": pause})
+            problem = (
+                f"others change the slices again and again; they are of the Node with the uid {node_uid}"
+            )
+            self.standing.set(replace(self.standing.value, as_wanted=False, problem=problem))
             self._peace.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):

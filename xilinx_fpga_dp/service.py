@@ -242,7 +242,7 @@ class Service:
 
         tasks: dict[str, Callable[[], Awaitable[None]]] = {"report-standby": follow_standby}
         if settings.events:
-            tasks |= reports.events(self._front_end.problems)
+            tasks |= reports.events(settings.dra_driver_name, self._front_end.problems)
         if settings.node_condition:
             tasks |= reports.condition()
         if settings.startup_taint:

@@ -173,7 +173,8 @@ class Settings(BaseSettings):
     )
     plugins_dir: Directory = Field(
         "/var/lib/kubelet/plugins",
-        description="below it, `fpga.xilinx.com/`: the lock that tells two instances from each other",
+        description="below it, `fpga.xilinx.com/`: the lock that tells two instances from each other; "
+        "MODE=dra: also checkpoint, metadata, dra.sock below DRA_DRIVER_NAME; the same path inside and out",
     )
     sysfs_root: Directory = Field("/sys", description="where sysfs is")
     dev_root: Directory = Field(
@@ -259,7 +260,7 @@ class Settings(BaseSettings):
         description="MODE=dra: where kubelet finds the driver; the same path as kubelet's",
     )
     dra_driver_name: Annotated[str, AfterValidator(_driver_name)] = Field(
-        "fpga.xilinx.com", description="the name of the DRA driver"
+        "fpga.xilinx.com", description="the name of the DRA driver, and the reportingController of Events"
     )
     dra_evict_on: Annotated[tuple[EvictReason, ...], NoDecode, BeforeValidator(_listed)] = Field(
         (),

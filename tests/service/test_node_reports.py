@@ -19,7 +19,7 @@ from tests.support.resource_names import U200, U250
 from tests.support.running import settings_for
 from tests.support.waiting import wait_for
 from xilinx_fpga_dp.apiserver.node import _LOOK
-from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.observe.events import Event, NodeEvent
 from xilinx_fpga_dp.simulate.api_server import Json
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode, XrtCard
 
@@ -73,19 +73,19 @@ class TestEvents:
     def test_fault_and_recovery_are_told_once_each(
         self, card: XrtCard, node: SampleNode, server: RunningApiServer
     ) -> None:
-        with _service(node, server, EVENTS="true") as service:
+        with _service(node, server, EVENTS="true", DRA_DRIVER_NAME="fpga.example.com") as service:
             service.logged(Event.REGISTERED, count=2)
             card.offline()
             server.wait_for(lambda: len(_events(server)) == 1, "the fault is told")
             card.mend()
             server.wait_for(lambda: len(_events(server)) == 2, "the recovery is told")
         assert sorted(_events(server)) == [
-            ("FPGARecovered", "0000:11:00.1 (u200): healthy after offline"),
-            ("FPGAUnhealthy", "0000:11:00.1 (u200): offline"),
+            (NodeEvent.RECOVERED, "0000:11:00.1 (u200): healthy after offline"),
+            (NodeEvent.UNHEALTHY, "0000:11:00.1 (u200): offline"),
         ]
         assert [method for method, _ in _writes(server)] == ["POST", "POST"]
-        found = next(each for each in server.api.all(EVENTS) if each["reason"] == "FPGAUnhealthy")
-        assert (found["type"], found["reportingController"]) == ("Warning", "fpga.xilinx.com")
+        found = next(each for each in server.api.all(EVENTS) if each["reason"] == NodeEvent.UNHEALTHY)
+        assert (found["type"], found["reportingController"]) == ("Warning", "fpga.example.com")
         assert found["regarding"] == {"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "n1"}
 
     def test_uid_of_the_node_comes_from_the_token(
@@ -97,7 +97,8 @@ class TestEvents:
         card.offline()
         with _service(node, server, EVENTS="true"):
             server.wait_for(lambda: _events(server), "the fault is told")
-        assert server.api.all(EVENTS)[0]["regarding"]["uid"] == "u-1"
+        [found] = server.api.all(EVENTS)
+        assert (found["regarding"]["uid"], found["reportingController"]) == ("u-1", "fpga.xilinx.com")
 
     def test_fault_from_before_the_start_is_told_once_by_two_processes(
         self, card: XrtCard, node: SampleNode, server: RunningApiServer

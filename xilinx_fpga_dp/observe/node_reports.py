@@ -18,8 +18,6 @@ from xilinx_fpga_dp.model import Device, Offers, Reason
 from xilinx_fpga_dp.observe.events import NodeEvent
 from xilinx_fpga_dp.snapshot import Snapshot
 
-CONTROLLER: Final = "fpga.xilinx.com"
-"""Who reports Events."""
 CONDITION: Final = "FPGAHealthy"
 """The type of the node's condition."""
 
@@ -101,9 +99,14 @@ class NodeReports:
         self._snapshots = snapshots
         self._standby = standby
 
-    def events(self, problems: Latest[Mapping[NodeEvent, str]]) -> Mapping[str, Task]:
-        """Return the tasks that tell of cards that break and recover, and of problems of the whole node."""
-        events = NodeEvents(self._api, self._node, CONTROLLER)
+    def events(self, controller: str, problems: Latest[Mapping[NodeEvent, str]]) -> Mapping[str, Task]:
+        """Return the tasks that tell of cards that break and recover, and of problems of the whole node.
+
+        Args:
+            controller: the reportingController of the Events.
+            problems: those of the whole node.
+        """
+        events = NodeEvents(self._api, self._node, controller)
 
         async def follow() -> None:
             before: Offers | None = None

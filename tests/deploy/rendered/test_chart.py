@@ -430,6 +430,15 @@ def test_each_report_has_its_right_its_policy_and_a_token(
     } in container(daemonset)["env"]
 
 
+@pytest.mark.parametrize("driver", ["fpga.xilinx.com", "a.b"])
+def test_policy_of_events_names_the_driver(driver: str, tmp_path: Path) -> None:
+    text = render(tmp_path, {"events": True, "dra": {"driverName": driver}})
+    _, controller = only("ValidatingAdmissionPolicy", text)["spec"]["validations"]
+    assert controller["expression"] == f'object.?reportingController == optional.of("{driver}")'
+    name = environment(only("DaemonSet", text)).get("XILINX_FPGA_DP_DRA_DRIVER_NAME", "fpga.xilinx.com")
+    assert name == driver
+
+
 @pytest.mark.parametrize(
     ("values", "policies"),
     [

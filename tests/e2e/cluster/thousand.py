@@ -28,7 +28,7 @@ from xilinx_fpga_dp.dra.front_end import example
 from xilinx_fpga_dp.dra.pool import Json
 from xilinx_fpga_dp.dra.slices import SlicePublisher
 from xilinx_fpga_dp.model import Device, Reason, Shell
-from xilinx_fpga_dp.observe.node_reports import CONTROLLER
+from xilinx_fpga_dp.observe.events import NodeEvent
 from xilinx_fpga_dp.resources.pool_names import device_name
 
 from ..build import binaries, control_plane, install_packages
@@ -101,7 +101,7 @@ class Driver:
             take_over=lambda *_: None,
             example=example(DRIVER),
         )
-        self.events = NodeEvents(api, node, CONTROLLER)
+        self.events = NodeEvents(api, node, DRIVER)
         self.api = api
 
     def _describe(self, stored: Stored) -> Sequence[Json]:
@@ -114,7 +114,8 @@ class Driver:
     def set(self, reason: Reason | None) -> None:
         """Let its first card break or recover."""
         first = self._devices[0] = replace(self._devices[0], reason=reason)
-        self.events.tell(Occurrence("FPGAUnhealthy" if reason else "FPGARecovered", first.address, "a case"))
+        event = NodeEvent.UNHEALTHY if reason else NodeEvent.RECOVERED
+        self.events.tell(Occurrence(event, first.address, "a case"))
         self.publisher.wake()
 
 

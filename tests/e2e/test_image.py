@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from xilinx_fpga_dp import __version__
+from xilinx_fpga_dp.observe.events import Event
 
 from .build import install_packages
 from .image import PACKAGES, PROJECT, Image, build_image, download_wheels
@@ -143,8 +144,8 @@ def test_daemonset_pod_is_ready_and_a_pod_gets_its_card(daemon: Daemon) -> None:
     assert seen.opened[str(card.render_node)] == "ok"
 
     # Kernel events also arrive in the network namespace of the pod: no log line reports their absence.
-    assert '"serving HTTP"' in daemon.log("plugin")
-    assert "kernel events unavailable" not in daemon.log("plugin")
+    assert f'"{Event.SERVING_HTTP}"' in daemon.log("plugin")
+    assert Event.NO_KERNEL_EVENTS not in daemon.log("plugin")
 
     listed = json.loads(daemon.run("plugin", "xilinx-fpga-dp", "list", "--output", "json"))
     assert {each["id"]: each["health"] for each in listed["devices"]} == {

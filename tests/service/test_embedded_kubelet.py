@@ -198,7 +198,7 @@ async def test_older_instance_takes_over_after_newer_one_ends(
     with stage.service(twin):
         await stage.until_counts(ALL, ALL)
         with stage.service() as newer:
-            await asyncio.to_thread(newer.logged, "registered", count=2)
+            await asyncio.to_thread(newer.logged, Event.REGISTERED, count=2)
             others[0].offline()
             await asyncio.sleep(1)
             assert stage.counts() == (ALL, ALL)
@@ -212,7 +212,7 @@ async def test_end_of_older_instance_changes_no_count(stage: Stage) -> None:
     with stage.service() as older:
         await stage.until_counts(ALL, ALL)
         with stage.service() as newer:
-            await asyncio.to_thread(newer.logged, "registered", count=2)
+            await asyncio.to_thread(newer.logged, Event.REGISTERED, count=2)
             await asyncio.to_thread(older.terminate)
             for _ in range(20):
                 assert stage.counts() == (ALL, ALL)
@@ -225,6 +225,6 @@ async def test_two_instances_keep_streams_of_one_resource(stage: Stage) -> None:
     with stage.service() as older:
         await stage.until_counts(ALL, ALL)
         with stage.service() as newer:
-            await asyncio.to_thread(newer.logged, "registered", count=2)
+            await asyncio.to_thread(newer.logged, Event.REGISTERED, count=2)
             await asyncio.sleep(0.3)
             assert not [event for event in older.events if event["event"] == Event.LEAVING_ENDPOINT]

@@ -10,7 +10,8 @@ from unittest import mock
 
 import grpc
 from grpclib.protocol import H2Protocol
-from h2.events import DataReceived, Event, PingReceived, StreamEnded
+from h2.events import DataReceived, PingReceived, StreamEnded
+from h2.events import Event as H2Event
 
 from tests.faults.wires import begun, message
 from tests.support.descriptors import descriptors
@@ -27,6 +28,7 @@ from xilinx_fpga_dp.deviceplugin.plugin import ListStream, Plugin, PluginConfig
 from xilinx_fpga_dp.deviceplugin.registration import register
 from xilinx_fpga_dp.deviceplugin.socket_directory import DirectoryState
 from xilinx_fpga_dp.model import Reason
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.rpc import server as rpc_server
 
 
@@ -99,7 +101,7 @@ async def test_stalled_endpoint_does_not_register_over_newer_instance(tmp_path: 
                 await asyncio.sleep(0.01)
         await asyncio.sleep(0.3)
     assert registering == []
-    assert "superseded by a newer instance" in str(endpoint.last_error)
+    assert Event.SUPERSEDED in str(endpoint.last_error)
     life.cancel()
     await asyncio.wait([life])
     newer.release()
@@ -159,7 +161,7 @@ async def test_last_list_reaches_a_client_that_sends_before_it_reads(tmp_path: P
             await asyncio.sleep(0.1)
             reader.ping(bytes(8))
             await loop.sock_sendall(client, reader.data_to_send())
-            seen: list[Event] = []
+            seen: list[H2Event] = []
             while not any(isinstance(event, PingReceived) for event in seen):
                 seen += reader.receive_data(await loop.sock_recv(client, 65536))
             assert [each.data for each in seen if isinstance(each, DataReceived)][-1] == message(b"")

@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.process import COMMAND, clean_environment, cli
 from tests.support.waiting import wait_for
+from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.simulate.sysfs.sample_node import SampleNode
 
 NO_SENSORS = ("--telemetry", "none")  # which leaves the steps with the sensors out
@@ -56,7 +57,7 @@ def test_once_shows_what_happens_to_the_card_of_the_pod() -> None:
     assert f"pcie_link_lanes_max{{{device}}} 16\n" in link
     trip = steps["The xilinx_u200_xdma_201830_2 at 0000:65:00.1 becomes Unhealthy: firewall"]
     assert f'errors_total{{{device},kind="firewall"}} 1\n' in trip
-    [line] = [line for line in done.stdout.splitlines() if " card error " in line]
+    [line] = [line for line in done.stdout.splitlines() if f" {Event.CARD_ERROR} " in line]
     assert re.search(r"device=0000:65:00.1 kind=firewall time=20\S+Z held_by=default/mypod", line)
 
 
@@ -129,7 +130,7 @@ def test_headline_of_the_fault_says_what_the_log_says(board: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     [step] = re.findall(r"=== The .+ at (\S+) becomes Unhealthy: (.+)\n((?:(?!===).*\n)*)", done.stdout)
     address, reasons, log = step
-    logged = re.findall(rf'device unhealthy device="?{re.escape(address)}"? .*reason=(\S+)', log)
+    logged = re.findall(rf'{Event.DEVICE_UNHEALTHY} device="?{re.escape(address)}"? .*reason=(\S+)', log)
     assert logged[: reasons.count(", then ") + 1] == reasons.split(", then ")
 
 
@@ -277,7 +278,7 @@ def test_demo_plays_cards_of_all_drivers() -> None:
         "xilinx.com/fpga-ZynqMP-KV260  ",
         "0000:34:00.1  second function of one device",
         "The ZynqMP KV260 revB at axi:zyxclmm_drm is gone",
-        "device gone device=axi:zyxclmm_drm ",
+        f"{Event.DEVICE_GONE} device=axi:zyxclmm_drm ",
         "It ended with 0 and left no socket.",
     ):
         assert text in done.stdout

@@ -12,7 +12,7 @@ from tests.support.paths import PROJECT
 from xilinx_fpga_dp import cli
 from xilinx_fpga_dp.cli.diagnose.checks import CHECKS
 from xilinx_fpga_dp.model import Reason
-from xilinx_fpga_dp.observe.events import Event
+from xilinx_fpga_dp.observe.events import Event, NodeEvent
 
 README = (PROJECT / "README.md").read_text()
 # Commands that no test runs: they need a cluster, a node or a card.
@@ -81,6 +81,12 @@ def test_every_log_event_has_a_row_and_every_row_an_event() -> None:
     page = text("docs/reference/log-events.md")
     rows = [row.split("|")[1] for row in page.splitlines() if row.startswith("| `")]
     assert {name for row in rows for name in re.findall(r"`([^`]+)`", row)} == {str(event) for event in Event}
+
+
+def test_every_event_of_the_node_has_a_row_and_every_row_an_event() -> None:
+    page = text("docs/operating/monitoring.md")
+    rows = re.findall(r"^\| `(FPGA\w+)` \| (?:Normal|Warning) \|", page, re.MULTILINE)
+    assert sorted(rows) == sorted(NodeEvent)
 
 
 def test_every_check_of_diagnose_has_a_row() -> None:

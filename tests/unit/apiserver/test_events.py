@@ -7,6 +7,7 @@ from tests.support.running import running
 from xilinx_fpga_dp.apiserver.client import ApiServer, Json
 from xilinx_fpga_dp.apiserver.errors import Invalid, NoAnswer
 from xilinx_fpga_dp.apiserver.events import NodeEvents, Occurrence
+from xilinx_fpga_dp.observe.events import NodeEvent
 
 
 class _Server:
@@ -49,7 +50,7 @@ async def test_node_writes_twenty_an_hour() -> None:
     events = _events(server)
     async with running(events.run()):
         for number in range(30):
-            events.tell(Occurrence("FPGAUnhealthy", str(number), "offline"))
+            events.tell(Occurrence(NodeEvent.UNHEALTHY, str(number), "offline"))
         await _until(server, 20)
     assert server.calls == 20
 
@@ -58,10 +59,10 @@ async def test_equal_occurrences_are_one_object_with_their_count() -> None:
     server = _Server()
     events = _events(server)
     for _ in range(5):
-        events.tell(Occurrence("FPGAUnhealthy", "a", "offline"))
+        events.tell(Occurrence(NodeEvent.UNHEALTHY, "a", "offline"))
     async with running(events.run()):
         await _until(server, 1)
-        events.tell(Occurrence("FPGAUnhealthy", "a", "offline"))
+        events.tell(Occurrence(NodeEvent.UNHEALTHY, "a", "offline"))
         await _until(server, 1)
     [found] = server.created
     assert found["series"]["count"] == 5
@@ -71,7 +72,7 @@ async def test_refused_content_is_not_sent_again() -> None:
     server = _Server()
     server.error = Invalid("POST /", 422, "no")
     events = _events(server)
-    events.tell(Occurrence("FPGAUnhealthy", "a", "offline"))
+    events.tell(Occurrence(NodeEvent.UNHEALTHY, "a", "offline"))
     async with running(events.run()):
         await _until(server, 1)
     assert server.calls == 1
@@ -82,7 +83,7 @@ async def test_only_so_many_wait_for_the_server() -> None:
     server.error = NoAnswer("away", connected=False)
     events = _events(server)
     for number in range(1000):
-        events.tell(Occurrence("FPGAUnhealthy", str(number), "x" * 5000))
+        events.tell(Occurrence(NodeEvent.UNHEALTHY, str(number), "x" * 5000))
     async with running(events.run()):
         await _until(server, 1)
         server.error = None

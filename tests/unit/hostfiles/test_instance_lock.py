@@ -13,8 +13,7 @@ from tests.support.descriptors import descriptors
 from tests.support.directory import instance, socket_directory
 from xilinx_fpga_dp.deviceplugin.socket_directory import DirectoryState
 from xilinx_fpga_dp.hostfiles.instance_lock import InstanceLock
-
-_WARNING = "no instance lock, working as if alone on the node"
+from xilinx_fpga_dp.observe.events import Event
 
 
 def _two(node: Path) -> tuple[InstanceLock, InstanceLock]:
@@ -130,7 +129,9 @@ def test_unusable_lock_warns_once_and_instance_stays_active(
             assert not lock.has_newer_instance()
             assert not lock.superseded()
     assert descriptors() == before
-    assert [(each.message, each.levelname) for each in caplog.records] == [(_WARNING, "WARNING")]
+    assert [(each.message, each.levelname) for each in caplog.records] == [
+        (Event.NO_INSTANCE_LOCK, "WARNING")
+    ]
     assert not lock.has_newer_instance()
     assert descriptors() == before + 1, "the lock is held once it can be"
     lock.release()
@@ -141,7 +142,7 @@ def test_file_as_plugins_dir_leaves_instance_active(tmp_path: Path, caplog: pyte
     lock = instance(tmp_path)
     assert not lock.has_newer_instance()
     [warning] = caplog.records
-    assert warning.message == _WARNING
+    assert warning.message == Event.NO_INSTANCE_LOCK
     lock.release()
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from tests.support.factories import NAMING, device
 from xilinx_fpga_dp.model import Device, Inventory, LeftOut, Offers, Reason, Shell
+from xilinx_fpga_dp.observe.events import NodeEvent
 from xilinx_fpga_dp.observe.node_reports import condition_of, counted, occurrences
 from xilinx_fpga_dp.resources.offers import offers_of
 from xilinx_fpga_dp.snapshot import Snapshot
@@ -77,21 +78,21 @@ class TestOccurrences:
         healthy, broken = offers(device(A)), offers(device(A, reason=Reason.FIREWALL))
         [found] = occurrences(healthy, broken)
         assert (found.reason, found.note, found.warning, found.initial) == (
-            "FPGAUnhealthy",
+            NodeEvent.UNHEALTHY,
             f"{A} (u200): firewall",
             True,
             False,
         )
-        assert told(broken, healthy) == [("FPGARecovered", f"{A} (u200): healthy after firewall")]
+        assert told(broken, healthy) == [(NodeEvent.RECOVERED, f"{A} (u200): healthy after firewall")]
         assert told(broken, offers(device(A, reason=Reason.OFFLINE))) == [
-            ("FPGAUnhealthy", f"{A} (u200): offline")
+            (NodeEvent.UNHEALTHY, f"{A} (u200): offline")
         ]
         assert told(healthy, healthy) == []
 
     def test_held_device_is_no_fault(self) -> None:
         held = offers(device(A, reason=Reason.HELD))
         assert told(offers(device(A)), held) == []
-        assert told(offers(device(A, reason=Reason.OFFLINE)), held)[0][0] == "FPGARecovered"
+        assert told(offers(device(A, reason=Reason.OFFLINE)), held)[0][0] == NodeEvent.RECOVERED
 
     def test_first_snapshot_tells_faults_only_as_initial(self) -> None:
         found = list(occurrences(None, offers(device(A), device(B, reason=Reason.OFFLINE))))
@@ -99,17 +100,17 @@ class TestOccurrences:
 
     def test_device_that_goes_is_told_with_the_reason(self) -> None:
         assert told(offers(device(A)), offers()) == [
-            ("FPGARemoved", f"{A} (u200): it is no longer on the node")
+            (NodeEvent.REMOVED, f"{A} (u200): it is no longer on the node")
         ]
         after = offers(left_out=(LeftOut(A, "it lost its place"),))
-        assert told(offers(device(A)), after) == [("FPGARemoved", f"{A} (u200): it lost its place")]
+        assert told(offers(device(A)), after) == [(NodeEvent.REMOVED, f"{A} (u200): it lost its place")]
         assert told(offers(), offers(device(A))) == []
 
     def test_other_shell_is_told(self) -> None:
         after = offers(device(A, shell=Shell("xilinx_u200_gen3x16_xdma_base_2", None, None)))
         assert told(offers(device(A)), after) == [
             (
-                "FPGAReprogrammed",
+                NodeEvent.REPROGRAMMED,
                 f"{A} (u200): xilinx_u200_gen3x16_xdma_base_2, before xilinx_u200_xdma_201830_2-1561465320",
             )
         ]

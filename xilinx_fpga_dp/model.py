@@ -149,6 +149,7 @@ class Holder:
     container: str
     resource: str
     id: str
+    claim: str = ""  # the name of its ResourceClaim; empty: a device plugin's
 
 
 Held = Mapping[str, tuple[Holder, ...]]

@@ -11,7 +11,16 @@ import pytest
 
 from tests.support.api_server import RunningApiServer
 from tests.support.dra_kubelet import DRIVER, EVENTS, NODE, SLICES, ClaimName, DraKubelet, claim_of
-from tests.support.dra_stage import SLICE, data, published, registry, spec_path, store_claim, taints
+from tests.support.dra_stage import (
+    SLICE,
+    checkpoint,
+    data,
+    published,
+    registry,
+    spec_path,
+    store_claim,
+    taints,
+)
 from tests.support.paths import PROJECT
 from tests.support.podresources import ClaimHold, Hold, PodResourcesDouble
 from tests.support.probed import Probed
@@ -467,3 +476,32 @@ def test_device_is_published_when_the_device_plugin_has_left_early(
         wait_for(lambda: published(node_api).keys() == {B, C}, "the others")
         answering.offered = []
         wait_for(lambda: published(node_api).keys() == {A, B, C}, "all")
+
+
+def test_claim_stays_prepared_while_a_pod_that_joined_it_later_runs(
+    cards: SampleNode, node_api: RunningApiServer, answering: PodResourcesDouble, dra: DraKubelet
+) -> None:
+    """Kubelet prepares a claim for its first pod alone, and unprepares it when the last one is deleted."""
+
+    def reserve(*pods: str) -> None:
+        consumers = [{"resource": "pods", "name": each, "uid": f"uid-of-{each}"} for each in pods]
+        found = node_api.do(lambda: node_api.api.get(claim.path)) or {}
+        node_api.put(claim.path, {**found, "status": {**found["status"], "reservedFor": consumers}})
+
+    claim = store_claim(node_api, "mine", A)
+    reserve("first")
+    answering.claims = [ClaimHold(DRIVER, A, "first")]
+    dra.prepared(claim)
+    reserve("first", "second")
+    answering.claims.append(ClaimHold(DRIVER, A, "second"))
+    pods = ["uid-of-first", "uid-of-second"]
+    wait_for(lambda: checkpoint(cards)[claim.uid].get("pods") == pods, "the second pod")
+    wait_for(lambda: pods[1] in spec_path(cards, claim).read_text(), "the second pod in the spec")
+    reserve()
+    answering.claims = []
+    group = Path(cards.sysfs_root) / "fs" / "cgroup" / "kubepods" / "poduid-of-second"
+    group.mkdir(parents=True)
+    (group / "cgroup.events").write_text("populated 1\nfrozen 0\n")
+    assert "still runs" in dra.unprepare(claim)[claim.uid]
+    (group / "cgroup.events").write_text("populated 0\nfrozen 0\n")
+    assert dra.unprepare(claim) == {claim.uid: ""}

@@ -17,6 +17,7 @@ class Hold(NamedTuple):
 class ClaimHold(NamedTuple):
     driver: str
     device: str
+    pod: str = "mypod"
 
 
 class PodResourcesDouble(pods_grpc.PodResourcesListerServicer):  # type: ignore[misc]
@@ -61,25 +62,17 @@ class PodResourcesDouble(pods_grpc.PodResourcesListerServicer):  # type: ignore[
             )
             for hold in self.holds
         ]
-        containers += [
-            pods_pb.ContainerResources(
-                name="claiming",
-                dynamic_resources=[
-                    pods_pb.DynamicResource(
-                        claim_name="mine",
-                        claim_namespace="default",
-                        claim_resources=[
-                            pods_pb.ClaimResource(
-                                driver_name=claim.driver, pool_name="n1", device_name=claim.device
-                            )
-                        ],
-                    )
-                ],
+        pods = [pods_pb.PodResources(name="mypod", namespace="default", containers=containers)]
+        for claim in self.claims:
+            resource = pods_pb.ClaimResource(
+                driver_name=claim.driver, pool_name="n1", device_name=claim.device
             )
-            for claim in self.claims
-        ]
-        pod = pods_pb.PodResources(name="mypod", namespace="default", containers=containers)
-        return pods_pb.ListPodResourcesResponse(pod_resources=[pod])
+            dynamic = pods_pb.DynamicResource(
+                claim_name="mine", claim_namespace="default", claim_resources=[resource]
+            )
+            container = pods_pb.ContainerResources(name="claiming", dynamic_resources=[dynamic])
+            pods.append(pods_pb.PodResources(name=claim.pod, namespace="default", containers=[container]))
+        return pods_pb.ListPodResourcesResponse(pod_resources=pods)
 
     def GetAllocatableResources(self, request: Any, context: Any) -> Any:  # noqa: N802 - gRPC's name
         devices = [

@@ -128,11 +128,28 @@ def allocated(claim: Mapping[str, Any], uid: str, *, driver: str, pool: str) -> 
         own = [_result(each, pool) for each in results if each["driver"] == driver]
         annotation = (metadata.get("annotations") or {}).get(POD_CLAIM_NAME)
         annotation = checked_label(annotation, "claim in a pod") if annotation else None
-        consumers = status.get("reservedFor") or ()
-        pods = tuple(checked_uid(each["uid"]) for each in consumers if each["resource"] == "pods")
     except (KeyError, TypeError, AttributeError) as error:
-        raise ClaimRefused(f"the ResourceClaim is not as the API describes it: {error!r}") from None
-    return Allocated(uid, namespace, name, annotation, tuple(own), pods)
+        raise _odd(error) from None
+    return Allocated(uid, namespace, name, annotation, tuple(own), pods_of(claim, uid))
+
+
+def pods_of(claim: Mapping[str, Any], uid: str) -> tuple[str, ...]:
+    """Return the uids of the pods that a claim is reserved for; none if it is another one of its name.
+
+    Raises:
+        ClaimRefused: it is not as the API describes it.
+    """
+    try:
+        consumers = (claim.get("status") or {}).get("reservedFor") or ()
+        if claim["metadata"]["uid"] != uid:
+            return ()
+        return tuple(checked_uid(each["uid"]) for each in consumers if each["resource"] == "pods")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _odd(error) from None
+
+
+def _odd(error: Exception) -> ClaimRefused:
+    return ClaimRefused(f"the ResourceClaim is not as the API describes it: {error!r}")
 
 
 def _result(result: Mapping[str, Any], pool: str) -> Result:

@@ -26,7 +26,14 @@ from xilinx_fpga_dp.aio.daemon_threads import DaemonExecutor
 from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher
 from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.aio.race import race
-from xilinx_fpga_dp.dra.allocation import Allocated, ClaimRefused, Result, allocated, checked_uid
+from xilinx_fpga_dp.dra.allocation import (
+    Allocated,
+    ClaimRefused,
+    Result,
+    allocated,
+    checked_uid,
+    pods_of,
+)
 from xilinx_fpga_dp.dra.checkpoint import LOCK, Checkpoint
 from xilinx_fpga_dp.dra.devices import PoolDevice, taint_key
 from xilinx_fpga_dp.dra.documents import (
@@ -57,6 +64,9 @@ _CHECK_EVERY: Final = 10.0  # seconds between looks at the documents that nothin
 _RETRY: Final = 0.5  # the same while one can't be written
 _FOLD: Final = 0.2  # seconds within which changes are one: a prepared claim has several files
 _MAX_SPEC: Final = 1 << 20
+_PODS_EVERY: Final = 1.0  # seconds between looks for pods that podresources has not shown before
+_PODS_RETRY: Final = 10.0  # the same where a claim could not be read
+_MAX_PODS: Final = 256  # of a claim, before those that have ended are forgotten; it is reserved for no more
 _SWEEP_EVERY: Final = 600.0  # seconds; also the age of an entry before it can be left over
 
 Fetch = Callable[[str, str], Awaitable[Mapping[str, Any] | None]]
@@ -417,6 +427,56 @@ class Claims:
                 found |= {uid: of_entry(uid, entry) for uid, entry in entries.items()}
         return found
 
+    # The pods that have a claim
+
+    async def follow_pods(self, held: Callable[[], Held]) -> None:
+        """Note each pod that joins a prepared claim. Endless.
+
+        kubelet prepares a claim for its first pod alone (pkg/kubelet/cm/dra/manager.go prepareResources).
+        podresources shows the others, without their uids.
+        """
+        seen: set[tuple[str, str]] = set()
+        wanted: set[str] = set()
+        while True:
+            shown = self._shown_pods(held())
+            wanted |= {uid for uid, _ in shown - seen}
+            seen = shown
+            claims = [claim for uid, claim in self.prepared.value.items() if uid in wanted]
+            wanted = {claim.uid for claim in claims if not await self._note_pods(claim)}
+            await asyncio.sleep(_PODS_RETRY if wanted else _PODS_EVERY)
+
+    def _shown_pods(self, held: Held) -> set[tuple[str, str]]:
+        """Return the uid of each claim with each pod that podresources shows to have it."""
+        uids = {(each.namespace, each.name): each.uid for each in self.prepared.value.values()}
+        own = [each for holders in held.values() for each in holders if each.resource == self._layout.driver]
+        return {(uids[claim], each.pod) for each in own if (claim := (each.namespace, each.claim)) in uids}
+
+    async def _note_pods(self, claim: PreparedClaim) -> bool:
+        """Add the pods that a claim is reserved for by now. Return False if that is to be tried again."""
+        try:
+            async with asyncio.timeout(_LIMIT):
+                found = await self._fetch(claim.namespace, claim.name)
+                pods = pods_of(found, claim.uid) if found else ()
+                if not set(pods) <= set(claim.pods):
+                    self.prepared.set(await self._step(partial(self._add_pods, claim.uid, pods)))
+        except (ClaimRefused, OSError):  # a TimeoutError is an OSError
+            return False
+        return True
+
+    def _add_pods(
+        self, uid: str, pods: Sequence[str], cancelled: Callable[[], bool]
+    ) -> Mapping[str, PreparedClaim]:
+        with self._checkpoint.locked(cancelled):
+            state = self._checkpoint.read()
+            claim = state.claims.get(uid)
+            if claim is None:
+                return state.claims
+            known = tuple(dict.fromkeys((*claim.pods, *pods)))
+            if len(known) > _MAX_PODS:
+                left = {*pods, *self._node.running(known)}
+                known = tuple(each for each in known if each in left)
+            return self._checkpoint.write(state, {**state.claims, uid: replace(claim, pods=known)}).claims
+
     # Claims that are gone
 
     async def sweep(self) -> None:
@@ -434,6 +494,8 @@ class Claims:
                     log.warning(Event.CLAIM_LEFT_OVER, extra={"claim": _shown(claims[uid]), "uid": uid})
                     with suppress(ClaimRefused):
                         await self.unprepare(ClaimReference(claims[uid].namespace, claims[uid].name, uid))
+                else:  # podresources shows a pod that was made again as the same one
+                    await self._note_pods(claims[uid])
             before = set(claims)
 
     async def _is_gone(self, claim: PreparedClaim) -> bool:
@@ -449,13 +511,18 @@ class Claims:
 
 
 def _with_own(entry: PreparedClaim, before: PreparedClaim | None) -> PreparedClaim:
-    """Return a claim with the devices that it has: of a card, more or fewer may be on the bus by now."""
-    own = {(each.request, each.device): each.addresses for each in before.results} if before else {}
+    """Return a claim with the pods and devices that it has, of a card those that it was given.
+
+    By now, more or fewer of them may be on the bus, and pods may have lost their reservation but still run.
+    """
+    if before is None:
+        return entry
+    own = {(each.request, each.device): each.addresses for each in before.results}
     results = (
         replace(each, addresses=own.get((each.request, each.device)) or each.addresses)
         for each in entry.results
     )
-    return replace(entry, results=tuple(results))
+    return replace(entry, results=tuple(results), pods=tuple(dict.fromkeys((*before.pods, *entry.pods))))
 
 
 def _refuse_prepared(entry: PreparedClaim, claims: Mapping[str, PreparedClaim], *, shared: bool) -> None:

@@ -164,6 +164,7 @@ class DraFrontEnd:
             "evictions": self._watch_evictions,
             "claims": self.claims.run,
             "claim-sweep": self.claims.sweep,
+            "claim-pods": partial(self.claims.follow_pods, lambda: self._tracker.held),
             "sharing": self._follow_sharing,
             "registrar": self._serve,
             "registrations": self._follow_registrations,

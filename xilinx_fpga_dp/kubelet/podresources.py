@@ -99,7 +99,14 @@ def _holders(pods: Iterable[podresources_v1.PodResources], prefix: str) -> Itera
             for device in claim.claim_resources:
                 yield (
                     key_of_name(device.device_name),
-                    Holder(pod.namespace, pod.name, container.name, device.driver_name, device.device_name),
+                    Holder(
+                        pod.namespace,
+                        pod.name,
+                        container.name,
+                        device.driver_name,
+                        device.device_name,
+                        claim.claim_name,
+                    ),
                 )
     for pod, container in containers:
         for devices in container.devices:

@@ -2,8 +2,8 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,7 @@ NAME = "pci-0000-65-00-1"
 CLAIM = PreparedClaim("1-2", "ns", "mine", None, (PreparedResult("fpga", "n1", NAME, ADDRESS, "x.com/a"),))
 SECOND_RESULT = PreparedResult("fpga", "n1", "pci-0000-66-00-1", "0000:66:00.1", "x.com/a")
 REFERENCE = ClaimReference("ns", "mine", "1-2")
-RESERVED = [{"resource": "pods", "name": "one", "uid": "pod-1"}]
-OF_A_POD = (Holder("ns", "pod", "main", DRIVER, NAME),)
+OF_A_POD = (Holder("ns", "pod", "main", DRIVER, NAME, "mine"),)
 
 
 def _layout(folder: Path) -> Layout:
@@ -77,6 +76,13 @@ def _allocated(uid: str, *names: str, name: str = "mine", **more: object) -> Map
     }
 
 
+def _reserved(uid: str, *pods: str) -> Mapping[str, Any]:
+    """Return a ResourceClaim that pods with these uids have."""
+    claim = _allocated(uid)
+    consumers = [{"resource": "pods", "name": each, "uid": each} for each in pods]
+    return {**claim, "status": {**claim["status"], "reservedFor": consumers}}
+
+
 def _server(*found: Mapping[str, Any]) -> Fetch:
     by_name = {each["metadata"]["name"]: each for each in found}
 
@@ -123,9 +129,10 @@ async def test_step_that_is_not_answered_in_time_is_refused_with_a_sentence(
 async def test_claim_of_a_pod_that_still_runs_is_not_unprepared(tmp_path: Path) -> None:
     """Kubelet forgets a pod that is deleted by force before its containers have ended."""
     running = {"pod-1"}
-    claim = {**_allocated("1-2"), "status": {**_allocated("1-2")["status"], "reservedFor": RESERVED}}
     node = _node(_u200(), running=running.intersection)
-    claims = Claims(_layout(tmp_path), node, _server(claim, _allocated("3-4", name="next")))
+    claims = Claims(
+        _layout(tmp_path), node, _server(_reserved("1-2", "pod-1"), _allocated("3-4", name="next"))
+    )
     await claims.prepare(REFERENCE)
     with pytest.raises(ClaimRefused, match=r"^a pod that has the ResourceClaim ns/mine still runs$"):
         await claims.unprepare(REFERENCE)
@@ -136,6 +143,105 @@ async def test_claim_of_a_pod_that_still_runs_is_not_unprepared(tmp_path: Path) 
     await claims.unprepare(REFERENCE)
     await claims.prepare(ClaimReference("ns", "next", "3-4"))
     assert claims.prepared.value.keys() == {"3-4"}
+
+
+def _pods(claims: Claims) -> tuple[str, ...]:
+    return claims.prepared.value["1-2"].pods
+
+
+@asynccontextmanager
+async def _following_pods(claims: Claims, held: Callable[[], Held]) -> AsyncIterator[None]:
+    task = asyncio.create_task(claims.follow_pods(held))
+    try:
+        async with asyncio.timeout(30):
+            yield
+    finally:
+        task.cancel()
+
+
+async def test_pod_that_joins_a_prepared_claim_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kubelet prepares a claim for its first pod alone; another joins later, and is deleted by force."""
+    monkeypatch.setattr(claims_module, "_PODS_EVERY", 0.001)
+    server = {"mine": _reserved("1-2", "pod-1")}
+    running: set[str] = set()
+    held = {NAME: OF_A_POD}
+
+    async def fetch(_namespace: str, name: str) -> Mapping[str, Any] | None:
+        return server.get(name)
+
+    claims = Claims(_layout(tmp_path), _node(_u200(), running=running.intersection), fetch)
+    await claims.prepare(REFERENCE)
+    async with _following_pods(claims, lambda: held):
+        server["mine"] = _reserved("1-2", "pod-2")  # the first pod has ended
+        held[NAME] = (Holder("ns", "another", "main", DRIVER, NAME, "mine"),)
+        await claims.prepared.until(lambda _: _pods(claims) == ("pod-1", "pod-2"))
+    assert Checkpoint(str(tmp_path), dict).read().claims == claims.prepared.value
+    running.add("pod-2")
+    with pytest.raises(ClaimRefused, match="still runs"):
+        await claims.unprepare(REFERENCE)
+    server["mine"] = _reserved("1-2", "pod-3")
+    await claims.prepare(REFERENCE)  # as after a restart of kubelet
+    assert _pods(claims) == ("pod-1", "pod-2", "pod-3")
+
+
+async def test_pods_of_an_entry_without_them_are_read_when_the_server_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older version wrote the entry."""
+    monkeypatch.setattr(claims_module, "_PODS_EVERY", 0.001)
+    monkeypatch.setattr(claims_module, "_PODS_RETRY", 0.001)
+    _write(tmp_path, CLAIM)
+    asked = 0
+
+    async def fetch(_namespace: str, _name: str) -> Mapping[str, Any] | None:
+        nonlocal asked
+        asked += 1
+        if asked < 3:
+            raise ClaimRefused("API server: no answer")
+        return _reserved("1-2", "pod-1")
+
+    claims = Claims(_layout(tmp_path), _node(_u200()), fetch)
+    rounds = 0
+
+    def held() -> Held:
+        nonlocal rounds
+        rounds += 1
+        return {NAME: OF_A_POD}
+
+    async def more_rounds() -> None:
+        before = rounds
+        while rounds < before + 3:
+            await asyncio.sleep(0.001)
+
+    async with _following_pods(claims, held):
+        await more_rounds()
+        await claims.mend()
+        await claims.prepared.until(lambda _: _pods(claims) == ("pod-1",))
+        await more_rounds()
+    assert asked == 3, "once for each pod"
+
+
+async def test_pods_of_a_claim_that_was_made_again_are_not_its_own(tmp_path: Path) -> None:
+    _write(tmp_path, CLAIM)
+    claims = Claims(_layout(tmp_path), _node(_u200()), _server(_reserved("3-4", "pod-1")))
+    await claims.mend()
+    await claims._note_pods(CLAIM)
+    assert _pods(claims) == ()
+
+
+async def test_pods_that_have_ended_are_forgotten_where_there_are_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One pod after the other may have a claim that is prepared for good."""
+    monkeypatch.setattr(claims_module, "_MAX_PODS", 3)
+    _write(tmp_path, dataclasses.replace(CLAIM, pods=("pod-1", "pod-2", "pod-3")))
+    node = _node(_u200(), running={"pod-2"}.intersection)
+    claims = Claims(_layout(tmp_path), node, _server(_reserved("1-2", "pod-3", "pod-4")))
+    await claims.mend()
+    await claims._note_pods(claims.prepared.value["1-2"])
+    assert _pods(claims) == ("pod-2", "pod-3", "pod-4")
 
 
 async def test_device_that_is_no_longer_shared_is_given_to_no_further_claim(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.support.dra_kubelet import DRIVER, NODE, SLICES, DraKubelet
 from tests.support.dra_stage import SLICE, data, published, registry, store_claim
 from tests.support.probed import Probed
 from tests.support.process import COMMAND, Service, clean_environment, cli, started
-from tests.support.resource_names import U200, U250
+from tests.support.resource_names import U55C, U200, U250
 from tests.support.schemas import conforms
 from tests.support.waiting import wait_for
 from xilinx_fpga_dp.observe.events import Event
@@ -126,11 +126,17 @@ class TestExplain:
             assert message in refused["message"]
 
 
-def _put_slice(node_api: RunningApiServer, node: str, resource: str) -> None:
-    """Publish a slice of a node with a device of a resource."""
-    prefix, _, name = resource.partition("/")
-    attributes = {"resourcePrefix": {"string": prefix}, "resourceName": {"string": name}}
-    spec = {"driver": DRIVER, "nodeName": node, "devices": [{"name": "a", "attributes": attributes}]}
+def _put_slice(node_api: RunningApiServer, node: str, *resources: str) -> None:
+    """Publish a slice of a node with a device of each resource."""
+    parts = ("resourcePrefix", "resourceName")
+    devices = [
+        {
+            "name": f"device-{number}",
+            "attributes": {part: {"string": text} for part, text in zip(parts, each.split("/"), strict=True)},
+        }
+        for number, each in enumerate(resources)
+    ]
+    spec = {"driver": DRIVER, "nodeName": node, "devices": devices}
     node_api.put(f"{SLICES}/{node}", {"metadata": {"name": node}, "spec": spec})
 
 
@@ -182,23 +188,23 @@ class TestClasses:
             stdout=subprocess.PIPE,
             text=True,
         ) as process:
-            wait_for(lambda: _extended_names(node_api) == {None, U200}, "the first classes")
+            wait_for(lambda: _extended_names(node_api) == {U200}, "the first class")
             assert trouble.times == 0
             node_api.do(node_api.api.cut_watches)
             _put_slice(node_api, "n2", U250)
-            wait_for(lambda: _extended_names(node_api) == {None, U200, U250}, "the new class")
+            wait_for(lambda: _extended_names(node_api) == {U200, U250}, "the new class")
             node_api.remove(f"{SLICES}/n2")
             process.terminate()
             said, _ = process.communicate(timeout=30)
         assert process.returncode == 0
-        assert [line.rpartition(": ")[2] for line in said.splitlines()] == ["created"] * 3
-        assert _extended_names(node_api) == {None, U200, U250}
+        assert [line.rpartition(": ")[2] for line in said.splitlines()] == ["created"] * 2
+        assert _extended_names(node_api) == {U200, U250}, "and not the class of all devices"
 
     def test_class_that_is_refused_holds_up_no_other(
         self, node_api: RunningApiServer, dra_settings: dict[str, str]
     ) -> None:
         def refused(item: dict[str, Any]) -> list[str]:
-            return ["metadata.name"] if item["metadata"]["name"] == DRIVER else []
+            return ["spec"] if item["spec"].get("extendedResourceName") == U200 else []
 
         node_api.api.invalid = refused
         with subprocess.Popen(
@@ -207,12 +213,12 @@ class TestClasses:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         ) as process:
-            _put_slice(node_api, "n1", U200)
-            wait_for(lambda: _extended_names(node_api) == {U200}, "the class after the refused one")
-            _put_slice(node_api, "n2", U250)
-            wait_for(lambda: _extended_names(node_api) == {U200, U250}, "the class of a later slice")
+            _put_slice(node_api, "n1", U200, U250)
+            wait_for(lambda: _extended_names(node_api) == {U250}, "the class after the refused one")
+            _put_slice(node_api, "n2", U55C)
+            wait_for(lambda: _extended_names(node_api) == {U250, U55C}, "the class of a later slice")
             node_api.api.invalid = None
-            wait_for(lambda: _extended_names(node_api) == {None, U200, U250}, "the class that was refused")
+            wait_for(lambda: _extended_names(node_api) == {U200, U250, U55C}, "the class that was refused")
             process.terminate()
             process.communicate(timeout=30)
         assert process.returncode == 0

@@ -175,7 +175,7 @@ async def _keep_applied(api: "ApiServer", settings: Settings, known: Latest[froz
     while True:
         seen = await known.until(lambda names: names is not None)
         failure: ApiServerError | None = None
-        for each in _classes(seen or (), settings):
+        for each in _classes(seen or (), settings)[1:]:  # the first is for all, `generalClass` of the chart
             if each in applied:
                 continue
             try:
@@ -218,7 +218,7 @@ COMMAND = Command(
         },
         "--follow": {
             "action": "store_true",
-            "help": "as --from-cluster --apply, and the same for each new one, until SIGTERM",
+            "help": "as --from-cluster --apply, without the one for all, then for new ones, until SIGTERM",
         },
     },
 )

@@ -32,6 +32,7 @@ from tests.faults.watching import figures
 from tests.support.api_server import RunningApiServer
 from tests.support.dra_kubelet import NODE, SLICES, ClaimName, DraKubelet, HealthStream
 from tests.support.dra_stage import SLICE, cdi, checkpoint, data, published, registry, spec_path, store_claim
+from tests.support.paths import PROJECT
 from tests.support.podresources import PodResourcesDouble
 from tests.support.process import Service, remove
 from tests.support.running import settings_for
@@ -48,6 +49,7 @@ _CALL = 25.0  # seconds: a prepare has a limit of 20
 _LASTS = 0.7
 _WITHOUT_RIGHT = "2"  # seconds between two attempts without a right, in place of a minute
 _BACK = 2.0  # seconds from the end of a fault to a good state: a write, and the next one a second later
+_CLOCK_STEP = 3600.0  # seconds: more than a busy machine takes, and less than the clock jumps
 _KILLS = 8  # times that the driver is killed within a call, for each of the two calls
 _DIES = 2.0  # seconds until a killed process is gone, on a busy machine
 _LINES = 600  # more than a call takes in the threads that write files
@@ -113,6 +115,7 @@ class Stage:
         for index, board in enumerate(("u200", "u200", "u250")):
             self.node.add_card(board, f"0000:{0x10 * (index + 1) + 1:02x}:00", numa_node=index % 2)
         self.kill = Path(self.directory, "kill")
+        self.clock = Path(self.directory, "clock")
         self.api = RunningApiServer(Path(tempfile.mkdtemp(dir=self.directory)))
         self.api.put(f"/api/v1/nodes/{NODE}", {"metadata": {"name": NODE, "uid": "node-uid"}})
         self.pods = PodResourcesDouble(f"{self.directory}/pods.sock")
@@ -162,7 +165,13 @@ class Stage:
             CDI_DIR=str(cdi(self.node)),
             POD_RESOURCES_SOCKET=self.pods.path,
         )
-        own = {"PYTHONPATH": str(_INSIDE), "FAULTS_KILL": str(self.kill), "FAULTS_RIGHT": _WITHOUT_RIGHT}
+        own = {
+            # The checkout too: it is not yet in the path when sitecustomize is imported
+            "PYTHONPATH": os.pathsep.join((str(_INSIDE), str(PROJECT))),
+            "FAULTS_CLOCK": str(self.clock),
+            "FAULTS_KILL": str(self.kill),
+            "FAULTS_RIGHT": _WITHOUT_RIGHT,
+        }
         self.services.append(Service(settings, environment=self.api.environment | own))
 
     def end(self, number: signal.Signals) -> None:
@@ -284,6 +293,10 @@ class Stage:
     def _message(self, device: str) -> str:
         lists = self.kubelet.health.lists if self.kubelet.health else []
         return str(lists[-1][device].message) if lists else ""
+
+    def health_time(self, device: str) -> float:
+        """Return the driver's time at the last health of a device."""
+        return float(self.kubelet.health.lists[-1][device].last_updated_time) if self.kubelet.health else 0.0
 
     def nothing_left(self) -> None:
         """Require no leak and no logged error."""
@@ -573,6 +586,19 @@ def paused(stage: Stage) -> Iterator[None]:
     stage.service.process.send_signal(signal.SIGSTOP)
     yield
     stage.service.process.send_signal(signal.SIGCONT)
+
+
+@fault("the clock jumps a day forth and two back")
+def clock_jumps(stage: Stage) -> Iterator[None]:
+    for seconds in (86_400, -86_400):
+        stage.clock.write_text(str(seconds))
+        stage.unprepare(stage.prepared(B))
+        stage.never_shared()
+        with stage.broken_card():
+            told = stage.health_time(C) - time.time()
+            require(abs(told - seconds) < _CLOCK_STEP, f"the driver's clock is {told:.0f} s off")
+    yield
+    stage.clock.write_text("0")
 
 
 @fault("SIGHUP ten times")

@@ -444,6 +444,32 @@ def test_pages_tell_of_the_driver(
         assert pages.series()['api_errors_total{code="500"}'] >= 1
 
 
+@pytest.mark.parametrize("mode", ["dra", "device-plugin"])
+def test_metrics_name_the_pod_that_has_a_card_by_a_claim(
+    cards: SampleNode,
+    node_api: RunningApiServer,
+    dra_settings: dict[str, str],
+    answering: PodResourcesDouble,
+    mode: str,
+) -> None:
+    """With a device plugin as well: a node may change from the driver to it while pods run."""
+    answering.claims = [ClaimHold(DRIVER, A)]
+    more = {"MODE": mode, "TELEMETRY_INTERVAL": "1"}
+    given = {name: value for name, value in dra_settings.items() if name != "HTTP_ADDRESS"}
+    pages = Probed(cards, **given | more)
+
+    def allocated() -> dict[str, float]:
+        return {name: value for name, value in pages.series().items() if "allocated{" in name}
+
+    with Service(pages.settings, environment=node_api.environment) as service:
+        service.logged(Event.SERVING_HTTP)
+        labels = 'device="0000:11:00.1",namespace="default",pod="mypod",container="claiming"'
+        held = {f"xilinx_fpga_allocated{{{labels}}}": 1.0}
+        wait_for(lambda: allocated() == held, lambda: f"{held} in {allocated()}")
+        answering.claims = []
+        wait_for(lambda: not allocated(), "no pod")
+
+
 def test_device_that_a_device_plugin_offers_is_not_published(
     cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str], answering: PodResourcesDouble
 ) -> None:

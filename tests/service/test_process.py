@@ -27,6 +27,28 @@ _LEFT_OUT = {
     *("xilinx_fpga_dp.dra", "xilinx_fpga_dp.dra.front_end", "xilinx_fpga_dp.observe.claim_metrics"),
 }
 
+# What only MODE=dra and the features of the API server use
+_OF_THE_API = (
+    *("xilinx_fpga_dp.apiserver", "xilinx_fpga_dp.dra", "xilinx_fpga_dp.observe.claim_metrics"),
+    *("xilinx_fpga_dp.observe.node_reports", "xilinx_fpga_dp.kubelet.pod_cgroups"),
+    *("xilinx_fpga_dp.rpc.api.dra_", "xilinx_fpga_dp.rpc.api.pluginregistration"),
+    *("httpcore2", "httpx2", "h11", "ssl", "_ssl"),
+)
+
+# A module that is looked for is told of, and is not there
+_WITHOUT_THE_API = f"""
+import sys
+from importlib.abc import MetaPathFinder
+class Absent(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.startswith({_OF_THE_API}):
+            print(name)
+            raise ModuleNotFoundError(name, name=name)
+from xilinx_fpga_dp import process
+process.prepare()
+sys.meta_path.insert(0, Absent())
+"""
+
 _TELLS_MODULES = """
 import atexit, runpy, sys
 atexit.register(lambda: print(*(name for name, module in sys.modules.items() if module)))
@@ -121,6 +143,32 @@ def test_service_has_loaded_no_module_that_it_can_do_without(
             service.kill()
     assert {"xilinx_fpga_dp.service", "prometheus_client", "betterproto2"} <= loaded
     assert not loaded & _LEFT_OUT
+
+
+def test_device_plugin_needs_and_loads_nothing_of_the_api_server(
+    node: SampleNode, kubelet: KubeletDouble
+) -> None:
+    """So its memory and its start are what they were without that code."""
+    node.add_card("u200", "0000:11:00")
+    kubelet.start()
+    with subprocess.Popen(
+        [sys.executable, "-c", _WITHOUT_THE_API + _TELLS_MODULES],
+        env=clean_environment(settings_for(node, HTTP_ADDRESS="127.0.0.1:0")),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as service:
+        try:
+            kubelet.wait_for(lambda: kubelet.allocatable(U200) == 1)
+            kubelet.allocate(U200, ["0000:11:00.1"])
+            service.terminate()
+            out, errors = service.communicate(timeout=ENDS)
+        finally:
+            service.kill()
+    assert service.returncode == 0, errors
+    loaded = out.split()
+    assert "xilinx_fpga_dp.service" in loaded
+    assert [name for name in loaded if name.startswith(_OF_THE_API)] == []
 
 
 @pytest.mark.parametrize("name", _FAULTS)

@@ -46,7 +46,7 @@ from xilinx_fpga_dp.aio.blocking_reader import BlockingReader
 from xilinx_fpga_dp.apiserver.access import Access, Connection, Credentials
 from xilinx_fpga_dp.apiserver.backoff import Backoff
 from xilinx_fpga_dp.apiserver.errors import ApiServerError, NoAccess, NoAnswer, refusal
-from xilinx_fpga_dp.apiserver.transport import Names, httpcore2, pool
+from xilinx_fpga_dp.apiserver.transport import HostLookup, httpcore2, pool
 
 Json = dict[str, Any]
 
@@ -144,9 +144,9 @@ class ApiServer:
         self._known: Credentials | None = None  # as of the last look at their files
         self._looked = 0.0
         # Apart, so that watches never keep a call from getting a connection.
-        names = Names()
-        self._calls = _Clients(names, connections)
-        self._watches = _Clients(names, None)
+        lookup = HostLookup()
+        self._calls = _Clients(lookup, connections)
+        self._watches = _Clients(lookup, None)
 
     async def __aenter__(self) -> Self:
         return self
@@ -400,7 +400,7 @@ class _Request:
 class _Client:
     """Connections to one server; used on the loop only."""
 
-    def __init__(self, connection: Connection, names: Names, most: int | None) -> None:
+    def __init__(self, connection: Connection, lookup: HostLookup, most: int | None) -> None:
         self.connection = connection
         self.users = 0
         self.proven = False  # an answer has come: connections may have been kept
@@ -411,7 +411,7 @@ class _Client:
         except (TypeError, ValueError) as error:
             raise NoAccess(f"{connection.server}: {error}") from None
         self._host = connection.server.partition("//")[2].partition("/")[0]
-        self._pool = pool(context, connection.server_name, names=names, most=most, idle=_IDLE)
+        self._pool = pool(context, connection.server_name, lookup=lookup, most=most, idle=_IDLE)
 
     @asynccontextmanager
     async def stream(
@@ -453,8 +453,8 @@ class _Client:
 class _Clients:
     """The client in use. Another takes its place for another `Connection`, or when it was left."""
 
-    def __init__(self, names: Names, most: int | None) -> None:
-        self._names = names
+    def __init__(self, lookup: HostLookup, most: int | None) -> None:
+        self._lookup = lookup
         self._most = most
         self._current: _Client | None = None
 
@@ -462,7 +462,7 @@ class _Clients:
     async def use(self, connection: Connection) -> AsyncIterator[_Client]:
         client = old = self._current
         if client is None or client.connection != connection or client.left:
-            client = self._current = _Client(connection, self._names, self._most)
+            client = self._current = _Client(connection, self._lookup, self._most)
         client.users += 1
         try:
             if old is not None and old is not client:

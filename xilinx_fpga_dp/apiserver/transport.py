@@ -45,7 +45,7 @@ _ANYIO: Final = {
 with stand_ins(*_UNUSED), replaced("anyio", **_ANYIO):
     import httpcore2
 
-__all__ = ["Names", "httpcore2", "pool"]
+__all__ = ["HostLookup", "httpcore2", "pool"]
 
 _PART: Final = 16 << 10  # bytes of a connection that are read at once
 # Seconds after which the next address of a host is tried beside the first one (RFC 8305, section 5).
@@ -57,7 +57,7 @@ read_tls_in_parts(_PART)
 _Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-class Names:
+class HostLookup:
     """Looks up the addresses of hosts. asyncio's own lookup would keep the process from ending."""
 
     def __init__(self) -> None:
@@ -81,14 +81,19 @@ class Names:
 
 
 def pool(
-    context: ssl.SSLContext | None, server_name: str | None, *, names: Names, most: int | None, idle: float
+    context: ssl.SSLContext | None,
+    server_name: str | None,
+    *,
+    lookup: HostLookup,
+    most: int | None,
+    idle: float,
 ) -> httpcore2.AsyncConnectionPool:
     """Return a pool of connections to one server.
 
     Args:
         context: for TLS.
         server_name: in the server's certificate; None: its host.
-        names: looks up the host.
+        lookup: finds the addresses of the host.
         most: connections at a time; None: any number.
         idle: seconds that one is kept.
     """
@@ -96,17 +101,17 @@ def pool(
         context,
         max_connections=most,
         keepalive_expiry=idle,
-        network_backend=_Network(context, server_name, names),
+        network_backend=_Network(context, server_name, lookup),
     )
 
 
 class _Network(httpcore2.AsyncNetworkBackend):
     """Connects with TLS at once: ``StreamWriter.start_tls`` leaves the reader with the old transport."""
 
-    def __init__(self, context: ssl.SSLContext | None, server_name: str | None, names: Names) -> None:
+    def __init__(self, context: ssl.SSLContext | None, server_name: str | None, lookup: HostLookup) -> None:
         self._context = context
         self._server_name = server_name
-        self._names = names
+        self._lookup = lookup
 
     async def connect_tcp(
         self,
@@ -120,7 +125,7 @@ class _Network(httpcore2.AsyncNetworkBackend):
         name = self._server_name or host if self._context else None
         try:
             async with asyncio.timeout(timeout):
-                addresses = await self._names.addresses(host, math.inf if timeout is None else timeout)
+                addresses = await self._lookup.addresses(host, math.inf if timeout is None else timeout)
                 reader, writer = await _dial(addresses, port, self._context, name)
         except TimeoutError as error:
             raise httpcore2.ConnectTimeout(str(error)) from error

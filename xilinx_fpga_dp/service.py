@@ -321,4 +321,7 @@ class Service:
         """Leave the files to a newer instance, which may have other settings, while one lives. Endless."""
         async for standby in self._front_end.standby():
             for file in files:
-                await file.share(released=standby)
+                if standby:
+                    file.release()
+                else:
+                    await file.take_over()

@@ -57,10 +57,14 @@ class ManagedFile:
         self._known.set()
         return await self._checks.run()
 
-    async def share(self, *, released: bool) -> None:
-        """Leave the file to a newer instance, or manage it again."""
-        self._released = released
-        if self._known.is_set() and not released:
+    def release(self) -> None:
+        """Leave the file to a newer instance."""
+        self._released = True
+
+    async def take_over(self) -> None:
+        """Manage the file, also again."""
+        self._released = False
+        if self._known.is_set():
             await self._checks.run()
 
     async def run(self) -> None:

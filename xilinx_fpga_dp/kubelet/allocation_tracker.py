@@ -38,7 +38,7 @@ class AllocationTracker:
         self.held_elsewhere = False  # a device is held under another name; set by the snapshot builder
         self._answered = False
         self.has_answered = asyncio.Event()  # kubelet has answered at least once
-        self._repeat = False  # the newest answer may be outdated soon
+        self._poll_fast = False  # the newest answer may be outdated soon
         self._new: UnitKeys = frozenset()
         self._wanted = asyncio.Event()
         self._asked = asyncio.Event()
@@ -91,14 +91,14 @@ class AllocationTracker:
         """Ask whenever it is needed. Endless."""
         while True:
             try:
-                async with asyncio.timeout(_FAST_INTERVAL if self._repeat else _INTERVAL):
+                async with asyncio.timeout(_FAST_INTERVAL if self._poll_fast else _INTERVAL):
                     await self._wanted.wait()
             except TimeoutError:
-                if self._answered and not self.held_elsewhere and not self._repeat:
+                if self._answered and not self.held_elsewhere and not self._poll_fast:
                     continue
             self._wanted.clear()
             new, self._new = self._new, frozenset()
-            self._repeat = bool(new) or self._others_allocate()
+            self._poll_fast = bool(new) or self._others_allocate()
             held = await self._api.held(insist=bool(new))
             self._answered = held is not None
             if self._answered:

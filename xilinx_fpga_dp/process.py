@@ -69,6 +69,27 @@ def deliver_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SERVICE_SIGNALS)
 
 
+def handle_signals(received: Callable[[int], object]) -> None:
+    """Call ``received`` with the number of each signal of the service, also of those that have been blocked.
+
+    The loop's add_signal_handler restores the default action as the loop closes, before the process has ended
+    (asyncio/unix_events.py): a second SIGTERM would then change the exit code. It can go when asyncio leaves
+    the handlers.
+    """
+    for number in SERVICE_SIGNALS:
+        signal.signal(number, lambda number, _frame: received(number))
+    deliver_signals()
+
+
+def ignore_signals() -> None:
+    """Let no more signal of the service change its exit code, once it has stopped.
+
+    It is the end of `handle_signals`, whose callback needs the loop, and can go with it.
+    """
+    for number in SERVICE_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def asks_for_tls(environment: Mapping[str, str], words: Sequence[str]) -> bool:
     """Return whether the process may call the API server, by its variables and its command line.
 

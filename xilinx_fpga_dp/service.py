@@ -171,8 +171,7 @@ class Service:
             last = tasks.pop(self._front_end.last_task)
             await end(tasks.values())
             await end([last])
-        for number in process.SERVICE_SIGNALS:  # one more changes nothing
-            signal.signal(number, signal.SIG_IGN)
+        process.ignore_signals()
         log.info(Event.STOPPED)
 
     def _tasks(self) -> dict[str, Callable[[], Awaitable[None]]]:
@@ -262,10 +261,7 @@ class Service:
             signal.SIGINT: self._stop.set,
             signal.SIGHUP: self._register_again,
         }
-        for number in process.SERVICE_SIGNALS:
-            # The loop's add_signal_handler would restore the default action before the process has ended.
-            signal.signal(number, lambda number, _frame: loop.call_soon_threadsafe(actions[number]))
-        process.deliver_signals()
+        process.handle_signals(lambda number: loop.call_soon_threadsafe(actions[number]))
 
     def _register_again(self) -> None:
         log.info(Event.HANGUP)

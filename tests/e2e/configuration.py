@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .build import Version
-from .claim import CGROUP
 from .images import PAUSE
+from .machine_lock import CGROUP
 
 CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from .build import binaries
-from .claim import why_not_here
 from .configuration import why_not
 from .live_sample import LiveSample
+from .machine_lock import why_not_here
 from .node import Node
 from .report import FAILED, NOT_APPLICABLE, PASSED, Report
 from .stage import Stage

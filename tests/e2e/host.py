@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from .build import Binaries
-from .claim import Claim, why_not_here
 from .configuration import (
     CONTAINERD_SOCKET,
     Config,
@@ -25,6 +24,7 @@ from .configuration import (
     network_configuration,
 )
 from .images import write_images
+from .machine_lock import MachineLock, why_not_here
 from .namespace import Namespace, NodeError, Process, SilentError, wait_for
 from .podresources import Allocatable, PodResources
 from .timeline import Timeline
@@ -49,7 +49,7 @@ class Host:
         """
         self.binaries = binaries
         self.config: Config = config or {}
-        self._claim = Claim()
+        self._machine_lock = MachineLock()
         self._log_dir = log_dir
         self._namespace: Namespace | None = None
         self._kubelet: Process | None = None
@@ -63,7 +63,7 @@ class Host:
     def __enter__(self) -> Self:
         if lacking := why_not_here():
             raise NodeError(lacking)
-        self._claim.acquire()
+        self._machine_lock.acquire()
         # Only the main thread may set a handler; elsewhere the next run cleans up after a SIGTERM.
         try:
             # A SIGTERM unwinds the `with` as Ctrl-C does; pytest would take a SystemExit for a failed case.
@@ -88,7 +88,7 @@ class Host:
     def close(self) -> None:
         """End all processes and restore the state of the machine."""
         try:
-            self._claim.release()
+            self._machine_lock.release()
             if self._namespace is not None:
                 self._namespace.close()
         finally:
@@ -107,7 +107,7 @@ class Host:
         for name in ("manifests", "logs", "cni", "volume-plugins"):
             (self.folder / name).mkdir()
         self._log_dir = self._log_dir or self.folder / "logs"
-        # Only after the claim: until then another run may write there.
+        # Only with the lock: until then another run may write there.
         shutil.rmtree(self._log_dir, ignore_errors=True)
         self._log_dir.mkdir(parents=True)
         self._namespace = Namespace(self.folder, self._log_dir)
@@ -145,7 +145,7 @@ class Host:
     @property
     def folder(self) -> Path:
         """The directory of the node, removed at the end."""
-        return self._claim.folder
+        return self._machine_lock.folder
 
     @property
     def namespace(self) -> Namespace:

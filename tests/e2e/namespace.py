@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from .claim import MARK
+from .machine_lock import MARK
 
 # The first process of the namespace, which holds it open. Its mounts end with the last process of the
 # namespace, so nothing is unmounted. kubelet needs a shared mount of its directory for mount propagation.
@@ -125,7 +125,7 @@ class Process:
 
 
 class Namespace:
-    """The mount namespace below one folder; its processes end with `claim.release`."""
+    """The mount namespace below one folder; its processes end with `MachineLock.release`."""
 
     def __init__(self, folder: Path, log_dir: Path) -> None:
         self._folder = folder
@@ -152,7 +152,7 @@ class Namespace:
             raise NodeError(f"the mount namespace can't be made: {holder.output().strip()}")
 
     def close(self) -> None:
-        """Collect the exit codes of all processes; `Claim.release` has killed them."""
+        """Collect the exit codes of all processes; `MachineLock.release` has killed them."""
         for process in self._started:
             process.wait()
 

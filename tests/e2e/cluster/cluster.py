@@ -10,7 +10,7 @@ with Cluster(binaries(), log_dir=folder) as cluster:
     cluster.stop("kube-apiserver"), cluster.start("kube-apiserver")
     cluster.spawn("service", command, env)          # a process on the node; see namespace.py
 
-A machine has one cluster or one node of `node.Node` at a time; see claim.py.
+A machine has one cluster or one node of `node.Node` at a time; see machine_lock.py.
 
 Everything runs in one mount and network namespace. A pair of interfaces joins its network to that of the
 machine, so that `kubeconfig` works there, and the addresses are those of a real node: the API server is at
@@ -38,10 +38,10 @@ from pathlib import Path
 from typing import Any
 
 from ..build import Binaries, ControlPlane, call
-from ..claim import end_pods
 from ..configuration import Config, Ports
 from ..host import HOSTNAME, START_LIMIT, Host, ended, get
 from ..live_sample import LiveSample
+from ..machine_lock import end_pods
 from ..namespace import NodeError, Process, wait_for
 from .api import Api, ApiError
 from .certificates import make_certificates

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ..claim import pods_cgroup
+from ..machine_lock import pods_cgroup
 from ..namespace import wait_for
 from ..report import Report
 from . import kill_at_write

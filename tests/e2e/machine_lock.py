@@ -1,7 +1,7 @@
-"""An exclusive claim of this machine for one node, with the restoration of its state.
+"""The lock of this machine for one node, with the restoration of its state.
 
-Each change outside the directory of the node is recorded before it is made, so that the next claim or
-`python -m tests.e2e.claim` can undo the changes of a killed run.
+Each change outside the directory of the node is recorded before it is made, so that the next run or
+`python -m tests.e2e.machine_lock` can undo the changes of a killed run.
 """
 
 import fcntl
@@ -76,7 +76,7 @@ class BusyError(Exception):
     """The node of this machine is in use by another run."""
 
 
-class Claim:
+class MachineLock:
     """The exclusive right to run a node on this machine, and the directory of the node."""
 
     def __init__(self) -> None:
@@ -264,9 +264,9 @@ def _remove_cgroups() -> None:
 
 def main() -> None:
     """Undo the changes of a killed run, unless a run is active."""
-    claim = Claim()
-    claim.acquire(limit=0)
-    claim.release()
+    machine = MachineLock()
+    machine.acquire(limit=0)
+    machine.release()
 
 
 if __name__ == "__main__":

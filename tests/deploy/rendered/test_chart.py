@@ -442,13 +442,15 @@ def test_policy_of_events_names_the_driver(driver: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "policies"),
     [
-        ({}, {"events", "slices"}),
+        ({}, {"events", "slices", "classes"}),
         ({"admissionPolicy": False}, set()),
         ({"dra": {"admissionPolicy": False}}, {"events"}),
+        ({"dra": {"classesController": False}}, {"events", "slices"}),
     ],
 )
 def test_policies_can_be_left_out(values: dict[str, Any], policies: set[str], tmp_path: Path) -> None:
-    found = valid(render(tmp_path, {"mode": "dra", "events": True, **values}), KUBERNETES[:1])
+    dra = {"classesController": True, **values.get("dra", {})}
+    found = valid(render(tmp_path, {"mode": "dra", "events": True, **values, "dra": dra}), KUBERNETES[:1])
     for kind in ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"):
         names = {each["metadata"]["name"] for each in found if each["kind"] == kind}
         assert names == {f"xilinx-fpga-dp-{policy}" for policy in policies}
@@ -666,6 +668,26 @@ class TestDra:
         }
         driver = only("DaemonSet", text)["spec"]["template"]["metadata"]["labels"]
         assert driver["app.kubernetes.io/name"] != pod["metadata"]["labels"]["app.kubernetes.io/name"]
+
+    def test_policy_of_the_controller_names_its_account_label_and_driver(self, tmp_path: Path) -> None:
+        text = render(tmp_path, {"mode": "dra", "dra": {"classesController": True, "driverName": "a.b"}})
+        [policy] = [
+            each["spec"]
+            for each in documents(text)
+            if each["kind"] == "ValidatingAdmissionPolicy" and each["metadata"]["name"].endswith("-classes")
+        ]
+        [condition] = policy["matchConditions"]
+        account = only("Deployment", text)["spec"]["template"]["spec"]["serviceAccountName"]
+        user = f"system:serviceaccount:kube-system:{account}"
+        assert condition["expression"] == f'request.userInfo.username == "{user}"'
+        [rule] = policy["matchConstraints"]["resourceRules"]
+        assert (rule["resources"], rule["operations"]) == (["deviceclasses"], ["CREATE", "UPDATE"])
+        label, selector = (each["expression"] for each in policy["validations"])
+        [made, *_] = device_classes([], "a.b")
+        wanted = made["metadata"]["labels"]["app.kubernetes.io/name"]
+        assert label == f'variables.label == "{wanted}" && variables.labelBefore == "{wanted}"'
+        [own] = made["spec"]["selectors"]
+        assert f"startsWith('{own['cel']['expression']} && ')" in selector
 
     def test_classes_of_one_name_are_refused(self, tmp_path: Path) -> None:
         classes = [{"resource": "amd.com/a_b"}, {"resource": "amd.com/a-b"}]

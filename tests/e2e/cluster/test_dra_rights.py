@@ -12,6 +12,7 @@ from .api import Api, ApiError
 from .cluster import NODE_ADDRESS, Cluster
 from .deployed import DRIVER_NAME, NAME, NAMESPACE, plugins, wait_available
 from .driver import DRIVER, SLICES, run, slices
+from .user import User, commands
 
 pytestmark = pytest.mark.usefixtures("driver", "pods")
 
@@ -134,3 +135,78 @@ def test_driver_changes_nothing_else_of_its_node(driver_api: Api, path: str, pat
     with pytest.raises(ApiError) as refused:
         driver_api("PATCH", path, patch, kind)
     assert refused.value.status in (403, 422)
+
+
+CLASSES = "/apis/resource.k8s.io/v1/deviceclasses"
+OWN = f'device.driver == "{DRIVER}"'
+LABELS = {"app.kubernetes.io/name": "xilinx-fpga-dp"}
+
+
+@pytest.fixture(scope="module")
+def classes_api(cluster: Cluster, user: User, driver: None) -> Iterator[Api]:
+    """The API server with the token of the controller of classes, whose policy is in effect."""
+    upgrade = commands("README.md", "Install")[2].replace("install", "upgrade") + " --reuse-values --set "
+    user.run(f"{upgrade}dra.classesController=true")
+    token = cluster.kubectl("create", "token", "-n", NAMESPACE, f"{NAME}-classes")
+    api = Api(NODE_ADDRESS, cluster.authority, token.strip())
+
+    def denied() -> bool:
+        try:
+            api("POST", f"{CLASSES}?dryRun=All", device_class("case", {}, OWN))
+        except ApiError as error:
+            return "only DeviceClasses with the label" in str(error)
+        return False
+
+    wait_for(denied, "the policy of classes", 60)
+    yield api
+    user.run(f"{upgrade}dra.classesController=false")
+    cluster.kubectl("delete", "deviceclass", "-l", "app.kubernetes.io/name,!app.kubernetes.io/instance")
+
+
+def device_class(name: str, labels: dict[str, str], expression: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "resource.k8s.io/v1",
+        "kind": "DeviceClass",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {"selectors": [{"cel": {"expression": expression}}]},
+    }
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "true",
+        'device.driver == "gpu.example.com"',
+        f"{OWN} || true",
+        f"{OWN} == false",
+        f"{OWN} && true ? true : true",
+    ],
+)
+def test_policy_denies_classes_of_other_devices(classes_api: Api, expression: str) -> None:
+    with pytest.raises(ApiError, match=f"only devices of the driver {DRIVER}") as refused:
+        classes_api("POST", f"{CLASSES}?dryRun=All", device_class("case", LABELS, expression))
+    assert refused.value.status in (403, 422)
+
+
+def test_policy_denies_changes_of_foreign_classes(cluster: Cluster, classes_api: Api) -> None:
+    foreign = cluster.api("POST", CLASSES, device_class("foreign", {}, "true"))
+    path = f"{CLASSES}/foreign"
+    try:
+        own = device_class("foreign", LABELS, OWN)
+        own["metadata"]["resourceVersion"] = foreign["metadata"]["resourceVersion"]
+        with pytest.raises(ApiError, match="only DeviceClasses with the label") as refused:
+            classes_api("PUT", f"{path}?dryRun=All", own)
+        assert refused.value.status in (403, 422)
+    finally:
+        cluster.api("DELETE", path)
+
+
+@pytest.mark.parametrize("more", ["", f' && device.attributes["{DRIVER}"].?board.orValue("") == "u200"'])
+def test_policy_allows_own_classes(cluster: Cluster, classes_api: Api, more: str) -> None:
+    made = device_class("case", LABELS, OWN + more)
+    assert classes_api("POST", f"{CLASSES}?dryRun=All", made)["metadata"]["name"] == "case"
+    stored = cluster.api("POST", CLASSES, made)
+    try:
+        assert classes_api("PUT", f"{CLASSES}/case?dryRun=All", stored)
+    finally:
+        cluster.api("DELETE", f"{CLASSES}/case")

@@ -528,7 +528,7 @@ def _with_own(entry: PreparedClaim, before: PreparedClaim | None) -> PreparedCla
 def _refuse_prepared(entry: PreparedClaim, claims: Mapping[str, PreparedClaim], *, shared: bool) -> None:
     """Refuse a claim of which a device is prepared for another one, unless both have a share of it.
 
-    If it is not shared, a share is no longer a reason: it was allocated before the settings changed.
+    Without ``shared`` also then: the scheduler allocated the new share before the settings changed.
     """
     wanted = {
         address: result for result in entry.results if not result.admin_access for address in result.holds

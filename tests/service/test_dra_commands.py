@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +280,28 @@ class TestDiagnose:
         assert "pci-0000-99-00-1 is published and is not on this node" in lines
         owner = f"belongs to Node {NODE} another, and has to belong to Node {NODE} node-uid"
         assert owner in lines
+
+    def test_device_that_an_older_claim_keeps_exclusive_is_as_wanted(
+        self, cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str]
+    ) -> None:
+        claim = store_claim(node_api, "mine", A)
+
+        def is_shared(name: str, wanted: bool) -> bool:
+            found = published(node_api).get(name)
+            return found is not None and bool(found["attributes"]["shared"]["bool"]) == wanted
+
+        for replicas in ("1", "4"):
+            settings = dra_settings | {"SHARED_REPLICAS": replicas}
+            with (
+                Service(settings, environment=node_api.environment),
+                DraKubelet(registry(cards)) as kubelet,
+            ):
+                wait_for(lambda: kubelet.sockets, "a socket")
+                kubelet.register()
+                wait_for(partial(is_shared, B, replicas == "4"), "the slice")
+                kubelet.prepared(claim)
+                [line] = self._lines(settings, "ResourceSlices")
+                assert line.startswith("ok")
 
     def test_node_that_is_none_is_said(
         self, cards: SampleNode, node_api: RunningApiServer, dra_settings: dict[str, str]

@@ -370,6 +370,13 @@ def test_account_is_made_by_the_given_name(values: dict[str, Any], tmp_path: Pat
     assert only("DaemonSet", text)["spec"]["template"]["spec"]["serviceAccountName"] == "own"
 
 
+@pytest.mark.parametrize("values", [{}, {"mode": "dra", "dra": {"classesController": True}}])
+def test_values_of_an_older_chart_render_the_same(values: dict[str, Any], tmp_path: Path) -> None:
+    """`helm upgrade --reuse-values` leaves out what that chart did not know."""
+    older = {"serviceAccount": None, "dra": {**values.get("dra", {}), "admissionPolicy": None}}
+    assert render(tmp_path, {**values, **older}) == render(tmp_path, values)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -45,15 +45,25 @@
 {{- if or .Values.openshift.enabled (include "fpga.anyCallsApi" .) }}true{{ end -}}
 {{- end }}
 
+{{/* As JSON. 'helm upgrade --reuse-values' from a chart that did not know it leaves it out. */}}
+{{- define "fpga.account" -}}
+{{- .Values.serviceAccount | default (dict "create" true "name" "") | toJson -}}
+{{- end }}
+
+{{/* Not empty if the policies of MODE=dra are wanted: also if --reuse-values leaves them out. */}}
+{{- define "fpga.hasDraPolicies" -}}
+{{- if and .Values.admissionPolicy (ne (toString .Values.dra.admissionPolicy) "false") }}true{{ end -}}
+{{- end }}
+
 {{/* Not empty if the chart makes a service account. */}}
 {{- define "fpga.makesServiceAccount" -}}
-{{- $account := .Values.serviceAccount -}}
+{{- $account := include "fpga.account" . | fromJson -}}
 {{- if and $account.create (not .Values.serviceAccountName) (or $account.name (include "fpga.needsServiceAccount" .)) }}true{{ end -}}
 {{- end }}
 
 {{/* Empty: the namespace's default account. */}}
 {{- define "fpga.serviceAccountName" -}}
-{{- $account := .Values.serviceAccount -}}
+{{- $account := include "fpga.account" . | fromJson -}}
 {{- if and $account.name .Values.serviceAccountName -}}
 {{- fail "set serviceAccount.name or serviceAccountName, not both" -}}
 {{- end -}}

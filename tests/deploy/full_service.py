@@ -46,12 +46,7 @@ class FullService:
 
     def scrape(self) -> str:
         """Return its metrics; empty if it does not answer."""
-        with (
-            contextlib.suppress(OSError),
-            urllib.request.urlopen(f"http://{self.address}/metrics", timeout=30) as answer,
-        ):
-            return str(answer.read().decode())
-        return ""
+        return scrape(self.address)
 
     def allocate(self) -> None:
         """Let kubelet allocate the card."""
@@ -63,6 +58,16 @@ class FullService:
         self.card.write("current_link_width", "8")
         self.card.write("aer_dev_fatal", aer_text("fatal", 3))
         self.card.record_error(ErrorRecord(1, int(time.time())))
+
+
+def scrape(address: str) -> str:
+    """Return the metrics of a service; empty if it does not answer."""
+    with (
+        contextlib.suppress(OSError),
+        urllib.request.urlopen(f"http://{address}/metrics", timeout=30) as answer,
+    ):
+        return str(answer.read().decode())
+    return ""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A real Prometheus that scrapes one address and evaluates the alert rules."""
+"""A real Prometheus that scrapes services and evaluates the alert rules."""
 
 import json
 import subprocess
@@ -19,7 +19,6 @@ from tests.support.waiting import wait_for
 
 # What the chart's PodMonitor and the operator add to a pod's series
 LABELS = {
-    "node": "sample",
     "namespace": "kube-system",
     "pod": "xilinx-fpga-dp-abcde",
     "container": "xilinx-fpga-dp",
@@ -32,14 +31,16 @@ class Prometheus:
 
     Args:
         folder: an empty folder.
-        scraped: the address with the metrics.
+        scraped: the addresses with the metrics, by node.
     """
 
-    def __init__(self, folder: Path, scraped: str) -> None:
+    def __init__(self, folder: Path, scraped: Mapping[str, str]) -> None:
         job = {
             "job_name": "xilinx-fpga-dp",
             "honor_labels": True,
-            "static_configs": [{"targets": [scraped], "labels": LABELS}],
+            "static_configs": [
+                {"targets": [address], "labels": LABELS | {"node": node}} for node, address in scraped.items()
+            ],
         }
         configuration = {
             "global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},

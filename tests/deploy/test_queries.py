@@ -10,6 +10,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.deploy.dashboards import DASHBOARDS, Dashboard, queries, resolved
+from tests.deploy.full_driver import full_driver
 from tests.deploy.full_service import full_service
 from tests.deploy.manifests import DEPLOY
 from tests.deploy.queries import Selector, grouping, selectors
@@ -34,7 +35,7 @@ OTHERS = {
 VALUES = {
     "health": {"Healthy", "Unhealthy"},
     "reason": {"", *map(str, Reason)},
-    "result": {"ok", "failed"},
+    "result": {"ok", "failed", "refused"},
     "code": {code.name for code in grpc.StatusCode},
     "job": {"xilinx-fpga-dp"},
 }
@@ -51,12 +52,13 @@ QUERIES = {rule["alert"]: str(rule["expr"]) for rule in RULES} | {
 
 @pytest.fixture(scope="module")
 def exposed() -> Mapping[str, set[str]]:
-    """The labels of each sample of a service whose cards have everything that telemetry reads, by name."""
-    with full_service() as service:
+    """The labels of each sample, by name: of a service whose cards have everything, and of a DRA driver."""
+    with full_service() as service, full_driver() as driver:
         wait_for(
             lambda: set(re.findall(r"^\w+", service.scrape(), re.MULTILINE)) >= CARD_METRICS, "telemetry"
         )
-        families = list(text_string_to_metric_families(service.scrape()))
+        texts = [service.scrape(), driver.scrape()]
+    families = [family for text in texts for family in text_string_to_metric_families(text)]
     return {sample.name: set(sample.labels) for family in families for sample in family.samples}
 
 
@@ -121,14 +123,7 @@ def test_each_metric_is_used_in_a_query(exposed: Mapping[str, set[str]]) -> None
 
 
 def test_reference_has_each_metric_with_its_labels(exposed: Mapping[str, set[str]]) -> None:
-    with_claims = documented()
-    # Those of the DRA driver, which this service is not
-    assert with_claims.pop("xilinx_fpga_dp_claims_total") == {"method", "result"}
-    assert with_claims.pop("xilinx_fpga_dp_claim_duration_seconds") == {"method"}
-    for name in ("claims_prepared", "slice_generation", "slice_age_seconds"):
-        assert with_claims.pop(f"xilinx_fpga_dp_{name}") == set()
-    assert with_claims.pop("xilinx_fpga_dp_api_errors_total") == {"code"}
-    assert with_claims == {
+    assert documented() == {
         re.sub("_(bucket|count|sum)$", "", name): labels - {"le"}
         for name, labels in exposed.items()
         if not name.endswith("_created")

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.deploy.dashboards import DASHBOARDS, Dashboard, choices, queries, resolved
+from tests.deploy.full_driver import full_driver
 from tests.deploy.full_service import FullService, full_service
 from tests.deploy.manifests import DEPLOY
 from tests.deploy.prometheus import Prometheus
@@ -42,12 +43,17 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scraped]:
     """A service with allocations and a fault between two scrapes."""
     with (
         full_service() as service,
-        Prometheus(tmp_path_factory.mktemp("prometheus"), service.address) as prometheus,
+        full_driver() as driver,
+        Prometheus(
+            tmp_path_factory.mktemp("prometheus"), {"sample": service.address, "claims": driver.address}
+        ) as prometheus,
     ):
         wait_for(lambda: prometheus.query("xilinx_fpga_dp_allocations_total == 1"), "a first scrape")
         wait_for(lambda: prometheus.query('xilinx_fpga_pcie_errors_total{severity="fatal"}'), "telemetry")
+        wait_for(lambda: prometheus.query("xilinx_fpga_dp_claims_total == 1"), "a first scrape of the driver")
         service.allocate()
         service.degrade()
+        driver.prepare()
         yield Scraped(prometheus, service)
 
 
@@ -124,5 +130,5 @@ def test_rules_are_evaluated_on_a_real_scrape(scraped: Scraped) -> None:
 def test_pod_of_a_card_keeps_its_labels(scraped: Scraped) -> None:
     [series] = scraped.prometheus.query("xilinx_fpga_allocated")
     assert (series["metric"]["namespace"], series["metric"]["pod"]) == ("default", "mypod")
-    [info] = scraped.prometheus.query("xilinx_fpga_dp_build_info")
+    [info] = scraped.prometheus.query('xilinx_fpga_dp_build_info{node="sample"}')
     assert info["metric"]["pod"] == "xilinx-fpga-dp-abcde"

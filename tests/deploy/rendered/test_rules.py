@@ -33,6 +33,13 @@ def test_alerts_fire_as_expected() -> None:
         ("(sum by (node, pod) (xilinx_fpga_dp_devices))", "(xilinx_fpga_dp_devices)"),
         (" or 0 * max by (node) (xilinx_fpga_dp_build_info)", ""),
         (" or 0 * xilinx_fpga_dp_allocations_total", " or xilinx_fpga_dp_allocations_total"),
+        (" or 0 * xilinx_fpga_dp_claims_total", " or xilinx_fpga_dp_claims_total"),
+        (") > 5", ") > 2"),
+        (
+            "min by (node) (xilinx_fpga_dp_slice_age_seconds)",
+            "max by (node) (xilinx_fpga_dp_slice_age_seconds)",
+        ),
+        ("seconds) > 300", "seconds) > 900"),
         ("for: 1h", "for: 10m"),
         ("_lanes < xilinx_fpga_pcie_link_lanes_max", "_lanes <= xilinx_fpga_pcie_link_lanes_max"),
         ("_per_second < xilinx_fpga_pcie", "_per_second > xilinx_fpga_pcie"),

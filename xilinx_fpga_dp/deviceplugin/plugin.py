@@ -5,8 +5,7 @@ reads the list.
 """
 
 import logging
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache, partial
@@ -23,14 +22,12 @@ from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.resources.allocator import Allocator, Refusal, Resolution
 from xilinx_fpga_dp.resources.placement import preferred
 from xilinx_fpga_dp.rpc.api import deviceplugin_v1beta1 as v1beta1
-from xilinx_fpga_dp.rpc.calls import Calls, current_call, received, send_answer
+from xilinx_fpga_dp.rpc.calls import Answer, Calls, current_call, received
 
 log = logging.getLogger(__name__)
 
 _SERVICE = "/v1beta1.DevicePlugin/"
 _KEPT_ANSWERS = 64  # encoded; pods request the same few dozen devices again and again
-
-_Answer = Callable[[Any], Awaitable[bytes]]  # encodes the answer to a request
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +87,7 @@ class Plugin:
         self._lists = Latest(self._encoded[1])
         self._answer = lru_cache(_KEPT_ANSWERS)(self._encoded_answer)
         self.stream = Latest(ListStream.AWAITED)  # set here only
-        self._calls = Calls()
+        self.calls = self._unary_calls()
 
     @property
     def up_to_date(self) -> bool:
@@ -109,26 +106,28 @@ class Plugin:
 
     # What the server needs
 
-    def __mapping__(self) -> dict[str, Handler]:
-        unary: dict[str, tuple[_Answer, type]] = {
+    def _unary_calls(self) -> Calls:
+        unary: dict[str, tuple[Answer, type]] = {
             "GetDevicePluginOptions": (self._options, v1beta1.Empty),
             "GetPreferredAllocation": (self._preferred, v1beta1.PreferredAllocationRequest),
             "Allocate": (self._allocate, v1beta1.AllocateRequest),
             "PreStartContainer": (self._pre_start, v1beta1.PreStartContainerRequest),
         }
-        handlers = {
-            method: Handler(partial(self._unary, method, answer), Cardinality.UNARY_UNARY, request, bytes)
-            for method, (answer, request) in unary.items()
-        }
+        return Calls(
+            _SERVICE,
+            {
+                name: (partial(self._refusing, name, answer), request)
+                for name, (answer, request) in unary.items()
+            },
+            self._config.time_limit,
+            of=self._resource,
+            extra={"resource": self._resource},
+            ended=partial(self._metrics.answered, self._resource),
+        )
+
+    def __mapping__(self) -> dict[str, Handler]:
         watch = Handler(self._list_and_watch, Cardinality.UNARY_STREAM, v1beta1.Empty, bytes)
-        return {_SERVICE + method: each for method, each in {"ListAndWatch": watch, **handlers}.items()}
-
-    @property
-    def busy(self) -> bool:
-        return self._calls.busy
-
-    def refuse_new(self) -> None:
-        self._calls.refuse_new()
+        return {f"{_SERVICE}ListAndWatch": watch}
 
     def end_streams(self) -> None:
         """Let every stream send the last list published, then end: kubelet sees a clean end."""
@@ -140,34 +139,16 @@ class Plugin:
 
     # The calls
 
-    async def _unary(self, method: str, answer: _Answer, stream: Stream[Any, Any]) -> None:
-        began = time.perf_counter()
-        answered = partial(self._metrics.answered, self._resource, method)
+    async def _refusing(self, method: str, answer: Answer, request: Any) -> Any:
         try:
-            encoded = await self._bounded(method, answer, stream)
-        except GRPCError as error:
-            answered(error.status.name, time.perf_counter() - began)
-            raise
-        _after_call(partial(answered, Status.OK.name, time.perf_counter() - began))
-        await send_answer(stream, encoded)
-
-    async def _bounded(self, method: str, answer: _Answer, stream: Stream[Any, Any]) -> bytes:
-        """Turn every outcome into an answer or a status: without either, kubelet would wait for ever."""
-        what = f"{method} of {self._resource}"
-        extra = {"resource": self._resource, "method": method}
-
-        async def refusing(request: Any) -> bytes:
-            try:
-                return await answer(request)
-            except Refusal as refusal:
-                log.warning(Event.REFUSED, extra=extra | {"why": refusal.message})
-                raise GRPCError(Status[refusal.code], refusal.message) from None
-
-        encoded: bytes = await self._calls.answer(what, refusing, stream, self._config.time_limit, extra)
-        return encoded
+            return await answer(request)
+        except Refusal as refusal:
+            extra = {"resource": self._resource, "method": method, "why": refusal.message}
+            log.warning(Event.REFUSED, extra=extra)
+            raise GRPCError(Status[refusal.code], refusal.message) from None
 
     async def _list_and_watch(self, stream: Stream[v1beta1.Empty, Any]) -> None:
-        await received("ListAndWatch", stream)
+        await received("ListAndWatch", stream.recv_message())
         is_kubelets = self.stream.value in (ListStream.AWAITED, ListStream.DISCONNECTED)
         if is_kubelets:
             self.stream.set(ListStream.OPEN)

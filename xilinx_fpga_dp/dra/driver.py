@@ -8,7 +8,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
 from typing import Any, Final, Protocol
 
 from grpclib.const import Cardinality, Handler
@@ -20,7 +19,7 @@ from xilinx_fpga_dp.dra.claims import ClaimReference, Claims
 from xilinx_fpga_dp.dra.health import HealthReport
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.rpc.api import dra_health_v1, dra_health_v1alpha1, dra_v1
-from xilinx_fpga_dp.rpc.calls import Calls, current_call, received, send_answer
+from xilinx_fpga_dp.rpc.calls import Calls, current_call, received
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +52,14 @@ class DriverService:
         self._claims = claims
         self._health = health
         self._metrics = metrics
-        self._calls = Calls()
+        self.calls = Calls(
+            _PLUGIN,
+            {
+                "NodePrepareResources": (self._prepare, dra_v1.NodePrepareResourcesRequest),
+                "NodeUnprepareResources": (self._unprepare, dra_v1.NodeUnprepareResourcesRequest),
+            },
+            _CALL_LIMIT,
+        )
         self._ending = Latest(False)
 
     def __mapping__(self) -> dict[str, Handler]:
@@ -61,29 +67,10 @@ class DriverService:
             "/v1.DRAResourceHealth/NodeWatchResources": dra_health_v1.NodeWatchResourcesRequest,
             "/v1alpha1.DRAResourceHealth/NodeWatchResources": dra_health_v1alpha1.NodeWatchResourcesRequest,
         }
-        unary: dict[str, tuple[Callable[[Any], Awaitable[Any]], type]] = {
-            "NodePrepareResources": (self._prepare, dra_v1.NodePrepareResourcesRequest),
-            "NodeUnprepareResources": (self._unprepare, dra_v1.NodeUnprepareResourcesRequest),
-        }
         return {
-            **{
-                _PLUGIN + method: Handler(
-                    partial(self._unary, method, answer), Cardinality.UNARY_UNARY, request, bytes
-                )
-                for method, (answer, request) in unary.items()
-            },
-            **{
-                path: Handler(self._watch, Cardinality.UNARY_STREAM, request, bytes)
-                for path, request in watches.items()
-            },
+            path: Handler(self._watch, Cardinality.UNARY_STREAM, request, bytes)
+            for path, request in watches.items()
         }
-
-    @property
-    def busy(self) -> bool:
-        return self._calls.busy
-
-    def refuse_new(self) -> None:
-        self._calls.refuse_new()
 
     def end_streams(self) -> None:
         self._ending.close()
@@ -91,15 +78,8 @@ class DriverService:
     def disconnected(self) -> None:
         """Kubelet connects again, or a new one registers."""
 
-    async def _unary(
-        self, method: str, answer: Callable[[Any], Awaitable[Any]], stream: Stream[Any, Any]
-    ) -> None:
-        await send_answer(
-            stream, await self._calls.answer(method, answer, stream, _CALL_LIMIT, {"method": method})
-        )
-
     async def _watch(self, stream: Stream[Any, Any]) -> None:
-        await received("NodeWatchResources", stream)
+        await received("NodeWatchResources", stream.recv_message())
         async for message in self._health.lists(self._ending):
             await stream.send_message(message)
 

@@ -23,8 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from grpclib.const import Cardinality, Handler
-from grpclib.server import Stream
+from grpclib.const import Handler
 
 from xilinx_fpga_dp.aio.blocking_reader import BlockingReader
 from xilinx_fpga_dp.aio.directory_watcher import DirectoryWatcher
@@ -32,7 +31,7 @@ from xilinx_fpga_dp.aio.latest import Latest
 from xilinx_fpga_dp.aio.race import race
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.rpc.api import pluginregistration_v1 as api
-from xilinx_fpga_dp.rpc.calls import Calls, send_answer
+from xilinx_fpga_dp.rpc.calls import Calls
 from xilinx_fpga_dp.rpc.server import Servicer, serving
 from xilinx_fpga_dp.rpc.sockets import MAX_PATH, is_socket, sweep
 
@@ -203,41 +202,23 @@ class Registration:
     def __init__(self, info: Callable[[], api.PluginInfo], outcome: Latest[tuple[int, str] | None]) -> None:
         self._info = info
         self._outcome = outcome
-        self._calls = Calls()
+        self.calls = Calls(
+            _SERVICE,
+            {
+                "GetInfo": (self._get_info, api.InfoRequest),
+                "NotifyRegistrationStatus": (self._notify, api.RegistrationStatus),
+            },
+            _CALL_LIMIT,
+        )
 
     def __mapping__(self) -> dict[str, Handler]:
-        return {
-            _SERVICE + "GetInfo": Handler(
-                partial(self._unary, "GetInfo", self._get_info),
-                Cardinality.UNARY_UNARY,
-                api.InfoRequest,
-                bytes,
-            ),
-            _SERVICE + "NotifyRegistrationStatus": Handler(
-                partial(self._unary, "NotifyRegistrationStatus", self._notify),
-                Cardinality.UNARY_UNARY,
-                api.RegistrationStatus,
-                bytes,
-            ),
-        }
-
-    @property
-    def busy(self) -> bool:
-        return self._calls.busy
-
-    def refuse_new(self) -> None:
-        self._calls.refuse_new()
+        return {}
 
     def end_streams(self) -> None:
         """There are none."""
 
     def disconnected(self) -> None:
         """Kubelet connects for each call."""
-
-    async def _unary(self, method: str, answer: Callable[[Any], Any], stream: Stream[Any, Any]) -> None:
-        await send_answer(
-            stream, await self._calls.answer(method, answer, stream, _CALL_LIMIT, {"method": method})
-        )
 
     async def _get_info(self, _request: api.InfoRequest) -> api.PluginInfo:
         return self._info()

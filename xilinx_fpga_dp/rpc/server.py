@@ -30,6 +30,7 @@ from xilinx_fpga_dp.aio import listen
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.process import leave_frames_unprinted, limit_closed_streams
 from xilinx_fpga_dp.rpc import heads
+from xilinx_fpga_dp.rpc.calls import CONTENT_TYPE, Calls
 from xilinx_fpga_dp.rpc.codec import Codec
 
 log = logging.getLogger(__name__)
@@ -52,17 +53,14 @@ _MAX_TIMEOUT = 9  # characters of a time limit: eight digits and a unit, by PROT
 
 
 class Servicer(Protocol):
-    """A table of methods, and how the server ends their calls."""
-
-    def __mapping__(self) -> Mapping[str, grpclib.const.Handler]:
-        """Return grpclib's table of methods."""
+    """Methods, and how the server ends their calls."""
 
     @property
-    def busy(self) -> bool:
-        """Whether a unary call is under way."""
+    def calls(self) -> Calls:
+        """Its unary methods."""
 
-    def refuse_new(self) -> None:
-        """Answer every unary call with a status: those under way and all that come later."""
+    def __mapping__(self) -> Mapping[str, grpclib.const.Handler]:
+        """Return grpclib's table of the other methods."""
 
     def end_streams(self) -> None:
         """Let every stream send its last message, then end."""
@@ -115,8 +113,9 @@ class RpcServer(Server):
         self._ended = False
 
     def _protocol_factory(self) -> H2Protocol:
-        calls = _Calls(self._mapping, self._codec, self._status_details_codec, self.__dispatch__)
-        return _Connection(self, calls, self._config, self._h2_config)
+        handler = _Handler(self._mapping, self._codec, self._status_details_codec, self.__dispatch__)
+        handler.unary = self._servicer.calls
+        return _Connection(self, handler, self._config, self._h2_config)
 
     def connection_made(self, connection: "_Connection") -> None:
         """Take a connection, or close one that is not wanted: asyncio reports it only after it accepts it."""
@@ -136,9 +135,9 @@ class RpcServer(Server):
         """Take no more connections, let calls and then streams end, then close every connection."""
         if self._server is not None:
             self._server.close()
-        await _wait_while(lambda: self._servicer.busy, _CALLS_LIMIT)
-        self._servicer.refuse_new()
-        await _wait_while(lambda: self._servicer.busy, _REFUSALS_LIMIT)
+        await _wait_while(lambda: self._servicer.calls.busy, _CALLS_LIMIT)
+        self._servicer.calls.refuse_new()
+        await _wait_while(lambda: self._servicer.calls.busy, _REFUSALS_LIMIT)
         self._servicer.end_streams()
         await asyncio.sleep(0)  # the streams end in this turn
         await _wait_while(lambda: False in [each.drained() for each in self._connections], _STREAMS_LIMIT)
@@ -161,12 +160,12 @@ class _Connection(H2Protocol, asyncio.BufferedProtocol):
     each time: two page faults and 20 us a call (asyncio/selector_events.py). It can go when those are reused.
     """
 
-    handler: "_Calls"
+    handler: "_Handler"
 
     def __init__(
-        self, server: RpcServer, calls: "_Calls", config: Configuration, h2_config: H2Configuration
+        self, server: RpcServer, handler: "_Handler", config: Configuration, h2_config: H2Configuration
     ) -> None:
-        super().__init__(calls, config, h2_config)
+        super().__init__(handler, config, h2_config)
         self._server = server
         self._ping_answered: bool | None = None  # None: no ping was sent
         self._buffer = memoryview(bytearray(_BUFFER))
@@ -229,17 +228,25 @@ class _Connection(H2Protocol, asyncio.BufferedProtocol):
             self.close("not understood")
 
 
-class _Calls(Handler):
+class _Handler(Handler):
     """The calls of one connection, behind the filter of heads and the limit of requests."""
 
     transport: asyncio.Transport  # set when the connection is made
+    unary: Calls
 
     def accept(
         self, stream: Stream, headers: list[tuple[str, str]], release_stream: Callable[[], None]
     ) -> None:
         """Start a call, of which only the head has been read."""
         stream.buffer.__class__ = _Request  # made by grpclib; to make another takes longer than its whole use
-        super().accept(stream, _filtered(headers), release_stream)
+        head = _filtered(headers)
+        method = self.unary.by_path.get(head[":path"])
+        if method is None or not _is_grpc(head):
+            super().accept(stream, list(head.items()), release_stream)
+            return
+        self.__gc_step__()
+        call = self.unary.run(method, stream, head.get("grpc-timeout"), release_stream)
+        self._tasks[stream] = self.loop.create_task(call)
 
     def close(self) -> None:
         """Cancel all calls: the connection closes. It is cut off if the client does not read what is left."""
@@ -248,7 +255,7 @@ class _Calls(Handler):
             asyncio.get_running_loop().call_later(_FLUSH_LIMIT, self.transport.abort)
 
 
-def _filtered(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+def _filtered(headers: list[tuple[str, str]]) -> dict[str, str]:
     """Return a call's head without what grpclib fails on instead of refusing it.
 
     That is a missing method or path, a time limit that no float can hold, and metadata that is not base64.
@@ -256,7 +263,16 @@ def _filtered(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
     kept = {":method": "", ":path": ""} | {name: value for name, value in headers if name in _READ_BY_GRPCLIB}
     if len(kept.get("grpc-timeout", "")) > _MAX_TIMEOUT:
         kept["grpc-timeout"] = ""  # not a time limit by its form
-    return list(kept.items())
+    return kept
+
+
+def _is_grpc(head: Mapping[str, str]) -> bool:
+    """Return whether a call's head is as gRPC demands; grpclib refuses all others."""
+    return (
+        head[":method"] == "POST"
+        and head.get("content-type") in ("application/grpc", CONTENT_TYPE)
+        and head.get("te") == "trailers"
+    )
 
 
 class _Request(Buffer):

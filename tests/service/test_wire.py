@@ -131,6 +131,24 @@ def test_change_of_the_table_for_heads_is_announced(registered: KubeletDouble) -
     assert _data_of_call(registered, client) == [message(options)]
 
 
+@pytest.mark.parametrize("method", ["GetDevicePluginOptions", "ListAndWatch"])
+def test_calls_that_are_reset_at_once_take_no_room_from_others(
+    registered: KubeletDouble, method: str
+) -> None:
+    client, size = begun(method), 1000
+    head = [(":method", "POST"), (":scheme", "http"), (":path", f"/v1beta1.DevicePlugin/{method}")]
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.settimeout(5)
+        peer.connect(f"{registered.directory}/{registered.registrations[0].endpoint}")
+        for number in range(3, 403, 2):
+            client.send_headers(number, [*head, ("content-type", "application/grpc"), ("te", "trailers")])
+            while client.local_flow_control_window(number) < size:
+                client.receive_data(peer.recv(1 << 16))
+            client.send_data(number, bytes(size))
+            client.reset_stream(number)
+            peer.sendall(client.data_to_send())
+
+
 def test_too_long_request_is_refused_before_it_is_read(registered: KubeletDouble) -> None:
     with grpc.insecure_channel(
         f"unix://{registered.directory}/{registered.registrations[0].endpoint}",

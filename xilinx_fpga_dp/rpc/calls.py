@@ -94,16 +94,13 @@ class Calls:
         for call in self._calls:
             call.cancel()
 
-    async def run(
-        self, method: Method, stream: Stream, grpc_timeout: str | None, release: Callable[[], None]
-    ) -> None:
+    async def run(self, method: Method, stream: Stream, grpc_timeout: str | None) -> None:
         """Receive the request of a call and send its answer, or the status that it ends with.
 
         Args:
             method: what is called.
             stream: the call.
             grpc_timeout: how long its client waits, as gRPC writes it (``30S``); None: for ever.
-            release: ends the stream.
         """
         call = current_call()
         self._calls.add(call)
@@ -121,7 +118,6 @@ class Calls:
             pass  # the client has gone
         finally:
             self._calls.discard(call)
-            release()
         if self._ended is not None:
             self._ended(method.name, status.name, time.perf_counter() - began)
 

@@ -14,6 +14,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Protocol, cast
 
 import grpclib.const
@@ -243,16 +244,23 @@ class _Handler(Handler):
         method = self.unary.by_path.get(head[":path"])
         if method is None or not _is_grpc(head):
             super().accept(stream, list(head.items()), release_stream)
-            return
-        self.__gc_step__()
-        call = self.unary.run(method, stream, head.get("grpc-timeout"), release_stream)
-        self._tasks[stream] = self.loop.create_task(call)
+        else:
+            self.__gc_step__()
+            call = self.unary.run(method, stream, head.get("grpc-timeout"))
+            self._tasks[stream] = self.loop.create_task(call)
+        self._tasks[stream].add_done_callback(partial(_release, release_stream))
 
     def close(self) -> None:
         """Cancel all calls: the connection closes. It is cut off if the client does not read what is left."""
         super().close()
         if self.transport.get_write_buffer_size():
             asyncio.get_running_loop().call_later(_FLUSH_LIMIT, self.transport.abort)
+
+
+def _release(release_stream: Callable[[], None], _call: object) -> None:
+    """Give back the room that a call takes on its connection, also of one that was reset before it began."""
+    with suppress(KeyError):  # grpclib's request handler has done so
+        release_stream()
 
 
 def _filtered(headers: list[tuple[str, str]]) -> dict[str, str]:

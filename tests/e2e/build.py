@@ -152,7 +152,7 @@ def install_packages(packages: Mapping[str, str] = DEBIAN_PACKAGES) -> None:
     log.info("installing %s", " ".join(missing))
     quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     call(["apt-get", "update", "-q"], env=quiet, limit=300)
-    install = ["apt-get", "install", "-q", "-y", "--no-install-recommends"]
+    install = ["apt-get", "install", "-q", "-y", "--no-install-recommends", "-o=DPkg::Lock::Timeout=300"]
     call([*install, *missing], env=quiet, limit=600)
 
 

@@ -2,23 +2,21 @@
 
 import itertools
 import json
-import os
 import shutil
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ..machine_lock import pods_cgroup
 from ..namespace import wait_for
 from ..report import Report
 from . import kill_at_write
 from .api import ApiError
+from .card_holders import never_two
 from .cluster import Cluster
 from .deployed import DRIVER_NAME, NAME, NAMESPACE, nodes_in, plugins, wait_available
 from .driver import DRIVER, claiming, run
@@ -150,54 +148,9 @@ ROUNDS, MOST_ROUNDS = 17, 80  # of a pod for each of three cards
 GAP = 1.6  # seconds between their ends; a container lives on for 2
 
 
-@contextmanager
-def holders() -> Iterator[list[dict[str, set[str]]]]:
-    """Yield a list to which the containers of each card are added, by its node, when they change."""
-    found: list[dict[str, set[str]]] = [{}]
-    end = threading.Event()
-
-    def follow() -> None:
-        while not end.wait(0.01):
-            if (now := containers_by_card()) != found[-1]:
-                found.append(now)
-
-    thread = threading.Thread(target=follow, name="holders")
-    thread.start()
-    try:
-        yield found
-    finally:
-        end.set()
-        thread.join(10)
-
-
-def containers_by_card() -> dict[str, set[str]]:
-    """Return the containers with a process of a pod that has a card, by the name of its device node."""
-    found = []
-    for folder, _, _ in os.walk(pods_cgroup()):  # it takes no offence at one that is gone
-        with suppress(OSError):  # it has no card, or has ended
-            for pid in Path(folder, "cgroup.procs").read_text().split():
-                if lives(pid):
-                    found += [
-                        (node.name, folder, pid) for node in Path(f"/proc/{pid}/root/dev/dri").iterdir()
-                    ]
-    by_card = defaultdict(set)
-    for node, folder, pid in found:
-        if lives(pid):  # else another may have been started after its end, while the others were looked at
-            by_card[node].add(folder)
-    return dict(by_card)
-
-
-def lives(pid: str) -> bool:
-    """Return whether a process runs the program of the pods, not yet runc's."""
-    try:
-        return Path(f"/proc/{pid}/exe").readlink().name == "busybox"
-    except OSError:
-        return False
-
-
 def test_pods_that_are_deleted_by_force_never_share_a_card(cluster: Cluster, report: Report) -> None:
     boards = ("u200", "u200", "u250")
-    with holders() as found:
+    with never_two() as found:
         for number in itertools.count(1):
             names = [f"{board}-{number}-{index}" for index, board in enumerate(boards)]
             began = time.monotonic()
@@ -213,6 +166,5 @@ def test_pods_that_are_deleted_by_force_never_share_a_card(cluster: Cluster, rep
             if number >= ROUNDS and REFUSED in cluster.kubelet.output():
                 break
             assert number < MOST_ROUNDS
-    assert [each for each in found if any(len(containers) > 1 for containers in each.values())] == []
     seen = {container for each in found for containers in each.values() for container in containers}
     assert len(seen) > ROUNDS  # a busy machine may miss some

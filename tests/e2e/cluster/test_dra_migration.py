@@ -6,6 +6,7 @@ import pytest
 
 from ..namespace import wait_for
 from ..pods import pod
+from .card_holders import never_two
 from .cluster import Cluster
 from .deployed import (
     DRIVER_NAME,
@@ -21,7 +22,7 @@ from .deployed import (
 from .driver import DRIVER, SLICES
 from .user import User, commands
 
-pytestmark = [pytest.mark.long, pytest.mark.usefixtures("pods")]
+pytestmark = [pytest.mark.since(36), pytest.mark.usefixtures("pods")]
 
 
 @pytest.fixture
@@ -41,6 +42,14 @@ def installed(user: User, cluster: Cluster) -> Iterator[None]:
     user.run(f"helm uninstall {NAME} --ignore-not-found --wait")
     wait_for(lambda: True if not plugins(cluster) else None, "the driver's pods gone", 60)
     cluster.kubectl("delete", "resourceslices", "--all", "--wait")
+
+
+@pytest.fixture
+def one_container_a_card() -> Iterator[None]:
+    """Fail if two containers have one card at any time of the case."""
+    with never_two() as found:
+        yield
+    assert len(found) > 1, "nothing was seen"
 
 
 def held(cluster: Cluster) -> list[str]:
@@ -63,7 +72,7 @@ def variables(cluster: Cluster, name: str) -> list[str]:
 
 
 def test_cards_change_over_one_by_one_as_their_pods_end(
-    cluster: Cluster, user: User, plugin: None, installed: None
+    cluster: Cluster, user: User, plugin: None, installed: None, one_container_a_card: None
 ) -> None:
     for name in ("one", "two"):
         cluster.run_pod(pod(name, limits={U200: 1}))
@@ -92,7 +101,7 @@ def test_cards_change_over_one_by_one_as_their_pods_end(
 
 
 def test_node_goes_back_to_the_plugin_also_if_begun_too_early(
-    cluster: Cluster, user: User, image: None, installed: None
+    cluster: Cluster, user: User, image: None, installed: None, one_container_a_card: None
 ) -> None:
     page = commands("docs/operating/dra.md", "From the device plugin to the driver, and back")
     label, unlabel, uncordon = page[3], *page[-2:]

@@ -9,7 +9,8 @@ from tests.support.pages import blocks
 from ..build import Go, build_program
 from ..host import HOSTNAME
 from ..images import write_program_image
-from ..namespace import wait_for
+from ..namespace import NodeError, wait_for
+from ..report import Report
 from .cluster import Cluster
 from .registry import Registry
 from .user import User, commands
@@ -23,9 +24,13 @@ VALUES = {f"{MODULE}/pkg/utils/hostpath.pathPrefix": "/host-"}
 FEATURES = "/etc/kubernetes/node-feature-discovery/features.d"
 PAGE = "docs/operating/maintenance.md"
 
+NAMESPACE = "node-feature-discovery"
+UNINSTALL = f"helm uninstall nfd --namespace {NAMESPACE} --wait"
+NFD = "feature.node.kubernetes.io/"  # the domain of its own labels
+
 
 @pytest.fixture(scope="module", autouse=True)
-def nfd(cluster: Cluster, registry: Registry, user: User) -> Iterator[None]:
+def nfd(cluster: Cluster, registry: Registry, user: User, report: Report) -> Iterator[None]:
     """A release of node-feature-discovery, built from its module."""
     programs = {
         name: build_program(name, MODULE, VERSION, f"cmd/{name}", REPLACE, values=VALUES) for name in PROGRAMS
@@ -36,19 +41,28 @@ def nfd(cluster: Cluster, registry: Registry, user: User) -> Iterator[None]:
     )  # as its Dockerfile has it
     registry.push(archive, f"nfd/node-feature-discovery:v{VERSION}")
     chart = Go.find().module_folder(MODULE, VERSION) / "deployment" / "helm" / "node-feature-discovery"
-    user.run(f"helm install nfd {chart} --namespace node-feature-discovery --create-namespace --wait")
+    install = f"helm install nfd {chart} --namespace {NAMESPACE} --create-namespace --wait"
+    user.run(install)
+    try:
+        wait_for(lambda: any(NFD in name for name in labels(cluster)), "a label of its own", 90, 0.2)
+    except NodeError:  # seen once: it ran and set no label at all, before the plugin was there
+        report.note(f"node-feature-discovery set no label: installed again\n{cluster.described()[:8000]}")
+        user.run(UNINSTALL)
+        user.run(install)
+        wait_for(lambda: any(NFD in name for name in labels(cluster)), "a label of its own", 90, 0.2)
     yield
-    user.run("helm uninstall nfd --namespace node-feature-discovery --wait")
+    user.run(UNINSTALL)
+
+
+def labels(cluster: Cluster) -> dict[str, str]:
+    """Return the labels of the node."""
+    found: dict[str, str] = cluster.api.get(f"/api/v1/nodes/{HOSTNAME}")["metadata"]["labels"]
+    return found
 
 
 def wait_label(cluster: Cluster, name: str, value: str) -> None:
     """Wait until the node has a label."""
-
-    def there() -> bool:
-        labels = cluster.api.get(f"/api/v1/nodes/{HOSTNAME}")["metadata"]["labels"]
-        return bool(labels.get(name) == value)
-
-    wait_for(there, f"{name}={value}", 90, 0.2)
+    wait_for(lambda: labels(cluster).get(name) == value, f"{name}={value}", 90, 0.2)
 
 
 @pytest.mark.usefixtures("bare", "pods")

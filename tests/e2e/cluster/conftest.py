@@ -18,10 +18,17 @@ from .driver import driver_installed
 from .registry import Registry
 from .user import User, commands
 
+EMULATED = os.environ.get("EMULATED_VERSION", "")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put cases with a cluster of their own first: a machine has one at a time."""
+    """Put cases with a cluster of their own first: a machine has one at a time. Skip what the API lacks."""
     items.sort(key=lambda item: "cluster" in getattr(item, "fixturenames", ()))
+    for item in items:
+        for mark in item.iter_markers("since"):
+            (minor,) = mark.args
+            if EMULATED and int(EMULATED.partition(".")[2]) < minor:
+                item.add_marker(pytest.mark.skip(f"the API has that since Kubernetes 1.{minor}"))
 
 
 @pytest.fixture(scope="session")
@@ -33,11 +40,10 @@ def cluster(report: Report) -> Iterator[Cluster]:
     built, plane = programs(os.environ.get("KUBERNETES", ""), os.environ.get("KUBELET", ""))
     install_packages(PACKAGES | IMAGE_PACKAGES)
     report.kubernetes, report.kind = str(built.kubernetes), "cluster"
-    emulated = os.environ.get("EMULATED_VERSION", "")
-    with Cluster(built, plane, emulated_version=emulated, log_dir=report.folder / "logs") as cluster:
+    with Cluster(built, plane, emulated_version=EMULATED, log_dir=report.folder / "logs") as cluster:
         cluster.add_cards()
-        if emulated:
-            report.note(f"API stages of Kubernetes {emulated}")
+        if EMULATED:
+            report.note(f"API stages of Kubernetes {EMULATED}")
         report.note("start: " + ", ".join(f"{what} {took:.1f} s" for what, took in cluster.took.items()))
         yield cluster
         memory = cluster.memory()

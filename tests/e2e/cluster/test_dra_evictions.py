@@ -15,7 +15,7 @@ from .deployed import nodes_in
 from .driver import DRIVER, devices, driver_installed, name_of, run, taints
 from .user import User
 
-pytestmark = [pytest.mark.long, pytest.mark.usefixtures("evicting", "pods")]
+pytestmark = [pytest.mark.long, pytest.mark.since(36), pytest.mark.usefixtures("evicting", "pods")]
 
 
 @pytest.fixture(scope="module")

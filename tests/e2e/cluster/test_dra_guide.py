@@ -27,6 +27,8 @@ from .user import User, commands
 PAGE = "docs/operating/dra.md"
 MODE = f"{DRIVER}/mode"
 
+pytestmark = pytest.mark.since(36)
+
 
 class Commands(NamedTuple):
     """All commands of the page: one more or less fails every case."""

@@ -19,7 +19,7 @@ from .cluster import Cluster
 from .deployed import DRIVER_NAME, NAMESPACE, U200, plugins, wait_available
 from .driver import DRIVER, SLICES, devices, every_slice, followed, name_of, run, slices, taints
 
-pytestmark = [pytest.mark.long, pytest.mark.usefixtures("driver", "pods")]
+pytestmark = [pytest.mark.long, pytest.mark.since(36), pytest.mark.usefixtures("driver", "pods")]
 
 AWAY = float(os.environ.get("API_SERVER_AWAY", "8"))
 APISERVER = "kube-apiserver"

@@ -68,7 +68,7 @@ class Churn:
 
     def _one(self) -> None:
         name = f"churn-{next(_NUMBERS)}"
-        taken, status = timed_pod(self._cluster, name, self._limits)
+        taken, status = timed(self._cluster, pod(name, limits=self._limits))
         if status["phase"] == "Running":
             self.took.append(taken)
         else:
@@ -76,15 +76,16 @@ class Churn:
         self._cluster.kubectl("delete", "pod", name, "--now")
 
 
-def timed_pod(cluster: Cluster, name: str, limits: Mapping[str, int]) -> tuple[float, Any]:
+def timed(cluster: Cluster, made: Mapping[str, Any]) -> tuple[float, Any]:
     """Create a pod; return the seconds until it runs or has failed, and its status."""
+    name = made["metadata"]["name"]
 
     def ask() -> Any:
         found = cluster.pod(name)
         return found["status"] if found and found["status"].get("phase") in ("Running", "Failed") else None
 
     began = time.monotonic()
-    cluster.run_pod(pod(name, limits=limits))
+    cluster.run_pod(made)
     status = wait_for(ask, f"{name} runs", _RUNS_LIMIT)
     return time.monotonic() - began, status
 

@@ -15,6 +15,7 @@ from .user import User, commands
 
 DRIVER = "fpga.xilinx.com"
 SLICES = "/apis/resource.k8s.io/v1/resourceslices"
+CLAIMS = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims"
 
 
 @contextmanager

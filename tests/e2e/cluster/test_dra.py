@@ -2,6 +2,9 @@
 
 import json
 import os
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -12,11 +15,23 @@ import yaml
 from ..build import DRA_MODULE, DRA_VERSION, HERE, build_source
 from ..host import HOSTNAME
 from ..namespace import NodeError, wait_for
-from ..pods import open_number
+from ..pods import open_number, pod
 from ..report import Report
 from .api import Api, ApiError
+from .churn import timed
 from .cluster import NODE_ADDRESS, Cluster
-from .deployed import DRIVER_NAME, EXAMPLES, NAMESPACE, VARIABLE, nodes_in, plugins, wait_available
+from .deployed import (
+    DRIVER_NAME,
+    EXAMPLES,
+    NAMESPACE,
+    U200,
+    U250,
+    VARIABLE,
+    nodes_in,
+    plugins,
+    printed,
+    wait_available,
+)
 from .driver import (
     DRIVER,
     SLICES,
@@ -35,6 +50,17 @@ from .driver import (
 pytestmark = pytest.mark.usefixtures("driver", "pods")
 
 
+# Types and names are an interface of the cluster's users.
+TYPES = {
+    **dict.fromkeys(("type", "resourceName", "resourcePrefix", "board", "shell", "serial"), "string"),
+    **dict.fromkeys(("deviceID", "driver", "driverBuild", "card"), "string"),
+    **dict.fromkeys(("timestamp", "devices", "resource.kubernetes.io/numaNode"), "int"),
+    **dict.fromkeys(("shared", "experimental"), "bool"),
+    "driverVersion": "version",
+    "resource.kubernetes.io/pciBusID": "string",
+    "resource.kubernetes.io/pcieRoot": "string",
+}
+
 RESTARTS = int(os.environ.get("RESTARTS", "20"))  # of kubelet
 
 
@@ -49,8 +75,15 @@ def test_driver_is_ready_and_has_published_each_card(cluster: Cluster) -> None:
     node = cluster.api.get(f"/api/v1/nodes/{HOSTNAME}")
     assert [each["uid"] for each in found["metadata"]["ownerReferences"]] == [node["metadata"]["uid"]]
     assert devices(cluster).keys() == {name_of(card.address) for card in cluster.sample.cards}
-    for each in devices(cluster).values():
-        assert {"type", "resourceName", "board", "shell", "timestamp"} <= each["attributes"].keys()
+    for card in cluster.sample.cards:
+        attributes = devices(cluster)[name_of(card.address)]["attributes"]
+        assert {name: kind for name, value in attributes.items() for kind in value} == TYPES
+        assert attributes["resource.kubernetes.io/pciBusID"] == {"string": card.address}
+        assert attributes["resourcePrefix"] == {"string": U200.partition("/")[0]}
+        assert attributes["devices"] == {"int": 1}
+        assert attributes["shared"] == attributes["experimental"] == {"bool": False}
+    names = {each["attributes"]["resourceName"]["string"] for each in devices(cluster).values()}
+    assert names == {each.partition("/")[2] for each in (U200, U250)}
 
 
 def opened(cluster: Cluster, name: str) -> list[str]:
@@ -62,6 +95,25 @@ def opened(cluster: Cluster, name: str) -> list[str]:
     return sorted(may[line] for line in said if line in may)
 
 
+def card_variables(cluster: Cluster, name: str) -> dict[str, str]:
+    """Return the variables by which a container knows its cards."""
+    lines = cluster.kubectl("exec", name, "--", "env").splitlines()
+    return dict(line.split("=", 1) for line in lines if line.startswith("PCIDEVICE_"))
+
+
+def as_from_the_plugin(cluster: Cluster, nodes: Collection[str]) -> dict[str, str]:
+    """Return the variables that the device plugin gives for the cards with these nodes."""
+    addresses = sorted(card.address for card in cluster.sample.cards if card.render_node in nodes)
+    assert len(addresses) == len(nodes)
+    unheld = {"XILINX_FPGA_DP_POD_RESOURCES_SOCKET": "/nothing"}  # else it is refused: a pod has them
+    settings = [f"{name}={value}" for name, value in {**cluster.sample.environment(), **unheld}.items()]
+    explain = [sys.executable, "-m", "xilinx_fpga_dp", "explain", *addresses, "--output", "json"]
+    answer = json.loads(cluster.namespace.run(["env", *settings, *explain]))["answer"]
+    variables: dict[str, str] = answer["envs"]
+    return variables
+
+
+@pytest.mark.since(36)
 def test_pod_of_the_device_plugin_runs_unchanged(cluster: Cluster) -> None:
     name = cluster.create(EXAMPLES / "dp-pod.yaml")
     cluster.wait_pod(name, "Running")
@@ -69,17 +121,14 @@ def test_pod_of_the_device_plugin_runs_unchanged(cluster: Cluster) -> None:
     assert opened(cluster, name) == [node]
     [card] = [card for card in cluster.sample.cards if card.render_node == node]
 
-    def printed() -> str | None:
-        said = cluster.kubectl("logs", name)
-        return said if "PCIDEVICE_" in said else None
-
-    said = wait_for(printed, "its output", 30)
-    assert f"{VARIABLE}={card.address}\n" in said
+    assert f"{VARIABLE}={card.address}\n" in printed(cluster, name)
+    assert card_variables(cluster, name) == as_from_the_plugin(cluster, [node])
 
 
 def test_claim_gives_a_card_and_the_file_with_its_attributes(cluster: Cluster) -> None:
     run(cluster, "one")
     [node] = nodes_in(cluster, "one")
+    assert opened(cluster, "one") == [node]
     [card] = [card for card in cluster.sample.cards if card.render_node == node]
     path = "/var/run/kubernetes.io/dra-device-attributes/resourceclaimtemplates/card/fpga"
     said = cluster.kubectl("exec", "one", "--", "cat", f"{path}/{DRIVER}-metadata.json")
@@ -88,8 +137,9 @@ def test_claim_gives_a_card_and_the_file_with_its_attributes(cluster: Cluster) -
     [device] = newest["requests"][0]["devices"]
     assert device["name"] == name_of(card.address)
     assert device["attributes"]["devNode"] == {"string": node}
-    # As from the plugin.
-    assert f"{VARIABLE}={card.address}" in cluster.kubectl("exec", "one", "--", "env").splitlines()
+    told = card_variables(cluster, "one")
+    assert told[VARIABLE] == card.address
+    assert told == as_from_the_plugin(cluster, [node])
 
 
 def test_go_decodes_the_file_with_the_attributes(cluster: Cluster) -> None:
@@ -125,6 +175,7 @@ def test_pods_with_one_claim_have_its_card_and_no_other(cluster: Cluster) -> Non
         for name in ("one", "two"):
             assert nodes_in(cluster, name) == opened(cluster, name) == [card.render_node]
             assert name_of(card.address) in cluster.kubectl("exec", name, "--", "cat", path)
+            assert card_variables(cluster, name) == as_from_the_plugin(cluster, nodes_in(cluster, name))
         cluster.kubectl("delete", "pod", "one", "--now", "--wait")
         assert opened(cluster, "two") == [card.render_node]
     finally:
@@ -145,6 +196,7 @@ def test_third_pod_waits_for_one_of_two_cards(cluster: Cluster) -> None:
     assert nodes_in(cluster, "three") == freed
 
 
+@pytest.mark.since(36)
 def test_broken_card_is_told_everywhere_and_recovers(cluster: Cluster) -> None:
     run(cluster, "one", board="u250")
     card = cluster.sample.cards[2]
@@ -182,6 +234,7 @@ def test_broken_card_is_told_everywhere_and_recovers(cluster: Cluster) -> None:
     assert restarts(cluster, "one") == 0
 
 
+@pytest.mark.since(36)
 def test_new_pod_waits_for_a_broken_card(cluster: Cluster) -> None:
     card = cluster.sample.cards[2]
     card.offline()
@@ -196,6 +249,7 @@ def test_new_pod_waits_for_a_broken_card(cluster: Cluster) -> None:
     cluster.wait_pod("one", "Running")
 
 
+@pytest.mark.since(36)
 def test_restarts_of_kubelet_touch_no_pod_and_no_claim(cluster: Cluster, report: Report) -> None:
     run(cluster, "one")
     extended = cluster.create(EXAMPLES / "dp-pod.yaml")
@@ -290,25 +344,57 @@ def test_reboot_brings_pods_back_with_their_cards(cluster: Cluster) -> None:
     wait_for(lambda: nodes_in(cluster, "one") == before or None, "its node", 60)
 
 
-@pytest.mark.parametrize(
-    ("example", "name", "board", "count"),
-    [
-        ("shell", "one-shell", "u200", 1),
-        ("two-cards", "two-cards", "u200", 2),
-        ("prefer", "u55c-or-u250", "u250", 1),
-    ],
-)
-def test_example_gets_the_cards_that_it_asks_for(
-    cluster: Cluster, example: str, name: str, board: str, count: int
-) -> None:
-    manifest = EXAMPLES / "dra" / f"dra-pod-{example}.yaml"
+@contextmanager
+def example(cluster: Cluster, name: str) -> Iterator[None]:
+    """Create what an example ships; remove it at the end."""
+    manifest = EXAMPLES / "dra" / f"dra-pod-{name}.yaml"
     cluster.kubectl("create", "-f", manifest)
     try:
-        cluster.wait_pod(name, "Running")
-        found = nodes_in(cluster, name)
-        assert len(found) == count
-        assert opened(cluster, name) == found
-        variables = cluster.kubectl("exec", name, "--", "env")
-        assert f"FPGA_XILINX_{board.upper()}_" in variables
+        yield
     finally:
         cluster.kubectl("delete", "-f", manifest, "--now", "--wait")
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "cards"),
+    [("shell", "one-shell", 1), ("two-cards", "two-cards", 2), ("prefer", "u55c-or-u250", 1)],
+)
+def test_example_gets_the_cards_that_it_asks_for(cluster: Cluster, file: str, name: str, cards: int) -> None:
+    with example(cluster, file):
+        cluster.wait_pod(name, "Running")
+        found = nodes_in(cluster, name)
+        assert len(found) == cards
+        wanted = cluster.sample.cards[2:] if file == "prefer" else cluster.sample.cards[:2]
+        assert set(found) <= {card.render_node for card in wanted}
+        assert opened(cluster, name) == found
+        assert card_variables(cluster, name) == as_from_the_plugin(cluster, found)
+
+
+@pytest.mark.since(36)
+def test_monitoring_example_sees_every_card_also_held_and_broken_ones(cluster: Cluster) -> None:
+    run(cluster, "one")
+    before = cluster.pod("one")["status"]["containerStatuses"]
+    broken = cluster.sample.cards[2]
+    broken.offline()
+    try:
+        wait_for(lambda: taints(cluster) == [f"{DRIVER}/offline"], "the taint", 30)
+        with example(cluster, "admin"):
+            cluster.wait_pod("all-cards", "Running", "fpga-monitoring")
+            inside = ("exec", "-n", "fpga-monitoring", "all-cards", "--", "ls", "/dev/dri")
+            assert len(cluster.kubectl(*inside).split()) == len(cluster.sample.cards)
+            run(cluster, "two")  # what a pod with admin access has is free for others
+            assert nodes_in(cluster, "one") != nodes_in(cluster, "two")
+    finally:
+        broken.online()
+    wait_for(lambda: taints(cluster) == [], "no taint", 30)
+    assert cluster.pod("one")["status"]["containerStatuses"] == before
+
+
+def test_pod_with_a_claim_beside_a_plain_one(cluster: Cluster, report: Report) -> None:
+    """The times are in the report; a busy machine breaks no case."""
+    for number in range(10):
+        for kind, made in (("plain", pod(f"plain-{number}")), ("with a claim", claiming(f"claim-{number}"))):
+            took, status = timed(cluster, made)
+            assert status["phase"] == "Running"
+            report.time(f"pod created to Running beside the DRA driver, {kind}", took)
+            cluster.kubectl("delete", "pod", made["metadata"]["name"], "--now")

@@ -14,8 +14,8 @@ from xilinx_fpga_dp.simulate.sysfs.sample_card import SampleCard
 from ..namespace import wait_for
 from ..pods import STAY, open_each, pod
 from .cluster import XRT_RELEASE, Cluster
-from .deployed import DRIVER_NAME, NAME, NAMESPACE, wait_available
-from .driver import DRIVER, devices, name_of, slices
+from .deployed import DRIVER_NAME, EXAMPLES, NAME, NAMESPACE, wait_available
+from .driver import CLAIMS, DRIVER, devices, name_of, slices
 from .user import User, commands
 
 pytestmark = pytest.mark.usefixtures("driver", "claims")
@@ -23,7 +23,6 @@ pytestmark = pytest.mark.usefixtures("driver", "claims")
 BOARDS = ("u30", "v80", "ma35d", "zcu102")
 UPGRADE = commands("README.md", "Install")[2].replace("install", "upgrade")
 CONTROLLER = f"app.kubernetes.io/name={NAME}-classes"
-CLAIMS = "/apis/resource.k8s.io/v1/namespaces/default/resourceclaims"
 
 
 @pytest.fixture
@@ -116,6 +115,7 @@ def test_pod_gets_the_nodes_of_its_device(
     assert nodes(cluster, board) == nodes_of(cards) != set()
 
 
+@pytest.mark.since(36)
 def test_controller_of_classes_serves_a_pod_of_the_device_plugin(
     cluster: Cluster, user: User, kinds: dict[str, list[SampleCard]]
 ) -> None:
@@ -130,6 +130,7 @@ def test_controller_of_classes_serves_a_pod_of_the_device_plugin(
     cluster.kubectl("delete", "deviceclass", "-l", "app.kubernetes.io/name,!app.kubernetes.io/instance")
 
 
+@pytest.mark.since(36)
 def test_fifth_pod_waits_for_a_share_and_sharing_waits_for_a_claim(
     cluster: Cluster, user: User, kinds: dict[str, list[SampleCard]]
 ) -> None:
@@ -141,6 +142,12 @@ def test_fifth_pod_waits_for_a_share_and_sharing_waits_for_a_claim(
     assert "allowMultipleAllocations" not in devices(cluster)[device]
     remove(cluster, "whole")
     wait_for(lambda: "allowMultipleAllocations" in devices(cluster)[device], "a shared card", 60)
+
+    shared = EXAMPLES / "dra" / "dra-pod-shared.yaml"
+    cluster.kubectl("create", "-f", shared)
+    cluster.wait_pod("shared-card", "Running")
+    assert nodes(cluster, "shared-card") in [set(card.nodes) for card in cluster.sample.cards]
+    cluster.kubectl("delete", "-f", shared, "--now", "--wait")
 
     names = [f"share-{number}" for number in range(5)]
     assert {run(cluster, name, is_board("u250")) for name in names[:4]} == {device}
@@ -164,11 +171,16 @@ def test_many_devices_are_spread_over_five_slices(
     slots = [f"{domain:04x}:{bus:02x}:00" for domain in (1, 2) for bus in range(1, 129)]
     cards = [cluster.sample.add_card("ma35d", slot) for slot in slots]
     try:
-        wait_for(lambda: len(devices(cluster)) == before + len(cards), "all devices", 120, 0.5)
-        found = slices(cluster)
-        assert len(found) == -(-len(devices(cluster)) // 64) == 5
+
+        def whole_pool() -> list[Any] | None:
+            found = slices(cluster)  # a write raises the generation of one after the other
+            generations = {each["spec"]["pool"]["generation"] for each in found}
+            published = sum(len(each["spec"]["devices"]) for each in found)
+            return found if len(generations) == 1 and published == before + len(cards) else None
+
+        found = wait_for(whole_pool, "all devices in one generation", 120, 0.5)
+        assert len(found) == -(-(before + len(cards)) // 64) == 5
         assert {each["spec"]["pool"]["resourceSliceCount"] for each in found} == {5}
-        assert len({each["spec"]["pool"]["generation"] for each in found}) == 1
         last = cards[-1]
         bus = f'device.attributes["resource.kubernetes.io"].pciBusID == "{last.address}"'
         assert run(cluster, "last", bus) == name_of(last.address)

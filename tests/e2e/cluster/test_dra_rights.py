@@ -16,7 +16,8 @@ from .user import User, commands
 
 pytestmark = pytest.mark.usefixtures("driver", "pods")
 
-ROLE = f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{NAME}"
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
+ROLES = (f"{RBAC}/clusterroles/{NAME}", f"{RBAC}/namespaces/default/roles/{NAME}-events")
 MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
 NODE = f"/api/v1/nodes/{HOSTNAME}"
@@ -26,10 +27,11 @@ def is_ready(pod: Any) -> bool:
     return any(each["type"] == "Ready" and each["status"] == "True" for each in pod["status"]["conditions"])
 
 
-def test_driver_without_a_right_unprepares_and_names_what_it_lacks(cluster: Cluster) -> None:
+def test_driver_without_any_right_unprepares_and_names_what_it_lacks(cluster: Cluster) -> None:
     run(cluster, "one")
-    rules = cluster.api.get(ROLE)["rules"]
-    cluster.api("PATCH", ROLE, {"rules": []}, MERGE)
+    rules = {role: cluster.api.get(role)["rules"] for role in ROLES}
+    for role in ROLES:
+        cluster.api("PATCH", role, {"rules": []}, MERGE)
     added = ""
     try:
         [old] = plugins(cluster)
@@ -66,7 +68,8 @@ def test_driver_without_a_right_unprepares_and_names_what_it_lacks(cluster: Clus
         assert pod["status"]["containerStatuses"][0]["restartCount"] == 0
         run(cluster, "two")
     finally:
-        cluster.api("PATCH", ROLE, {"rules": rules}, MERGE)
+        for role, each in rules.items():
+            cluster.api("PATCH", role, {"rules": each}, MERGE)
         if added:
             cluster.kubectl("delete", "-f", "-", stdin=added)
 

@@ -10,7 +10,17 @@ from tests.support.pages import text
 
 from ..namespace import wait_for
 from .cluster import Cluster
-from .deployed import EXAMPLES, daemonset, nodes_in, only_card, wait_available, wait_offered
+from .deployed import (
+    DRIVER_NAME,
+    EXAMPLES,
+    NAMESPACE,
+    daemonset,
+    nodes_in,
+    only_card,
+    wait_available,
+    wait_offered,
+)
+from .driver import CLAIMS, slices
 from .user import User
 
 pytestmark = pytest.mark.usefixtures("bare", "pods")
@@ -58,3 +68,22 @@ def test_prometheus_operator_overlay_is_accepted(cluster: Cluster, user: User) -
     listed = cluster.kubectl("get", "podmonitors,prometheusrules", "-n", "kube-system", "-o", "name")
     assert len(listed.split()) == 2
     user.run("kubectl delete -k deploy/kustomize/overlays/prometheus-operator")
+
+
+def test_dra_overlay_serves_a_pod_with_a_claim(cluster: Cluster, user: User) -> None:
+    apply = APPLY.replace("plain", "dra")
+    assert f"`{apply}`" in text("docs/operating/dra.md")
+    user.run(apply)
+    wait_for(lambda: slices(cluster), "a slice", 60)
+    wait_available(cluster, DRIVER_NAME)
+    cluster.kubectl("create", "-f", EXAMPLES / "dra" / "dra-pod-shell.yaml")
+    try:
+        cluster.wait_pod("one-shell", "Running")
+        [node] = nodes_in(cluster, "one-shell")
+        [claim] = cluster.api.get(CLAIMS)["items"]
+        driver = ("exec", "-n", NAMESPACE, f"daemonset/{DRIVER_NAME}", "--", "xilinx-fpga-dp")
+        assert node in cluster.kubectl(*driver, "explain", claim["metadata"]["uid"])
+    finally:
+        cluster.kubectl("delete", "-f", EXAMPLES / "dra" / "dra-pod-shell.yaml", "--now", "--wait")
+        user.run(f"{apply.replace('apply', 'delete')} --wait")
+        cluster.kubectl("delete", "resourceslices", "--all", "--wait")

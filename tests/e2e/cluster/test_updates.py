@@ -3,8 +3,9 @@
 import pytest
 
 from ..namespace import wait_for
+from ..pods import pod
 from ..report import Report
-from .churn import timed_pod, without_a_gap
+from .churn import timed, without_a_gap
 from .cluster import Cluster
 from .deployed import (
     EXAMPLES,
@@ -54,7 +55,7 @@ def test_pod_with_a_card_starts_as_fast_as_one_without(cluster: Cluster, report:
     for number in range(10):
         for kind, limits in (("plain", {}), ("with a card", {U250: 1})):
             name = f"{kind.split()[-1]}-{number}"
-            took, status = timed_pod(cluster, name, limits)
+            took, status = timed(cluster, pod(name, limits=limits))
             assert status["phase"] == "Running"
             report.time(f"pod created to Running, {kind}", took)
             cluster.kubectl("delete", "pod", name, "--now")

@@ -138,14 +138,16 @@ class DriverService:
 
         async def one(claim: ClaimReference) -> Any:
             began = time.perf_counter()
-            result = "ok"
+            result = "refused"
             try:
-                return await answer(claim)
+                given = await answer(claim)
             except ClaimRefused as error:
-                result = "refused"
                 fields = {"claim": _shown(claim), "uid": claim.uid, "method": method, "why": str(error)}
                 log.warning(Event.CLAIM_REFUSED, extra=fields)
                 return refused(str(error))
+            else:
+                result = "ok"
+                return given
             finally:
                 self._metrics.claim(method, result, time.perf_counter() - began)
 

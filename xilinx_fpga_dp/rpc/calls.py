@@ -7,7 +7,8 @@ handler, which takes 50 us for what no unary call of kubelet has (metadata, even
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -16,12 +17,15 @@ from grpclib.exceptions import GRPCError, StreamTerminatedError
 from grpclib.metadata import decode_timeout, encode_grpc_message
 from grpclib.protocol import Stream
 from grpclib.stream import recv_message
+from h2.errors import ErrorCodes
 from h2.exceptions import StreamClosedError
 
 from xilinx_fpga_dp.observe.events import Event
 from xilinx_fpga_dp.rpc.codec import Codec
 
 log = logging.getLogger(__name__)
+
+_READ_LIMIT = 10.0  # seconds for a client to read an answer that it does not take at once
 
 # Of RFC 9113, 6.1 and 6.2
 _DATA, _HEADERS = 0, 1
@@ -105,26 +109,34 @@ class Calls:
         call = current_call()
         self._calls.add(call)
         began = time.perf_counter()
-        status = Status.OK
         try:
-            try:
-                answer = await self._answer(call, method, stream, grpc_timeout)
-            except GRPCError as error:
-                status = error.status
-                await _send_status(stream, error)
-            else:
-                await _send_answer(stream, Codec().encode(answer, None))
+            status = await self._serve(call, method, stream, grpc_timeout)
         except (StreamTerminatedError, StreamClosedError):
-            pass  # the client has gone
+            return  # the client has gone
         finally:
             self._calls.discard(call)
         if self._ended is not None:
             self._ended(method.name, status.name, time.perf_counter() - began)
 
+    async def _serve(
+        self, call: "asyncio.Task[Any]", method: Method, stream: Stream, grpc_timeout: str | None
+    ) -> Status:
+        """Serve a call; return the status that it ends with."""
+        try:
+            message = await self._answer(call, method, stream, grpc_timeout)
+        except GRPCError as error:
+            await _send_status(stream, error)
+            return error.status
+        try:
+            await _send_answer(stream, message)
+        except TimeoutError:
+            return Status.DEADLINE_EXCEEDED
+        return Status.OK
+
     async def _answer(
         self, call: "asyncio.Task[Any]", method: Method, stream: Stream, grpc_timeout: str | None
-    ) -> Any:
-        """Return the answer to a call, or raise the GRPCError that it ends with."""
+    ) -> bytes:
+        """Return the answer to a call, encoded, or raise the GRPCError that it ends with."""
         what = method.what
         ending = GRPCError(Status.UNAVAILABLE, f"{what}: the plugin is ending")
         if self._refusing:
@@ -136,7 +148,7 @@ class Calls:
         try:
             async with asyncio.timeout(limit):
                 request = await received(what, recv_message(stream, Codec(), method.request))
-                return await method.answer(request)
+                return Codec().encode(await method.answer(request), None)
         except (GRPCError, StreamTerminatedError):
             raise
         except TimeoutError:
@@ -171,12 +183,26 @@ async def received(what: str, message: Awaitable[Any]) -> Any:
     return request
 
 
+@asynccontextmanager
+async def _reset_if_unread(stream: Stream) -> AsyncIterator[None]:
+    """Reset a call whose client does not read what is sent to it, or that is refused meanwhile."""
+    try:
+        async with asyncio.timeout(_READ_LIMIT):
+            yield
+    except (TimeoutError, asyncio.CancelledError):
+        if stream.closable:
+            stream.reset_nowait(ErrorCodes.CANCEL)
+        raise
+
+
 async def _send_status(stream: Stream, error: GRPCError) -> None:
     if not stream.closable:
-        return
-    message = encode_grpc_message(error.message or "")
-    status = [("grpc-status", str(error.status.value)), ("grpc-message", message)]
-    await stream.send_headers([*_HEAD, *status], end_stream=True)
+        raise StreamClosedError(cast(int, stream.id))
+    text = (error.message or "").encode(errors="replace").decode()
+    status = [("grpc-status", str(error.status.value)), ("grpc-message", encode_grpc_message(text))]
+    with suppress(TimeoutError):
+        async with _reset_if_unread(stream):
+            await stream.send_headers([*_HEAD, *status], end_stream=True)
     if stream.closable:  # the client has not sent its whole request
         stream.reset_nowait()
 
@@ -188,13 +214,14 @@ async def _send_answer(stream: Stream, message: bytes) -> None:
     takes 50 us to make the same two heads each time.
     """
     if not stream.closable:
-        return
+        raise StreamClosedError(cast(int, stream.id))
     framed = b"\0" + len(message).to_bytes(4) + message
     http2, stream_id = stream._h2_connection, cast(int, stream.id)  # noqa: SLF001 - grpclib has no method for it
     if not _takes_at_once(stream, stream_id, len(framed)):
-        await stream.send_headers(_HEAD)
-        await stream.send_data(framed)
-        await stream.send_headers(_TRAILERS, end_stream=True)
+        async with _reset_if_unread(stream):
+            await stream.send_headers(_HEAD)
+            await stream.send_data(framed)
+            await stream.send_headers(_TRAILERS, end_stream=True)
         return
     stream.connection.flush()
     http2.send_data(stream_id, framed, end_stream=True)  # so that h2 counts it and ends the call

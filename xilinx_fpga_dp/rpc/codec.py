@@ -6,7 +6,7 @@ from typing import Any
 from grpclib.encoding.base import CodecBase
 
 _KEPT = 64  # requests: pods get the same few dozen devices again and again
-_MAX_KEPT = 1024  # bytes of one
+_MAX_KEPT = 256  # bytes of one; what it makes may be 400 times as large
 
 
 class Codec(CodecBase):

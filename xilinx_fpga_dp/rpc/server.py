@@ -250,6 +250,11 @@ class _Handler(Handler):
             self._tasks[stream] = self.loop.create_task(call)
         self._tasks[stream].add_done_callback(partial(_release, release_stream))
 
+    def cancel(self, stream: Stream) -> None:
+        """Cancel a call that its client has reset, unless it has ended and is about to be released."""
+        if stream in self._tasks:
+            super().cancel(stream)
+
     def close(self) -> None:
         """Cancel all calls: the connection closes. It is cut off if the client does not read what is left."""
         super().close()
@@ -278,7 +283,7 @@ def _is_grpc(head: Mapping[str, str]) -> bool:
     """Return whether a call's head is as gRPC demands; grpclib refuses all others."""
     return (
         head[":method"] == "POST"
-        and head.get("content-type") in ("application/grpc", CONTENT_TYPE)
+        and head.get("content-type") in ("application/grpc", "application/grpc+", CONTENT_TYPE)
         and head.get("te") == "trailers"
     )
 

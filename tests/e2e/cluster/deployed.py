@@ -81,6 +81,12 @@ def opened(cluster: Cluster, pod: str) -> set[str]:
     }
 
 
+def card_variables(cluster: Cluster, pod: str) -> dict[str, str]:
+    """Return the variables by which a container knows its cards."""
+    lines = cluster.kubectl("exec", pod, "--", "env").splitlines()
+    return dict(line.split("=", 1) for line in lines if line.startswith("PCIDEVICE_"))
+
+
 def printed(cluster: Cluster, pod: str) -> str:
     """Return the output of an example pod, with the variables of its cards."""
 

@@ -27,6 +27,7 @@ from .deployed import (
     U200,
     U250,
     VARIABLE,
+    card_variables,
     nodes_in,
     plugins,
     printed,
@@ -93,12 +94,6 @@ def opened(cluster: Cluster, name: str) -> list[str]:
     said = cluster.kubectl("exec", name, "--", "sh", "-c", script).splitlines()
     may = {f"number {os.major(number)}:{os.minor(number)} ok": node for node, number in numbers.items()}
     return sorted(may[line] for line in said if line in may)
-
-
-def card_variables(cluster: Cluster, name: str) -> dict[str, str]:
-    """Return the variables by which a container knows its cards."""
-    lines = cluster.kubectl("exec", name, "--", "env").splitlines()
-    return dict(line.split("=", 1) for line in lines if line.startswith("PCIDEVICE_"))
 
 
 def as_from_the_plugin(cluster: Cluster, nodes: Collection[str]) -> dict[str, str]:

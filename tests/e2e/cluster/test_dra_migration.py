@@ -13,6 +13,7 @@ from .deployed import (
     MANIFEST,
     NAME,
     U200,
+    card_variables,
     nodes_in,
     plugins,
     wait_available,
@@ -63,14 +64,6 @@ def held(cluster: Cluster) -> list[str]:
     )
 
 
-def variables(cluster: Cluster, name: str) -> list[str]:
-    """Return the variables by which a container knows its cards."""
-    found = cluster.kubectl("exec", name, "--", "env").splitlines()
-    told = sorted(line for line in found if line.startswith("PCIDEVICE_"))
-    assert told
-    return told
-
-
 def test_cards_change_over_one_by_one_as_their_pods_end(
     cluster: Cluster, user: User, plugin: None, installed: None, one_container_a_card: None
 ) -> None:
@@ -80,7 +73,8 @@ def test_cards_change_over_one_by_one_as_their_pods_end(
     cluster.run_pod(pod("three", limits={U200: 1}))
     wait_for(lambda: cluster.unscheduled("three"), "the scheduler's message", 30)
     before = {name: nodes_in(cluster, name) for name in ("one", "two")}
-    told = variables(cluster, "one")
+    told = card_variables(cluster, "one")
+    assert told
     cluster.kubectl("delete", "-f", MANIFEST, "--wait")
     wait_withdrawn(cluster)
     user.run(f"{commands('README.md', 'Install')[2]} --set mode=dra --set dra.classes[0].resource={U200}")
@@ -93,7 +87,7 @@ def test_cards_change_over_one_by_one_as_their_pods_end(
     cluster.kubectl("delete", "pod", "one", "--now", "--wait")
     cluster.wait_pod("three", "Running")
     assert nodes_in(cluster, "three") == before["one"]
-    assert variables(cluster, "three") == told
+    assert card_variables(cluster, "three") == told
     assert nodes_in(cluster, "two") == before["two"]
     assert len(held(cluster)) == 1
     [running] = [each for each in cluster.pods() if each["metadata"]["name"] == "two"]
